@@ -1,0 +1,62 @@
+"""ResNet-34 written out (He et al. 2015, Deep residual learning for image recognition); torchvision's weights load into it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions beside a shortcut."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(y)) + shortcut)
+
+
+class ResNet(nn.Module):
+    """Four stages of basic blocks; names of modules are torchvision's."""
+
+    def __init__(self, depths: tuple[int, ...], num_classes: int, in_channels: int, image_size: int, width: int) -> None:
+        super().__init__()
+        small = image_size < 64  # a 7×7 stride-2 stem and a pool would leave too little of a small image
+        self.conv1 = nn.Conv2d(in_channels, width, *((3, 1, 1) if small else (7, 2, 3)), bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
+        channels = width
+        for stage, depth in enumerate(depths):
+            blocks = []
+            for block in range(depth):
+                out = width * 2**stage
+                blocks.append(BasicBlock(channels, out, 2 if stage and not block else 1))
+                channels = out
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(channels, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def resnet34(num_classes: int, in_channels: int = 3, image_size: int = 224, width: int = 64) -> ResNet:
+    """ResNet-34: depths 3-4-6-3, `width` channels in the first stage; 21,797,672 parameters at 1,000 classes."""
+    return ResNet((3, 4, 6, 3), num_classes, in_channels, image_size, width)

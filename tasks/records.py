@@ -1,0 +1,511 @@
+"""The frozen records that cross task boundaries.
+
+Two kinds: *settings* (`Study` and its parts: what a preset, a TOML file, the command line and the Prefect UI write) and
+*results* (`Prepared`, `Trained`, `Variant`, ...: what a stage returns). Results name files by `Artifact`, never hold rows,
+arrays or live models. Every record carries `kind`, so that two different steps with equal fields do not hash alike.
+"""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Status = Literal["ok", "failed", "skipped"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+
+# What each exported form can be executed by, and which runtimes have int8 kernels for it.
+FORMAT_OF_RUNTIME = {"eager": "safetensors", "torchscript": "torchscript", "onnxruntime": "onnx", "tensorrt": "engine"}
+
+
+@cache
+def plugins(folder: str) -> tuple[str, ...]:
+    """Names of the plug-in files in `tasks/<folder>`: discovery is by file name, nothing is imported."""
+    return tuple(sorted(p.stem for p in (Path(__file__).parent / folder).glob("*.py") if not p.stem.startswith("_")))
+
+
+@cache
+def model_names() -> tuple[str, ...]:
+    """Names of the public functions in `models/<family>.py` that build a model (they take `num_classes`)."""
+    found = []
+    for path in sorted((Path(__file__).parent.parent / "models").glob("[!_]*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and "num_classes" in {a.arg for a in node.args.args}:
+                found.append(node.name)
+    return tuple(sorted(found))
+
+
+def _known(value: str, accepted: tuple[str, ...], what: str) -> str:
+    if value not in accepted:
+        raise ValueError(f"unknown {what} {value!r}; accepted: {', '.join(accepted)}")
+    return value
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, JSON in and out, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+# ---------------------------------------------------------------------------------------------------------- settings
+
+
+class Data(Record):
+    """Where images come from and how they are split."""
+
+    kind: Literal["data"] = "data"
+    source: str = "digits"
+    """File name in tasks/datasets: digits, parquet, folder, cifar10, cifar100 or tiny_imagenet."""
+    path: str = ""
+    """File, folder, or hub data-set name (parquet). Where a torchvision set or zip is kept (cifar10, tiny_imagenet)."""
+    image_size: Positive | None = None
+    """Height and width in pixels to resize and centre-crop to; none: images keep their size and must agree on it."""
+    train_limit: Positive | None = None
+    """Keep at most this many training images (stratified, seeded)."""
+    test_limit: Positive | None = None
+    """Keep at most this many test images (stratified, seeded)."""
+    validation_fraction: Fraction = 0.1
+    """Part of the training images held out to choose by, where the source has no validation split."""
+    test_fraction: Fraction = 0.2
+    """Part of all images held out for testing, where the source has no test split."""
+    on_bad: Literal["refuse", "drop"] = "refuse"
+    """Undecodable images, null images and labels out of range: refuse the data set, or drop the rows and say which."""
+    seed: int = 0
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, value: str) -> str:
+        return _known(value, plugins("datasets"), "data source")
+
+    @model_validator(mode="after")
+    def _path(self) -> Data:
+        if self.source in ("parquet", "folder", "tiny_imagenet") and not self.path:
+            raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a data-set name")
+        return self
+
+
+class Model(Record):
+    """A classifier by name."""
+
+    kind: Literal["model"] = "model"
+    name: str = "lenet5"
+    """Name of a function in models/."""
+    width: Positive | None = None
+    """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return _known(value, model_names(), "model")
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Model:
+        if self.width is not None and self.name == "lenet5":
+            raise ValueError("lenet5 has one width; leave out models.width")
+        return self
+
+    @property
+    def label(self) -> str:
+        return self.name if self.width is None else f"{self.name}-w{self.width}"
+
+
+class Train(Record):
+    """How weights are trained."""
+
+    kind: Literal["train"] = "train"
+    epochs: Positive = 30
+    """Most epochs; training ends earlier when validation macro F1 has not risen for `patience` epochs."""
+    patience: Positive = 8
+    batch_size: Positive = 128
+    accumulate: Positive = 1
+    """Batches whose gradients are added up before a step."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with Nesterov momentum 0.9."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.1
+    """Peak learning rate of the schedule."""
+    schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
+    """auto: bf16 where the device has instructions for it, else fp32; which one is recorded in `epochs`."""
+    channels_last: bool = True
+    compile: bool = False
+    """torch.compile the model."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Loader processes; 0 reads batches from the memory-mapped array in the training process."""
+    pin_memory: bool = False
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (0,)
+    """One training per seed; the one best on validation goes on, all are recorded."""
+    train_limit: Positive | None = None
+    """Train on at most this many images."""
+    augment: str = "none"
+    """Augmentation policy; the augment stage sets it."""
+    device: str = "auto"
+    """auto (the GPU if there is one), cpu or cuda:N."""
+
+    @field_validator("augment")
+    @classmethod
+    def _augment(cls, value: str) -> str:
+        return _known(value, POLICIES, "augmentation policy")
+
+    @field_validator("device")
+    @classmethod
+    def _device(cls, value: str) -> str:
+        return _device_name(value, auto=True)
+
+
+POLICIES = ("none", "crop_flip", "crop", "erasing", "randaugment", "trivialaugment", "mixup", "cutmix")
+
+
+def _device_name(value: str, auto: bool = False) -> str:
+    head, _, index = value.partition(":")
+    if value == "cpu" or (auto and value == "auto") or (head == "cuda" and index.isdigit()):
+        return value
+    raise ValueError(f"unknown device {value!r}; accepted: {'auto, ' if auto else ''}cpu, cuda:0, cuda:1, ...")
+
+
+class Range(Record):
+    """An interval to tune over."""
+
+    kind: Literal["range"] = "range"
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs low > 0, got {self.low}")
+        return self
+
+
+class Choice(Record):
+    """A list of values to tune over."""
+
+    kind: Literal["choice"] = "choice"
+    values: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
+
+
+class Tune(Record):
+    """Hyper-parameter search over `Train` fields by Optuna."""
+
+    kind: Literal["tune"] = "tune"
+    trials: Annotated[int, Field(ge=0)] = 8
+    """0 leaves the stage out."""
+    epochs: Positive = 5
+    train_limit: Positive | None = None
+    """Images a trial trains on; the best trial is retrained on all."""
+    space: dict[str, Annotated[Range | Choice, Field(discriminator="kind")]] = {
+        "learning_rate": Range(low=0.02, high=0.5, log=True),
+        "weight_decay": Range(low=1e-5, high=5e-3, log=True),
+        "label_smoothing": Choice(values=(0.0, 0.1)),
+    }
+    """Train field -> what it is chosen from."""
+    seed: int = 0
+
+    @field_validator("space")
+    @classmethod
+    def _space(cls, value: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
+        fixed = {"kind", "epochs", "patience", "seeds", "train_limit", "augment", "device"}
+        accepted = tuple(name for name in Train.model_fields if name not in fixed)
+        for name, over in value.items():
+            _known(name, accepted, "Train field to tune")
+            for edge in (over.low, over.high) if isinstance(over, Range) else over.values:
+                try:
+                    Train.model_validate({name: edge})
+                except ValueError as error:
+                    raise ValueError(f"{name} = {edge!r} is not a value of train.{name}") from error
+        return value
+
+
+class Augment(Record):
+    """Augmentation policies to try with the tuned settings."""
+
+    kind: Literal["augment"] = "augment"
+    policies: tuple[str, ...] = ("none", "crop_flip", "trivialaugment")
+    """Empty leaves the stage out."""
+    epochs: Positive | None = None
+    """Epochs a policy; none: as train."""
+    train_limit: Positive | None = None
+    """Images a policy is tried on; the best one is retrained on all."""
+
+    @field_validator("policies")
+    @classmethod
+    def _policies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_known(v, POLICIES, "augmentation policy") for v in value))
+
+
+class Prune(Record):
+    """Structured channel pruning and fine-tuning."""
+
+    kind: Literal["prune"] = "prune"
+    ratios: tuple[Fraction, ...] = (0.25,)
+    """Part of the channels taken out of each layer, a variant a ratio; empty leaves the stage out."""
+    epochs: Positive = 5
+    """Fine-tuning epochs."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    round_to: Positive = 8
+    """Channels stay a multiple of this; otherwise the result gets slower."""
+
+
+class Export(Record):
+    """Portable forms of each trained model."""
+
+    kind: Literal["export"] = "export"
+    formats: Annotated[tuple[Literal["onnx", "torchscript"], ...], Field(min_length=1)] = ("onnx", "torchscript")
+    opset: Annotated[int, Field(ge=18, le=24)] = 20
+    tolerance: Annotated[float, Field(gt=0)] = 1e-3
+    """Largest accepted difference of a logit from the PyTorch parent's, relative to the largest logit."""
+    images: Positive = 64
+    """Real images compared."""
+
+
+class Quantize(Record):
+    """Int8 forms of each ONNX file."""
+
+    kind: Literal["quantize"] = "quantize"
+    settings: tuple[str, ...] = ("u8s8-reduced", "u8s8", "s8s8")
+    """Static int8 settings tried (tasks/quantize.py says what each is); empty and dynamic false leave the stage out."""
+    dynamic: bool = True
+    """Also the dynamic int8 form."""
+    calibration_images: Positive = 256
+    """Training images that the activations' ranges are taken from."""
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """A setting may lose this much validation top-1; the fastest such one goes on to the benchmark."""
+
+    @field_validator("settings")
+    @classmethod
+    def _settings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_known(v, QUANTIZE_SETTINGS, "quantization setting") for v in value))
+
+
+QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-all", "u8s8-percentile", "s8s8")
+
+
+class Build(Record):
+    """TensorRT engines."""
+
+    kind: Literal["build"] = "build"
+    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
+    """Empty leaves the stage out."""
+    workspace_mb: Positive = 1024
+
+
+class Benchmark(Record):
+    """What is measured and for how long."""
+
+    kind: Literal["benchmark"] = "benchmark"
+    runtimes: Annotated[tuple[str, ...], Field(min_length=1)] = ("eager", "torchscript", "onnxruntime", "tensorrt")
+    """File names in tasks/runtimes."""
+    devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
+    """cpu, cuda:N; auto: cpu and the first GPU if there is one."""
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8)
+    rounds: Positive = 3
+    """Every candidate is visited once a round."""
+    warmup_seconds: Annotated[float, Field(ge=0.1)] = 0.5
+    """Least warm-up; it goes on until two windows agree."""
+    min_seconds: Annotated[float, Field(gt=0)] = 1.0
+    """Least time a visit measures."""
+    min_queries: Positive = 64
+    """Least queries a visit measures."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """Intra-op threads on a CPU; 0: one a core."""
+    evaluation_batch: Positive = 100
+    """Batch size of the accuracy measurement."""
+
+    @field_validator("runtimes")
+    @classmethod
+    def _runtimes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_known(v, plugins("runtimes"), "runtime") for v in value))
+
+    @field_validator("devices")
+    @classmethod
+    def _devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_device_name(v, auto=True) for v in value))
+
+    @field_validator("batch_sizes")
+    @classmethod
+    def _batches(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(sorted(set(value)))
+
+
+class Select(Record):
+    """The rule by which the winner is found."""
+
+    kind: Literal["select"] = "select"
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """A winner may lose this much of the reference's accuracy (0.01: one point)."""
+    metric: Literal["top1", "macro_f1"] = "top1"
+    batch_size: Positive | None = None
+    """Batch size that is compared; none: the smallest measured."""
+
+
+class Study(Record):
+    """One whole study: the preset, the TOML file, the command line's options and the Prefect form are this record."""
+
+    kind: Literal["study"] = "study"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "study"
+    data: Data = Data()
+    models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
+    train: Train = Train()
+    tune: Tune = Tune()
+    augment: Augment = Augment()
+    prune: Prune = Prune()
+    export: Export = Export()
+    quantize: Quantize = Quantize()
+    build: Build = Build()
+    benchmark: Benchmark = Benchmark()
+    select: Select = Select()
+
+    @model_validator(mode="after")
+    def _chain(self) -> Study:
+        labels = [m.label for m in self.models]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
+        needs = {"torchscript": "torchscript", "onnxruntime": "onnx"}
+        for runtime in self.benchmark.runtimes:
+            form = needs.get(runtime)
+            if form and form not in self.export.formats:
+                raise ValueError(f"benchmark.runtimes: {runtime} executes {form}; export.formats must contain {form!r}")
+        if "tensorrt" in self.benchmark.runtimes and not self.build.precisions:
+            raise ValueError("benchmark.runtimes: tensorrt executes engines; build.precisions must not be empty")
+        if "onnx" not in self.export.formats:
+            if self.quantize.settings or self.quantize.dynamic:
+                raise ValueError("quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "
+                                 "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
+            if self.build.precisions:
+                raise ValueError("build: engines are made from ONNX; export.formats must contain 'onnx', or set "
+                                 "build.precisions = []")  # fmt: skip
+        if self.select.batch_size is not None and self.select.batch_size not in self.benchmark.batch_sizes:
+            raise ValueError(f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
+                             f"{', '.join(map(str, self.benchmark.batch_sizes))}")  # fmt: skip
+        return self
+
+
+# ----------------------------------------------------------------------------------------------------------- results
+
+
+class Artifact(Record):
+    """A content-addressed file, or folder of files, in the store."""
+
+    kind: Literal["artifact"] = "artifact"
+    path: str
+    """Relative to the store."""
+    sha256: str
+    size_bytes: int
+    format: str
+    """parquet, npy, safetensors, onnx, torchscript, engine, html, csv, folder."""
+    precision: str = ""
+
+
+class Output(Record):
+    """What every stage returns at least: its rows, a Parquet fragment a table."""
+
+    tables: dict[str, Artifact] = {}
+
+
+class Prepared(Output):
+    """Decoded images: arrays of one row an image, in one order."""
+
+    kind: Literal["prepared"] = "prepared"
+    images: Artifact
+    """npy, uint8, (rows, height, width, channels)."""
+    labels: Artifact
+    """npy, int64, (rows,)."""
+    splits: Artifact
+    """npy, uint8, (rows,): 0 train, 1 validation, 2 test."""
+    classes: tuple[str, ...]
+    image_size: int
+    """Height = width, pixels."""
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    """Per channel, of the training part, of pixels scaled to 0..1."""
+    std: tuple[float, ...]
+    train_rows: int
+    validation_rows: int
+    test_rows: int
+
+
+class Variant(Record):
+    """One form of a model: where it came from and the file that holds it."""
+
+    kind: Literal["variant"] = "variant"
+    name: str
+    """Unique in a study, e.g. resnet34-w16/prune-0.25/onnx/u8s8."""
+    model: str
+    """Label of the model."""
+    stage: str
+    parent: str | None = None
+    """Name of the variant that it was made from."""
+    format: str
+    precision: Precision = "fp32"
+    setting: str = ""
+    """What distinguishes it from its siblings: the policy, the ratio, the int8 setting."""
+    parameters: int | None = None
+    macs: int | None = None
+    """Multiply-accumulates of one image."""
+    artifact: Artifact | None = None
+    """None exactly where status is not ok."""
+    status: Status = "ok"
+    error: str | None = None
+    benchmark: bool = False
+    """Whether it goes on to the benchmark."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Variant:
+        if (self.status == "ok") != (self.artifact is not None) or (self.status == "ok") != (self.error is None):
+            raise ValueError(f"{self.name}: an artifact exactly where ok, an error exactly where not")
+        return self
+
+
+class Trained(Output):
+    """Weights and how they were reached. `variant.artifact` is a safetensors file that models.load() opens."""
+
+    kind: Literal["trained"] = "trained"
+    variant: Variant
+    train: Train
+    """The settings that gave these weights."""
+    validation_macro_f1: float
+    base: tuple[Variant, ...] = ()
+    """Variants on the way that are recorded and not carried on (e.g. policies that lost)."""
+
+
+class Forms(Output):
+    """Variants made from one or more parents (export, quantize, build)."""
+
+    kind: Literal["forms"] = "forms"
+    variants: tuple[Variant, ...]
+
+
+class Measured(Output):
+    """The benchmark's rows."""
+
+    kind: Literal["measured"] = "measured"
+
+
+class Result(Output):
+    """The end of a study: tables checked, winner, report."""
+
+    kind: Literal["result"] = "result"
+    winner: str | None
+    """variant × runtime × device × batch size in words; None if no row qualifies."""
+    reason: str
+    files: dict[str, Artifact] = {}
+    """File or folder name in the run's folder -> artifact."""
+
+
+class Context(Record):
+    """Where a run leaves things; never part of a cache key."""
+
+    kind: Literal["context"] = "context"
+    out: str
+    """The artifacts folder."""
+    run: str
+    """The run's name."""
