@@ -9,18 +9,24 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
-def _family(name: str) -> str:
+@cache
+def families() -> dict[str, str]:
+    """Model name -> family file. Nothing is imported: a model is a public function that takes `num_classes`."""
+    found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
-        if any(isinstance(n, ast.FunctionDef) and n.name == name for n in ast.parse(path.read_text()).body):
-            return path.stem
-    raise ValueError(f"unknown model {name!r}")
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and "num_classes" in {a.arg for a in node.args.args}:
+                found[node.name] = path.stem
+    return found
 
 
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 224, **options: Any) -> nn.Module:
@@ -31,7 +37,9 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     ValueError
         If no family file has a function of that name.
     """
-    function = getattr(importlib.import_module(f"models.{_family(name)}"), name)
+    if name not in families():
+        raise ValueError(f"unknown model {name!r}; accepted: {', '.join(sorted(families()))}")
+    function = getattr(importlib.import_module(f"models.{families()[name]}"), name)
     return function(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
 
 
@@ -77,6 +85,9 @@ def architecture(path: str | Path) -> dict[str, Any]:
 
 def fit_shapes(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     """Give every convolution, normalization and linear layer the shape of its entry in `state` (after pruning)."""
+    import torch
+    from torch import nn
+
     for name, module in model.named_modules():
         weight = state.get(f"{name}.weight")
         if weight is None:

@@ -7,37 +7,23 @@ arrays or live models. Every record carries `kind`, so that two different steps 
 
 from __future__ import annotations
 
-import ast
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from models import families
+
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
-# What each exported form can be executed by, and which runtimes have int8 kernels for it.
-FORMAT_OF_RUNTIME = {"eager": "safetensors", "torchscript": "torchscript", "onnxruntime": "onnx", "tensorrt": "engine"}
-
-
 @cache
 def plugins(folder: str) -> tuple[str, ...]:
     """Names of the plug-in files in `tasks/<folder>`: discovery is by file name, nothing is imported."""
     return tuple(sorted(p.stem for p in (Path(__file__).parent / folder).glob("*.py") if not p.stem.startswith("_")))
-
-
-@cache
-def model_names() -> tuple[str, ...]:
-    """Names of the public functions in `models/<family>.py` that build a model (they take `num_classes`)."""
-    found = []
-    for path in sorted((Path(__file__).parent.parent / "models").glob("[!_]*.py")):
-        for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and "num_classes" in {a.arg for a in node.args.args}:
-                found.append(node.name)
-    return tuple(sorted(found))
 
 
 def _known(value: str, accepted: tuple[str, ...], what: str) -> str:
@@ -101,7 +87,7 @@ class Model(Record):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        return _known(value, model_names(), "model")
+        return _known(value, tuple(sorted(families())), "model")
 
     @model_validator(mode="after")
     def _scaled(self) -> Model:
@@ -499,6 +485,8 @@ class Result(Output):
     reason: str
     files: dict[str, Artifact] = {}
     """File or folder name in the run's folder -> artifact."""
+    failures: tuple[str, ...] = ()
+    """Expectations that were not met, with their rows; `tables` holds the tables that met all of theirs."""
 
 
 class Context(Record):

@@ -1,0 +1,159 @@
+"""The `burnish` command. Nothing heavy is imported before a run needs it: --help and presets answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.settings import Mistake, load, to_toml
+
+if TYPE_CHECKING:
+    from tasks.records import Study
+
+# Before Prefect is imported: its own limit for a first start is too short, and what it tells is told by us.
+PREFECT = {
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_LOGGING_EXTRA_LOGGERS": "burnish",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    "DO_NOT_TRACK": "1",
+}
+
+
+def _arguments() -> argparse.ArgumentParser:
+    import importlib.metadata
+
+    parser = argparse.ArgumentParser(
+        prog="burnish",
+        description="From images and a classifier to its fastest deployable form that is still accurate enough.",
+    )
+    parser.add_argument("--version", action="version", version=f"burnish {importlib.metadata.version('burnish')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a study on this machine")
+    run.add_argument("study", metavar="PRESET|FILE.toml", help="a preset (see `burnish presets`) or a study as TOML")
+    run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                     help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated")  # fmt: skip
+    run.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
+    run.set_defaults(do=_run)
+
+    commands.add_parser("presets", help="list the presets").set_defaults(do=_presets)
+
+    show = commands.add_parser("show", help="print a preset as TOML, ready to edit and run")
+    show.add_argument("study", metavar="PRESET|FILE.toml")
+    show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run")
+    show.set_defaults(do=_show)
+
+    report = commands.add_parser("report", help="write a run's report anew from its tables, and print its path")
+    why = commands.add_parser("why", help="say for each task of a run: hit or computed, and what differed")
+    for command, do in ((report, _report), (why, _why)):
+        command.add_argument("run", nargs="?", metavar="RUN", help="name of a run (default: the newest)")
+        command.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
+        command.set_defaults(do=do)
+    return parser
+
+
+def _presets(arguments: argparse.Namespace) -> None:
+    from flows.presets import presets
+
+    known = presets()
+    for name, function in known.items():
+        print(f"{name:<{max(map(len, known))}}  {(function.__doc__ or '').strip().splitlines()[0]}")
+
+
+def _show(arguments: argparse.Namespace) -> None:
+    print(to_toml(load(arguments.study, arguments.settings)), end="")
+
+
+def _newest(out: Path, run: str | None, file: str) -> str:
+    """The run asked for, or the newest, that has left `file`."""
+    runs = sorted((p.parent.parent if p.is_dir() else p.parent for p in (out / "runs").glob(f"*/{file}")),
+                  key=lambda p: p.stat().st_ctime)  # fmt: skip
+    names = [p.name for p in runs]
+    names = sorted(set(names), key=lambda name: name.rpartition("-")[0].rpartition("-")[2] + name.rpartition("-")[2])
+    if not names:
+        raise Mistake(f"no runs in {out / 'runs'}; start one with: burnish run quickstart")
+    if run is not None and run not in names:
+        raise Mistake(f"no run {run!r} in {out / 'runs'}; there is {', '.join(names[-5:])}")
+    return run or names[-1]
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    from flows import report
+
+    out = Path(arguments.out)
+    print(report.render(out, _newest(out, arguments.run, "study.toml")))
+
+
+def _why(arguments: argparse.Namespace) -> None:
+    out = Path(arguments.out)
+    folder = out / "runs" / _newest(out, arguments.run, "study.toml") / "why"
+    told = sorted((json.loads(p.read_text()) for p in folder.glob("*.json")), key=lambda t: t["at"])
+    print(f"run {folder.parent.name}")
+    for task in told:
+        print(f"{task['outcome']:<9} {task['task']}")
+        for reason in task["differs"]:
+            print(f"{'':9}   {reason}")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    study = load(arguments.study, arguments.settings)
+    _reachable(study)
+    for name, value in PREFECT.items():
+        os.environ.setdefault(name, value)
+    from flows.console import shown
+
+    with shown():
+        from flows.study import run_study
+
+        run = run_study(study, arguments.out)
+    from flows import report
+    from tasks import tables
+
+    summary = tables.read(Path(arguments.out), "summary", run).collect()
+    report.print_table(summary)
+    folder = Path(arguments.out) / "runs" / run
+    told = json.loads((folder / "result.json").read_text())
+    print(f"\nwinner: {told['winner'] or 'none'}\n{told['reason']}\nreport: {folder / 'report.html'}")
+
+
+def _reachable(study: Study) -> None:
+    """Images that are named by a path are looked for before anything is started."""
+    from tasks.datasets import open_source
+
+    if study.data.path and study.data.source in ("parquet", "folder", "tiny_imagenet"):
+        try:
+            _ = open_source(study.data).classes
+        except ValueError as error:
+            raise Mistake(f"data.path: {error}") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    arguments = _arguments().parse_args(argv)
+    try:
+        arguments.do(arguments)
+    except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
+        print(f"burnish: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("burnish: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 141
+    except Exception as error:
+        if os.environ.get("BURNISH_TRACEBACK"):
+            raise
+        print(f"burnish: failed: {type(error).__name__}: {error}\n(BURNISH_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""Writes prefect.yaml: a deployment per preset, and a nightly one (off by default). `make deployments` runs this."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from flows.presets import presets
+
+HEAD = "# Written by `make deployments` from flows/presets.py: a deployment per preset, and a nightly one, off by default.\n"
+
+
+def deployment(name: str, preset: str, schedules: list[dict[str, Any]]) -> dict[str, Any]:
+    """One deployment: the preset's whole study as the form's values."""
+    function = presets()[preset]
+    return {
+        "name": name,
+        "description": (function.__doc__ or "").strip(),
+        "entrypoint": "flows/study.py:run_study",
+        "tags": ["burnish"],
+        "parameters": {"study": function().model_dump(mode="json", exclude_none=True), "out": "artifacts"},
+        "work_pool": {"name": "burnish"},
+        "schedules": schedules,
+    }
+
+
+def render() -> str:
+    """The text of prefect.yaml."""
+    nightly = {"cron": "0 3 * * *", "timezone": "UTC", "active": False}
+    made = [deployment(name, name, []) for name in presets()]
+    made.append(deployment("quickstart-nightly", "quickstart", [nightly]))
+    # The worker runs the flow from the folder in which it was started.
+    pull = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $PWD }}"}}]
+    return HEAD + yaml.safe_dump({"name": "burnish", "pull": pull, "deployments": made}, sort_keys=False, width=120)
+
+
+if __name__ == "__main__":
+    print(render(), end="")

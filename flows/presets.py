@@ -1,0 +1,77 @@
+"""Presets: one function each, returns a `Study`; the first line of its docstring is what `burnish presets` shows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.records import (
+    Augment,
+    Benchmark,
+    Choice,
+    Data,
+    Model,
+    Prune,
+    Quantize,
+    Range,
+    Study,
+    Train,
+    Tune,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def quickstart() -> Study:
+    """scikit-learn's digits, LeNet-5 and a quarter-width ResNet-34, all ten stages in a few minutes on a CPU."""
+    return Study(
+        name="quickstart",
+        data=Data(source="digits"),
+        models=(Model(name="lenet5"), Model(name="resnet34", width=16)),
+        train=Train(epochs=20, patience=8, batch_size=64, learning_rate=0.05),
+        tune=Tune(
+            trials=4,
+            epochs=6,
+            space={
+                "learning_rate": Range(low=0.02, high=0.2, log=True),
+                "label_smoothing": Choice(values=(0.0, 0.1)),
+            },
+        ),
+        # Digits are not mirrored: no flips.
+        augment=Augment(policies=("none", "crop")),
+        prune=Prune(ratios=(0.25,), epochs=6),
+        quantize=Quantize(settings=("u8s8-reduced", "u8s8", "s8s8"), calibration_images=128),
+        benchmark=Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=3, min_seconds=0.3),
+    )
+
+
+def cifar10_small() -> Study:
+    """Quarter-width ResNet-34 on 10,000 + 2,000 images of CIFAR-10; set data.path to Parquet files in the hub's layout."""
+    return Study(
+        name="cifar10-small",
+        data=Data(source="parquet", path="uoft-cs/cifar10", train_limit=10_000, test_limit=2_000),
+        models=(Model(name="resnet34", width=16),),
+        train=Train(epochs=12, patience=6, learning_rate=0.1, precision="auto"),
+        tune=Tune(
+            trials=4,
+            epochs=3,
+            train_limit=2_000,
+            space={
+                "learning_rate": Range(low=0.03, high=0.4, log=True),
+                "weight_decay": Range(low=1e-4, high=5e-3, log=True),
+                "label_smoothing": Choice(values=(0.0, 0.1)),
+            },
+        ),
+        augment=Augment(policies=("none", "crop_flip", "cutmix"), epochs=6, train_limit=4_000),
+        prune=Prune(ratios=(0.25,), epochs=3),
+        benchmark=Benchmark(batch_sizes=(1, 8, 32), rounds=5),
+    )
+
+
+def presets() -> dict[str, Callable[[], Study]]:
+    """Name -> function: every public function of this module that returns a `Study`."""
+    return {
+        name.replace("_", "-"): value
+        for name, value in globals().items()
+        if callable(value) and getattr(value, "__annotations__", {}).get("return") == "Study" and not name.startswith("_")
+    }

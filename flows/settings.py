@@ -1,0 +1,157 @@
+"""A study as text: TOML in and out, `--set key=value`, and one clear line for each mistake."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from typing import TYPE_CHECKING, Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from tasks.records import Choice, Range, Study
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Mistake(Exception):
+    """Something the user wrote is wrong; the message is one line."""
+
+
+def _plain(record: BaseModel) -> dict[str, Any]:
+    """JSON of a record without nulls (TOML has none) and without the `kind` that the place already tells."""
+    def clean(value: Any, keep: bool = False) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v, k == "space" or keep) for k, v in value.items() if v is not None and (k != "kind" or keep)}
+        return [clean(v) for v in value] if isinstance(value, list) else value
+
+    return clean(record.model_dump(mode="json"))
+
+
+def to_toml(study: Study) -> str:
+    """The whole study as TOML, each key with what it means."""
+    import tomli_w
+
+    lines: list[str] = []
+    record: type[BaseModel] | None = Study
+    for line in tomli_w.dumps(_plain(study)).splitlines():
+        if line.startswith("["):
+            record = _record_at(line.strip("[]").split("."))
+        key = line.partition(" =")[0]
+        if record is not None and key in record.model_fields and line.startswith(key + " ="):
+            about = record.model_fields[key].description
+            lines.extend(f"# {part}" for part in (about or "").splitlines())
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _record_at(path: list[str]) -> type[BaseModel] | None:
+    """The record that a dotted path of a study leads to."""
+    found: Any = Study
+    for name in path:
+        if name.isdigit():
+            continue
+        if not (isinstance(found, type) and issubclass(found, BaseModel)) or name not in found.model_fields:
+            return None
+        found = _record_in(found.model_fields[name].annotation)
+    return found
+
+
+def _record_in(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((r for a in get_args(annotation) if (r := _record_in(a)) and r not in (Range, Choice)), None)
+
+
+def _value(text: str) -> Any:
+    """A value as TOML writes it; what is not TOML is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
+    """Set dotted keys (``train.epochs=3``, ``models.0.width=8``, ``benchmark.batch_sizes=[1, 8]``) in a study's JSON."""
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise Mistake(f"--set {setting}: expected key=value, e.g. train.epochs=3")
+        place: Any = values
+        *path, last = key.split(".")
+        for step, name in enumerate(path):
+            if isinstance(place, list):
+                if not name.isdigit() or int(name) >= len(place):
+                    raise Mistake(f"--set {key}: {'.'.join(path[:step])} has entries 0 to {len(place) - 1}, not {name!r}")
+                place = place[int(name)]
+            else:
+                place = place.setdefault(name, {})
+            if not isinstance(place, (dict, list)):
+                raise Mistake(f"--set {key}: {'.'.join(path[: step + 1])} is a value, it has no {last!r}")
+        if isinstance(place, list):
+            if not last.isdigit() or int(last) >= len(place):
+                raise Mistake(f"--set {key}: {'.'.join(path)} has entries 0 to {len(place) - 1}, not {last!r}")
+            place[int(last)] = _value(text.strip())
+        else:
+            place[last] = _value(text.strip())
+    return values
+
+
+def study_from(values: dict[str, Any], where: str) -> Study:
+    """A study from JSON values, strictly typed; a mistake names the key, what was given and what is accepted."""
+    try:
+        return Study.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        raise Mistake(f"{where}: " + "; ".join(dict.fromkeys(_line(e) for e in error.errors()))) from None
+
+
+def _line(error: Any) -> str:
+    location = [str(part) for part in error["loc"] if part not in ("range", "choice")]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        record = _record_at(location[:-1])
+        accepted = [name for name in record.model_fields if name != "kind"] if record else []
+        near = difflib.get_close_matches(location[-1], accepted, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"unknown key {key}; {hint}{'.'.join(location[:-1]) or 'a study'} accepts {', '.join(accepted)}"
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = "" if isinstance(error["input"], dict) or error["type"] == "missing" else f" (got {error['input']!r})"
+    if error["type"] == "value_error":
+        given = ""
+    return f"{key + ': ' if key else ''}{message}{given}"
+
+
+def load(name: str, settings: list[str]) -> Study:
+    """The study of a preset or a TOML file, with `--set` applied.
+
+    Raises
+    ------
+    Mistake
+        For an unknown preset, an unreadable file, an unknown key, a wrong type or an impossible combination.
+    """
+    from pathlib import Path
+
+    from flows.presets import presets
+
+    known = presets()
+    if name in known:
+        values = _plain(known[name]())
+    elif name.endswith(".toml"):
+        values = _read(Path(name))
+    else:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise Mistake(f"unknown preset {name!r}; {hint}accepted: {', '.join(known)}, or a file ending in .toml")
+    study_from(values, name)
+    return study_from(apply(values, settings), "--set" if settings else name)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return {"name": path.stem, **tomllib.loads(path.read_text())}
+    except OSError as error:
+        raise Mistake(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Mistake(f"{path}: not TOML: {error}") from None

@@ -1,0 +1,208 @@
+"""The flow: prepare -> train -> tune -> augment -> prune -> export -> quantize -> build -> benchmark -> aggregate. Wiring only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from flows.presets import quickstart
+from flows.settings import to_toml
+from tasks import machine, tables
+from tasks.aggregate import aggregate_task
+from tasks.augment import augment_task
+from tasks.benchmark import benchmark_task
+from tasks.build import build_task
+from tasks.caching import call
+from tasks.export import export_task
+from tasks.prepare import prepare_task
+from tasks.prune import prune_task
+from tasks.quantize import quantize_task
+from tasks.records import Artifact, Context, Model, Output, Prepared, Result, Study, Trained, Variant
+from tasks.store import Store, write_text
+from tasks.train import train_task
+from tasks.tune import tune_task
+from tasks.variants import variant_row
+from tasks.work import Work
+
+if TYPE_CHECKING:
+    from prefect import Task
+
+LOG = logging.getLogger("burnish")
+
+
+class Unfinished(Exception):
+    """The study ran to its end, but a table was not fit to be published, or no variant could be measured."""
+
+
+class Run:
+    """One run of a study: calls stages, collects their rows, turns a failed stage into a failed variant."""
+
+    def __init__(self, study: Study, out: str) -> None:
+        self.study = study
+        self.context = Context(out=str(Path(out).absolute()), run=_new_run(Path(out), study.name))
+        self.folder = Path(self.context.out) / "runs" / self.context.run
+        self.fragments: dict[str, list[Artifact]] = {}
+        self.variants: list[Variant] = []
+        self.done, self.total = 0, _calls(study)
+
+    def do(self, made: Task[..., Any], **inputs: Any) -> Any:
+        """Run a stage; an exception ends the study."""
+        result = call(made, self.context, **inputs)
+        self.collect(result)
+        self.done += 1
+        LOG.debug("%d of %d", self.done, self.total, extra={"overall": (self.done, self.total)})
+        return result
+
+    def attempt(self, made: Task[..., Any], failed: Variant, **inputs: Any) -> Any:
+        """Run a stage; an exception becomes the row of `failed` and the rest of the study goes on."""
+        try:
+            return self.do(made, **inputs)
+        except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
+            told = f"{type(error).__name__}: {error}".splitlines()[0]
+            LOG.error("%s failed: %s", failed.name, told)
+            failed = failed.model_copy(update={"error": told})
+            work = Work(Store(Path(self.context.out) / "store"), self.folder)
+            self.collect(Output(tables={"variants": work.rows("variants", [variant_row(failed)])}))
+            self.variants.append(failed)
+            return None
+
+    def collect(self, result: Output) -> None:
+        for table, artifact in result.tables.items():
+            self.fragments.setdefault(table, []).append(artifact)
+
+
+def _new_run(out: Path, name: str) -> str:
+    """A run's name, its folder made: <study>-<date>-<time>."""
+    while True:
+        run = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        try:
+            (out / "runs" / run).mkdir(parents=True)
+            return run
+        except FileExistsError:
+            time.sleep(0.5)
+
+
+def _calls(study: Study) -> int:
+    parents = 1 + len(study.prune.ratios)
+    quantized, built = bool(study.quantize.settings or study.quantize.dynamic), bool(study.build.precisions)
+    weights = 1 + bool(study.tune.trials) + bool(study.augment.policies) + len(study.prune.ratios)
+    return 3 + len(study.models) * (weights + parents * (1 + quantized + built))
+
+
+def _failed(name: str, model: Model, stage: str, parent: str | None = None, format: str = "safetensors") -> Variant:
+    return Variant(name=name, model=model.label, stage=stage, parent=parent, format=format, status="failed", error="unknown")
+
+
+def _weights(run: Run, model: Model, data: Prepared) -> list[Trained]:
+    """The weights of a model that go on: the best of train, tune and augment, and one pruned form a ratio."""
+    study = run.study
+    tunes, augments = study.tune.trials > 0, bool(study.augment.policies)
+    best: Trained | None = run.attempt(train_task, _failed(f"{model.label}/train", model, "train"), model=model, data=data,
+                                       settings=study.train, final=not tunes and not augments)  # fmt: skip
+    if best is not None and tunes:
+        best = run.attempt(tune_task, _failed(f"{model.label}/tune", model, "tune", best.variant.name), model=model,
+                           data=data, trained=best, settings=study.tune, final=not augments) or best  # fmt: skip
+    if best is not None and augments:
+        best = run.attempt(augment_task, _failed(f"{model.label}/augment", model, "augment", best.variant.name), model=model,
+                           data=data, tuned=best, settings=study.augment) or best  # fmt: skip
+    if best is None:
+        return []
+    pruned = [
+        run.attempt(prune_task, _failed(f"{model.label}/prune-{ratio:g}", model, "prune", best.variant.name), model=model,
+                    data=data, trained=best, settings=study.prune, ratio=ratio)
+        for ratio in study.prune.ratios
+    ]  # fmt: skip
+    return [best, *(p for p in pruned if p is not None)]
+
+
+def _forms(run: Run, model: Model, data: Prepared, parent: Variant) -> None:
+    """Export, quantize and build one model's weights."""
+    study = run.study
+    run.variants.append(parent)
+    exported = run.attempt(export_task, _failed(f"{parent.name}/export", model, "export", parent.name, "onnx"), data=data,
+                           parent=parent, settings=study.export)  # fmt: skip
+    if exported is None:
+        return
+    run.variants.extend(exported.variants)
+    onnx = next((v for v in exported.variants if v.format == "onnx" and v.status == "ok"), None)
+    if onnx is None:
+        return
+    symmetric = None
+    if study.quantize.settings or study.quantize.dynamic:
+        quantized = run.attempt(quantize_task, _failed(f"{onnx.name}/int8", model, "quantize", onnx.name, "onnx"), data=data,
+                                parent=onnx, settings=study.quantize)  # fmt: skip
+        if quantized is not None:
+            run.variants.extend(quantized.variants)
+            symmetric = next((v for v in quantized.variants if v.setting == "s8s8" and v.status == "ok"), None)
+    if study.build.precisions:
+        built = run.attempt(build_task, _failed(f"{onnx.name}/engine", model, "build", onnx.name, "engine"), data=data,
+                            parent=onnx, symmetric=symmetric, settings=study.build,
+                            batch_sizes=study.benchmark.batch_sizes)  # fmt: skip
+        if built is not None:
+            run.variants.extend(built.variants)
+
+
+def _publish(run: Run, result: Result) -> None:
+    """Put the run's tables, files and report where a person looks for them, and show them in Prefect."""
+    from flows import report
+
+    out, store = Path(run.context.out), Store(Path(run.context.out) / "store")
+    tables.publish({name: store.get(a) for name, a in result.tables.items()}, out, run.context.run)
+    for name, artifact in result.files.items():
+        source, target = store.get(artifact), run.folder / name
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(source, target)
+    page = report.render(out, run.context.run)
+    summary = tables.read(out, "summary", run.context.run).collect()
+    shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",
+             "status", "error")  # fmt: skip
+    create_table_artifact(table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}")
+    create_link_artifact(link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}")
+    create_markdown_artifact(markdown=f"**{result.winner or 'No winner'}**\n\n{result.reason}", key="winner")
+
+
+@flow(name="burnish", flow_run_name="{study.name}", log_prints=False)
+def run_study(study: Study = quickstart(), out: str = "artifacts") -> str:
+    """Run a study: from images and classifiers to the fastest form that is still accurate enough.
+
+    Parameters
+    ----------
+    study
+        What to do, stage by stage. Everything left as it is comes from the defaults.
+    out
+        Folder for tables/, store/ and runs/.
+
+    Returns
+    -------
+    str
+        Name of the run; its files are in <out>/runs/<name>.
+    """
+    LOG.setLevel(logging.INFO)
+    run = Run(study, out)
+    LOG.info("run %s, artifacts in %s", run.context.run, run.context.out, extra={"run": run.context.run})
+    write_text(run.folder / "study.toml", to_toml(study))
+    write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "cwd": os.getcwd()}, indent=1))
+    data: Prepared = run.do(prepare_task, settings=study.data)
+    for model in study.models:
+        for weights in _weights(run, model, data):
+            _forms(run, model, data, weights.variant)
+    if not any(v.status == "ok" and v.benchmark for v in run.variants):
+        raise Unfinished(f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}")
+    run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)
+    result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
+    _publish(run, result)
+    if result.failures:
+        raise Unfinished("not published: " + "; ".join(result.failures))
+    LOG.info("winner: %s. %s", result.winner, result.reason)
+    LOG.info("report: %s", run.folder / "report.html")
+    return run.context.run

@@ -1,0 +1,152 @@
+"""Tune: Optuna over a declared space; the best trial's settings are retrained on all images."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from tasks.caching import stage
+from tasks.fit import Diverged, fit
+from tasks.records import Model, Prepared, Range, Train, Trained, Tune
+from tasks.train import LIBRARIES, evaluation_row, family, fresh, train_seeds, weights
+from tasks.variants import variant_row
+
+if TYPE_CHECKING:
+    import optuna
+
+    from tasks.work import Work
+
+
+def _suggest(trial: optuna.Trial, space: dict[str, Any]) -> dict[str, Any]:
+    values = {}
+    for name, over in space.items():
+        if not isinstance(over, Range):
+            values[name] = trial.suggest_categorical(name, over.values)
+        elif isinstance(Train.model_fields[name].default, int):
+            values[name] = trial.suggest_int(name, int(over.low), int(over.high), log=over.log)
+        else:
+            values[name] = trial.suggest_float(name, over.low, over.high, log=over.log)
+    return values
+
+
+def search(
+    work: Work, model: Model, data: Prepared, base: Train, settings: Tune
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    """Run the trials that are not yet done; returns the rows of `trials` and of `epochs`.
+
+    Trial 0 is the study's own settings. The sampler (TPE, Bergstra et al. 2011) is seeded by (seed, trial), so that a
+    search that was cut off goes on as if it had not been.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    journal = optuna.storages.journal.JournalFileBackend(str(work.scratch / "trials.log"))
+    study = optuna.create_study(
+        study_name="tune", direction="maximize", load_if_exists=True,
+        storage=optuna.storages.JournalStorage(journal),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
+    )  # fmt: skip
+    short = base.model_copy(update={"epochs": settings.epochs, "patience": settings.epochs,
+                                    "train_limit": settings.train_limit, "seeds": base.seeds[:1]})  # fmt: skip
+    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # cut off in the middle
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    done = [t for t in study.get_trials() if "row" in t.user_attrs]
+    for number in range(len(done), settings.trials):
+        study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 1009 + number, n_startup_trials=4)
+        if number == 0:
+            study.enqueue_trial({name: getattr(base, name) for name in settings.space}, skip_if_exists=True)
+        trial = study.ask()
+        values = {} if number == 0 else _suggest(trial, settings.space)
+        outcome, told = _trial(work, model, data, short.model_copy(update=values), trial, number)
+        best = [t.user_attrs["row"]["score"] for t in study.get_trials() if "row" in t.user_attrs]
+        scores = [s for s in [*best, outcome["row"]["score"]] if s is not None]
+        outcome["row"] |= {"model": model.label, "trial": number, "adjusted": json.dumps(values),
+                           "best_so_far": max(scores, default=None)}  # fmt: skip
+        for key, value in outcome.items():  # before the trial ends: a finished one cannot be written to
+            trial.set_user_attr(key, value)
+        study.tell(trial, **told)
+        work.progress(number + 1, settings.trials, f"{model.label}/tune trial {number + 1}/{settings.trials}: "
+                      f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])}"
+                      f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}")  # fmt: skip
+    finished = sorted((t for t in study.get_trials() if "row" in t.user_attrs), key=lambda t: t.user_attrs["row"]["trial"])
+    return [t.user_attrs["row"] for t in finished], [row for t in finished for row in t.user_attrs["epochs"]]
+
+
+def _percent(score: float | None) -> str:
+    return "none" if score is None else f"{score:.4f}"
+
+
+def _trial(
+    work: Work, model: Model, data: Prepared, settings: Train, trial: optuna.Trial, number: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One trial: its row and curves, and what to tell Optuna of it."""
+    import optuna
+
+    scores: list[float] = []
+
+    def report(epoch: int, score: float) -> None:
+        scores.append(score)
+        trial.report(score, epoch)
+        if epoch < settings.epochs and trial.should_prune():
+            raise optuna.TrialPruned
+
+    network, architecture = fresh(model, data, settings.seeds[0])
+    row: dict[str, Any] = {"status": "ok", "error": None, "stopped_early": False}
+    epochs: list[dict[str, object]] = []
+    started = time.perf_counter()
+    variant = f"{model.label}/tune/trial-{number}"
+    try:
+        fitted = fit(work, network, architecture, data, settings, model_label=model.label, variant=variant,
+                     stage="tune", on_epoch=report)  # fmt: skip
+        epochs = fitted.epochs
+        told: dict[str, Any] = {"values": fitted.validation_macro_f1}
+    except optuna.TrialPruned:
+        row["stopped_early"] = True
+        told = {"state": optuna.trial.TrialState.PRUNED}
+    except Diverged as error:
+        row |= {"status": "failed", "error": str(error)}
+        told = {"state": optuna.trial.TrialState.FAIL}
+    row |= {"score": max(scores, default=None), "epochs": len(scores), "seconds": time.perf_counter() - started}
+    return {"row": row, "epochs": epochs}, told
+
+
+def tune(
+    work: Work, model: Model, data: Prepared, trained: Trained, settings: Tune, final: bool
+) -> Trained:
+    """Search `settings.space` around the settings of `trained` and retrain the best.
+
+    The weights that are better on validation go on: the retrained ones, or those the search started from.
+    """
+    trials, epochs = search(work, model, data, trained.train, settings)
+    best = max((t for t in trials if t["score"] is not None), key=lambda t: t["score"], default=None)  # type: ignore[arg-type,return-value]
+    if best is None:
+        raise RuntimeError(f"{model.label}: every one of {len(trials)} trials failed: {trials[-1]['error']}")
+    found = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
+    name = f"{model.label}/tune"
+    fitted, seed, more = train_seeds(work, model, data, found, name, "tune")
+    tuned = weights(model, data, name, "tune", fitted, parent=trained.variant.name,
+                    setting=f"trial {best['trial']}, seed {seed}")  # fmt: skip
+    kept = trained.variant if trained.validation_macro_f1 > fitted.validation_macro_f1 else tuned
+    if kept is not tuned:
+        work.log.info("%s: tuning did not help (validation F1 %.4f, before %.4f); going on with the first training",
+                      name, fitted.validation_macro_f1, trained.validation_macro_f1)  # fmt: skip
+    row = variant_row(tuned.model_copy(update={"benchmark": final and kept is tuned}),
+                      validation_top1=fitted.validation_top1, validation_macro_f1=fitted.validation_macro_f1)  # fmt: skip
+    return Trained(
+        variant=kept.model_copy(update={"benchmark": final}),
+        train=found if kept is tuned else trained.train,
+        validation_macro_f1=max(trained.validation_macro_f1, fitted.validation_macro_f1),
+        base=(tuned,),
+        tables={
+            "trials": work.rows("trials", trials),
+            "epochs": work.rows("epochs", [*epochs, *more]),
+            "variants": work.rows("variants", [row]),
+            "evaluations": work.rows("evaluations", [evaluation_row(work, data, name, fitted.artifact)]),
+        },
+    )
+
+
+tune_task = stage(
+    lambda inputs: f"tune/{inputs['model'].label}", libraries=(*LIBRARIES, "optuna"), modules=family
+)(tune)
