@@ -37,13 +37,28 @@ def to_toml(study: Study) -> str:
     record: type[BaseModel] | None = Study
     for line in tomli_w.dumps(_plain(study)).splitlines():
         if line.startswith("["):
-            record = _record_at(line.strip("[]").split("."))
+            path = line.strip("[]").split(".")
+            record = _record_at(path)
+            lines.append(line)
+            lines.extend(_unset(study, path, record))
+            continue
         key = line.partition(" =")[0]
         if record is not None and key in record.model_fields and line.startswith(key + " ="):
             about = record.model_fields[key].description
             lines.extend(f"# {part}" for part in (about or "").splitlines())
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def _unset(study: Study, path: list[str], record: type[BaseModel] | None) -> list[str]:
+    """Comment lines for the keys of a section that are unset: TOML has no null."""
+    value: Any = study
+    for name in path:
+        value = getattr(value, name, None)
+    if record is None or not isinstance(value, record):
+        return []
+    unset = [name for name in record.model_fields if getattr(value, name) is None]
+    return [part for name in unset for part in (f"# {record.model_fields[name].description}", f"# {name} =")]
 
 
 def _record_at(path: list[str]) -> type[BaseModel] | None:
@@ -104,7 +119,9 @@ def study_from(values: dict[str, Any], where: str) -> Study:
     try:
         return Study.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
-        raise Mistake(f"{where}: " + "; ".join(dict.fromkeys(_line(e) for e in error.errors()))) from None
+        # A list with a wrong entry is also reported as too short; the entry is what is wrong.
+        errors = [e for e in error.errors() if e["type"] != "too_short" or len(error.errors()) == 1]
+        raise Mistake(f"{where}: " + "; ".join(dict.fromkeys(_line(e) for e in errors))) from None
 
 
 def _line(error: Any) -> str:

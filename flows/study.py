@@ -162,6 +162,9 @@ def _publish(run: Run, result: Result) -> None:
             shutil.copytree(source, target, dirs_exist_ok=True)
         else:
             shutil.copyfile(source, target)
+    if result.failures:
+        raise Unfinished("not published: " + "; ".join(result.failures))
+    write_text(run.folder / "result.json", json.dumps({"winner": result.winner, "reason": result.reason}, indent=1))
     page = report.render(out, run.context.run)
     summary = tables.read(out, "summary", run.context.run).collect()
     shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",
@@ -201,8 +204,6 @@ def run_study(study: Study = quickstart(), out: str = "artifacts") -> str:
     run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)
     result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
     _publish(run, result)
-    if result.failures:
-        raise Unfinished("not published: " + "; ".join(result.failures))
     LOG.info("winner: %s. %s", result.winner, result.reason)
     LOG.info("report: %s", run.folder / "report.html")
     return run.context.run

@@ -123,6 +123,8 @@ class Stage:
     ) -> None:
         self.function, self.label_of, self.libraries = function, label, libraries
         self.modules, self.extra = modules, extra
+        self.keys: dict[Any, str] = {}
+        """Task run -> its key, from the policy to the task's body: parts may hash gigabytes."""
 
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the key is made of, as (readable name -> value); `burnish why` compares these."""
@@ -194,6 +196,8 @@ class Verified(CachePolicy):
         key, context, label = digest(parts), inputs["context"], self.stage.label_of(inputs)
         hit, broken = _stored(context, key)
         _explain(context, label, key, parts, hit, broken)
+        if not hit:
+            self.stage.keys[task_ctx.task_run.id] = key
         return key
 
 
@@ -222,7 +226,13 @@ def _explain(context: Context, label: str, key: str, parts: dict[str, Any], hit:
     told = {"task": label, "outcome": "hit" if hit else "computed", "key": key, "differs": differs, "at": time.time()}
     write_text(Path(context.out) / "runs" / context.run / "why" / f"{_slug(label)}.json", json.dumps(told, indent=1))
     write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
-    LOG.info("%s: %s", label, "cached" if hit else "computing (" + "; ".join(differs)[:300] + ")")
+    if hit:
+        handler = _OfRun(context, label)
+        handler.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, "cached: key %s", (key,), None))
+        handler.close()
+        LOG.info("%s: cached", label)
+    else:
+        LOG.info("%s: computing (%s)", label, "; ".join(differs)[:300], extra={"stage": label})
 
 
 def _short(value: Any) -> str:
@@ -274,7 +284,10 @@ def stage(
         @wraps(function)
         def run(*, context: Context, **inputs: Any) -> Any:
             name = label(inputs)
-            scratch = Path(context.out).absolute() / "scratch" / digest(about.parts(inputs))[:16]
+            running = TaskRunContext.get()
+            key = about.keys.pop(running.task_run.id, None) if running else None
+            key = key or digest(about.parts(inputs))  # the policy failed (and said why), or nobody asked it
+            scratch = Path(context.out).absolute() / "scratch" / key[:16]
             scratch.mkdir(parents=True, exist_ok=True)
             handler = _OfRun(context, name)
             LOG.addHandler(handler)

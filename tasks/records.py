@@ -61,7 +61,7 @@ class Data(Record):
     """Part of all images held out for testing, where the source has no test split."""
     on_bad: Literal["refuse", "drop"] = "refuse"
     """Undecodable images, null images and labels out of range: refuse the data set, or drop the rows and say which."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("source")
     @classmethod
@@ -83,6 +83,11 @@ class Model(Record):
     """Name of a function in models/."""
     width: Positive | None = None
     """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
 
     @field_validator("name")
     @classmethod
@@ -194,7 +199,7 @@ class Tune(Record):
         "label_smoothing": Choice(values=(0.0, 0.1)),
     }
     """Train field -> what it is chosen from."""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("space")
     @classmethod
@@ -272,7 +277,7 @@ class Quantize(Record):
         return tuple(dict.fromkeys(_known(v, QUANTIZE_SETTINGS, "quantization setting") for v in value))
 
 
-QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-all", "u8s8-percentile", "s8s8")
+QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
 
 
 class Build(Record):
@@ -355,6 +360,8 @@ class Study(Record):
         labels = [m.label for m in self.models]
         if len(set(labels)) < len(labels):
             raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
+        if "eager" not in self.benchmark.runtimes:
+            raise ValueError("benchmark.runtimes: must contain 'eager', which the reference is measured with")
         needs = {"torchscript": "torchscript", "onnxruntime": "onnx"}
         for runtime in self.benchmark.runtimes:
             form = needs.get(runtime)

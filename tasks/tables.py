@@ -1,310 +1,60 @@
-"""Every table once: columns, types, units (in the names) and expectations.
+"""What is done with tables: make a frame of rows, check it, merge fragments, publish, read.
 
-A stage hands in rows; `frame` gives them the table's columns and types. Nothing is published before `validate` passed.
+tasks/schema.py declares the columns and what is expected of them; Great Expectations is imported here alone, and late.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import logging
+import os
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from itertools import pairwise
+from operator import itemgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from tasks import checks, data_docs, store
+from tasks.checks import SHOWN, Failure
+from tasks.schema import TABLES, Column, Table
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-STATUS = ("ok", "failed", "skipped")
+    import great_expectations as gx
+    import pyarrow as pa
 
+__all__ = [
+    "TABLES",
+    "Column",
+    "Failure",
+    "Table",
+    "Unfit",
+    "check",
+    "expectations",
+    "frame",
+    "merge",
+    "publish",
+    "read",
+]
 
-@dataclass(frozen=True)
-class Column:
-    """A column: its type, whether it may be null, and the range or set of its values."""
-
-    dtype: Any
-    about: str
-    nullable: bool = False
-    low: float | None = None
-    high: float | None = None
-    values: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: its columns and the relations between them."""
-
-    about: str
-    columns: dict[str, Column]
-    unique: tuple[str, ...] = ()
-    """Columns that together are unique."""
-    ordered: tuple[tuple[str, str], ...] = ()
-    """Pairs (a, b) with a <= b wherever both are given."""
-    checked_by_batches: bool = field(default=False)
-    """Of so many rows that it is validated in batches."""
+BATCH_ROWS = 250_000
+# pandas sees Arrow's scalars as these; `checks.schema` compares the exact types.
+PYTHON_TYPES = {pl.String: "str", pl.Int64: "int", pl.Float64: "float", pl.Boolean: "bool", pl.List: "list"}
 
 
-def text(about: str, *values: str, null: bool = False) -> Column:
-    return Column(pl.String, about, null, values=values or None)
+class Unfit(Exception):
+    """Tables that must not be published. The message has a line an expectation: table, expectation, rows, values."""
 
+    def __init__(self, failures: Sequence[Failure]) -> None:
+        super().__init__(tuple(failures))
+        self.failures = tuple(failures)
 
-def count(about: str, null: bool = False, low: int = 0) -> Column:
-    return Column(pl.Int64, about, null, low=low)
-
-
-def number(about: str, low: float | None = 0, high: float | None = None, null: bool = False) -> Column:
-    return Column(pl.Float64, about, null, low=low, high=high)
-
-
-def share(about: str, null: bool = False) -> Column:
-    return number(about, 0, 1, null)
-
-
-WHICH = {
-    "variant": text("name of the variant"),
-    "runtime": text("how it was executed"),
-    "device": text("cpu or cuda:N"),
-}
-BATCH = {"batch_size": count("images a query", low=1)}
-OUTCOME = {
-    "status": text("ok, failed or skipped", *STATUS),
-    "error": text("why not, exactly where status is not ok", null=True),
-}
-QUALITY = {
-    "top1": share("share of images whose first class is right", null=True),
-    "top1_low": share("95 % interval (Wilson)", null=True),
-    "top1_high": share("95 % interval (Wilson)", null=True),
-    "top5": share("share of images whose first five classes hold the right one", null=True),
-    "macro_f1": share("F1 averaged over classes", null=True),
-    "macro_f1_low": share("95 % interval (bootstrap over images)", null=True),
-    "macro_f1_high": share("95 % interval (bootstrap over images)", null=True),
-}
-LATENCY = {
-    "latency_mean_ms": number("mean of all samples", null=True),
-    "latency_std_ms": number("standard deviation of all samples", null=True),
-    "latency_min_ms": number("smallest sample", null=True),
-    "latency_median_ms": number("median sample", null=True),
-    "latency_p90_ms": number("90th percentile, null below 64 samples", null=True),
-    "latency_p95_ms": number("95th percentile, null below 130 samples", null=True),
-    "latency_p99_ms": number("99th percentile, null below 662 samples", null=True),
-    "latency_max_ms": number("largest sample", null=True),
-}
-LATENCY_ORDER = (("latency_min_ms", "latency_median_ms"), ("latency_median_ms", "latency_p90_ms"),
-                 ("latency_p90_ms", "latency_p95_ms"), ("latency_p95_ms", "latency_p99_ms"),
-                 ("latency_p99_ms", "latency_max_ms"), ("latency_min_ms", "latency_mean_ms"),
-                 ("latency_mean_ms", "latency_max_ms"))  # fmt: skip
-
-TABLES: dict[str, Table] = {
-    "datasets": Table(
-        "What was prepared, a row a split.",
-        {
-            "source": text("file name in tasks/datasets"),
-            "path": text("where the images came from", null=True),
-            "split": text("part of the data", "train", "validation", "test"),
-            "rows": count("images", low=1),
-            "classes": count("classes of the data set", low=2),
-            "image_size": count("height and width, pixels", low=1),
-            "channels": count("1 or 3", low=1),
-            "class_rows_min": count("images of the rarest class"),
-            "class_rows_max": count("images of the commonest class"),
-            "class_rows": Column(pl.List(pl.Int64), "images of each class, in class order"),
-            "duplicates_within": count("images whose pixels equal an earlier image's of the same split"),
-            "duplicates_across": count("images whose pixels equal an image's of another split"),
-            "dropped": count("rows dropped from the source's part because they were bad"),
-            "dropped_rows": Column(pl.List(pl.Int64), "their row numbers in the source's part"),
-            "dropped_reasons": Column(pl.List(pl.String), "why, in the same order"),
-        },
-        unique=("split",),
-        ordered=(("class_rows_min", "class_rows_max"), ("class_rows_max", "rows"), ("duplicates_within", "rows"),
-                 ("duplicates_across", "rows")),  # fmt: skip
-    ),
-    "epochs": Table(
-        "Training curves, a row an epoch and split.",
-        {
-            "model": text("label of the model"),
-            "variant": text("what was being trained, e.g. lenet5/tune/trial-3"),
-            "stage": text("stage that trained", "train", "tune", "augment", "prune"),
-            "seed": count("random seed"),
-            "epoch": count("from 1", low=1),
-            "split": text("images the row is about", "train", "validation"),
-            "loss": number("mean cross-entropy"),
-            "top1": share("accuracy"),
-            "top5": share("top-5 accuracy"),
-            "macro_f1": share("F1 averaged over classes"),
-            "learning_rate": number("at the end of the epoch"),
-            "images_per_second": number("images of this split a second"),
-            "seconds": number("for this split"),
-            "memory_peak_bytes": count("peak resident memory of the process, or of the GPU allocator"),
-            "precision": text("arithmetic that was used", "fp32", "bf16", "fp16"),
-            "device": text("cpu or cuda:N"),
-        },
-        unique=("variant", "seed", "epoch", "split"),
-        ordered=(("top1", "top5"),),
-    ),
-    "trials": Table(
-        "Tuning, a row an adjustment.",
-        {
-            "model": text("label of the model"),
-            "trial": count("from 0; 0 is the study's own settings"),
-            "adjusted": text("what was set, as JSON"),
-            "score": share("validation macro F1 at its best epoch", null=True),
-            "best_so_far": share("best score up to here", null=True),
-            "epochs": count("epochs it was given before it ended"),
-            "seconds": number("training time"),
-            "stopped_early": Column(pl.Boolean, "whether it was pruned as unpromising"),
-            **OUTCOME,
-        },
-        unique=("model", "trial"),
-        ordered=(("score", "best_so_far"),),
-    ),
-    "variants": Table(
-        "Lineage: every form of every model.",
-        {
-            "name": text("unique name"),
-            "model": text("label of the model"),
-            "stage": text("made by", "train", "tune", "augment", "prune", "export", "quantize", "build"),
-            "parent": text("name of the variant it was made from", null=True),
-            "format": text("file format", "safetensors", "torchscript", "onnx", "engine"),
-            "precision": text("of weights and arithmetic", "fp32", "fp16", "bf16", "int8"),
-            "setting": text("what distinguishes it from its siblings", null=True),
-            "parameters": count("number of weights", null=True),
-            "macs": count("multiply-accumulates of one image", null=True),
-            "size_bytes": count("of the file, external data included", null=True, low=1),
-            "sha256": text("of the file", null=True),
-            "path": text("in the store", null=True),
-            "validation_top1": share("top-1 on validation images, where the stage measured it", null=True),
-            "validation_macro_f1": share("macro F1 on validation images, where the stage measured it", null=True),
-            "search_latency_ms": number("median batch-1 latency of the stage's own search; the benchmark's figure counts",
-                                        null=True),
-            "parity": number("largest logit difference from the parent, relative to its largest logit", null=True),
-            "tolerance": number("accepted parity", null=True),
-            "benchmark": Column(pl.Boolean, "whether it went on to the benchmark"),
-            **OUTCOME,
-        },
-        unique=("name",),
-        ordered=(("parity", "tolerance"),),
-    ),
-    "evaluations": Table(
-        "Prediction quality on the held-out images, through the runtime named.",
-        {
-            **WHICH,
-            "parent": text("variant whose predictions are compared", null=True),
-            "images": count("held-out images", low=1),
-            **QUALITY,
-            "agreement": share("share of images with the parent's prediction", null=True),
-        },
-        unique=("variant", "runtime", "device"),
-        ordered=(("top1", "top5"), ("top1_low", "top1"), ("top1", "top1_high"), ("macro_f1_low", "macro_f1_high")),
-    ),
-    "predictions": Table(
-        "What each artifact said of each held-out image.",
-        {
-            **WHICH,
-            "image": count("row in the prepared images"),
-            "label": count("right class"),
-            "prediction": count("first class"),
-            "confidence": share("softmax probability of the first class"),
-        },
-        unique=("variant", "runtime", "device", "image"),
-        checked_by_batches=True,
-    ),
-    "latencies": Table(
-        "Every sample.",
-        {
-            **WHICH,
-            **BATCH,
-            "round": count("from 1", low=1),
-            "query": count("from 0, within the round"),
-            "latency_ms": number("of one query"),
-        },
-        unique=("variant", "runtime", "device", "batch_size", "round", "query"),
-        checked_by_batches=True,
-    ),
-    "benchmarks": Table(
-        "Latency with one query in flight, a row a variant × runtime × device × batch size.",
-        {
-            **WHICH,
-            **BATCH,
-            "rounds": count("visits"),
-            "queries": count("samples in all rounds"),
-            **LATENCY,
-            "images_per_second": number("batch size over mean latency, one query in flight", null=True),
-            "round_medians_ms": Column(pl.List(pl.Float64), "median of each round, for paired comparison", nullable=True),
-            "warmup_seconds": number("spent before measuring, all rounds", null=True),
-            "provider": text("execution provider or backend that really ran", null=True),
-            "threads": count("intra-op threads", null=True),
-            "conditions": text("what was bad about the measurement; null: nothing", null=True),
-            **OUTCOME,
-        },
-        unique=("variant", "runtime", "device", "batch_size"),
-        ordered=LATENCY_ORDER,
-    ),
-    "memory": Table(
-        "Memory of the fresh process, a row a variant × runtime × device × batch size.",
-        {
-            **WHICH,
-            **BATCH,
-            "rss_baseline_bytes": count("resident after the runtime's library was imported, before the model was opened"),
-            "rss_peak_bytes": count("most resident until the end of this batch size (sizes run in ascending order)"),
-            "ram_usage_bytes": count("peak above the baseline"),
-            "vram_peak_bytes": count("the process's GPU memory through NVML", null=True),
-        },
-        unique=("variant", "runtime", "device", "batch_size"),
-        ordered=(("rss_baseline_bytes", "rss_peak_bytes"),),
-    ),
-    "environments": Table(
-        "Where the benchmark ran.",
-        {
-            "cpu_model": text("as the kernel names it"),
-            "cpu_cores": count("usable by the process", low=1),
-            "cpu_features": text("vector and matrix instructions", null=True),
-            "cpu_governor": text("frequency governor", null=True),
-            "memory_bytes": count("of the machine", low=1),
-            "load_average": number("1-minute load before the benchmark"),
-            "os": text("operating system"),
-            "python": text("version"),
-            "gpu": text("name of the first GPU", null=True),
-            "gpu_driver": text("driver version", null=True),
-            "gpu_memory_bytes": count("of the first GPU", null=True),
-            "libraries": text("versions, as JSON"),
-        },
-    ),
-    "summary": Table(
-        "The end of the study: a row a variant × runtime × device × batch size, failed and skipped ones included.",
-        {
-            "role": text("part it plays", "winner", "runner-up", "reference", null=True),
-            "model": text("label of the model"),
-            **WHICH,
-            **BATCH,
-            "stage": text("made by"),
-            "format": text("file format"),
-            "precision": text("of weights and arithmetic", "fp32", "fp16", "bf16", "int8"),
-            "setting": text("what distinguishes it from its siblings", null=True),
-            "size_bytes": count("of the file", null=True),
-            "parameters": count("number of weights", null=True),
-            "macs": count("multiply-accumulates of one image", null=True),
-            "latency_mean_ms": number("mean of all samples", null=True),
-            "latency_median_ms": number("median of all samples", null=True),
-            "latency_p90_ms": number("90th percentile, null where unsupported", null=True),
-            "latency_p99_ms": number("99th percentile, null where unsupported", null=True),
-            "images_per_second": number("batch size over mean latency", null=True),
-            "ram_usage_bytes": count("peak above the baseline", null=True),
-            "vram_peak_bytes": count("through NVML", null=True),
-            **QUALITY,
-            "agreement": share("share of images with the parent's prediction", null=True),
-            "drop": number("reference's accuracy less this one's, in the study's metric", low=-1, high=1, null=True),
-            "speedup": number("reference's latency over this one's, same batch size", null=True),
-            "speedup_low": number("95 % interval, bootstrap over paired rounds", null=True),
-            "speedup_high": number("95 % interval, bootstrap over paired rounds", null=True),
-            "verdict": text("against the reference", "faster", "slower", "indistinguishable", null=True),
-            "pareto": Column(pl.Boolean, "no row of the same batch size is both faster and more accurate"),
-            "eligible": Column(pl.Boolean, "ok, good conditions, drop within the study's rule"),
-            "conditions": text("what was bad about the measurement", null=True),
-            **OUTCOME,
-        },
-        unique=("variant", "runtime", "device", "batch_size"),
-        ordered=(("top1", "top5"), ("latency_median_ms", "latency_p90_ms"), ("latency_p90_ms", "latency_p99_ms"),
-                 ("speedup_low", "speedup_high")),  # fmt: skip
-    ),
-}
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.failures))
 
 
 def frame(name: str, rows: Iterable[Mapping[str, object]]) -> pl.DataFrame:
@@ -322,3 +72,231 @@ def frame(name: str, rows: Iterable[Mapping[str, object]]) -> pl.DataFrame:
         raise ValueError(f"table {name} has no column {', '.join(sorted(unknown))}")
     data = {key: [row.get(key) for row in rows] for key in columns}
     return pl.DataFrame(data, schema={key: column.dtype for key, column in columns.items()})
+
+
+def _great_expectations() -> Any:
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # telemetry, on by default where a version has it
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of every function that it registers
+    import great_expectations
+
+    return great_expectations
+
+
+def expectations(name: str) -> gx.ExpectationSuite:
+    """The Great Expectations suite of a table, from its declaration.
+
+    Numbers are finite. Uniqueness is left out of tables that are checked by batches, and what lists hold of all: pandas
+    cannot say either; `check` asks Polars.
+    """
+    gx = _great_expectations()
+    from great_expectations import expectations as gxe
+    from great_expectations.expectations.row_conditions import Column as Where
+
+    table = TABLES[name]
+    suite: list[Any] = []
+
+    def expect(words: str, kind: Any, **what: Any) -> None:
+        suite.append(kind(description=words, **what))
+
+    in_order = list(table.columns)
+    expect(f"the columns are: {', '.join(in_order)}", gxe.ExpectTableColumnsToMatchOrderedList, column_list=in_order)
+    for key, column in table.columns.items():
+        kind = PYTHON_TYPES[column.dtype.base_type()]
+        expect(f"{key} is of type {column.dtype}", gxe.ExpectColumnValuesToBeOfType, column=key, type_=kind)
+        if not column.nullable:
+            expect(f"{key} is never null", gxe.ExpectColumnValuesToNotBeNull, column=key)
+        if column.values:
+            words, values = f"{key} is one of {', '.join(column.values)}", list(column.values)
+            expect(words, gxe.ExpectColumnValuesToBeInSet, column=key, value_set=values)
+        if column.dtype in (pl.Int64, pl.Float64) and column.low is not None:
+            words = f"{key} is {checks.bounds(column)}"
+            finite = column.high is None and column.dtype == pl.Float64
+            high = float("inf") if finite else column.high
+            between = {"min_value": column.low, "max_value": high, "strict_max": finite}
+            expect(words, gxe.ExpectColumnValuesToBeBetween, column=key, **between)
+    for small, large in (pair for chain in table.ordered for pair in pairwise(chain)):
+        pair = {"column_A": large, "column_B": small, "or_equal": True, "ignore_row_if": "either_value_is_missing"}
+        expect(f"{small} is at most {large}", gxe.ExpectColumnPairValuesAToBeGreaterThanB, **pair)
+    if len(table.unique) == 1 and not table.checked_by_batches:
+        expect(checks.unique_words(table), gxe.ExpectColumnValuesToBeUnique, column=table.unique[0])
+    elif table.unique and not table.checked_by_batches:
+        together = {"column_list": list(table.unique), "ignore_row_if": "never"}
+        expect(checks.unique_words(table), gxe.ExpectCompoundColumnsToBeUnique, **together)
+    if "status" in table.columns:
+        ok, not_ok = Where("status") == "ok", Where("status") != "ok"
+        given = [(key, "ok", ok, not_ok) for key in table.given_when_ok] + [("error", "not ok", not_ok, ok)]
+        for key, status, here, elsewhere in given:
+            words = f"{key} is given exactly where status is {status}"
+            expect(words, gxe.ExpectColumnValuesToNotBeNull, column=key, row_condition=here)
+            expect(words, gxe.ExpectColumnValuesToBeNull, column=key, row_condition=elsewhere)
+    return gx.ExpectationSuite(name, expectations=suite, notes=table.about)
+
+
+def check(tables: Mapping[str, Path], docs: Path | None) -> list[Failure]:
+    """Validate Parquet files against what their tables declare.
+
+    Tables of many rows (`checked_by_batches`) are validated in batches of 250,000 rows, so that memory stays bounded;
+    the uniqueness of their rows, which a batch cannot see, is a streaming aggregate of the whole file.
+
+    Parameters
+    ----------
+    tables
+        Name of the table -> Parquet file.
+    docs
+        Folder that becomes the Data Docs site (index.html; readable without a network); None builds none.
+
+    Returns
+    -------
+    Every expectation that is not met; empty if all are.
+
+    Raises
+    ------
+    ValueError
+        If there is no table of a name.
+    """
+    for name in tables:
+        _declared(name)
+    gx = _great_expectations()
+    from great_expectations.data_context.types import base
+
+    stores = base.InMemoryStoreBackendDefaults()  # the context's own defaults add a second site, in a temporary folder
+    quiet = base.ProgressBarsConfig(globally=False)
+    config = base.DataContextConfig(store_backend_defaults=stores, progress_bars=quiet, analytics_enabled=False)
+    context = gx.get_context(mode="ephemeral", project_config=config)
+    source = context.data_sources.add_pandas("tables")
+    failures = []
+    for name, path in tables.items():
+        suite = context.suites.add(expectations(name))
+        data = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
+        definition = gx.ValidationDefinition(name=name, data=data, suite=suite)
+        failures += _validate(name, path, context.validation_definitions.add(definition))
+    if docs is not None:
+        _build_docs(context, docs, tables, failures)
+    return failures
+
+
+def _declared(name: str) -> Table:
+    if name not in TABLES:
+        raise ValueError(f"unknown table {name!r}; tables: {', '.join(TABLES)}")
+    return TABLES[name]
+
+
+def _validate(name: str, path: Path, definition: gx.ValidationDefinition) -> list[Failure]:
+    gx, table = _great_expectations(), TABLES[name]
+    misshapen = checks.schema(name, path)
+    found: checks.Found = {}
+    form = {"result_format": "SUMMARY", "partial_unexpected_count": SHOWN}
+    for start, rows in _batches(path, table.checked_by_batches):
+        identity = gx.RunIdentifier(run_name=f"rows-from-{start}", run_time=datetime.now(UTC))
+        data = {"dataframe": _pandas(rows)}
+        for one in definition.run(batch_parameters=data, result_format=form, run_id=identity).results:
+            if one.success:
+                continue
+            words = str(one.expectation_config and one.expectation_config.description)
+            if "partial_unexpected_index_list" in one.result:
+                numbers, values = one.result["partial_unexpected_index_list"], one.result["partial_unexpected_list"]
+                bad = [(start + row, _plain(value)) for row, value in zip(numbers, values, strict=True)]
+                found.setdefault(words, []).extend(bad)
+            elif not misshapen:  # a missing column or a wrong type makes others raise: `checks.schema` has said it
+                raise RuntimeError(f"table {name}: could not check that {words}: {one.exception_info}")
+    if not misshapen:
+        found |= checks.lists(table, path)
+        if table.checked_by_batches:
+            found |= checks.duplicates(table, path)
+    failures = list(misshapen)
+    for words, rows_found in found.items():
+        first = sorted(rows_found, key=itemgetter(0))[:SHOWN]
+        failures.append(Failure(name, words, tuple(row for row, _ in first), tuple(value for _, value in first)))
+    return failures
+
+
+def _batches(path: Path, many: bool) -> Iterator[tuple[int, pa.Table]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        if not many or file.metadata.num_rows == 0:
+            yield 0, file.read()
+            return
+        start = 0
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            yield start, pa.Table.from_batches([batch])
+            start += batch.num_rows
+
+
+def _pandas(rows: pa.Table) -> Any:
+    """Arrow-backed columns: integers keep their type beside nulls, and NaN is not taken for null."""
+    import pandas as pd
+
+    return rows.to_pandas(types_mapper=pd.ArrowDtype)
+
+
+def _plain(value: Any) -> Any:
+    import pandas as pd
+
+    if isinstance(value, dict):  # the columns of a key
+        return tuple(map(_plain, value.values()))
+    if isinstance(value, tuple):  # a pair: (larger, smaller) in `expectations`, the other way round in its words
+        return tuple(map(_plain, reversed(value)))
+    return None if value is pd.NA else value
+
+
+def _build_docs(context: Any, docs: Path, tables: Mapping[str, Path], failures: Sequence[Failure]) -> None:
+    docs.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=docs.parent, prefix=".tmp-") as scratch:
+        site = Path(scratch) / "site"
+        backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
+        config = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
+        context.add_data_docs_site("tables", config)
+        context.build_data_docs(build_index=False)
+        data_docs.make_readable(site, tables, failures)
+        store.replace(site, docs)
+
+
+def publish(fragments: Mapping[str, Path], out: Path, run: str) -> dict[str, Path]:
+    """Copy tables that passed `check` to `<out>/tables/<table>/<run>.parquet`, each whole or not at all.
+
+    Raises
+    ------
+    Unfit
+        If a file's columns or types are not its table's; then none is published.
+    """
+    misshapen = [failure for name, path in fragments.items() for failure in checks.schema(name, path)]
+    if misshapen:
+        raise Unfit(misshapen)
+    published = {}
+    for name, path in fragments.items():
+        target = Path(out) / "tables" / name / f"{run}.parquet"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as scratch:
+            store.replace(Path(shutil.copyfile(path, Path(scratch) / target.name)), target)
+        published[name] = target
+    return published
+
+
+def merge(name: str, paths: Sequence[Path], target: Path) -> None:
+    """Concatenate Parquet fragments of a table, in their order, into one file; of no fragments, an empty one."""
+    rows = pl.concat([pl.scan_parquet(path, glob=False) for path in paths]) if paths else frame(name, []).lazy()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as scratch:
+        rows.sink_parquet(Path(scratch) / target.name, compression="zstd")
+        store.replace(Path(scratch) / target.name, target)
+
+
+def read(out: Path, name: str, run: str | None = None) -> pl.LazyFrame:
+    """A published table of one run, lazily; without `run`, of all runs, with a column `run`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such table, or no such run of it.
+    """
+    _declared(name)
+    files = {path.stem: path for path in sorted((Path(out) / "tables" / name).glob("*.parquet"))}
+    if not files or (run is not None and run not in files):
+        wanted = f"run {run!r}" if run is not None else "run"
+        raise ValueError(f"no {wanted} of table {name} in {Path(out) / 'tables'}; there: {', '.join(files) or 'none'}")
+    if run is not None:
+        return pl.scan_parquet(files[run], glob=False)
+    scans = [pl.scan_parquet(path, glob=False).with_columns(run=pl.lit(stem)) for stem, path in files.items()]
+    return pl.concat(scans, how="diagonal")  # runs of an older version may lack a column

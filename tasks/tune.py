@@ -127,21 +127,26 @@ def tune(
     fitted, seed, more = train_seeds(work, model, data, found, name, "tune")
     tuned = weights(model, data, name, "tune", fitted, parent=trained.variant.name,
                     setting=f"trial {best['trial']}, seed {seed}")  # fmt: skip
-    kept = trained.variant if trained.validation_macro_f1 > fitted.validation_macro_f1 else tuned
-    if kept is not tuned:
+    helped = fitted.validation_macro_f1 >= trained.validation_macro_f1
+    rows = [variant_row(tuned.model_copy(update={"benchmark": final and helped}),
+                        validation_top1=fitted.validation_top1, validation_macro_f1=fitted.validation_macro_f1)]  # fmt: skip
+    if helped:
+        kept = tuned.model_copy(update={"benchmark": final})
+    else:  # the first weights under a name of this stage, so that the lineage has one end
         work.log.info("%s: tuning did not help (validation F1 %.4f, before %.4f); going on with the first training",
                       name, fitted.validation_macro_f1, trained.validation_macro_f1)  # fmt: skip
-    row = variant_row(tuned.model_copy(update={"benchmark": final and kept is tuned}),
-                      validation_top1=fitted.validation_top1, validation_macro_f1=fitted.validation_macro_f1)  # fmt: skip
+        kept = trained.variant.model_copy(update={"name": f"{model.label}/tune-none", "stage": "tune", "benchmark": final,
+                                                  "parent": trained.variant.name, "setting": "as given"})  # fmt: skip
+        rows.append(variant_row(kept, validation_macro_f1=trained.validation_macro_f1))
     return Trained(
-        variant=kept.model_copy(update={"benchmark": final}),
-        train=found if kept is tuned else trained.train,
+        variant=kept,
+        train=found if helped else trained.train,
         validation_macro_f1=max(trained.validation_macro_f1, fitted.validation_macro_f1),
         base=(tuned,),
         tables={
             "trials": work.rows("trials", trials),
             "epochs": work.rows("epochs", [*epochs, *more]),
-            "variants": work.rows("variants", [row]),
+            "variants": work.rows("variants", rows),
             "evaluations": work.rows("evaluations", [evaluation_row(work, data, name, fitted.artifact)]),
         },
     )

@@ -1,1 +1,128 @@
-"""Sources of images: one file a source; see `tasks.datasets.open_source`."""
+"""Sources of images, one file a source, found by file name; and the arrays that the prepare stage makes of them.
+
+A source is a module with a function `open(data: Data) -> Source`. Opening one is cheap: nothing is read, downloaded or
+imported before its images or its fingerprint are asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.store import file_sha256
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from tasks.records import Data, Prepared
+    from tasks.store import Store
+
+    Encoded = bytes | Path | np.ndarray | Image.Image | None
+    """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image."""
+
+HASHED_BYTES = 2 << 30
+"""Files of up to this many bytes together are fingerprinted by their content, larger sets by names, sizes and times."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images of a source that belong together, in row order."""
+
+    labels: Sequence[int | None]
+    """Class index of each row as the source has it, in range or not; None: the label is null."""
+    read: Callable[[Sequence[int]], Iterator[tuple[Encoded, str]]]
+    """Rows in ascending order -> (image, what the source calls it) of each, lazily and in bounded memory."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.labels)
+
+    def __iter__(self) -> Iterator[tuple[Encoded, int | None, str]]:
+        for (image, name), label in zip(self.read(range(self.rows)), self.labels, strict=True):
+            yield image, label, name
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a source holds."""
+
+    classes: tuple[str, ...]
+    parts: dict[str, Part]
+    """Of "train", "validation" and "test" those that it has; a source without splits has "train" alone."""
+    notes: tuple[str, ...] = ()
+    """What the user should know about how it was read, e.g. how many files were ignored."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source, opened; its images are located when `classes`, `parts` or `notes` are first asked for."""
+
+    load: Callable[[], Images]
+    fingerprint: Callable[[], str]
+    """SHA-256 in hex that changes when the content changes."""
+
+    @cached_property
+    def images(self) -> Images:
+        return self.load()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.images.classes
+
+    @property
+    def parts(self) -> dict[str, Part]:
+        return self.images.parts
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self.images.notes
+
+
+def open_source(data: Data) -> Source:
+    """Open the source that `data` names.
+
+    Raises
+    ------
+    ValueError
+        Here or when its images are asked for: nothing is at data.path, or it is not what the source reads.
+    """
+    return importlib.import_module(f"tasks.datasets.{data.source}").open(data)
+
+
+def load_arrays(store: Store, prepared: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Open prepared images without copying them or verifying their hashes (the cache has).
+
+    Returns
+    -------
+    images : uint8 (rows, height, width, channels), read-only memory map
+    labels : int64 (rows,), class indices
+    splits : uint8 (rows,), 0 train, 1 validation, 2 test
+    """
+    images, labels, splits = (
+        np.load(store.root / artifact.path, mmap_mode="r", allow_pickle=False)
+        for artifact in (prepared.images, prepared.labels, prepared.splits)
+    )
+    return images, labels, splits
+
+
+def location(data: Data) -> Path:
+    """data.path as a path, or where downloads are kept if it is empty."""
+    return Path(data.path).expanduser() if data.path else Path.home() / ".cache" / "burnish"
+
+
+def fingerprint(files: Sequence[Path], root: Path) -> str:
+    """SHA-256 of the files' names relative to `root` and of their content (above `HASHED_BYTES`: sizes and times)."""
+    found = [(path, path.stat()) for path in files]
+    small = sum(stat.st_size for _, stat in found) < HASHED_BYTES
+    lines = hashlib.sha256()
+    for path, stat in found:
+        content = file_sha256(path) if small else f"{stat.st_size} {stat.st_mtime_ns}"
+        lines.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+    return lines.hexdigest()

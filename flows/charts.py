@@ -1,0 +1,231 @@
+"""The report's charts: Vega-Lite by altair, drawn to inline SVG by vl-convert without a browser.
+
+Text and lines take the page's colour (`currentColor`), so a chart follows light and dark mode. Every chart has a title,
+axes with units and a text alternative.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from html import escape
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import altair as alt
+    import polars as pl
+
+PALETTE = ["#0d9488", "#ea580c", "#7c3aed", "#2563eb", "#db2777", "#65a30d", "#ca8a04", "#64748b"]
+SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right", "triangle-left"]
+WIDE = 8
+"""Largest latency over smallest from which its axis is logarithmic."""
+DOTS = 48
+"""Evenly spaced quantiles drawn of each candidate's samples; box and median come from every sample."""
+_FADED = {"labelColor": "currentColor", "titleColor": "currentColor", "titleFontWeight": "normal", "titleFontSize": 12,
+          "labelFontSize": 12}  # fmt: skip
+CONFIG = {
+    "background": "transparent",
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "aria": False,
+    "view": {"stroke": None},
+    "axis": _FADED | {"gridColor": "currentColor", "gridOpacity": 0.12, "domainColor": "currentColor",
+                      "domainOpacity": 0.4, "tickColor": "currentColor", "tickOpacity": 0.4, "titlePadding": 8},
+    "legend": _FADED | {"orient": "bottom", "columns": 2, "labelLimit": 300, "columnPadding": 34, "symbolOpacity": 1,
+                        "symbolBaseFillColor": "currentColor", "symbolBaseStrokeColor": "currentColor",
+                        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 10}}},
+    "title": {"color": "currentColor"},
+    "range": {"category": PALETTE, "symbol": SHAPES},
+    "padding": 4,
+}  # fmt: skip
+_number = count(1)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart ready for the page."""
+
+    title: str
+    note: str
+    svg: str
+
+
+def _figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
+    import vl_convert
+
+    spec = chart.to_dict(validate=False)
+    spec["config"] = CONFIG
+    svg = vl_convert.vegalite_to_svg(spec)
+    prefix = f"c{next(_number)}-"  # ids are shared by all SVGs of a page
+    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
+    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {alternative}")}" ', 1)
+    return Figure(title, note, svg)
+
+
+def _data(rows: Sequence[dict[str, Any]]) -> alt.Data:
+    import altair as alt
+
+    return alt.Data(values=list(rows))
+
+
+def _latency_axis(values: Sequence[float], title: str) -> alt.X:
+    import altair as alt
+
+    if max(values) > WIDE * min(values) > 0:
+        scale = alt.Scale(type="log", nice=False, padding=18)
+        return alt.X("ms:Q", title=f"{title}, logarithmic", scale=scale, axis=alt.Axis(tickCount=6, format="~g"))
+    return alt.X("ms:Q", title=title, scale=alt.Scale(zero=False, nice=True, padding=18))
+
+
+def form(row: dict[str, Any]) -> str:
+    """Format and precision of a row in words."""
+    name = "PyTorch eager" if row["runtime"] == "eager" else row["runtime"]
+    return f"{name} {row['precision']}"
+
+
+def tradeoff(
+    rows: Sequence[dict[str, Any]], metric: tuple[str, str], place: str, max_drop: float, width: int
+) -> Figure | None:
+    """Accuracy against latency of the summary rows of one device and batch size, with the Pareto front.
+
+    `metric`: column and name. The reference's accuracy less `max_drop` is drawn as the line that the rule sets.
+    """
+    import altair as alt
+
+    column, name = metric
+    shown = [
+        {"ms": r["latency_median_ms"], "score": r[column], "low": r[f"{column}_low"], "high": r[f"{column}_high"],
+         "model": r["model"], "form": form(r), "role": r["role"] or "", "pareto": r["pareto"], "drop": r["drop"]}
+        for r in rows if r["status"] == "ok" and r[column] is not None
+    ]  # fmt: skip
+    if not shown:
+        return None
+    x = _latency_axis([r["ms"] for r in shown], "median latency, ms a query")
+    y = alt.Y("score:Q", title=f"{name} on held-out images, share", scale=alt.Scale(zero=False, padding=14))
+    base = alt.Chart(_data(shown)).encode(x=x)
+    spread = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q", color="model:N")
+    front = base.transform_filter("datum.pareto").mark_line(
+        strokeDash=[4, 4], color="currentColor", opacity=0.5, interpolate="step-after"
+    ).encode(y=y)  # fmt: skip
+    points = base.mark_point(filled=True, size=95, opacity=0.95).encode(
+        y=y, color=alt.Color("model:N", title="model"), shape=alt.Shape("form:N", title="runtime and precision")
+    )
+    named = base.transform_filter("datum.role != ''")
+    ring = named.mark_point(size=300, color="currentColor", strokeWidth=1.5).encode(y=y)
+    label = named.mark_text(dy=-18, fontWeight="bold", fontSize=12, color="currentColor").encode(y=y, text="role:N")
+    rule = [{"score": r["score"] + r["drop"] - max_drop} for r in shown[:1] if r["drop"] is not None]
+    gate = alt.Chart(_data(rule)).mark_rule(color=PALETTE[4], opacity=0.8).encode(y=y)
+    chart = alt.layer(gate, spread, front, points, ring, label).properties(width=width - 80, height=340)
+    best = sorted((r for r in shown if r["pareto"]), key=lambda r: r["ms"])
+    words = "; ".join(f"{r['model']} {r['form']} {r['ms']:.3g} ms at {r['score']:.3f}" for r in best)
+    return _figure(
+        chart, f"Accuracy against latency, {place}", f"On the Pareto front: {words}.",
+        "Dashed: the Pareto front (no candidate is both faster and more accurate). Vertical bars: 95 % intervals of "
+        f"the accuracy. Pink line: the least {name} that the study's rule accepts. Up and left is better.",
+    )  # fmt: skip
+
+
+def training(epochs: pl.DataFrame, model: str, name: str) -> Figure:
+    """Loss and macro F1 by epoch of one model in one stage, training and validation."""
+    import altair as alt
+
+    rows = [
+        {"epoch": r["epoch"], "loss": r["loss"], "f1": r["macro_f1"], "split": r["split"],
+         "images": "validation images" if r["split"] == "validation" else "training images",
+         "what": r["variant"].removeprefix(f"{model}/") + (f", seed {r['seed']}" if r["seed"] else "")}
+        for r in epochs.iter_rows(named=True)
+    ]  # fmt: skip
+    last = max(r["epoch"] for r in rows)
+    domain = ["validation images", "training images"]
+    panels = [
+        alt.Chart(_data(rows), width=190, height=170).mark_line(strokeWidth=1.8).encode(
+            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, tickCount=min(last, 6), format="d"),
+                    scale=alt.Scale(domain=[1, max(last, 2)])),
+            y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False)),
+            color=alt.Color("what:N", title=None),
+            strokeDash=alt.StrokeDash("images:N", title=None, scale=alt.Scale(domain=domain, range=[[1, 0], [3, 3]])),
+        )
+        for field, title in (("loss", "cross-entropy loss"), ("f1", "macro F1, share"))
+    ]  # fmt: skip
+    best = max((r for r in rows if r["split"] == "validation"), key=lambda r: r["f1"], default=None)
+    words = f"Best validation macro F1 {best['f1']:.3f} at epoch {best['epoch']} ({best['what']})." if best else ""
+    return _figure(alt.hconcat(*panels, spacing=24), f"{model}, {name}", words, words)
+
+
+def tuning(trials: pl.DataFrame, model: str) -> Figure:
+    """Scores of a model's trials and the best so far."""
+    import altair as alt
+
+    rows = trials.select("trial", "score", "best_so_far", "stopped_early").to_dicts()
+    for r in rows:
+        r["state"] = "stopped early" if r["stopped_early"] else "finished"
+    axis, scale = alt.Axis(tickMinStep=1, format="d"), alt.Scale(padding=12, nice=False)
+    x = alt.X("trial:Q", title="trial", axis=axis, scale=scale)
+    base = alt.Chart(_data(rows), width=400, height=200).encode(x=x)
+    y: dict[str, Any] = {"scale": alt.Scale(zero=False, padding=8), "title": "validation macro F1, share"}
+    line = base.mark_line(interpolate="step-after", opacity=0.6, color=PALETTE[0]).encode(y=alt.Y("best_so_far:Q", **y))
+    dots = base.transform_filter("isValid(datum.score)").mark_point(filled=True, size=70).encode(
+        y=alt.Y("score:Q", **y),
+        color=alt.Color("state:N", title=None, scale=alt.Scale(domain=["finished", "stopped early"],
+                                                               range=[PALETTE[0], PALETTE[7]])),
+    )  # fmt: skip
+    scores = [r["score"] for r in rows if r["score"] is not None]
+    words = f"{len(rows)} trials; best {max(scores):.3f}, first {scores[0]:.3f}." if scores else "No trial has a score."
+    return _figure(alt.layer(line, dots), f"{model}, tuning", words, "Line: the best score so far.")
+
+
+def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[tuple[str, str], str]) -> Figure | None:
+    """Latency samples of each candidate on one device at one batch size: box, median and evenly spaced quantiles."""
+    import altair as alt
+    import polars as pl
+
+    ms = pl.col("latency_ms")
+    marks = [ms.quantile((i + 0.5) / DOTS, "nearest").alias(f"dot{i}") for i in range(DOTS)]
+    edges = [ms.quantile(q, "nearest").alias(n) for n, q in (("p25", 0.25), ("ms", 0.5), ("p75", 0.75), ("p90", 0.9))]
+    rows = (
+        latencies.filter((pl.col("device") == device) & (pl.col("batch_size") == batch))
+        .group_by("variant", "runtime").agg(pl.len().alias("n"), *edges, *marks).collect().sort("ms").to_dicts()
+    )  # fmt: skip
+    if not rows:
+        return None
+    for row in rows:
+        role = roles.get((row["variant"], row["runtime"]))
+        row["who"] = f"{role}: " if role else ""
+        row["who"] += f"{row['variant']}, {row['runtime']}"
+    dots = [{"who": r["who"], "ms": r[f"dot{i}"]} for r in rows for i in range(DOTS)]
+    boxes = [{k: r[k] for k in ("who", "p25", "ms", "p75")} for r in rows]
+    x = _latency_axis([d["ms"] for d in dots], "latency, ms a query")
+    y = alt.Y("who:N", sort=[r["who"] for r in rows], title=None, axis=None)
+    strip = alt.Chart(_data(dots)).mark_tick(opacity=0.45, thickness=1, size=10, color=PALETTE[3]).encode(x=x, y=y)
+    base = alt.Chart(_data(boxes)).encode(y=y)
+    box = base.mark_bar(height=10, opacity=0.35, color=PALETTE[3]).encode(x=alt.X("p25:Q"), x2="p75:Q")
+    middle = base.mark_tick(thickness=3, size=14, color=PALETTE[1]).encode(x="ms:Q")
+    name = base.mark_text(align="left", dy=-14, fontSize=11, color="currentColor").encode(x=alt.value(4), text="who:N")
+    words = "; ".join(f"{r['who']}: median {r['ms']:.3g} ms, 90 % at most {r['p90']:.3g} ms" for r in rows[:12])
+    return _figure(
+        alt.layer(box, strip, middle, name).properties(width=500, height={"step": 38}),
+        f"Latency of single queries, {device}, batch {batch}", words,
+        f"Orange: median; blue box: middle half, both of all {sum(r['n'] for r in rows)} samples. Thin ticks: {DOTS} "
+        "evenly spaced quantiles a candidate, in place of every sample.",
+    )  # fmt: skip
+
+
+def balance(datasets: pl.DataFrame) -> Figure:
+    """Images of each class, by split."""
+    import altair as alt
+
+    rows = [{"class": i, "images": n, "split": r["split"]}
+            for r in datasets.iter_rows(named=True) for i, n in enumerate(r["class_rows"])]  # fmt: skip
+    classes = len(rows) // datasets.height
+    chart = alt.Chart(_data(rows), width=420, height=200)
+    many = classes > 60
+    marked = chart.mark_line(interpolate="step", strokeWidth=1) if many else chart.mark_bar()
+    x = alt.X("class:Q" if many else "class:O", title="class number", axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    y = alt.Y("images:Q", title="images", stack=None if many else "zero")
+    order = ["train", "validation", "test"]
+    chart = marked.encode(x=x, y=y, color=alt.Color("split:N", title=None, sort=order, scale=alt.Scale(domain=order)))
+    words = "; ".join(f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images a class"
+                      for r in datasets.iter_rows(named=True))  # fmt: skip
+    return _figure(chart, "Class balance", words)

@@ -1,0 +1,246 @@
+"""The HTML report of a run, and the table at its end: from the published tables, study.toml and environment.json."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows import charts
+from flows.grids import (
+    DATASET,
+    FORMS,
+    MARKS,
+    POLICIES,
+    PRUNED,
+    QUANTIZED,
+    SUMMARY,
+    TRIALS,
+    adjusted,
+    cell,
+    grid,
+    in_order,
+    mb,
+    share,
+)  # fmt: skip
+from tasks.records import Study
+from tasks.store import write_text
+from tasks.summary import METRIC_NAMES, PARTS, compared_batch, sig, summarise, words
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import polars as pl
+
+    from flows.charts import Figure
+    from flows.grids import Grid, Row
+
+STAGES = {"train": "training", "tune": "retrained with the best settings", "augment": "augmentation policies",
+          "prune": "fine-tuning after pruning"}  # fmt: skip
+WANTED = ("datasets", "epochs", "trials", "variants", "evaluations", "latencies", "benchmarks", "memory",
+          "environments", "summary")  # fmt: skip
+
+
+def _lineage(rows: Sequence[Row], held_out: Mapping[str, float]) -> Row:
+    """Sections of the `variants` table; policies and pruned forms stand below the weights that they started from."""
+    named = {row["name"]: row | {"held_out": held_out.get(row["name"])} for row in rows}
+
+    def below_parents(stage: str, column: str, said: str) -> list[Row]:
+        made: list[Row] = []
+        for parent in dict.fromkeys(row["parent"] for row in rows if row["stage"] == stage):
+            made += [named[parent] | {column: said}] if parent in named else []
+            made += [row for row in named.values() if row["stage"] == stage and row["parent"] == parent]
+        return made
+
+    pruned = below_parents("prune", "when", "before pruning")
+    for row in pruned:
+        after = "before fine-tuning" if row["name"].endswith("-raw") else "after fine-tuning"
+        row.setdefault("when", after if row["status"] == "ok" else None)
+    quantized = [row for row in named.values() if row["stage"] == "quantize"]
+    forms = [row for row in named.values() if row["stage"] in ("export", "build")]
+    return {
+        "policies": grid(POLICIES, below_parents("augment", "setting", "before this stage"), "Augmentation policies"),
+        "pruned": grid(PRUNED, pruned, "Pruning"),
+        "quantized": grid(QUANTIZED, quantized, "Quantization settings tried"),
+        "forms": grid(FORMS, forms, "Exported files and engines"),
+    }
+
+
+def _training(epochs: pl.DataFrame) -> list[Figure]:
+    import polars as pl
+
+    kept = epochs.filter(~pl.col("variant").str.contains("/trial-"))
+    groups = dict(kept.group_by("model", "stage", maintain_order=True))
+    models = dict.fromkeys(model for model, _ in groups)
+    return [
+        charts.training(groups[model, stage], str(model), said)
+        for model in models for stage, said in STAGES.items() if (model, stage) in groups
+    ]  # fmt: skip
+
+
+def _tuning(trials: pl.DataFrame) -> list[tuple[Figure, Grid | None]]:
+    made = []
+    for (model,), group in trials.sort("trial").group_by("model", maintain_order=True):
+        rows = [row | {"adjusted": adjusted(row["adjusted"])} for row in group.to_dicts()]
+        made.append((charts.tuning(group, str(model)), grid(TRIALS, rows, f"Trials of {model}")))
+    return made
+
+
+def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
+    """Winner, runner-up and reference with their figures."""
+    cards = []
+    for row in (row for row in rows if row["role"]):
+        figures = [("median latency", f"{sig(row['latency_median_ms'])} ms")]
+        if row["role"] != "reference" and row["speedup"] is not None:
+            figures.append(("times as fast as the reference", f"{sig(row['speedup'])} ×"))
+        figures += [("images a second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
+                    ("size", f"{mb(row['size_bytes'])} MB")]  # fmt: skip
+        cards.append({"role": row["role"], "words": words(row), "figures": figures})
+    return cards
+
+
+def _candidates(summary: pl.DataFrame, latencies: pl.LazyFrame | None, study: Study) -> Row:
+    """The summary as a table and, for each device at the compared batch size, as charts."""
+    metric, batch = study.select.metric, compared_batch(summary, study)
+    rows = in_order(summary, batch)
+    gpu = any(row["vram_peak_bytes"] is not None for row in rows)
+    specs = [spec for spec in SUMMARY if gpu or spec[2] != "vram_peak_bytes"]
+    tradeoffs, distributions = [], []
+    for device in dict.fromkeys(row["device"] for row in rows):
+        here = [row for row in rows if row["device"] == device and row["batch_size"] == batch]
+        place = f"{device}, batch {batch}"
+        named, drop = (metric, METRIC_NAMES[metric]), study.select.max_drop
+        drawn = [charts.tradeoff(here, named, place, drop, width) for width in (1000, 480)]
+        tradeoffs += [drawn] if all(drawn) else []
+        if latencies is not None:
+            roles = {(row["variant"], row["runtime"]): row["role"] for row in here if row["role"]}
+            distributions.append(charts.distributions(latencies, device, batch, roles))
+    table = grid(specs, rows, "Every candidate; press a header to sort")
+    return {"batch": batch, "cards": _cards(rows, metric), "summary": table, "tradeoffs": tradeoffs,
+            "distributions": [figure for figure in distributions if figure]}  # fmt: skip
+
+
+def page(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], study: Study, environment: Row, run: str) -> str:
+    """The report as HTML, complete in itself. `latencies` may be lazy; a table that is missing is said to be so."""
+    import polars as pl
+    from jinja2 import Environment, FileSystemLoader
+
+    small = {name: table for name, table in tables.items() if isinstance(table, pl.DataFrame)}
+    about: Row = {"study": study, "run": run, "environment": environment, "metric": METRIC_NAMES[study.select.metric],
+                  "missing": [name for name in WANTED if name not in tables]}  # fmt: skip
+    if "summary" in small:
+        about |= _candidates(small["summary"], tables["latencies"].lazy() if "latencies" in tables else None, study)
+    complete = all(name in small for name in PARTS)
+    about["complete"] = complete
+    about["reason"] = summarise(small, study).reason if complete else "A table that the winner is found by is missing."
+    if "epochs" in small:
+        about["curves"] = _training(small["epochs"])
+    if "trials" in small:
+        about["tuning"] = _tuning(small["trials"])
+    if "variants" in small:
+        scores = small["evaluations"].select("variant", "macro_f1").iter_rows() if "evaluations" in small else ()
+        about |= _lineage(small["variants"].to_dicts(), dict(scores))
+    if "datasets" in small:
+        sets = small["datasets"].to_dicts()
+        about["dataset"] = grid(DATASET, sets, "The data set by split")
+        about["balance"] = charts.balance(small["datasets"]) if sets else None
+        about["dropped"] = [
+            (row["split"], number, why)
+            for row in sets
+            for number, why in zip(row["dropped_rows"], row["dropped_reasons"], strict=True)
+        ]
+    if "environments" in small:
+        about["machine"] = [pair for row in small["environments"].to_dicts() for pair in row.items()]
+    if "benchmarks" in small:
+        marked = small["benchmarks"].filter(pl.col("conditions").is_not_null())
+        about["conditions"] = [(words(row), row["conditions"]) for row in marked.to_dicts()]
+    folder = FileSystemLoader(Path(__file__).parent)
+    template = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return template.get_template("report.html.j2").render(about)
+
+
+def render(out: Path, run: str) -> Path:
+    """Write `<out>/runs/<run>/report.html` from the run's published tables, study.toml and environment.json.
+
+    Raises
+    ------
+    ValueError
+        If there is no such run.
+    """
+    from tasks import tables as contract
+
+    folder = Path(out) / "runs" / run
+    if not (folder / "study.toml").is_file():
+        raise ValueError(f"no run {run!r} in {out}: {folder / 'study.toml'} is not there")
+    study = Study.model_validate(tomllib.loads((folder / "study.toml").read_text()))
+    environment = folder / "environment.json"
+    found: dict[str, pl.DataFrame | pl.LazyFrame] = {}
+    for name in WANTED:
+        if (Path(out) / "tables" / name / f"{run}.parquet").is_file():
+            table = contract.read(out, name, run)
+            found[name] = table if name == "latencies" else table.collect()
+    text = page(found, study, json.loads(environment.read_text()) if environment.is_file() else {}, run)
+    write_text(folder / "report.html", text)
+    return folder / "report.html"
+
+
+# ---------------------------------------------------------------------------------------------------------- terminal
+
+
+def table_text(summary: pl.DataFrame, batch: int | None = None, *, width: int = 120, terminal: bool = False) -> str:
+    """The summary as text of at most `width` columns (fewer figures below 110); colours in a terminal alone.
+
+    Rows come in the order of the report: winner, runner-up, reference, the compared batch size (default: the smallest).
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False)
+    table.add_column("")
+    table.add_column("variant", overflow="fold")
+    for name in ("runtime", "device"):
+        table.add_column(name, no_wrap=True)
+    names = {"batch_size": "batch", "latency_median_ms": "median\nms", "latency_p90_ms": "p90\nms",
+             "images_per_second": "images\n/s", "top1": "top-1", "macro_f1": "macro\nF1", "size_bytes": "size\nMB",
+             "speedup": "speed-\nup"}  # fmt: skip
+    figures = [key for key in names if width >= 110 or key not in ("latency_p90_ms", "images_per_second", "size_bytes")]
+    room = max(width - (86 if width >= 110 else 63), 12)  # what the other columns leave for names
+    for key in figures:
+        table.add_column(names[key], justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    written = {key: write for _, _, key, write in SUMMARY}
+    styles = {"winner": "bold green", "runner-up": "cyan", "reference": "yellow"}
+    reasons: dict[str, list[str]] = {}
+    for row in in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)):
+        status = cell(row, "status", str).text
+        if status != "ok":
+            reasons.setdefault(f"{status}: {row['error'] or row['conditions']}", []).append(row["variant"])
+        parts = textwrap.wrap(row["variant"].replace("/", "/ "), room, break_on_hyphens=False)
+        table.add_row(
+            MARKS.get(row["role"], ""), Text("\n".join(parts).replace("/ ", "/")), row["runtime"], row["device"],
+            *(cell(row, key, written[key]).text for key in figures), status,
+            style=styles.get(row["role"], "" if status == "ok" else "dim"),
+        )  # fmt: skip
+    target = io.StringIO()
+    console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
+    console.print(table)
+    console.print(Text("★ winner   2 runner-up   R reference   – not measured   speed-up: times as fast as reference"))
+    for reason, variants in reasons.items():
+        who = list(dict.fromkeys(variants))
+        more = f" and {len(who) - 3} more" if len(who) > 3 else ""
+        console.print(Text(f"{reason} ({', '.join(who[:3])}{more})"))
+    return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def print_table(summary: pl.DataFrame, batch: int | None = None) -> None:
+    """Print `table_text`, as wide as the terminal and at most 120 columns."""
+    terminal = sys.stdout.isatty()
+    width = min(shutil.get_terminal_size((120, 24)).columns, 120) if terminal else 120
+    print(table_text(summary, batch, width=width, terminal=terminal), end="")

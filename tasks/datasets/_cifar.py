@@ -1,0 +1,48 @@
+"""What CIFAR-10 and CIFAR-100 share: torchvision downloads, verifies and reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.datasets import Images, Part, Source, fingerprint, location
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from tasks.records import Data
+
+
+def open_cifar(data: Data, name: str, folder: str, files: Sequence[str]) -> Source:
+    """Open torchvision's data set `name`, unpacked as `files` in `folder`; downloaded to data.path if absent."""
+    root = location(data)
+    paths = [root / folder / file for file in files]
+
+    def content() -> str:
+        if not all(path.is_file() for path in paths):
+            _download(name, root, train=True)
+        return fingerprint(paths, root)
+
+    return Source(lambda: _load(name, root), content)
+
+
+def _load(name: str, root: Path) -> Images:
+    train, test = _download(name, root, train=True), _download(name, root, train=False)
+    return Images(tuple(train.classes), {"train": _part(train), "test": _part(test)})
+
+
+def _part(dataset: Any) -> Part:
+    pixels = dataset.data  # uint8 (rows, 32, 32, 3)
+    return Part([int(label) for label in dataset.targets], lambda rows: ((pixels[row], "") for row in rows))
+
+
+def _download(name: str, root: Path, train: bool) -> Any:
+    from torchvision import datasets
+
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        return getattr(datasets, name)(root, train=train, download=True)
+    except (OSError, RuntimeError) as error:  # unreachable, disk full; not the file that torchvision knows
+        why = " ".join(str(error).split())
+        raise ValueError(f"data.path: {name} is not complete in {root} and could not be downloaded: {why}") from error

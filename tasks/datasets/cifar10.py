@@ -1,0 +1,23 @@
+"""CIFAR-10: 50,000 training and 10,000 test images, 32 x 32 colour, 10 classes (A. Krizhevsky, 2009)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.datasets._cifar import open_cifar
+
+if TYPE_CHECKING:
+    from tasks.datasets import Source
+    from tasks.records import Data
+
+
+def open(data: Data) -> Source:
+    """Open CIFAR-10 in data.path (default ~/.cache/burnish), downloaded where it is absent.
+
+    Raises
+    ------
+    ValueError
+        When its images are asked for: absent and the download failed.
+    """
+    batches = [f"data_batch_{i}" for i in range(1, 6)]
+    return open_cifar(data, "CIFAR10", "cifar-10-batches-py", [*batches, "test_batch", "batches.meta"])

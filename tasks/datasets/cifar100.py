@@ -1,0 +1,22 @@
+"""CIFAR-100: 50,000 training and 10,000 test images, 32 x 32 colour, 100 (fine) classes (A. Krizhevsky, 2009)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.datasets._cifar import open_cifar
+
+if TYPE_CHECKING:
+    from tasks.datasets import Source
+    from tasks.records import Data
+
+
+def open(data: Data) -> Source:
+    """Open CIFAR-100 in data.path (default ~/.cache/burnish), downloaded where it is absent.
+
+    Raises
+    ------
+    ValueError
+        When its images are asked for: absent and the download failed.
+    """
+    return open_cifar(data, "CIFAR100", "cifar-100-python", ["train", "test", "meta"])

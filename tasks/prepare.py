@@ -1,0 +1,284 @@
+"""Stage 1, prepare: decode a source's images once into a memory-mapped array, split, checked and counted."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from itertools import islice
+from statistics import median
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import ImageFile
+
+from tasks.caching import stage
+from tasks.datasets import open_source
+from tasks.datasets._decode import Bad, Done, Job, decode_all
+from tasks.datasets._split import SPLITS, plan, roles
+from tasks.datasets._statistics import chunks, duplicates, moments
+from tasks.records import Artifact, Data, Prepared
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tasks.datasets import Part, Source
+    from tasks.work import Work
+
+SHOWN = 20  # rows of a kind, or classes, that a message names
+SIZES = 256  # images whose sizes are looked at to recommend one
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used."""
+
+    part: str
+    row: int
+    reason: str
+    detail: str
+    name: str
+    """What the source calls it."""
+
+    def __str__(self) -> str:
+        return self.reason + (f": {self.detail}" if self.detail else "") + (f" [{self.name}]" if self.name else "")
+
+
+@dataclass
+class Pixels:
+    """Decoded images, in the order of decoding; of three channels until it is known that all are greyscale."""
+
+    images: np.ndarray
+    rows: list[tuple[int, int]] = field(default_factory=list)
+    """(label, split) of each."""
+    digests: list[bytes] = field(default_factory=list)
+    colour: bool = False
+
+
+def prepare(work: Work, settings: Data) -> Prepared:
+    """Decode, split, check and count the images that `settings` names.
+
+    Splits and limits are drawn from the labels, before an image is decoded; only rows that are used are decoded.
+
+    Raises
+    ------
+    ValueError
+        If the source is not there or not what it should be; if rows are bad and `on_bad` is "refuse"; if images differ
+        in size or are not square and no `image_size` is given; if a split is empty or one class alone is trained.
+    """
+    source = open_source(settings)
+    for note in source.notes:
+        work.log.info("%s", note)
+    if len(source.classes) < 2:
+        raise ValueError(f"{_where(settings)} has {len(source.classes)} class; a classifier needs at least two")
+    parts = _labelled(source, work)
+    usable, bad = _check_labels(parts, len(source.classes))
+    if bad and settings.on_bad == "refuse" and not all(len(labels) for _, labels in usable.values()):
+        raise _refusal(bad, parts, settings)
+    chosen = plan(usable, settings, work.log)
+    ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default, which other libraries are known to change
+    with work.store.temporary() as folder:
+        pixels, undecoded = _decode(work, folder, parts, chosen, settings.image_size)
+        bad = sorted(bad + undecoded, key=lambda one: (SPLITS.index(one.part), one.row))
+        if bad and settings.on_bad == "refuse":
+            raise _refusal(bad, parts, settings)
+        _log_dropped(work, bad, parts, settings)
+        dropped = {split: [one for one in bad if one.part == part] for split, part in roles(parts).items()}
+        return _finish(work, settings, folder, pixels, classes=source.classes, dropped=dropped)
+
+
+def _where(settings: Data) -> str:
+    return f"{settings.source} {settings.path}".strip()
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _rows(parts: dict[str, Part]) -> int:
+    return sum(part.rows for part in parts.values())
+
+
+def _labelled(source: Source, work: Work) -> dict[str, Part]:
+    """Parts that have labels: test images are often published without, as null or -1."""
+    parts = {}
+    for name in (split for split in SPLITS if split in source.parts):
+        part = source.parts[name]
+        if name != "train" and len(source.parts) > 1 and set(part.labels) <= {None, -1}:
+            work.log.warning("%s part: none of its %d rows has a label; left out", name, part.rows)
+        else:
+            parts[name] = part
+    return parts
+
+
+def _check_labels(
+    parts: dict[str, Part], classes: int
+) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[BadRow]]:
+    """Part -> (rows, labels) of the good ones; and the bad ones."""
+    usable, bad = {}, []
+    for name, part in parts.items():
+        good = {row: label for row, label in enumerate(part.labels) if label is not None and 0 <= label < classes}
+        usable[name] = np.array(list(good), dtype=np.int64), np.array(list(good.values()), dtype=np.int64)
+        wrong = [row for row in range(part.rows) if row not in good]
+        for row, (_, called) in zip(wrong, part.read(wrong) if wrong else (), strict=True):
+            if part.labels[row] is None:
+                bad.append(BadRow(name, row, "null label", "", called))
+            else:
+                bad.append(
+                    BadRow(name, row, "label out of range", f"{part.labels[row]}, not 0 to {classes - 1}", called)
+                )
+    return usable, bad
+
+
+def _refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueError:
+    groups: dict[tuple[str, str], list[BadRow]] = {}
+    for one in bad:
+        groups.setdefault((one.part, one.reason), []).append(one)
+    lines = []
+    for (part, reason), rows in groups.items():
+        named = _few([f"{one.row} ({one.name})" if one.name else str(one.row) for one in rows])
+        lines.append(f"{part} part, {reason}: {len(rows)} (rows {named})")
+    return ValueError(f"{len(bad)} of {_rows(parts)} rows of {_where(settings)} cannot be used: {'; '.join(lines)}; "
+                      "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
+
+
+def _log_dropped(work: Work, bad: list[BadRow], parts: dict[str, Part], settings: Data) -> None:
+    if bad:
+        work.log.warning("dropped %d of %d rows of %s:", len(bad), _rows(parts), _where(settings))
+    for one in bad[:SHOWN]:
+        work.log.warning("dropped row %d of the %s part: %s", one.row, one.part, one)
+    if len(bad) > SHOWN:
+        work.log.warning("dropped %d more; the datasets table names them all", len(bad) - SHOWN)
+
+
+def _decode(
+    work: Work, folder: Path, parts: dict[str, Part], chosen: dict[str, tuple[str, np.ndarray]], size: int | None
+) -> tuple[Pixels, list[BadRow]]:
+    split_of: dict[str, dict[int, int]] = {part: {} for part in parts}
+    for split, (part, rows) in chosen.items():
+        split_of[part].update(dict.fromkeys(rows.tolist(), SPLITS.index(split)))
+    total = sum(len(rows) for rows in split_of.values())
+    made, bad, reported = Pixels(np.empty(0)), [], time.monotonic()
+    decoded = decode_all(_jobs(parts, split_of), size)
+    for number, one in enumerate(decoded, 1):
+        if time.monotonic() - reported > 1 or number == total:
+            work.progress(number, total, f"decoded {number} of {total} images")
+            reported = time.monotonic()
+        if isinstance(one.pixels, Bad):
+            reason, detail = one.pixels.args
+            bad.append(BadRow(one.part, one.row, reason, detail, one.name))
+            continue
+        height, width, *channels = one.pixels.shape
+        if not made.rows:
+            made.images = np.lib.format.open_memmap(folder / "decoded.npy", "w+", np.uint8, (total, height, width, 3))
+        if height != width or made.images.shape[1] != height:
+            raise _sizes_differ(made, one, decoded)
+        made.images[len(made.rows)] = one.pixels if channels else one.pixels[..., None]
+        made.rows.append((parts[one.part].labels[one.row] or 0, split_of[one.part][one.row]))
+        made.digests.append(one.digest)
+        made.colour |= bool(channels)
+    return made, bad
+
+
+def _jobs(parts: dict[str, Part], split_of: dict[str, dict[int, int]]) -> Iterator[Job]:
+    for part, wanted in split_of.items():
+        rows = sorted(wanted)
+        for row, (image, name) in zip(rows, parts[part].read(rows), strict=True):
+            yield Job(image, part, row, name)
+
+
+def _sizes_differ(made: Pixels, one: Done, decoded: Iterator[Done]) -> ValueError:
+    seen = [made.images.shape[1:3]] * len(made.rows)
+    seen += [np.shape(d.pixels)[:2] for d in (one, *islice(decoded, SIZES)) if not isinstance(d.pixels, Bad)]
+    short = int(median(min(size) for size in seen))
+    (height, width), (other_height, other_width) = seen[0], seen[len(made.rows)]
+    what = f"{other_width}x{other_height} pixels in row {one.row} of the {one.part} part"
+    what += f" ({one.name})" if one.name else ""
+    if made.rows:
+        what = f"{width}x{height} and {what}"
+    return ValueError(f"images must be square and of one size, or be made so: there are {what}; set data.image_size, "
+                      f"e.g. data.image_size={short}, the median shorter side of {len(seen)} images")  # fmt: skip
+
+
+def _finish(
+    work: Work,
+    settings: Data,
+    folder: Path,
+    made: Pixels,
+    *,
+    classes: tuple[str, ...],
+    dropped: dict[str, list[BadRow]],
+) -> Prepared:
+    """Check, count, measure and store what was decoded."""
+    labels, splits = np.array(made.rows, dtype=np.int64).reshape(-1, 2).T
+    per_class = np.stack([np.bincount(labels[splits == i], minlength=len(classes)) for i in range(len(SPLITS))])
+    for split, counts in zip(SPLITS, per_class, strict=True):
+        missing = [name for name, count in zip(classes, counts, strict=True) if not count]
+        if len(classes) - len(missing) < (2 if split == "train" else 1):
+            raise ValueError(f"{_where(settings)}: the {split} split has {counts.sum()} images of "
+                             f"{len(classes) - len(missing)} classes, which is too few")  # fmt: skip
+        if missing:
+            level = logging.WARNING if split == "train" else logging.INFO
+            work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), _few(missing))
+    images = _compact(folder, made)
+    rows, side, _, channels = images.shape
+    mean, std = moments(images, np.flatnonzero(splits == 0))
+    if not all(std):
+        work.log.warning("a channel has one value in all training images; its std is taken as 1")
+    within, across = duplicates(made.digests, splits)
+    table: list[dict[str, Any]] = []
+    for i, split in enumerate(SPLITS):
+        gone = dropped.get(split, [])
+        table.append({
+            "source": settings.source, "path": settings.path or None, "split": split, "rows": int(per_class[i].sum()),
+            "classes": len(classes), "image_size": side, "channels": channels,
+            "class_rows_min": int(per_class[i].min()), "class_rows_max": int(per_class[i].max()),
+            "class_rows": per_class[i].tolist(), "duplicates_within": within[i], "duplicates_across": across[i],
+            "dropped": len(gone), "dropped_rows": [one.row for one in gone],
+            "dropped_reasons": [str(one) for one in gone],
+        })  # fmt: skip
+        if across[i]:
+            work.log.warning("%d %s images equal an image of an earlier split", across[i], split)
+    work.log.info("%d images of %dx%d pixels, %d channels: %s", rows, side, side, channels,
+                  ", ".join(f"{row['rows']} {row['split']}" for row in table))  # fmt: skip
+    work.log.info("%d classes: %s", len(classes), _few(classes))
+    return Prepared(
+        images=work.store.put(folder / "images.npy", "npy"),
+        labels=_put(work, folder / "labels.npy", labels),
+        splits=_put(work, folder / "splits.npy", splits.astype(np.uint8)),
+        classes=classes,
+        image_size=side,
+        channels=channels,
+        mean=tuple(mean),
+        std=tuple(value or 1.0 for value in std),
+        train_rows=table[0]["rows"],
+        validation_rows=table[1]["rows"],
+        test_rows=table[2]["rows"],
+        tables={"datasets": work.rows("datasets", table)},
+    )
+
+
+def _put(work: Work, path: Path, array: np.ndarray) -> Artifact:
+    np.save(path, np.ascontiguousarray(array))
+    return work.store.put(path, "npy")
+
+
+def _compact(folder: Path, made: Pixels) -> np.ndarray:
+    """images.npy: without the room of rows that were dropped, of one channel if all are greyscale."""
+    path, count = folder / "images.npy", len(made.rows)
+    if made.colour and count == len(made.images):
+        (folder / "decoded.npy").rename(path)
+        return made.images
+    shape = (count, *made.images.shape[1:3], 3 if made.colour else 1)
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
+    for chunk in chunks(made.images, count):
+        images[chunk] = made.images[chunk, ..., : shape[3]]
+    return images
+
+
+prepare_task = stage(
+    lambda inputs: "prepare",
+    libraries=("pillow", "numpy", "pyarrow", "scikit-learn", "torchvision"),
+    modules=lambda inputs: (f"tasks.datasets.{inputs['settings'].source}",),
+    extra=lambda inputs: {"content of the source": open_source(inputs["settings"]).fingerprint()},
+)(prepare)

@@ -1,0 +1,317 @@
+"""Every table once: columns, types, units (in the names) and what is expected of them. tasks/tables.py acts on it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import polars as pl
+
+STATUS = ("ok", "failed", "skipped")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its type, whether it may be null, and the range or set of its values."""
+
+    dtype: Any
+    about: str
+    nullable: bool = False
+    low: float | None = None
+    """Smallest value; of a list: smallest entry."""
+    high: float | None = None
+    values: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its columns and the relations between them."""
+
+    about: str
+    columns: dict[str, Column]
+    unique: tuple[str, ...] = ()
+    """Columns that together are unique."""
+    ordered: tuple[tuple[str, ...], ...] = ()
+    """Chains (a, b, ...) with a <= b, b <= ... wherever both are given."""
+    given_when_ok: tuple[str, ...] = ()
+    """Columns that are given exactly where `status` is ok."""
+    lengths: tuple[tuple[str, str], ...] = ()
+    """Pairs (list, count): the list has as many entries as the count says, wherever both are given."""
+    checked_by_batches: bool = False
+    """Of so many rows that it is validated in batches."""
+
+
+def text(about: str, *values: str, null: bool = False) -> Column:
+    return Column(pl.String, about, null, values=values or None)
+
+
+def count(about: str, null: bool = False, low: int = 0) -> Column:
+    return Column(pl.Int64, about, null, low=low)
+
+
+def number(about: str, low: float | None = 0, high: float | None = None, null: bool = False) -> Column:
+    return Column(pl.Float64, about, null, low=low, high=high)
+
+
+def share(about: str, null: bool = False) -> Column:
+    return number(about, 0, 1, null)
+
+
+WHICH = {
+    "variant": text("name of the variant"),
+    "runtime": text("how it was executed"),
+    "device": text("cpu or cuda:N"),
+}
+BATCH = {"batch_size": count("images a query", low=1)}
+OUTCOME = {
+    "status": text("ok, failed or skipped", *STATUS),
+    "error": text("why not, exactly where status is not ok", null=True),
+}
+QUALITY = {
+    "top1": share("share of images whose first class is right", null=True),
+    "top1_low": share("95 % interval (Wilson)", null=True),
+    "top1_high": share("95 % interval (Wilson)", null=True),
+    "top5": share("share of images whose first five classes hold the right one", null=True),
+    "macro_f1": share("F1 averaged over classes", null=True),
+    "macro_f1_low": share("95 % interval (bootstrap over images)", null=True),
+    "macro_f1_high": share("95 % interval (bootstrap over images)", null=True),
+}
+LATENCY = {
+    "latency_mean_ms": number("mean of all samples", null=True),
+    "latency_std_ms": number("standard deviation of all samples", null=True),
+    "latency_min_ms": number("smallest sample", null=True),
+    "latency_median_ms": number("median sample", null=True),
+    "latency_p90_ms": number("90th percentile, null below 64 samples", null=True),
+    "latency_p95_ms": number("95th percentile, null below 130 samples", null=True),
+    "latency_p99_ms": number("99th percentile, null below 662 samples", null=True),
+    "latency_max_ms": number("largest sample", null=True),
+}
+LATENCY_ORDER = (
+    tuple(f"latency_{of}_ms" for of in ("min", "median", "p90", "p95", "p99", "max")),
+    ("latency_min_ms", "latency_mean_ms", "latency_max_ms"),
+)
+
+TABLES: dict[str, Table] = {
+    "datasets": Table(
+        "What was prepared, a row a split.",
+        {
+            "source": text("file name in tasks/datasets"),
+            "path": text("where the images came from", null=True),
+            "split": text("part of the data", "train", "validation", "test"),
+            "rows": count("images", low=1),
+            "classes": count("classes of the data set", low=2),
+            "image_size": count("height and width, pixels", low=1),
+            "channels": count("1 or 3", low=1),
+            "class_rows_min": count("images of the rarest class"),
+            "class_rows_max": count("images of the commonest class"),
+            "class_rows": Column(pl.List(pl.Int64), "images of each class, in class order", low=0),
+            "duplicates_within": count(
+                "images with the pixels of an earlier one of their split, of none of an earlier split"
+            ),
+            "duplicates_across": count("images with the pixels of one of an earlier split (train, validation, test)"),
+            "dropped": count("rows dropped from the source's part because they were bad"),
+            "dropped_rows": Column(pl.List(pl.Int64), "their row numbers in the source's part", low=0),
+            "dropped_reasons": Column(pl.List(pl.String), "why, in the same order"),
+        },
+        unique=("split",),
+        ordered=(
+            ("class_rows_min", "class_rows_max", "rows"),
+            ("duplicates_within", "rows"),
+            ("duplicates_across", "rows"),
+        ),
+        lengths=(("class_rows", "classes"), ("dropped_rows", "dropped"), ("dropped_reasons", "dropped")),
+    ),
+    "epochs": Table(
+        "Training curves, a row an epoch and split.",
+        {
+            "model": text("label of the model"),
+            "variant": text("what was being trained, e.g. lenet5/tune/trial-3"),
+            "stage": text("stage that trained", "train", "tune", "augment", "prune"),
+            "seed": count("random seed"),
+            "epoch": count("from 1", low=1),
+            "split": text("images the row is about", "train", "validation"),
+            "loss": number("mean cross-entropy"),
+            "top1": share("accuracy"),
+            "top5": share("top-5 accuracy"),
+            "macro_f1": share("F1 averaged over classes"),
+            "learning_rate": number("at the end of the epoch"),
+            "images_per_second": number("images of this split a second"),
+            "seconds": number("for this split"),
+            "memory_peak_bytes": count("peak resident memory of the process, or of the GPU allocator"),
+            "precision": text("arithmetic that was used", "fp32", "bf16", "fp16"),
+            "device": text("cpu or cuda:N"),
+        },
+        unique=("variant", "seed", "epoch", "split"),
+        ordered=(("top1", "top5"),),
+    ),
+    "trials": Table(
+        "Tuning, a row an adjustment.",
+        {
+            "model": text("label of the model"),
+            "trial": count("from 0; 0 is the study's own settings"),
+            "adjusted": text("what was set, as JSON"),
+            "score": share("validation macro F1 at its best epoch", null=True),
+            "best_so_far": share("best score up to here", null=True),
+            "epochs": count("epochs it was given before it ended"),
+            "seconds": number("training time"),
+            "stopped_early": Column(pl.Boolean, "whether it was pruned as unpromising"),
+            **OUTCOME,
+        },
+        unique=("model", "trial"),
+        ordered=(("score", "best_so_far"),),
+    ),
+    "variants": Table(
+        "Lineage: every form of every model.",
+        {
+            "name": text("unique name"),
+            "model": text("label of the model"),
+            "stage": text("made by", "train", "tune", "augment", "prune", "export", "quantize", "build"),
+            "parent": text("name of the variant it was made from", null=True),
+            "format": text("file format", "safetensors", "torchscript", "onnx", "engine"),
+            "precision": text("of weights and arithmetic", "fp32", "fp16", "bf16", "int8"),
+            "setting": text("what distinguishes it from its siblings", null=True),
+            "parameters": count("number of weights", null=True),
+            "macs": count("multiply-accumulates of one image", null=True),
+            "size_bytes": count("of the file, external data included", null=True, low=1),
+            "sha256": text("of the file", null=True),
+            "path": text("in the store", null=True),
+            "validation_top1": share("top-1 on validation images, where the stage measured it", null=True),
+            "validation_macro_f1": share("macro F1 on validation images, where the stage measured it", null=True),
+            "search_latency_ms": number("median at batch 1 in the stage's own search, not the benchmark's", null=True),
+            "parity": number("largest logit difference from the parent, relative to its largest logit", null=True),
+            "tolerance": number("accepted parity", null=True),
+            "benchmark": Column(pl.Boolean, "whether it went on to the benchmark"),
+            **OUTCOME,
+        },
+        unique=("name",),
+        ordered=(("parity", "tolerance"),),
+        given_when_ok=("path", "sha256", "size_bytes"),
+    ),
+    "evaluations": Table(
+        "Prediction quality on the held-out images, through the runtime named.",
+        {
+            **WHICH,
+            "parent": text("variant whose predictions are compared", null=True),
+            "images": count("held-out images", low=1),
+            **QUALITY,
+            "agreement": share("share of images with the parent's prediction", null=True),
+        },
+        unique=("variant", "runtime", "device"),
+        ordered=(("top1", "top5"), ("top1_low", "top1", "top1_high"), ("macro_f1_low", "macro_f1_high")),
+    ),
+    "predictions": Table(
+        "What each artifact said of each held-out image.",
+        {
+            **WHICH,
+            "image": count("row in the prepared images"),
+            "label": count("right class"),
+            "prediction": count("first class"),
+            "confidence": share("softmax probability of the first class"),
+        },
+        unique=("variant", "runtime", "device", "image"),
+        checked_by_batches=True,
+    ),
+    "latencies": Table(
+        "Every sample.",
+        {
+            **WHICH,
+            **BATCH,
+            "round": count("from 1", low=1),
+            "query": count("from 0, within the round"),
+            "latency_ms": number("of one query"),
+        },
+        unique=("variant", "runtime", "device", "batch_size", "round", "query"),
+        checked_by_batches=True,
+    ),
+    "benchmarks": Table(
+        "Latency with one query in flight, a row a variant × runtime × device × batch size.",
+        {
+            **WHICH,
+            **BATCH,
+            "rounds": count("visits"),
+            "queries": count("samples in all rounds"),
+            **LATENCY,
+            "images_per_second": number("batch size over mean latency, one query in flight", null=True),
+            "round_medians_ms": Column(pl.List(pl.Float64), "median of each round, for paired comparison", True, low=0),
+            "warmup_seconds": number("spent before measuring, all rounds", null=True),
+            "provider": text("execution provider or backend that really ran", null=True),
+            "threads": count("intra-op threads", null=True),
+            "conditions": text("what was bad about the measurement; null: nothing", null=True),
+            **OUTCOME,
+        },
+        unique=("variant", "runtime", "device", "batch_size"),
+        ordered=LATENCY_ORDER,
+        given_when_ok=("latency_mean_ms",),
+        lengths=(("round_medians_ms", "rounds"),),
+    ),
+    "memory": Table(
+        "Memory of the fresh process, a row a variant × runtime × device × batch size.",
+        {
+            **WHICH,
+            **BATCH,
+            "rss_baseline_bytes": count("resident with the runtime's library imported, before the model was opened"),
+            "rss_peak_bytes": count("most resident until the end of this batch size (sizes run in ascending order)"),
+            "ram_usage_bytes": count("peak above the baseline"),
+            "vram_peak_bytes": count("the process's GPU memory through NVML", null=True),
+        },
+        unique=("variant", "runtime", "device", "batch_size"),
+        ordered=(("rss_baseline_bytes", "rss_peak_bytes"),),
+    ),
+    "environments": Table(
+        "Where the benchmark ran.",
+        {
+            "cpu_model": text("as the kernel names it"),
+            "cpu_cores": count("usable by the process", low=1),
+            "cpu_features": text("vector and matrix instructions", null=True),
+            "cpu_governor": text("frequency governor", null=True),
+            "memory_bytes": count("of the machine", low=1),
+            "load_average": number("1-minute load before the benchmark"),
+            "os": text("operating system"),
+            "python": text("version"),
+            "gpu": text("name of the first GPU", null=True),
+            "gpu_driver": text("driver version", null=True),
+            "gpu_memory_bytes": count("of the first GPU", null=True),
+            "libraries": text("versions, as JSON"),
+        },
+    ),
+    "summary": Table(
+        "The end of the study: a row a variant × runtime × device × batch size, failed and skipped ones included.",
+        {
+            "role": text("part it plays", "winner", "runner-up", "reference", null=True),
+            "model": text("label of the model"),
+            **WHICH,
+            **BATCH,
+            "stage": text("made by"),
+            "format": text("file format"),
+            "precision": text("of weights and arithmetic", "fp32", "fp16", "bf16", "int8"),
+            "setting": text("what distinguishes it from its siblings", null=True),
+            "size_bytes": count("of the file", null=True),
+            "parameters": count("number of weights", null=True),
+            "macs": count("multiply-accumulates of one image", null=True),
+            "latency_mean_ms": number("mean of all samples", null=True),
+            "latency_median_ms": number("median of all samples", null=True),
+            "latency_p90_ms": number("90th percentile, null where unsupported", null=True),
+            "latency_p99_ms": number("99th percentile, null where unsupported", null=True),
+            "images_per_second": number("batch size over mean latency", null=True),
+            "ram_usage_bytes": count("peak above the baseline", null=True),
+            "vram_peak_bytes": count("through NVML", null=True),
+            **QUALITY,
+            "agreement": share("share of images with the parent's prediction", null=True),
+            "drop": number("reference's accuracy less this one's, in the study's metric", low=-1, high=1, null=True),
+            "speedup": number("reference's latency over this one's, same batch size", null=True),
+            "speedup_low": number("95 % interval, bootstrap over paired rounds", null=True),
+            "speedup_high": number("95 % interval, bootstrap over paired rounds", null=True),
+            "verdict": text("against the reference", "faster", "slower", "indistinguishable", null=True),
+            "pareto": Column(pl.Boolean, "no row of the same batch size is both faster and more accurate"),
+            "eligible": Column(pl.Boolean, "ok, good conditions, drop within the study's rule"),
+            "conditions": text("what was bad about the measurement", null=True),
+            **OUTCOME,
+        },
+        unique=("variant", "runtime", "device", "batch_size"),
+        ordered=(
+            ("top1", "top5"),
+            ("latency_median_ms", "latency_p90_ms", "latency_p99_ms"),
+            ("speedup_low", "speedup_high"),
+        ),
+    ),
+}

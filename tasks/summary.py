@@ -1,0 +1,270 @@
+"""The summary: one table of every candidate, the winner under the study's rule, the reason for it, S2's CSV."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from tasks import tables as contract
+from tasks.measure import compare
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.records import Study
+
+KEY = ("variant", "runtime", "device")
+PARTS = ("variants", "benchmarks", "evaluations", "memory")
+"""Tables that the summary is made of."""
+METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro F1"}
+TRAINING = ("train", "tune", "augment")
+SEED = 0
+"""Of the bootstrap."""
+EPS = 1e-9
+CSV_COLUMNS = (
+    "model_name", "batch_size", "optimization_technique", "device", "model_size_mb", "accuracy_top_1", "accuracy_top_5",
+    "ram_usage_mb", "vram_usage_mb", "latency_ms_per_batch", "throughput_samples_per_sec",
+)  # fmt: skip
+
+Row = dict[str, Any]
+Place = tuple[str, str, str, int]
+"""Variant, runtime, device, batch size."""
+Rounds = list[float] | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The `summary` frame, its three rows that play a part, and why."""
+
+    frame: pl.DataFrame
+    winner: Row | None
+    runner_up: Row | None
+    reference: Row | None
+    reason: str
+
+
+def sig(value: float) -> str:
+    """A number for people: three significant digits, never an exponent below a million."""
+    return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+
+
+def words(row: Mapping[str, Any]) -> str:
+    """A row of the summary in words: variant on runtime, device, batch size."""
+    return f"{row['variant']} on {row['runtime']}, {row['device']}, batch {row['batch_size']}"
+
+
+def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
+    """Join the tables of `PARTS` into the summary, compare every row with the reference and apply the study's rule.
+
+    The reference is the most accurate (study.select.metric) fp32 unpruned model in PyTorch eager, on the study's device
+    at the compared batch size. Latencies are compared with the reference model's row of the same device and batch size.
+    The winner is the eligible row of the smallest median latency at the compared batch size.
+    """
+    rows = _joined(tables)
+    rounds = {_place(row): row["round_medians_ms"] for row in tables["benchmarks"].iter_rows(named=True)}
+    metric, batch = study.select.metric, compared_batch(tables["benchmarks"], study)
+    reference = _reference(rows, study, batch)
+    for row in rows:
+        row["drop"] = None
+        if reference is not None and row[metric] is not None:
+            row["drop"] = reference[metric] - row[metric]
+        row["eligible"] = (
+            row["status"] == "ok"
+            and row["conditions"] is None
+            and row["latency_median_ms"] is not None
+            and row["drop"] is not None
+            and row["drop"] <= study.select.max_drop + EPS
+        )
+        row["pareto"] = _on_front(row, rows, metric)
+        if reference is not None:
+            base = (reference["variant"], reference["runtime"], row["device"], row["batch_size"])
+            row.update(_speedup(rounds.get(base), rounds[_place(row)], same=base == _place(row)))
+    ranked = sorted(
+        (row for row in rows if row["eligible"] and row["batch_size"] == batch),
+        key=lambda row: (row["latency_median_ms"], -row[metric], _place(row)),
+    )
+    winner, runner_up = (*ranked, None, None)[:2]
+    for role, part in (("reference", reference), ("runner-up", runner_up), ("winner", winner)):
+        if part is not None:
+            part["role"] = role
+    reason = _reason(rows, study, rounds, reference, (winner, runner_up))
+    return Summary(contract.frame("summary", rows), winner, runner_up, reference, reason)
+
+
+def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:
+    """The batch size at which candidates are ranked: the study's, or the smallest measured."""
+    if study.select.batch_size is not None:
+        return study.select.batch_size
+    return min(benchmarks["batch_size"].to_list(), default=min(study.benchmark.batch_sizes))
+
+
+def _place(row: Mapping[str, Any]) -> Place:
+    return row["variant"], row["runtime"], row["device"], row["batch_size"]
+
+
+def _joined(tables: Mapping[str, pl.DataFrame]) -> list[Row]:
+    """A row a benchmark, with the columns of the variant, its quality and its memory; absent ones are null."""
+    columns = contract.TABLES["summary"].columns
+    variants = tables["variants"].drop("status", "error", "path", "sha256").rename({"name": "variant"})
+    whole = (
+        tables["benchmarks"]
+        .join(variants, on="variant", how="left", validate="m:1", maintain_order="left")
+        .join(tables["evaluations"].drop("parent"), on=KEY, how="left", validate="m:1", maintain_order="left")
+        .join(tables["memory"], on=[*KEY, "batch_size"], how="left", validate="1:1", maintain_order="left")
+    )
+    return [{name: row.get(name) for name in columns} for row in whole.iter_rows(named=True)]
+
+
+def _reference(rows: list[Row], study: Study, batch: int) -> Row | None:
+    """The most accurate eager fp32 unpruned row, on the first device of the study that has one (auto: a GPU first)."""
+    metric = study.select.metric
+    found = [
+        row for row in rows
+        if row["status"] == "ok" and row["batch_size"] == batch and row["runtime"] == "eager"
+        and row["precision"] == "fp32" and row["stage"] in TRAINING and row[metric] is not None
+    ]  # fmt: skip
+    devices = {row["device"]: None for row in found}
+    for wanted in study.benchmark.devices:
+        first = sorted(devices, key=lambda d: (d == "cpu", d)) if wanted == "auto" else [wanted]
+        here = [row for row in found if row["device"] in first[:1]]
+        if here:
+            return min(here, key=lambda row: (-row[metric], row["latency_median_ms"], row["variant"]))
+    return None
+
+
+def _on_front(row: Row, rows: list[Row], metric: str) -> bool:
+    """Whether no trustworthy row of the same batch size and device is at least as fast and as accurate, and better."""
+
+    def point(other: Row) -> tuple[float, float] | None:
+        fit = other["status"] == "ok" and other["conditions"] is None and other[metric] is not None
+        return (other["latency_median_ms"], -other[metric]) if fit else None
+
+    own = point(row)
+    if own is None:
+        return False
+    rivals = (point(r) for r in rows if (r["device"], r["batch_size"]) == (row["device"], row["batch_size"]))
+    return not any(p and p != own and p[0] <= own[0] and p[1] <= own[1] for p in rivals)
+
+
+def _speedup(reference: Rounds, own: Rounds, same: bool) -> Row:
+    found = (1.0, 1.0, 1.0, "indistinguishable") if same and own else _compare(reference, own)
+    return dict(zip(("speedup", "speedup_low", "speedup_high", "verdict"), found, strict=True)) if found else {}
+
+
+def _compare(theirs: Rounds, own: Rounds) -> tuple[float, float, float | None, str] | None:
+    """How many times as fast `own` is as `theirs`, its 95 % interval (high: null after one round), verdict on `own`.
+
+    None where rounds do not pair: one of the two was not measured, or not in every round.
+    """
+    if not theirs or not own or len(theirs) != len(own):
+        return None
+    ratio, low, high, verdict = compare(theirs, own, SEED)
+    return ratio, low, (high if math.isfinite(high) else None), verdict
+
+
+def _reason(
+    rows: list[Row], study: Study, rounds: Mapping[Place, Rounds], reference: Row | None, best: tuple[Row | None, ...]
+) -> str:
+    """One to four plain sentences; `best`: winner and runner-up."""
+    metric, name, allowed = study.select.metric, METRIC_NAMES[study.select.metric], f"{study.select.max_drop:g}"
+    winner, runner_up = best
+    if reference is None:
+        return ("No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
+                "is no reference for the accuracy rule.")  # fmt: skip
+    if winner is None:
+        removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
+        counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
+        return (f"No winner: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
+                f"{allowed} of the reference's {name} ({reference[metric]:.3f}, {words(reference)}).")  # fmt: skip
+    if winner is reference:
+        first = (f"{words(winner)}: {_ms(winner)} median, {name} {winner[metric]:.3f}. It is the reference itself: "
+                 "no other form that keeps its accuracy has a smaller median.")  # fmt: skip
+    else:
+        first = (f"{words(winner)}: {_ms(winner)} median{_against(winner, reference)}, {name} {winner[metric]:.3f} "
+                 f"against {reference[metric]:.3f}, within the allowed drop of {allowed}.")  # fmt: skip
+    gate = "The held-out images decided only who passes this accuracy rule, not the order."
+    return " ".join((first, _second(winner, runner_up, rounds), gate))
+
+
+def _against(winner: Row, reference: Row) -> str:
+    if winner["speedup"] is None:
+        return ""
+    how = {"faster": "", "slower": "", "indistinguishable": ", not distinguishable from it"}[winner["verdict"]]
+    base = f"eager, {_ms(reference)}" if winner["device"] == reference["device"] else f"eager on {winner['device']}"
+    times = _times(winner["speedup"], winner["speedup_low"], winner["speedup_high"])
+    return f", {times} as fast as the reference ({base}){how}"
+
+
+def _times(ratio: float, low: float, high: float | None) -> str:
+    return f"{sig(ratio)} ({sig(low)} to {sig(high)}) times" if high is not None else f"{sig(ratio)} (one round) times"
+
+
+def _second(winner: Row, runner_up: Row | None, rounds: Mapping[Place, Rounds]) -> str:
+    if runner_up is None:
+        return "No other row passed, so there is no runner-up."
+    text = f"Runner-up: {words(runner_up)}, {_ms(runner_up)}"
+    found = _compare(rounds[_place(runner_up)], rounds[_place(winner)])
+    if found is None:
+        return f"{text}; their rounds do not pair, so the two were not compared."
+    ratio, low, high, verdict = found
+    how = {
+        "faster": "",
+        "indistinguishable": ": not distinguishable from it, so either may be used",
+        "slower": " by paired rounds, although its median of all samples is the smaller one",
+    }[verdict]
+    return f"{text}; the winner is {_times(ratio, low, high)} as fast{how}."
+
+
+def _why_not(row: Row) -> str:
+    if row["status"] != "ok":
+        return f"{row['status']}"
+    if row["conditions"] is not None:
+        return "measured under bad conditions"
+    if row["drop"] is None or row["latency_median_ms"] is None:
+        return "without an accuracy or a latency"
+    return "lost more accuracy than allowed"
+
+
+def _ms(row: Row) -> str:
+    return f"{sig(row['latency_median_ms'])} ms"
+
+
+def technique(row: Mapping[str, Any]) -> str:
+    """What was done to the model in plain words, e.g. "pruning 0.25 + ONNX int8 u8s8 (onnxruntime)"."""
+    steps = [f"pruning {ratio}" for ratio in re.findall(r"/prune-([\d.]+)", row["variant"])]
+    form = {"onnx": "ONNX", "torchscript": "TorchScript", "engine": "TensorRT engine"}.get(row["format"])
+    if form:
+        setting = (row["setting"] or "").removeprefix("int8-") if row["precision"] == "int8" else ""
+        precision = "" if row["precision"] == "fp32" else row["precision"]
+        steps.append(" ".join(dict.fromkeys(w for w in (form, precision, setting) if w)))
+    return f"{' + '.join(steps) or 'none'} ({row['runtime']})"
+
+
+def csv(summary: pl.DataFrame) -> str:
+    """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean).
+
+    Rows that are not ok have empty figures.
+    """
+
+    def mb(value: int | None) -> float | None:
+        return None if value is None else round(value / 1e6, 4)
+
+    def percent(value: float | None) -> float | None:
+        return None if value is None else round(100 * value, 4)
+
+    lines = []
+    for row in summary.iter_rows(named=True):
+        ok = row["status"] == "ok"
+        figures = (
+            mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
+            mb(row["vram_peak_bytes"]), row["latency_mean_ms"], row["images_per_second"],
+        )  # fmt: skip
+        which = (row["model"], row["batch_size"], technique(row), row["device"])
+        lines.append((*which, *(figures if ok else [None] * len(figures))))
+    types = [pl.String, pl.Int64, pl.String, pl.String] + [pl.Float64] * 7
+    return pl.DataFrame(lines, schema=dict(zip(CSV_COLUMNS, types, strict=True)), orient="row").write_csv()

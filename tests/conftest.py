@@ -1,0 +1,107 @@
+"""Shared fixtures: a real Prefect server for the session, the command in its own process, tiny studies."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# A study of minutes made one of seconds: one model, every stage.
+TINY = (
+    "models=['lenet5']", "train.epochs=3", "tune.trials=2", "tune.epochs=1", "augment.policies=['none', 'crop']",
+    "prune.ratios=[0.5]", "prune.epochs=1", "quantize.settings=['u8s8-reduced', 's8s8']", "quantize.calibration_images=32",
+    "quantize.max_drop=1.0", "benchmark.rounds=2", "benchmark.min_seconds=0.05", "benchmark.min_queries=8",
+    "benchmark.warmup_seconds=0.1",
+)  # fmt: skip
+# The shortest study that has a winner.
+SHORT = (
+    *TINY, "tune.trials=0", "augment.policies=[]", "prune.ratios=[]", "quantize.settings=[]", "quantize.dynamic=false",
+    "build.precisions=[]", "export.formats=['onnx']", "benchmark.runtimes=['eager', 'onnxruntime']",
+    "benchmark.batch_sizes=[1]",
+)  # fmt: skip
+
+
+def shared() -> Path:
+    """The folder of shared data, or a skip that says so."""
+    folder = Path(os.environ.get("BURNISH_SHARED", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no shared data: {folder / 'data'} is not there (set BURNISH_SHARED)")
+    return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of a test touches the user's Prefect home."""
+    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+
+
+@pytest.fixture(scope="session")
+def server(_quiet_prefect: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a real Prefect server, started for the session."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    log = tmp_path_factory.mktemp("server") / "server.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
+            stdout=file, stderr=file, cwd=ROOT,
+        )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).read()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()[-2000:]
+                assert time.monotonic() < deadline, "the Prefect server did not answer within 180 s"
+                time.sleep(0.5)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Burnish:
+    """The `burnish` command in a process of its own."""
+
+    def __init__(self, out: Path, url: str | None, cwd: Path = ROOT) -> None:
+        self.out, self.cwd = out, cwd
+        self.environment = {**os.environ, "COLUMNS": "160"}
+        if url:
+            self.environment["PREFECT_API_URL"] = url
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.cli", *arguments], cwd=self.cwd, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=600)
+        assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def run(self, *settings: str, study: str = "quickstart", code: int = 0) -> subprocess.CompletedProcess[str]:
+        return self("run", study, "--out", str(self.out), *(f"--set={s}" for s in settings), code=code)
+
+    def why(self) -> dict[str, str]:
+        """Task -> hit or computed, of the newest run."""
+        lines = self("why", "--out", str(self.out)).stdout.splitlines()[1:]
+        return {line.split()[1]: line.split()[0] for line in lines if not line.startswith(" ")}
+
+
+@pytest.fixture
+def burnish(server: str, tmp_path: Path) -> Burnish:
+    return Burnish(tmp_path / "artifacts", server)

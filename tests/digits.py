@@ -1,0 +1,56 @@
+"""A few real digits as the prepare stage leaves them, and warmed models, for tests of later stages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy
+import torch
+
+import models
+from tasks.records import Artifact, Prepared, Variant
+
+if TYPE_CHECKING:
+    from tasks.work import Work
+
+
+def digits(work: Work, rows: int = 300) -> Prepared:
+    """The first `rows` of scikit-learn's digits: a fifth for validation, a fifth for testing."""
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    images = (source.images[:rows, :, :, None] * 255 / 16).astype(numpy.uint8)
+    splits = numpy.array([0, 0, 0, 1, 2], numpy.uint8)[numpy.arange(rows) % 5]
+    train = images[splits == 0] / 255
+
+    def put(array: numpy.ndarray) -> Artifact:
+        with work.store.temporary() as folder:
+            numpy.save(folder / "array.npy", array)
+            return work.store.put(folder / "array.npy", "npy")
+
+    return Prepared(
+        images=put(images), labels=put(source.target[:rows].astype(numpy.int64)), splits=put(splits),
+        classes=tuple(map(str, range(10))), image_size=8, channels=1, mean=(float(train.mean()),),
+        std=(float(train.std()),), train_rows=int((splits == 0).sum()), validation_rows=int((splits == 1).sum()),
+        test_rows=int((splits == 2).sum()),
+    )  # fmt: skip
+
+
+def warmed(**architecture: Any) -> torch.nn.Module:
+    """An untrained model whose normalization layers have seen a few batches of noise, in evaluation mode."""
+    torch.manual_seed(0)
+    model = models.build(**architecture).train()
+    shape = (32, architecture["in_channels"], architecture["image_size"], architecture["image_size"])
+    with torch.no_grad():
+        for _ in range(4):
+            model(torch.randn(shape))
+    return model.eval()
+
+
+def stored(work: Work, label: str, **architecture: Any) -> Variant:
+    """A warmed model in the store, as if it had been trained."""
+    with work.store.temporary() as folder:
+        models.save(warmed(**architecture), folder / "weights.safetensors", architecture)
+        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+    return Variant(name=f"{label}/train", model=label, stage="train", format="safetensors", artifact=artifact,
+                   parameters=1234, macs=5678, setting="seed 0")  # fmt: skip

@@ -1,0 +1,211 @@
+"""The flow as a person runs it: the command in its own process, a real Prefect server, a real worker."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import polars
+import pytest
+from conftest import ROOT, SHORT, TINY, Burnish, shared
+
+from tasks import tables
+from tasks.schema import TABLES
+
+
+@pytest.fixture(scope="module")
+def finished(server, tmp_path_factory):
+    """A tiny study, run once through all ten stages, and what it printed."""
+    burnish = Burnish(tmp_path_factory.mktemp("finished") / "artifacts", server)
+    return burnish, burnish.run(*TINY)
+
+
+@pytest.mark.slow
+def test_a_run_leaves_what_the_readme_says(finished):
+    burnish, done = finished
+    run = next((burnish.out / "runs").iterdir())
+    for name in ("study.toml", "environment.json", "benchmark_results.csv", "report.html", "data_docs/index.html"):
+        assert (run / name).stat().st_size > 0, name
+    assert {p.stem for p in (burnish.out / "tables").iterdir()} == set(TABLES)
+    assert all((burnish.out / "tables" / t / f"{run.name}.parquet").exists() for t in TABLES)
+    logs = {p.stem.partition("-")[0] for p in (run / "logs").iterdir()}
+    assert logs >= {"prepare", "train", "tune", "augment", "prune", "export", "quantize", "build", "benchmark", "aggregate"}
+    assert "winner:" in done.stdout
+    assert str(run / "report.html") in done.stdout
+
+
+@pytest.mark.slow
+def test_the_tables_of_a_run_hold_together(finished):
+    burnish, _ = finished
+    run = next((burnish.out / "runs").iterdir()).name
+    frames = {name: tables.read(burnish.out, name, run).collect() for name in TABLES}
+    variants, summary = frames["variants"], frames["summary"]
+    assert set(variants["stage"]) == {"train", "tune", "augment", "prune", "export", "quantize", "build"}
+    assert variants.filter(pl_ok())["sha256"].null_count() == 0
+    assert set(variants["parent"].drop_nulls()) <= set(variants["name"])
+    assert {"ok", "skipped"} <= set(summary["status"])  # engines cannot run on a CPU
+    assert summary.filter(polars.col("status") != "ok")["error"].null_count() == 0
+    assert (summary["role"] == "reference").sum() == 1 or (summary["role"] == "winner").sum() == 1
+    ok = frames["benchmarks"].filter(pl_ok())
+    assert frames["latencies"].height == ok["queries"].sum()
+    assert set(frames["evaluations"]["runtime"]) >= {"eager", "torchscript", "onnxruntime"}
+    assert frames["trials"].height == 2
+
+
+def pl_ok():
+    return polars.col("status") == "ok"
+
+
+@pytest.mark.slow
+def test_a_second_run_recomputes_nothing_and_is_quick(finished):
+    burnish, _ = finished
+    started = time.monotonic()
+    burnish.run(*TINY)
+    assert set(burnish.why().values()) == {"hit"}
+    assert time.monotonic() - started < 60
+    assert len(list((burnish.out / "tables" / "summary").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_benchmark_setting_reruns_benchmark_and_aggregate_alone(finished):
+    burnish, _ = finished
+    burnish.run(*TINY, "benchmark.rounds=3")
+    assert {task for task, outcome in burnish.why().items() if outcome == "computed"} == {"benchmark", "aggregate"}
+    told = burnish("why", "--out", str(burnish.out)).stdout
+    assert "settings.rounds: 2 -> 3" in told
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["delete", "corrupt"])
+def test_a_damaged_file_reruns_the_stage_that_makes_it(finished, how):
+    burnish, _ = finished
+    variants = polars.read_parquet(burnish.out / "tables" / "variants" / "*.parquet")
+    onnx = variants.filter((polars.col("stage") == "export") & (polars.col("format") == "onnx")).row(0, named=True)
+    path = burnish.out / "store" / onnx["path"]
+    if how == "delete":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:-1] + b"!")
+    burnish.run(*TINY)
+    assert burnish.why()[f"export/{onnx['parent']}"] == "computed"
+    assert burnish.why()["prepare"] == "hit"
+    assert path.stat().st_size == onnx["size_bytes"]
+
+
+@pytest.mark.slow
+def test_an_edited_helper_reruns_training_and_what_follows(server, tmp_path):
+    for folder in ("flows", "tasks", "models"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    burnish = Burnish(tmp_path / "artifacts", server, cwd=tmp_path)
+    burnish.run(*SHORT)
+    helper = tmp_path / "tasks" / "fit.py"
+    helper.write_text(helper.read_text().replace("done / 0.25 if done < 0.25", "done / 0.3 if done < 0.3"))
+    burnish.run(*SHORT)
+    told = burnish.why()
+    assert told.pop("prepare") == "hit"
+    assert set(told.values()) == {"computed"}
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_the_middle_of_training_resumes_and_loses_nothing(burnish):
+    settings = (*SHORT, "train.epochs=60", "train.patience=60")
+    process = burnish.start("run", "quickstart", "--out", str(burnish.out), *(f"--set={s}" for s in settings))
+    deadline = time.monotonic() + 300
+    while not list((burnish.out / "scratch").glob("*/*.pt")):  # the first epoch's checkpoint
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    burnish.run(*settings)
+    assert burnish.why()["prepare"] == "hit"
+    run = max((burnish.out / "runs").iterdir(), key=lambda p: p.name)
+    assert "resumed after epoch" in (run / "logs" / "train-lenet5.log").read_text()
+    assert tables.read(burnish.out, "epochs", run.name).collect()["epoch"].max() == 60
+    assert not list((burnish.out / "scratch").glob("*/*.pt"))
+
+
+@pytest.mark.slow
+def test_without_a_server_the_run_works_by_itself(tmp_path):
+    burnish = Burnish(tmp_path / "artifacts", None)
+    assert "PREFECT_API_URL" not in burnish.environment
+    done = burnish.run(*SHORT)
+    assert "winner:" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on(burnish):
+    done = burnish.run(*SHORT, "models=['lenet5', {name='resnet34', width=8}]", "train.learning_rate=1e9",
+                       "train.schedule='constant'", "train.epochs=1", code=1)  # fmt: skip
+    assert "Traceback" not in done.stderr
+    assert "no variant to measure" in done.stderr
+    done = burnish.run(*(s for s in TINY if not s.startswith("prune")), "prune.ratios=[0.01, 0.5]", "prune.epochs=1",
+                       "tune.trials=0", "augment.policies=[]", "build.precisions=['fp32']")  # fmt: skip
+    variants = polars.read_parquet(burnish.out / "tables" / "variants" / "*.parquet")
+    failed = variants.filter(polars.col("status") == "failed")
+    assert failed["name"].to_list() == ["lenet5/prune-0.01"]
+    assert failed["error"][0]
+    assert "winner:" in done.stdout
+
+
+@pytest.mark.slow
+def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish):
+    path = shared() / "data" / "broken"
+    image = ("data.source=parquet", f"data.path={path}", "quantize.calibration_images=16")
+    refused = burnish.run(*SHORT, *image, code=2)
+    assert "data.on_bad" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    for row in (16, 30, 31, 39, 60, 62, 65, 78, 100, 104, 110, 114, 151, 165):
+        assert str(row) in refused.stderr
+    burnish.run(*SHORT, *image, "data.on_bad=drop")
+    datasets = polars.read_parquet(burnish.out / "tables" / "datasets" / "*.parquet")
+    assert datasets["dropped"].sum() == 14
+    assert datasets["rows"].sum() == 186
+
+
+@pytest.mark.slow
+def test_a_deployment_is_triggered_on_a_real_server_and_run_by_a_real_worker(server, tmp_path):
+    environment = {**os.environ, "PREFECT_API_URL": server}
+    prefect = [sys.executable, "-m", "prefect"]
+    subprocess.run([*prefect, "work-pool", "create", "burnish", "--type", "process"], env=environment, cwd=ROOT, check=True)
+    listed = subprocess.run([*prefect, "deploy", "--all"], env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "Traceback" not in listed.stdout + listed.stderr
+    deployments = api(server, "deployments/filter", {})
+    assert {d["name"] for d in deployments} == {"quickstart", "cifar10-small", "quickstart-nightly"}
+    nightly = next(d for d in deployments if d["name"] == "quickstart-nightly")
+    assert [s["active"] for s in nightly["schedules"]] == [False]
+    quick = next(d for d in deployments if d["name"] == "quickstart")
+    form = quick["parameter_openapi_schema"]
+    assert {"study", "out"} <= form["properties"].keys()
+
+    from flows.settings import load
+
+    study = load("quickstart", list(SHORT)).model_dump(mode="json", exclude_none=True)
+    asked = {"parameters": {"study": study, "out": str(tmp_path / "artifacts")}}
+    run = api(server, f"deployments/{quick['id']}/create_flow_run", asked)
+    with (tmp_path / "worker.log").open("w") as log:
+        worker = subprocess.Popen([*prefect, "worker", "start", "--pool", "burnish"], env=environment, cwd=ROOT,
+                                  stdout=log, stderr=log)  # fmt: skip
+        try:
+            deadline = time.monotonic() + 400
+            while (state := api(server, f"flow_runs/{run['id']}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED"):
+                assert time.monotonic() < deadline, (tmp_path / "worker.log").read_text()[-3000:]
+                time.sleep(1)
+        finally:
+            worker.terminate()
+            worker.wait(60)
+    assert state["type"] == "COMPLETED", state["message"] + (tmp_path / "worker.log").read_text()[-3000:]
+    assert list((tmp_path / "artifacts" / "runs").glob("*/report.html"))
+    keys = {a["key"] for a in api(server, "artifacts/filter", {})}
+    assert keys >= {"summary", "report", "winner"}
+
+
+def api(server, path, body=None):
+    request = urllib.request.Request(f"{server}/{path}", json.dumps(body).encode() if body is not None else None,
+                                     {"Content-Type": "application/json"})  # fmt: skip
+    return json.loads(urllib.request.urlopen(request, timeout=30).read())

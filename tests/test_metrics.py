@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import softmax
+from sklearn.metrics import f1_score, top_k_accuracy_score
+
+from tasks import metrics
+
+RNG = np.random.default_rng(0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
+def test_macro_f1_is_scikit_learns(pairs: list[tuple[int, int]]) -> None:
+    labels, predicted = np.array(pairs).T
+    assert metrics.macro_f1(labels, predicted) == pytest.approx(
+        f1_score(labels, predicted, average="macro", zero_division=0)
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_top_k_is_scikit_learns_with_k_at_most_the_classes(classes: int) -> None:
+    logits, labels = RNG.normal(size=(200, classes)).astype(np.float32), RNG.integers(0, classes, 200)
+    for k, value in ((1, metrics.top1(logits, labels)), (5, metrics.top5(logits, labels))):
+        scores = logits if classes > 2 else logits[:, 1] - logits[:, 0]
+        expected = 1.0 if k >= classes else top_k_accuracy_score(labels, scores, k=k, labels=range(classes))
+        assert value == pytest.approx(expected)
+
+
+@given(st.integers(1, 40), st.integers(2, 8), st.integers(0, 2**32 - 1))
+def test_top1_counts_what_predictions_say_also_where_logits_tie(images: int, classes: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    logits, labels = rng.integers(0, 3, (images, classes)).astype(np.float32), rng.integers(0, classes, images)
+    assert metrics.top1(logits, labels) == pytest.approx((metrics.predictions(logits) == labels).mean())
+    assert metrics.top1(logits, labels) <= metrics.top5(logits, labels)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_no_numbers_are_refused(bad: float) -> None:
+    logits = np.zeros((5, 3), np.float32)
+    logits[[1, 4], 0] = bad
+    with pytest.raises(ValueError, match="2 of 5 images"):
+        metrics.predictions(logits)
+
+
+@pytest.mark.parametrize(("right", "images"), [(0, 10), (10, 10), (7, 10), (349, 360), (1, 1)])
+def test_the_wilson_interval_is_scipys_and_holds_the_share(right: int, images: int) -> None:
+    low, high = metrics.wilson(right / images, images)
+    expected = stats.binomtest(right, images).proportion_ci(method="wilson")
+    assert (low, high) == (pytest.approx(expected.low, abs=1e-9), pytest.approx(expected.high, abs=1e-9))
+    assert 0 <= low <= right / images <= high <= 1
+
+
+def test_the_macro_f1_interval_is_that_of_resampled_images() -> None:
+    labels = RNG.integers(0, 5, 400)
+    predicted = np.where(RNG.random(400) < 0.8, labels, RNG.integers(0, 5, 400))
+    drawn = [RNG.integers(0, 400, 400) for _ in range(1000)]
+    scores = np.array([f1_score(labels[rows], predicted[rows], average="macro") for rows in drawn])
+    low, high = metrics.macro_f1_interval(labels, predicted)
+    scores += -scores.mean() + metrics.macro_f1(labels, predicted)
+    assert low == pytest.approx(np.quantile(scores, 0.025), abs=0.01)
+    assert high == pytest.approx(np.quantile(scores, 0.975), abs=0.01)
+    assert (low, high) == metrics.macro_f1_interval(labels, predicted)
+
+
+def test_the_macro_f1_interval_of_a_thousand_classes_takes_seconds_and_holds_the_estimate() -> None:
+    labels = RNG.integers(0, 1000, 10_000)
+    predicted = np.where(RNG.random(10_000) < 0.7, labels, RNG.integers(0, 1000, 10_000))
+    begin = time.perf_counter()
+    low, high = metrics.macro_f1_interval(labels, predicted)
+    assert time.perf_counter() - begin < 10
+    assert low < metrics.macro_f1(labels, predicted) < high
+
+
+def test_confidence_is_the_first_classs_softmax_also_of_large_logits() -> None:
+    logits = RNG.normal(size=(50, 7)).astype(np.float32) * 300
+    assert metrics.confidence(logits) == pytest.approx(softmax(logits.astype(np.float64), axis=1).max(axis=1))
+
+
+def test_agreement_is_the_share_of_equal_predictions() -> None:
+    assert metrics.agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4])) == 0.75
+
+
+def test_a_faultless_classifier_has_an_interval_that_ends_at_1() -> None:
+    labels = np.arange(30) % 3
+    assert metrics.macro_f1_interval(labels, labels) == (1.0, 1.0)

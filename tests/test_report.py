@@ -1,0 +1,182 @@
+"""The report: complete in itself, honest about what is missing, readable in a terminal."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING
+
+import factory
+import polars as pl
+import pytest
+
+from flows import report
+from tasks import summary
+from tasks import tables as contract
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+WINNER = "resnet34-w16/prune-0.25/onnx/int8-u8s8-reduced"
+
+
+class Page(HTMLParser):
+    """Addresses, ids, headings and text of a page; fails on tags that are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.addresses: list[str] = []
+        self.ids: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self.addresses += [str(found[key]) for key in ("href", "src", "xlink:href") if key in found]
+        self.ids += [str(found["id"])] if "id" in found else []
+        if tag not in ("meta", "wbr", "link", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.words += data
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pl.DataFrame]:
+    made = factory.tables()
+    return made | {"summary": summary.summarise(made, factory.study()).frame}
+
+
+@pytest.fixture(scope="module")
+def text(tables: dict[str, pl.DataFrame]) -> str:
+    return report.page(tables, factory.study(), {"machine": "here"}, "run-1")
+
+
+def few(tables: dict[str, pl.DataFrame], *names: str) -> str:
+    """A page of some tables; without curves it is drawn quickly."""
+    return report.page({name: tables[name] for name in names}, factory.study(), {}, "run-1")
+
+
+def test_a_published_run_is_rendered_from_its_files_alone(tables: dict[str, pl.DataFrame], tmp_path: Path) -> None:
+    paths = {}
+    for name in ("variants", "evaluations", "benchmarks", "memory", "summary", "latencies"):
+        paths[name] = tmp_path / f"{name}.parquet"
+        tables[name].write_parquet(paths[name])
+    contract.publish(paths, tmp_path, "run-1")
+    folder = tmp_path / "runs" / "run-1"
+    folder.mkdir(parents=True)
+    (folder / "study.toml").write_text('name = "from-toml"\nmodels = [{ name = "lenet5" }]\n')
+    (folder / "environment.json").write_text(json.dumps({"cpu": "Known CPU"}))
+    path = report.render(tmp_path, "run-1")
+    assert path == folder / "report.html"
+    words = Page(path.read_text()).words
+    assert "from-toml" in words and WINNER in words and "Known CPU" in words
+
+
+def test_a_run_that_is_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no run 'nowhere'"):
+        report.render(tmp_path, "nowhere")
+
+
+def test_the_page_needs_no_network_and_its_inner_links_lead_somewhere(text: str) -> None:
+    page = Page(text)
+    outside = [a for a in page.addresses if not a.startswith("#")]
+    assert set(outside) == {"benchmark_results.csv", "data_docs/index.html"}
+    assert {a[1:] for a in page.addresses if a.startswith("#")} <= set(page.ids)
+    assert "@import" not in text and not re.search(r"url\((?!#)", text)
+    assert len(text) < 1_500_000
+
+
+def test_ids_are_unique_though_charts_are_drawn_apart(text: str) -> None:
+    ids = Page(text).ids
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([^)]+)\)", text)) <= set(ids)
+
+
+def test_the_page_names_winner_runner_up_reference_and_the_reason(text: str) -> None:
+    words = " ".join(Page(text).words.split())
+    assert summary.summarise(factory.tables(), factory.study()).reason in words
+    for heading in ("Candidates", "Accuracy against latency", "Latency distributions", "Training", "Tuning",
+                    "Augmentation", "Pruning", "Quantization", "Data", "How it was measured", "Machine"):  # fmt: skip
+        assert heading in words
+
+
+def test_every_chart_has_a_title_a_text_alternative_and_axes_with_units(text: str) -> None:
+    page = Page(text)
+    charts = [found for tag, found in page.tags if tag == "svg"]
+    assert len(charts) == 2 + 1 + 8 + 2 + 1
+    assert all(found["role"] == "img" and len(str(found["aria-label"])) > 40 for found in charts)
+    for title in ("median latency, ms a query", "macro F1, share", "cross-entropy loss", "latency, ms a query"):
+        assert title in page.words
+
+
+def test_skipped_rows_stand_in_the_table_with_their_reason_and_dashes(text: str) -> None:
+    rows = re.findall(r'<tr class="skipped">.*?</tr>', text, re.DOTALL)
+    assert len(rows) == 8
+    assert all("no GPU here; the engine was built and not executed" in row and ">–<" in row for row in rows)
+
+
+def test_a_missing_table_is_said_and_its_section_left_out(tables: dict[str, pl.DataFrame]) -> None:
+    words = " ".join(Page(few(tables, "variants", "summary")).words.split())
+    assert "Not published: datasets, epochs, trials, evaluations" in words
+    assert "A table that the winner is found by is missing" in words and "Latency distributions" not in words
+    assert "Winner not known" in Page(few(tables)).words  # nothing at all was published: still a page that says so
+
+
+def test_tables_without_a_row_give_a_page_all_the_same() -> None:
+    empty = {name: contract.frame(name, []) for name in contract.TABLES}
+    words = Page(report.page(empty, factory.study(), {}, "run-1")).words
+    assert "No winner" in words and "Not published" not in words
+
+
+def test_a_study_without_a_winner_says_why(tables: dict[str, pl.DataFrame]) -> None:
+    bad = tables["benchmarks"].with_columns(conditions=pl.when(pl.col("status") == "ok").then(pl.lit("throttled")))
+    changed = tables | {"benchmarks": bad}
+    changed["summary"] = summary.summarise(changed, factory.study()).frame
+    words = Page(few(changed, "variants", "benchmarks", "evaluations", "memory", "summary")).words
+    assert "No winner" in words and "measured under bad conditions" in words
+
+
+def test_what_a_data_set_or_an_error_says_is_never_markup(tables: dict[str, pl.DataFrame]) -> None:
+    evil = "<script>alert(1)</script>"
+    frame = tables["summary"].with_columns(error=pl.when(pl.col("status") != "ok").then(pl.lit(evil)))
+    made = few(tables | {"summary": frame}, "summary")
+    assert evil not in made and "&lt;script&gt;alert(1)" in made
+
+
+def test_the_terminal_table_fits_120_columns_and_is_plain_elsewhere(tables: dict[str, pl.DataFrame]) -> None:
+    made = report.table_text(tables["summary"])
+    lines = made.splitlines()
+    assert max(map(len, lines)) <= 120 and "\x1b" not in made
+    first = next(line for line in lines if "★" in line)
+    assert "resnet34-w16/prune-0.25/onnx/" in first and "0.865" in first and "onnxruntime" in first
+    assert "skipped: no GPU here" in made and "and 1 more" in made
+    assert "\x1b[" in report.table_text(tables["summary"], terminal=True)
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_terminal_table_keeps_every_letter_of_a_long_name(tables: dict[str, pl.DataFrame], width: int) -> None:
+    name = "resnet34-w16/" + "/".join(["a-rather-long-stage-name"] * 4)
+    made = report.table_text(tables["summary"].head(1).with_columns(variant=pl.lit(name)), width=width)
+    assert max(map(len, made.splitlines())) <= width
+    body = made[made.index("resnet34") :].split("\n\n")[0].splitlines()
+    assert name in "".join(line.split()[0] for line in body)
+
+
+def test_printing_to_a_file_gives_the_plain_table(
+    tables: dict[str, pl.DataFrame], capsys: pytest.CaptureFixture[str]
+) -> None:
+    report.print_table(tables["summary"])
+    assert capsys.readouterr().out == report.table_text(tables["summary"])

@@ -1,0 +1,224 @@
+"""Training: saturation, resumption to the same weights, divergence, precision, seeds."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import polars
+import pytest
+from digits import digits
+
+from tasks.fit import Diverged, fit
+from tasks.records import Augment, Choice, Model, Range, Train, Tune
+from tasks.train import fresh, train
+from tasks.work import Work
+
+LENET = Model(name="lenet5")
+QUICK = Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
+
+
+def fitted(work, data, settings, **how):
+    network, architecture = fresh(LENET, data, settings.seeds[0])
+    return fit(work, network, architecture, data, settings, model_label="lenet5", variant="lenet5/train", stage="train", **how)
+
+
+def test_training_learns_and_leaves_a_row_an_epoch_and_split(tmp_path):
+    work = Work.at(tmp_path)
+    trained = train(work, LENET, digits(work, 1000), QUICK.model_copy(update={"epochs": 12}), True)
+    rows = polars.read_parquet(work.store.get(trained.tables["epochs"]))
+    assert rows.height == 2 * rows["epoch"].max()
+    assert trained.validation_macro_f1 > 0.9
+    assert trained.validation_macro_f1 == rows.filter(polars.col("split") == "validation")["macro_f1"].max()
+    assert trained.variant.parameters == 21_386
+    assert trained.variant.benchmark
+
+
+def test_training_ends_when_validation_does_not_rise(tmp_path):
+    work = Work.at(tmp_path)
+    done = fitted(work, digits(work), QUICK.model_copy(update={"epochs": 50, "patience": 2, "learning_rate": 1e-7}))
+    assert len(done.epochs) / 2 < 50
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(tmp_path):
+    data = digits(Work.at(tmp_path))
+    one, two = (fitted(Work.at(tmp_path), data, QUICK).artifact.sha256 for _ in range(2))
+    assert one == two
+    assert one != fitted(Work.at(tmp_path), data, QUICK.model_copy(update={"seeds": (1,)})).artifact.sha256
+
+
+class Cut(Exception):
+    pass
+
+
+@pytest.mark.parametrize("policy", ["none", "crop_flip", "mixup"])
+def test_a_training_that_was_cut_off_resumes_to_the_same_weights(tmp_path, policy):
+    settings = QUICK.model_copy(update={"augment": policy})
+    data = digits(Work.at(tmp_path))
+    whole = fitted(Work.at(tmp_path), data, settings)
+
+    def cut(epoch, score):
+        if epoch == 2:
+            raise Cut
+
+    work = Work.at(tmp_path)
+    with pytest.raises(Cut):
+        fitted(work, data, settings, on_epoch=cut)
+    seen = []
+    resumed = fitted(work, data, settings, on_epoch=lambda epoch, score: seen.append(epoch))
+    assert seen == [3, 4]
+    assert resumed.artifact.sha256 == whole.artifact.sha256
+    assert len(resumed.epochs) == len(whole.epochs)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from digits import digits
+from tasks.store import Store
+from tasks.work import Work
+from test_train import LENET, QUICK, fitted
+out = Path({out!r})
+work = Work(Store(out / "store"), out / "scratch")
+work.scratch.mkdir(parents=True, exist_ok=True)
+long = QUICK.model_copy(update={{"epochs": 12, "patience": 12}})
+print(fitted(work, digits(work), long, on_epoch=lambda e, s: print("epoch", e, flush=True)).artifact.sha256, flush=True)
+"""
+
+
+def test_a_training_killed_with_signal_9_resumes_to_the_same_weights(tmp_path):
+    def run(out: Path, kill_at: int | None = None) -> list[str]:
+        code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
+        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+        lines = []
+        for line in process.stdout:
+            lines.append(line.strip())
+            if line.strip() == f"epoch {kill_at}":
+                process.send_signal(signal.SIGKILL)
+        assert process.wait() == (-signal.SIGKILL if kill_at else 0)
+        return lines
+
+    whole = run(tmp_path / "a")
+    run(tmp_path / "b", kill_at=4)
+    resumed = run(tmp_path / "b")
+    assert resumed[0] != "epoch 1"
+    assert resumed[-1] == whole[-1]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_step(tmp_path):
+    work = Work.at(tmp_path)
+    with pytest.raises(Diverged, match=r"(nan|inf) at epoch \d+, step \d+"):
+        fitted(work, digits(work), QUICK.model_copy(update={"learning_rate": 1e12, "schedule": "constant"}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"precision": "bf16"},
+        {"precision": "fp16"},
+        {"optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"},
+        {"accumulate": 3, "label_smoothing": 0.1, "channels_last": False},
+        {"workers": 1, "augment": "cutmix"},
+        {"train_limit": 60, "augment": "trivialaugment"},
+    ],
+    ids=str,
+)
+def test_every_setting_trains(tmp_path, change):
+    work = Work.at(tmp_path)
+    done = fitted(work, digits(work, 600), QUICK.model_copy(update={**change, "epochs": 6, "patience": 6}))
+    losses = [row["loss"] for row in done.epochs if row["split"] == "train"]
+    assert losses[-1] < losses[0]
+    assert {row["precision"] for row in done.epochs} == {change.get("precision", "fp32")}
+
+
+def test_accumulated_batches_step_as_one_large_batch(tmp_path):
+    data = digits(Work.at(tmp_path), 160)  # 96 training images: 3 batches of 32, or one of 96
+    rows = [
+        fitted(Work.at(tmp_path), data, QUICK.model_copy(update={"epochs": 2, **change})).epochs
+        for change in ({"accumulate": 3}, {"batch_size": 96})
+    ]
+    small, large = ([r["loss"] for r in part if r["split"] == "validation"] for part in rows)
+    assert small == pytest.approx(large, rel=1e-3)
+
+
+def test_each_seed_is_trained_and_recorded(tmp_path):
+    work = Work.at(tmp_path)
+    trained = train(work, LENET, digits(work), QUICK.model_copy(update={"seeds": (0, 1, 2), "epochs": 2}), True)
+    rows = polars.read_parquet(work.store.get(trained.tables["epochs"]))
+    assert set(rows["seed"]) == {0, 1, 2}
+
+
+def test_a_gpu_that_is_not_there_is_an_error_and_no_fallback(tmp_path):
+    work = Work.at(tmp_path)
+    with pytest.raises(ValueError, match="CUDA devices"):
+        fitted(work, digits(work), QUICK.model_copy(update={"device": "cuda:7"}))
+
+
+SPACE = {"learning_rate": Range(low=0.01, high=0.2, log=True), "label_smoothing": Choice(values=(0.0, 0.1))}
+
+
+def test_tuning_records_every_trial_and_can_be_resumed(tmp_path):
+    from tasks.tune import search
+
+    work = Work.at(tmp_path)
+    data = digits(work)
+    first, _ = search(work, LENET, data, QUICK, Tune(trials=2, epochs=2, space=SPACE))
+    rows, epochs = search(work, LENET, data, QUICK, Tune(trials=4, epochs=2, space=SPACE))
+    assert [row["trial"] for row in rows] == [0, 1, 2, 3]
+    assert rows[:2] == first  # not run again
+    assert rows[0]["adjusted"] == "{}"
+    assert all("learning_rate" in row["adjusted"] for row in rows[1:])
+    assert rows[-1]["best_so_far"] == max(row["score"] for row in rows)
+    whole, _ = search(Work.at(tmp_path), LENET, data, QUICK, Tune(trials=4, epochs=2, space=SPACE))
+    assert [r["adjusted"] for r in whole] == [r["adjusted"] for r in rows]  # as if it had not been cut off
+    assert epochs
+
+
+def test_a_trial_that_diverges_is_a_failed_row_and_the_search_goes_on(tmp_path):
+    from tasks.tune import tune
+
+    work = Work.at(tmp_path)
+    data = digits(work)
+    trained = train(work, LENET, data, QUICK, False)
+    space = {"learning_rate": Choice(values=(1e12,)), "schedule": Choice(values=("constant",))}
+    tuned = tune(work, LENET, data, trained, Tune(trials=2, epochs=2, space=space), True)
+    rows = polars.read_parquet(work.store.get(tuned.tables["trials"]))
+    assert rows["status"].to_list() == ["ok", "failed"]
+    assert "epoch" in rows["error"][1]
+
+
+def test_augmentation_scores_each_policy_and_none_may_win(tmp_path):
+    from tasks.augment import augment
+
+    work = Work.at(tmp_path)
+    data = digits(work)
+    trained = train(work, LENET, data, QUICK, False)
+    best = augment(work, LENET, data, trained, Augment(policies=("none", "crop_flip", "cutmix")))
+    rows = polars.read_parquet(work.store.get(best.tables["variants"]))
+    scores = dict(zip(rows["setting"], rows["validation_macro_f1"], strict=True))
+    assert best.validation_macro_f1 == max(trained.validation_macro_f1, *scores.values())
+    assert best.variant.benchmark
+    assert rows.filter(polars.col("benchmark"))["name"].to_list() == [best.variant.name]
+    hopeless = augment(work, LENET, data, trained, Augment(policies=("cutmix",), epochs=1, train_limit=40))
+    assert hopeless.variant.name == "lenet5/augment-none"
+    assert hopeless.variant.artifact == trained.variant.artifact
+
+
+def test_test_images_are_never_read_while_training(tmp_path):
+    import numpy
+
+    work = Work.at(tmp_path)
+    data = digits(work)
+    done = fitted(work, data, QUICK)
+    images = numpy.load(work.store.root / data.images.path)
+    splits = numpy.load(work.store.root / data.splits.path)
+    images[splits == 2] = 0
+    with work.store.temporary() as folder:
+        numpy.save(folder / "a.npy", images)
+        blanked = data.model_copy(update={"images": work.store.put(folder / "a.npy", "npy")})
+    assert fitted(Work.at(tmp_path), blanked, QUICK).artifact.sha256 == done.artifact.sha256
+
+
