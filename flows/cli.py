@@ -116,7 +116,8 @@ def _run(arguments: argparse.Namespace) -> None:
     from tasks import tables
 
     summary = tables.read(Path(arguments.out), "summary", run).collect()
-    report.print_table(summary)
+    compared = study.select.batch_size or min(study.benchmark.batch_sizes)
+    report.print_table(summary.filter(summary["batch_size"] == compared), compared)
     folder = Path(arguments.out) / "runs" / run
     told = json.loads((folder / "result.json").read_text())
     print(f"\nwinner: {told['winner'] or 'none'}\n{told['reason']}\nreport: {folder / 'report.html'}")

@@ -28,10 +28,10 @@ def quickstart() -> Study:
         name="quickstart",
         data=Data(source="digits"),
         models=(Model(name="lenet5"), Model(name="resnet34", width=16)),
-        train=Train(epochs=20, patience=8, batch_size=64, learning_rate=0.05),
+        train=Train(epochs=14, patience=6, batch_size=48, learning_rate=0.07, label_smoothing=0.1),
         tune=Tune(
-            trials=4,
-            epochs=6,
+            trials=3,
+            epochs=4,
             space={
                 "learning_rate": Range(low=0.02, high=0.2, log=True),
                 "label_smoothing": Choice(values=(0.0, 0.1)),
@@ -39,9 +39,9 @@ def quickstart() -> Study:
         ),
         # Digits are not mirrored: no flips.
         augment=Augment(policies=("none", "crop")),
-        prune=Prune(ratios=(0.25,), epochs=6),
+        prune=Prune(ratios=(0.25,), epochs=5),
         quantize=Quantize(settings=("u8s8-reduced", "u8s8", "s8s8"), calibration_images=128),
-        benchmark=Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=3, min_seconds=0.3),
+        benchmark=Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=3, min_seconds=0.25),
     )
 
 

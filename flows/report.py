@@ -221,7 +221,9 @@ def table_text(summary: pl.DataFrame, batch: int | None = None, *, width: int = 
     for row in in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)):
         status = cell(row, "status", str).text
         if status != "ok":
-            reasons.setdefault(f"{status}: {row['error'] or row['conditions']}", []).append(row["variant"])
+            # Conditions are many figures; the report has them.
+            why = row["error"] or "measured under bad conditions (the report says which); it cannot win"
+            reasons.setdefault(f"{status}: {why}", []).append(row["variant"])
         parts = textwrap.wrap(row["variant"].replace("/", "/ "), room, break_on_hyphens=False)
         table.add_row(
             MARKS.get(row["role"], ""), Text("\n".join(parts).replace("/ ", "/")), row["runtime"], row["device"],

@@ -143,9 +143,8 @@ def _forms(run: Run, model: Model, data: Prepared, parent: Variant) -> None:
             run.variants.extend(quantized.variants)
             symmetric = next((v for v in quantized.variants if v.setting == "s8s8" and v.status == "ok"), None)
     if study.build.precisions:
-        built = run.attempt(build_task, _failed(f"{onnx.name}/engine", model, "build", onnx.name, "engine"), data=data,
-                            parent=onnx, symmetric=symmetric, settings=study.build,
-                            batch_sizes=study.benchmark.batch_sizes)  # fmt: skip
+        built = run.attempt(build_task, _failed(f"{onnx.name}/engine", model, "build", onnx.name, "engine"), parent=onnx,
+                            symmetric=symmetric, settings=study.build)  # fmt: skip
         if built is not None:
             run.variants.extend(built.variants)
 

@@ -7,7 +7,6 @@ RTX builds without a GPU, for compute capability 8.0 and up; the GPU that opens 
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching import stage
@@ -67,7 +66,7 @@ def _profile(batch_sizes: tuple[int, ...]) -> tuple[int, int, int]:
     return 1, sizes[len(sizes) // 2], sizes[-1]
 
 
-def _serialize(work: Work, library: Any, path: Path, settings: Build, batch_sizes: tuple[int, ...]) -> Any:
+def _serialize(work: Work, library: Any, path: Path, settings: Build) -> Any:
     """ONNX file -> serialized engine, a buffer.
 
     Raises
@@ -87,7 +86,7 @@ def _serialize(work: Work, library: Any, path: Path, settings: Build, batch_size
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 means fp32
     profile, given = builder.create_optimization_profile(), network.get_input(0)
-    profile.set_shape(given.name, *((size, *tuple(given.shape)[1:]) for size in _profile(batch_sizes)))
+    profile.set_shape(given.name, *((size, *tuple(given.shape)[1:]) for size in _profile(settings.batch_sizes)))
     config.add_optimization_profile(profile)
     if library.__name__ == RTX:
         members = library.ComputeCapability.__members__
@@ -101,16 +100,13 @@ def _serialize(work: Work, library: Any, path: Path, settings: Build, batch_size
     return engine
 
 
-def build(
-    work: Work, parent: Variant, symmetric: Variant | None, settings: Build, batch_sizes: tuple[int, ...]
-) -> Forms:
+def build(work: Work, parent: Variant, symmetric: Variant | None, settings: Build) -> Forms:
     """Build an engine a precision; one that fails, or cannot be built here, is a row, and the others go on.
 
     Parameters
     ----------
     parent : the fp32 ONNX form
     symmetric : its int8 form by the quantize setting s8s8, if it was made; TensorRT parses no other of them
-    batch_sizes : images a query that the engine must take (timing and evaluation); it is optimised for the middle one
     """
     variants = []
     for done, precision in enumerate(settings.precisions, 1):
@@ -125,7 +121,7 @@ def build(
                 if precision == "fp16":
                     path = _half(path, folder / "fp16.onnx")
                 file = folder / "model.engine"
-                file.write_bytes(_serialize(work, library, path, settings, batch_sizes))
+                file.write_bytes(_serialize(work, library, path, settings))
                 made |= {"artifact": work.store.put(file, "engine", precision), "benchmark": True}
         except Unavailable as reason:
             made |= {"status": "skipped", "error": str(reason)}
@@ -133,9 +129,9 @@ def build(
             made |= {"status": "failed", "error": failure(error)}
         variant = Variant(**made)
         variants.append(variant)
-        work.log.log(logging.INFO if variant.error is None else logging.WARNING, "%s: %s", variant.name,
-                     variant.error or f"built by {variant.setting}")  # fmt: skip
-        work.progress(done, len(settings.precisions), variant.name)
+        if variant.error is not None:
+            work.log.warning("%s: %s: %s", variant.name, variant.status, variant.error)
+        work.progress(done, len(settings.precisions), f"{variant.name}: {variant.status}")
     return Forms(variants=tuple(variants), tables={"variants": work.rows("variants", map(variant_row, variants))})
 
 

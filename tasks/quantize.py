@@ -2,8 +2,8 @@
 
 Which setting is fast and accurate depends on the model, on ONNX Runtime and on the machine, so that it is searched.
 Found on a CPU with AVX-512 VNNI (ONNX Runtime 1.31, quarter-width ResNet-34 at 32×32, batch 1), as multiples of fp32's
-latency: the u8s8 forms 0.35 to 0.4, s8s8 (signed activations) 1.3 to 1.7, dynamic int8 of convolutions 1.5 to 1.7 with
-unsigned weights and 4 to 5 with signed ones, dynamic int8 of matrix products alone 1.0.
+latency: the u8s8 forms 0.2 to 0.4, s8s8 (signed activations) 1.2 to 1.7, dynamic int8 of convolutions 1.4 to 1.7 with
+unsigned weights and 4 to 5 with signed ones, dynamic int8 of matrix products alone 1.0. At 8×8 none beats fp32.
 """
 
 from __future__ import annotations

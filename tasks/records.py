@@ -286,6 +286,8 @@ class Build(Record):
     kind: Literal["build"] = "build"
     precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
     """Empty leaves the stage out."""
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 128)
+    """The optimisation profile: engines take 1 to the largest of these images, and are optimised for the middle one."""
     workspace_mb: Positive = 1024
 
 
@@ -369,6 +371,10 @@ class Study(Record):
                 raise ValueError(f"benchmark.runtimes: {runtime} executes {form}; export.formats must contain {form!r}")
         if "tensorrt" in self.benchmark.runtimes and not self.build.precisions:
             raise ValueError("benchmark.runtimes: tensorrt executes engines; build.precisions must not be empty")
+        largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
+        if "tensorrt" in self.benchmark.runtimes and largest > max(self.build.batch_sizes):
+            raise ValueError(f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
+                             f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)")  # fmt: skip
         if "onnx" not in self.export.formats:
             if self.quantize.settings or self.quantize.dynamic:
                 raise ValueError("quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "

@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 STARTED_AT_ONCE = 2  # importing PyTorch takes seconds of a core
 PROCESS_BYTES = 350_000_000  # a process's own memory with PyTorch imported (314 MB measured); the rest is shared
 FOREIGN_CPU = 0.25  # conditions are bad above this share of the cores used by other processes
-SPREAD = 0.20  # conditions are bad where round medians differ by more
+# Conditions are bad where round medians differ by more: the machine itself changed. Less than that is noise between rounds,
+# which the interval of paired rounds carries.
+SPREAD = 1.0
 
 
 @dataclass

@@ -54,7 +54,7 @@ def onnx_forms(work: Work, data: Prepared) -> tuple[Variant, Variant]:
 
 @pytest.fixture(scope="module")
 def made(work: Work, onnx_forms: tuple[Variant, Variant]) -> Forms:
-    return build(work, *onnx_forms, Build(), (1, 8, 100))
+    return build(work, *onnx_forms, Build())
 
 
 def rows(work: Work, forms: Forms) -> list[dict[str, Any]]:
@@ -135,7 +135,7 @@ def test_every_engine_is_skipped_with_the_reason_where_no_library_can_be_importe
 ) -> None:
     for gpu in ((), ({"name": "a GPU"},)):
         monkeypatch.setattr(stage, "gpus", lambda gpu=gpu: gpu)
-        forms = build(work, *onnx_forms, Build(), (1,))
+        forms = build(work, *onnx_forms, Build())
         assert [v.status for v in forms.variants] == ["skipped"] * 3
         for variant, row in zip(forms.variants, rows(work, forms), strict=True):
             assert variant.error is not None and row["error"] == variant.error and not row["benchmark"]
@@ -164,7 +164,7 @@ def test_int8_without_the_symmetric_form_is_skipped_and_the_rest_is_built(
     parent, symmetric = onnx_forms
     failed = symmetric.model_copy(update={"artifact": None, "status": "failed", "error": "no"})
     for missing in (None, failed):
-        int8, fp32 = build(work, parent, missing, Build(precisions=("int8", "fp32")), (1,)).variants
+        int8, fp32 = build(work, parent, missing, Build(precisions=("int8", "fp32"))).variants
         assert (int8.status, fp32.status) == ("skipped", "ok")
         assert int8.error is not None and "s8s8" in int8.error
 
@@ -182,7 +182,7 @@ def test_what_the_parser_refuses_is_a_failed_row_of_one_line(work: Work, onnx_fo
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(7, np.int8), tensor.name))
         onnx.save(model, folder / "b.onnx")
         asymmetric = symmetric.model_copy(update={"artifact": work.store.put(folder / "b.onnx", "onnx")})
-    forms = build(work, broken, asymmetric, Build(), (1,))
+    forms = build(work, broken, asymmetric, Build())
     assert [v.status for v in forms.variants] == ["failed"] * 3
     for variant in forms.variants:
         assert variant.error and "\n" not in variant.error and len(variant.error) <= 300 and not variant.benchmark
