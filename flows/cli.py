@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import json
 import os
 import sys
@@ -26,8 +27,6 @@ PREFECT = {
 
 
 def _arguments() -> argparse.ArgumentParser:
-    import importlib.metadata
-
     parser = argparse.ArgumentParser(
         prog="burnish",
         description="From images and a classifier to its fastest deployable form that is still accurate enough.",

@@ -31,7 +31,7 @@ def quickstart() -> Study:
         train=Train(epochs=14, patience=6, batch_size=48, learning_rate=0.07, label_smoothing=0.1),
         tune=Tune(
             trials=3,
-            epochs=4,
+            epochs=3,
             space={
                 "learning_rate": Range(low=0.02, high=0.2, log=True),
                 "label_smoothing": Choice(values=(0.0, 0.1)),
@@ -41,7 +41,7 @@ def quickstart() -> Study:
         augment=Augment(policies=("none", "crop")),
         prune=Prune(ratios=(0.25,), epochs=5),
         quantize=Quantize(settings=("u8s8-reduced", "u8s8", "s8s8"), calibration_images=128),
-        benchmark=Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=3, min_seconds=0.25),
+        benchmark=Benchmark(devices=("cpu",), batch_sizes=(1,), rounds=3, min_seconds=0.3),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,21 +162,19 @@ def _groups(jobs: list[Job], memory: int) -> list[list[Job]]:
     return groups
 
 
-def _chunks(jobs: list[Job], size: int) -> list[list[Job]]:
-    return [jobs[i : i + size] for i in range(0, len(jobs), size)]
-
-
 def _start(log: logging.Logger, jobs: list[Job], folder: Path) -> None:
-    for few in _chunks(jobs, STARTED_AT_ONCE):
-        for job in few:
-            job.process = Candidate(job.spec, folder / f"{job.name}.log")
-        for job in few:
-            assert job.process is not None
-            try:
-                answer = job.process.receive()
-                job.provider, job.baseline = answer["provider"], answer["rss_baseline_bytes"]
-            except CandidateError as error:
-                job.fail(log, error)
+    """Start processes, a few at a time: each imports its library and opens its model, then sleeps until it is visited."""
+
+    def one(job: Job) -> None:
+        job.process = Candidate(job.spec, folder / f"{job.name}.log")
+        try:
+            answer = job.process.receive()
+            job.provider, job.baseline = answer["provider"], answer["rss_baseline_bytes"]
+        except CandidateError as error:
+            job.fail(log, error)
+
+    with ThreadPoolExecutor(STARTED_AT_ONCE) as pool:
+        list(pool.map(one, jobs))
 
 
 def _visit(log: logging.Logger, job: Job, size: int, folder: Path, pids: set[int]) -> None:

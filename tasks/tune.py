@@ -122,34 +122,29 @@ def tune(
     best = max((t for t in trials if t["score"] is not None), key=lambda t: t["score"], default=None)  # type: ignore[arg-type,return-value]
     if best is None:
         raise RuntimeError(f"{model.label}: every one of {len(trials)} trials failed: {trials[-1]['error']}")
-    found = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
-    name = f"{model.label}/tune"
-    fitted, seed, more = train_seeds(work, model, data, found, name, "tune")
-    tuned = weights(model, data, name, "tune", fitted, parent=trained.variant.name,
-                    setting=f"trial {best['trial']}, seed {seed}")  # fmt: skip
-    helped = fitted.validation_macro_f1 >= trained.validation_macro_f1
-    rows = [variant_row(tuned.model_copy(update={"benchmark": final and helped}),
-                        validation_top1=fitted.validation_top1, validation_macro_f1=fitted.validation_macro_f1)]  # fmt: skip
-    if helped:
-        kept = tuned.model_copy(update={"benchmark": final})
-    else:  # the first weights under a name of this stage, so that the lineage has one end
-        work.log.info("%s: tuning did not help (validation F1 %.4f, before %.4f); going on with the first training",
-                      name, fitted.validation_macro_f1, trained.validation_macro_f1)  # fmt: skip
-        kept = trained.variant.model_copy(update={"name": f"{model.label}/tune-none", "stage": "tune", "benchmark": final,
-                                                  "parent": trained.variant.name, "setting": "as given"})  # fmt: skip
-        rows.append(variant_row(kept, validation_macro_f1=trained.validation_macro_f1))
-    return Trained(
-        variant=kept,
-        train=found if helped else trained.train,
-        validation_macro_f1=max(trained.validation_macro_f1, fitted.validation_macro_f1),
-        base=(tuned,),
-        tables={
-            "trials": work.rows("trials", trials),
-            "epochs": work.rows("epochs", [*epochs, *more]),
-            "variants": work.rows("variants", rows),
-            "evaluations": work.rows("evaluations", [evaluation_row(work, data, name, fitted.artifact)]),
-        },
-    )
+    name, tables = f"{model.label}/tune", {"trials": work.rows("trials", trials)}
+    rows: list[dict[str, object]] = []
+    result = trained
+    if best["trial"] != 0:  # the study's own settings would train to the same weights again
+        found = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
+        fitted, seed, more = train_seeds(work, model, data, found, name, "tune")
+        epochs += more
+        tuned = weights(model, data, name, "tune", fitted, parent=trained.variant.name,
+                        setting=f"trial {best['trial']}, seed {seed}")  # fmt: skip
+        if fitted.validation_macro_f1 >= trained.validation_macro_f1:
+            tuned = tuned.model_copy(update={"benchmark": final})
+            result = Trained(variant=tuned, train=found, validation_macro_f1=fitted.validation_macro_f1)
+        rows.append(variant_row(tuned, validation_top1=fitted.validation_top1,
+                                validation_macro_f1=fitted.validation_macro_f1))  # fmt: skip
+        tables["evaluations"] = work.rows("evaluations", [evaluation_row(work, data, name, fitted.artifact)])
+    if result is trained:  # the first weights under a name of this stage, so that the lineage has one end
+        work.log.info("%s: tuning did not help; going on with the first training (validation F1 %.4f)", name,
+                      trained.validation_macro_f1)  # fmt: skip
+        kept = {"name": f"{name}-none", "stage": "tune", "parent": trained.variant.name, "setting": "as given"}
+        result = trained.model_copy(update={"variant": trained.variant.model_copy(update={**kept, "benchmark": final})})
+        rows.append(variant_row(result.variant, validation_macro_f1=trained.validation_macro_f1))
+    tables |= {"epochs": work.rows("epochs", epochs), "variants": work.rows("variants", rows)}
+    return result.model_copy(update={"tables": tables})
 
 
 tune_task = stage(
