@@ -52,7 +52,9 @@ def _arguments() -> argparse.ArgumentParser:
     why = commands.add_parser("why", help="say for each task of a run: hit or computed, and what differed")
     for command, do in ((report, _report), (why, _why)):
         command.add_argument("run", nargs="?", metavar="RUN", help="name of a run (default: the newest)")
-        command.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
+        command.add_argument(
+            "--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)"
+        )
         command.set_defaults(do=do)
     return parser
 

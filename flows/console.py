@@ -57,8 +57,8 @@ class _Bars(logging.Handler):
         else:
             from rich.text import Text
 
-            if getattr(record, "stage", None):
-                self.bars.reset(self.stage, total=None, description=record.stage)
+            if stage := getattr(record, "stage", None):
+                self.bars.reset(self.stage, total=None, description=stage)
             style = {"ERROR": "red", "WARNING": "yellow"}.get(record.levelname, "")
             self.bars.console.print(Text(f"{time.strftime('%H:%M:%S')} {text}", style=style), soft_wrap=True)
 

@@ -73,5 +73,7 @@ def presets() -> dict[str, Callable[[], Study]]:
     return {
         name.replace("_", "-"): value
         for name, value in globals().items()
-        if callable(value) and getattr(value, "__annotations__", {}).get("return") == "Study" and not name.startswith("_")
+        if callable(value)
+        and getattr(value, "__annotations__", {}).get("return") == "Study"
+        and not name.startswith("_")
     }

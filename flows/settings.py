@@ -21,9 +21,12 @@ class Mistake(Exception):
 
 def _plain(record: BaseModel) -> dict[str, Any]:
     """JSON of a record without nulls (TOML has none) and without the `kind` that the place already tells."""
+
     def clean(value: Any, keep: bool = False) -> Any:
         if isinstance(value, dict):
-            return {k: clean(v, k == "space" or keep) for k, v in value.items() if v is not None and (k != "kind" or keep)}
+            return {
+                k: clean(v, k == "space" or keep) for k, v in value.items() if v is not None and (k != "kind" or keep)
+            }
         return [clean(v) for v in value] if isinstance(value, list) else value
 
     return clean(record.model_dump(mode="json"))
@@ -99,7 +102,9 @@ def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         for step, name in enumerate(path):
             if isinstance(place, list):
                 if not name.isdigit() or int(name) >= len(place):
-                    raise Mistake(f"--set {key}: {'.'.join(path[:step])} has entries 0 to {len(place) - 1}, not {name!r}")
+                    raise Mistake(
+                        f"--set {key}: {'.'.join(path[:step])} has entries 0 to {len(place) - 1}, not {name!r}"
+                    )
                 place = place[int(name)]
             else:
                 place = place.setdefault(name, {})

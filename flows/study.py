@@ -1,10 +1,9 @@
-"""The flow: prepare -> train -> tune -> augment -> prune -> export -> quantize -> build -> benchmark -> aggregate. Wiring only."""
+"""The flow: prepare, train, tune, augment, prune, export, quantize, build, benchmark, aggregate. Wiring only."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from pathlib import Path
@@ -36,6 +35,8 @@ if TYPE_CHECKING:
     from prefect import Task
 
 LOG = logging.getLogger("burnish")
+DEFAULT = quickstart()
+"""What the form in the Prefect UI starts from."""
 
 
 class Unfinished(Exception):
@@ -98,7 +99,9 @@ def _calls(study: Study) -> int:
 
 
 def _failed(name: str, model: Model, stage: str, parent: str | None = None, format: str = "safetensors") -> Variant:
-    return Variant(name=name, model=model.label, stage=stage, parent=parent, format=format, status="failed", error="unknown")
+    return Variant(
+        name=name, model=model.label, stage=stage, parent=parent, format=format, status="failed", error="unknown"
+    )
 
 
 def _weights(run: Run, model: Model, data: Prepared) -> list[Trained]:
@@ -168,13 +171,17 @@ def _publish(run: Run, result: Result) -> None:
     summary = tables.read(out, "summary", run.context.run).collect()
     shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",
              "status", "error")  # fmt: skip
-    create_table_artifact(table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}")
-    create_link_artifact(link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}")
+    create_table_artifact(
+        table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}"
+    )
+    create_link_artifact(
+        link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}"
+    )
     create_markdown_artifact(markdown=f"**{result.winner or 'No winner'}**\n\n{result.reason}", key="winner")
 
 
 @flow(name="burnish", flow_run_name="{study.name}", log_prints=False)
-def run_study(study: Study = quickstart(), out: str = "artifacts") -> str:
+def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
     """Run a study: from images and classifiers to the fastest form that is still accurate enough.
 
     Parameters
@@ -193,7 +200,7 @@ def run_study(study: Study = quickstart(), out: str = "artifacts") -> str:
     run = Run(study, out)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out, extra={"run": run.context.run})
     write_text(run.folder / "study.toml", to_toml(study))
-    write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "cwd": os.getcwd()}, indent=1))
+    write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
     data: Prepared = run.do(prepare_task, settings=study.data)
     for model in study.models:
         for weights in _weights(run, model, data):

@@ -64,7 +64,7 @@ def load(path: str | Path) -> nn.Module:
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle, no dict)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if "burnish" not in metadata:

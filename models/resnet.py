@@ -1,4 +1,4 @@
-"""ResNet-34 written out (He et al. 2015, Deep residual learning for image recognition); torchvision's weights load into it."""
+"""ResNet-34 written out (He et al. 2015, Deep residual learning); torchvision's weights load into it."""
 
 from __future__ import annotations
 
@@ -30,26 +30,29 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """Four stages of basic blocks; names of modules are torchvision's."""
 
-    def __init__(self, depths: tuple[int, ...], num_classes: int, in_channels: int, image_size: int, width: int) -> None:
+    def __init__(
+        self, depths: tuple[int, ...], num_classes: int, in_channels: int, image_size: int, width: int
+    ) -> None:
         super().__init__()
         small = image_size < 64  # a 7×7 stride-2 stem and a pool would leave too little of a small image
         self.conv1 = nn.Conv2d(in_channels, width, *((3, 1, 1) if small else (7, 2, 3)), bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.Identity() if small else nn.MaxPool2d(3, 2, 1)
-        channels = width
-        for stage, depth in enumerate(depths):
-            blocks = []
-            for block in range(depth):
-                out = width * 2**stage
-                blocks.append(BasicBlock(channels, out, 2 if stage and not block else 1))
-                channels = out
-            setattr(self, f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.layer1 = self._stage(depths[0], width, width, 1)
+        self.layer2 = self._stage(depths[1], width, 2 * width, 2)
+        self.layer3 = self._stage(depths[2], 2 * width, 4 * width, 2)
+        self.layer4 = self._stage(depths[3], 4 * width, 8 * width, 2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc = nn.Linear(8 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    @staticmethod
+    def _stage(depth: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
+        first = BasicBlock(in_channels, channels, stride)
+        return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(depth - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))

@@ -59,7 +59,11 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         kept = winner[0]
     kept = kept.model_copy(update={"benchmark": True})
     rows = [
-        variant_row(kept if v.name == kept.name else v, validation_top1=f.validation_top1, validation_macro_f1=f.validation_macro_f1)
+        variant_row(
+            kept if v.name == kept.name else v,
+            validation_top1=f.validation_top1,
+            validation_macro_f1=f.validation_macro_f1,
+        )
         for v, f in found
     ]
     if policy == "none":

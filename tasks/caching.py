@@ -7,157 +7,36 @@ when every file that the stored result names is there with its size and hash; el
 
 from __future__ import annotations
 
-import ast
-import hashlib
-import importlib.metadata
-import importlib.util
 import inspect
 import json
 import logging
 import shutil
+import sys
 import time
-from functools import cache, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+import httpx
 from prefect import Task, task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
+from prefect.exceptions import PrefectException
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
 
-from tasks.records import Artifact, Context, Record
+from tasks.keys import Stage, artifacts, digest
+from tasks.records import Context
 from tasks.store import Store, write_text
 from tasks.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-PACKAGES = ("flows", "tasks", "models")
 LOG = logging.getLogger("burnish")
-
-
-@cache
-def _source(module: str) -> tuple[str, tuple[str, ...]]:
-    """(SHA-256 of a project module's source, the project modules that it imports, anywhere in it)."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module {module}")
-    text = Path(spec.origin).read_text()
-    imported: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            imported.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            imported.add(node.module)
-            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
-    project = {name for name in imported if name.split(".")[0] in PACKAGES and _is_module(name)}
-    return hashlib.sha256(text.encode()).hexdigest(), tuple(sorted(project))
-
-
-@cache
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # `from tasks.records import Study` is no module of that name
-        return False
-
-
-def sources(*modules: str) -> dict[str, str]:
-    """SHA-256 of each module and of every project module that it reaches by imports."""
-    found: dict[str, str] = {}
-    waiting = list(modules)
-    while waiting:
-        module = waiting.pop()
-        if module not in found and module != __name__:
-            found[module], imports = _source(module)
-            waiting.extend(imports)
-    return found
-
-
-def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested JSON as (dotted name, value); an artifact is one leaf, its sha256."""
-    if isinstance(value, dict) and value.get("kind") == "artifact":
-        yield prefix, value["sha256"]
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from flatten(item, f"{prefix}.{key}" if prefix else key)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from flatten(item, f"{prefix}.{index}")
-    else:
-        yield prefix, value
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, Record):
-        # Fragments of tables are written by the stage, not read by the next one: they do not belong to its input.
-        return {k: _json(getattr(value, k)) for k in type(value).model_fields if k not in ("tables", "base")}
-    if isinstance(value, dict):
-        return {k: _json(v) for k, v in value.items()}
-    return [_json(v) for v in value] if isinstance(value, (list, tuple)) else value
-
-
-def artifacts(value: Any) -> Iterator[Artifact]:
-    """Every artifact that a result names."""
-    if isinstance(value, Artifact):
-        yield value
-    elif isinstance(value, Record):
-        for field in type(value).model_fields:
-            yield from artifacts(getattr(value, field))
-    elif isinstance(value, (dict, list, tuple)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from artifacts(item)
-
-
-class Stage:
-    """What is known of a stage besides its function: its name, label and what its key is made of."""
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        label: Callable[[dict[str, Any]], str],
-        libraries: tuple[str, ...],
-        modules: Callable[[dict[str, Any]], tuple[str, ...]] | None,
-        extra: Callable[[dict[str, Any]], dict[str, str]] | None,
-    ) -> None:
-        self.function, self.label_of, self.libraries = function, label, libraries
-        self.modules, self.extra = modules, extra
-        self.keys: dict[Any, str] = {}
-        """Task run -> its key, from the policy to the task's body: parts may hash gigabytes."""
-
-    def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What the key is made of, as (readable name -> value); `burnish why` compares these."""
-        inputs = {key: value for key, value in inputs.items() if key != "context"}
-        modules = (self.function.__module__, *(self.modules(inputs) if self.modules else ()))
-        return {
-            "stage": self.function.__name__,
-            **dict(flatten({key: self._input(value) for key, value in inputs.items()})),
-            **{f"source of {name}": sha for name, sha in sorted(sources(*modules).items())},
-            **{f"version of {name}": _version(name) for name in self.libraries},
-            **(self.extra(inputs) if self.extra else {}),
-        }
-
-    def _input(self, value: Any) -> Any:
-        from tasks.records import Study
-
-        if isinstance(value, Study):  # aggregate reads the rule and the names; the rest reaches it as rows
-            return {"name": value.name, "data": _json(value.data), "select": _json(value.select)}
-        if self.function.__name__ == "aggregate" and isinstance(value, dict):  # there the fragments are the input
-            return {k: [a.sha256 for a in v] for k, v in value.items()}
-        return _json(value)
-
-
-def _version(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
-def digest(parts: dict[str, Any]) -> str:
-    """The cache key of what `Stage.parts` gave."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+EVERY_SECONDS = 5.0  # at most this often a progress artifact is written
 
 
 def results(out: str | Path) -> Path:
@@ -252,6 +131,31 @@ class _OfRun(logging.FileHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
 
 
+class _Progress(logging.Handler):
+    """A stage's progress as an artifact of its Prefect task run, every few seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.artifact: UUID | None = None
+        self.last = -EVERY_SECONDS
+
+    def emit(self, record: logging.LogRecord) -> None:
+        progress = getattr(record, "progress", None)
+        if not progress or (progress[0] < progress[1] and time.monotonic() - self.last < EVERY_SECONDS):
+            return
+        self.last = time.monotonic()
+        share, text = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
+        try:
+            if self.artifact is None:
+                made = create_progress_artifact(share, description=text)
+                assert isinstance(made, UUID)  # a coroutine only where an event loop runs, which is not in a task
+                self.artifact = made
+            else:
+                update_progress_artifact(self.artifact, progress=share, description=text)
+        except (PrefectException, httpx.HTTPError):  # a server that is away for a moment does not end a training
+            self.handleError(record)
+
+
 def stage(
     label: Callable[[dict[str, Any]], str],
     *,
@@ -289,33 +193,34 @@ def stage(
             key = key or digest(about.parts(inputs))  # the policy failed (and said why), or nobody asked it
             scratch = Path(context.out).absolute() / "scratch" / key[:16]
             scratch.mkdir(parents=True, exist_ok=True)
-            handler = _OfRun(context, name)
-            LOG.addHandler(handler)
+            handlers = (_OfRun(context, name), _Progress())
+            for handler in handlers:
+                LOG.addHandler(handler)
             started = time.monotonic()
             try:
                 log = logging.getLogger(f"burnish.{name}")
                 result = function(Work(Store(Path(context.out) / "store"), scratch, log), **inputs)
                 log.info("done in %.1f s", time.monotonic() - started)
-            except BaseException as error:
-                LOG.error("%s: %s: %s", name, type(error).__name__, error)
+            except BaseException:  # to the run's log with its traceback; who called says it to the user
+                handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, name, (), sys.exc_info()))
                 raise
             finally:
-                LOG.removeHandler(handler)
-                handler.close()
+                for handler in handlers:
+                    LOG.removeHandler(handler)
+                    handler.close()
             shutil.rmtree(scratch, ignore_errors=True)
             return result
 
         signature = inspect.Signature([first, *(p.replace(kind=keyword) for p in parameters)])
         run.__signature__ = signature  # type: ignore[attr-defined]
-        made = task(
-            run,
+        made: Task[..., Any] = task(
             name=function.__name__,
             cache_policy=Verified(about),
             persist_result=True,
             result_serializer="json",
             cache_result_in_memory=False,
             log_prints=False,
-        )
+        )(run)
         made.about = about  # type: ignore[attr-defined]
         return made
 
@@ -325,5 +230,7 @@ def stage(
 def call(made: Task[..., Any], context: Context, **inputs: Any) -> Any:
     """Run a stage's task now: its results go below the run's artifacts folder, its run is named by its label."""
     name = made.about.label_of(inputs)  # type: ignore[attr-defined]
-    here = made.with_options(result_storage=results(context.out), task_run_name=name.replace("{", "(").replace("}", ")"))
+    here = made.with_options(
+        result_storage=results(context.out), task_run_name=name.replace("{", "(").replace("}", ")")
+    )
     return here(context=context, **inputs)

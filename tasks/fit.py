@@ -6,7 +6,6 @@ continues as if it had not been. Test images are never read here.
 
 from __future__ import annotations
 
-import os
 import resource
 import time
 from dataclasses import dataclass, field
@@ -64,7 +63,9 @@ def choose_device(name: str) -> str:
     if name == "auto":
         return "cuda:0" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and int(name.partition(":")[2]) >= torch.cuda.device_count():
-        raise ValueError(f"train.device: {name} was asked for, this machine has {torch.cuda.device_count()} CUDA devices")
+        raise ValueError(
+            f"train.device: {name} was asked for, this machine has {torch.cuda.device_count()} CUDA devices"
+        )
     return name
 
 
@@ -92,7 +93,9 @@ def subset(rows: numpy.ndarray, labels: numpy.ndarray, limit: int | None, seed: 
 class Images:
     """Batches of (uint8 channels-last images, labels), gathered at once; per-image augmentation is done by the loader."""
 
-    def __init__(self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, transform: Any = None) -> None:
+    def __init__(
+        self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, transform: Any = None
+    ) -> None:
         self.images, self.labels, self.rows, self.transform = images, labels, rows, transform
 
     def __len__(self) -> int:
@@ -158,7 +161,9 @@ def _schedule(settings: Train) -> Callable[[float], float]:
     """Share of the peak learning rate at a share of all steps."""
     import math
 
-    def one_cycle(done: float) -> float:  # up for a quarter, then down to nothing (Smith & Topin 2018, Super-convergence)
+    def one_cycle(
+        done: float,
+    ) -> float:  # up for a quarter, then down to nothing (Smith & Topin 2018, Super-convergence)
         return done / 0.25 if done < 0.25 else max(0.0, (1 - done) / 0.75)
 
     def cosine(done: float) -> float:
@@ -318,9 +323,7 @@ class _Run:
             with torch.autocast(kind, dtype=low, enabled=low is not None):
                 out = self.stepped(x)
             # In fp32: a bf16 loss has three digits.
-            loss = torch.nn.functional.cross_entropy(
-                out.float(), target, label_smoothing=self.settings.label_smoothing
-            )
+            loss = torch.nn.functional.cross_entropy(out.float(), target, label_smoothing=self.settings.label_smoothing)
             last = index == len(self.loader)
             group = self._group(index)
             self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
@@ -378,7 +381,7 @@ class _Run:
                  "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}  # fmt: skip
         written = self.checkpoint.with_suffix(".writing")
         torch.save(whole, written)
-        os.replace(written, self.checkpoint)
+        written.replace(self.checkpoint)
 
     def _resume(self) -> int:
         """Take up the last checkpoint, if there is one; returns the epoch to train next."""

@@ -20,6 +20,7 @@ Fraction = Annotated[float, Field(gt=0, lt=1)]
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
+
 @cache
 def plugins(folder: str) -> tuple[str, ...]:
     """Names of the plug-in files in `tasks/<folder>`: discovery is by file name, nothing is imported."""

@@ -26,7 +26,7 @@ class Corrupt(Exception):
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -60,7 +60,7 @@ def replace(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.is_dir():
         shutil.rmtree(target)
-    os.replace(source, target)
+    source.replace(target)
     _sync(target.parent)
 
 
@@ -70,7 +70,7 @@ def write_text(target: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
     with os.fdopen(handle, "w") as file:
         file.write(text)
-    os.chmod(name, 0o644)
+    Path(name).chmod(0o644)
     replace(Path(name), target)
 
 

@@ -39,9 +39,10 @@ def search(
     search that was cut off goes on as if it had not been.
     """
     import optuna
+    from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = optuna.storages.journal.JournalFileBackend(str(work.scratch / "trials.log"))
+    journal = JournalFileBackend(str(work.scratch / "trials.log"))
     study = optuna.create_study(
         study_name="tune", direction="maximize", load_if_exists=True,
         storage=optuna.storages.JournalStorage(journal),
@@ -49,13 +50,13 @@ def search(
     )  # fmt: skip
     short = base.model_copy(update={"epochs": settings.epochs, "patience": settings.epochs,
                                     "train_limit": settings.train_limit, "seeds": base.seeds[:1]})  # fmt: skip
-    for trial in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):  # cut off in the middle
-        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    for cut in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
+        study.tell(cut.number, state=optuna.trial.TrialState.FAIL)
     done = [t for t in study.get_trials() if "row" in t.user_attrs]
     for number in range(len(done), settings.trials):
         study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 1009 + number, n_startup_trials=4)
         if number == 0:
-            study.enqueue_trial({name: getattr(base, name) for name in settings.space}, skip_if_exists=True)
+            study.enqueue_trial({name: getattr(base, name) for name in settings.space})
         trial = study.ask()
         values = {} if number == 0 else _suggest(trial, settings.space)
         outcome, told = _trial(work, model, data, short.model_copy(update=values), trial, number)
@@ -69,7 +70,9 @@ def search(
         work.progress(number + 1, settings.trials, f"{model.label}/tune trial {number + 1}/{settings.trials}: "
                       f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])}"
                       f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}")  # fmt: skip
-    finished = sorted((t for t in study.get_trials() if "row" in t.user_attrs), key=lambda t: t.user_attrs["row"]["trial"])
+    finished = sorted(
+        (t for t in study.get_trials() if "row" in t.user_attrs), key=lambda t: t.user_attrs["row"]["trial"]
+    )
     return [t.user_attrs["row"] for t in finished], [row for t in finished for row in t.user_attrs["epochs"]]
 
 
@@ -111,9 +114,7 @@ def _trial(
     return {"row": row, "epochs": epochs}, told
 
 
-def tune(
-    work: Work, model: Model, data: Prepared, trained: Trained, settings: Tune, final: bool
-) -> Trained:
+def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: Tune, final: bool) -> Trained:
     """Search `settings.space` around the settings of `trained` and retrain the best.
 
     The weights that are better on validation go on: the retrained ones, or those the search started from.
@@ -147,6 +148,6 @@ def tune(
     return result.model_copy(update={"tables": tables})
 
 
-tune_task = stage(
-    lambda inputs: f"tune/{inputs['model'].label}", libraries=(*LIBRARIES, "optuna"), modules=family
-)(tune)
+tune_task = stage(lambda inputs: f"tune/{inputs['model'].label}", libraries=(*LIBRARIES, "optuna"), modules=family)(
+    tune
+)

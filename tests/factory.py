@@ -90,7 +90,7 @@ def rows_of_tables(seed: int = 0) -> dict[str, list[Row]]:
     return rows
 
 
-def _variant(  # noqa: PLR0917
+def _variant(
     name: str, model: str, stage: str, parent: str | None, fmt: str, precision: str, parameters: int, macs: int,
     size: float = 1.0, **more: Any,
 ) -> Row:
@@ -139,7 +139,7 @@ def _trained(rows: dict[str, list[Row]], model: str, facts: Row) -> list[Row]:
     return [best, pruned]
 
 
-def _measure(  # noqa: PLR0917
+def _measure(
     dice: random.Random, rows: dict[str, list[Row]], variant: Row, runtime: str, speed: float, drop: float,
     parent: str | None,
 ) -> None:

@@ -33,7 +33,18 @@ def test_a_run_leaves_what_the_readme_says(finished):
     assert {p.stem for p in (burnish.out / "tables").iterdir()} == set(TABLES)
     assert all((burnish.out / "tables" / t / f"{run.name}.parquet").exists() for t in TABLES)
     logs = {p.stem.partition("-")[0] for p in (run / "logs").iterdir()}
-    assert logs >= {"prepare", "train", "tune", "augment", "prune", "export", "quantize", "build", "benchmark", "aggregate"}
+    assert logs >= {
+        "prepare",
+        "train",
+        "tune",
+        "augment",
+        "prune",
+        "export",
+        "quantize",
+        "build",
+        "benchmark",
+        "aggregate",
+    }
     assert "winner:" in done.stdout
     assert str(run / "report.html") in done.stdout
 
@@ -172,8 +183,12 @@ def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish
 def test_a_deployment_is_triggered_on_a_real_server_and_run_by_a_real_worker(server, tmp_path):
     environment = {**os.environ, "PREFECT_API_URL": server}
     prefect = [sys.executable, "-m", "prefect"]
-    subprocess.run([*prefect, "work-pool", "create", "burnish", "--type", "process"], env=environment, cwd=ROOT, check=True)
-    listed = subprocess.run([*prefect, "deploy", "--all"], env=environment, cwd=ROOT, check=True, capture_output=True, text=True)
+    subprocess.run(
+        [*prefect, "work-pool", "create", "burnish", "--type", "process"], env=environment, cwd=ROOT, check=True
+    )
+    listed = subprocess.run(
+        [*prefect, "deploy", "--all"], env=environment, cwd=ROOT, check=True, capture_output=True, text=True
+    )
     assert "Traceback" not in listed.stdout + listed.stderr
     deployments = api(server, "deployments/filter", {})
     assert {d["name"] for d in deployments} == {"quickstart", "cifar10-small", "quickstart-nightly"}
@@ -193,7 +208,11 @@ def test_a_deployment_is_triggered_on_a_real_server_and_run_by_a_real_worker(ser
                                   stdout=log, stderr=log)  # fmt: skip
         try:
             deadline = time.monotonic() + 400
-            while (state := api(server, f"flow_runs/{run['id']}")["state"])["type"] not in ("COMPLETED", "FAILED", "CRASHED"):
+            while (state := api(server, f"flow_runs/{run['id']}")["state"])["type"] not in (
+                "COMPLETED",
+                "FAILED",
+                "CRASHED",
+            ):
                 assert time.monotonic() < deadline, (tmp_path / "worker.log").read_text()[-3000:]
                 time.sleep(1)
         finally:

@@ -89,7 +89,17 @@ def test_measuring_knows_no_runtime():
 
 
 def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
-    heavy = {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "great_expectations", "optuna", "sklearn", "timm"}
+    heavy = {
+        "torch",
+        "torchvision",
+        "torch_pruning",
+        "onnx",
+        "onnxruntime",
+        "great_expectations",
+        "optuna",
+        "sklearn",
+        "timm",
+    }
     for path in (ROOT / "tasks").rglob("*.py"):
         top = set()
         for node in ast.parse(path.read_text()).body:

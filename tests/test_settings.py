@@ -69,7 +69,9 @@ def test_a_mistake_is_one_line_naming_the_key_and_what_is_accepted(setting, word
         assert word in message, message
 
 
-@given(st.dictionaries(st.text(min_size=1), st.one_of(st.integers(), st.text(), st.booleans(), st.lists(st.integers()))))
+@given(
+    st.dictionaries(st.text(min_size=1), st.one_of(st.integers(), st.text(), st.booleans(), st.lists(st.integers())))
+)
 def test_any_json_gives_a_study_or_a_mistake(values):
     try:
         study_from(values, "test")
@@ -85,7 +87,9 @@ def test_any_setting_is_applied_or_a_mistake(text):
         assert "--set" in str(error)
 
 
-@pytest.mark.parametrize(("name", "words"), [("quikstart", ["quickstart"]), ("gone.toml", ["gone.toml", "No such file"])])
+@pytest.mark.parametrize(
+    ("name", "words"), [("quikstart", ["quickstart"]), ("gone.toml", ["gone.toml", "No such file"])]
+)
 def test_an_unknown_study_is_one_line(name, words):
     with pytest.raises(Mistake) as caught:
         load(name, [])

@@ -21,7 +21,9 @@ QUICK = Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
 
 def fitted(work, data, settings, **how):
     network, architecture = fresh(LENET, data, settings.seeds[0])
-    return fit(work, network, architecture, data, settings, model_label="lenet5", variant="lenet5/train", stage="train", **how)
+    return fit(
+        work, network, architecture, data, settings, model_label="lenet5", variant="lenet5/train", stage="train", **how
+    )
 
 
 def test_training_learns_and_leaves_a_row_an_epoch_and_split(tmp_path):
@@ -220,5 +222,3 @@ def test_test_images_are_never_read_while_training(tmp_path):
         numpy.save(folder / "a.npy", images)
         blanked = data.model_copy(update={"images": work.store.put(folder / "a.npy", "npy")})
     assert fitted(Work.at(tmp_path), blanked, QUICK).artifact.sha256 == done.artifact.sha256
-
-
