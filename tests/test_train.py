@@ -90,6 +90,7 @@ print(fitted(work, digits(work), long, on_epoch=lambda e, s: print("epoch", e, f
 """
 
 
+@pytest.mark.slow
 def test_a_training_killed_with_signal_9_resumes_to_the_same_weights(tmp_path):
     def run(out: Path, kill_at: int | None = None) -> list[str]:
         code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
