@@ -198,7 +198,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
     """
     LOG.setLevel(logging.INFO)
     run = Run(study, out)
-    LOG.info("run %s, artifacts in %s", run.context.run, run.context.out, extra={"run": run.context.run})
+    LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
     write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
     data: Prepared = run.do(prepare_task, settings=study.data)
