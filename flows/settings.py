@@ -130,10 +130,13 @@ def study_from(values: dict[str, Any], where: str) -> Study:
 
 
 def _line(error: Any) -> str:
-    location = [str(part) for part in error["loc"] if part not in ("range", "choice")]
+    location = [str(part) for part in error["loc"]]
+    if location[:2] == ["tune", "space"]:
+        del location[3:4]  # which kind of interval was tried: pydantic's word, not a key
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        record = _record_at(location[:-1])
+        tags = {"range": Range, "choice": Choice}
+        record = tags[error["loc"][3]] if location[:2] == ["tune", "space"] else _record_at(location[:-1])
         accepted = [name for name in record.model_fields if name != "kind"] if record else []
         near = difflib.get_close_matches(location[-1], accepted, 1)
         hint = f"did you mean {near[0]}? " if near else ""

@@ -38,6 +38,8 @@ def test_set_takes_typed_values_by_dotted_keys():
         ("train.epochs.x=1", ["train.epochs", "'x'"]),
         ("train=3", ["train"]),
         ("nope=1", ["nope", "benchmark"]),
+        ("choice=1", ["unknown key choice", "benchmark"]),
+        ("tune.space.learning_rate.lowest=1", ["tune.space.learning_rate.lowest", "low, high, log"]),
         ("models.5.width=3", ["models", "0 to 1"]),
         ("models=[]", ["models", "at least 1"]),
         ("models=['lenet6']", ["lenet6", "lenet5", "resnet34"]),
