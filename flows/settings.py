@@ -135,7 +135,7 @@ def _line(error: Any) -> str:
         del location[3:4]  # which kind of interval was tried: pydantic's word, not a key
     key = ".".join(location)
     if error["type"] == "extra_forbidden":
-        tags = {"range": Range, "choice": Choice}
+        tags: dict[str, type[BaseModel]] = {"range": Range, "choice": Choice}
         record = tags[error["loc"][3]] if location[:2] == ["tune", "space"] else _record_at(location[:-1])
         accepted = [name for name in record.model_fields if name != "kind"] if record else []
         near = difflib.get_close_matches(location[-1], accepted, 1)
