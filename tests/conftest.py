@@ -9,8 +9,12 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).parent.parent
 
@@ -41,6 +45,17 @@ def shared() -> Path:
 def _quiet_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of a test touches the user's Prefect home."""
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+
+
+@pytest.fixture(autouse=True)
+def _same_threads() -> Iterator[None]:
+    """Runtimes opened in this process set PyTorch's threads, and results depend on their number: give them back."""
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else None
+    yield
+    torch = sys.modules.get("torch")
+    if torch:
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
 
 
 @pytest.fixture(scope="session")
