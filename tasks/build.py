@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.machine import fingerprint, gpus
 from tasks.records import Artifact, Build, Forms, Variant
-from tasks.runtimes.onnxruntime import model_file
-from tasks.runtimes.tensorrt import PRODUCTS, RTX, TENSORRT, backend, recorder
+from tasks.runtimes._onnx import model_file
+from tasks.runtimes._tensorrt import PRODUCTS, RTX, TENSORRT, backend, recorder
 from tasks.variants import failure, variant_row
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def _serialize(work: Work, library: Any, path: Path, settings: Build) -> Any:
     config = builder.create_builder_config()
     config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 means fp32
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # or `burnish profile` sees names of layers alone
     profile, given = builder.create_optimization_profile(), network.get_input(0)
     profile.set_shape(given.name, *((size, *tuple(given.shape)[1:]) for size in _profile(settings.batch_sizes)))
     config.add_optimization_profile(profile)

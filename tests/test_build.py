@@ -18,7 +18,7 @@ from tasks.build import build
 from tasks.export import export
 from tasks.quantize import quantize
 from tasks.records import Build, Export, Forms, Prepared, Quantize, Variant
-from tasks.runtimes import tensorrt
+from tasks.runtimes import _tensorrt as tensorrt
 from tasks.work import Work
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def test_an_engine_answers_as_its_parent(
     source = onnx_forms[precision == "int8"].artifact
     variant = made.variants[PRECISIONS.index(precision)]
     assert source is not None and variant.artifact is not None, variant.error
-    engine = tensorrt.open(work.store.get(variant.artifact), "cuda:0", 100, 1)
+    engine = runtimes.load("tensorrt").open(work.store.get(variant.artifact), "cuda:0", 100, 1)
     parent = runtimes.load("onnxruntime").open(work.store.get(source), "cpu", 100, 1)
     assert variant.setting in engine.provider
     tolerance = {"fp32": 1e-4, "fp16": 0.02, "int8": 0.1}[precision]
@@ -232,7 +232,7 @@ def test_an_engine_that_cannot_be_opened_says_why(made: Forms, work: Work, tmp_p
     assert artifact is not None
     path = work.store.get(artifact)
     with pytest.raises(ValueError, match="built for up to 100 images"):
-        tensorrt.open(path, "cuda:0", 101, 1)
+        runtimes.load("tensorrt").open(path, "cuda:0", 101, 1)
     (tmp_path / "cut.engine").write_bytes(path.read_bytes()[:5000])
     with pytest.raises(RuntimeError, match="cannot run this engine"):
-        tensorrt.open(tmp_path / "cut.engine", "cuda:0", 1, 1)
+        runtimes.load("tensorrt").open(tmp_path / "cut.engine", "cuda:0", 1, 1)

@@ -1,0 +1,164 @@
+"""What the runtimes on OpenVINO share: its CPU plug-in, in the precision asked for.
+
+OpenVINO runs an fp32 file in bf16 where the CPU has bf16 instructions (2026.4), unless it is told the precision; which one
+the compiled model has is checked. A model with a free batch size is compiled for each shape that comes, by the first query of
+that shape: compiled with a free one, an eighth-width ResNet-34 took 1.17 times as long. Only the newest is kept, so that
+memory is one model's.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.runtimes._onnx import model_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def unavailable(device: str) -> str | None:
+    """Why OpenVINO cannot run on `device`, or None."""
+    if device != "cpu":
+        return f"OpenVINO executes on cpu only here, asked for {device}"
+    return None if importlib.util.find_spec("openvino") else "OpenVINO is not installed"
+
+
+def load_library(device: str) -> None:
+    """Import OpenVINO and load its CPU plug-in."""
+    import openvino
+
+    openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+
+
+def configuration(precision: str, threads: int, slots: int) -> dict[str, Any]:
+    """OpenVINO's properties for `slots` queries in flight on `threads` threads; `precision`: f32 or bf16."""
+    hint = {"PERFORMANCE_HINT": "LATENCY"}
+    if slots > 1:
+        hint = {"PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": str(slots)}
+    return hint | {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": str(threads)}
+
+
+class Model:
+    """A model compiled for the shape asked for last; all slots share it.
+
+    Raises
+    ------
+    ValueError
+        If OpenVINO does not read the file, or it has not exactly one input.
+    RuntimeError
+        If the compiled model has another precision than the one asked for.
+    """
+
+    def __init__(self, path: Path, batch_size: int, precision: str, threads: int, slots: int) -> None:
+        import openvino
+
+        self._lock, self._configuration = threading.Lock(), configuration(precision, threads, slots)
+        self._core, self._openvino, self.tensor = openvino.Core(), openvino, openvino.Tensor
+        try:
+            self._model = self._core.read_model(model_file(path))
+        except RuntimeError as error:
+            raise ValueError(f"{path.name}: OpenVINO does not read it: {_reason(error)}") from error
+        if len(self._model.inputs) != 1:
+            raise ValueError(f"{path.name}: expected one input, found {len(self._model.inputs)}")
+        self._accepted = self._model.input(0).partial_shape
+        first = self._accepted
+        if first.rank.is_static and len(first) and first[0].is_dynamic:
+            first = openvino.PartialShape([batch_size, *list(first)[1:]])
+        self._shape = first
+        self._compiled = self._compile(first)
+        given = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if given != precision:
+            raise RuntimeError(f"asked for {precision}, OpenVINO gave {given}")
+        self.provider = f"OpenVINO {', '.join(self._compiled.get_property('EXECUTION_DEVICES'))} ({given}, " + ", ".join(
+            f"{n} {what}{'s' if n > 1 else ''}"
+            for what, n in (
+                ("stream", self._compiled.get_property("NUM_STREAMS")),
+                ("thread", self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            )
+        ) + ")"  # fmt: skip
+
+    def _compile(self, shape: Any) -> Any:
+        self._model.reshape({0: shape})
+        return self._core.compile_model(self._model, "CPU", self._configuration)
+
+    def request(self, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """A new inference request for inputs of that shape.
+
+        Raises
+        ------
+        ValueError
+            If the model does not take that shape or type.
+        """
+        wanted = self._model.input(0).get_element_type().to_dtype()
+        if dtype != wanted:
+            raise ValueError(f"the model takes inputs of type {wanted}, got {dtype}")
+        asked = self._openvino.PartialShape(list(shape))
+        with self._lock:
+            if asked != self._shape:
+                if not self._accepted.compatible(asked):
+                    raise ValueError(f"the model takes inputs of shape {self._accepted}, got {list(shape)}")
+                self._compiled = None  # two at a time would be more memory than a model needs
+                try:
+                    self._compiled = self._compile(asked)
+                except RuntimeError as error:
+                    self._shape = None
+                    raise ValueError(
+                        f"the model does not take inputs of shape {list(shape)}: {_reason(error)}"
+                    ) from error
+                self._shape = asked
+            return self._compiled.create_infer_request()
+
+
+def _reason(error: Exception) -> str:
+    """The last line of OpenVINO's message; those before it are places in its source."""
+    return str(error).strip().splitlines()[-1].strip()
+
+
+class Session:
+    """One slot: an inference request."""
+
+    split = None
+
+    def __init__(self, model: Model) -> None:
+        self._model, self._tensor, self.provider = model, model.tensor, model.provider
+        self._request: Any = None
+        self._shape: tuple[int, ...] | None = None
+        self._dtype: np.dtype | None = None
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Answer one query; see `tasks.runtimes.Session.run`. The request reads the inputs where they are."""
+        if inputs.shape != self._shape or inputs.dtype != self._dtype:
+            self._request = self._shape = None  # the old one goes first: it holds memory
+            self._request = self._model.request(inputs.shape, inputs.dtype)
+            self._shape, self._dtype = inputs.shape, inputs.dtype
+        # `infer(inputs)` looks at what it is given for 10 to 30 microseconds; a tensor on the array's memory takes three.
+        given = np.require(inputs, None, ("C", "W"))  # a tensor does not keep the array alive whose memory it shares
+        self._request.set_input_tensor(0, self._tensor(given, shared_memory=True))
+        self._request.infer(share_outputs=True)
+        return self._request.get_output_tensor(0).data.copy()
+
+    def fork(self) -> Session:
+        """Another inference request of the same compiled model."""
+        return Session(self._model)
+
+    def close(self) -> None:
+        """Let go of the request."""
+        del self._request, self._model
+
+
+def open(path: Path, device: str, batch_size: int, precision: str, threads: int, slots: int) -> Session:
+    """Open an ONNX file, or a folder with one and its external data.
+
+    Raises
+    ------
+    RuntimeError
+        If `device` is not the CPU.
+    """
+    reason = unavailable(device)
+    if reason:
+        raise RuntimeError(reason)
+    return Session(Model(path, batch_size, precision, threads, slots))

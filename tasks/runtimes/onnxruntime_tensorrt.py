@@ -1,0 +1,77 @@
+"""ONNX Runtime on its TensorRT execution provider: it builds engines when it opens a file, and keeps none on disk.
+
+The whole model is TensorRT's or it does not open: nodes that it does not take would run on the CPU. This provider is bound
+to a TensorRT of one major version (10 for ONNX Runtime 1.31), which wheels of ONNX Runtime do not carry.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+
+from tasks.runtimes import _cuda, _onnxruntime
+from tasks.runtimes._onnx import model_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.runtimes import Session
+
+FORMATS = ("onnx",)
+QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+
+
+def unavailable(device: str) -> str | None:
+    """Why ONNX Runtime's TensorRT provider cannot run on `device`, or None."""
+    if device == "cpu":
+        return "ONNX Runtime's TensorRT provider executes on CUDA devices only, asked for cpu"
+    reason = _onnxruntime.unavailable(device)
+    if reason:
+        return reason
+    if importlib.util.find_spec("tensorrt") is None and ctypes.util.find_library("nvinfer") is None:
+        return "TensorRT is not installed (neither the package tensorrt nor a library libnvinfer)"
+    return None
+
+
+def load_library(device: str) -> None:
+    """Import ONNX Runtime, load TensorRT and create the CUDA context."""
+    # The provider has no setting for TF32, and TensorRT's default is on; this is NVIDIA's own switch for the process.
+    os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
+    if importlib.util.find_spec("tensorrt"):
+        importlib.import_module("tensorrt")  # a package's libraries are found once they are loaded
+    _onnxruntime.load_library(device)
+
+
+def _quantized(file: Path) -> bool:
+    import onnx
+
+    graph = onnx.load(file, load_external_data=False).graph
+    return any(node.op_type in QUANTIZED for node in graph.node)
+
+
+def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
+    """Open an ONNX file, or a folder with one and its external data.
+
+    Raises
+    ------
+    RuntimeError
+        If `device` is no GPU, or ONNX Runtime cannot load TensorRT or gives it only a part of the model.
+    """
+    reason = unavailable(device)
+    if reason:
+        raise RuntimeError(reason)
+    load_library(device)
+    file = model_file(path)
+    settings = {
+        "trt_engine_cache_enable": "0", "trt_timing_cache_enable": "0", "trt_fp16_enable": "0",
+        "trt_int8_enable": str(int(_quantized(file))),
+    }  # fmt: skip
+    return _cuda.Session(
+        device,
+        lambda stream: _onnxruntime.Model(
+            file, device, stream, "TensorrtExecutionProvider", settings, {"session.disable_cpu_ep_fallback": "1"}
+        ),
+    )

@@ -1,0 +1,24 @@
+"""torch.compile in mode "max-autotune": kernels are chosen by timing them, which takes minutes; on a GPU with CUDA graphs.
+
+On a CPU it chooses between library and generated code for matrix products; convolutions are the library's in any mode.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.runtimes import _torch_compile
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.runtimes import Session
+
+FORMATS = ("safetensors",)
+unavailable, load_library = _torch_compile.unavailable, _torch_compile.load_library
+
+
+def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
+    """Open a file that `models.save` wrote."""
+    mode = "max-autotune-no-cudagraphs" if device == "cpu" else "max-autotune"
+    return _torch_compile.open(path, device, threads, slots, mode)
