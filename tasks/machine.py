@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container, Iterator, Sequence
 
 # Instructions that decide how fast vector, bf16 and int8 arithmetic is (x86-64, then Arm), as /proc/cpuinfo names them.
 FEATURES = (
@@ -24,7 +24,7 @@ FEATURES = (
 )  # fmt: skip
 LIBRARIES = (
     "numpy", "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
-    "tensorrt", "tensorrt-rtx-cu13-bindings", "nvidia-ml-py", "optuna", "polars", "scikit-learn",
+    "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings", "nvidia-ml-py", "optuna", "polars", "scikit-learn",
 )  # fmt: skip
 # Where an NVIDIA driver shows itself (the last under WSL); looked at first, as importing NVML's package takes 0.1 s.
 DRIVER_SIGNS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/dxg")
@@ -97,26 +97,71 @@ def nvml() -> Iterator[Any]:
 
 @cache
 def gpus() -> tuple[dict[str, Any], ...]:
-    """GPUs in PCI order: {name, driver, memory_bytes (None without NVML)}."""
+    """GPUs that CUDA shows, cuda:0 first: {name, driver, memory_bytes (None without NVML)}."""
     with nvml() as library:
         if library is not None:
             driver = _text(library.nvmlSystemGetDriverVersion())
-            handles = [library.nvmlDeviceGetHandleByIndex(i) for i in range(library.nvmlDeviceGetCount())]
             return tuple(
                 {
                     "name": _text(library.nvmlDeviceGetName(handle)),
                     "driver": driver,
                     "memory_bytes": int(library.nvmlDeviceGetMemoryInfo(handle).total),
                 }
-                for handle in handles
+                for handle in _gpu_handles(library)
             )
-    found = []
+    found, uuids = [], []
     for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        named = [line.partition(":")[2].strip() for line in file.read_text().splitlines() if line.startswith("Model")]
+        lines = (line.partition(":") for line in file.read_text().splitlines())
+        told = {key.strip(): value.strip() for key, _, value in lines}
         version = Path("/proc/driver/nvidia/version").read_text().split("  ")
         driver = version[1].strip() if len(version) > 1 else version[0].strip()
-        found.append({"name": named[0] if named else "NVIDIA GPU", "driver": driver, "memory_bytes": None})
-    return tuple(found)
+        found.append({"name": told.get("Model", "NVIDIA GPU"), "driver": driver, "memory_bytes": None})
+        uuids.append(told.get("GPU UUID", ""))
+    return tuple(found[index] for index in visible_gpus(uuids, os.environ.get("CUDA_VISIBLE_DEVICES")))
+
+
+def visible_gpus(uuids: Sequence[str], listed: str | None) -> list[int]:
+    """Indices in PCI order of cuda:0, cuda:1, ... as CUDA numbers them.
+
+    Parameters
+    ----------
+    uuids : of all GPUs in PCI order
+    listed : CUDA_VISIBLE_DEVICES: indices or (beginnings of) UUIDs; what follows the first that names no GPU is hidden.
+        Its order by speed is not known here: indices are right where CUDA_DEVICE_ORDER is PCI_BUS_ID, as in candidates.
+    """
+    if listed is None:
+        return list(range(len(uuids)))
+    found: list[int] = []
+    for entry in map(str.strip, listed.split(",")):
+        if entry.isdigit():
+            matching = [int(entry)] if int(entry) < len(uuids) else []
+        else:
+            matching = [index for index, uuid in enumerate(uuids) if entry and uuid.startswith(entry)]
+        if len(matching) != 1:
+            break
+        found += matching
+    return found
+
+
+def _gpu_handles(library: Any) -> list[Any]:
+    """NVML's handles of cuda:0, cuda:1, ..."""
+    handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+    uuids = [_text(library.nvmlDeviceGetUUID(handle)) for handle in handles]
+    return [handles[index] for index in visible_gpus(uuids, os.environ.get("CUDA_VISIBLE_DEVICES"))]
+
+
+def gpu_handle(library: Any, device: str) -> Any:
+    """NVML's handle of `cuda:N`.
+
+    Raises
+    ------
+    ValueError
+        If CUDA_VISIBLE_DEVICES or the machine has no such GPU.
+    """
+    handles, number = _gpu_handles(library), int(device.partition(":")[2])
+    if number >= len(handles):
+        raise ValueError(f"{device}: {len(handles)} GPUs are visible (CUDA_VISIBLE_DEVICES, nvidia-smi -L)")
+    return handles[number]
 
 
 def _text(value: str | bytes) -> str:
@@ -130,7 +175,11 @@ def missing_gpu(device: str) -> str | None:
     found = len(gpus())
     if int(device.partition(":")[2]) < found:
         return None
-    return f"{device}: this machine has {f'only {found}' if found else 'no'} NVIDIA GPU{'s' if found > 1 else ''}"
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = "" if listed is None else f" that CUDA_VISIBLE_DEVICES ({listed!r}) shows"
+    return (
+        f"{device}: this machine has {f'only {found}' if found else 'no'} NVIDIA GPU{'s' if found > 1 else ''}{hidden}"
+    )
 
 
 def vram_bytes(pid: int) -> int | None:
@@ -150,26 +199,90 @@ def vram_bytes(pid: int) -> int | None:
     return sum(used) if used else None
 
 
-def gpu_trouble(device: str, own: Container[int]) -> str | None:
-    """What disturbs a GPU now (slowed down, foreign processes); None: nothing, a CPU, or NVML is missing.
-
-    Parameters
-    ----------
-    own : process numbers that are not foreign. Where none of them is listed (a container), foreign ones are unknown.
-    """
+def gpu_usage(device: str) -> tuple[int, tuple[int, ...]] | None:
+    """(Bytes in use, processes listed) of a GPU; None for a CPU or where NVML is missing. See `vram`."""
     if device == "cpu":
         return None
     with nvml() as library:
         if library is None:
             return None
-        handle = library.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2]))
-        reasons = library.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
-        found = sorted({what for bit, what in SLOWDOWNS.items() if reasons & bit})
-        pids = [process.pid for process in library.nvmlDeviceGetComputeRunningProcesses(handle)]
+        handle = gpu_handle(library, device)
+        pids = (process.pid for process in library.nvmlDeviceGetComputeRunningProcesses(handle))
+        return int(library.nvmlDeviceGetMemoryInfo(handle).used), tuple(pids)
+
+
+def vram(device: str, before: tuple[int, tuple[int, ...]] | None = None) -> tuple[int | None, str | None]:
+    """GPU memory of this process, its CUDA context included, and how it is known; (None, None) where it is not.
+
+    Called with the library loaded and no model opened it is the context's part.
+
+    Parameters
+    ----------
+    before : `gpu_usage` before this process had a CUDA context
+
+    Returns
+    -------
+    bytes, source : "process": NVML lists this process. "device difference": it does not (as in a container), but nothing
+        else was on the GPU before and at most one process, this one, is now; so it is what the GPU's use grew by.
+    """
+    if device == "cpu":
+        return None, None
+    own = vram_bytes(os.getpid())
+    if own is not None:
+        return own, "process"
+    now = gpu_usage(device)
+    if before is None or now is None or before[1] or len(now[1]) > 1:
+        return None, None
+    return max(now[0] - before[0], 0), "device difference"
+
+
+def gpu_state(device: str, own: Container[int]) -> dict[str, Any]:
+    """A GPU now; empty for a CPU or where NVML is missing, a value None where the GPU does not tell it.
+
+    Parameters
+    ----------
+    own : process numbers that are not foreign. Where none of them is listed (a container), foreign ones are unknown.
+
+    Returns
+    -------
+    state : sm_mhz, memory_mhz, temperature_c, energy_j (since the driver was loaded), trouble (what disturbs it: slowed
+        down, foreign processes; None: nothing)
+    """
+    if device == "cpu":
+        return {}
+    with nvml() as library:
+        if library is None:
+            return {}
+        handle = gpu_handle(library, device)
+
+        def told(function: str, *arguments: Any) -> Any:
+            try:
+                return getattr(library, function)(handle, *arguments)
+            # Old, virtual or divided GPUs; drivers that do not know the function, or no more.
+            except (library.NVMLError_NotSupported, library.NVMLError_FunctionNotFound):
+                return None
+
+        reasons = told("nvmlDeviceGetCurrentClocksEventReasons")
+        if reasons is None:  # a driver before 535 has it under its old name
+            reasons = told("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
+        pids = [process.pid for process in told("nvmlDeviceGetComputeRunningProcesses") or ()]
+        millijoules = told("nvmlDeviceGetTotalEnergyConsumption")
+        state = {
+            "sm_mhz": told("nvmlDeviceGetClockInfo", library.NVML_CLOCK_SM),
+            "memory_mhz": told("nvmlDeviceGetClockInfo", library.NVML_CLOCK_MEM),
+            "temperature_c": told("nvmlDeviceGetTemperature", library.NVML_TEMPERATURE_GPU),
+            "energy_j": None if millijoules is None else millijoules / 1000,
+        }
+    found = sorted({what for bit, what in SLOWDOWNS.items() if reasons & bit})
     foreign = [pid for pid in pids if pid not in own]
     if foreign and len(foreign) < len(pids):
         found.append("foreign process on the GPU")
-    return ", ".join(found) or None
+    return state | {"trouble": ", ".join(found) or None}
+
+
+def gpu_trouble(device: str, own: Container[int]) -> str | None:
+    """What disturbs a GPU now: `gpu_state`'s trouble. None: nothing, a CPU, or NVML is missing."""
+    return gpu_state(device, own).get("trouble")
 
 
 def _governor() -> str | None:
@@ -198,14 +311,20 @@ def devices(asked: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def environment() -> dict[str, object]:
-    """The row of the `environments` table; versions are read without importing the libraries."""
-    model, features = cpu()
-    gpu: dict[str, Any] = next(iter(gpus()), {})
-    versions = {}
+@cache
+def versions() -> dict[str, str]:
+    """Versions of those of LIBRARIES that are installed, read without importing them."""
+    found = {}
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def environment() -> dict[str, object]:
+    """The row of the `environments` table."""
+    model, features = cpu()
+    gpu: dict[str, Any] = next(iter(gpus()), {})
     return {
         "cpu_model": model,
         "cpu_cores": cores(),
@@ -218,5 +337,5 @@ def environment() -> dict[str, object]:
         "gpu": gpu.get("name"),
         "gpu_driver": gpu.get("driver"),
         "gpu_memory_bytes": gpu.get("memory_bytes"),
-        "libraries": json.dumps(versions),
+        "libraries": json.dumps(versions()),
     }

@@ -1,16 +1,15 @@
 from __future__ import annotations
 
 import gc
-import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from tasks import measure
-from tasks.measure import compare, percentile, queries_needed, student_quantile, summarise, warm_up
+from tasks.measure import rate, throughput, warm_up, warm_up_slots
 
 
 class Clock:
@@ -47,30 +46,6 @@ def falling() -> Iterator[int]:
     while True:
         yield int(value)
         value = max(value * 0.97, 1000)
-
-
-@pytest.mark.parametrize(("p", "n"), [(90, 64), (95, 130), (99, 662)])
-def test_a_percentile_needs_as_many_samples_as_loadgen_asks_for(p: int, n: int) -> None:
-    assert queries_needed(p) == n
-    assert stats.binom.cdf(1, n, 1 - p / 100) <= 0.01 < stats.binom.cdf(1, n - 1, 1 - p / 100)
-
-
-@pytest.mark.parametrize("n", [1, 63, 64, 129, 130, 661, 662])
-def test_unsupported_percentiles_are_null(n: int) -> None:
-    columns = summarise(np.arange(1, n + 1) * 1_000_000)
-    assert [columns[f"latency_p{p}_ms"] is None for p in (90, 95, 99)] == [n < 64, n < 130, n < 662]
-    assert columns["latency_min_ms"] == 1
-    assert columns["latency_max_ms"] == n
-
-
-def test_percentiles_are_nearest_rank() -> None:
-    assert percentile(np.array([1.0, 2.0, 3.0, 10.0]), 50) == 2
-    assert percentile(np.arange(1.0, 101), 90) == 90
-
-
-def test_the_mean_of_equal_samples_stays_between_them() -> None:
-    columns = summarise(np.full(997, 1_234_567))
-    assert columns["latency_min_ms"] == columns["latency_mean_ms"] == columns["latency_max_ms"]
 
 
 def test_measuring_reaches_both_limits(clocked: Callable[[Iterator[int]], Clock]) -> None:
@@ -132,47 +107,84 @@ def test_warm_up_of_slow_calls_takes_two_windows_of_three(clocked: Callable[[Ite
     assert clock.calls == 6
 
 
-@pytest.mark.parametrize("freedom", [1, 2, 3, 9, 40])
-def test_student_quantiles_equal_scipys(freedom: int) -> None:
-    assert student_quantile(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-4)
+def test_a_limit_ends_measuring_with_the_query_that_crosses_it(clocked: Callable[[Iterator[int]], Clock]) -> None:
+    clock = clocked(forever(1_000_000))
+    assert len(measure.measure(clock.call, 5, 10_000, limit=0.0205)) == 21
+    assert len(measure.measure(clock.call, 5, 10_000, limit=0)) == 1
+    assert len(measure.measure(clock.call, 0.01, 4, limit=1)) == 10
 
 
-@pytest.mark.parametrize("rounds", [2, 3, 5, 10])
-def test_equal_candidates_are_ranked_in_at_most_one_case_of_twenty(rounds: int) -> None:
-    rng = np.random.default_rng(1)
-    cases = np.exp(rng.normal(0, 0.05, (400, 2, rounds)))
-    ranked = sum(compare(a.tolist(), b.tolist(), 0)[3] != "indistinguishable" for a, b in cases)
-    assert ranked <= 0.05 * 400 + 3 * math.sqrt(0.05 * 0.95 * 400)
+def test_a_limit_ends_warm_up_with_the_query_that_crosses_it(clocked: Callable[[Iterator[int]], Clock]) -> None:
+    clock = clocked(forever(1_000_000_000))
+    assert warm_up(clock.call, 0.5, limit=0.1) == (1.0, False)
+    assert warm_up(clock.call, 0.5, limit=3.5) == (4.0, True)
+    clock = clocked(iter([4_000_000_000] * 3 + [1_000_000_000] * 9))
+    assert warm_up(clock.call, 0.5, limit=13.5) == (14.0, False)
 
 
-def test_drift_that_hits_both_alike_does_not_hide_a_difference() -> None:
-    drift = np.array([1.0, 1.5, 0.7, 2.0])
-    ratio, low, high, verdict = compare((2 * drift).tolist(), (drift * [1.0, 1.01, 0.99, 1.0]).tolist(), 0)
-    assert verdict == "faster"
-    assert low < ratio < high
-    assert ratio == pytest.approx(2, rel=0.01)
+def sleeper(seconds: float) -> Callable[[], object]:
+    return lambda: time.sleep(seconds)
 
 
-def test_the_comparison_is_symmetric() -> None:
-    a, b = [1.0, 1.1, 0.9], [3.0, 3.1, 2.9]
-    ratio, low, high, verdict = compare(a, b, 0)
-    back = compare(b, a, 0)
-    assert verdict == "slower"
-    assert back[3] == "faster"
-    assert ratio == pytest.approx(1 / back[0])
-    assert (low, high) == (pytest.approx(1 / back[2], rel=0.01), pytest.approx(1 / back[1], rel=0.01))
+def test_throughput_counts_only_while_all_slots_are_busy() -> None:
+    completions = throughput([sleeper(0.004), sleeper(0.05)], 0.08, 10)
+    assert completions.dtype == np.int64
+    assert (np.diff(completions) >= 0).all()
+    assert 0.08e9 < completions[-1] < 0.1e9, "the first slot's last query, before the other slot's second one"
+    assert 12 <= len(completions) <= 21
 
 
-def test_a_difference_below_what_two_processes_of_one_program_show_is_no_difference() -> None:
-    assert compare([1.005] * 3, [1.0] * 3, 0)[3] == "indistinguishable"
-    assert compare([1.02] * 3, [1.0] * 3, 0)[3] == "faster"
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_the_rate_is_the_number_of_slots_over_the_time_a_call_takes(slots: int) -> None:
+    ratios = []
+    for _ in range(5):
+        took: list[float] = []
+
+        def call(took: list[float] = took) -> None:
+            start = time.perf_counter()
+            time.sleep(0.005)
+            took.append(time.perf_counter() - start)
+
+        ratios.append(rate(throughput([call] * slots, 0.1, 10)) * np.mean(took) / slots)
+    assert np.median(ratios) == pytest.approx(1, rel=0.08)
 
 
-def test_one_round_ranks_nothing() -> None:
-    assert compare([5.0], [1.0], 0) == (pytest.approx(5.0), 0.0, math.inf, "indistinguishable")
+def test_a_rate_is_exact_however_slots_are_in_phase() -> None:
+    together = np.sort(np.concatenate([np.arange(1, 9) * 1000 + slot for slot in range(3)]))
+    assert rate(together[together <= 8000]) == pytest.approx(3e6, rel=1e-3)
+    apart = np.arange(1, 25) * 333
+    assert rate(apart) == pytest.approx(3e6, rel=0.01)
 
 
-@pytest.mark.parametrize(("a", "b"), [([], []), ([1.0, 2.0], [1.0])])
-def test_rounds_that_are_no_pairs_are_refused(a: list[float], b: list[float]) -> None:
-    with pytest.raises(ValueError, match="paired"):
-        compare(a, b, 0)
+def test_every_slot_has_two_queries_even_past_its_limit() -> None:
+    calls = [0, 0]
+
+    def call(slot: int) -> None:
+        calls[slot] += 1
+
+    completions = throughput([lambda: call(0), lambda: call(1)], 10, 10**9, limit=0)
+    assert min(calls) == 2
+    assert 2 <= len(completions) <= sum(calls)
+    assert rate(completions) > 0
+
+
+def test_an_exception_in_a_slot_ends_all_and_is_raised() -> None:
+    def fail() -> None:
+        time.sleep(0.02)
+        raise ZeroDivisionError
+
+    start = time.perf_counter()
+    with pytest.raises(ZeroDivisionError):
+        throughput([sleeper(0.001), fail, sleeper(0.001)], 30, 10)
+    assert time.perf_counter() - start < 5
+    assert gc.isenabled()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+
+
+def test_warming_up_slots_ends_when_two_windows_rates_agree() -> None:
+    settled = [warm_up_slots([sleeper(0.002)] * 2, 0.1) for _ in range(3)]
+    assert any(stable for _, stable in settled)
+    assert all(0.1 <= seconds < 1 for seconds, _ in settled)
+    seconds, stable = warm_up_slots([sleeper(0.02)] * 2, 10, limit=0.03)
+    assert 0.03 <= seconds < 0.5
+    assert not stable

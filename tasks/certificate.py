@@ -1,0 +1,164 @@
+"""Under which conditions something was measured: clocks, load by others, what the GPU says, energy."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks import machine
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+
+
+class Watch:
+    """Watches the machine while its `with` block runs, in the process that measures.
+
+    An end takes a few milliseconds (with a GPU some tens, for starting NVML), which are not part of what is watched.
+    """
+
+    def __init__(self, device: str, own_pids: Container[int], root: Path = Path("/")) -> None:
+        """Nothing is read yet.
+
+        Parameters
+        ----------
+        own_pids : processes that are no strangers on the GPU. On the CPU every process but this one is.
+        root : where proc and sys are
+        """
+        self.device, self.own, self.root = device, own_pids, root
+
+    def __enter__(self) -> Watch:
+        self._load = os.getloadavg()[0]
+        self._mhz = [_mhz(self.root)]
+        self._gpu = [machine.gpu_state(self.device, self.own)]
+        self._energy = [self._counters(self._gpu[0])]
+        self._busy, self._own_busy, self._start = busy_seconds(), time.process_time(), time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.monotonic() - self._start
+        others = busy_seconds() - self._busy - (time.process_time() - self._own_busy)
+        capacity = self.seconds * len(machine.affinity())
+        # The kernel counts in steps of 10 ms, so that a short time may come out beyond the range.
+        self.foreign_cpu = min(max(others / capacity, 0.0), 1.0) if capacity else 0.0
+        self._gpu.append(machine.gpu_state(self.device, self.own))
+        self._energy.append(self._counters(self._gpu[1]))
+        self._mhz.append(_mhz(self.root))
+
+    def _counters(self, gpu: dict[str, Any]) -> tuple[dict[str, tuple[float, float]], str | None]:
+        """(Energy meters in joules and where they start again, why there are none)."""
+        if self.device == "cpu":
+            return _rapl(self.root)
+        if gpu.get("energy_j") is None:
+            return {}, "this GPU does not count its energy" if gpu else "NVML is missing: no driver or no nvidia-ml-py"
+        return {"NVML": (gpu["energy_j"], 2**64 / 1000)}, None
+
+    def row(self) -> dict[str, Any]:
+        """The columns of the `certificates` table that this knows, after the block."""
+        first, last = self._gpu
+        present = [state for state in (first, last) if state]
+        energy, source, note = self._spent()
+        gpus = machine.gpus() if self.device != "cpu" else ()
+        return {
+            "cpu_model": machine.cpu()[0],
+            "cpu_governor": _governor(self.root),
+            "cpu_mhz": _mean(self._mhz),
+            "affinity": ranges(machine.affinity()),
+            "load_average": self._load,
+            "foreign_cpu": self.foreign_cpu,
+            "gpu_sm_mhz": _mean([state["sm_mhz"] for state in present]),
+            "gpu_memory_mhz": _mean([state["memory_mhz"] for state in present]),
+            "gpu_temperature_c": last.get("temperature_c"),
+            "gpu_trouble": ", ".join(dict.fromkeys(s["trouble"] for s in present if s["trouble"])) or None,
+            "gpu_driver": gpus[0]["driver"] if gpus else None,
+            "energy_j": energy,
+            "power_w": energy / self.seconds if energy is not None and self.seconds else None,
+            "energy_source": source,
+            "energy_note": note,
+        }
+
+    def _spent(self) -> tuple[float | None, str | None, str | None]:
+        """(Joules, the meters' names, why there are none)."""
+        (before, note), (after, late) = self._energy
+        if not before or before.keys() != after.keys():
+            return None, None, note or late or "the meters changed meanwhile"
+        joules = 0.0
+        for name, (end, start_again) in after.items():
+            used = end - before[name][0]
+            joules += used if used >= 0 else used + start_again
+        return joules, ", ".join(before), None
+
+
+def busy_seconds() -> float:
+    """CPU seconds used so far, by anything (other machines too), on the processors that this process may use."""
+    import psutil
+
+    times, own = psutil.cpu_times(percpu=True), machine.affinity()
+    fields = ("user", "nice", "system", "irq", "softirq", "steal")
+    return sum(getattr(times[n], field, 0.0) for n in own if n < len(times) for field in fields)
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text: 0-3,8."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        first = found.pop()[0] if found and found[-1][1] == number - 1 else number
+        found.append((first, number))
+    return ",".join(f"{first}-{last}" if first < last else f"{first}" for first, last in found)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    given = [value for value in values if value is not None]
+    return statistics.fmean(given) if given else None
+
+
+def _governor(root: Path) -> str | None:
+    """Of the usable processors, several if they differ."""
+    found = set()
+    for number in machine.affinity():
+        with suppress(OSError):
+            found.add((root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor").read_text().strip())
+    return " ".join(sorted(found)) or None
+
+
+def _mhz(root: Path) -> float | None:
+    """Mean clock of the usable processors now, as the kernel tells it; in a virtual machine it may be the nominal one."""
+    usable, found = machine.affinity(), []
+    for number in usable:
+        with suppress(OSError, ValueError):  # ValueError: "<unknown>"
+            kilohertz = (root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_cur_freq").read_text()
+            found.append(int(kilohertz) / 1000)
+    if found:
+        return statistics.fmean(found)
+    processor = None
+    with suppress(OSError):
+        for line in (root / "proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "processor":
+                processor = int(value)
+            elif key.strip() == "cpu MHz" and processor in usable:
+                found.append(float(value))
+    return _mean(found)
+
+
+def _rapl(root: Path) -> tuple[dict[str, tuple[float, float]], str | None]:
+    """(Energy of each CPU package in joules and where its counter starts again, why there is none).
+
+    RAPL counts the whole package, whoever uses it: Intel, and AMD from Zen on, through the kernel's powercap.
+    """
+    folder, found = root / "sys/class/powercap", {}
+    try:
+        for zone in sorted(folder.glob("*rapl*:*")):
+            name = (zone / "name").read_text().strip()
+            if name.startswith("package"):  # a package may show itself twice, by two interfaces
+                counter, most = (int((zone / f).read_text()) / 1e6 for f in ("energy_uj", "max_energy_range_uj"))
+                found[f"RAPL {name}"] = counter, most
+    except PermissionError:
+        return {}, f"RAPL is not readable without root: {zone / 'energy_uj'}"
+    except OSError as error:
+        return {}, f"RAPL cannot be read: {error}"
+    return found, None if found else f"no RAPL: {folder} has no package (virtual machine?)"
