@@ -52,7 +52,7 @@ class Figure:
     svg: str
 
 
-def _figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
+def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
     import vl_convert
 
     spec = chart.to_dict(validate=False)
@@ -64,7 +64,7 @@ def _figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = 
     return Figure(title, note, svg)
 
 
-def _data(rows: Sequence[dict[str, Any]]) -> alt.Data:
+def inline(rows: Sequence[dict[str, Any]]) -> alt.Data:
     import altair as alt
 
     return alt.Data(values=list(rows))
@@ -104,7 +104,7 @@ def tradeoff(
         return None
     x = _latency_axis([r["ms"] for r in shown], "median latency, ms a query")
     y = alt.Y("score:Q", title=f"{name} on held-out images, share", scale=alt.Scale(zero=False, padding=14))
-    base = alt.Chart(_data(shown)).encode(x=x)
+    base = alt.Chart(inline(shown)).encode(x=x)
     spread = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q", color="model:N")
     front = base.transform_filter("datum.pareto").mark_line(
         strokeDash=[4, 4], color="currentColor", opacity=0.5, interpolate="step-after"
@@ -116,11 +116,11 @@ def tradeoff(
     ring = named.mark_point(size=300, color="currentColor", strokeWidth=1.5).encode(y=y)
     label = named.mark_text(dy=-18, fontWeight="bold", fontSize=12, color="currentColor").encode(y=y, text="role:N")
     rule = [{"score": r["score"] + r["drop"] - max_drop} for r in shown[:1] if r["drop"] is not None]
-    gate = alt.Chart(_data(rule)).mark_rule(color=PALETTE[4], opacity=0.8).encode(y=y)
+    gate = alt.Chart(inline(rule)).mark_rule(color=PALETTE[4], opacity=0.8).encode(y=y)
     chart = alt.layer(gate, spread, front, points, ring, label).properties(width=width - 80, height=340)
     best = sorted((r for r in shown if r["pareto"]), key=lambda r: r["ms"])
     words = "; ".join(f"{r['model']} {r['form']} {r['ms']:.3g} ms at {r['score']:.3f}" for r in best)
-    return _figure(
+    return figure(
         chart, f"Accuracy against latency, {place}", f"On the Pareto front: {words}.",
         "Dashed: the Pareto front (no candidate is both faster and more accurate). Vertical bars: 95 % intervals of "
         f"the accuracy. Pink line: the least {name} that the study's rule accepts. Up and left is better.",
@@ -140,7 +140,7 @@ def training(epochs: pl.DataFrame, model: str, name: str) -> Figure:
     last = max(r["epoch"] for r in rows)
     domain = ["validation images", "training images"]
     panels = [
-        alt.Chart(_data(rows), width=190, height=170).mark_line(strokeWidth=1.8).encode(
+        alt.Chart(inline(rows), width=190, height=170).mark_line(strokeWidth=1.8).encode(
             x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, tickCount=min(last, 6), format="d"),
                     scale=alt.Scale(domain=[1, max(last, 2)])),
             y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False)),
@@ -151,7 +151,7 @@ def training(epochs: pl.DataFrame, model: str, name: str) -> Figure:
     ]  # fmt: skip
     best = max((r for r in rows if r["split"] == "validation"), key=lambda r: r["f1"], default=None)
     words = f"Best validation macro F1 {best['f1']:.3f} at epoch {best['epoch']} ({best['what']})." if best else ""
-    return _figure(alt.hconcat(*panels, spacing=24), f"{model}, {name}", words, words)
+    return figure(alt.hconcat(*panels, spacing=24), f"{model}, {name}", words, words)
 
 
 def tuning(trials: pl.DataFrame, model: str) -> Figure:
@@ -163,7 +163,7 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
         r["state"] = "stopped early" if r["stopped_early"] else "finished"
     axis, scale = alt.Axis(tickMinStep=1, format="d"), alt.Scale(padding=12, nice=False)
     x = alt.X("trial:Q", title="trial", axis=axis, scale=scale)
-    base = alt.Chart(_data(rows), width=400, height=200).encode(x=x)
+    base = alt.Chart(inline(rows), width=400, height=200).encode(x=x)
     y: dict[str, Any] = {"scale": alt.Scale(zero=False, padding=8), "title": "validation macro F1, share"}
     line = base.mark_line(interpolate="step-after", opacity=0.6, color=PALETTE[0]).encode(y=alt.Y("best_so_far:Q", **y))
     dots = base.transform_filter("isValid(datum.score)").mark_point(filled=True, size=70).encode(
@@ -173,7 +173,7 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
     )  # fmt: skip
     scores = [r["score"] for r in rows if r["score"] is not None]
     words = f"{len(rows)} trials; best {max(scores):.3f}, first {scores[0]:.3f}." if scores else "No trial has a score."
-    return _figure(alt.layer(line, dots), f"{model}, tuning", words, "Line: the best score so far.")
+    return figure(alt.layer(line, dots), f"{model}, tuning", words, "Line: the best score so far.")
 
 
 def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[tuple[str, str], str]) -> Figure | None:
@@ -198,13 +198,13 @@ def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[
     boxes = [{k: r[k] for k in ("who", "p25", "ms", "p75")} for r in rows]
     x = _latency_axis([d["ms"] for d in dots], "latency, ms a query")
     y = alt.Y("who:N", sort=[r["who"] for r in rows], title=None, axis=None)
-    strip = alt.Chart(_data(dots)).mark_tick(opacity=0.45, thickness=1, size=10, color=PALETTE[3]).encode(x=x, y=y)
-    base = alt.Chart(_data(boxes)).encode(y=y)
+    strip = alt.Chart(inline(dots)).mark_tick(opacity=0.45, thickness=1, size=10, color=PALETTE[3]).encode(x=x, y=y)
+    base = alt.Chart(inline(boxes)).encode(y=y)
     box = base.mark_bar(height=10, opacity=0.35, color=PALETTE[3]).encode(x=alt.X("p25:Q"), x2="p75:Q")
     middle = base.mark_tick(thickness=3, size=14, color=PALETTE[1]).encode(x="ms:Q")
     name = base.mark_text(align="left", dy=-14, fontSize=11, color="currentColor").encode(x=alt.value(4), text="who:N")
     words = "; ".join(f"{r['who']}: median {r['ms']:.3g} ms, 90 % at most {r['p90']:.3g} ms" for r in rows[:12])
-    return _figure(
+    return figure(
         alt.layer(box, strip, middle, name).properties(width=500, height={"step": 38}),
         f"Latency of single queries, {device}, batch {batch}", words,
         f"Orange: median; blue box: middle half, both of all {sum(r['n'] for r in rows)} samples. Thin ticks: {DOTS} "
@@ -219,7 +219,7 @@ def balance(datasets: pl.DataFrame) -> Figure:
     rows = [{"class": i, "images": n, "split": r["split"]}
             for r in datasets.iter_rows(named=True) for i, n in enumerate(r["class_rows"])]  # fmt: skip
     classes = len(rows) // datasets.height
-    chart = alt.Chart(_data(rows), width=420, height=200)
+    chart = alt.Chart(inline(rows), width=420, height=200)
     many = classes > 60
     marked = chart.mark_line(interpolate="step", strokeWidth=1) if many else chart.mark_bar()
     x = alt.X("class:Q" if many else "class:O", title="class number", axis=alt.Axis(labelAngle=0, labelOverlap=True))
@@ -228,4 +228,4 @@ def balance(datasets: pl.DataFrame) -> Figure:
     chart = marked.encode(x=x, y=y, color=alt.Color("split:N", title=None, sort=order, scale=alt.Scale(domain=order)))
     words = "; ".join(f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images a class"
                       for r in datasets.iter_rows(named=True))  # fmt: skip
-    return _figure(chart, "Class balance", words)
+    return figure(chart, "Class balance", words)

@@ -1,0 +1,204 @@
+"""`burnish profile`: where the time of a query goes, for a variant of a run or a model file, and why it is not less."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows import profile_charts
+from flows.grids import count, grid
+from flows.settings import Mistake
+from tasks import machine, modelfile, runtimes, tables
+from tasks.profile import Profile, profile, read
+from tasks.records import Artifact, formats, plugins
+from tasks.store import Store, write_text
+from tasks.summary import sig
+
+if TYPE_CHECKING:
+    import argparse
+
+    from flows.grids import Spec
+    from tasks.modelfile import ModelFile
+
+TOP = 15
+NODES = 6
+"""So many nodes of a finding are named in a terminal; findings.parquet and the report have all."""
+FIRST = {"safetensors": "eager", "torchscript": "torchscript", "onnx": "onnxruntime", "engine": "tensorrt"}
+"""Runtime that a format is profiled in, unless another is asked for."""
+NETRON = ("onnx", "torchscript")
+OPERATORS: list[Spec] = [
+    ("Operator", "", "name", str),
+    ("Module", "", "path", str),
+    ("Type", "", "type", str),
+    ("Kind", "", "kind", str),
+    ("Precision", "", "precision", str),
+    ("Calls", "", "calls", count),
+    ("Time", "ms a query", "mean_ms", sig),
+    ("Share", "%", "share", lambda share: f"{share * 100:.1f}"),
+    ("Implementation", "", "provider", str),
+]
+
+
+def run_profile(asked: argparse.Namespace, newest: Any) -> None:
+    """Profile, write the folder, print the table and the findings; for a run, write its report anew.
+
+    `newest(out, run, file)` names the run that is meant.
+    """
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # PyTorch's profiler tells on stderr of the GPU that is not there
+    out, run = Path(asked.out), None
+    if not re.fullmatch(r"cpu|cuda:\d+", asked.device):
+        raise Mistake(f"--device: unknown device {asked.device!r}; accepted: cpu, cuda:N")
+    if asked.run is None and Path(asked.target).exists():
+        file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
+    else:
+        run = newest(out, asked.run, "study.toml")
+        file, shape, name = _variant(out, run, asked.target)
+    runtime = asked.runtime or FIRST.get(file.format, file.format)
+    if runtime not in plugins("runtimes"):
+        raise Mistake(f"--runtime: unknown runtime {runtime!r}; accepted: {', '.join(plugins('runtimes'))}")
+    if file.format not in formats(runtime):
+        able = [one for one in plugins("runtimes") if file.format in formats(one)]
+        raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(able)}")
+    if (reason := runtimes.load(runtime).unavailable(asked.device)) is not None:
+        raise Mistake(f"--runtime {runtime}: {reason}")
+    if asked.netron and file.format not in NETRON:
+        raise Mistake(f"--netron shows {' and '.join(NETRON)} files, {name} is {file.format}")
+    batch = asked.batch or file.batch or 1
+    file.check_batches((batch,))
+    inputs = file.inputs(batch, asked.input_shape or shape)
+    label = name.replace("/", "_") if run else Path(asked.target).stem
+    folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
+    result = profile(file.path.absolute(), file.format, runtime, asked.device, asked.threads or machine.cores(), inputs,
+                     folder, name=name, queries=asked.queries)  # fmt: skip
+    for chart, figure in (("flame", profile_charts.flame(result)), ("operators", profile_charts.by_type(result))):
+        if figure:
+            write_text(folder / f"{chart}.svg", figure.svg)
+    print(text(result), end="")
+    print(f"\nprofile: {folder}")
+    if (folder / "tensorboard").is_dir():
+        print(f"in TensorBoard: tensorboard --logdir {folder / 'tensorboard'}")
+    if run:
+        from flows import report
+
+        print(f"report: {report.render(out, run)}")
+    if asked.netron:
+        _show(file)
+
+
+def _variant(out: Path, run: str, name: str) -> tuple[ModelFile, tuple[int, ...] | None, str]:
+    """A variant's file, the shape of the run's images, and its name.
+
+    Raises
+    ------
+    Mistake
+        If the run has no such variant, or it was not made.
+    """
+    rows = {row["name"]: row for row in tables.read(out, "variants", run).collect().to_dicts()}
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, 3, 0.4) or list(rows)[:5]
+        raise Mistake(f"{name} is neither a file nor a variant of run {run}; variants like it: {', '.join(near)}")
+    row = rows[name]
+    if row["status"] != "ok":
+        raise Mistake(f"{name} was not made: {row['status']}, {row['error']}")
+    artifact = Artifact(path=row["path"], sha256=row["sha256"], size_bytes=row["size_bytes"], format=row["format"])
+    file = modelfile.inspect(Store(out / "store").get(artifact))
+    data = tables.read(out, "datasets", run).first().collect().to_dicts()
+    shape = (data[0]["channels"], data[0]["image_size"], data[0]["image_size"]) if data else None
+    return file, shape, name
+
+
+def text(result: Profile, width: int | None = None) -> str:
+    """The operators with the most time and the findings, for a terminal."""
+    import io
+
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    terminal = sys.stdout.isatty()
+    width = width or (min(shutil.get_terminal_size((120, 24)).columns, 140) if terminal else 120)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    rows = result.operators[:TOP]
+    modules = any(row["path"] for row in rows)
+    for title in ("operator", *(["module"] if modules else []), "type", "", "ms a query", "share", "by"):
+        table.add_column(title, justify="right" if title in ("ms a query", "share") else "left", no_wrap=True)
+    longest = (width - 36) // (4 if modules else 3)
+    for row in rows:
+        module = row["path"].replace("/", ".")
+        words = [row["name"], *(["" if module == row["name"] else module] if modules else []), row["type"]]
+        by = "" if row["provider"] == row["type"] else row["provider"]
+        table.add_row(*(Text(_short(word, longest)) for word in words), row["precision"] or "", sig(row["mean_ms"]),
+                      f"{row['share']:.1%}", Text(_short(by, longest)))  # fmt: skip
+    target = io.StringIO()
+    console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
+    console.print(Text(headline(result)), soft_wrap=True)
+    console.print(table)
+    if len(result.operators) > TOP:
+        rest = result.operators[TOP:]
+        console.print(Text(f"and {len(rest)} more, {sum(row['share'] for row in rest):.1%} of the time"))
+    console.print(Text("\nwhy is it not faster?", style="bold"))
+    if not result.findings:
+        console.print(Text("nothing found"))
+    styles = {"high": "bold red", "medium": "yellow", "low": "cyan"}
+    for finding in result.findings:
+        console.print(Text(f"{finding.severity}: {finding.what}", style=styles[finding.severity]))
+        more = f" and {len(finding.nodes) - NODES} more" if len(finding.nodes) > NODES else ""
+        lines = [finding.evidence, *([f"nodes: {', '.join(finding.nodes[:NODES])}{more}"] if finding.nodes else []),
+                 f"remedy: {finding.remedy}"]  # fmt: skip
+        for line in lines:
+            console.print(Text(line), soft_wrap=False, style="", width=width)
+    return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def _short(word: str, longest: int) -> str:
+    """The beginning and the end of a long name; numbers at its end tell it from others."""
+    return word if len(word) <= longest else f"{word[: longest // 2]}…{word[-((longest - 1) // 2) :]}"
+
+
+def headline(result: Profile) -> str:
+    """What was profiled, and how its operators' time stands to its latency."""
+    threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}" if result.device == "cpu" else ""
+    words = (f"{result.name} in {result.runtime} ({result.provider}), batch {result.batch_size}, {result.device}{threads}: "
+             f"median {sig(result.latency_ms)} ms a query; its operators take {sig(result.operators_ms)} ms under the "
+             f"profiler (mean of {result.queries} queries)")  # fmt: skip
+    if result.split_ms:
+        parts = zip(("H2D", "enqueue", "compute", "D2H"), result.split_ms, strict=True)
+        words += "; " + ", ".join(f"{name} {sig(ms)} ms" for name, ms in parts)
+    return words
+
+
+def profiles(run_folder: Path) -> list[dict[str, Any]]:
+    """What the report shows of a run's profiles."""
+    shown = []
+    for file in sorted((run_folder / "profiles").glob("*/profile.json")):
+        result = read(file.parent)
+        flames = [profile_charts.flame(result, width) for width in (1000, 440)]
+        shown.append({
+            "id": file.parent.name, "name": result.name, "runtime": result.runtime, "headline": headline(result),
+            "findings": result.findings, "flames": flames if all(flames) else None, "types": profile_charts.by_type(result),
+            "operators": grid(OPERATORS, result.operators[:TOP], f"The first of {len(result.operators)} operators by time; "
+                              "operators.parquet has all"),
+        })  # fmt: skip
+    return shown
+
+
+def _show(file: ModelFile) -> None:
+    """Serve the graph in netron until Ctrl-C."""
+    import netron
+
+    path = next(file.path.glob("*.onnx")) if file.path.is_dir() else file.path
+    screen = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    logging.getLogger("netron.server").setLevel(logging.WARNING)
+    if file.format == "torchscript":  # it goes by the name's ending, and does not know .ts
+        host, port = netron.serve(f"{path.stem}.torchscript", bytearray(path.read_bytes()), browse=screen)
+    else:
+        host, port = netron.start(str(path), browse=screen)
+    print(f"netron: http://{host}:{port} (Ctrl-C ends it)", flush=True)
+    netron.wait()  # stops its server on Ctrl-C, and returns

@@ -1,0 +1,134 @@
+"""Charts of a profile: where a query's time goes by module (flame chart) and by type of operator."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from flows.charts import PALETTE, Figure, figure, inline
+from tasks.profilers._kinds import KINDS, kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tasks.profile import Profile
+
+SMALLEST = 0.002
+"""Narrower parts of the flame chart are left out (share of the query)."""
+CHARACTER = 6.3
+"""Width of a letter, pixels."""
+ROW = 22
+TOOLTIP = re.compile(r'(<path aria-label="([^"]*)"[^>]*?)(?:/>|></path>)')
+"""A part with its description; a browser shows an SVG's <title> when pointed at, and Vega writes none without a script."""
+COLOURS = dict(zip(KINDS, ("#5eead4", "#fdba74", "#f9a8d4", "#fde68a", "#cbd5e1"), strict=True)) | {"module": "#bfdbfe"}
+"""Light ones: the text on them is dark in both colour schemes."""
+
+
+@dataclass
+class _Part:
+    """A rectangle of the flame chart."""
+
+    name: str
+    ms: float = 0.0
+    inner: dict[str, _Part] = field(default_factory=dict)
+
+    def drawn(self, start: float, depth: int, above: str) -> Iterator[dict[str, Any]]:
+        """This part and those inside it: what is inside starts where it starts, in order of execution."""
+        where = f"{above}/{self.name}" if above else self.name
+        colour = kind(self.name) if "::" in self.name or not self.inner else "module"
+        yield {"name": self.name, "start": start, "end": start + self.ms, "depth": depth, "kind": colour, "where": where,
+               "ms": self.ms}  # fmt: skip
+        for part in self.inner.values():
+            yield from part.drawn(start, depth + 1, where if depth else "")
+            start += part.ms
+
+
+def _tree(profile: Profile) -> _Part:
+    root = _Part("query")
+    for stack, ms in profile.stacks.items():
+        here = root
+        root.ms += ms
+        for name in stack:
+            here = here.inner.setdefault(name, _Part(name))
+            here.ms += ms
+    return root
+
+
+def flame(profile: Profile, width: int = 1000) -> Figure | None:
+    """Modules and operators by the time they take in a query, what is called below what calls it."""
+    import altair as alt
+
+    root = _tree(profile)
+    if not root.ms:
+        return None
+    parts = [part for part in root.drawn(0.0, 0, "") if part["ms"] >= SMALLEST * root.ms]
+    for part in parts:
+        room = int((part["ms"] / root.ms * width - 6) / CHARACTER)
+        short = part["name"].removeprefix("aten::")
+        part["label"] = short if len(short) <= room else short[: room - 1] + "…" if room > 3 else ""
+        part["told"] = f"{part['where']}: {part['ms']:.3g} ms, {part['ms'] / root.ms:.1%}"
+    levels = max(part["depth"] for part in parts) + 1
+    base = alt.Chart(inline(parts), width=width, height=levels * ROW)
+    x = alt.X("start:Q", title="ms a query, under the profiler", scale=alt.Scale(domain=[0, root.ms], nice=False),
+              axis=alt.Axis(grid=False, tickCount=8))  # fmt: skip
+    y = alt.Y("depth:O", axis=None, scale=alt.Scale(domain=list(range(levels)), paddingInner=0.06, paddingOuter=0))
+    shown = [name for name in COLOURS if any(part["kind"] == name for part in parts)]
+    colour = alt.Color("kind:N", title=None, sort=shown, scale=alt.Scale(domain=shown, range=[COLOURS[n] for n in shown]),
+                       legend=alt.Legend(columns=6, symbolType="square"))  # fmt: skip
+    bars = base.mark_rect(stroke="#ffffff", strokeWidth=0.6, aria=True).encode(
+        x=x, x2="end:Q", y=y, color=colour, description="told:N"
+    )
+    labels = base.mark_text(align="left", dx=4, fontSize=11, color="#111827").encode(x="start:Q", y=y, text="label:N")
+    longest = sorted((part for part in parts if part["kind"] != "module" and part["depth"]), key=lambda p: -p["ms"])[:5]
+    drawn = figure(
+        alt.layer(bars, labels),
+        f"Where a query's time goes, by module ({profile.runtime})",
+        "Longest: " + "; ".join(part["told"] for part in longest),
+        f"Mean of {profile.queries} queries; a part's width is its time, what it calls stands below it, in order of "
+        f"execution. Parts under {SMALLEST:.1%} are left out.",
+    )  # fmt: skip
+    return replace(drawn, svg=TOOLTIP.sub(r"\1><title>\2</title></path>", drawn.svg))
+
+
+def by_type(profile: Profile, most: int = 14) -> Figure | None:
+    """How many operators of each type there are, and how much of the time they take."""
+    import altair as alt
+
+    sums: dict[str, dict[str, Any]] = defaultdict(lambda: {"operators": 0.0, "share": 0.0})
+    for row in profile.operators:
+        entry = sums[row["type"].removeprefix("aten::")]
+        entry["operators"] += row["calls"] / profile.queries
+        entry["share"] += row["share"] * 100
+    if not sums:
+        return None
+    ranked = sorted(({"type": name, **entry} for name, entry in sums.items()), key=lambda e: -e["share"])
+    rows = ranked[:most]
+    if rest := ranked[most:]:
+        rows.append({"type": f"{len(rest)} other types", "operators": sum(e["operators"] for e in rest),
+                     "share": sum(e["share"] for e in rest)})  # fmt: skip
+    # A browser's letters may be wider than those that vl-convert counts on.
+    room = min(max(len(row["type"]) for row in rows) * CHARACTER * 1.15, 280)
+    labels = alt.Axis(labelLimit=260, ticks=False, minExtent=room)
+    y = alt.Y("type:N", sort=[row["type"] for row in rows], title=None, axis=labels)
+    bare = alt.Y("type:N", sort=[row["type"] for row in rows], title=None, axis=None)
+
+    def bars(field: str, title: str, y: alt.Y, colour: str, form: str) -> Any:
+        base = alt.Chart(inline(rows), width=300, height={"step": 24})
+        top = max(row[field] for row in rows) * 1.18
+        axis = alt.X(
+            f"{field}:Q", title=title, scale=alt.Scale(domain=[0, top], nice=False), axis=alt.Axis(tickCount=4)
+        )
+        words = base.mark_text(align="left", dx=4, fontSize=11, color="currentColor")
+        return alt.layer(base.mark_bar(color=colour).encode(x=axis, y=y),
+                         words.encode(x=axis, y=y, text=alt.Text(f"{field}:Q", format=form)))  # fmt: skip
+
+    told = "; ".join(
+        f"{row['type']}: {row['operators']:.0f} operators, {row['share']:.1f} % of the time" for row in rows
+    )
+    return figure(
+        alt.hconcat(bars("share", "% of the operators' time", y, PALETTE[0], ".1f"),
+                    bars("operators", "operators a query", bare, PALETTE[3], ".0f"), spacing=24),
+        f"Operators by type ({profile.runtime})", told,
+    )  # fmt: skip

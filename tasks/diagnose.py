@@ -1,0 +1,261 @@
+"""Why is it not faster? Rules that look at a profile; each finding names the nodes and the remedy.
+
+Thresholds are shares of the operators' time, so that what cannot matter is not told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tasks.profilers._kinds import kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from tasks.profilers import Measured, Operator
+
+SEVERITIES = ("high", "medium", "low")
+HIGH, MEDIUM = 0.2, 0.05
+"""Shares of time from which a finding is severe, or is told at all where only its time makes it one."""
+CONVERSIONS = 0.1
+"""Share of time that conversions, reorders and copies may take together; HIGH where they are no more than EDGES."""
+EDGES = 4
+"""Conversions that a model may need at its input and output, to and from the library's own type and layout."""
+MULTIPLE = 8
+"""Channels fill vectors of 8 floats (AVX2), blocks of 8 (NCHWc) and tensor cores' tiles of 8 halves."""
+IMAGE_CHANNELS = 4
+"""Up to so many input channels are an image's, which nobody can change."""
+HEAVY = ("conv", "matmul", "gemm", "linear", "fullyconnected", "addmm")
+"""Operators with nearly all arithmetic of a classifier, by what their types hold."""
+INT8_DOTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+"""Features of /proc/cpuinfo: int8 products summed in 32 bits by one instruction (x86-64, then Arm)."""
+FLOATS = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Something that keeps a model from being faster."""
+
+    severity: str
+    what: str
+    nodes: tuple[str, ...]
+    """As the runtime or the graph names them; empty where it is about the whole."""
+    evidence: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """What the rules look at."""
+
+    profile: Measured
+    runtime: str
+    device: str
+    threads: int
+    cores: int
+    """Physical cores that the process may use."""
+    cpu_features: tuple[str, ...]
+    """Those of machine.FEATURES that the CPU has."""
+    split: tuple[float, float, float, float] | None = None
+    """H2D, enqueue, compute and D2H of a query, ms; of CUDA sessions alone."""
+
+    def share(self, operators: Iterable[Operator]) -> float:
+        """Their share of all operators' time."""
+        total = sum(one.total_ms for one in self.profile.operators)
+        return sum(one.total_ms for one in operators) / total if total else 0.0
+
+    def of_kind(self, *kinds: str) -> list[Operator]:
+        """Operators of some kinds, those with the most time first."""
+        found = [one for one in self.profile.operators if kind(one.type, one.name) in kinds]
+        return sorted(found, key=lambda one: -one.total_ms)
+
+
+def _severity(share: float) -> str:
+    return "high" if share >= HIGH else "medium" if share >= MEDIUM else "low"
+
+
+def _names(operators: Iterable[Operator]) -> tuple[str, ...]:
+    return tuple(one.name for one in sorted(operators, key=lambda one: -one.total_ms))
+
+
+def _heavy(one: Operator) -> bool:
+    # The kind comes first: QuantizeLinear and Convert hold such words, too.
+    return kind(one.type, one.name) == "compute" and any(word in one.type.lower() for word in HEAVY)
+
+
+def _simulated(case: Case) -> list[Operator]:
+    """Operators that quantize and dequantize at once (PyTorch's FakeQuantize modules)."""
+    return [one for one in case.profile.operators if "fake_quant" in one.type]
+
+
+def _all_in_float(case: Case) -> list[Operator]:
+    """The heavy operators, where the model is quantized and every one of them computes in floating point."""
+    heavy = [one for one in case.profile.operators if _heavy(one)]
+    # A library that does not say in what it computes (precision None) proves nothing.
+    return heavy if case.profile.quantized and all(one.precision in FLOATS for one in heavy) else []
+
+
+def fake_quantization(case: Case) -> list[Finding]:
+    """Quantization that is only simulated: slower than no quantization at all."""
+    if simulated := _simulated(case):
+        share = case.share(simulated)
+        return [
+            Finding(
+                severity="high", what="fake quantization: int8 is simulated in floating point", nodes=_names(simulated),
+                evidence=f"{len(simulated)} fake-quantize operators take {share:.0%} of the time, and nothing runs in int8",
+                remedy="never time it as int8: export it with Q/DQ nodes and run that in ONNX Runtime, OpenVINO or TensorRT",
+            )
+        ]  # fmt: skip
+    if heavy := _all_in_float(case):
+        conversions = case.share(case.of_kind("convert"))
+        return [
+            Finding(
+                severity="high", what="fake quantization: no Q/DQ pair was fused, everything computes in floating point",
+                nodes=_names(heavy),
+                evidence=f"all {len(heavy)} convolutions and matrix products ran in {heavy[0].precision}; conversions "
+                f"take {conversions:.0%} of the time",
+                remedy="quantize in a form that this runtime has int8 kernels for: uint8 activations with int8 weights per "
+                "channel (u8s8) for ONNX Runtime on a CPU, symmetric int8 (s8s8) for TensorRT; or run the file in OpenVINO",
+            )
+        ]  # fmt: skip
+    return []
+
+
+def unfused_pairs(case: Case) -> list[Finding]:
+    """Operators between Q/DQ nodes that the runtime did not make one int8 operator of."""
+    if _all_in_float(case):
+        return []
+    left = [one for one in case.profile.operators if one.unfused]
+    # Integer operators have them at their edges: the conversions beside an unfused one count with it.
+    share = case.share(left) + (case.share(case.of_kind("convert")) if left else 0.0)
+    if not any(map(_heavy, left)) and case.share(left) < MEDIUM and (len(left) < 2 or share < CONVERSIONS):
+        return []
+    types = ", ".join(sorted({one.type for one in left}))
+    return [
+        Finding(
+            severity=_severity(share), what="Q/DQ pairs that were not fused", nodes=_names(left),
+            evidence=f"{len(left)} operators ({types}) compute in floating point between Q/DQ nodes or convert back and "
+            f"forth; with the conversions beside them {share:.0%} of the time",
+            remedy="quantize so that both sides of the operator have the form its int8 kernel takes (u8s8 for ONNX Runtime "
+            "on a CPU, activations fused with their convolution), or leave this operator out of quantization",
+        )
+    ]  # fmt: skip
+
+
+def left_in_float(case: Case) -> list[Finding]:
+    """Operators of an int8 model that were never quantized."""
+    if not case.profile.quantized or _all_in_float(case) or _simulated(case):
+        return []
+    left = [one for one in case.of_kind("compute") if one.precision in FLOATS and not one.unfused]
+    share = case.share(left)
+    if not any(map(_heavy, left)) and share < MEDIUM:
+        return []
+    by_type = ", ".join(sorted({f"{one.type} ({one.precision})" for one in left}))
+    remedy = "quantize these operators too (op_types_to_quantize; look for excluded nodes) where accuracy allows it"
+    if any("Integer" in one.type or "Dynamic" in one.type for one in case.profile.operators):
+        remedy = (
+            "quantize statically (Q/DQ with calibrated ranges): a dynamic form finds ranges and rescales in every query"
+        )
+    return [
+        Finding(
+            severity=_severity(share), what="operators left in floating point in an int8 model", nodes=_names(left),
+            evidence=f"{len(left)} operators take {share:.0%} of the time: {by_type}",
+            remedy=remedy,
+        )
+    ]  # fmt: skip
+
+
+def conversions(case: Case) -> list[Finding]:
+    """Time that goes into types and layouts."""
+    found = case.of_kind("convert", "reorder", "copy")
+    share = case.share(found)
+    if share < (CONVERSIONS if len(found) > EDGES else HIGH):
+        return []
+    words = {"convert": "type conversions", "reorder": "layout changes", "copy": "copies"}
+    parts = [f"{word} {case.share(same):.0%}" for name, word in words.items() if (same := case.of_kind(name))]
+    return [
+        Finding(
+            severity=_severity(share), what="conversions and reorders", nodes=_names(found),
+            evidence=f"{share:.0%} of the time computes nothing: {', '.join(parts)}",
+            remedy="keep neighbours in one type and layout: quantize the operators between these nodes as well, or none of "
+            "them; fix input shapes; on a GPU look for operators that fall back to the CPU",
+        )
+    ]  # fmt: skip
+
+
+def odd_channels(case: Case) -> list[Finding]:
+    """Convolutions that leave part of every vector or tile empty."""
+    odd = [
+        one for one in case.profile.convolutions
+        if one.out_channels % MULTIPLE or (one.in_channels % MULTIPLE and one.in_channels > IMAGE_CHANNELS)
+    ]  # fmt: skip
+    if not odd:
+        return []
+    paths, names = {one.path for one in odd if one.path}, {one.name for one in odd}
+    timed = [one for one in case.profile.operators if _heavy(one) and (one.path in paths or one.name in names)]
+    share = case.share(timed)
+    took = f", {share:.0%} of the time" if timed else ""
+    return [
+        Finding(
+            severity=_severity(share) if timed else "medium",
+            what=f"convolutions with channels that are no multiple of {MULTIPLE}",
+            nodes=tuple(f"{one.name} ({one.in_channels}→{one.out_channels})" for one in odd),
+            evidence=f"{len(odd)} of {len(case.profile.convolutions)} convolutions{took}",
+            remedy=f"round widths to multiples of {MULTIPLE} (prune with round_to={MULTIPLE}); more channels can be faster",
+        )
+    ]  # fmt: skip
+
+
+def no_int8_instructions(case: Case) -> list[Finding]:
+    """An int8 model on a CPU that has to compute int8 products in several steps."""
+    if not case.profile.quantized or case.device != "cpu" or set(INT8_DOTS) & set(case.cpu_features):
+        return []
+    has = ", ".join(name for name in case.cpu_features if "avx" in name or "simd" in name) or "none"
+    return [
+        Finding(
+            severity="medium", what="int8 on a CPU without VNNI or AMX", nodes=(),
+            evidence=f"none of {', '.join(INT8_DOTS)} (vector instructions there: {has})",
+            remedy="expect at most about half of fp32's latency; quantize with reduce_range (7-bit weights), or products "
+            "saturate; keep fp32 where it is as fast, or run on a CPU with VNNI",
+        )
+    ]  # fmt: skip
+
+
+def enqueue_bound(case: Case) -> list[Finding]:
+    """A GPU that waits for the host."""
+    if case.split is None or case.split[1] < case.split[2]:
+        return []
+    _, enqueue, compute, _ = case.split
+    return [
+        Finding(
+            severity="high", what="the GPU waits for the host (enqueue-bound)", nodes=(),
+            evidence=f"enqueueing a query takes {enqueue:.3g} ms, computing it {compute:.3g} ms",
+            remedy="launch it as one CUDA graph (runtime tensorrt_graph, or torch_compile), or put more images in a query",
+        )
+    ]  # fmt: skip
+
+
+def too_few_threads(case: Case) -> list[Finding]:
+    """Cores that stand idle."""
+    if case.device != "cpu" or case.threads >= case.cores:
+        return []
+    return [
+        Finding(
+            severity=_severity(1 - case.threads / case.cores), what="fewer threads than physical cores", nodes=(),
+            evidence=f"{case.threads} of {case.cores} cores compute",
+            remedy=f"--threads {case.cores} (benchmark.threads in a study), unless queries run side by side on the others",
+        )
+    ]  # fmt: skip
+
+
+RULES: Sequence[Callable[[Case], list[Finding]]] = (
+    fake_quantization, unfused_pairs, left_in_float, conversions, odd_channels, no_int8_instructions, enqueue_bound,
+    too_few_threads,
+)  # fmt: skip
+
+
+def diagnose(case: Case) -> list[Finding]:
+    """Everything found, the most severe first; empty: nothing found."""
+    found = [finding for rule in RULES for finding in rule(case)]
+    return sorted(found, key=lambda one: SEVERITIES.index(one.severity))

@@ -1,0 +1,159 @@
+"""Profile: where the time of a query goes, by the runtime's own profiler, and why it is not less.
+
+A folder holds operators.parquet, findings.parquet, stacks.folded (the format of flame graph tools: own time of a stack
+in nanoseconds), trace.json (open it in chrome://tracing or ui.perfetto.dev), for PyTorch a TensorBoard log, and
+profile.json.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tasks import machine, profilers, runtimes
+from tasks.diagnose import Case, Finding, diagnose
+from tasks.profilers._kinds import kind
+from tasks.store import replace
+
+if TYPE_CHECKING:
+    import numpy as np
+
+QUERIES = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A profile: what was run, its operators (rows of operators.parquet) and its findings."""
+
+    name: str
+    runtime: str
+    device: str
+    provider: str
+    batch_size: int
+    threads: int
+    queries: int
+    """That the operators are summed over."""
+    latency_ms: float
+    """Median of as many queries without the profiler, input and output in host memory."""
+    operators_ms: float
+    """Sum of the operators, a query, under the profiler."""
+    split_ms: tuple[float, float, float, float] | None
+    """H2D, enqueue, compute, D2H of a query, medians; on CUDA alone."""
+    operators: list[dict[str, Any]]
+    stacks: dict[tuple[str, ...], float]
+    findings: list[Finding]
+
+
+def profile(
+    path: Path, format: str, runtime: str, device: str, threads: int, inputs: np.ndarray, folder: Path,
+    *, name: str = "", queries: int = QUERIES,
+) -> Profile:  # fmt: skip
+    """Profile a model file on `inputs` (one query) and leave the result in `folder`, whole or not at all.
+
+    Raises
+    ------
+    ValueError
+        If the runtime has no profiler, does not execute the format or is not available here.
+    """
+    adapter, profiler = runtimes.load(runtime), profilers.load(runtime)
+    if format not in adapter.FORMATS:
+        raise ValueError(f"runtime {runtime} executes {', '.join(adapter.FORMATS)}, not {format}")
+    if (reason := adapter.unavailable(device)) is not None:
+        raise ValueError(f"runtime {runtime}: {reason}")
+    adapter.load_library(device)
+    session = adapter.open(path, device, len(inputs), threads)
+    try:
+        session.run(inputs)
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[-1]
+        raise ValueError(
+            f"{path.name} does not run on inputs of shape {'x'.join(map(str, inputs.shape))}: {said}"
+        ) from error
+    latency_ms, split = _timed(session, inputs, queries)
+    provider = session.provider
+    session.close()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
+        made = Path(scratch) / "profile"
+        made.mkdir()
+        found = profiler.measure(path, runtime, device, threads, inputs, queries, made)
+        _, features = machine.cpu()
+        case = Case(profile=found, runtime=runtime, device=device, threads=threads, cores=machine.cores(),
+                    cpu_features=features, split=split)  # fmt: skip
+        result = Profile(
+            name=name or path.name, runtime=runtime, device=device, provider=provider, batch_size=len(inputs),
+            threads=threads, queries=found.queries, latency_ms=latency_ms,
+            operators_ms=sum(one.total_ms for one in found.operators) / found.queries, split_ms=split,
+            operators=_rows(found), stacks=found.stacks, findings=diagnose(case),
+        )  # fmt: skip
+        _write(result, made)
+        replace(made, folder)
+    return result
+
+
+def _timed(session: Any, inputs: np.ndarray, queries: int) -> tuple[float, tuple[float, float, float, float] | None]:
+    """Median latency, ms, and on CUDA the medians of the split."""
+    split = getattr(session, "split", None)
+    for _ in range(profilers.WARMUP):
+        session.run(inputs)
+    latencies = []
+    for _ in range(queries):
+        start = time.perf_counter_ns()
+        session.run(inputs)
+        latencies.append((time.perf_counter_ns() - start) / 1e6)
+    if split is None:
+        return median(latencies), None
+    h2d, enqueue, compute, d2h = (median(part) for part in zip(*(split(inputs) for _ in range(queries)), strict=True))
+    return median(latencies), (h2d, enqueue, compute, d2h)
+
+
+def _rows(found: profilers.Measured) -> list[dict[str, Any]]:
+    """Rows of operators.parquet, those with the most time first. `mean_ms` is of a query."""
+    total = sum(one.total_ms for one in found.operators) or 1.0
+    rows = [
+        {
+            "name": one.name, "path": one.path, "type": one.type, "kind": kind(one.type, one.name), "calls": one.calls,
+            "total_ms": one.total_ms, "mean_ms": one.total_ms / found.queries, "share": one.total_ms / total,
+            "precision": one.precision, "provider": one.provider, "unfused": one.unfused,
+        }
+        for one in found.operators
+    ]  # fmt: skip
+    return sorted(rows, key=lambda row: -row["total_ms"])
+
+
+def _write(result: Profile, folder: Path) -> None:
+    import polars as pl
+
+    pl.DataFrame(result.operators, infer_schema_length=None).write_parquet(folder / "operators.parquet")
+    text = {"severity": pl.String, "what": pl.String, "evidence": pl.String, "remedy": pl.String}
+    rows = [asdict(finding) for finding in result.findings]
+    pl.DataFrame(rows, schema={**text, "nodes": pl.List(pl.String)}).write_parquet(folder / "findings.parquet")
+    stacks = ((";".join(part.replace(";", ",") for part in stack), ms) for stack, ms in result.stacks.items())
+    (folder / "stacks.folded").write_text("".join(f"{stack} {round(ms * 1e6)}\n" for stack, ms in stacks))
+    told = {
+        key: getattr(result, key) for key in result.__annotations__ if key not in ("operators", "stacks", "findings")
+    }
+    (folder / "profile.json").write_text(json.dumps(told, indent=1))
+
+
+def read(folder: Path) -> Profile:
+    """A profile that `profile` left in a folder."""
+    import polars as pl
+
+    stacks = {}
+    for line in (folder / "stacks.folded").read_text().splitlines():
+        stack, _, nanoseconds = line.rpartition(" ")
+        stacks[tuple(stack.split(";"))] = int(nanoseconds) / 1e6
+    findings = [
+        Finding(**row | {"nodes": tuple(row["nodes"])})
+        for row in pl.read_parquet(folder / "findings.parquet").to_dicts()
+    ]
+    told = json.loads((folder / "profile.json").read_text())
+    told["split_ms"] = tuple(told["split_ms"]) if told["split_ms"] else None
+    operators = pl.read_parquet(folder / "operators.parquet").to_dicts()
+    return Profile(**told, operators=operators, stacks=stacks, findings=findings)

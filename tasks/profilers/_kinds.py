@@ -1,0 +1,34 @@
+"""Kinds of operators: what computes, what converts types, what changes the layout, what copies."""
+
+from __future__ import annotations
+
+KINDS = ("compute", "convert", "reorder", "copy", "other")
+# Types in lower case without their namespace (aten::), by the names of all libraries.
+_KIND = {
+    "convert": (
+        "quantizelinear", "dequantizelinear", "dynamicquantizelinear", "cast", "convert", "fakequantize", "to", "_to_copy",
+        "quantize_per_tensor", "quantize_per_channel", "dequantize", "quantize", "type_as", "half", "float",
+    ),
+    "reorder": (
+        "reorder", "reorderinput", "reorderoutput", "transpose", "permute", "contiguous", "reformat", "shuffle", "nhwctonchw",
+        "_to_dense", "to_mkldnn", "mkldnn_reorder_conv2d_weight",
+    ),
+    "copy": ("memcpyfromhost", "memcpytohost", "identity", "copy", "copy_", "clone", "memcpy dtoh", "memcpy htod"),
+    "other": (
+        "reshape", "view", "flatten", "squeeze", "unsqueeze", "shape", "gather", "constant", "constantofshape", "expand",
+        "slice", "lift_fresh", "detach", "resolve_conj", "resolve_neg", "empty", "size", "forward",
+        "call compiledfxgraph none",
+        "torchdynamo cache lookup", "pregraph bytecode", "aotdispatcher runtime wrapper prologue",
+    ),
+}  # fmt: skip
+KIND = {name: kind for kind, names in _KIND.items() for name in names}
+
+
+def kind(operator_type: str, name: str = "") -> str:
+    """One of KINDS. OpenVINO executes Q/DQ nodes as subgraphs under the node's name."""
+    short = operator_type.rpartition("::")[2].lower()
+    if short == "subgraph" and name.endswith("QuantizeLinear"):
+        return "convert"
+    if short.startswith(("torch-compiled region", "reformat", "reorder")):
+        return "reorder" if short.startswith("re") else "other"
+    return KIND.get(short, "compute")

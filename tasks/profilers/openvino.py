@@ -1,0 +1,83 @@
+"""OpenVINO: its performance counters.
+
+A counter is the mean of all queries since the model was compiled, in whole microseconds; it is read before and after
+the recorded ones, and what they took computed. As single queries are not told apart, so that a stall of the machine could
+not be left out, this is done on three compiled models, and the median of the three is an operator's time. Counters have no
+times of day: the trace shows operators one after the other.
+Source: https://docs.openvino.ai (ProfilingInfo, `ov::enable_profiling`)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from tasks.profilers import WARMUP, Measured, Operator, _onnx
+from tasks.profilers._common import stacks_of, write_trace
+from tasks.runtimes import _openvino
+from tasks.runtimes._onnx import model_file
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ROUNDS = 3
+RUNTIMES = ("openvino", "openvino_bf16")
+TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8", "u8": "int8"}
+
+
+def measure(
+    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
+) -> Measured:
+    """Profile an ONNX file in OpenVINO on the CPU."""
+    import openvino
+
+    file = model_file(path)
+    source = _onnx.read(file)
+    core = openvino.Core()
+    model = core.read_model(file)
+    model.reshape({model.inputs[0]: list(inputs.shape)})
+    precision = "bf16" if runtime.endswith("bf16") else "f32"
+    settings = _openvino.configuration(precision, threads, 1) | {"PERF_COUNT": True}
+    rounds = []
+    for _ in range(ROUNDS):
+        compiled = core.compile_model(model, "CPU", settings)
+        request = compiled.create_infer_request()
+        for _ in range(WARMUP):
+            request.infer([inputs])
+        before = _counters(request)
+        for _ in range(queries):
+            request.infer([inputs])
+        after = _counters(request)
+        rounds.append({name: _between(before.get(name), info, queries) for name, info in after.items()})
+    originals = {
+        node.get_friendly_name(): str(node.get_rt_info()["originalLayersNames"].value).split(",")
+        for node in compiled.get_runtime_model().get_ordered_ops()
+        if "originalLayersNames" in node.get_rt_info()
+    }
+    modules, operators = _onnx.Modules(source), []
+    for name, info in after.items():
+        implementation, _, arithmetic = info.exec_type.rpartition("_")
+        operators.append(
+            Operator(
+                name=name, path=modules.path([*originals.get(name, ()), name]), type=info.node_type, calls=queries,
+                total_ms=median(times[name] for times in rounds if name in times), precision=TYPES.get(arithmetic),
+                provider=implementation or info.exec_type,
+            )
+        )  # fmt: skip
+    write_trace(folder, operators, queries, "OpenVINO counts durations; operators are shown one after the other")
+    return Measured(
+        queries=queries, operators=operators, stacks=stacks_of(operators, queries), quantized=_onnx.is_quantized(source),
+        convolutions=_onnx.convolutions(source, modules),
+    )  # fmt: skip
+
+
+def _between(before: Any, after: Any, queries: int) -> float:
+    """Milliseconds of the recorded queries in all: what the mean of all leaves when that of the first is taken away."""
+    earlier = before.real_time.total_seconds() * WARMUP if before else 0.0
+    return max(after.real_time.total_seconds() * (WARMUP + queries) - earlier, 0.0) * 1000
+
+
+def _counters(request: Any) -> dict[str, Any]:
+    """Counters of what was executed, by name, in order of execution; fused nodes are listed as not run."""
+    return {info.node_name: info for info in request.get_profiling_info() if info.status.name == "EXECUTED"}
