@@ -48,6 +48,12 @@ def _arguments() -> argparse.ArgumentParser:
     show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run")
     show.set_defaults(do=_show)
 
+    _bench_arguments(commands.add_parser("bench", help="measure and compare model files of your own"))
+
+    _profile_arguments(
+        commands.add_parser("profile", help="show where the time of a model goes, and why it is not faster")
+    )
+
     report = commands.add_parser("report", help="write a run's report anew from its tables, and print its path")
     why = commands.add_parser("why", help="say for each task of a run: hit or computed, and what differed")
     for command, do in ((report, _report), (why, _why)):
@@ -57,6 +63,83 @@ def _arguments() -> argparse.ArgumentParser:
         )
         command.set_defaults(do=do)
     return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Positive integers, e.g. 1,8 or 3x224x224."""
+    numbers = tuple(int(part) for part in text.replace("x", ",").split(","))
+    if min(numbers) < 1:
+        raise ValueError
+    return numbers
+
+
+def _positive(text: str) -> float:
+    if not 0 < float(text) < float("inf"):
+        raise ValueError
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+# What argparse calls them when they are refused.
+_numbers.__name__, _positive.__name__ = "list of positive whole numbers", "positive number"
+_count.__name__ = "positive whole number"
+
+
+def _bench_arguments(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument(
+        "files", nargs="+", metavar="FILE", help="ONNX, TorchScript, TensorRT engine, burnish's safetensors"
+    )
+    bench.add_argument("--runtime", default=(), type=lambda text: tuple(text.split(",")), metavar="NAME,...",
+                       help="runtimes (default: the first by name that takes the file; files of tasks/runtimes)")  # fmt: skip
+    bench.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
+    bench.add_argument("--batch", type=_numbers, metavar="N,...", help="batch sizes (default: the file's, or 1)")
+    bench.add_argument("--input-shape", type=_numbers, metavar="N,...",
+                       help="shape of one image where the file leaves it open, e.g. 3,224,224")  # fmt: skip
+    bench.add_argument("--seconds", type=_positive, default=10.0,
+                       help="least time that each is measured, over all rounds (default: %(default)g)")  # fmt: skip
+    bench.add_argument("--rounds", type=int, choices=range(1, 101), default=10, metavar="N",
+                       help="visits, each in a fresh process (default: %(default)d)")  # fmt: skip
+    bench.add_argument("--minutes", type=_positive, help="time that everything together may take: fewer queries then")
+    bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one a core)")
+    bench.add_argument("--throughput", action="store_true", help="also measure throughput: several queries in flight")
+    bench.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    bench.add_argument("--out", default="artifacts", metavar="DIR", help="where tables go (default: %(default)s)")
+    bench.set_defaults(do=_bench)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from flows.bench import bench
+
+    bench(arguments)
+
+
+def _profile_arguments(show: argparse.ArgumentParser) -> None:
+    show.add_argument("target", metavar="VARIANT|FILE",
+                      help="a variant of a run (its report names them), or a model file")  # fmt: skip
+    show.add_argument("--run", metavar="RUN", help="run that the variant is of (default: the newest)")
+    show.add_argument("--runtime", metavar="NAME", help="runtime (default: the plainest that takes the file)")
+    show.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
+    show.add_argument("--batch", type=_count, metavar="N", help="images a query (default: the file's, or 1)")
+    show.add_argument("--threads", type=_count, metavar="N", help="threads on a CPU (default: one a core)")
+    show.add_argument("--input-shape", type=_numbers, metavar="N,...",
+                      help="shape of one image where the file leaves it open, e.g. 3,224,224")  # fmt: skip
+    show.add_argument(
+        "--queries", type=_count, default=20, metavar="N", help="queries to record (default: %(default)d)"
+    )
+    show.add_argument("--netron", action="store_true", help="then show the graph in netron, until Ctrl-C")
+    show.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
+    show.set_defaults(do=_profile)
+
+
+def _profile(arguments: argparse.Namespace) -> None:
+    from flows.profile import run_profile
+
+    run_profile(arguments, _newest)
 
 
 def _presets(arguments: argparse.Namespace) -> None:

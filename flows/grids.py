@@ -19,6 +19,12 @@ Spec = tuple[str, str, str, Callable[[Any], str]]
 """Header, unit, key of the row, how it is written (str: a text column)."""
 MARKS = {"winner": "★", "runner-up": "2", "reference": "R"}
 ABSENT = "–"
+ABSENT_WHY = {
+    "process_std_ms": "one process alone", "images_per_second_std": "one round alone", "trouble": "nothing",
+    "cpu_governor": "the kernel does not say (virtual machine?)", "power_w": "no meter can be read here",
+    "note": "nothing to add", "target_rate": "the server scenario's", "kept": "the server scenario's",
+    "limit_ms": "the server scenario's", "throughput": "not asked for",
+}  # fmt: skip
 SAYS_WHY = ("variant", "name", "adjusted")
 """Text columns with the reason below where a row is not ok, or was measured under bad conditions."""
 
@@ -78,6 +84,7 @@ SUMMARY: list[Spec] = [
     ("Median", "ms", "latency_median_ms", sig),
     ("p90", "ms", "latency_p90_ms", sig),
     ("Rate", "images/s", "images_per_second", sig),
+    ("Throughput", "images/s", "throughput", sig),
     ("Top-1", "share", "top1", share),
     ("Top-5", "share", "top5", share),
     ("Macro F1", "share", "macro_f1", share),
@@ -87,6 +94,79 @@ SUMMARY: list[Spec] = [
     ("RAM", "MB", "ram_usage_bytes", mb),
     ("VRAM", "MB", "vram_peak_bytes", mb),
     STATUS,
+]
+PLACE: list[Spec] = [
+    ("Variant", "", "variant", str),
+    ("Runtime", "", "runtime", str),
+    ("Device", "", "device", str),
+    ("Batch", "images", "batch_size", count),
+]
+STATISTICS: list[Spec] = [
+    *PLACE,
+    ("Queries", "", "queries", count),
+    ("Mean", "ms", "latency_mean_ms", sig),
+    ("Median", "ms", "latency_median_ms", sig),
+    ("p90", "ms", "latency_p90_ms", sig),
+    ("p95", "ms", "latency_p95_ms", sig),
+    ("p99", "ms", "latency_p99_ms", sig),
+    ("Processes", "", "processes", count),
+    ("Std. dev. of their means", "ms", "process_std_ms", sig),
+    ("Opening", "s", "open_seconds", sig),
+    ("First query", "s", "first_query_seconds", sig),
+    ("Energy", "mJ an image", "energy_per_image_mj", sig),
+    STATUS,
+]
+THROUGHPUT: list[Spec] = [
+    *PLACE,
+    ("In flight", "queries", "slots", count),
+    ("Queries", "", "queries", count),
+    ("Throughput", "images/s", "images_per_second", sig),
+    ("Std. dev. over rounds", "images/s", "images_per_second_std", sig),
+    ("Energy", "mJ an image", "energy_per_image_mj", sig),
+    STATUS,
+]
+GPU_TIMES: list[Spec] = [
+    *PLACE,
+    ("Part", "", "part", str),
+    ("Min", "ms", "min_ms", sig),
+    ("Max", "ms", "max_ms", sig),
+    ("Mean", "ms", "mean_ms", sig),
+    ("Median", "ms", "median_ms", sig),
+    ("p90", "ms", "p90_ms", sig),
+    ("p95", "ms", "p95_ms", sig),
+    ("p99", "ms", "p99_ms", sig),
+    ("Total", "ms", "total_ms", sig),
+    ("Walltime", "s", "host_seconds", sig),
+]
+SCENARIOS: list[Spec] = [
+    ("Scenario", "", "scenario", str),
+    *PLACE,
+    ("In flight", "queries", "slots", count),
+    ("Arrivals", "queries/s", "target_rate", sig),
+    ("Completed", "queries/s", "achieved_rate", sig),
+    ("Queries", "", "queries", count),
+    ("Median", "ms", "latency_median_ms", sig),
+    ("p90", "ms", "latency_p90_ms", sig),
+    ("p99", "ms", "latency_p99_ms", sig),
+    ("Limit of p99", "ms", "limit_ms", sig),
+    ("Kept", "", "kept", yes),
+    ("Note", "", "note", str),
+]
+CERTIFICATES: list[Spec] = [
+    *PLACE,
+    ("Experiment", "", "experiment", str),
+    ("Round", "", "round", count),
+    ("Provider", "", "provider", str),
+    ("Threads", "", "threads", count),
+    ("Processors", "", "affinity", str),
+    ("CPU clock", "MHz", "cpu_mhz", sig),
+    ("Governor", "", "cpu_governor", str),
+    ("Others' load", "share of cores", "foreign_cpu", share),
+    ("GPU clock", "MHz", "gpu_sm_mhz", sig),
+    ("GPU memory clock", "MHz", "gpu_memory_mhz", sig),
+    ("GPU", "°C", "gpu_temperature_c", sig),
+    ("Power", "W", "power_w", sig),
+    ("Trouble", "", "trouble", str),
 ]
 TRIALS: list[Spec] = [
     ("Trial", "", "trial", count),
@@ -146,7 +226,9 @@ def _absent(row: Mapping[str, Any], key: str) -> str:
         return f"{row['status']}: {row['error']}"
     if "_p9" in key:
         return "fewer samples than this percentile needs"
-    return "on a GPU alone" if key.startswith("vram") else "not measured in this stage"
+    if key.startswith("energy"):
+        return "no meter can be read here; the certificates say why"
+    return "on a GPU alone" if key.startswith(("vram", "gpu")) else ABSENT_WHY.get(key, "not measured in this stage")
 
 
 def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
@@ -161,9 +243,11 @@ def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
     if isinstance(value, str | bool):
         return Cell(write(value), str(value), number=False, below=reason if key in SAYS_WHY else "")
     why, below = "", ""
-    if row.get(f"{key}_low") is not None and row.get(f"{key}_high") is not None:
-        low, high = write(row[f"{key}_low"]), write(row[f"{key}_high"])
-        why = f"95 % interval {low} to {high}"
+    stem, unit = (key[:-3], "_ms") if key.endswith("_ms") else (key, "")
+    ends = row.get(f"{stem}_low{unit}"), row.get(f"{stem}_high{unit}")
+    if None not in ends:
+        low, high = map(write, ends)
+        why = f"{95 if key in ('top1', 'macro_f1') else 99} % interval {low} to {high}"
         if key == "speedup":
             why, below = f"{row['verdict']}: {why}", f"{low}–{high}"
     return Cell(write(value), value, why, below=below)

@@ -13,6 +13,7 @@ from tasks.records import (
     Prune,
     Quantize,
     Range,
+    Serve,
     Study,
     Train,
     Tune,
@@ -41,7 +42,11 @@ def quickstart() -> Study:
         augment=Augment(policies=("none", "crop")),
         prune=Prune(ratios=(0.25,), epochs=5),
         quantize=Quantize(settings=("u8s8-reduced", "u8s8", "s8s8"), calibration_images=128),
-        benchmark=Benchmark(devices=("cpu",), batch_sizes=(1,), rounds=3, min_seconds=0.3),
+        # One process a candidate and latency alone: importing PyTorch anew in every round would take minutes.
+        benchmark=Benchmark(
+            devices=("cpu",), batch_sizes=(1,), throughput=False, rounds=5, processes=1, min_seconds=0.2
+        ),
+        serve=Serve(seconds=0.5),
     )
 
 

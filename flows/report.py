@@ -13,13 +13,18 @@ from typing import TYPE_CHECKING
 
 from flows import charts
 from flows.grids import (
+    CERTIFICATES,
     DATASET,
     FORMS,
+    GPU_TIMES,
     MARKS,
     POLICIES,
     PRUNED,
     QUANTIZED,
+    SCENARIOS,
+    STATISTICS,
     SUMMARY,
+    THROUGHPUT,
     TRIALS,
     adjusted,
     cell,
@@ -38,12 +43,12 @@ if TYPE_CHECKING:
     import polars as pl
 
     from flows.charts import Figure
-    from flows.grids import Grid, Row
+    from flows.grids import Grid, Row, Spec
 
 STAGES = {"train": "training", "tune": "retrained with the best settings", "augment": "augmentation policies",
           "prune": "fine-tuning after pruning"}  # fmt: skip
-WANTED = ("datasets", "epochs", "trials", "variants", "evaluations", "latencies", "benchmarks", "memory",
-          "environments", "summary")  # fmt: skip
+WANTED = ("datasets", "epochs", "trials", "variants", "evaluations", "latencies", "benchmarks", "throughputs", "gpu_times",
+          "scenarios", "certificates", "memory", "environments", "summary")  # fmt: skip
 
 
 def _lineage(rows: Sequence[Row], held_out: Mapping[str, float]) -> Row:
@@ -109,7 +114,9 @@ def _candidates(summary: pl.DataFrame, latencies: pl.LazyFrame | None, study: St
     metric, batch = study.select.metric, compared_batch(summary, study)
     rows = in_order(summary, batch)
     gpu = any(row["vram_peak_bytes"] is not None for row in rows)
-    specs = [spec for spec in SUMMARY if gpu or spec[2] != "vram_peak_bytes"]
+    rates = any(row["throughput"] is not None for row in rows)
+    left_out = {"vram_peak_bytes": not gpu, "throughput": not rates}
+    specs = [spec for spec in SUMMARY if not left_out.get(spec[2])]
     tradeoffs, distributions = [], []
     for device in dict.fromkeys(row["device"] for row in rows):
         here = [row for row in rows if row["device"] == device and row["batch_size"] == batch]
@@ -125,8 +132,31 @@ def _candidates(summary: pl.DataFrame, latencies: pl.LazyFrame | None, study: St
             "distributions": [figure for figure in distributions if figure]}  # fmt: skip
 
 
-def page(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], study: Study, environment: Row, run: str) -> str:
-    """The report as HTML, complete in itself. `latencies` may be lazy; a table that is missing is said to be so."""
+MEASURED = (
+    ("benchmarks", STATISTICS, "Latency, one query in flight: figures, their 99 % intervals (point at one), processes"),
+    ("throughputs", THROUGHPUT, "Throughput, several queries in flight"),
+    ("gpu_times", GPU_TIMES, "Where a query on the GPU spends its time"),
+    ("certificates", CERTIFICATES, "Certificates: the conditions of every visit"),
+)
+
+
+def _present(specs: Sequence[Spec], table: pl.DataFrame) -> list[Spec]:
+    """Columns that say something in this run: a machine without a GPU has no GPU clocks."""
+    empty = {name for name in table.columns if table[name].null_count() == len(table) and name != "trouble"}
+    return [spec for spec in specs if spec[2] not in empty]
+
+
+def page(
+    tables: Mapping[str, pl.DataFrame | pl.LazyFrame],
+    study: Study,
+    environment: Row,
+    run: str,
+    profiles: Sequence[Row] = (),
+) -> str:
+    """The report as HTML, complete in itself. `latencies` may be lazy; a table that is missing is said to be so.
+
+    `profiles`: as flows.profile.profiles gives them.
+    """
     import polars as pl
     from jinja2 import Environment, FileSystemLoader
 
@@ -159,6 +189,11 @@ def page(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], study: Study, enviro
     if "benchmarks" in small:
         marked = small["benchmarks"].filter(pl.col("conditions").is_not_null())
         about["conditions"] = [(words(row), row["conditions"]) for row in marked.to_dicts()]
+    about["measured"] = [found for name, specs, caption in MEASURED if name in small
+                         and (found := grid(_present(specs, small[name]), small[name].to_dicts(), caption))]  # fmt: skip
+    if "scenarios" in small:
+        about["scenarios"] = grid(SCENARIOS, small["scenarios"].to_dicts(), "The winner in LoadGen's scenarios")
+    about["profiles"] = profiles
     folder = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return template.get_template("report.html.j2").render(about)
@@ -172,6 +207,7 @@ def render(out: Path, run: str) -> Path:
     ValueError
         If there is no such run.
     """
+    from flows.profile import profiles
     from tasks import tables as contract
 
     folder = Path(out) / "runs" / run
@@ -184,7 +220,8 @@ def render(out: Path, run: str) -> Path:
         if (Path(out) / "tables" / name / f"{run}.parquet").is_file():
             table = contract.read(out, name, run)
             found[name] = table if name == "latencies" else table.collect()
-    text = page(found, study, json.loads(environment.read_text()) if environment.is_file() else {}, run)
+    facts = json.loads(environment.read_text()) if environment.is_file() else {}
+    text = page(found, study, facts, run, profiles(folder))
     write_text(folder / "report.html", text)
     return folder / "report.html"
 

@@ -1,4 +1,4 @@
-"""The flow: prepare, train, tune, augment, prune, export, quantize, build, benchmark, aggregate. Wiring only."""
+"""The flow: prepare, train, tune, augment, prune, export, quantize, build, benchmark, serve, aggregate. Wiring only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ from tasks.prepare import prepare_task
 from tasks.prune import prune_task
 from tasks.quantize import quantize_task
 from tasks.records import Artifact, Context, Model, Output, Prepared, Result, Study, Trained, Variant
+from tasks.serve import serve_task
 from tasks.store import Store, write_text
+from tasks.summary import PARTS
 from tasks.train import train_task
 from tasks.tune import tune_task
 from tasks.variants import variant_row
@@ -95,7 +97,7 @@ def _calls(study: Study) -> int:
     parents = 1 + len(study.prune.ratios)
     quantized, built = bool(study.quantize.settings or study.quantize.dynamic), bool(study.build.precisions)
     weights = 1 + bool(study.tune.trials) + bool(study.augment.policies) + len(study.prune.ratios)
-    return 3 + len(study.models) * (weights + parents * (1 + quantized + built))
+    return 3 + bool(study.serve.seconds) + len(study.models) * (weights + parents * (1 + quantized + built))
 
 
 def _failed(name: str, model: Model, stage: str, parent: str | None = None, format: str = "safetensors") -> Variant:
@@ -208,6 +210,9 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
     if not any(v.status == "ok" and v.benchmark for v in run.variants):
         raise Unfinished(f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}")
     run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)
+    if study.serve.seconds:
+        run.do(serve_task, data=data, variants=tuple(run.variants), study=study, settings=study.serve,
+               fragments={name: tuple(run.fragments[name]) for name in PARTS})  # fmt: skip
     result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
     _publish(run, result)
     LOG.info("winner: %s. %s", result.winner, result.reason)

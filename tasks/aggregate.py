@@ -23,7 +23,7 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
     from tasks import tables as contract
 
     with work.store.temporary() as folder:
-        paths = {name: folder / f"{name}.parquet" for name in contract.TABLES}
+        paths = {name: folder / f"{name}.parquet" for name in contract.TABLES if name != "comparisons"}  # bench's own
         merged = {name: path for name, path in paths.items() if name != "summary"}
         for name, path in merged.items():
             contract.merge(name, [work.store.get(fragment) for fragment in fragments.get(name, ())], path)

@@ -6,27 +6,33 @@ What is measured is in tasks/measure.py, how candidates are visited in tasks/rou
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import machine, measure, metrics, runtimes
+from tasks import machine, metrics, runtimes
 from tasks.caching import stage
-from tasks.candidate import Spec
+from tasks.candidate import Images, Spec
+from tasks.locks import locked
+from tasks.pixels import normalise
 from tasks.records import Measured
-from tasks.rounds import Job, conditions, locked, run
+from tasks.rounds import Job, run
+from tasks.rows import frame, stored, tables
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import polars as pl
 
-    from tasks.records import Artifact, Benchmark, Prepared, Variant
+    from tasks.records import Benchmark, Prepared, Variant
     from tasks.work import Work
 
 TEST = 2  # in Prepared.splits
+BATCHES = 4  # different batches that timing rotates through, at the largest batch size; more at smaller ones
+GPU_SLOTS = 2  # queries in flight on a GPU: one computes while the other is copied
 
 
 def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], settings: Benchmark) -> Measured:
@@ -39,27 +45,33 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
         cannot run here, is a row of `benchmarks` with the reason; the others go on.
     """
     folder = work.scratch / "candidates"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)  # rounds of an interrupted benchmark lie there
     rows = np.flatnonzero(np.load(work.store.get(data.splits)) == TEST)
     np.save(folder / "rows.npy", rows)
+    save_pool(work, data, max(settings.batch_sizes), folder / "pool.npy")
     jobs, unmeasured = _plan(work, data, variants, settings, folder)
     with locked({"cpu", *(job.device for job in jobs)}, work.log):
         environment = machine.environment()
         run(work, jobs, settings, folder)
     labels = np.load(work.store.get(data.labels))[rows]
     evaluations = list(_evaluations(work.log, jobs, labels, {v.name: v.parent for v in variants}))
-    benchmarks = [_benchmark_row(job, size, settings) for job in jobs for size in settings.batch_sizes]
-    return Measured(
-        tables={
+    made = Measured(
+        tables=tables(work, jobs, settings, unmeasured)
+        | {
             "environments": work.rows("environments", [environment]),
-            "benchmarks": work.rows("benchmarks", unmeasured + benchmarks),
-            "memory": work.rows("memory", [job.which | row for job in jobs for row in _memory_rows(job)]),
             "evaluations": work.rows("evaluations", evaluations),
-            "latencies": _stored(work, "latencies", _latencies(jobs)),
-            "predictions": _stored(work, "predictions", _predictions(jobs, rows, labels)),
+            "predictions": stored(work, "predictions", _predictions(jobs, rows, labels)),
         }
     )
+    shutil.rmtree(folder)
+    return made
+
+
+def save_pool(work: Work, data: Prepared, batch_size: int, path: Path) -> None:
+    """Write timing's inputs for batches of up to `batch_size`: real test images, normalised; few repeat."""
+    rows = np.flatnonzero(np.load(work.store.get(data.splits)) == TEST)
+    images = np.load(work.store.get(data.images), mmap_mode="r")
+    np.save(path, normalise(images[np.resize(rows, BATCHES * batch_size)], data.mean, data.std))
 
 
 def _plan(
@@ -68,7 +80,9 @@ def _plan(
     """(What to measure, rows of what cannot be measured)."""
     jobs: list[Job] = []
     rows: list[dict[str, object]] = []
-    devices, images = machine.devices(settings.devices), work.store.get(data.images)
+    devices = machine.devices(settings.devices)
+    asked = Images(images=str(work.store.get(data.images)), rows=str(folder / "rows.npy"), mean=data.mean, std=data.std,
+                   batch_size=settings.evaluation_batch)  # fmt: skip
 
     def row(variant: Variant, runtime: str, device: str, status: str, error: str | None) -> None:
         which = {"variant": variant.name, "runtime": runtime, "device": device, "status": status, "error": error}
@@ -89,50 +103,29 @@ def _plan(
             if reason:
                 row(variant, runtime, device, "skipped", reason)
                 continue
-            spec = Spec(
-                runtime=runtime,
-                path=str(work.store.get(variant.artifact)),
-                device=device,
-                threads=settings.threads or machine.cores(),
-                batch_sizes=settings.batch_sizes,
-                evaluation_batch=settings.evaluation_batch,
-                warmup_seconds=settings.warmup_seconds,
-                min_seconds=settings.min_seconds,
-                min_queries=settings.min_queries,
-                images=str(images),
-                rows=str(folder / "rows.npy"),
-                mean=data.mean,
-                std=data.std,
-            )
-            jobs.append(Job(variant, runtime, device, spec, f"{len(jobs):03}"))
+            path = work.store.get(variant.artifact)
+            jobs += candidates(variant, runtime, device, path, settings, folder / "pool.npy", asked)
     return jobs, rows
 
 
-def _benchmark_row(job: Job, size: int, settings: Benchmark) -> dict[str, object]:
-    visits, error = job.visits.get(size, []), job.error or job.errors.get(size)
-    queries = sum(len(visit.samples) for visit in visits)
-    row = job.which | {"batch_size": size, "rounds": len(visits), "queries": queries, "provider": job.provider}
-    row["threads"] = job.spec.threads if job.device == "cpu" else None
-    if error is not None:
-        return row | {"status": "failed", "error": error}
-    latency = measure.summarise(np.concatenate([visit.samples for visit in visits]))
-    assert latency["latency_mean_ms"] is not None
-    return row | latency | {
-        "images_per_second": 1000 * size / latency["latency_mean_ms"],
-        "round_medians_ms": [measure.percentile(visit.samples, 50) / 1e6 for visit in visits],
-        "warmup_seconds": sum(visit.warmup_seconds for visit in visits),
-        "conditions": conditions(visits),
-        "status": "ok",
-        "error": None,
-    }  # fmt: skip
-
-
-def _memory_rows(job: Job) -> Iterator[dict[str, object]]:
-    for size, measured in job.memory.items():
-        peak = measured["rss_peak_bytes"]
-        assert peak is not None
-        usage = {"rss_baseline_bytes": job.baseline, "ram_usage_bytes": peak - job.baseline}
-        yield {"batch_size": size, **measured, **usage}
+def candidates(
+    variant: Variant,
+    runtime: str,
+    device: str,
+    path: Path,
+    settings: Benchmark,
+    pool: Path,
+    images: Images | None = None,
+) -> list[Job]:
+    """A candidate an experiment; `pool` has the inputs that timing rotates through (npy)."""
+    threads = settings.threads or machine.cores()
+    spec = Spec(runtime=runtime, path=str(path), device=device, threads=threads, batch_sizes=settings.batch_sizes,
+                pool=str(pool), images=images)  # fmt: skip
+    made = [Job(variant, runtime, device, spec)]
+    if settings.throughput:
+        slots = threads if device == "cpu" else GPU_SLOTS
+        made.append(Job(variant, runtime, device, replace(spec, slots=slots, images=None), "throughput"))
+    return made
 
 
 def _evaluations(
@@ -174,63 +167,29 @@ def _ancestor(job: Job, evaluated: list[Job], parents: Mapping[str, str | None])
     return None
 
 
-def _latencies(jobs: list[Job]) -> Iterator[pl.DataFrame]:
-    for job in jobs:
-        for size, visits in job.visits.items():
-            for number, visit in enumerate(visits, 1):
-                constant = job.which | {"batch_size": size, "round": number}
-                query = np.arange(len(visit.samples))
-                yield _frame("latencies", constant, {"query": query, "latency_ms": visit.samples / 1e6})
-
-
 def _predictions(jobs: list[Job], rows: np.ndarray, labels: np.ndarray) -> Iterator[pl.DataFrame]:
     for job in jobs:
         if job.logits is not None:
             said = {"prediction": metrics.predictions(job.logits), "confidence": metrics.confidence(job.logits)}
-            yield _frame("predictions", job.which, {"image": rows, "label": labels, **said})
+            yield frame("predictions", job.which, {"image": rows, "label": labels, **said})
 
 
-def _frame(table: str, constant: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> pl.DataFrame:
-    """Rows of a table from one array a column, and values that are the same in all rows."""
-    import polars as pl
-
-    from tasks import tables
-
-    schema = tables.frame(table, []).schema
-    frame = pl.DataFrame(dict(arrays)).with_columns(pl.lit(value).alias(key) for key, value in constant.items())
-    return frame.select(pl.col(key).cast(dtype) for key, dtype in schema.items())
-
-
-def _stored(work: Work, table: str, frames: Iterable[pl.DataFrame]) -> Artifact:
-    """Store a table of many rows as `work.rows` does, a frame in memory at a time."""
-    import polars as pl
-
-    with work.store.temporary() as folder:
-        parts = []
-        for number, frame in enumerate(frames):
-            parts.append(folder / f"part-{number:06}.parquet")
-            frame.write_parquet(parts[-1])
-        if not parts:
-            return work.rows(table, [])
-        path = folder / f"{table}.parquet"
-        pl.scan_parquet(parts).sink_parquet(path, compression="zstd")
-        return work.store.put(path, "parquet")
-
-
-def _modules(inputs: dict[str, Any]) -> tuple[str, ...]:
-    """Runtimes and model families, which are reached by name."""
+def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ...]:
+    """What candidates' processes reach by name: the worker, runtimes and model families."""
     from models import families
 
-    found, names = families(), [v.model.partition("-")[0] for v in inputs["variants"]]  # a label: name[-w<width>]
+    found, names = families(), [v.model.partition("-")[0] for v in variants]  # a label: name[-w<width>]
     return (
-        *(f"tasks.runtimes.{name}" for name in inputs["settings"].runtimes),
+        "tasks.worker",
+        *(f"tasks.runtimes.{name}" for name in settings.runtimes),
         *(f"models.{found[name]}" for name in dict.fromkeys(names)),
     )
 
 
 benchmark_task = stage(
     lambda inputs: "benchmark",
-    libraries=("torch", "onnxruntime-gpu", "onnxruntime", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
-    modules=_modules,
+    libraries=("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    modules=lambda inputs: modules(inputs["settings"], inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint()},
+    devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["settings"].devices)}),
 )(benchmark)

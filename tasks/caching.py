@@ -10,11 +10,14 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import platform
 import shutil
 import sys
 import time
+from contextlib import ExitStack, contextmanager, suppress
 from functools import wraps
 from pathlib import Path
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -22,8 +25,10 @@ import httpx
 from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import CachePolicy
+from prefect.client.orchestration import get_client
+from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
 
@@ -33,7 +38,7 @@ from tasks.store import Store, write_text
 from tasks.work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 LOG = logging.getLogger("burnish")
 EVERY_SECONDS = 5.0  # at most this often a progress artifact is written
@@ -156,12 +161,37 @@ class _Progress(logging.Handler):
             self.handleError(record)
 
 
+@contextmanager
+def _alone(devices: tuple[str, ...], log: logging.Logger) -> Iterator[None]:
+    """Hold this machine's devices by Prefect's global concurrency limits, one slot each; they are made where missing.
+
+    The server lets go of a dead holder's slot when its lease is not renewed.
+    """
+    names = [f"burnish {platform.node()} {device}" for device in sorted(devices)]
+    with ExitStack() as held:
+        if names:
+            with get_client(sync_client=True) as client:
+                for name in names:
+                    with suppress(ObjectAlreadyExists):  # another flow run made it at the same moment
+                        client.upsert_global_concurrency_limit_by_name(name, 1)
+            # Not by concurrency's own timeout: Prefect logs it as an error.
+            told = Timer(5, log.info, ("waiting for Prefect's concurrency limit: %s", ", ".join(names)))
+            told.daemon = True
+            told.start()
+            try:
+                held.enter_context(concurrency(names, strict=True))
+            finally:
+                told.cancel()
+        yield
+
+
 def stage(
     label: Callable[[dict[str, Any]], str],
     *,
     libraries: tuple[str, ...] = (),
     modules: Callable[[dict[str, Any]], tuple[str, ...]] | None = None,
     extra: Callable[[dict[str, Any]], dict[str, str]] | None = None,
+    devices: Callable[[dict[str, Any]], tuple[str, ...]] | None = None,
 ) -> Callable[[Callable[..., Any]], Task[..., Any]]:
     """Make a cached Prefect task of a stage's function.
 
@@ -177,6 +207,8 @@ def stage(
         Inputs -> project modules that the stage reaches by name rather than by an import.
     extra
         Inputs -> further parts of the key, e.g. the machine's fingerprint.
+    devices
+        Inputs -> devices of this machine that the stage measures on: no other flow run of the same server does meanwhile.
     """
 
     def wrap(function: Callable[..., Any]) -> Task[..., Any]:
@@ -199,7 +231,8 @@ def stage(
             started = time.monotonic()
             try:
                 log = logging.getLogger(f"burnish.{name}")
-                result = function(Work(Store(Path(context.out) / "store"), scratch, log), **inputs)
+                with _alone(devices(inputs) if devices else (), log):
+                    result = function(Work(Store(Path(context.out) / "store"), scratch, log), **inputs)
                 log.info("done in %.1f s", time.monotonic() - started)
             except BaseException:  # to the run's log with its traceback; who called says it to the user
                 handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, name, (), sys.exc_info()))

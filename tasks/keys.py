@@ -123,9 +123,9 @@ class Stage:
         }
 
     def _input(self, value: Any) -> Any:
-        if isinstance(value, Study):  # aggregate reads the rule and the names; the rest reaches it as rows
+        if isinstance(value, Study):  # serve and aggregate read the rule and the names; the rest reaches them as rows
             return {"name": value.name, "data": _json(value.data), "select": _json(value.select)}
-        if self.function.__name__ == "aggregate" and isinstance(value, dict):  # there the fragments are the input
+        if self.function.__name__ in ("serve", "aggregate") and isinstance(value, dict):  # fragments are their input
             return {k: [a.sha256 for a in v] for k, v in value.items()}
         return _json(value)
 

@@ -20,6 +20,7 @@ import numpy as np
 from tasks import metrics
 from tasks.caching import stage
 from tasks.datasets import load_arrays
+from tasks.locks import locked
 from tasks.machine import cores, fingerprint
 from tasks.measure import measure, warm_up
 from tasks.pixels import normalise
@@ -250,7 +251,8 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
                 work.log.warning("%s/int8-%s: %s", parent.name, setting, failure(error))
                 errors[setting] = failure(error)
             work.progress(done, len(names), f"{parent.name}/int8-{setting}")
-        _time([reference, *forms.values()], validation.read(scored[:1]))
+        with locked({"cpu"}, work.log):
+            _time([reference, *forms.values()], validation.read(scored[:1]))
         work.log.info("%s: top-1 %.4f, %.3f ms", parent.name, reference.top1, reference.latency_ms)
         chosen = set()
         for kind in (settings.settings, DYNAMIC):
@@ -288,4 +290,5 @@ quantize_task = stage(
     lambda inputs: f"quantize/{inputs['parent'].name}",
     libraries=("onnx", "onnxruntime-gpu", "numpy"),
     extra=lambda inputs: {"machine": fingerprint()},  # latency decides
+    devices=lambda inputs: ("cpu",),
 )(quantize)

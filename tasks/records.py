@@ -7,6 +7,7 @@ arrays or live models. Every record carries `kind`, so that two different steps 
 
 from __future__ import annotations
 
+import ast
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +26,23 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 def plugins(folder: str) -> tuple[str, ...]:
     """Names of the plug-in files in `tasks/<folder>`: discovery is by file name, nothing is imported."""
     return tuple(sorted(p.stem for p in (Path(__file__).parent / folder).glob("*.py") if not p.stem.startswith("_")))
+
+
+@cache
+def formats(runtime: str) -> tuple[str, ...]:
+    """Formats that a runtime executes: `FORMATS` of its file, read without importing it."""
+    for node in ast.parse((Path(__file__).parent / "runtimes" / f"{runtime}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FORMATS":
+            return tuple(ast.literal_eval(node.value))
+    raise AssertionError(f"tasks/runtimes/{runtime}.py has no FORMATS = (...)")
+
+
+MAKES = {
+    "onnx": "export.formats must contain 'onnx'",
+    "torchscript": "export.formats must contain 'torchscript'",
+    "engine": "build.precisions must not be empty",
+}
+"""What a study must have so that a format is made."""
 
 
 def _known(value: str, accepted: tuple[str, ...], what: str) -> str:
@@ -296,21 +314,29 @@ class Benchmark(Record):
     """What is measured and for how long."""
 
     kind: Literal["benchmark"] = "benchmark"
-    runtimes: Annotated[tuple[str, ...], Field(min_length=1)] = ("eager", "torchscript", "onnxruntime", "tensorrt")
+    runtimes: Annotated[tuple[str, ...], Field(min_length=1)] = (
+        "eager", "torchscript", "onnxruntime", "openvino", "tensorrt",
+    )  # fmt: skip
     """File names in tasks/runtimes."""
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
     """cpu, cuda:N; auto: cpu and the first GPU if there is one."""
-    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8)
+    batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 8, 16, 32)
+    throughput: bool = True
+    """Beside latency (one query in flight), also throughput: queries back to back, one in flight a core (a GPU: two)."""
     rounds: Positive = 3
     """Every candidate is visited once a round."""
+    processes: Positive | None = None
+    """Fresh processes a candidate, which its rounds are spread over; none: one a round."""
     warmup_seconds: Annotated[float, Field(ge=0.1)] = 0.5
     """Least warm-up; it goes on until two windows agree."""
     min_seconds: Annotated[float, Field(gt=0)] = 1.0
     """Least time a visit measures."""
     min_queries: Positive = 64
     """Least queries a visit measures."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """Time that all visits together may take; where it is short, each measures fewer queries."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Intra-op threads on a CPU; 0: one a core."""
+    """Threads on a CPU, over all queries in flight; 0: one a core."""
     evaluation_batch: Positive = 100
     """Batch size of the accuracy measurement."""
 
@@ -328,6 +354,20 @@ class Benchmark(Record):
     @classmethod
     def _batches(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(sorted(set(value)))
+
+
+class Serve(Record):
+    """Scenarios of MLPerf's LoadGen for the winner: single stream, offline and server."""
+
+    kind: Literal["serve"] = "serve"
+    seconds: Annotated[float, Field(ge=0)] = 2.0
+    """Least time a scenario, and each rate tried in the server scenario, lasts; 0 leaves the stage out."""
+    limit_ms: Annotated[float, Field(gt=0)] | None = None
+    """Server: latency that p99 must keep; none: ten times the median of the single stream."""
+    trials: Positive = 6
+    """Server: rates tried."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the arrivals."""
 
 
 class Select(Record):
@@ -356,6 +396,7 @@ class Study(Record):
     quantize: Quantize = Quantize()
     build: Build = Build()
     benchmark: Benchmark = Benchmark()
+    serve: Serve = Serve()
     select: Select = Select()
 
     @model_validator(mode="after")
@@ -365,15 +406,14 @@ class Study(Record):
             raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
         if "eager" not in self.benchmark.runtimes:
             raise ValueError("benchmark.runtimes: must contain 'eager', which the reference is measured with")
-        needs = {"torchscript": "torchscript", "onnxruntime": "onnx"}
+        made = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}
         for runtime in self.benchmark.runtimes:
-            form = needs.get(runtime)
-            if form and form not in self.export.formats:
-                raise ValueError(f"benchmark.runtimes: {runtime} executes {form}; export.formats must contain {form!r}")
-        if "tensorrt" in self.benchmark.runtimes and not self.build.precisions:
-            raise ValueError("benchmark.runtimes: tensorrt executes engines; build.precisions must not be empty")
+            if not made & set(formats(runtime)):
+                form = formats(runtime)[0]
+                raise ValueError(f"benchmark.runtimes: {runtime} executes {form}; {MAKES.get(form, 'no stage makes it')}")
         largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
-        if "tensorrt" in self.benchmark.runtimes and largest > max(self.build.batch_sizes):
+        engines = [name for name in self.benchmark.runtimes if "engine" in formats(name)]
+        if engines and largest > max(self.build.batch_sizes):
             raise ValueError(f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
                              f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)")  # fmt: skip
         if "onnx" not in self.export.formats:

@@ -1,29 +1,25 @@
 """Visits to the benchmark's candidates: fresh processes, in rounds, one at a time, on locked devices.
 
-All candidates are started first and then visited in an order that rotates with the round, so that drift hits all alike
-and the rounds of two candidates are pairs. When memory does not hold all of them, they are visited in groups, which are
-started anew in every round.
+In every round all candidates are started and then visited in an order that rotates with the round, so that drift hits all
+alike and the rounds of two candidates are pairs. When memory does not hold all of them, they are visited in groups.
 """
 
 from __future__ import annotations
 
-import fcntl
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import machine, metrics
-from tasks.candidate import Candidate, CandidateError, Spec
+from tasks import machine, measure, metrics, resume
+from tasks.candidate import Candidate, CandidateError, Effort, Spec
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable, Iterator
 
     from tasks.records import Benchmark, Variant
     from tasks.work import Work
@@ -41,13 +37,29 @@ class Visit:
     """One round of a candidate at one batch size."""
 
     samples: np.ndarray
-    """int64, nanoseconds"""
-    warmup_seconds: float
-    stable: bool
-    """Whether warm-up windows agreed in the end."""
-    foreign_cpu: float
-    """Share of the cores that other processes used meanwhile."""
-    gpu_trouble: str | None
+    """int64, nanoseconds: durations (latency) or completions since the start (throughput)"""
+    gpu: np.ndarray | None
+    """float64 ms, (queries, 4): H2D, enqueue, compute, D2H"""
+    process: int
+    """Number of the process that was visited, from 1."""
+    answer: dict[str, Any]
+    """What the process said: see tasks/worker.py."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What was bad about it alone; None: nothing."""
+        found = [] if self.answer["stable"] else ["warm-up windows did not agree"]
+        foreign = self.answer["certificate"]["foreign_cpu"]
+        if foreign > FOREIGN_CPU:
+            found.append(f"other processes used {foreign:.0%} of the cores")
+        if self.answer["certificate"]["gpu_trouble"]:
+            found.append(self.answer["certificate"]["gpu_trouble"])
+        return "; ".join(found) or None
+
+    @property
+    def queries_per_second(self) -> float:
+        """Of a throughput visit."""
+        return measure.rate(self.samples)
 
 
 @dataclass
@@ -58,17 +70,19 @@ class Job:
     runtime: str
     device: str
     spec: Spec
-    name: str
-    """Of its files."""
+    experiment: str = "latency"
     process: Candidate | None = None
+    started: int = 0
+    """Processes started so far."""
     error: str | None = None
     """What ended all of it."""
     errors: dict[int, str] = field(default_factory=dict)
     """By batch size: what ended that one alone."""
     visits: dict[int, list[Visit]] = field(default_factory=dict)
-    memory: dict[int, dict[str, int | None]] = field(default_factory=dict)
     provider: str | None = None
     baseline: int = 0
+    open_seconds: float = 0.0
+    """The longest of its processes'."""
     logits: np.ndarray | None = None
 
     @property
@@ -79,7 +93,7 @@ class Job:
     @property
     def label(self) -> str:
         """What it is called in messages."""
-        return f"{self.variant.name} · {self.runtime} · {self.device}"
+        return f"{self.variant.name} · {self.runtime} · {self.device} · {self.experiment}"
 
     def stop(self) -> None:
         """End its process."""
@@ -97,54 +111,94 @@ class Job:
         log.warning("%s failed: %s", self.label, error)
 
 
-@contextmanager
-def locked(devices: Iterable[str], log: logging.Logger) -> Iterator[None]:
-    """Hold the machine's devices, across processes; the kernel lets go of a dead holder's lock."""
-    with ExitStack() as held:
-        for device in sorted(devices):
-            path = Path(tempfile.gettempdir()) / f"burnish-{device.replace(':', '-')}.lock"
-            if not path.exists():
-                path.touch(mode=0o644)
-            file = held.enter_context(path.open("rb"))  # reading is enough to lock, and another user's file can be read
-            waiting = False
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if not waiting:
-                        log.info("waiting: another benchmark runs on %s (%s)", device, path)
-                    waiting = True
-                    time.sleep(0.5)
-        yield
+class Budget:
+    """Shares the time that is left among the visits that are to come."""
+
+    def __init__(self, minutes: float | None, jobs: list[Job], visits: int, starts: int) -> None:
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.jobs, self.visits, self.starts, self.start_seconds = jobs, visits, starts, 0.0
+
+    def started(self, count: int, seconds: float) -> None:
+        """So many processes were started, which took so long."""
+        self.starts -= count
+        self.start_seconds = seconds / max(count, 1)
+
+    def next(self) -> float | None:
+        """Seconds for the next visit; None: no limit."""
+        self.visits -= 1
+        if self.end is None:
+            return None
+        reserved = self.starts * self.start_seconds + sum(_evaluation_seconds(job) for job in self.jobs)
+        return max(self.end - time.monotonic() - reserved, 0.0) / (self.visits + 1)
+
+
+def _evaluation_seconds(job: Job) -> float:
+    """What evaluating a candidate will take, from the largest batch measured; 0 before that, or if it is not asked."""
+    images = job.spec.images
+    if job.experiment != "latency" or images is None or job.logits is not None or not job.visits or job.error:
+        return 0.0
+    size = max(job.visits)
+    return len(np.load(images.rows, mmap_mode="r")) / size * float(np.median(job.visits[size][-1].samples)) / 1e9
 
 
 def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
-    """Visit all candidates in all rounds, then take their logits; no process is left, whatever happens."""
+    """Visit all candidates in all rounds, then take their logits; no process is left, whatever happens.
+
+    Rounds that are finished in `folder` are not repeated.
+    """
     groups = _groups(jobs, int(0.8 * machine.memory_available()))
     if len(groups) > 1:
-        work.log.info("memory does not hold %d candidates at once: %d groups in every round", len(jobs), len(groups))
+        work.log.info(
+            "memory does not hold all candidates at once: %d groups, started anew in every round", len(groups)
+        )
     sizes = sorted(settings.batch_sizes)  # ascending, for the peak of memory
-    done, total = 0, settings.rounds * len(jobs) * len(sizes)
+    rounds, processes = settings.rounds, fresh_processes(settings)
+    begun = _begun(work.log, jobs, settings, folder)
+    done, total = begun * len(jobs) * len(sizes), rounds * len(jobs) * len(sizes)
+    starts = [len(groups) > 1 or n * processes // rounds != (n - 1) * processes // rounds for n in range(rounds)]
+    starts[begun] = True
+    budget = Budget(settings.minutes, jobs, total - done, len(jobs) * sum(starts[begun:]))
+    effort = Effort(
+        warmup_seconds=settings.warmup_seconds, min_seconds=settings.min_seconds, min_queries=settings.min_queries
+    )
     try:
-        for number in range(settings.rounds):
+        for number in range(begun, rounds):
             for group in groups:
-                _start(work.log, [job for job in group if job.process is None and job.error is None], folder)
-                first = number * len(group) // settings.rounds
-                for size in sizes:
-                    for job in group[first:] + group[:first]:
-                        work.progress(done, total, f"round {number + 1}: {job.label} · batch {size}")
-                        done += 1
-                        if job.process is not None and size not in job.errors:
-                            _visit(work.log, job, size, folder, {j.process.pid for j in group if j.process})
-                for job in group if number == settings.rounds - 1 else ():
-                    _evaluate(work.log, job, folder)
-                for job in group if len(groups) > 1 else ():
-                    job.stop()
+                if starts[number]:
+                    for job in group:
+                        job.stop()
+                    _start(work.log, [job for job in group if job.error is None], folder, budget)
+                first = number * len(group) // rounds
+                for size, job in product(sizes, group[first:] + group[:first]):
+                    work.progress(done, total, f"round {number + 1}: {job.label} · batch {size}")
+                    done += 1
+                    pids = {other.process.pid for other in group if other.process}
+                    _visit(work.log, job, size, folder, replace(effort, limit=budget.next()), pids)
+                for job in group:
+                    if number == rounds - 1:
+                        _evaluate(work.log, job, folder)
+                    if len(groups) > 1:
+                        job.stop()
+            resume.save(folder, number, jobs, settings)
         work.progress(total, total, f"{len(jobs)} candidates measured")
     finally:
         for job in jobs:
             job.stop()
+
+
+def _begun(log: logging.Logger, jobs: list[Job], settings: Benchmark, folder: Path) -> int:
+    """Rounds that need not be repeated; the last one is, as its processes are evaluated."""
+    begun = min(resume.load(folder, jobs, settings), settings.rounds - 1)
+    if begun:
+        log.info("%d rounds were finished before an interruption", begun)
+    for job in jobs:
+        job.visits = {size: visits[:begun] for size, visits in job.visits.items()}
+    return begun
+
+
+def fresh_processes(settings: Benchmark) -> int:
+    """Processes that a candidate's rounds are spread over."""
+    return min(settings.processes or settings.rounds, settings.rounds)
 
 
 def _groups(jobs: list[Job], memory: int) -> list[list[Job]]:
@@ -162,42 +216,46 @@ def _groups(jobs: list[Job], memory: int) -> list[list[Job]]:
     return groups
 
 
-def _start(log: logging.Logger, jobs: list[Job], folder: Path) -> None:
+def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget) -> None:
     """Start processes, a few at a time: each imports its library and opens its model, then sleeps until it is visited."""
 
     def one(job: Job) -> None:
-        job.process = Candidate(job.spec, folder / f"{job.name}.log")
+        job.started += 1
+        job.process = Candidate(job.spec, folder / f"{job.label.replace('/', '-')}.log")
         try:
             answer = job.process.receive()
             job.provider, job.baseline = answer["provider"], answer["rss_baseline_bytes"]
+            job.open_seconds = max(job.open_seconds, answer["open_seconds"])
         except CandidateError as error:
             job.fail(log, error)
 
+    begin = time.monotonic()
     with ThreadPoolExecutor(STARTED_AT_ONCE) as pool:
         list(pool.map(one, jobs))
+    budget.started(len(jobs), time.monotonic() - begin)
 
 
-def _visit(log: logging.Logger, job: Job, size: int, folder: Path, pids: set[int]) -> None:
-    """One round of one batch size; memory is that of the first round, in which sizes ascend in a fresh process."""
-    assert job.process is not None
-    out = folder / f"{job.name}.npy"
+def _visit(log: logging.Logger, job: Job, size: int, folder: Path, effort: Effort, pids: set[int]) -> None:
+    """One round of one batch size, unless it has failed before."""
+    if job.process is None or size in job.errors:
+        return
+    out = folder / "visit.npz"
     try:
-        answer = job.process.ask("measure", batch_size=size, out=str(out))
+        answer = job.process.visit(job.experiment, size, out, effort, pids)
     except CandidateError as error:
         job.fail(log, error, size)
         return
-    trouble = machine.gpu_trouble(job.device, pids)
-    visit = Visit(np.load(out), answer["warmup_seconds"], answer["stable"], answer["foreign_cpu"], trouble)
+    with np.load(out) as arrays:
+        visit = Visit(arrays["samples"], arrays.get("gpu"), job.started, answer)
     job.visits.setdefault(size, []).append(visit)
-    if job.device != "cpu" and answer["vram_peak_bytes"] is None and size not in job.memory:
+    if job.device != "cpu" and answer["vram_peak_bytes"] is None and len(job.visits[size]) == 1:
         log.info("%s: GPU memory unknown: NVML is missing or does not list the process (as in a container)", job.label)
-    job.memory.setdefault(size, {key: answer[key] for key in ("rss_peak_bytes", "vram_peak_bytes")})
 
 
 def _evaluate(log: logging.Logger, job: Job, folder: Path) -> None:
-    if job.process is None:
+    if job.process is None or job.experiment != "latency" or job.spec.images is None:
         return
-    out = folder / f"{job.name}.npy"
+    out = folder / "logits.npy"
     try:
         job.process.ask("evaluate", out=str(out))
         logits = np.load(out)
@@ -207,17 +265,17 @@ def _evaluate(log: logging.Logger, job: Job, folder: Path) -> None:
         job.fail(log, CandidateError(f"evaluation: {error}"))
 
 
-def conditions(visits: list[Visit]) -> str | None:
-    """What was bad about a candidate's visits at one batch size; None: nothing."""
+def conditions(visits: list[Visit], levels: list[float]) -> str | None:
+    """What was bad about a candidate's visits at one batch size; None: nothing. `levels`: a figure a visit to be stable."""
     found = []
-    unstable = sum(not visit.stable for visit in visits)
+    unstable = sum(not visit.answer["stable"] for visit in visits)
     if 2 * unstable > len(visits):
         found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds")
-    medians = [float(np.median(visit.samples)) for visit in visits]
-    if max(medians) > (1 + SPREAD) * min(medians):
-        found.append(f"round medians differ by {max(medians) / min(medians) - 1:.0%}")
-    foreign = float(np.mean([visit.foreign_cpu for visit in visits]))
+    if max(levels) > (1 + SPREAD) * min(levels):
+        found.append(f"rounds differ by {max(levels) / min(levels) - 1:.0%}")
+    certificates = [visit.answer["certificate"] for visit in visits]
+    foreign = float(np.mean([certificate["foreign_cpu"] for certificate in certificates]))
     if foreign > FOREIGN_CPU:
         found.append(f"other processes used {foreign:.0%} of the cores")
-    found += sorted({visit.gpu_trouble for visit in visits if visit.gpu_trouble})
+    found += sorted({certificate["gpu_trouble"] for certificate in certificates if certificate["gpu_trouble"]})
     return "; ".join(found) or None

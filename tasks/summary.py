@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks import tables as contract
-from tasks.measure import compare
+from tasks.intervals import compare
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,12 +19,10 @@ if TYPE_CHECKING:
     from tasks.records import Study
 
 KEY = ("variant", "runtime", "device")
-PARTS = ("variants", "benchmarks", "evaluations", "memory")
+PARTS = ("variants", "benchmarks", "throughputs", "evaluations", "memory")
 """Tables that the summary is made of."""
 METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro F1"}
 TRAINING = ("train", "tune", "augment")
-SEED = 0
-"""Of the bootstrap."""
 EPS = 1e-9
 CSV_COLUMNS = (
     "model_name", "batch_size", "optimization_technique", "device", "model_size_mb", "accuracy_top_1", "accuracy_top_5",
@@ -34,7 +32,15 @@ CSV_COLUMNS = (
 Row = dict[str, Any]
 Place = tuple[str, str, str, int]
 """Variant, runtime, device, batch size."""
-Rounds = list[float] | None
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """A row's medians, one a round."""
+
+    medians: list[float]
+    fresh: bool
+    """Whether each round had a fresh process."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,11 @@ def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
     The winner is the eligible row of the smallest median latency at the compared batch size.
     """
     rows = _joined(tables)
-    rounds = {_place(row): row["round_medians_ms"] for row in tables["benchmarks"].iter_rows(named=True)}
+    rounds = {
+        _place(row): Rounds(row["round_medians_ms"], fresh=row["processes"] == row["rounds"])
+        for row in tables["benchmarks"].iter_rows(named=True)
+        if row["status"] == "ok"
+    }
     metric, batch = study.select.metric, compared_batch(tables["benchmarks"], study)
     reference = _reference(rows, study, batch)
     for row in rows:
@@ -83,7 +93,7 @@ def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
         row["pareto"] = _on_front(row, rows, metric)
         if reference is not None:
             base = (reference["variant"], reference["runtime"], row["device"], row["batch_size"])
-            row.update(_speedup(rounds.get(base), rounds[_place(row)], same=base == _place(row)))
+            row.update(_speedup(rounds.get(base), rounds.get(_place(row)), same=base == _place(row)))
     ranked = sorted(
         (row for row in rows if row["eligible"] and row["batch_size"] == batch),
         key=lambda row: (row["latency_median_ms"], -row[metric], _place(row)),
@@ -111,11 +121,13 @@ def _joined(tables: Mapping[str, pl.DataFrame]) -> list[Row]:
     """A row a benchmark, with the columns of the variant, its quality and its memory; absent ones are null."""
     columns = contract.TABLES["summary"].columns
     variants = tables["variants"].drop("status", "error", "path", "sha256").rename({"name": "variant"})
+    rates = tables["throughputs"].select(*KEY, "batch_size", throughput="images_per_second")
     whole = (
         tables["benchmarks"]
         .join(variants, on="variant", how="left", validate="m:1", maintain_order="left")
         .join(tables["evaluations"].drop("parent"), on=KEY, how="left", validate="m:1", maintain_order="left")
         .join(tables["memory"], on=[*KEY, "batch_size"], how="left", validate="1:1", maintain_order="left")
+        .join(rates, on=[*KEY, "batch_size"], how="left", validate="1:1", maintain_order="left")
     )
     return [{name: row.get(name) for name in columns} for row in whole.iter_rows(named=True)]
 
@@ -151,19 +163,19 @@ def _on_front(row: Row, rows: list[Row], metric: str) -> bool:
     return not any(p and p != own and p[0] <= own[0] and p[1] <= own[1] for p in rivals)
 
 
-def _speedup(reference: Rounds, own: Rounds, same: bool) -> Row:
+def _speedup(reference: Rounds | None, own: Rounds | None, same: bool) -> Row:
     found = (1.0, 1.0, 1.0, "indistinguishable") if same and own else _compare(reference, own)
     return dict(zip(("speedup", "speedup_low", "speedup_high", "verdict"), found, strict=True)) if found else {}
 
 
-def _compare(theirs: Rounds, own: Rounds) -> tuple[float, float, float | None, str] | None:
-    """How many times as fast `own` is as `theirs`, its 95 % interval (high: null after one round), verdict on `own`.
+def _compare(theirs: Rounds | None, own: Rounds | None) -> tuple[float, float, float | None, str] | None:
+    """How many times as fast `own` is as `theirs`, its 99 % interval (high: null after one round), verdict on `own`.
 
     None where rounds do not pair: one of the two was not measured, or not in every round.
     """
-    if not theirs or not own or len(theirs) != len(own):
+    if not theirs or not own or len(theirs.medians) != len(own.medians):
         return None
-    ratio, low, high, verdict = compare(theirs, own, SEED)
+    ratio, low, high, verdict = compare(theirs.medians, own.medians, fresh=theirs.fresh and own.fresh)
     return ratio, low, (high if math.isfinite(high) else None), verdict
 
 
@@ -246,7 +258,8 @@ def technique(row: Mapping[str, Any]) -> str:
 
 
 def csv(summary: pl.DataFrame) -> str:
-    """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean).
+    """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean;
+    throughput: with several queries in flight where that was measured, else with one).
 
     Rows that are not ok have empty figures.
     """
@@ -262,7 +275,7 @@ def csv(summary: pl.DataFrame) -> str:
         ok = row["status"] == "ok"
         figures = (
             mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
-            mb(row["vram_peak_bytes"]), row["latency_mean_ms"], row["images_per_second"],
+            mb(row["vram_peak_bytes"]), row["latency_mean_ms"], row["throughput"] or row["images_per_second"],
         )  # fmt: skip
         which = (row["model"], row["batch_size"], technique(row), row["device"])
         lines.append((*which, *(figures if ok else [None] * len(figures))))

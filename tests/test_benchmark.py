@@ -23,16 +23,18 @@ from sklearn.metrics import f1_score
 import tasks.runtimes
 from tasks import candidate, machine, tables
 from tasks.benchmark import benchmark
-from tasks.measure import compare, queries_needed
+from tasks.intervals import compare, queries_needed
+from tasks.locks import locked
 from tasks.records import Benchmark, Export, Measured, Prepared, Variant
-from tasks.rounds import Visit, conditions, locked
+from tasks.rounds import Visit, conditions
 from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(tasks.runtimes.__file__).parents[2]
-QUICK = Benchmark(rounds=2, batch_sizes=(1, 4), warmup_seconds=0.1, min_seconds=0.01, min_queries=64, threads=1)
+QUICK = Benchmark(rounds=2, processes=1, batch_sizes=(1, 4), throughput=False, warmup_seconds=0.1, min_seconds=0.01,
+                  min_queries=64, threads=1)  # fmt: skip
 
 # A runtime without a library. Its model is JSON: how long a query takes, and what goes wrong from which batch size on.
 FAKE = """
@@ -42,14 +44,16 @@ FORMATS = ("fake",)
 def unavailable(device): return None if device == "cpu" else f"{device}: not here"
 def load_library(device): pass
 class Session:
-    provider = "FakeProvider"
-    def __init__(self, path):
+    provider, split = "FakeProvider", None
+    def __init__(self, path, slots):
+        self.path, self.slots = path, slots
         self.spec = json.loads(path.read_text())
         self.lock = io.open(self.spec["lock"], "a")
         self.ballast = np.ones(self.spec.get("megabytes", 0) << 17)
         if self.spec.get("fault") == "open": raise ValueError("cannot be opened\\nsecond line")
     def run(self, inputs):
-        fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where another candidate's query is in flight
+        kind = fcntl.LOCK_EX if self.slots == 1 else fcntl.LOCK_SH
+        fcntl.flock(self.lock, kind | fcntl.LOCK_NB)  # fails where another candidate's query is in flight
         fault = self.spec.get("fault") if len(inputs) >= self.spec.get("from_batch", 1) else None
         if fault == "segfault":
             os.write(2, b"about to crash\\n"); os.kill(os.getpid(), signal.SIGSEGV)
@@ -60,8 +64,9 @@ class Session:
         logits = np.zeros((len(inputs), 10), np.float32)
         logits[np.arange(len(inputs)), abs(inputs.sum((1, 2, 3))).astype(int) % self.spec.get("classes", 10)] = 1
         return logits * np.nan if fault == "nan" else logits
+    def fork(self): return Session(self.path, self.slots)
     def close(self): pass
-def open(path, device, batch_size, threads): return Session(path)
+def open(path, device, batch_size, threads, slots): return Session(path, slots)
 """
 
 
@@ -110,7 +115,7 @@ def read(work: Work, measured: Measured, table: str) -> pl.DataFrame:
 
 def living() -> set[int]:
     """Candidates' processes that run below this one."""
-    return {p.pid for p in psutil.Process().children(recursive=True) if "tasks.candidate" in " ".join(p.cmdline())}
+    return {p.pid for p in psutil.Process().children(recursive=True) if "tasks.worker" in " ".join(p.cmdline())}
 
 
 def test_candidates_that_crash_hang_or_misbehave_are_failed_rows_and_the_others_go_on(
@@ -207,9 +212,9 @@ def test_the_same_program_twice_is_indistinguishable_and_a_slower_one_is_slower(
     variants = (fake("a", ms=2), fake("same as a", ms=2), fake("slow", ms=10))
     rows = read(work, benchmark(work, data, variants, settings(rounds=4, batch_sizes=(1,))), "benchmarks")
     a, same, slow = rows["round_medians_ms"].to_list()
-    assert compare(a, same, 0)[3] == "indistinguishable"
-    assert compare(a, slow, 0)[3] == "slower"
-    assert compare(slow, a, 0)[3] == "faster"
+    assert compare(a, same)[3] == "indistinguishable"
+    assert compare(a, slow)[3] == "slower"
+    assert compare(slow, a)[3] == "faster"
 
 
 def test_memory_is_what_the_model_takes_above_the_librarys(
@@ -252,7 +257,7 @@ def test_when_memory_is_short_groups_are_started_anew_in_every_round(
     monkeypatch.setattr(Work, "progress", lambda self, *told: (most.append(len(living())), progress(self, *told)))
     measured = benchmark(work, data, tuple(fake(name) for name in "abc"), settings())
     assert max(most) == 2
-    assert "2 groups in every round" in caplog.text
+    assert "2 groups, started anew in every round" in caplog.text
     assert read(work, measured, "benchmarks")["rounds"].to_list() == [2] * 6
     assert len(read(work, measured, "evaluations")) == 3
 
@@ -277,21 +282,21 @@ def test_an_interruption_leaves_no_process(
 def test_a_candidate_ends_when_its_parent_is_killed_in_the_middle_of_a_query(
     work: Work, data: Prepared, fake: Callable[..., Variant], tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "rows.npy", np.arange(4))
+    np.save(tmp_path / "pool.npy", np.zeros((4, 1, 8, 8), np.float32))
     artifact = fake("stuck", fault="hang").artifact
     assert artifact is not None
     spec = candidate.Spec(
         runtime="fake", path=str(work.store.get(artifact)), device="cpu", threads=1, batch_sizes=(1,),
-        evaluation_batch=1, warmup_seconds=0.1, min_seconds=0.1, min_queries=1, images=str(work.store.get(data.images)),
-        rows=str(tmp_path / "rows.npy"), mean=data.mean, std=data.std,
+        pool=str(tmp_path / "pool.npy"),
     )  # fmt: skip
+    effort = candidate.Effort(warmup_seconds=0.1, min_seconds=0.1, min_queries=1)
     parent = f"""
 from pathlib import Path
-from tasks.candidate import Candidate, Spec
+from tasks.candidate import Candidate, Effort, Spec
 process = Candidate({spec!r}, Path({str(tmp_path / "log")!r}))
 process.receive()
 print(process.pid, flush=True)
-process.ask("measure", batch_size=1, out="never.npy")
+process.visit("latency", 1, Path("never.npz"), {effort!r}, ())
 """
     killed = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, cwd=ROOT)
     assert killed.stdout is not None
@@ -325,14 +330,15 @@ def test_a_second_benchmark_waits_for_the_device_and_says_so(
 
 
 def test_what_was_bad_about_a_measurement_is_told_and_calm_is_null() -> None:
-    def visits(medians: list[int], stable: bool = True, foreign: float = 0.02, gpu: str | None = None) -> list[Visit]:
-        return [Visit(np.array([m]), 0.5, stable, foreign, gpu) for m in medians]
+    def told(medians: list[float], stable: bool = True, foreign: float = 0.02, gpu: str | None = None) -> str | None:
+        answer = {"stable": stable, "certificate": {"foreign_cpu": foreign, "gpu_trouble": gpu}}
+        return conditions([Visit(np.array([m]), None, 1, answer) for m in medians], medians)
 
-    assert conditions(visits([100, 110, 105], foreign=0.2)) is None
-    assert conditions(visits([100, 230, 105])) == "round medians differ by 130%"
-    assert conditions(visits([100, 100], foreign=0.5)) == "other processes used 50% of the cores"
-    assert conditions(visits([100, 100, 100], stable=False)) == "warm-up windows did not agree in 3 of 3 rounds"
-    assert conditions(visits([100], gpu="thermal slowdown")) == "thermal slowdown"
+    assert told([100, 110, 105], foreign=0.2) is None
+    assert told([100, 230, 105]) == "rounds differ by 130%"
+    assert told([100, 100], foreign=0.5) == "other processes used 50% of the cores"
+    assert told([100, 100, 100], stable=False) == "warm-up windows did not agree in 3 of 3 rounds"
+    assert told([100], gpu="thermal slowdown") == "thermal slowdown"
 
 
 def test_other_processes_are_noticed(work: Work, data: Prepared, fake: Callable[..., Variant]) -> None:
@@ -344,6 +350,85 @@ def test_other_processes_are_noticed(work: Work, data: Prepared, fake: Callable[
             process.kill()
             process.wait()
     assert "other processes used" in rows["conditions"][0]
+
+
+def test_throughput_is_an_experiment_of_its_own_with_a_query_in_flight_a_slot(
+    work: Work, data: Prepared, fake: Callable[..., Variant]
+) -> None:
+    asked = settings(throughput=True, threads=2, batch_sizes=(1, 4))
+    measured = benchmark(work, data, (fake("a", ms=4), fake("broken", fault="raise")), asked)
+    rows, samples = read(work, measured, "throughputs"), read(work, measured, "completions")
+    assert dict(rows.select("variant", "status").iter_rows()) == {"a": "ok", "broken": "failed"}
+    latency = read(work, measured, "benchmarks").filter(pl.col("variant") == "a")
+    for row, single in zip(rows.head(2).iter_rows(named=True), latency.iter_rows(named=True), strict=True):
+        assert row["slots"] == 2
+        assert row["images_per_second"] == pytest.approx(2 * single["images_per_second"], rel=0.15)
+        assert row["images_per_second"] == pytest.approx(np.mean(row["round_images_per_second"]))
+        own = samples.filter((pl.col("variant") == "a") & (pl.col("batch_size") == row["batch_size"]))
+        assert len(own) == row["queries"] >= 2 * 64
+
+
+def test_rounds_are_spread_over_fresh_processes(work: Work, data: Prepared, fake: Callable[..., Variant]) -> None:
+    for processes, expected in ((None, [1, 2, 3, 4]), (2, [1, 1, 2, 2]), (1, [1, 1, 1, 1])):
+        asked = settings(rounds=4, processes=processes, batch_sizes=(1,))
+        measured = benchmark(work, data, (fake("a"),), asked)
+        assert read(work, measured, "certificates")["process"].to_list() == expected
+        (row,) = read(work, measured, "benchmarks").to_dicts()
+        assert row["processes"] == len(set(expected))
+        assert (row["process_std_ms"] is None) == (processes == 1)
+        assert len(read(work, measured, "evaluations")) == 1
+
+
+def test_an_interrupted_benchmark_goes_on_after_its_last_whole_round(
+    work: Work, data: Prepared, fake: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut(self: Work, done: float, total: float, text: str) -> None:
+        visits.append(text.partition(":")[0])
+        if text.startswith("round 3") and not resumed:
+            raise KeyboardInterrupt
+
+    visits: list[str] = []
+    resumed = False
+    monkeypatch.setattr(Work, "progress", cut)
+    asked, variants = settings(rounds=4, processes=2, evaluation_batch=3), (fake("a"), fake("b", fault="raise", from_batch=4))
+    with pytest.raises(KeyboardInterrupt):
+        benchmark(work, data, variants, asked)
+    resumed, visits = True, []
+    measured = benchmark(work, data, variants, asked)
+    assert set(visits) == {"round 3", "round 4", "2 candidates measured"}
+    rows = read(work, measured, "benchmarks")
+    told = rows.select("variant", "batch_size", "status", "rounds").rows()
+    assert told == [("a", 1, "ok", 4), ("a", 4, "ok", 4), ("b", 1, "ok", 4), ("b", 4, "failed", 0)]
+    process = read(work, measured, "certificates").filter(pl.col("variant") == "a")["process"].to_list()
+    assert process == [1, 1, 2, 2] * 2
+    assert len(read(work, measured, "latencies").filter(pl.col("variant") == "a")) == rows["queries"].head(2).sum()
+
+
+def test_a_budget_is_kept_by_fewer_queries_and_every_row_is_there(
+    work: Work, data: Prepared, fake: Callable[..., Variant]
+) -> None:
+    asked = settings(batch_sizes=(1, 4), min_seconds=5, min_queries=500, minutes=12 / 60, throughput=True, threads=2)
+    started = time.monotonic()
+    measured = benchmark(work, data, (fake("a", ms=20), fake("b", ms=5)), asked)
+    assert 0.8 * 12 < time.monotonic() - started < 1.1 * 12
+    for table in ("benchmarks", "throughputs"):
+        rows = read(work, measured, table)
+        assert rows["status"].to_list() == ["ok"] * 4
+        assert rows["rounds"].to_list() == [2] * 4
+        assert (rows["queries"] < 2 * 500).all()
+
+
+def test_every_visit_has_a_certificate(work: Work, data: Prepared, fake: Callable[..., Variant]) -> None:
+    measured = benchmark(work, data, (fake("a"),), settings(throughput=True))
+    rows = read(work, measured, "certificates")
+    assert rows.select("batch_size", "experiment", "round").rows() == [
+        (size, experiment, number) for experiment in ("latency", "throughput") for size in (1, 4) for number in (1, 2)
+    ]
+    for row in rows.iter_rows(named=True):
+        assert row["provider"] == "FakeProvider"
+        assert row["cpu_model"] and row["affinity"]
+        assert json.loads(row["libraries"])["numpy"] == np.__version__
+        assert (row["energy_j"] is None) == (row["energy_note"] is not None)
 
 
 @pytest.fixture(scope="module")

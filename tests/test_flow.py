@@ -43,6 +43,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
         "quantize",
         "build",
         "benchmark",
+        "serve",
         "aggregate",
     }
     assert "winner:" in done.stdout
@@ -82,10 +83,10 @@ def test_a_second_run_recomputes_nothing_and_is_quick(finished):
 
 
 @pytest.mark.slow
-def test_a_benchmark_setting_reruns_benchmark_and_aggregate_alone(finished):
+def test_a_benchmark_setting_reruns_benchmark_and_what_follows_alone(finished):
     burnish, _ = finished
     burnish.run(*TINY, "benchmark.rounds=3")
-    assert {task for task, outcome in burnish.why().items() if outcome == "computed"} == {"benchmark", "aggregate"}
+    assert {task for task, outcome in burnish.why().items() if outcome == "computed"} == {"benchmark", "serve", "aggregate"}
     told = burnish("why", "--out", str(burnish.out)).stdout
     assert "settings.rounds: 2 -> 3" in told
 

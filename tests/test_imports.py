@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"prepare", "train", "tune", "augment", "prune", "export", "quantize", "build", "benchmark", "aggregate"}
+STAGES = {"prepare", "train", "tune", "augment", "prune", "export", "quantize", "build", "benchmark", "serve",
+          "aggregate"}  # fmt: skip
 PROJECT = {"flows", "tasks", "models"}
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
 
@@ -47,15 +48,15 @@ def test_imports_point_downward(path):
     if module.startswith("models"):
         allowed = {"torch", "torchvision", "timm", "models", "safetensors"} | sys.stdlib_module_names
         assert {name.split(".")[0] for name in imports(path)} <= allowed
-    if path.parent.name in ("datasets", "runtimes"):
+    if path.parent.name in ("datasets", "runtimes", "profilers"):
         reached = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
         assert not reached & STAGES, "plug-ins do not import stages"
-    if module in ("tasks.measure", "tasks.metrics", "tasks.store", "tasks.records", "tasks.schema"):
+    if module in ("tasks.measure", "tasks.intervals", "tasks.metrics", "tasks.store", "tasks.records", "tasks.schema"):
         reached = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
         assert reached <= {"measure", "metrics", "store", "records", "schema"}
 
 
-@pytest.mark.parametrize("folder", ["datasets", "runtimes"])
+@pytest.mark.parametrize("folder", ["datasets", "runtimes", "profilers"])
 def test_plugins_never_import_each_other(folder):
     plugins = {p.stem for p in (ROOT / "tasks" / folder).glob("[!_]*.py")}
     for name in plugins:
@@ -76,15 +77,16 @@ def test_great_expectations_is_imported_beside_the_tables_alone():
 
 
 def test_each_runtimes_library_is_imported_in_its_adapter_alone():
-    for library, adapter in (("onnxruntime", "tasks.runtimes.onnxruntime"), ("tensorrt", "tasks.runtimes.tensorrt")):
+    for library in ("onnxruntime", "openvino", "tensorrt"):
         found = {module_of(p) for p in FILES if uses(p, library)}
+        adapters = {f"tasks.runtimes.{library}", f"tasks.runtimes._{library}", f"tasks.profilers.{library}"}
         # Quantizing and building use the same library's tools, not its way to execute.
-        assert found <= {adapter, "tasks.quantize", "tasks.build", "tasks.calibration"}, library
+        assert found <= {*adapters, "tasks.quantize", "tasks.build", "tasks.calibration"}, library
 
 
 def test_measuring_knows_no_runtime():
-    allowed = {"numpy", "tasks"} | set(sys.stdlib_module_names)
-    for name in ("measure", "metrics"):
+    allowed = {"numpy", "polars", "tasks"} | set(sys.stdlib_module_names)
+    for name in ("measure", "intervals", "metrics"):
         assert {i.split(".")[0] for i in imports(ROOT / "tasks" / f"{name}.py")} <= allowed
 
 
@@ -95,6 +97,7 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
         "torch_pruning",
         "onnx",
         "onnxruntime",
+        "openvino",
         "great_expectations",
         "optuna",
         "sklearn",

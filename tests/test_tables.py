@@ -38,6 +38,8 @@ def valid(name: str, rows: int = 3) -> list[Row]:
     if name == "datasets":
         row |= {"class_rows": [1, 1], "dropped": 0}
         return [{**row, "split": split} for split in TABLES["datasets"].columns["split"].values or ()][:rows]
+    if name == "throughputs":
+        row |= {"round_images_per_second": [0.4, 0.5], "rounds": 2}
     if name == "benchmarks":
         row |= {"round_medians_ms": [0.4, 0.5], "rounds": 2}
     free = next((key for key in table.unique if TABLES[name].columns[key].values is None), None)
@@ -95,7 +97,7 @@ BROKEN = {
     "below its range": ("epochs", {"loss": -0.1}, "loss is at least 0 and finite", -0.1),
     "above its range": ("epochs", {"top5": 1.5}, "top5 is from 0 to 1", 1.5),
     "NaN": ("epochs", {"loss": float("nan")}, "loss is at least 0 and finite", None),
-    "below its range where null is allowed": ("memory", {"vram_peak_bytes": -1}, "vram_peak_bytes is at least 0", -1),
+    "below its range where null is allowed": ("certificates", {"cpu_mhz": -1.0}, "cpu_mhz is at least 0", -1.0),
     "infinite": ("epochs", {"loss": float("inf")}, "loss is at least 0 and finite", float("inf")),
     "null": ("epochs", {"macro_f1": None}, "macro_f1 is never null", None),
     "not in its set": ("epochs", {"split": "test"}, "split is one of train, validation", "test"),

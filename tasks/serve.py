@@ -1,0 +1,88 @@
+"""Serve: the winner in the scenarios of MLPerf's LoadGen (tasks/scenarios.py), in fresh processes of its own."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from tasks import machine, tables
+from tasks.benchmark import candidates, modules, save_pool
+from tasks.caching import stage
+from tasks.candidate import Candidate
+from tasks.locks import locked
+from tasks.records import Output
+from tasks.summary import PARTS, summarise, words
+
+if TYPE_CHECKING:
+    from tasks.records import Artifact, Prepared, Serve, Study, Variant
+    from tasks.work import Work
+
+
+def serve(
+    work: Work,
+    data: Prepared,
+    variants: tuple[Variant, ...],
+    study: Study,
+    settings: Serve,
+    fragments: dict[str, tuple[Artifact, ...]],
+) -> Output:
+    """Single stream, offline and server for the study's winner, at the batch size that it won at.
+
+    Returns
+    -------
+    Output
+        A fragment of `scenarios`; empty where the study has no winner.
+    """
+    folder = work.scratch / "serve"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in PARTS:
+        tables.merge(name, [work.store.get(a) for a in fragments.get(name, ())], folder / f"{name}.parquet")
+    winner = summarise({name: pl.read_parquet(folder / f"{name}.parquet") for name in PARTS}, study).winner
+    if winner is None:
+        work.log.info("no winner, so there is nothing to serve")
+        return Output(tables={"scenarios": work.rows("scenarios", [])})
+    (variant,) = (v for v in variants if v.name == winner["variant"])
+    assert variant.artifact is not None
+    size, device = winner["batch_size"], winner["device"]
+    save_pool(work, data, size, folder / "pool.npy")
+    asked = study.benchmark.model_copy(update={"batch_sizes": (size,), "throughput": True})
+    single, several = candidates(
+        variant, winner["runtime"], device, work.store.get(variant.artifact), asked, folder / "pool.npy"
+    )
+    rows: list[dict[str, Any]] = []
+    with locked({"cpu", device}, work.log):
+        for job, names in ((single, ("single_stream",)), (several, ("offline", "server"))):
+            process = Candidate(job.spec, folder / f"{job.experiment}.log")
+            try:
+                process.receive()
+                for name in names:
+                    work.progress(len(rows), 3, f"{name}: {words(winner)}")
+                    limit = settings.limit_ms or (LIMIT * rows[0]["latency_median_ms"] if rows else None)
+                    found = process.ask("scenario", name=name, batch_size=size, seconds=settings.seconds, limit_ms=limit,
+                                        trials=settings.trials, seed=settings.seed, highest=_rate(rows))  # fmt: skip
+                    rows += found["rows"]
+            finally:
+                process.kill()
+    work.progress(3, 3, f"served {words(winner)}")
+    return Output(tables={"scenarios": work.rows("scenarios", [job.which | {"batch_size": size} | row for row in rows])})
+
+
+LIMIT = 10.0
+"""Default limit of the server scenario's p99, in medians of the single stream."""
+
+
+def _rate(rows: list[dict[str, Any]]) -> float | None:
+    """Queries a second of the offline scenario, above which no server can be."""
+    return next((row["achieved_rate"] for row in rows if row["scenario"] == "offline"), None)
+
+
+serve_task = stage(
+    lambda inputs: "serve",
+    libraries=("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    modules=lambda inputs: modules(inputs["study"].benchmark, inputs["variants"]),
+    extra=lambda inputs: {"machine": machine.fingerprint()},
+    devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["study"].benchmark.devices)}),
+)(serve)
