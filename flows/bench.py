@@ -185,32 +185,58 @@ def _told(measured: dict[str, pl.DataFrame], compared: list[Row], folder: Path) 
     }
 
 
+COLUMNS = {
+    "batch": "batch_size", "median ms": "latency_median_ms", "99 % interval": "latency_median", "p90 ms": "latency_p90_ms",
+    "p99 ms": "latency_p99_ms", "± processes": "process_std_ms", "first query s": "first_query_seconds",
+    "images/s": "images_per_second", "throughput": "throughput", "mJ/image": "energy_per_image_mj",
+}  # fmt: skip
+
+
 def _print(measured: dict[str, pl.DataFrame], compared: list[Row]) -> None:
     """A row a candidate and batch size, then who is faster, by how much and how sure that is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-    for name in ("model", "runtime", "batch"):
-        table.add_column(name, overflow="fold")
-    for name in ("median ms", "99 % interval", "p90", "p99", "± processes", "images/s", "throughput"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("conditions", overflow="fold")
     rates = {_place(row): row for row in measured["throughputs"].iter_rows(named=True)}
+    rows, notes = [], []
     for row in measured["benchmarks"].iter_rows(named=True):
-        other = rates.get(_place(row), {})
-        table.add_row(
-            row["variant"], row["runtime"], str(row["batch_size"]), _sig(row["latency_median_ms"]),
-            f"{_sig(row['latency_median_low_ms'])} – {_sig(row['latency_median_high_ms'])}", _sig(row["latency_p90_ms"]),
-            _sig(row["latency_p99_ms"]), _sig(row["process_std_ms"]), _sig(row["images_per_second"]),
-            _sig(other.get("images_per_second")),
-            "; ".join(filter(None, (row["error"] or row["conditions"], other.get("conditions")))) or "good",
-        )  # fmt: skip
+        rate = rates.get(_place(row), {})
+        low, high = row["latency_median_low_ms"], row["latency_median_high_ms"]
+        row["latency_median"] = None if low is None or high is None else f"{sig(low)} – {sig(high)}"
+        row["throughput"] = rate.get("images_per_second")
+        rows.append(row)
+        trouble = {
+            "latency": row["error"] or row["conditions"],
+            "throughput": rate.get("error") or rate.get("conditions"),
+        }
+        notes += [f"{_label(row)}, batch {row['batch_size']}, {what}: {why}" for what, why in trouble.items() if why]
+    shown = {name: key for name, key in COLUMNS.items() if any(row[key] is not None for row in rows)}
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("runtime", no_wrap=True)
+    for name in shown:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    for row in rows:
+        figures = [str(row[key]) if isinstance(row[key], int | str) else _sig(row[key]) for key in shown.values()]
+        table.add_row(row["variant"], row["runtime"], *figures, "marked" if row["conditions"] else row["status"])
     console.print(table)
+    for note in notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    if not compared:
+        return
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, title_justify="left",
+                  title=f"Compared with {compared[0]['reference']}, by paired rounds")  # fmt: skip
+    for name in ("", "experiment", "batch", "times as fast", "99 % interval", "so it is"):
+        table.add_column(name, no_wrap=True, justify="right" if name in ("batch", "times as fast") else "left")
     for found in compared:
-        console.print(sentence(found), highlight=False, soft_wrap=True)
+        high = "∞" if found["high"] is None else sig(found["high"])
+        doubt = " (bad conditions)" if found["conditions"] else ""
+        table.add_row(found["candidate"], found["experiment"], str(found["batch_size"]), sig(found["ratio"]),
+                      f"{sig(found['low'])} – {high}", found["verdict"] + doubt)  # fmt: skip
+    console.print(table)
 
 
 def _place(row: Row) -> tuple[str, str, int]:
@@ -219,16 +245,3 @@ def _place(row: Row) -> tuple[str, str, int]:
 
 def _sig(value: float | None) -> str:
     return "–" if value is None else sig(value)
-
-
-def sentence(found: Row) -> str:
-    """A comparison in words."""
-    what = {
-        "faster": f"is faster than {found['reference']}",
-        "slower": f"is slower than {found['reference']}",
-        "indistinguishable": f"cannot be told from {found['reference']}",
-    }[found["verdict"]]
-    high = "∞" if found["high"] is None else sig(found["high"])
-    doubt = f"; measured under bad conditions ({found['conditions']})" if found["conditions"] else ""
-    return (f"{found['experiment']}, batch {found['batch_size']}: {found['candidate']} {what}: {sig(found['ratio'])} times "
-            f"as fast (99 % interval {sig(found['low'])} to {high}){doubt}")  # fmt: skip

@@ -122,7 +122,9 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
     path = work.store.get(parent.artifact)
     reference = eager.open(path, "cpu", BATCH, torch.get_num_threads())
     images = _images(work, data, settings.images)
-    about = {"classes": json.dumps(data.classes), "mean": json.dumps(data.mean), "std": json.dumps(data.std)}
+    shape = (data.channels, data.image_size, data.image_size)
+    told = {"classes": data.classes, "mean": data.mean, "std": data.std, "image_shape": shape}
+    about = {key: json.dumps(value) for key, value in told.items()}
     variants, rows = [], []
     for done, form in enumerate(settings.formats, 1):
         made: dict[str, Any] = {

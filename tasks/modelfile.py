@@ -135,11 +135,12 @@ def _torchscript(path: Path) -> ModelFile:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            said = [archive.read(name) for name in names if name.endswith("/extra/image_shape")]  # by burnish's export
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is not a model ({error}: cut off?); {ACCEPTED}") from None
     if not any("/code/" in name for name in names):
         raise ValueError(f"{path} is a zip file without TorchScript code (a state dict?); {ACCEPTED}")
-    return ModelFile(path=path, format="torchscript")
+    return ModelFile(path=path, format="torchscript", shape=tuple(json.loads(said[0])) if said else None)
 
 
 def _safetensors(path: Path) -> ModelFile:
@@ -172,4 +173,4 @@ def _profile(path: Path) -> dict[str, Any]:
     from tasks import runtimes
 
     adapter: Any = runtimes.load("tensorrt")
-    return {} if adapter.unavailable("cuda:0") else adapter.describe(path)
+    return {} if adapter.unavailable("cuda:0") else adapter.describe(path, "cuda:0")

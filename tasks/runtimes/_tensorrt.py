@@ -152,6 +152,13 @@ class Engine:
         return made
 
 
+def describe(path: Path, device: str) -> dict[str, Any]:
+    """What `tasks.modelfile.ModelFile` says of an engine's input: batch, shape of an image, type; None: dynamic."""
+    engine = Engine(path, device, 1)
+    batch, *shape = (length if length >= 0 else None for length in engine.engine.get_tensor_shape(engine.input))
+    return {"batch": batch, "shape": tuple(shape), "dtype": str(engine.type_of(engine.input)).removeprefix("torch.")}
+
+
 class Bound:
     """An execution context with one input shape and its buffers."""
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tasks.runtimes import Session
 
 FORMATS = ("engine",)
-unavailable, load_library = _tensorrt.unavailable, _tensorrt.load_library
+unavailable, load_library, describe = _tensorrt.unavailable, _tensorrt.load_library, _tensorrt.describe
 
 
 class Model:
