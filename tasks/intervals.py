@@ -23,6 +23,7 @@ BATCHES = 30  # of consecutive samples, at most, from which an interval's width 
 # data without doing anything obviously wrong).
 RESOLUTION = 0.01
 
+
 @cache
 def queries_needed(percentile: float, confidence: float = CONFIDENCE) -> int:
     """Samples from which a percentile may be reported: 64 for p90, 130 for p95, 662 for p99 at 99 % confidence.

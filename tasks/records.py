@@ -410,7 +410,9 @@ class Study(Record):
         for runtime in self.benchmark.runtimes:
             if not made & set(formats(runtime)):
                 form = formats(runtime)[0]
-                raise ValueError(f"benchmark.runtimes: {runtime} executes {form}; {MAKES.get(form, 'no stage makes it')}")
+                raise ValueError(
+                    f"benchmark.runtimes: {runtime} executes {form}; {MAKES.get(form, 'no stage makes it')}"
+                )
         largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
         engines = [name for name in self.benchmark.runtimes if "engine" in formats(name)]
         if engines and largest > max(self.build.batch_sizes):

@@ -258,9 +258,13 @@ TABLES: dict[str, Table] = {
             "process_mean_ms": number("mean over the processes' mean latencies", null=True),
             "process_std_ms": number("standard deviation of the processes' mean latencies, null for one", null=True),
             "open_seconds": number("reading and preparing the model, the longest of the processes", null=True),
-            "first_query_seconds": number("first query of this batch size (where PyTorch compiles), the longest", null=True),
+            "first_query_seconds": number(
+                "first query of this batch size (where PyTorch compiles), the longest", null=True
+            ),
             "warmup_seconds": number("spent before measuring, all rounds", null=True),
-            "energy_per_image_mj": number("millijoules, null where no meter can be read (certificates say why)", null=True),
+            "energy_per_image_mj": number(
+                "millijoules, null where no meter can be read (certificates say why)", null=True
+            ),
             "provider": text("execution provider or backend that really ran", null=True),
             "threads": count("intra-op threads", null=True),
             "conditions": text("what was bad about the measurement; null: nothing", null=True),
@@ -281,11 +285,17 @@ TABLES: dict[str, Table] = {
             "queries": count("completed in all rounds"),
             "images_per_second": number("mean over the rounds", null=True),
             "images_per_second_std": number("standard deviation over the rounds, null for one", null=True),
-            "images_per_second_low": number("99 % interval (Student's t over the rounds), null for one round", null=True),
-            "images_per_second_high": number("99 % interval (Student's t over the rounds), null for one round", null=True),
+            "images_per_second_low": number(
+                "99 % interval (Student's t over the rounds), null for one round", null=True
+            ),
+            "images_per_second_high": number(
+                "99 % interval (Student's t over the rounds), null for one round", null=True
+            ),
             "round_images_per_second": Column(pl.List(pl.Float64), "of each round", True, low=0),
             "warmup_seconds": number("spent before measuring, all rounds", null=True),
-            "energy_per_image_mj": number("millijoules, null where no meter can be read (certificates say why)", null=True),
+            "energy_per_image_mj": number(
+                "millijoules, null where no meter can be read (certificates say why)", null=True
+            ),
             "provider": text("execution provider or backend that really ran", null=True),
             "threads": count("threads over all queries in flight", null=True),
             "conditions": text("what was bad about the measurement; null: nothing", null=True),
@@ -316,7 +326,9 @@ TABLES: dict[str, Table] = {
         {
             **WHICH,
             **BATCH,
-            "part": text("latency: H2D + compute + D2H; enqueue: on the host", "latency", "enqueue", "h2d", "compute", "d2h"),
+            "part": text(
+                "latency: H2D + compute + D2H; enqueue: on the host", "latency", "enqueue", "h2d", "compute", "d2h"
+            ),
             "queries": count("samples in all rounds", low=1),
             **SPREAD,
             "total_ms": number("sum of all samples"),

@@ -67,7 +67,9 @@ def serve(
             finally:
                 process.kill()
     work.progress(3, 3, f"served {words(winner)}")
-    return Output(tables={"scenarios": work.rows("scenarios", [job.which | {"batch_size": size} | row for row in rows])})
+    return Output(
+        tables={"scenarios": work.rows("scenarios", [job.which | {"batch_size": size} | row for row in rows])}
+    )
 
 
 LIMIT = 10.0

@@ -390,7 +390,10 @@ def test_an_interrupted_benchmark_goes_on_after_its_last_whole_round(
     visits: list[str] = []
     resumed = False
     monkeypatch.setattr(Work, "progress", cut)
-    asked, variants = settings(rounds=4, processes=2, evaluation_batch=3), (fake("a"), fake("b", fault="raise", from_batch=4))
+    asked, variants = (
+        settings(rounds=4, processes=2, evaluation_batch=3),
+        (fake("a"), fake("b", fault="raise", from_batch=4)),
+    )
     with pytest.raises(KeyboardInterrupt):
         benchmark(work, data, variants, asked)
     resumed, visits = True, []

@@ -86,7 +86,11 @@ def test_a_second_run_recomputes_nothing_and_is_quick(finished):
 def test_a_benchmark_setting_reruns_benchmark_and_what_follows_alone(finished):
     burnish, _ = finished
     burnish.run(*TINY, "benchmark.rounds=3")
-    assert {task for task, outcome in burnish.why().items() if outcome == "computed"} == {"benchmark", "serve", "aggregate"}
+    assert {task for task, outcome in burnish.why().items() if outcome == "computed"} == {
+        "benchmark",
+        "serve",
+        "aggregate",
+    }
     told = burnish("why", "--out", str(burnish.out)).stdout
     assert "settings.rounds: 2 -> 3" in told
 
