@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.caching import stage
 from tasks.records import Result
+from tasks.schema import OF_A_STUDY
 from tasks.summary import PARTS, csv, summarise, words
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
     from tasks import tables as contract
 
     with work.store.temporary() as folder:
-        paths = {name: folder / f"{name}.parquet" for name in contract.TABLES if name != "comparisons"}  # bench's own
+        paths = {name: folder / f"{name}.parquet" for name in OF_A_STUDY}
         merged = {name: path for name, path in paths.items() if name != "summary"}
         for name, path in merged.items():
             contract.merge(name, [work.store.get(fragment) for fragment in fragments.get(name, ())], path)

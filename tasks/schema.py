@@ -461,3 +461,6 @@ TABLES: dict[str, Table] = {
         ),
     ),
 }
+
+OF_A_STUDY = tuple(name for name in TABLES if name != "comparisons")
+"""Tables that a run of a study leaves; the others are `burnish bench`'s alone."""

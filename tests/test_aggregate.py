@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tasks import summary as subject
 from tasks import tables as contract
 from tasks.records import Benchmark, Select, Study
+from tasks.schema import OF_A_STUDY
 
 LATENCIES = ("latency_mean_ms", "latency_std_ms", "latency_min_ms", "latency_median_ms", "latency_p90_ms",
              "latency_p95_ms", "latency_max_ms", "images_per_second", "round_medians_ms")  # fmt: skip
@@ -220,7 +221,7 @@ def test_aggregate_publishes_the_fit_tables_names_the_unfit_and_builds_the_data_
     fragments = {name: tuple(work.rows(name, half) for half in parts) for name, parts in halves.items()}
     result = aggregate(work, factory.study(), fragments)
     assert result.winner == f"{FAST} on onnxruntime, cpu, batch 1"
-    assert set(result.tables) == set(contract.TABLES) - {"trials", "comparisons"}
+    assert set(result.tables) == set(OF_A_STUDY) - {"trials"}
     assert len(result.failures) >= 1 and all("trials" in failure for failure in result.failures)
     assert pl.read_parquet(work.store.get(result.tables["latencies"])).height == len(rows["latencies"])
     assert (work.store.get(result.files["data_docs"]) / "index.html").is_file()

@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, SHORT, TINY, Burnish, shared
 
 from tasks import tables
-from tasks.schema import TABLES
+from tasks.schema import OF_A_STUDY
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,8 @@ def test_a_run_leaves_what_the_readme_says(finished):
     run = next((burnish.out / "runs").iterdir())
     for name in ("study.toml", "environment.json", "benchmark_results.csv", "report.html", "data_docs/index.html"):
         assert (run / name).stat().st_size > 0, name
-    assert {p.stem for p in (burnish.out / "tables").iterdir()} == set(TABLES)
-    assert all((burnish.out / "tables" / t / f"{run.name}.parquet").exists() for t in TABLES)
+    assert {p.stem for p in (burnish.out / "tables").iterdir()} == set(OF_A_STUDY)
+    assert all((burnish.out / "tables" / t / f"{run.name}.parquet").exists() for t in OF_A_STUDY)
     logs = {p.stem.partition("-")[0] for p in (run / "logs").iterdir()}
     assert logs >= {
         "prepare",
@@ -54,7 +54,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
 def test_the_tables_of_a_run_hold_together(finished):
     burnish, _ = finished
     run = next((burnish.out / "runs").iterdir()).name
-    frames = {name: tables.read(burnish.out, name, run).collect() for name in TABLES}
+    frames = {name: tables.read(burnish.out, name, run).collect() for name in OF_A_STUDY}
     variants, summary = frames["variants"], frames["summary"]
     assert set(variants["stage"]) == {"train", "tune", "augment", "prune", "export", "quantize", "build"}
     assert variants.filter(pl_ok())["sha256"].null_count() == 0
