@@ -97,6 +97,7 @@ class Candidate:
         environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order
         # What compiles does so anew in each benchmark, and in its first round alone: later processes find it here.
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(log.parent / "inductor")
+        environment["TRITON_CACHE_DIR"] = str(log.parent / "triton")
         if spec.device == "cpu":
             environment["CUDA_VISIBLE_DEVICES"] = ""
         root = str(Path(__file__).resolve().parent.parent)
