@@ -44,7 +44,7 @@ def quickstart() -> Study:
         quantize=Quantize(settings=("u8s8-reduced", "u8s8", "s8s8"), calibration_images=128),
         # One process a candidate and latency alone: importing PyTorch anew in every round would take minutes.
         benchmark=Benchmark(
-            devices=("cpu",), batch_sizes=(1,), throughput=False, rounds=5, processes=1, min_seconds=0.2
+            devices=("cpu",), batch_sizes=(1,), throughput=False, rounds=4, processes=1, min_seconds=0.15
         ),
         serve=Serve(seconds=0.5),
     )
@@ -69,7 +69,7 @@ def cifar10_small() -> Study:
         ),
         augment=Augment(policies=("none", "crop_flip", "cutmix"), epochs=6, train_limit=4_000),
         prune=Prune(ratios=(0.25,), epochs=3),
-        benchmark=Benchmark(batch_sizes=(1, 8, 32), rounds=5),
+        benchmark=Benchmark(batch_sizes=(1, 8, 32), rounds=5, minutes=10),
     )
 
 
