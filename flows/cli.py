@@ -137,7 +137,7 @@ def _profile_arguments(show: argparse.ArgumentParser) -> None:
 
 
 def _profile(arguments: argparse.Namespace) -> None:
-    from flows.profile import run_profile
+    from flows.profiling import run_profile
 
     run_profile(arguments, _newest)
 

@@ -66,6 +66,7 @@ class _Bars(logging.Handler):
 @contextmanager
 def shown() -> Iterator[None]:
     """Show what the `burnish` logger is told, while inside."""
+    before = LOG.propagate, LOG.level
     LOG.propagate = False
     LOG.setLevel(logging.INFO)
     handler: logging.Handler = _Bars() if sys.stderr.isatty() else _Lines()
@@ -78,3 +79,5 @@ def shown() -> Iterator[None]:
             yield
     finally:
         LOG.removeHandler(handler)
+        LOG.propagate = before[0]
+        LOG.setLevel(before[1])

@@ -155,7 +155,7 @@ def page(
 ) -> str:
     """The report as HTML, complete in itself. `latencies` may be lazy; a table that is missing is said to be so.
 
-    `profiles`: as flows.profile.profiles gives them.
+    `profiles`: as flows.profiling.profiles gives them.
     """
     import polars as pl
     from jinja2 import Environment, FileSystemLoader
@@ -207,7 +207,7 @@ def render(out: Path, run: str) -> Path:
     ValueError
         If there is no such run.
     """
-    from flows.profile import profiles
+    from flows.profiling import profiles
     from tasks import tables as contract
 
     folder = Path(out) / "runs" / run

@@ -51,12 +51,15 @@ def _quiet_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(autouse=True)
 def _same_threads() -> Iterator[None]:
     """Runtimes opened in this process set PyTorch's threads, and results depend on their number: give them back."""
-    torch = sys.modules.get("torch")
-    threads = torch.get_num_threads() if torch else None
+    _default_threads()  # before, too: fixtures of a module have been there first
     yield
+    _default_threads()
+
+
+def _default_threads() -> None:
     torch = sys.modules.get("torch")
     if torch:
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
 
 
 @pytest.fixture(scope="session")

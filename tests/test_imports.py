@@ -113,6 +113,12 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
         assert not top & heavy, path
 
 
+def test_no_module_hides_one_of_the_standard_library_from_a_flow_that_is_run_by_its_path():
+    # Prefect puts the folder of a deployment's entry point first on sys.path: flows/profile.py broke `import cProfile`.
+    hidden = {p.stem for p in (ROOT / "flows").glob("*.py")} & set(sys.stdlib_module_names)
+    assert not hidden
+
+
 def test_no_pickle():
     for path in FILES:
         assert not {"pickle", "joblib", "dill", "cloudpickle"} & {name.split(".")[0] for name in imports(path)}, path

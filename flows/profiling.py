@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import profile_charts
+from flows import profiling_charts
 from flows.grids import count, grid
 from flows.settings import Mistake
 from tasks import machine, modelfile, runtimes, tables
@@ -76,7 +76,7 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
     result = profile(file.path.absolute(), file.format, runtime, asked.device, asked.threads or machine.cores(), inputs,
                      folder, name=name, queries=asked.queries)  # fmt: skip
-    for chart, figure in (("flame", profile_charts.flame(result)), ("operators", profile_charts.by_type(result))):
+    for chart, figure in (("flame", profiling_charts.flame(result)), ("operators", profiling_charts.by_type(result))):
         if figure:
             write_text(folder / f"{chart}.svg", figure.svg)
     print(text(result), end="")
@@ -179,10 +179,10 @@ def profiles(run_folder: Path) -> list[dict[str, Any]]:
     shown = []
     for file in sorted((run_folder / "profiles").glob("*/profile.json")):
         result = read(file.parent)
-        flames = [profile_charts.flame(result, width) for width in (1000, 440)]
+        flames = [profiling_charts.flame(result, width) for width in (1000, 440)]
         shown.append({
             "id": file.parent.name, "name": result.name, "runtime": result.runtime, "headline": headline(result),
-            "findings": result.findings, "flames": flames if all(flames) else None, "types": profile_charts.by_type(result),
+            "findings": result.findings, "flames": flames if all(flames) else None, "types": profiling_charts.by_type(result),
             "operators": grid(OPERATORS, result.operators[:TOP], f"The first of {len(result.operators)} operators by time; "
                               "operators.parquet has all"),
         })  # fmt: skip

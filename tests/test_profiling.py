@@ -19,8 +19,8 @@ import pytest
 import torch
 from digits import digits, stored
 
-from flows import cli, profile_charts
-from flows.profile import text
+from flows import cli, profiling_charts
+from flows.profiling import text
 from flows.settings import to_toml
 from tasks import profilers, runtimes, tables
 from tasks.build import build
@@ -209,14 +209,14 @@ def test_what_cannot_be_profiled_is_one_clear_line(files: dict[str, Path], tmp_p
 
 def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
     for width in (1000, 440):
-        figure = profile_charts.flame(result, width)
+        figure = profiling_charts.flame(result, width)
         assert figure
         assert figure.svg.count("<title>") == figure.svg.count('aria-roledescription="rect mark"') > 15
         assert "nan" not in figure.svg.lower()
         assert "Longest: " in figure.svg
     if result.runtime != "torchscript":
         assert re.search(r"<title>layer3/5/conv2: [\d.e-]+ ms, [\d.]+%</title>", figure.svg)
-    types = profile_charts.by_type(result)
+    types = profiling_charts.by_type(result)
     assert types
     assert "onv" in types.svg
 
