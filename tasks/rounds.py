@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import machine, measure, metrics, resume
+from tasks.budget import Budget
 from tasks.candidate import Candidate, CandidateError, Effort, Spec
 
 if TYPE_CHECKING:
@@ -111,36 +112,6 @@ class Job:
         log.warning("%s failed: %s", self.label, error)
 
 
-class Budget:
-    """Shares the time that is left among the visits that are to come."""
-
-    def __init__(self, minutes: float | None, jobs: list[Job], visits: int, starts: int) -> None:
-        self.end = None if minutes is None else time.monotonic() + 60 * minutes
-        self.jobs, self.visits, self.starts, self.start_seconds = jobs, visits, starts, 0.0
-
-    def started(self, count: int, seconds: float) -> None:
-        """So many processes were started, which took so long."""
-        self.starts -= count
-        self.start_seconds = seconds / max(count, 1)
-
-    def next(self) -> float | None:
-        """Seconds for the next visit; None: no limit."""
-        self.visits -= 1
-        if self.end is None:
-            return None
-        reserved = self.starts * self.start_seconds + sum(_evaluation_seconds(job) for job in self.jobs)
-        return max(self.end - time.monotonic() - reserved, 0.0) / (self.visits + 1)
-
-
-def _evaluation_seconds(job: Job) -> float:
-    """What evaluating a candidate will take, from the largest batch measured; 0 before that, or if it is not asked."""
-    images = job.spec.images
-    if job.experiment != "latency" or images is None or job.logits is not None or not job.visits or job.error:
-        return 0.0
-    size = max(job.visits)
-    return len(np.load(images.rows, mmap_mode="r")) / size * float(np.median(job.visits[size][-1].samples)) / 1e9
-
-
 def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
     """Visit all candidates in all rounds, then take their logits; no process is left, whatever happens.
 
@@ -157,7 +128,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
     done, total = begun * len(jobs) * len(sizes), rounds * len(jobs) * len(sizes)
     starts = [len(groups) > 1 or n * processes // rounds != (n - 1) * processes // rounds for n in range(rounds)]
     starts[begun] = True
-    budget = Budget(settings.minutes, jobs, total - done, len(jobs) * sum(starts[begun:]))
+    budget = Budget(settings.minutes, jobs, sizes, rounds - begun, len(jobs) * sum(starts[begun:]))
     effort = Effort(
         warmup_seconds=settings.warmup_seconds, min_seconds=settings.min_seconds, min_queries=settings.min_queries
     )
@@ -173,7 +144,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                     work.progress(done, total, f"round {number + 1}: {job.label} · batch {size}")
                     done += 1
                     pids = {other.process.pid for other in group if other.process}
-                    _visit(work.log, job, size, folder, replace(effort, limit=budget.next()), pids)
+                    _visit(work.log, job, size, folder, replace(effort, limit=budget.next(job, size)), pids)
                 for job in group:
                     if number == rounds - 1:
                         _evaluate(work.log, job, folder)

@@ -1,0 +1,67 @@
+"""The time that a benchmark may take, shared among its visits: fewer queries where it is short, and every row."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tasks.rounds import Job
+
+CALLS = 3  # queries that a visit makes at the least: its first one, one of warm-up, one that is measured
+SLOT_CALLS = 5  # of a slot: throughput's two in warm-up and two measured
+
+
+class Budget:
+    """What each visit to come cannot do without is set aside; what is left is shared alike."""
+
+    def __init__(self, minutes: float | None, jobs: list[Job], sizes: list[int], rounds: int, starts: int) -> None:
+        """`starts`: processes that will be started."""
+        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.jobs, self.sizes, self.starts, self.start_seconds = jobs, sizes, starts, 0.0
+        self.left = {(index, size): rounds for index in range(len(jobs)) for size in sizes}
+        """Visits to come, by the number of the job and the batch size."""
+
+    def started(self, count: int, seconds: float) -> None:
+        """So many processes were started, which took so long."""
+        self.starts -= count
+        self.start_seconds = seconds / max(count, 1)
+
+    def next(self, job: Job, size: int) -> float | None:
+        """Seconds for warm-up and measuring of the next visit; None: no limit."""
+        index = next(i for i, other in enumerate(self.jobs) if other is job)
+        self.left[index, size] -= 1
+        if self.end is None:
+            return None
+        to_come = [
+            (self.jobs[i], n, rounds) for (i, n), rounds in self.left.items() if rounds and not self.jobs[i].error
+        ]
+        reserved = self.starts * self.start_seconds + sum(_evaluation_seconds(other) for other in self.jobs)
+        reserved += sum(rounds * _least(other, n) for other, n, rounds in to_come)
+        spare = self.end - time.monotonic() - reserved - _least(job, size)
+        visits = 1 + sum(rounds for _, _, rounds in to_come)
+        return max(spare / visits, 0.0) + _least(job, size) * (CALLS - 1) / CALLS
+
+
+def _least(job: Job, size: int) -> float:
+    """Seconds of a visit at its shortest, from the nearest batch size measured; 0 before that."""
+    if not job.visits:
+        return 0.0
+    known = max((n for n in job.visits if n <= size), default=min(job.visits))
+    visit = job.visits[known][-1]
+    if job.experiment == "latency":
+        seconds = CALLS * float(np.median(visit.samples)) / 1e9
+    else:
+        seconds = SLOT_CALLS * job.spec.slots / visit.queries_per_second
+    return seconds * size / known
+
+
+def _evaluation_seconds(job: Job) -> float:
+    """What evaluating a candidate will take, from the largest batch measured; 0 before that, or if it is not asked."""
+    images = job.spec.images
+    if job.experiment != "latency" or images is None or job.logits is not None or not job.visits or job.error:
+        return 0.0
+    size = max(job.visits)
+    return len(np.load(images.rows, mmap_mode="r")) / size * float(np.median(job.visits[size][-1].samples)) / 1e9
