@@ -10,8 +10,11 @@ import numpy as np
 if TYPE_CHECKING:
     from tasks.rounds import Job
 
-CALLS = 3  # queries that a visit makes at the least: its first one, one of warm-up, one that is measured
-SLOT_CALLS = 5  # of a slot: throughput's two in warm-up and two measured
+CALLS = 4  # queries of a visit at its shortest: the first, one of warm-up, one measured, one that crosses a limit
+SLOT_CALLS = (
+    7  # of a slot: the first two (one slot after the other), two of warm-up, two measured, one that crosses a limit
+)
+USED = 0.97  # of the minutes; the rest is for starting and for writing tables
 
 
 class Budget:
@@ -19,7 +22,7 @@ class Budget:
 
     def __init__(self, minutes: float | None, jobs: list[Job], sizes: list[int], rounds: int, starts: int) -> None:
         """`starts`: processes that will be started."""
-        self.end = None if minutes is None else time.monotonic() + 60 * minutes
+        self.end = None if minutes is None else time.monotonic() + USED * 60 * minutes
         self.jobs, self.sizes, self.starts, self.start_seconds = jobs, sizes, starts, 0.0
         self.left = {(index, size): rounds for index in range(len(jobs)) for size in sizes}
         """Visits to come, by the number of the job and the batch size."""
@@ -42,7 +45,7 @@ class Budget:
         reserved += sum(rounds * _least(other, n) for other, n, rounds in to_come)
         spare = self.end - time.monotonic() - reserved - _least(job, size)
         visits = 1 + sum(rounds for _, _, rounds in to_come)
-        return max(spare / visits, 0.0) + _least(job, size) * (CALLS - 1) / CALLS
+        return max(spare / visits, 0.0) + _least(job, size) / 2  # the first query is not in it
 
 
 def _least(job: Job, size: int) -> float:
