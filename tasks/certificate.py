@@ -65,7 +65,7 @@ class Watch:
         gpus = machine.gpus() if self.device != "cpu" else ()
         return {
             "cpu_model": machine.cpu()[0],
-            "cpu_governor": _governor(self.root),
+            "cpu_governor": machine.governor(self.root),
             "cpu_mhz": _mean(self._mhz),
             "affinity": ranges(machine.affinity()),
             "load_average": self._load,
@@ -114,15 +114,6 @@ def ranges(numbers: Sequence[int]) -> str:
 def _mean(values: Sequence[float | None]) -> float | None:
     given = [value for value in values if value is not None]
     return statistics.fmean(given) if given else None
-
-
-def _governor(root: Path) -> str | None:
-    """Of the usable processors, several if they differ."""
-    found = set()
-    for number in machine.affinity():
-        with suppress(OSError):
-            found.add((root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor").read_text().strip())
-    return " ".join(sorted(found)) or None
 
 
 def _mhz(root: Path) -> float | None:

@@ -280,15 +280,13 @@ def gpu_state(device: str, own: Container[int]) -> dict[str, Any]:
     return state | {"trouble": ", ".join(found) or None}
 
 
-def gpu_trouble(device: str, own: Container[int]) -> str | None:
-    """What disturbs a GPU now: `gpu_state`'s trouble. None: nothing, a CPU, or NVML is missing."""
-    return gpu_state(device, own).get("trouble")
-
-
-def _governor() -> str | None:
-    with suppress(OSError):
-        return Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").read_text().strip()
-    return None
+def governor(root: Path = Path("/")) -> str | None:
+    """Frequency governor of the usable processors, several if they differ."""
+    found = set()
+    for number in affinity():
+        with suppress(OSError):
+            found.add((root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor").read_text().strip())
+    return " ".join(sorted(found)) or None
 
 
 def _memory_bytes() -> int:
@@ -329,7 +327,7 @@ def environment() -> dict[str, object]:
         "cpu_model": model,
         "cpu_cores": cores(),
         "cpu_features": " ".join(features) or None,
-        "cpu_governor": _governor(),
+        "cpu_governor": governor(),
         "memory_bytes": _memory_bytes(),
         "load_average": os.getloadavg()[0],
         "os": f"{platform.system()} {platform.release()} {platform.machine()}",

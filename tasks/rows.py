@@ -27,7 +27,7 @@ def tables(work: Work, jobs: list[Job], settings: Benchmark, unmeasured: list[di
     """Fragments of every table that comes from visits. `unmeasured`: rows of `benchmarks` for what could not be measured."""
     latency = [job for job in jobs if job.experiment == "latency"]
     throughput = [job for job in jobs if job.experiment == "throughput"]
-    skipped = [{k: v for k, v in row.items() if k != "queries"} | {"slots": 1, "queries": 0} for row in unmeasured]
+    skipped = [row | {"slots": 1} for row in unmeasured]
     sizes = settings.batch_sizes
     return {
         "benchmarks": work.rows(

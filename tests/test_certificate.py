@@ -283,9 +283,9 @@ def test_a_gpus_certificate_holds_clocks_trouble_driver_and_energy(library: Nvml
     }  # fmt: skip
     assert row["power_w"] == pytest.approx(0.5 / watch.seconds)
     assert set(library.asked) == {1}, "cuda:0 is the GPU that CUDA_VISIBLE_DEVICES names"
-    assert machine.gpu_trouble("cuda:0", {os.getpid()}) == row["gpu_trouble"]
+    assert machine.gpu_state("cuda:0", {os.getpid()})["trouble"] == row["gpu_trouble"]
     library.pids = [(-5, 1)]
-    assert machine.gpu_trouble("cuda:0", {os.getpid()}) == "thermal slowdown", "in a container all are unknown"
+    assert machine.gpu_state("cuda:0", {os.getpid()})["trouble"] == "thermal slowdown", "in a container all are unknown"
 
 
 def test_a_gpu_that_counts_no_energy_says_so(library: Nvml) -> None:
