@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from flows.settings import Mistake
 from tasks import machine, modelfile, rows, runtimes
 from tasks.benchmark import BATCHES, candidates
-from tasks.intervals import compare
+from tasks.intervals import Turns, compare, turns
 from tasks.locks import locked
 from tasks.records import Benchmark, Variant, formats, plugins
 from tasks.rounds import fresh_processes, run
@@ -27,6 +27,7 @@ from tasks.work import Work
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
 
     import polars as pl
 
@@ -148,20 +149,15 @@ def _kept(work: Work, made: dict[str, Any], target: Path) -> Path:
 def comparisons(measured: dict[str, pl.DataFrame], processes: int) -> list[Row]:
     """Every candidate against the first one, a row a batch size and experiment, by paired rounds."""
     found: list[Row] = []
-    for experiment, table, column in (
-        ("latency", "benchmarks", "round_medians_ms"),
-        ("throughput", "throughputs", "round_images_per_second"),
-    ):
+    for experiment, table in (("latency", "benchmarks"), ("throughput", "throughputs")):
         fit = [row for row in measured[table].iter_rows(named=True) if row["status"] == "ok"]
         for size, group in groupby(sorted(fit, key=lambda row: row["batch_size"]), key=lambda row: row["batch_size"]):
             first, *others = group
             for row in others:
-                pair = [first[column], row[column]]
-                if len(pair[0]) != len(pair[1]):
+                theirs, own = _rounds(first), _rounds(row)
+                if len(theirs) != len(own):
                     continue
-                if experiment == "throughput":
-                    pair = [[1 / rate for rate in rates] for rates in pair]
-                ratio, low, high, verdict = compare(*pair, fresh=processes == len(pair[0]))
+                ratio, low, high, verdict = compare(theirs, own, fresh=processes == len(own))
                 trouble = [r["conditions"] for r in (first, row) if r["conditions"]]
                 found.append(
                     {
@@ -171,6 +167,11 @@ def comparisons(measured: dict[str, pl.DataFrame], processes: int) -> list[Row]:
                     }
                 )  # fmt: skip
     return found
+
+
+def _rounds(row: Row) -> Sequence[Turns]:
+    """What is compared, the smaller the faster."""
+    return turns(row) if "turn_medians_ms" in row else [1 / rate for rate in row["round_images_per_second"]]
 
 
 def _label(row: Row) -> str:

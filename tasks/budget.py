@@ -32,20 +32,21 @@ class Budget:
         self.starts -= count
         self.start_seconds = seconds / max(count, 1)
 
-    def next(self, job: Job, size: int) -> float | None:
-        """Seconds for warm-up and measuring of the next visit; None: no limit."""
-        index = next(i for i, other in enumerate(self.jobs) if other is job)
-        self.left[index, size] -= 1
+    def next(self, jobs: list[Job], size: int) -> list[float | None]:
+        """Seconds for warm-up and measuring of the next visits, which are in turns; None: no limit."""
         if self.end is None:
-            return None
+            return [None] * len(jobs)
         to_come = [
             (self.jobs[i], n, rounds) for (i, n), rounds in self.left.items() if rounds and not self.jobs[i].error
         ]
         reserved = self.starts * self.start_seconds + sum(_evaluation_seconds(other) for other in self.jobs)
         reserved += sum(rounds * _least(other, n) for other, n, rounds in to_come)
-        spare = self.end - time.monotonic() - reserved - _least(job, size)
-        visits = 1 + sum(rounds for _, _, rounds in to_come)
-        return max(spare / visits, 0.0) + _least(job, size) / 2  # the first query is not in it
+        spare = self.end - time.monotonic() - reserved
+        share = max(spare / max(sum(rounds for _, _, rounds in to_come), 1), 0.0)
+        for index, job in enumerate(self.jobs):
+            if any(job is other for other in jobs):
+                self.left[index, size] -= 1
+        return [share + _least(job, size) / 2 for job in jobs]  # the first query is not in it
 
 
 def _least(job: Job, size: int) -> float:

@@ -102,7 +102,7 @@ class Candidate:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         root = str(Path(__file__).resolve().parent.parent)
         environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-        self._log, self._buffer = log, b""
+        self._log, self._buffer, self._patience = log, b"", 0.0
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tasks.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
@@ -111,15 +111,24 @@ class Candidate:
         self.pid = self._process.pid
         self.send("start", **asdict(spec))
 
-    def visit(self, experiment: str, batch_size: int, out: Path, effort: Effort, own: Iterable[int]) -> dict[str, Any]:
-        """Measure "latency" or "throughput" of a batch size; samples go to the npz file `out` (see tasks/worker.py).
+    def warm_up(self, experiment: str, batch_size: int, effort: Effort, own: Iterable[int]) -> float:
+        """Begin a visit: "latency" or "throughput" of a batch size. Returns a query's nanoseconds or queries a second.
 
-        `own` are processes that are not foreign on the device: the other candidates, which sleep.
+        `own` are processes that are not foreign on the device: the other candidates, which sleep meanwhile.
         """
-        self.send(
-            "visit", experiment=experiment, batch_size=batch_size, out=str(out), effort=asdict(effort), own=list(own)
-        )
-        return self.receive(effort.patience)
+        self._patience = effort.patience
+        self.send("warm_up", experiment=experiment, batch_size=batch_size, effort=asdict(effort), own=list(own))
+        return float(self.receive(self._patience)["level"])
+
+    def turn(self, turns: int) -> None:
+        """Measure one of so many turns of the visit."""
+        self.send("turn", turns=turns)
+        self.receive(self._patience)
+
+    def finish(self, out: Path) -> dict[str, Any]:
+        """End the visit; its samples go to the npz file `out`."""
+        self.send("finish", out=str(out))
+        return self.receive(self._patience)
 
     def ask(self, command: str, **arguments: Any) -> dict[str, Any]:
         """Send a command and wait for its answer."""

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """Watches the machine while its `with` block runs, in the process that measures.
+    """Watches the machine while its `with` blocks run, one after another, in the process that measures.
 
-    An end takes a few milliseconds (with a GPU some tens, for starting NVML), which are not part of what is watched.
+    An end takes a few milliseconds (with a GPU some tens, where NVML is not held open), which are not part of what is
+    watched, nor is what happens between blocks.
     """
 
     def __init__(self, device: str, own_pids: Container[int], root: Path = Path("/")) -> None:
@@ -30,24 +31,35 @@ class Watch:
         root : where proc and sys are
         """
         self.device, self.own, self.root = device, own_pids, root
+        self.seconds, self._others = 0.0, 0.0
+        self._loads: list[float] = []
+        self._mhz: list[float | None] = []
+        self._gpu: list[dict[str, Any]] = []
+        self._energy: list[tuple[dict[str, tuple[float, float]], str | None]] = []
+        """Meters at the beginning and at the end of each block."""
 
     def __enter__(self) -> Watch:
-        self._load = os.getloadavg()[0]
-        self._mhz = [_mhz(self.root)]
-        self._gpu = [machine.gpu_state(self.device, self.own)]
-        self._energy = [self._counters(self._gpu[0])]
+        self._loads.append(os.getloadavg()[0])
+        self._read()
         self._busy, self._own_busy, self._start = busy_seconds(), time.process_time(), time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.seconds = time.monotonic() - self._start
-        others = busy_seconds() - self._busy - (time.process_time() - self._own_busy)
+        self.seconds += time.monotonic() - self._start
+        self._others += busy_seconds() - self._busy - (time.process_time() - self._own_busy)
+        self._read()
+
+    def _read(self) -> None:
+        self._gpu.append(machine.gpu_state(self.device, self.own))
+        self._energy.append(self._counters(self._gpu[-1]))
+        self._mhz.append(_mhz(self.root))
+
+    @property
+    def foreign_cpu(self) -> float:
+        """Share of the usable processors that other processes used."""
         capacity = self.seconds * len(machine.affinity())
         # The kernel counts in steps of 10 ms, so that a short time may come out beyond the range.
-        self.foreign_cpu = min(max(others / capacity, 0.0), 1.0) if capacity else 0.0
-        self._gpu.append(machine.gpu_state(self.device, self.own))
-        self._energy.append(self._counters(self._gpu[1]))
-        self._mhz.append(_mhz(self.root))
+        return min(max(self._others / capacity, 0.0), 1.0) if capacity else 0.0
 
     def _counters(self, gpu: dict[str, Any]) -> tuple[dict[str, tuple[float, float]], str | None]:
         """(Energy meters in joules and where they start again, why there are none)."""
@@ -58,9 +70,8 @@ class Watch:
         return {"NVML": (gpu["energy_j"], 2**64 / 1000)}, None
 
     def row(self) -> dict[str, Any]:
-        """The columns of the `certificates` table that this knows, after the block."""
-        first, last = self._gpu
-        present = [state for state in (first, last) if state]
+        """The columns of the `certificates` table that this knows, after the last block."""
+        present = [state for state in self._gpu if state]
         energy, source, note = self._spent()
         gpus = machine.gpus() if self.device != "cpu" else ()
         return {
@@ -68,11 +79,11 @@ class Watch:
             "cpu_governor": machine.governor(self.root),
             "cpu_mhz": _mean(self._mhz),
             "affinity": ranges(machine.affinity()),
-            "load_average": self._load,
+            "load_average": self._loads[0],
             "foreign_cpu": self.foreign_cpu,
             "gpu_sm_mhz": _mean([state["sm_mhz"] for state in present]),
             "gpu_memory_mhz": _mean([state["memory_mhz"] for state in present]),
-            "gpu_temperature_c": last.get("temperature_c"),
+            "gpu_temperature_c": self._gpu[-1].get("temperature_c"),
             "gpu_trouble": ", ".join(dict.fromkeys(s["trouble"] for s in present if s["trouble"])) or None,
             "gpu_driver": gpus[0]["driver"] if gpus else None,
             "energy_j": energy,
@@ -83,14 +94,15 @@ class Watch:
 
     def _spent(self) -> tuple[float | None, str | None, str | None]:
         """(Joules, the meters' names, why there are none)."""
-        (before, note), (after, late) = self._energy
-        if not before or before.keys() != after.keys():
-            return None, None, note or late or "the meters changed meanwhile"
-        joules = 0.0
-        for name, (end, start_again) in after.items():
-            used = end - before[name][0]
-            joules += used if used >= 0 else used + start_again
-        return joules, ", ".join(before), None
+        joules, names = 0.0, ""
+        for (before, note), (after, late) in zip(self._energy[::2], self._energy[1::2], strict=True):
+            if not before or before.keys() != after.keys():
+                return None, None, note or late or "the meters changed meanwhile"
+            for name, (end, start_again) in after.items():
+                used = end - before[name][0]
+                joules += used if used >= 0 else used + start_again
+            names = ", ".join(before)
+        return joules, names, None
 
 
 def busy_seconds() -> float:

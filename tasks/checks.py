@@ -69,7 +69,8 @@ def lists(table: Table, path: Path) -> Found:
             rules.append((words, (key,), pl.col(key).list.eval(bad).list.any()))
     for key, count in table.lengths:
         words = f"{key} has as many entries as {count} says"
-        rules.append((words, (key, count), pl.col(key).list.len() != pl.col(count)))
+        said = pl.col(count).list.sum() if isinstance(table.columns[count].dtype, pl.List) else pl.col(count)
+        rules.append((words, (key, count), pl.col(key).list.len() != said))
     found: Found = {}
     for words, keys, bad in rules:
         rows = pl.scan_parquet(path).with_row_index("row").filter(bad).select("row", *keys).head(SHOWN).collect()

@@ -6,15 +6,17 @@ Percentiles are nearest-rank (NumPy's "inverted_cdf"): each is a sample that was
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
+Turns = float | Sequence[float] | np.ndarray
 Verdict = Literal["faster", "slower", "indistinguishable"]
 
 CONFIDENCE = 0.99  # of every interval here
@@ -176,17 +178,19 @@ def summarise_file(path: Path) -> list[dict[str, Any]]:
 
 
 def compare(
-    reference: Sequence[float], candidate: Sequence[float], seed: int = 0, *, fresh: bool = False
+    reference: Sequence[Turns], candidate: Sequence[Turns], seed: int = 0, *, fresh: bool = False
 ) -> tuple[float, float, float, Verdict]:
-    """How many times as fast the candidate is as the reference, from the medians of rounds in which both were visited.
+    """How many times as fast the candidate is as the reference, from the medians of turns that both had in rounds.
 
-    The ratio is the geometric mean of the rounds' ratios. Its 99 % interval is the wider, at each end, of two: a
-    bootstrap over the rounds, and Student's t on the log ratios, because three rounds resampled never leave their own
-    range (the bootstrap alone would cover about 3 cases in 4). One round has no interval: 0 to infinity.
+    A round's ratio is the median of its turns' ratios: what disturbs the machine for longer than a turn is in both, and
+    what disturbs one turn is outvoted. The ratio is the geometric mean of the rounds'. Its 99 % interval is the wider, at
+    each end, of two: a bootstrap over the rounds, and Student's t on the log ratios, because three rounds resampled never
+    leave their own range (the bootstrap alone would cover about 3 cases in 4). One round has no interval: 0 to infinity.
 
     Parameters
     ----------
-    reference, candidate : medians of paired rounds
+    reference, candidate : medians of the turns of each round (or one of the whole round); the turns of a round pair where
+        both had as many
     fresh : whether each round had its own fresh process of both. If not, what a process's memory layout adds is the same
         in all rounds, so that they do not show it, and the interval is widened by 1 %.
 
@@ -202,7 +206,7 @@ def compare(
     """
     if not reference or len(reference) != len(candidate):
         raise ValueError(f"rounds must be paired and at least one: got {len(reference)} and {len(candidate)}")
-    logs = np.log(np.asarray(reference, np.float64) / np.asarray(candidate, np.float64))
+    logs = np.array([_log_ratio(np.log(a), np.log(b)) for a, b in zip(reference, candidate, strict=True)])
     mean, half = float(logs.mean()), _half_interval(logs)
     if half is None:
         return math.exp(mean), 0.0, math.inf, "indistinguishable"
@@ -213,6 +217,17 @@ def compare(
     high = math.exp(max(high, mean + half) + unseen)
     verdict: Verdict = "faster" if low > 1 else "slower" if high < 1 else "indistinguishable"
     return math.exp(mean), low, high, verdict
+
+
+def _log_ratio(reference: np.ndarray, candidate: np.ndarray) -> float:
+    if reference.shape == candidate.shape:
+        return float(np.median(reference - candidate))
+    return float(np.median(reference) - np.median(candidate))
+
+
+def turns(row: Mapping[str, Any]) -> list[np.ndarray]:
+    """What `compare` takes, from a row of `benchmarks`: the medians of each round's turns."""
+    return np.split(np.asarray(row["turn_medians_ms"]), np.cumsum(row["round_turns"])[:-1])
 
 
 @cache

@@ -21,7 +21,7 @@ PATIENCE = 4  # warm-up ends after this many times its least duration, agreed or
 WINDOW_CALLS = 3  # least calls a warm-up window
 
 
-def warm_up(call: Callable[[], object], seconds: float, limit: float | None = None) -> tuple[float, bool]:
+def warm_up(call: Callable[[], object], seconds: float, limit: float | None = None) -> tuple[float, bool, float]:
     """Call until `seconds` have passed and the medians of two consecutive windows agree within 5 %.
 
     A window lasts a quarter of `seconds` and at least 3 calls. Given up after 4 × `seconds` (and two windows), or with
@@ -31,6 +31,7 @@ def warm_up(call: Callable[[], object], seconds: float, limit: float | None = No
     -------
     spent : seconds
     stable : whether the last two windows agreed (the one that `limit` cut off counts as it is)
+    level : nanoseconds, the median of the last window
     """
 
     def window(end: float) -> float:
@@ -48,8 +49,11 @@ def warm_up(call: Callable[[], object], seconds: float, limit: float | None = No
 
 def warm_up_slots(
     call_of_slot: Sequence[Callable[[], object]], seconds: float, limit: float | None = None
-) -> tuple[float, bool]:
-    """`warm_up` for `throughput`: all slots call back to back, until the rates of two consecutive windows agree."""
+) -> tuple[float, bool, float]:
+    """`warm_up` for `throughput`: all slots call back to back, until the rates of two consecutive windows agree.
+
+    `level` is the last one's rate, queries a second.
+    """
 
     def window(end: float) -> float:
         left = max(0.0, (end - perf_counter_ns()) / 1e9)
@@ -58,7 +62,7 @@ def warm_up_slots(
     return _settle(window, seconds, limit)
 
 
-def _settle(window: Callable[[float], float], seconds: float, limit: float | None) -> tuple[float, bool]:
+def _settle(window: Callable[[float], float], seconds: float, limit: float | None) -> tuple[float, bool, float]:
     """Open windows until two consecutive ones agree; a window takes the time (ns) at which it must end."""
     levels: list[float] = []
     begin = perf_counter_ns()
@@ -69,9 +73,9 @@ def _settle(window: Callable[[float], float], seconds: float, limit: float | Non
         spent = (now - begin) / 1e9
         agreed = len(levels) > 1 and abs(levels[-1] - levels[-2]) <= AGREE * min(levels[-2:])
         if agreed and spent >= seconds:
-            return spent, True
+            return spent, True, levels[-1]
         if (len(levels) > 1 and spent >= PATIENCE * seconds) or now >= end:
-            return spent, agreed
+            return spent, agreed, levels[-1]
 
 
 @contextmanager

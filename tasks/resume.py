@@ -37,7 +37,7 @@ def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> Non
             if len(of_size) <= number:  # it failed
                 continue
             visit = of_size[number]
-            arrays[f"{index}-{size}-samples"] = visit.samples
+            arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"] = visit.samples, visit.turns
             if visit.gpu is not None:
                 arrays[f"{index}-{size}-gpu"] = visit.gpu
             visits[size] = {"process": visit.process, "answer": visit.answer}
@@ -60,8 +60,9 @@ def load(folder: Path, jobs: list[Job], settings: Benchmark) -> int:
         with np.load(folder / f"round-{number}.npz") as arrays:
             for index, (job, kept) in enumerate(zip(jobs, told["jobs"], strict=True)):
                 for size, visit in kept["visits"].items():
-                    samples, gpu = arrays[f"{index}-{size}-samples"], arrays.get(f"{index}-{size}-gpu")
-                    job.visits.setdefault(int(size), []).append(Visit(samples, gpu, visit["process"], visit["answer"]))
+                    samples, turns = arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"]
+                    found = Visit(samples, turns, arrays.get(f"{index}-{size}-gpu"), visit["process"], visit["answer"])
+                    job.visits.setdefault(int(size), []).append(found)
                 for name in STATE:
                     setattr(job, name, kept[name])
                 job.errors = {int(size): error for size, error in kept["errors"].items()}

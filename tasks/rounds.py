@@ -1,13 +1,15 @@
 """Visits to the benchmark's candidates: fresh processes, in rounds, one at a time, on locked devices.
 
-In every round all candidates are started and then visited in an order that rotates with the round, so that drift hits all
-alike and the rounds of two candidates are pairs. When memory does not hold all of them, they are visited in groups.
+In every round all candidates are started, and each batch size is visited in turns: all warm up, then each measures for a
+moment, again and again, in an order that rotates. So what disturbs the machine for a while disturbs all alike, and the
+turns of two candidates are pairs. When memory does not hold all of them, they are visited in groups.
 """
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -15,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import machine, measure, metrics, resume
+from tasks import intervals, machine, measure, metrics, resume
 from tasks.budget import Budget
-from tasks.candidate import Candidate, CandidateError, Effort, Spec
+from tasks.candidate import WARMUP_SHARE, Candidate, CandidateError, Effort, Spec
 
 if TYPE_CHECKING:
     import logging
+    from collections.abc import Iterator
 
     from tasks.records import Benchmark, Variant
     from tasks.work import Work
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 STARTED_AT_ONCE = 2  # importing PyTorch takes seconds of a core
 PROCESS_BYTES = 350_000_000  # a process's own memory with PyTorch imported (314 MB measured); the rest is shared
 FOREIGN_CPU = 0.25  # conditions are bad above this share of the cores used by other processes
+TURNS = 20  # of a visit, at most
+TURN_SECONDS = 0.05  # least
+TURN_QUERIES = 5  # least, of the slowest candidate: each turn begins with a query that is not counted
 # Conditions are bad where round medians differ by more: the machine itself changed. Less than that is noise between rounds,
 # which the interval of paired rounds carries.
 SPREAD = 1.0
@@ -39,6 +45,8 @@ class Visit:
 
     samples: np.ndarray
     """int64, nanoseconds: durations (latency) or completions since the start (throughput)"""
+    turns: np.ndarray
+    """int64: samples of each turn"""
     gpu: np.ndarray | None
     """float64 ms, (queries, 4): H2D, enqueue, compute, D2H"""
     process: int
@@ -56,6 +64,12 @@ class Visit:
         if self.answer["certificate"]["gpu_trouble"]:
             found.append(self.answer["certificate"]["gpu_trouble"])
         return "; ".join(found) or None
+
+    @property
+    def turn_medians_ms(self) -> list[float]:
+        """Of a latency visit."""
+        parts = np.split(self.samples, np.cumsum(self.turns)[:-1])
+        return [intervals.percentile(part, 50) / 1e6 for part in parts]
 
     @property
     def queries_per_second(self) -> float:
@@ -125,7 +139,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
     sizes = sorted(settings.batch_sizes)  # ascending, for the peak of memory
     rounds, processes = settings.rounds, fresh_processes(settings)
     begun = _begun(work.log, jobs, settings, folder)
-    done, total = begun * len(jobs) * len(sizes), rounds * len(jobs) * len(sizes)
+    done, total = float(begun * len(jobs) * len(sizes)), rounds * len(jobs) * len(sizes)
     starts = [len(groups) > 1 or n * processes // rounds != (n - 1) * processes // rounds for n in range(rounds)]
     starts[begun] = True
     budget = Budget(settings.minutes, jobs, sizes, rounds - begun, len(jobs) * sum(starts[begun:]))
@@ -140,11 +154,16 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                         job.stop()
                     _start(work.log, [job for job in group if job.error is None], folder, budget)
                 first = number * len(group) // rounds
-                for size, job in product(sizes, group[first:] + group[:first]):
-                    work.progress(done, total, f"round {number + 1}: {job.label} · batch {size}")
-                    done += 1
-                    pids = {other.process.pid for other in group if other.process}
-                    _visit(work.log, job, size, folder, replace(effort, limit=budget.next(job, size)), pids)
+                order = group[first:] + group[:first]
+                alone = [[job] for job in order if job.experiment != "latency"]
+                together = [[job for job in order if job.experiment == "latency"], *alone]
+                own = [job.process.pid for job in group if job.process]
+                for size, visited in product(sizes, filter(None, together)):
+                    what = visited[0].label if len(visited) == 1 else f"{len(visited)} candidates in turns"
+                    efforts = [replace(effort, limit=limit) for limit in budget.next(visited, size)]
+                    for share in _visit(work.log, visited, size, folder, efforts, own):
+                        work.progress(done + share * len(visited), total, f"round {number + 1}: {what} · batch {size}")
+                    done += len(visited)
                 for job in group:
                     if number == rounds - 1:
                         _evaluate(work.log, job, folder)
@@ -206,21 +225,59 @@ def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget) -
     budget.started(len(jobs), time.monotonic() - begin)
 
 
-def _visit(log: logging.Logger, job: Job, size: int, folder: Path, effort: Effort, pids: set[int]) -> None:
-    """One round of one batch size, unless it has failed before."""
-    if job.process is None or size in job.errors:
-        return
+def _visit(
+    log: logging.Logger, jobs: list[Job], size: int, folder: Path, efforts: list[Effort], own: list[int]
+) -> Iterator[float]:
+    """One round of one batch size: all warm up, then measure in turns; those that have failed are left out.
+
+    Yields the share that is done. `own`: processes of all candidates.
+    """
+
+    @contextmanager
+    def process(job: Job) -> Iterator[Candidate]:
+        assert job.process is not None
+        try:
+            yield job.process
+        except CandidateError as error:
+            job.fail(log, error, size)
+
+    def able(order: list[Job]) -> list[Job]:
+        return [job for job in order if job.process is not None and size not in job.errors]
+
+    turns = TURNS if jobs[0].experiment == "latency" else 1
+    for number, job in enumerate(able(jobs)):
+        yield WARMUP_SHARE * number / len(jobs)
+        effort = efforts[jobs.index(job)]
+        with process(job) as candidate:
+            level = candidate.warm_up(job.experiment, size, effort, own)
+            turns = min(turns, _turns(effort, level)) if turns > 1 else 1
+    for turn in range(turns):
+        yield WARMUP_SHARE + (1 - WARMUP_SHARE) * turn / turns
+        first = turn % len(jobs)
+        for job in able(jobs[first:] + jobs[:first]):
+            with process(job) as candidate:
+                candidate.turn(turns)
     out = folder / "visit.npz"
-    try:
-        answer = job.process.visit(job.experiment, size, out, effort, pids)
-    except CandidateError as error:
-        job.fail(log, error, size)
-        return
-    with np.load(out) as arrays:
-        visit = Visit(arrays["samples"], arrays.get("gpu"), job.started, answer)
-    job.visits.setdefault(size, []).append(visit)
-    if job.device != "cpu" and answer["vram_peak_bytes"] is None and len(job.visits[size]) == 1:
-        log.info("%s: GPU memory unknown: NVML is missing or does not list the process (as in a container)", job.label)
+    for job in able(jobs):
+        with process(job) as candidate:
+            answer = candidate.finish(out)
+            with np.load(out) as arrays:
+                visit = Visit(arrays["samples"], arrays["turns"], arrays.get("gpu"), job.started, answer)
+            job.visits.setdefault(size, []).append(visit)
+            if job.device != "cpu" and answer["vram_peak_bytes"] is None and len(job.visits[size]) == 1:
+                log.info(
+                    "%s: GPU memory unknown: NVML is missing or does not list the process (as in a container)",
+                    job.label,
+                )
+
+
+def _turns(effort: Effort, query_ns: float) -> int:
+    """Turns that a latency visit is worth, for a candidate whose query takes so long."""
+    query = query_ns / 1e9
+    seconds = max(effort.min_seconds, effort.min_queries * query)
+    if effort.measure_limit is not None:
+        seconds = min(seconds, effort.measure_limit)
+    return max(1, min(TURNS, int(seconds / max(TURN_SECONDS, TURN_QUERIES * query))))
 
 
 def _evaluate(log: logging.Logger, job: Job, folder: Path) -> None:

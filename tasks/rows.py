@@ -72,7 +72,8 @@ def _benchmark(job: Job, size: int, settings: Benchmark) -> dict[str, Any]:
     means = [float(np.concatenate(samples).mean()) / 1e6 for samples in by_process.values()]
     return row | latency | {
         "images_per_second": 1000 * size / latency["latency_mean_ms"],
-        "round_medians_ms": medians,
+        "round_turns": [len(visit.turns) for visit in visits],
+        "turn_medians_ms": [median for visit in visits for median in visit.turn_medians_ms],
         "processes": fresh_processes(settings),
         "process_mean_ms": statistics.fmean(means),
         "process_std_ms": statistics.stdev(means) if len(means) > 1 else None,

@@ -253,7 +253,10 @@ TABLES: dict[str, Table] = {
             "queries": count("samples in all rounds"),
             **LATENCY,
             "images_per_second": number("batch size over mean latency, one query in flight", null=True),
-            "round_medians_ms": Column(pl.List(pl.Float64), "median of each round, for paired comparison", True, low=0),
+            "round_turns": Column(pl.List(pl.Int64), "turns of each round", True, low=1),
+            "turn_medians_ms": Column(
+                pl.List(pl.Float64), "median of each turn, round after round, for paired comparison", True, low=0
+            ),
             "processes": count("fresh processes that the rounds were spread over", null=True),
             "process_mean_ms": number("mean over the processes' mean latencies", null=True),
             "process_std_ms": number("standard deviation of the processes' mean latencies, null for one", null=True),
@@ -273,7 +276,7 @@ TABLES: dict[str, Table] = {
         unique=("variant", "runtime", "device", "batch_size"),
         ordered=LATENCY_ORDER,
         given_when_ok=("latency_mean_ms",),
-        lengths=(("round_medians_ms", "rounds"),),
+        lengths=(("round_turns", "rounds"), ("turn_medians_ms", "round_turns")),
     ),
     "throughputs": Table(
         "Queries back to back, several in flight, a row a variant × runtime × device × batch size.",

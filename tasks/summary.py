@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks import tables as contract
-from tasks.intervals import compare
+from tasks.intervals import compare, turns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import numpy as np
 
     from tasks.records import Study
 
@@ -36,9 +38,9 @@ Place = tuple[str, str, str, int]
 
 @dataclass(frozen=True)
 class Rounds:
-    """A row's medians, one a round."""
+    """A row's medians: of the turns of each round."""
 
-    medians: list[float]
+    medians: list[np.ndarray]
     fresh: bool
     """Whether each round had a fresh process."""
 
@@ -73,7 +75,7 @@ def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
     """
     rows = _joined(tables)
     rounds = {
-        _place(row): Rounds(row["round_medians_ms"], fresh=row["processes"] == row["rounds"])
+        _place(row): Rounds(turns(row), fresh=row["processes"] == row["rounds"])
         for row in tables["benchmarks"].iter_rows(named=True)
         if row["status"] == "ok"
     }

@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 import traceback
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 WARM_UP_SECONDS = 0.5  # of a scenario
+AGAIN_SECONDS = 0.01  # of warm-up before a turn, at most; at least one query
 SCENARIO_LIMIT = 30  # a scenario, and each rate that the server tries, lasts at most so many times its least duration
 
 
@@ -44,6 +47,23 @@ def _reset_peak() -> None:
         print(f"peak memory includes importing the library: {error}", file=sys.stderr)
 
 
+@dataclass
+class Visit:
+    """A batch size that is being measured."""
+
+    experiment: str
+    batch_size: int
+    effort: Effort
+    queries: list[Callable[[], object]]
+    """A function a slot: its next query."""
+    watch: Watch
+    warmed: dict[str, Any] = field(default_factory=dict)
+    samples: list[np.ndarray] = field(default_factory=list)
+    """Of each turn, int64 nanoseconds."""
+    spent: float = 0.0
+    """Seconds in turns."""
+
+
 class Opened:
     """The opened model in the process: inputs in memory, a session a query in flight, the peak of memory."""
 
@@ -51,6 +71,9 @@ class Opened:
         images = spec.pop("images")
         self.spec = Spec(**spec, images=Images(**images) if images else None)
         runtime = runtimes.load(self.spec.runtime)
+        self.held = ExitStack()
+        if self.spec.device != "cpu":
+            self.held.enter_context(machine.nvml())  # stays open: to start it takes tens of milliseconds
         self.before = machine.gpu_usage(self.spec.device)
         runtime.load_library(self.spec.device)
         with Watch(self.spec.device, ()):  # what it imports is part of the baseline
@@ -87,40 +110,59 @@ class Opened:
 
         return [query(slot) for slot in range(len(self.sessions))]
 
-    def visit(
-        self, experiment: str, batch_size: int, out: str, effort: dict[str, Any], own: list[int]
-    ) -> dict[str, Any]:
-        """Warm up and measure one batch size. The npz file `out` gets int64 nanoseconds: `samples` (latency: durations,
-        throughput: completions since the start) and on a GPU `gpu`, float64 ms (queries, 4): H2D, enqueue, compute, D2H.
+    def warm_up(self, experiment: str, batch_size: int, effort: dict[str, Any], own: list[int]) -> dict[str, Any]:
+        """Begin a visit of one batch size: the first query, timed apart, and warm-up (whose `level` is told). Turns and
+        `finish` follow.
         """
-        how, queries = Effort(**effort), self._queries(batch_size)
+        self.visit = visit = Visit(
+            experiment, batch_size, Effort(**effort), self._queries(batch_size), Watch(self.spec.device, own)
+        )
+        how, queries = visit.effort, visit.queries
         if batch_size not in self.first:
             started = time.perf_counter()
             for query in queries:
                 query()
             self.first[batch_size] = time.perf_counter() - started
         if experiment == "latency":
-            (query,) = queries
-            spent, stable = measure.warm_up(query, how.warmup_seconds, how.warmup_limit)
-            with Watch(self.spec.device, own) as watch:
-                samples = measure.measure(query, how.min_seconds, how.min_queries, how.measure_limit)
+            spent, stable, level = measure.warm_up(queries[0], how.warmup_seconds, how.warmup_limit)
         else:
-            spent, stable = measure.warm_up_slots(queries, how.warmup_seconds, how.warmup_limit)
-            with Watch(self.spec.device, own) as watch:
-                samples = measure.throughput(queries, how.min_seconds, how.min_queries, how.measure_limit)
-        arrays, answer = {"samples": samples}, {}
-        if experiment == "latency" and self.sessions[0].split is not None:
+            spent, stable, level = measure.warm_up_slots(queries, how.warmup_seconds, how.warmup_limit)
+        visit.warmed = {"warmup_seconds": spent, "stable": stable, "first_query_seconds": self.first[batch_size]}
+        return {"level": level}
+
+    def turn(self, turns: int) -> dict[str, Any]:
+        """Measure one of so many turns of the visit; in between other candidates have theirs."""
+        visit = self.visit
+        how, begin, limit = visit.effort, time.perf_counter(), None
+        share = how.min_seconds / turns, -(-how.min_queries // turns)
+        if turns > 1:  # what was measured meanwhile has left it cold caches and sleeping threads
+            measure.measure(visit.queries[0], min(AGAIN_SECONDS, share[0] / 5), 1)
+        if how.measure_limit is not None:  # what a turn overran is taken from the next one
+            so_far = visit.spent + time.perf_counter() - begin
+            limit = max(how.measure_limit * (len(visit.samples) + 1) / turns - so_far, 0.0)
+        with visit.watch:
+            if visit.experiment == "latency":
+                visit.samples.append(measure.measure(visit.queries[0], *share, limit))
+            else:
+                visit.samples.append(measure.throughput(visit.queries, *share, limit))
+        visit.spent += time.perf_counter() - begin
+        return {}
+
+    def finish(self, out: str) -> dict[str, Any]:
+        """End the visit. The npz file `out` gets int64 nanoseconds: `samples` (latency: durations, throughput: completions
+        since the start), `turns` (samples of each turn) and on a GPU `gpu`, float64 ms (queries, 4): H2D, enqueue,
+        compute, D2H.
+        """
+        visit = self.visit
+        arrays, answer = {"samples": np.concatenate(visit.samples)}, {}
+        arrays["turns"] = np.array([len(samples) for samples in visit.samples])
+        if visit.experiment == "latency" and self.sessions[0].split is not None:
+            visit.queries[0]()
             started = time.perf_counter()
-            arrays["gpu"] = self._split(batch_size, len(samples))
+            arrays["gpu"] = self._split(visit.batch_size, len(arrays["samples"]))
             answer["gpu_seconds"] = time.perf_counter() - started
         np.savez(out, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
-        return answer | {
-            "warmup_seconds": spent,
-            "stable": stable,
-            "first_query_seconds": self.first[batch_size],
-            "certificate": watch.row(),
-            **self._memory(),
-        }
+        return answer | visit.warmed | {"certificate": visit.watch.row()} | self._memory()
 
     def _split(self, batch_size: int, count: int) -> np.ndarray:
         """The parts of `count` queries on a GPU: float64 ms, (count, 4)."""

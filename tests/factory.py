@@ -229,7 +229,8 @@ def _statistics(samples: list[list[float]], batch: int) -> Row:
         "latency_std_ms": (sum((x - mean) ** 2 for x in flat) / (len(flat) - 1)) ** 0.5, "latency_min_ms": flat[0],
         "latency_median_ms": at(0.5), "latency_p90_ms": at(0.9), "latency_p95_ms": at(0.95),
         "latency_max_ms": flat[-1], "images_per_second": 1000 * batch / mean,
-        "round_medians_ms": [sorted(v)[len(v) // 2] for v in samples], "processes": len(samples),
+        "processes": len(samples),
+        "round_turns": [1] * len(samples), "turn_medians_ms": [sorted(v)[len(v) // 2] for v in samples],
         "process_mean_ms": mean, "process_std_ms": 0.02 * mean, "open_seconds": 0.2, "first_query_seconds": 0.01,
     }
 

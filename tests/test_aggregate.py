@@ -16,7 +16,7 @@ from tasks.records import Benchmark, Select, Study
 from tasks.schema import OF_A_STUDY
 
 LATENCIES = ("latency_mean_ms", "latency_std_ms", "latency_min_ms", "latency_median_ms", "latency_p90_ms",
-             "latency_p95_ms", "latency_max_ms", "images_per_second", "round_medians_ms")  # fmt: skip
+             "latency_p95_ms", "latency_max_ms", "images_per_second", "turn_medians_ms")  # fmt: skip
 FAST = "resnet34-w16/prune-0.25/onnx/int8-u8s8-reduced"
 SECOND = "resnet34-w16/augment-none/onnx/int8-u8s8-reduced"
 REFERENCE = "resnet34-w16/augment-none"
@@ -103,8 +103,8 @@ def test_speed_up_is_against_the_reference_model_of_the_same_device_and_batch_si
     def on_gpu(name: str, faster: float) -> pl.DataFrame:
         here = tables[name].with_columns(device=pl.lit("cuda:0"))
         if name == "benchmarks":
-            here = here.with_columns(pl.col(c) * faster for c in LATENCIES if c != "round_medians_ms").with_columns(
-                round_medians_ms=pl.col("round_medians_ms").list.eval(pl.element() * faster)
+            here = here.with_columns(pl.col(c) * faster for c in LATENCIES if c != "turn_medians_ms").with_columns(
+                turn_medians_ms=pl.col("turn_medians_ms").list.eval(pl.element() * faster)
             )
         return pl.concat([tables[name], here])
 
@@ -145,14 +145,16 @@ def test_without_an_eager_fp32_row_there_is_no_reference_and_no_winner(tables: d
 
 
 def test_a_single_round_gives_a_speed_up_without_an_upper_bound(tables: dict[str, pl.DataFrame]) -> None:
-    first = tables["benchmarks"].with_columns(pl.col("round_medians_ms").list.head(1))
+    first = tables["benchmarks"].with_columns(pl.col("round_turns", "turn_medians_ms").list.head(1))
     found = subject.summarise(tables | {"benchmarks": first}, factory.study())
     assert found.winner["speedup"] > 4 and found.winner["speedup_high"] is None
     assert found.winner["verdict"] == "indistinguishable" and "one round" in found.reason
 
 
 def test_rounds_that_do_not_pair_are_not_compared(tables: dict[str, pl.DataFrame]) -> None:
-    short = changed(tables, "benchmarks", {"variant": FAST, "batch_size": 1}, round_medians_ms=[0.8, 0.8])
+    short = changed(
+        tables, "benchmarks", {"variant": FAST, "batch_size": 1}, round_turns=[1, 1], turn_medians_ms=[0.8, 0.8]
+    )
     found = subject.summarise(short, factory.study())
     assert found.winner["variant"] == FAST and found.winner["speedup"] is None
     assert "do not pair" in found.reason
@@ -168,7 +170,8 @@ def test_pareto_marks_exactly_the_rows_that_no_other_dominates(points: list[tupl
     frames = {
         "variants": [{**variant, "name": k["variant"], "status": "ok"} for k in key],
         "benchmarks": [
-            {**k, **measured, "latency_median_ms": float(ms), "round_medians_ms": [float(ms)]} for k, (ms, _) in pairs
+            {**k, **measured, "latency_median_ms": float(ms), "round_turns": [1], "turn_medians_ms": [float(ms)]}
+            for k, (ms, _) in pairs
         ],
         "evaluations": [{**k, "images": 6, "top1": right / 6} for k, (_, right) in pairs],
         "memory": [],

@@ -23,7 +23,7 @@ from sklearn.metrics import f1_score
 import tasks.runtimes
 from tasks import candidate, machine, tables
 from tasks.benchmark import benchmark
-from tasks.intervals import compare, queries_needed
+from tasks.intervals import compare, queries_needed, turns
 from tasks.locks import locked
 from tasks.records import Benchmark, Export, Measured, Prepared, Variant
 from tasks.rounds import Visit, conditions
@@ -140,7 +140,7 @@ def test_candidates_that_crash_hang_or_misbehave_are_failed_rows_and_the_others_
             assert row["latency_median_ms"] is None
         else:
             assert (row["status"], row["error"], row["provider"]) == ("ok", None, "FakeProvider")
-            assert (row["rounds"], len(row["round_medians_ms"]), row["threads"]) == (2, 2, 1)
+            assert (row["rounds"], len(row["round_turns"]), row["threads"]) == (2, 2, 1)
     assert read(work, measured, "evaluations")["variant"].to_list() == ["good", "good too"]
     assert not living()
 
@@ -188,21 +188,35 @@ def test_every_sample_is_kept_and_the_rows_follow_from_them(
         assert len(own) == row["queries"] >= 2 * 64
         assert own["latency_ms"].mean() == pytest.approx(row["latency_mean_ms"])
         assert row["images_per_second"] == pytest.approx(1000 * row["batch_size"] / row["latency_mean_ms"])
-        medians = own.group_by("round", maintain_order=True).agg(pl.col("latency_ms").quantile(0.5, "lower"))
-        assert medians["latency_ms"].to_list() == pytest.approx(row["round_medians_ms"], rel=0.05)
+        assert own.n_unique("round") == row["rounds"] == len(row["round_turns"])
+        for (_, of_round), medians in zip(own.group_by("round", maintain_order=True), turns(row), strict=True):
+            assert min(medians) <= of_round["latency_ms"].quantile(0.5, "lower") <= max(medians)
         assert (row["latency_p99_ms"] is None) == (len(own) < queries_needed(99))
         assert row["latency_median_ms"] in own["latency_ms"].to_list()
 
 
-def test_candidates_are_visited_in_rounds_in_a_rotating_order_one_at_a_time(
-    work: Work, data: Prepared, fake: Callable[..., Variant], caplog: pytest.LogCaptureFixture
+def test_candidates_are_visited_in_rounds_and_turns_in_a_rotating_order_one_at_a_time(
+    work: Work, data: Prepared, fake: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    caplog.set_level(logging.INFO)
+    told: list[str] = []
+
+    def noted(name: str) -> None:
+        original = getattr(candidate.Candidate, name)
+
+        def call(self: candidate.Candidate, *arguments: Any) -> Any:
+            told.append(f"{name[0]}{self._log.name[0]}")
+            return original(self, *arguments)
+
+        monkeypatch.setattr(candidate.Candidate, name, call)
+
+    for name in ("warm_up", "turn", "finish"):
+        noted(name)
     variants = tuple(fake(name) for name in "abc")
-    measured = benchmark(work, data, variants, settings(rounds=3, batch_sizes=(4, 1)))
-    visits = [r.getMessage() for r in caplog.records if r.getMessage().startswith("round ")]
-    told = " ".join(v.split(":")[0][-1] + v.split()[2] + v[-1] for v in visits)
-    assert told == "1a1 1b1 1c1 1a4 1b4 1c4 2b1 2c1 2a1 2b4 2c4 2a4 3c1 3a1 3b1 3c4 3a4 3b4"
+    asked = settings(rounds=3, batch_sizes=(4, 1), min_seconds=0.1, min_queries=1)
+    measured = benchmark(work, data, variants, asked)
+    first = "wa wb wc ta tb tc tb tc ta fa fb fc"
+    second, third = (first.translate(str.maketrans("abc", order)) for order in ("bca", "cab"))
+    assert " ".join(told) == " ".join([first, first, second, second, third, third])
     assert set(read(work, measured, "benchmarks")["status"]) == {"ok"}  # the fake fails where queries overlap
 
 
@@ -211,7 +225,7 @@ def test_the_same_program_twice_is_indistinguishable_and_a_slower_one_is_slower(
 ) -> None:
     variants = (fake("a", ms=2), fake("same as a", ms=2), fake("slow", ms=10))
     rows = read(work, benchmark(work, data, variants, settings(rounds=4, batch_sizes=(1,))), "benchmarks")
-    a, same, slow = rows["round_medians_ms"].to_list()
+    a, same, slow = (turns(row) for row in rows.iter_rows(named=True))
     assert compare(a, same)[3] == "indistinguishable"
     assert compare(a, slow)[3] == "slower"
     assert compare(slow, a)[3] == "faster"
@@ -296,7 +310,7 @@ from tasks.candidate import Candidate, Effort, Spec
 process = Candidate({spec!r}, Path({str(tmp_path / "log")!r}))
 process.receive()
 print(process.pid, flush=True)
-process.visit("latency", 1, Path("never.npz"), {effort!r}, ())
+process.warm_up("latency", 1, {effort!r}, ())
 """
     killed = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, cwd=ROOT)
     assert killed.stdout is not None

@@ -232,3 +232,15 @@ def test_one_round_ranks_nothing() -> None:
 def test_rounds_that_are_no_pairs_are_refused(a: list[float], b: list[float]) -> None:
     with pytest.raises(ValueError, match="paired"):
         compare(a, b, 0)
+
+
+def test_what_disturbs_some_turns_of_one_candidate_is_outvoted_by_the_others() -> None:
+    calm = [[1.0] * 5, [1.0] * 5, [1.0] * 5]
+    hit = [[1.1, 1.1, 5.0, 1.1, 7.0], [9.0, 1.1, 1.1, 1.1, 1.1], [1.1, 1.1, 3.0, 3.0, 1.1]]
+    ratio, _, _, verdict = compare(calm, hit, fresh=True)
+    assert ratio == pytest.approx(1 / 1.1)
+    assert verdict == "slower"
+
+
+def test_rounds_of_different_numbers_of_turns_are_compared_by_their_medians() -> None:
+    assert compare([[2.0, 2.2, 1.8], [2.0]], [[1.0], [1.1, 0.9, 1.0]])[0] == pytest.approx(2)

@@ -41,7 +41,7 @@ def valid(name: str, rows: int = 3) -> list[Row]:
     if name == "throughputs":
         row |= {"round_images_per_second": [0.4, 0.5], "rounds": 2}
     if name == "benchmarks":
-        row |= {"round_medians_ms": [0.4, 0.5], "rounds": 2}
+        row |= {"round_turns": [1, 2], "turn_medians_ms": [0.4, 0.5, 0.6], "rounds": 2}
     free = next((key for key in table.unique if TABLES[name].columns[key].values is None), None)
     return [{**row, free: i if row[free] == 2 else f"{free}-{i}"} if free else row for i in range(1, rows + 1)]
 
@@ -110,8 +110,11 @@ BROKEN = {
     "ok without a file": ("variants", {"sha256": None}, "sha256 is given exactly where status is ok", None),
     "failed with a latency": ("benchmarks", {"status": "failed", "error": "boom"},
                               "latency_mean_ms is given exactly where status is ok", 0.5),
-    "a list of another length": ("benchmarks", {"round_medians_ms": [0.5]},
-                                 "round_medians_ms has as many entries as rounds says", ([0.5], 2)),
+    "a list of another length": ("throughputs", {"round_images_per_second": [0.5]},
+                                 "round_images_per_second has as many entries as rounds says", ([0.5], 2)),
+    "a list of another length than a list says": ("benchmarks", {"turn_medians_ms": [0.5]},
+                                                  "turn_medians_ms has as many entries as round_turns says",
+                                                  ([0.5], [1, 2])),
     "a negative list entry": ("datasets", {"class_rows": [1, -1]}, "every entry of class_rows is at least 0",
                               [1, -1]),
     "a null list entry": ("datasets", {"dropped_reasons": [None], "dropped": 1, "dropped_rows": [4]},
