@@ -17,6 +17,7 @@ from tasks.intervals import compare, turns
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.alone
 QUICK = ("--rounds", "3", "--seconds", "0.3")
 
 
@@ -131,7 +132,7 @@ def test_the_same_is_the_same_and_ten_percent_slower_is_slower_in_95_of_100_tria
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A trial is three files of its own, each in five fresh processes; BURNISH_TRIALS=100 makes as many as are claimed."""
-    trials = int(os.environ.get("BURNISH_TRIALS", "10"))
+    trials = int(os.environ.get("BURNISH_TRIALS", "5"))
     a, slow = null(tmp_path / "a", lognormal(1.0, 0.05, 100)), null(tmp_path / "slow", lognormal(1.1, 0.05, 100))
     same, slower = 0, 0
     for start in range(0, trials, 10):

@@ -220,6 +220,7 @@ def test_candidates_are_visited_in_rounds_and_turns_in_a_rotating_order_one_at_a
     assert set(read(work, measured, "benchmarks")["status"]) == {"ok"}  # the fake fails where queries overlap
 
 
+@pytest.mark.alone
 def test_the_same_program_twice_is_indistinguishable_and_a_slower_one_is_slower(
     work: Work, data: Prepared, fake: Callable[..., Variant]
 ) -> None:
@@ -346,7 +347,7 @@ def test_a_second_benchmark_waits_for_the_device_and_says_so(
 def test_what_was_bad_about_a_measurement_is_told_and_calm_is_null() -> None:
     def told(medians: list[float], stable: bool = True, foreign: float = 0.02, gpu: str | None = None) -> str | None:
         answer = {"stable": stable, "certificate": {"foreign_cpu": foreign, "gpu_trouble": gpu}}
-        return conditions([Visit(np.array([m]), None, 1, answer) for m in medians], medians)
+        return conditions([Visit(np.array([m]), np.array([1]), None, 1, answer) for m in medians], medians)
 
     assert told([100, 110, 105], foreign=0.2) is None
     assert told([100, 230, 105]) == "rounds differ by 130%"
@@ -355,6 +356,7 @@ def test_what_was_bad_about_a_measurement_is_told_and_calm_is_null() -> None:
     assert told([100], gpu="thermal slowdown") == "thermal slowdown"
 
 
+@pytest.mark.alone
 def test_other_processes_are_noticed(work: Work, data: Prepared, fake: Callable[..., Variant]) -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in machine.affinity()]
     try:
@@ -366,6 +368,7 @@ def test_other_processes_are_noticed(work: Work, data: Prepared, fake: Callable[
     assert "other processes used" in rows["conditions"][0]
 
 
+@pytest.mark.alone
 def test_throughput_is_an_experiment_of_its_own_with_a_query_in_flight_a_slot(
     work: Work, data: Prepared, fake: Callable[..., Variant]
 ) -> None:
@@ -421,6 +424,7 @@ def test_an_interrupted_benchmark_goes_on_after_its_last_whole_round(
     assert len(read(work, measured, "latencies").filter(pl.col("variant") == "a")) == rows["queries"].head(2).sum()
 
 
+@pytest.mark.alone
 def test_a_budget_is_kept_by_fewer_queries_and_every_row_is_there(
     work: Work, data: Prepared, fake: Callable[..., Variant]
 ) -> None:

@@ -22,6 +22,7 @@ from tasks.certificate import Watch, ranges
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.alone
 CPUFREQ = "sys/devices/system/cpu/cpu{}/cpufreq"
 
 

@@ -177,6 +177,43 @@ def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish
     assert datasets["rows"].sum() == 186
 
 
+HOLDER = """
+import sys, time
+from prefect import flow
+from tasks.caching import Context, call, stage
+from tasks.records import Output
+
+def hold(work, name: str) -> Output:
+    begin = time.time()
+    time.sleep(3)
+    print("held", begin, time.time(), flush=True)
+    return Output(tables={})
+
+made = stage(lambda inputs: "hold", devices=lambda inputs: ("cpu",))(hold)
+
+@flow
+def measure(name: str) -> None:
+    call(made, Context(out=sys.argv[2], run=name), name=name)
+"""
+
+
+@pytest.mark.slow
+def test_two_flow_runs_of_one_server_measure_one_after_the_other(server, tmp_path):
+    (tmp_path / "holder.py").write_text(HOLDER)
+    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = "import sys, holder; holder.measure(sys.argv[1])"
+    runs = [
+        subprocess.Popen([sys.executable, "-c", command, name, str(tmp_path / name)], env=environment,
+                         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for name in ("first", "second")
+    ]  # fmt: skip
+    told = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    times = sorted(line.split()[1:] for text in told for line in text.splitlines() if line.startswith("held"))
+    (_, end), (begin, _) = times
+    assert float(end) <= float(begin)
+
+
 @pytest.mark.slow
 def test_a_deployment_is_triggered_on_a_real_server_and_run_by_a_real_worker(server, tmp_path):
     environment = {**os.environ, "PREFECT_API_URL": server}

@@ -145,6 +145,7 @@ print(json.dumps([len(rows), time.perf_counter() - start, resident() - before]))
 """
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("candidates", [1, 50])
 def test_ten_million_samples_are_summarised_within_10_seconds_and_a_gibibyte(tmp_path: Path, candidates: int) -> None:
     latencies(tmp_path / "latencies.parquet", candidates, 10_000_000 // candidates)

@@ -11,6 +11,8 @@ import pytest
 from tasks import measure
 from tasks.measure import rate, throughput, warm_up, warm_up_slots
 
+pytestmark = pytest.mark.alone
+
 
 class Clock:
     """A clock that only calls move: each call takes the next of `durations` (ns), the last one for ever."""

@@ -16,6 +16,7 @@ from tasks import measure, scenarios
 from tasks.intervals import percentile
 from tasks.scenarios import offline, serve, server, server_capacity, single_stream, tail
 
+pytestmark = pytest.mark.alone
 COLUMNS = {
     "scenario", "slots", "batch_size", "target_rate", "achieved_rate", "images_per_second", "queries", "seconds",
     "latency_median_ms", "latency_p90_ms", "latency_p99_ms", "limit_ms", "kept", "note",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from tasks.records import Artifact
 
+pytestmark = pytest.mark.alone
 FAST = "resnet34-w16/prune-0.25/onnx/int8-u8s8-reduced"
 
 

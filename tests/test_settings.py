@@ -117,6 +117,7 @@ def test_the_command_exits_2_before_anything_is_computed(tmp_path):
     assert "no runs" in done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("arguments", [("--help",), ("presets",), ("--version",)])
 def test_help_and_presets_answer_in_under_a_second(arguments, tmp_path):
     burnish = Burnish(tmp_path, None)

@@ -1,13 +1,15 @@
 """No model: queries that last as long as a file says, so that what measuring does to figures can be known.
 
 The file is JSON: `{"milliseconds": [1.0, 2.5], "classes": 10, "per_image_milliseconds": 0.0}`. A query lasts the next entry
-of `milliseconds`, which starts again after the last, plus `per_image_milliseconds` (may be left out) for each image.
+of `milliseconds` (the first of a session is drawn; after the last comes the first), plus `per_image_milliseconds` (may be
+left out) for each image.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,8 +49,9 @@ class Session:
     provider = "null (cpu)"
 
     def __init__(self, program: Program, slots: int) -> None:
-        self._program, self._slots, self._next = program, slots, 0
+        self._program, self._slots = program, slots
         self._ns = [round(ms * 1e6) for ms in program.milliseconds]
+        self._next = random.randrange(len(self._ns))  # or each fresh process would err alike
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """(batch, ...) of any type -> float32 (batch, classes) in which the first class has 1 and the others 0."""
@@ -62,7 +65,7 @@ class Session:
         return answer
 
     def fork(self) -> Session:
-        """Another session, at the list's start."""
+        """Another session, at another place in the list."""
         return Session(self._program, self._slots)
 
     def close(self) -> None:
