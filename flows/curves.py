@@ -68,6 +68,8 @@ def augmentation(
     images
         Validation images, where known.
     """
+    import polars as pl
+
     parts = []
     stages = [row for row in variants if row["stage"] == "augment"]
     named = {row["name"]: row for row in variants}
@@ -89,6 +91,11 @@ def augmentation(
                 told += _verdict(_fits(drawn), chosen, short, images)
                 if not short and chosen in runs:
                     told += _worse_when_held_out(_fits(drawn), chosen, held_out.get(kept["name"]), held_out.get(plain))
+        if (
+            told
+            and (seeds := epochs.filter(pl.col("variant").is_in([row["name"] for row in rows]))["seed"].n_unique()) > 1
+        ):
+            told.append(f"Scores here are means over {seeds} seeds.")
         if figures:
             parts.append((figures, told))
     return parts

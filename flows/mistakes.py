@@ -176,7 +176,7 @@ def _scores(said: pl.DataFrame, both: pl.DataFrame | None, names: Sequence[str])
             for row, images in zip(rows, np.bincount(both["label"], both[key], len(names)), strict=True):
                 row[key] = int(images)
     rows = [row for row in rows if row["images"] or row["called"]]
-    rows.sort(key=lambda row: row["f1"])
+    rows.sort(key=lambda row: (row["f1"], -row["images"]))
     shown = rows if len(names) <= WHOLE else rows[:WORST]
     which = "Every class" if len(shown) == len(rows) else f"The worst {len(shown)} of {len(rows)} classes"
     return grid(specs, shown, f"{which}, the lowest F1 first, with 95 % intervals; press a header to sort")
@@ -189,7 +189,7 @@ def _against(key: Sequence[str], parent: Sequence[str], both: pl.DataFrame) -> s
     if not changed:
         return f"{_words(key)} gives every one of {images} images the class that its fp32 parent, {_words(parent)}, gives it."
     p = mcnemar(lost, mended)
-    told = "more than chance" if p < 0.05 else "no more than chance alone would give"
+    told = f"{'more' if p < 0.05 else 'no more'} than chance alone would give"
     return (f"Against its fp32 parent, {_words(parent)}, {changed} of {images} images changed class: {lost} from right to "
             f"wrong, {mended} from wrong to right. The difference is {told} (exact McNemar test, p = {p:.2g}).")  # fmt: skip
 
