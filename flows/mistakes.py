@@ -77,7 +77,7 @@ def load_images(out: Path, datasets: pl.DataFrame | None) -> Images | str:
     rows = datasets.to_dicts() if datasets is not None else []
     if not rows:
         return "the table datasets is not there"
-    if "images_path" not in rows[0]:
+    if rows[0].get("images_path") is None:
         return "an older version of burnish, which did not say where they are, made this run"
     named = {key: rows[0][f"images_{key}"] for key in ("path", "sha256", "size_bytes")}
     try:
