@@ -248,7 +248,7 @@ def _key(row: Row) -> tuple[str, ...]:
 def _names(tables: Mapping[str, Any], said: pl.DataFrame) -> list[str]:
     """Of the classes: as the source calls them; numbers where the table does not say."""
     sets = tables["datasets"].lazy().collect().to_dicts() if "datasets" in tables else []
-    if sets and "class_names" in sets[0]:
+    if sets and sets[0].get("class_names") is not None:
         return list(sets[0]["class_names"])
     most = max(int(said[key].to_numpy().max()) for key in ("label", "prediction")) + 1
     return [str(i) for i in range(sets[0]["classes"] if sets else most)]
