@@ -23,10 +23,12 @@ ABSENT_WHY = {
     "process_std_ms": "one process alone", "images_per_second_std": "one round alone", "trouble": "nothing",
     "cpu_governor": "the kernel does not say (virtual machine?)", "power_w": "no meter can be read here",
     "note": "nothing to add", "target_rate": "the server scenario's", "kept": "the server scenario's",
-    "limit_ms": "the server scenario's", "throughput": "not asked for",
+    "limit_ms": "the server scenario's", "throughput": "not asked for", "precision": "no image was called it",
+    "recall": "no image is of it", "taken_for": "for nothing else",
 }  # fmt: skip
 SAYS_WHY = ("variant", "name", "adjusted")
 """Text columns with the reason below where a row is not ok, or was measured under bad conditions."""
+OF_A_CLASS = ("precision", "recall", "f1")
 
 
 @dataclass(frozen=True)
@@ -247,7 +249,8 @@ def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
     ends = row.get(f"{stem}_low{unit}"), row.get(f"{stem}_high{unit}")
     if None not in ends:
         low, high = map(write, ends)
-        why = f"{95 if key in ('top1', 'macro_f1') else 99} % interval {low} to {high}"
+        why = f"{95 if key in ('top1', 'macro_f1', *OF_A_CLASS) else 99} % interval {low} to {high}"
+        below = f"{low}–{high}" if key in OF_A_CLASS else ""
         if key == "speedup":
             why, below = f"{row['verdict']}: {why}", f"{low}–{high}"
     return Cell(write(value), value, why, below=below)

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import charts
+from flows import charts, curves
 from flows.grids import (
     CERTIFICATES,
     DATASET,
@@ -33,6 +33,7 @@ from flows.grids import (
     mb,
     share,
 )  # fmt: skip
+from flows.mistakes import load_images, mistakes
 from tasks.records import Study
 from tasks.store import write_text
 from tasks.summary import METRIC_NAMES, PARTS, compared_batch, sig, summarise, words
@@ -44,16 +45,16 @@ if TYPE_CHECKING:
 
     from flows.charts import Figure
     from flows.grids import Grid, Row, Spec
+    from flows.mistakes import Images
 
-STAGES = {"train": "training", "tune": "retrained with the best settings", "augment": "augmentation policies",
-          "prune": "fine-tuning after pruning"}  # fmt: skip
-WANTED = ("datasets", "epochs", "trials", "variants", "evaluations", "latencies", "benchmarks", "throughputs", "gpu_times",
-          "scenarios", "certificates", "memory", "environments", "summary")  # fmt: skip
+WANTED = ("datasets", "epochs", "trials", "variants", "evaluations", "predictions", "latencies", "benchmarks", "throughputs",
+          "gpu_times", "scenarios", "certificates", "memory", "environments", "summary")  # fmt: skip
+MANY_ROWS = ("predictions", "latencies")
 
 
-def _lineage(rows: Sequence[Row], held_out: Mapping[str, float]) -> Row:
+def _lineage(rows: Sequence[Row], held_out: Mapping[str, Row]) -> Row:
     """Sections of the `variants` table; policies and pruned forms stand below the weights that they started from."""
-    named = {row["name"]: row | {"held_out": held_out.get(row["name"])} for row in rows}
+    named = {row["name"]: row | {"held_out": held_out.get(row["name"], {}).get("macro_f1")} for row in rows}
 
     def below_parents(stage: str, column: str, said: str) -> list[Row]:
         made: list[Row] = []
@@ -74,18 +75,6 @@ def _lineage(rows: Sequence[Row], held_out: Mapping[str, float]) -> Row:
         "quantized": grid(QUANTIZED, quantized, "Quantization settings tried"),
         "forms": grid(FORMS, forms, "Exported files and engines"),
     }
-
-
-def _training(epochs: pl.DataFrame) -> list[Figure]:
-    import polars as pl
-
-    kept = epochs.filter(~pl.col("variant").str.contains("/trial-"))
-    groups = dict(kept.group_by("model", "stage", maintain_order=True))
-    models = dict.fromkeys(model for model, _ in groups)
-    return [
-        charts.training(groups[model, stage], str(model), said)
-        for model in models for stage, said in STAGES.items() if (model, stage) in groups
-    ]  # fmt: skip
 
 
 def _tuning(trials: pl.DataFrame) -> list[tuple[Figure, Grid | None]]:
@@ -146,16 +135,22 @@ def _present(specs: Sequence[Spec], table: pl.DataFrame) -> list[Spec]:
     return [spec for spec in specs if spec[2] not in empty]
 
 
+def _validation_images(small: Mapping[str, pl.DataFrame]) -> int | None:
+    sets = small["datasets"].iter_rows(named=True) if "datasets" in small else ()
+    return next((row["rows"] for row in sets if row["split"] == "validation"), None)
+
+
 def page(
     tables: Mapping[str, pl.DataFrame | pl.LazyFrame],
     study: Study,
     environment: Row,
     run: str,
     profiles: Sequence[Row] = (),
+    images: Images | str = "the report was made without the store",
 ) -> str:
-    """The report as HTML, complete in itself. `latencies` may be lazy; a table that is missing is said to be so.
+    """The report as HTML, complete in itself. `MANY_ROWS` may be lazy; a table that is missing is said to be so.
 
-    `profiles`: as flows.profiling.profiles gives them.
+    `profiles`: as flows.profiling.profiles gives them. `images`: the prepared ones, or why they are not there.
     """
     import polars as pl
     from jinja2 import Environment, FileSystemLoader
@@ -168,13 +163,17 @@ def page(
     complete = all(name in small for name in PARTS)
     about["complete"] = complete
     about["reason"] = summarise(small, study).reason if complete else "A table that the winner is found by is missing."
+    about["mistakes"] = mistakes(tables, images)
     if "epochs" in small:
-        about["curves"] = _training(small["epochs"])
+        about["curves"] = curves.training(small["epochs"])
     if "trials" in small:
         about["tuning"] = _tuning(small["trials"])
     if "variants" in small:
-        scores = small["evaluations"].select("variant", "macro_f1").iter_rows() if "evaluations" in small else ()
-        about |= _lineage(small["variants"].to_dicts(), dict(scores))
+        scores = small["evaluations"].iter_rows(named=True) if "evaluations" in small else ()
+        forms, held_out = small["variants"].to_dicts(), {row["variant"]: row for row in scores}
+        about |= _lineage(forms, held_out)
+        if "epochs" in small:
+            about["augmented"] = curves.augmentation(small["epochs"], forms, held_out, _validation_images(small))
     if "datasets" in small:
         sets = small["datasets"].to_dicts()
         about["dataset"] = grid(DATASET, sets, "The data set by split")
@@ -219,9 +218,11 @@ def render(out: Path, run: str) -> Path:
     for name in WANTED:
         if (Path(out) / "tables" / name / f"{run}.parquet").is_file():
             table = contract.read(out, name, run)
-            found[name] = table if name == "latencies" else table.collect()
+            found[name] = table if name in MANY_ROWS else table.collect()
     facts = json.loads(environment.read_text()) if environment.is_file() else {}
-    text = page(found, study, facts, run, profiles(folder))
+    sets = found.get("datasets")
+    images = load_images(Path(out), sets.lazy().collect() if sets is not None else None)
+    text = page(found, study, facts, run, profiles(folder), images)
     write_text(folder / "report.html", text)
     return folder / "report.html"
 

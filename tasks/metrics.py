@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 Z = 1.959963984540054  # standard normal quantile of 97.5 %
@@ -94,6 +96,37 @@ def macro_f1_interval(
     estimate = _f1(cells, images, classes)
     low, high = np.quantile(scores, (0.025, 0.975)) + estimate - np.mean(scores)
     return min(estimate, max(0.0, float(low))), max(estimate, min(1.0, float(high)))
+
+
+def class_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[dict[str, float | None]]:
+    """Of each class: images, images called it, precision, recall and F1, each with its 95 % interval (`_low`, `_high`).
+
+    Precision and recall are shares, so theirs is `wilson`'s. F1 = 2 j / (1 + j), where j is the share of the right ones
+    among the images that are or are called the class: its interval is that of j, sent through the same monotone
+    function. Null where there is nothing to divide by: a class never called has no precision.
+    """
+    actual, called = np.bincount(labels, minlength=classes), np.bincount(predicted, minlength=classes)
+    right = np.bincount(labels[labels == predicted], minlength=classes)
+    rows = []
+    for n, m, hit in zip(actual.tolist(), called.tolist(), right.tolist(), strict=True):
+        row: dict[str, float | None] = {"images": n, "called": m}
+        for name, of in (("precision", m), ("recall", n), ("f1", n + m - hit)):
+            found = [hit / of, *wilson(hit / of, of)] if of else [None] * 3
+            if name == "f1":
+                found = [j if j is None else 2 * j / (1 + j) for j in found]
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+        rows.append(row)
+    return rows
+
+
+def mcnemar(first: int, second: int) -> float:
+    """p of the exact McNemar test: two classifiers on the same images; `first`, `second`: images that one alone has right.
+
+    Two-sided binomial test of an even split (McNemar 1947; exact form: Fagerland et al. 2013).
+    """
+    n = first + second
+    ways = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(first, second) + 1))
+    return min(1.0, 2 * sum(math.exp(way - n * math.log(2)) for way in ways))
 
 
 def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

@@ -226,6 +226,7 @@ def _finish(
     if not all(std):
         work.log.warning("a channel has one value in all training images; its std is taken as 1")
     within, across = duplicates(made.digests, splits)
+    stored = work.store.put(folder / "images.npy", "npy")
     table: list[dict[str, Any]] = []
     for i, split in enumerate(SPLITS):
         gone = dropped.get(split, [])
@@ -233,7 +234,9 @@ def _finish(
             "source": settings.source, "path": settings.path or None, "split": split, "rows": int(per_class[i].sum()),
             "classes": len(classes), "image_size": side, "channels": channels,
             "class_rows_min": int(per_class[i].min()), "class_rows_max": int(per_class[i].max()),
-            "class_rows": per_class[i].tolist(), "duplicates_within": within[i], "duplicates_across": across[i],
+            "class_rows": per_class[i].tolist(), "class_names": classes, "images_path": stored.path,
+            "images_sha256": stored.sha256, "images_size_bytes": stored.size_bytes,
+            "duplicates_within": within[i], "duplicates_across": across[i],
             "dropped": len(gone), "dropped_rows": [one.row for one in gone],
             "dropped_reasons": [str(one) for one in gone],
         })  # fmt: skip
@@ -243,7 +246,7 @@ def _finish(
                   ", ".join(f"{row['rows']} {row['split']}" for row in table))  # fmt: skip
     work.log.info("%d classes: %s", len(classes), _few(classes))
     return Prepared(
-        images=work.store.put(folder / "images.npy", "npy"),
+        images=stored,
         labels=_put(work, folder / "labels.npy", labels),
         splits=_put(work, folder / "splits.npy", splits.astype(np.uint8)),
         classes=classes,

@@ -114,6 +114,10 @@ TABLES: dict[str, Table] = {
             "class_rows_min": count("images of the rarest class"),
             "class_rows_max": count("images of the commonest class"),
             "class_rows": Column(pl.List(pl.Int64), "images of each class, in class order", low=0),
+            "class_names": Column(pl.List(pl.String), "what the source calls them, in class order"),
+            "images_path": text("all splits' images in the store: npy, uint8, (rows, height, width, channels)"),
+            "images_sha256": text("of that file"),
+            "images_size_bytes": count("of that file", low=1),
             "duplicates_within": count(
                 "images with the pixels of an earlier one of their split, of none of an earlier split"
             ),
@@ -128,7 +132,12 @@ TABLES: dict[str, Table] = {
             ("duplicates_within", "rows"),
             ("duplicates_across", "rows"),
         ),
-        lengths=(("class_rows", "classes"), ("dropped_rows", "dropped"), ("dropped_reasons", "dropped")),
+        lengths=(
+            ("class_rows", "classes"),
+            ("class_names", "classes"),
+            ("dropped_rows", "dropped"),
+            ("dropped_reasons", "dropped"),
+        ),
     ),
     "epochs": Table(
         "Training curves, a row an epoch and split.",

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import softmax
-from sklearn.metrics import f1_score, top_k_accuracy_score
+from sklearn.metrics import f1_score, precision_recall_fscore_support, top_k_accuracy_score
 
 from tasks import metrics
 
@@ -90,3 +90,38 @@ def test_agreement_is_the_share_of_equal_predictions() -> None:
 def test_a_faultless_classifier_has_an_interval_that_ends_at_1() -> None:
     labels = np.arange(30) % 3
     assert metrics.macro_f1_interval(labels, labels) == (1.0, 1.0)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
+def test_class_scores_are_scikit_learns_inside_their_intervals_and_null_where_undefined(
+    pairs: list[tuple[int, int]],
+) -> None:
+    labels, predicted = np.array(pairs).T
+    rows = metrics.class_scores(labels, predicted, 7)
+    expected = precision_recall_fscore_support(labels, predicted, labels=range(7), zero_division=0)
+    for row, *figures, images in zip(rows, *expected, strict=True):
+        assert row["images"] == images
+        assert (row["precision"] is None, row["recall"] is None) == (row["called"] == 0, images == 0)
+        for name, figure in zip(("precision", "recall", "f1"), figures, strict=True):
+            if row[name] is not None:
+                low, high = row[f"{name}_low"], row[f"{name}_high"]
+                assert row[name] == pytest.approx(figure) and 0 <= low <= row[name] <= high <= 1 and low < high
+
+
+def test_the_f1_interval_of_a_class_covers_what_it_should() -> None:
+    """Of 2,000 samples of 150 images, from 92 % to 98 % of the intervals hold the F1 of the population."""
+    share = np.array([0.25, 0.05, 0.08, 0.62])  # right, missed, wrongly called, neither
+    truth = 2 * share[0] / (2 * share[0] + share[1] + share[2])
+    held = 0
+    for n in np.random.default_rng(1).multinomial(150, share, 2000):
+        labels, predicted = np.repeat([1, 1, 0, 0], n), np.repeat([1, 0, 1, 0], n)
+        row = metrics.class_scores(labels, predicted, 2)[1]
+        held += row["f1_low"] <= truth <= row["f1_high"]  # type: ignore[operator]
+    assert 0.92 < held / 2000 < 0.98
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 1), (3, 9), (12, 12), (400, 480)])
+def test_mcnemar_is_the_exact_binomial_test(first: int, second: int) -> None:
+    expected = stats.binomtest(first, first + second).pvalue if first + second else 1.0
+    assert metrics.mcnemar(first, second) == pytest.approx(expected, rel=1e-9)

@@ -142,6 +142,9 @@ def test_digits_are_decoded_split_and_measured(work: Work) -> None:
     rows = datasets(work, prepared)
     assert [rows[s]["rows"] for s in ("train", "validation", "test")] == [1294, 144, 359]
     assert rows["test"]["class_rows"] == np.bincount(labels[splits == 2]).tolist()
+    assert rows["test"]["class_names"] == list(prepared.classes)
+    named = {key: rows["test"][f"images_{key}"] for key in ("path", "sha256", "size_bytes")}
+    assert named == prepared.images.model_dump(include=set(named))
     assert (rows["train"]["class_rows_min"], rows["train"]["classes"]) == (min(rows["train"]["class_rows"]), 10)
     assert rows["train"]["path"] is None
 

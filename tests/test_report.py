@@ -39,7 +39,7 @@ class Page(HTMLParser):
         self.tags.append((tag, found))
         self.addresses += [str(found[key]) for key in ("href", "src", "xlink:href") if key in found]
         self.ids += [str(found["id"])] if "id" in found else []
-        if tag not in ("meta", "wbr", "link", "br"):
+        if tag not in ("meta", "wbr", "link", "br", "img"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

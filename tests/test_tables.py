@@ -36,7 +36,7 @@ def valid(name: str, rows: int = 3) -> list[Row]:
     if "status" in row:
         row |= {"status": "ok", "error": None}
     if name == "datasets":
-        row |= {"class_rows": [1, 1], "dropped": 0}
+        row |= {"class_rows": [1, 1], "class_names": ["a", "b"], "dropped": 0}
         return [{**row, "split": split} for split in TABLES["datasets"].columns["split"].values or ()][:rows]
     if name == "throughputs":
         row |= {"round_images_per_second": [0.4, 0.5], "rounds": 2}
