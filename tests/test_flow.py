@@ -130,7 +130,7 @@ def test_an_edited_helper_reruns_training_and_what_follows(server, tmp_path):
 def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_loses_nothing(tmp_path):
     burnish = Burnish(tmp_path / "artifacts", None)
     assert "PREFECT_API_URL" not in burnish.environment
-    settings = (*SHORT, "train.epochs=60", "train.patience=60")
+    settings = (*SHORT, "train.epochs=25", "train.patience=25")
     process = burnish.start("run", "quickstart", "--out", str(burnish.out), *(f"--set={s}" for s in settings))
     deadline = time.monotonic() + 300
     while not list((burnish.out / "scratch").glob("*/*.pt")):  # the first epoch's checkpoint
@@ -143,7 +143,7 @@ def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_los
     assert burnish.why()["prepare"] == "hit"
     run = max((burnish.out / "runs").iterdir(), key=lambda p: p.name)
     assert "resumed after epoch" in (run / "logs" / "train-lenet5.log").read_text()
-    assert tables.read(burnish.out, "epochs", run.name).collect()["epoch"].max() == 60
+    assert tables.read(burnish.out, "epochs", run.name).collect()["epoch"].max() == 25
     assert not list((burnish.out / "scratch").glob("*/*.pt"))
 
 
