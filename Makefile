@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/burnish run quickstart
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
 	$(BIN)/python -m pytest -m alone
 
 lint: $(READY)
