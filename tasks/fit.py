@@ -1,4 +1,4 @@
-"""One training run: resumable at every epoch, to the same weights; and the evaluation of a PyTorch model.
+"""One training run: resumable at every epoch, to the same weights.
 
 Every epoch draws its order and its augmentation from generators seeded with (seed, epoch), so that a run that was cut off
 continues as if it had not been. Test images are never read here.
@@ -6,43 +6,40 @@ continues as if it had not been. Test images are never read here.
 
 from __future__ import annotations
 
-import resource
+import copy
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from tasks import metrics
+from tasks import batchsize, metrics, policies
+from tasks.batches import Plan, source, subset
+from tasks.checkpointing import checkpoint_blocks
 from tasks.datasets import load_arrays
+from tasks.devices import choose_device, choose_precision, peak_bytes, reset_peak
+from tasks.evaluation import SPLITS, Scores, evaluate
+from tasks.group import Group
+from tasks.optimizers import Average, Optimizer, schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     import torch
     from torch import nn
 
+    from tasks.batches import Batch
     from tasks.records import Artifact, Prepared, Train
-    from tasks.store import Store
     from tasks.work import Work
 
-SPLITS = {"train": 0, "validation": 1, "test": 2}
+WINDOW = 50  # steps after which losses are looked at: one synchronisation for many steps
+MOST_WAITING = 0.03  # share of the time for training that is worth a warning
 
 
 class Diverged(Exception):
     """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """Prediction quality of a model on one split."""
-
-    loss: float
-    top1: float
-    top5: float
-    macro_f1: float
-    labels: numpy.ndarray
-    logits: numpy.ndarray
 
 
 @dataclass(frozen=True)
@@ -56,141 +53,22 @@ class Fitted:
     """Rows of the `epochs` table."""
 
 
-def choose_device(name: str) -> str:
-    """The device that `auto` stands for; a GPU that was asked for and is not there is an error, not a fallback."""
-    import torch
+@dataclass(frozen=True)
+class Job:
+    """What a training run is about."""
 
-    if name == "auto":
-        return "cuda:0" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and int(name.partition(":")[2]) >= torch.cuda.device_count():
-        raise ValueError(
-            f"train.device: {name} was asked for, this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return name
+    work: Work
+    architecture: dict[str, Any]
+    """Arguments of `models.build`; stored with the weights."""
+    data: Prepared
+    settings: Train
+    model_label: str
+    variant: str
+    stage: str
 
-
-def choose_precision(name: str, device: str) -> str:
-    """The arithmetic that `auto` stands for: bf16 where the device has instructions for it, else fp32."""
-    import torch
-
-    if name != "auto":
-        return name
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
-
-
-def subset(rows: numpy.ndarray, labels: numpy.ndarray, limit: int | None, seed: int) -> numpy.ndarray:
-    """At most `limit` of `rows`, stratified by label, in ascending order."""
-    if limit is None or limit >= len(rows):
-        return rows
-    from sklearn.model_selection import train_test_split
-
-    kept, _ = train_test_split(rows, train_size=limit, stratify=labels[rows], random_state=seed)
-    return numpy.sort(kept)
-
-
-class Images:
-    """Batches of (uint8 channels-last images, labels), gathered at once; per-image augmentation is done by the loader."""
-
-    def __init__(
-        self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, transform: Any = None
-    ) -> None:
-        self.images, self.labels, self.rows, self.transform = images, labels, rows, transform
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitems__(self, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:  # the loader fetches whole batches
-        import torch
-
-        rows = self.rows[numpy.asarray(indices)]
-        order = numpy.argsort(rows)  # ascending reads of the memory-mapped file
-        batch = numpy.empty((len(rows), *self.images.shape[1:]), numpy.uint8)
-        batch[order] = self.images[rows[order]]
-        pixels = torch.from_numpy(batch).permute(0, 3, 1, 2)
-        if self.transform is not None:
-            pixels = torch.stack([self.transform(image) for image in pixels])
-        return pixels, torch.from_numpy(self.labels[rows])
-
-
-class Normaliser:
-    """uint8 pixels on the CPU -> normalised float32 on the device, in the memory format of the model."""
-
-    def __init__(self, data: Prepared, device: str, channels_last: bool) -> None:
-        import torch
-
-        shape = (1, data.channels, 1, 1)
-        self.scale = (1 / (255 * torch.tensor(data.std))).reshape(shape).to(device)
-        self.shift = (torch.tensor(data.mean) / torch.tensor(data.std)).reshape(shape).to(device)
-        self.device = device
-        self.format = torch.channels_last if channels_last else torch.contiguous_format
-
-    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        pixels = pixels.to(self.device, non_blocking=True)
-        return (pixels * self.scale - self.shift).contiguous(memory_format=self.format)
-
-
-def evaluate(model: nn.Module, data: Prepared, store: Store, split: str, batch_size: int = 256) -> Scores:
-    """Loss, top-1, top-5 and macro F1 of a model on one split, in fp32 on the device that it is on."""
-    import torch
-
-    images, labels, splits = load_arrays(store, data)
-    rows = numpy.flatnonzero(splits == SPLITS[split])
-    device = next(model.parameters()).device
-    ready = Normaliser(data, str(device), channels_last=False)
-    training = model.training
-    model.eval()
-    parts = []
-    with torch.inference_mode():
-        for start in range(0, len(rows), batch_size):
-            chunk = torch.from_numpy(images[rows[start : start + batch_size]]).permute(0, 3, 1, 2)
-            parts.append(model(ready(chunk)).float().cpu())
-    model.train(training)
-    logits, right = torch.cat(parts), labels[rows]
-    loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(right)).item()
-    return _scores(loss, logits.numpy(), right)
-
-
-def _scores(loss: float, logits: numpy.ndarray, labels: numpy.ndarray) -> Scores:
-    f1 = metrics.macro_f1(labels, metrics.predictions(logits))
-    return Scores(loss, metrics.top1(logits, labels), metrics.top5(logits, labels), f1, labels, logits)
-
-
-def _schedule(settings: Train) -> Callable[[float], float]:
-    """Share of the peak learning rate at a share of all steps."""
-    import math
-
-    def one_cycle(
-        done: float,
-    ) -> float:  # up for a quarter, then down to nothing (Smith & Topin 2018, Super-convergence)
-        return done / 0.25 if done < 0.25 else max(0.0, (1 - done) / 0.75)
-
-    def cosine(done: float) -> float:
-        return done / 0.05 if done < 0.05 else 0.5 * (1 + math.cos(math.pi * (done - 0.05) / 0.95))
-
-    return {"one_cycle": one_cycle, "cosine": cosine, "constant": lambda _: 1.0}[settings.schedule]
-
-
-def _optimizer(model: nn.Module, settings: Train) -> torch.optim.Optimizer:
-    import torch
-
-    # Biases and normalization parameters are not decayed (Goyal et al. 2017; He et al. 2018, Bag of tricks).
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.learning_rate)
-    return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
-
-
-def _memory_peak_bytes(device: str) -> int:
-    import torch
-
-    if device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    @property
+    def checkpoint(self) -> Path:
+        return self.work.scratch / f"{self.variant.replace('/', '-')}-{self.settings.seeds[0]}.pt"
 
 
 def fit(
@@ -221,179 +99,250 @@ def fit(
     Diverged
         If the loss is NaN or infinite; the message has the epoch and the step.
     """
-    return _Run(work, model, architecture, data, settings, model_label, variant, stage).go(on_epoch)
+    import models
+
+    job = Job(work, architecture, data, settings, model_label, variant, stage)
+    if settings.processes > 1:
+        from tasks import ddp
+
+        ddp.launch(job, model, on_epoch)
+    else:
+        Run(job, model).go(on_epoch)
+    state = load(job.checkpoint, "cpu")
+    model.load_state_dict(state["best_state"])
+    with work.store.temporary() as folder:
+        models.save(model.eval(), folder / "weights.safetensors", architecture)
+        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+    return Fitted(artifact, state["best"][0], state["best_top1"], state["epochs"])
 
 
-class _Run:
-    def __init__(
-        self,
-        work: Work,
-        model: nn.Module,
-        architecture: dict[str, Any],
-        data: Prepared,
-        settings: Train,
-        model_label: str,
-        variant: str,
-        stage: str,
-    ) -> None:
+def load(checkpoint: Path, device: str) -> dict[str, Any]:
+    """What `Run` saved after its last epoch."""
+    import torch
+
+    return torch.load(checkpoint, weights_only=True, map_location=device)  # type: ignore[no-any-return]
+
+
+class Run:
+    """A training run in one process, which may be one of a group."""
+
+    def __init__(self, job: Job, model: nn.Module, group: Group | None = None) -> None:
         import torch
 
-        from tasks import policies
-
-        self.work, self.data, self.settings, self.architecture = work, data, settings, architecture
+        settings, data = job.settings, job.data
+        self.job, self.settings, self.log, self.group = job, settings, job.work.log, group or Group()
         self.seed = settings.seeds[0]
         self.device = choose_device(settings.device)
+        reset_peak(self.device)
+        self.kind = self.device.partition(":")[0]
         self.precision = choose_precision(settings.precision, self.device)
-        self.row = {"model": model_label, "variant": variant, "stage": stage, "seed": self.seed,
-                    "precision": self.precision, "device": self.device}  # fmt: skip
-        self.checkpoint = work.scratch / f"{variant.replace('/', '-')}-{self.seed}.pt"
+        self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        self.stepped = torch.compile(self.model) if settings.compile else self.model
-        self.optimizer = _optimizer(self.model, settings)
-        self.scaler = torch.amp.GradScaler(self.device.partition(":")[0], enabled=self.precision == "fp16")  # type: ignore[attr-defined]
-        self.ready = Normaliser(data, self.device, settings.channels_last)
-        images, labels, splits = load_arrays(work.store, data)
-        rows = subset(numpy.flatnonzero(splits == 0), labels, settings.train_limit, self.seed)
-        policy = policies.policy(settings.augment, data.image_size, len(data.classes))
-        self.mix = policy.mix
-        self.order = torch.Generator()
-        self.loader: Any = torch.utils.data.DataLoader(
-            Images(images, labels, rows, policy.each),  # type: ignore[arg-type]
-            settings.batch_size,
-            shuffle=True,
-            generator=self.order,
-            num_workers=settings.workers,
-            pin_memory=settings.pin_memory and self.device != "cpu",
-            collate_fn=lambda batch: batch,
-            drop_last=len(rows) > settings.batch_size,  # BatchNorm cannot train on a last batch of one image
-        )
-        self.steps = settings.epochs * -(-len(self.loader) // settings.accumulate)
-        self.share = _schedule(settings)
-        self.step, self.stale, self.best = 0, 0, (-1.0, 0.0)
-        self.best_top1 = 0.0
+        self.average = Average(self.model, settings.ema) if settings.ema else None
+        if settings.checkpointing:
+            checkpoint_blocks(self.model, job.model_label)
+        self.parallel = self.group.wrap(self.model, self.device)
+        if settings.compile:
+            torch.compiler.reset()  # or the ninth model of this process would not be compiled any more
+        self.stepped = torch.compile(self.parallel) if settings.compile else self.parallel
+
+        images, labels, splits = load_arrays(job.work.store, data)
+        rows = subset(numpy.flatnonzero(splits == SPLITS["train"]), labels, settings.train_limit, self.seed)
+        policy = policies.policy(settings.augment, len(data.classes))
+        self.source = source(images, labels, rows, self.device, settings, policy.each, self.log)
+        ready = policies.Normaliser(data, self.device, settings.channels_last)
+        self.augment = policies.Augmentation(policy, ready, settings.compile)
+        kept = load(job.checkpoint, self.device) if job.checkpoint.exists() else None
+        self.batch_size = kept["batch_size"] if kept else self._batch_size(len(rows))
+        self.plan = Plan(len(rows), self.batch_size, self.group.rank, self.group.size)
+        self.batches = len(self.plan.parts)
+        self.steps = settings.epochs * -(-self.batches // settings.accumulate)
+        self.optimizer = self._optimizer(self.model)
+        self.share = schedule(settings)
+
+        self.row = {"model": job.model_label, "variant": job.variant, "stage": job.stage, "seed": self.seed,
+                    "precision": self.precision, "device": self.device, "batch_size": self.batch_size}  # fmt: skip
+        self.epoch, self.step, self.stale, self.warned = 0, 0, 0, False
+        self.best, self.best_top1 = (-1.0, 0.0), 0.0
         self.best_state: dict[str, torch.Tensor] = {}
         self.epochs: list[dict[str, object]] = []
+        if kept:
+            self._resume(kept)
 
-    def go(self, on_epoch: Callable[[int, float], None] | None) -> Fitted:
-        import models
-
-        settings, first = self.settings, self._resume()
-        for epoch in range(first, settings.epochs + 1):
-            if self.stale >= settings.patience:
-                self.work.log.info("%s: stopped, no better for %d epochs", self.row["variant"], self.stale)
-                break
-            trained = self._train(epoch)
-            started = time.perf_counter()
-            scores = evaluate(self.model, self.data, self.work.store, "validation")
-            self._record(epoch, "validation", scores, self.data.validation_rows, time.perf_counter() - started)
-            self.stale = 0 if scores.macro_f1 > self.best[0] else self.stale + 1
-            if (scores.macro_f1, -scores.loss) > self.best:
-                self.best, self.best_top1 = (scores.macro_f1, -scores.loss), scores.top1
-                self.best_state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
-            self._save(epoch)
-            self.work.progress(
-                epoch, settings.epochs,
-                f"{self.row['variant']} epoch {epoch}/{settings.epochs}: loss {trained.loss:.3f}, train F1 "
-                f"{trained.macro_f1:.4f}, validation F1 {scores.macro_f1:.4f} (best {self.best[0]:.4f})",
-            )  # fmt: skip
-            if on_epoch:
-                on_epoch(epoch, scores.macro_f1)
-        self.model.load_state_dict(self.best_state)
-        self.model.eval()
-        with self.work.store.temporary() as folder:
-            models.save(self.model, folder / "weights.safetensors", self.architecture)
-            artifact = self.work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
-        return Fitted(artifact, self.best[0], self.best_top1, self.epochs)
-
-    def _train(self, epoch: int) -> Scores:
+    def _optimizer(self, model: nn.Module) -> Optimizer:
         import torch
 
-        torch.manual_seed(self.seed * 100_003 + epoch)
-        self.order.manual_seed(self.seed * 100_003 + epoch)
-        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        kind = self.device.partition(":")[0]
-        started, losses, logits, labels = time.perf_counter(), [], [], []
+        return Optimizer(model, self.settings, torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16"))  # type: ignore[attr-defined]
+
+    def go(self, on_epoch: Callable[[int, float], None] | None = None) -> None:
+        """Train; what was reached is in the checkpoint."""
+        import torch
+
+        tuned = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True  # batches are of one size
+        try:
+            while self.epoch < self.settings.epochs:
+                if self.stale >= self.settings.patience:
+                    self.log.info("%s: stopped, no better for %d epochs", self.job.variant, self.stale)
+                    break
+                self.epoch += 1
+                trained = self._train()
+                f1 = self._validate(trained)
+                if on_epoch and self.group.rank == 0:
+                    on_epoch(self.epoch, f1)
+        finally:
+            torch.backends.cudnn.benchmark = tuned
+
+    def _train(self) -> Scores:
+        import torch
+
+        torch.manual_seed((self.seed * 100_003 + self.epoch) * 1_009 + self.group.rank)
+        started, waited = time.perf_counter(), 0.0
+        losses, predicted, early, labels = [], [], [], []
         self.model.train()
-        for index, (pixels, right) in enumerate(self.loader, 1):
-            x, y = self.ready(pixels), right.to(self.device, non_blocking=True)
-            target = y
-            if self.mix is not None:
-                x, target = self.mix(x, y)
-            with torch.autocast(kind, dtype=low, enabled=low is not None):
-                out = self.stepped(x)
-            # In fp32: a bf16 loss has three digits.
-            loss = torch.nn.functional.cross_entropy(out.float(), target, label_smoothing=self.settings.label_smoothing)
-            last = index == len(self.loader)
-            group = self._group(index)
-            self.scaler.scale(loss / group).backward()  # type: ignore[no-untyped-call]
-            losses.append(loss.detach())
-            logits.append(out.detach())
-            labels.append(y)
-            if index % self.settings.accumulate == 0 or last:
+        source = self.source.epoch(self.plan, self.seed, self.epoch)
+        for index in range(1, self.batches + 1):
+            before = time.perf_counter()
+            batch = next(source)
+            waited += time.perf_counter() - before
+            last = index % self.settings.accumulate == 0 or index == self.batches
+            with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
+                loss, out = self._loss(self.stepped, batch)
+                self.optimizer.scaler.scale(loss * batch.weight / self._together(index)).backward()  # type: ignore[no-untyped-call]
+            if last:
                 self._step()
-            if index % 50 == 0 or last:  # one synchronisation for many steps
-                self._finite(epoch, losses, index)
-        values = torch.cat(logits).float().cpu().numpy()
-        rights = torch.cat(labels).cpu().numpy()
-        scores = _scores(torch.stack(losses).mean().item(), values, rights)
-        self._record(epoch, "train", scores, len(rights), time.perf_counter() - started)
+            losses.append(loss.detach())
+            out = out.detach()
+            own = out.gather(1, batch.labels[:, None])
+            predicted.append(out.argmax(1))
+            early.append((out > own).sum(1) < 5)
+            labels.append(batch.labels)
+            if index % WINDOW == 0 or index == self.batches:
+                self._finite(losses, index)
+        loss_sum = self.group.sum(torch.stack(losses).mean()).item()
+        right, first, five = (self.group.gather(torch.cat(t).cpu().numpy()) for t in (labels, predicted, early))
+        f1, top1 = metrics.macro_f1(right, first), float((right == first).mean())
+        scores = Scores(loss_sum / self.group.size, top1, float(five.mean()), f1)
+        seconds = time.perf_counter() - started
+        self._record("train", scores, len(right), seconds, waited / seconds)
         return scores
 
-    def _group(self, index: int) -> int:
+    def _loss(self, model: Callable[..., Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Mean loss of a batch, its logits in fp32: a bf16 loss has three digits)."""
+        import torch
+
+        x, target = self.augment(batch.pixels, batch.draws, batch.labels)
+        with torch.autocast(self.kind, dtype=self.low, enabled=self.low is not None):
+            out = model(x).float()
+        loss = torch.nn.functional.cross_entropy(out, target, label_smoothing=self.settings.label_smoothing)
+        return loss, out
+
+    def _together(self, index: int) -> int:
         """Batches in the accumulation group of the batch `index` (the last group may be short)."""
-        size, start = self.settings.accumulate, (index - 1) // self.settings.accumulate * self.settings.accumulate
-        return min(size, len(self.loader) - start)
+        size = self.settings.accumulate
+        return min(size, self.batches - (index - 1) // size * size)
 
     def _step(self) -> None:
         self.step += 1
-        rate = self.settings.learning_rate * self.share(self.step / (self.steps + 1))
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step(self.settings.learning_rate * self.share(self.step / (self.steps + 1)))
+        if self.average:
+            self.average.update()
 
-    def _finite(self, epoch: int, losses: list[torch.Tensor], index: int) -> None:
+    def _finite(self, losses: list[torch.Tensor], index: int) -> None:
         import torch
 
-        values = torch.stack(losses[(index - 1) // 50 * 50 :])
-        if not bool(torch.isfinite(values).all()):
-            step = (index - 1) // 50 * 50 + int(torch.nonzero(~torch.isfinite(values))[0]) + 1
+        first = (index - 1) // WINDOW * WINDOW
+        values = self.group.sum(torch.stack(losses[first:]))
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            step = int(torch.nonzero(~finite)[0])
             raise Diverged(
-                f"{self.row['variant']}: the loss is {losses[step - 1].item()} at epoch {epoch}, step {step}; "
+                f"{self.job.variant}: the loss is {values[step].item()} at epoch {self.epoch}, step {first + step + 1}; "
                 f"try a lower learning rate than {self.settings.learning_rate:g}"
             )
 
-    def _record(self, epoch: int, split: str, scores: Scores, images: int, seconds: float) -> None:
+    def _validate(self, trained: Scores) -> float:
+        """Evaluate the epoch, keep its weights if they are the best, save the checkpoint."""
+        told = [0.0, 0.0, 0.0]
+        judged = self.average.module if self.average else self.model
+        if self.group.rank == 0:
+            started = time.perf_counter()
+            scores = evaluate(judged, self.job.data, self.job.work.store, "validation")
+            seconds = time.perf_counter() - started
+            self._record("validation", scores, self.job.data.validation_rows, seconds, None)
+            told = [scores.macro_f1, scores.loss, scores.top1]
+        f1, loss, top1 = self.group.first(told)
+        self.stale = 0 if f1 > self.best[0] else self.stale + 1
+        if (f1, -loss) > self.best:
+            self.best, self.best_top1 = (f1, -loss), top1
+            self.best_state = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
+        if self.group.rank == 0:
+            self._save()
+        self.job.work.progress(
+            self.epoch, self.settings.epochs,
+            f"{self.job.variant} epoch {self.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
+            f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f})",
+        )  # fmt: skip
+        return f1
+
+    def _record(self, split: str, scores: Scores, images: int, seconds: float, waited: float | None) -> None:
         self.epochs.append({
-            **self.row, "epoch": epoch, "split": split, "loss": scores.loss, "top1": scores.top1, "top5": scores.top5,
-            "macro_f1": scores.macro_f1, "learning_rate": self.optimizer.param_groups[0]["lr"],
-            "images_per_second": images / seconds, "seconds": seconds,
-            "memory_peak_bytes": _memory_peak_bytes(self.device),
+            **self.row, "epoch": self.epoch, "split": split, "loss": scores.loss, "top1": scores.top1,
+            "top5": scores.top5, "macro_f1": scores.macro_f1, "learning_rate": self.optimizer.rate,
+            "images_per_second": images / seconds, "seconds": seconds, "data_wait": waited,
+            "memory_peak_bytes": peak_bytes(self.device),
         })  # fmt: skip
+        if waited and waited > MOST_WAITING and waited * seconds > 1 and not self.warned:
+            self.warned = True
+            self.log.warning("%s: training waited for its images %.1f %% of epoch %d; more train.workers, or fewer pixels "
+                             "(data.image_size), would shorten it", self.job.variant, 100 * waited, self.epoch)  # fmt: skip
 
-    def _save(self, epoch: int) -> None:
+    def _batch_size(self, images: int) -> int:
+        if self.settings.batch_size != "auto":
+            return self.settings.batch_size
         import torch
 
-        whole = {"epoch": epoch, "step": self.step, "stale": self.stale, "best": list(self.best), "epochs": self.epochs,
-                 "best_top1": self.best_top1, "best_state": self.best_state, "model": self.model.state_dict(),
-                 "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}  # fmt: skip
-        written = self.checkpoint.with_suffix(".writing")
+        from tasks.batches import Batch
+
+        model = copy.deepcopy(self.model).train()
+        optimizer = self._optimizer(model)
+
+        def step(size: int) -> None:
+            side, channels = self.job.data.image_size, self.job.data.channels
+            batch = Batch(
+                torch.zeros(size, side, side, channels, dtype=torch.uint8, device=self.device),
+                torch.zeros(size, dtype=torch.long, device=self.device),
+                torch.rand(size, policies.DRAWS, device=self.device), 1.0,
+            )  # fmt: skip
+            loss, _ = self._loss(model, batch)
+            optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            optimizer.step(0.0)
+            loss.item()
+
+        found = self.group.lowest(batchsize.largest(step, self.device, images // self.group.size)) * self.group.size
+        self.log.info("%s: batches of %d images", self.job.variant, found)
+        return found
+
+    def _save(self) -> None:
+        import torch
+
+        whole = {"epoch": self.epoch, "step": self.step, "stale": self.stale, "best": list(self.best),
+                 "epochs": self.epochs, "best_top1": self.best_top1, "best_state": self.best_state,
+                 "batch_size": self.batch_size, "model": self.model.state_dict(),
+                 "optimizer": self.optimizer.state_dict(),
+                 "average": [self.average.steps, self.average.module.state_dict()] if self.average else None}  # fmt: skip
+        written = self.job.checkpoint.with_suffix(".writing")
         torch.save(whole, written)
-        written.replace(self.checkpoint)
+        written.replace(self.job.checkpoint)
 
-    def _resume(self) -> int:
-        """Take up the last checkpoint, if there is one; returns the epoch to train next."""
-        import torch
-
-        if not self.checkpoint.exists():
-            return 1
-        whole = torch.load(self.checkpoint, weights_only=True, map_location=self.device)
+    def _resume(self, whole: dict[str, Any]) -> None:
         self.model.load_state_dict(whole["model"])
         self.optimizer.load_state_dict(whole["optimizer"])
-        self.scaler.load_state_dict(whole["scaler"])
-        self.step, self.stale, self.best_state = whole["step"], whole["stale"], whole["best_state"]
-        self.best, self.best_top1, self.epochs = tuple(whole["best"]), whole["best_top1"], whole["epochs"]
-        self.work.log.info("%s: resumed after epoch %d", self.row["variant"], whole["epoch"])
-        return whole["epoch"] + 1
+        if self.average:
+            self.average.steps = whole["average"][0]
+            self.average.module.load_state_dict(whole["average"][1])
+        self.epoch, self.step, self.stale = whole["epoch"], whole["step"], whole["stale"]
+        self.best, self.best_top1, self.best_state = tuple(whole["best"]), whole["best_top1"], whole["best_state"]
+        self.epochs = whole["epochs"]
+        self.log.info("%s: resumed after epoch %d", self.job.variant, self.epoch)

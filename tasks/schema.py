@@ -146,7 +146,11 @@ TABLES: dict[str, Table] = {
             "learning_rate": number("at the end of the epoch"),
             "images_per_second": number("images of this split a second"),
             "seconds": number("for this split"),
-            "memory_peak_bytes": count("peak resident memory of the process, or of the GPU allocator"),
+            "data_wait": share("share of the seconds spent waiting for images, not for augmenting them", null=True),
+            "batch_size": count("images of a batch, over all processes", low=1),
+            "memory_peak_bytes": count(
+                "peak of the training so far: resident memory of the process, or the GPU allocator's"
+            ),
             "precision": text("arithmetic that was used", "fp32", "bf16", "fp16"),
             "device": text("cpu or cuda:N"),
         },

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching import stage
-from tasks.fit import Fitted, evaluate, fit
+from tasks.evaluation import evaluate
+from tasks.fit import Fitted, fit
 from tasks.records import Artifact, Model, Prepared, Train, Trained, Variant
 from tasks.variants import variant_row
 
@@ -21,7 +22,7 @@ def family(inputs: dict[str, Any]) -> tuple[str, ...]:
     """The model's family file: it is reached by name, so no import tells of it."""
     from models import families
 
-    return (f"models.{families()[inputs['model'].name]}",)
+    return (f"models.{families()[inputs['model'].name]}", *(["models._upsample"] if inputs["model"].upsample else []))
 
 
 def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str, Any]]:
@@ -32,8 +33,7 @@ def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str,
 
     architecture: dict[str, Any] = {"name": model.name, "num_classes": len(data.classes),
                                     "in_channels": data.channels, "image_size": data.image_size}  # fmt: skip
-    if model.width is not None:
-        architecture["width"] = model.width
+    architecture |= {k: v for k in ("width", "upsample") if (v := getattr(model, k)) is not None}
     torch.manual_seed(seed)
     return models.build(**architecture), architecture
 

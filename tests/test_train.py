@@ -124,8 +124,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_step(tmp_path):
         {"precision": "fp16"},
         {"optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"},
         {"accumulate": 3, "label_smoothing": 0.1, "channels_last": False},
-        {"workers": 1, "augment": "cutmix"},
-        {"train_limit": 60, "augment": "trivialaugment"},
+        {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.01},
+        {"workers": 1, "loading": "workers", "augment": "cutmix", "ema": 0.9},
+        {"train_limit": 200, "augment": "trivialaugment", "warmup": 0.1, "fused": False},
     ],
     ids=str,
 )
