@@ -112,6 +112,7 @@ class Gathered:
             num_workers=workers,
             pin_memory=pin and device != "cpu",
             persistent_workers=workers > 0,
+            generator=torch.Generator(),  # it would draw from the one that mixup and dropout draw from
         )
 
     def epoch(self, plan: Plan, seed: int, epoch: int) -> Iterator[Batch]:

@@ -63,10 +63,11 @@ def _keep_statistics(block: nn.Module) -> Iterator[None]:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
-        layer.track_running_stats = False
+        layer.momentum, layer.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for layer in layers:
-            layer.track_running_stats = True
+        for layer, (momentum, tracked) in zip(layers, kept, strict=True):
+            layer.momentum, layer.num_batches_tracked = momentum, tracked

@@ -107,19 +107,16 @@ def _error(job: Job, failed: dict[str, Any] | None, log: str) -> Exception:
     """The exception for what torchrun's report, and the rank that told of an error, say."""
     kept = "the epochs before are kept: the next start goes on after them"
     count = job.settings.processes
+    ended = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+).*\n\s*exitcode\s+: (-?\d+)", log)]
+    killed = [(rank, signal.Signals(-code).name) for rank, code in ended if code < 0]
+    if killed:  # first: the others tell that they lost it
+        return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
+    if failed and failed["error"] in ERRORS:
+        return ERRORS[failed["error"]](failed["text"])
     if failed:
-        if failed["error"] in ERRORS:
-            return ERRORS[failed["error"]](failed["text"])
-        return RuntimeError(
-            f"{job.variant}: rank {failed['rank']} of {count} failed: {failed['error']}: {failed['text']}; {kept}"
-        )
-    root = log[log.rfind("Root Cause") :]
-    found = re.search(r"rank\s+: (\d+).*?exitcode\s+: (-?\d+)", root, re.DOTALL)
-    if not found:
-        return RuntimeError(f"{job.variant}: torchrun failed: {(log.strip().splitlines() or ['no word'])[-1]}; {kept}")
-    rank, code = int(found[1]), int(found[2])
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    return RuntimeError(f"{job.variant}: rank {rank} of {count} {how}; {kept}")
+        told = f"{failed['error']}: {failed['text']}"
+        return RuntimeError(f"{job.variant}: rank {failed['rank']} of {count} failed: {told}; {kept}")
+    return RuntimeError(f"{job.variant}: torchrun failed: {(log.strip().splitlines() or ['no word'])[-1]}; {kept}")
 
 
 class _Relay(logging.Handler):

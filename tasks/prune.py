@@ -140,7 +140,7 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
         tables={
             "epochs": work.rows("epochs", fitted.epochs),
             "variants": work.rows("variants", rows),
-            "evaluations": work.rows("evaluations", [evaluation_row(work, data, raw.name, artifact)]),
+            "evaluations": work.rows("evaluations", [evaluation_row(work, data, raw.name, artifact, tuning.device)]),
         },
     )
 

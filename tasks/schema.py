@@ -157,6 +157,26 @@ TABLES: dict[str, Table] = {
         unique=("variant", "seed", "epoch", "split"),
         ordered=(("top1", "top5"),),
     ),
+    "seeds": Table(
+        "How much the outcome depends on the seed, a row a training.",
+        {
+            "model": text("label of the model"),
+            "variant": text("what was trained"),
+            "stage": text("stage that trained", "train", "tune", "augment"),
+            "seeds": Column(pl.List(pl.Int64), "random seeds, a training each", low=0),
+            "chosen": count("the seed best on validation, whose weights went on"),
+            **{
+                f"{split}_macro_f1{end}": column
+                for split in ("validation", "test")
+                for end, column in {
+                    "": Column(pl.List(pl.Float64), f"of each seed, on {split} images", low=0, high=1),
+                    "_mean": share("mean over the seeds"),
+                    "_std": number("standard deviation over the seeds, null for one", high=1, null=True),
+                }.items()
+            },
+        },
+        unique=("variant",),
+    ),
     "trials": Table(
         "Tuning, a row an adjustment.",
         {
