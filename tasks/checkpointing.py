@@ -60,12 +60,13 @@ def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractC
 @contextmanager
 def _keep_statistics(block: nn.Module) -> Iterator[None]:
     """The second computation of a batch does not count it again in BatchNorm's running statistics."""
+    import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
     layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
-        layer.momentum, layer.num_batches_tracked = 0.0, None
+        layer.momentum, layer.num_batches_tracked = 0.0, torch.zeros_like(layer.num_batches_tracked)
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
 """Data-parallel training on this machine: torchrun starts the processes of a group, rank 0 reports to who asked for it.
 
-Rank 0 alone evaluates and writes checkpoints. It and failing ranks write to standard output, a line of JSON a message.
+Rank 0 alone evaluates and writes checkpoints. It and failing ranks write to standard output, a message a line.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import machine
 from tasks.devices import choose_device
-from tasks.fit import Diverged, Job, Run
 from tasks.group import Processes
+from tasks.loop import Diverged, Job, Run
 from tasks.records import Prepared, Train
 from tasks.store import Store
 from tasks.work import Work
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+MARK = "burnish: "
+"""What a line of standard output starts with that is a message."""
 ERRORS = {error.__name__: error for error in (Diverged, ValueError)}
 """Errors that are the user's to mend reach them as they are."""
 
@@ -86,11 +88,10 @@ def _listen(
     failed: dict[str, Any] | None = None
     assert process.stdout
     for line in process.stdout:
-        try:
-            said = json.loads(line)
-        except ValueError:  # a library's own output
+        if not line.startswith(MARK):  # a library's own output
             job.work.log.debug("%s", line.rstrip())
             continue
+        said = json.loads(line.removeprefix(MARK))
         if "error" in said:
             failed = failed or said
         elif "score" in said:
@@ -127,7 +128,7 @@ class _Relay(logging.Handler):
 
 
 def _say(**message: Any) -> None:
-    print(json.dumps(message), flush=True)
+    print(MARK + json.dumps(message), flush=True)
 
 
 def main(folder: Path) -> None:

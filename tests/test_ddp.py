@@ -13,7 +13,8 @@ from digits import digits
 
 import models
 from tasks import ddp
-from tasks.fit import Diverged, Job, fit
+from tasks.fit import Diverged, fit
+from tasks.loop import Job
 from tasks.records import Model, Train
 from tasks.train import fresh
 from tasks.work import Work
@@ -87,7 +88,9 @@ def test_a_rank_tells_its_error(tmp_path):
 def test_a_training_that_is_ended_from_outside_ends_its_processes(tmp_path, monkeypatch):
     work = Work.at(tmp_path)
     torchrun = tmp_path / "torchrun"
-    torchrun.write_text(f'#!/bin/sh\necho $$ > {tmp_path}/pid\necho \'{{"epoch": 1, "score": 0.5}}\'\nexec sleep 60\n')
+    torchrun.write_text(
+        f'#!/bin/sh\necho $$ > {tmp_path}/pid\necho \'burnish: {{"epoch": 1, "score": 0.5}}\'\nexec sleep 60\n'
+    )
     torchrun.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(torchrun))
     with pytest.raises(ZeroDivisionError):

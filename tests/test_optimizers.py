@@ -17,7 +17,8 @@ import models
 from tasks import batchsize
 from tasks.batchsize import largest
 from tasks.checkpointing import blocks, checkpoint_blocks
-from tasks.fit import Job, Run, fit
+from tasks.fit import fit
+from tasks.loop import Job, Run
 from tasks.optimizers import Average, Optimizer, schedule
 from tasks.records import Train
 from tasks.work import Work

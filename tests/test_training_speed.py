@@ -22,7 +22,7 @@ from PIL import Image
 from torch import nn
 
 import models
-from tasks.fit import Job, Run
+from tasks.loop import Job, Run
 from tasks.records import Prepared, Train
 from tasks.work import Work
 
