@@ -88,9 +88,8 @@ def test_a_rank_tells_its_error(tmp_path):
 def test_a_training_that_is_ended_from_outside_ends_its_processes(tmp_path, monkeypatch):
     work = Work.at(tmp_path)
     torchrun = tmp_path / "torchrun"
-    torchrun.write_text(
-        f'#!/bin/sh\necho $$ > {tmp_path}/pid\necho \'burnish: {{"epoch": 1, "score": 0.5}}\'\nexec sleep 60\n'
-    )
+    said = ddp.MARK + '{"epoch": 1, "score": 0.5}'
+    torchrun.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\necho '{said}'\nexec sleep 60\n")
     torchrun.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(torchrun))
     with pytest.raises(ZeroDivisionError):
