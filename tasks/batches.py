@@ -185,7 +185,9 @@ def source(
     )  # fmt: skip
     workers = settings.workers
     if workers is None:  # gathering alone costs a CPU's training less than a process beside it
-        workers = min(8, max(1, machine.cores() - 1)) if device != "cpu" or each is not None else 0
+        workers = (
+            min(8, max(1, machine.cores() // settings.processes - 1)) if device != "cpu" or each is not None else 0
+        )
     log.info("%s are read batch by batch from the file by %s: %s", told,
              f"{workers} workers" if workers else "the training process", why)  # fmt: skip
     return Gathered(images, labels, rows, device, workers, settings.pin_memory, each)

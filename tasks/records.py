@@ -167,7 +167,7 @@ class Train(Record):
     them."""
     workers: Annotated[int, Field(ge=0)] | None = None
     """Processes that read batches; 0: the training process. none: 0 on a CPU, but for randaugment and trivialaugment;
-    else a core each, at most 8."""
+    else all cores but one, at most 8, shared by `processes`."""
     pin_memory: bool = True
     """Batches for a GPU wait in page-locked memory, where they are read by workers."""
     processes: Positive = 1

@@ -35,6 +35,9 @@ def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str,
 
     architecture: dict[str, Any] = {"name": model.name, "num_classes": len(data.classes),
                                     "in_channels": data.channels, "image_size": data.image_size}  # fmt: skip
+    if model.upsample is not None and model.upsample <= data.image_size:
+        raise ValueError(f"models.upsample: {model.upsample} is no more than the images' {data.image_size} pixels; leave it "
+                         "out, or set a smaller data.image_size")  # fmt: skip
     architecture |= {k: v for k in ("width", "upsample") if (v := getattr(model, k)) is not None}
     torch.manual_seed(seed)
     return models.build(**architecture), architecture

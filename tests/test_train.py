@@ -274,6 +274,16 @@ def test_the_share_of_time_spent_waiting_for_images_is_recorded(tmp_path):
     assert waits["validation"] == [None] * len(waits["train"])
 
 
+def test_an_upsampled_model_trains_under_its_own_name_and_larger_images_are_refused(tmp_path):
+    work = Work.at(tmp_path)
+    data, model = digits(work), Model(name="lenet5", upsample=32)
+    trained = train(work, model, data, QUICK.model_copy(update={"epochs": 1}), True)
+    assert trained.variant.name == "lenet5-32px/train"
+    assert trained.variant.parameters == 61_706  # of 32 pixels and one channel; 21,386 at 8
+    with pytest.raises(ValueError, match=r"models\.upsample: 8 is no more than the images' 8 pixels"):
+        fresh(Model(name="lenet5", upsample=8), data, 0)
+
+
 def test_a_training_that_waits_for_images_says_so_once(tmp_path, monkeypatch, caplog):
     import time
 
