@@ -1,7 +1,7 @@
 """Models by name: `build("resnet34", num_classes=10)`; `save` and `load` keep weights with their architecture.
 
 A model is a public function with the model's name in `models/<family>.py`; it takes `num_classes`, `in_channels`,
-`image_size` (pixels) and, where it can be scaled, `width`.
+`image_size` (pixels) and, where it can be scaled, `width`. `build`'s `upsample` makes any of them enlarge its images first.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ def families() -> dict[str, str]:
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 224, **options: Any) -> nn.Module:
     """Build an untrained classifier: float32 (batch, in_channels, image_size, image_size) -> logits (batch, num_classes).
 
+    With `upsample` (pixels) it is a model of such images, and enlarges those it is given to that size.
+
     Raises
     ------
     ValueError
@@ -40,7 +42,9 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     if name not in families():
         raise ValueError(f"unknown model {name!r}; accepted: {', '.join(sorted(families()))}")
     function = getattr(importlib.import_module(f"models.{families()[name]}"), name)
-    return function(num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
+    size = options.pop("upsample", None)
+    model = function(num_classes=num_classes, in_channels=in_channels, image_size=size or image_size, **options)
+    return importlib.import_module("models._upsample").upsampled(model, size) if size else model
 
 
 def save(model: nn.Module, path: str | Path, architecture: dict[str, Any]) -> None:

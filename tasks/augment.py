@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from tasks.caching import stage
 from tasks.fit import Fitted
-from tasks.records import Augment, Model, Prepared, Trained, Variant
-from tasks.train import LIBRARIES, evaluation_row, family, train_seeds, weights
+from tasks.records import Augment, Model, Prepared, Train, Trained, Variant
+from tasks.train import LIBRARIES, Seeded, family, train_seeds, weights
 from tasks.variants import variant_row
 
 if TYPE_CHECKING:
@@ -23,13 +23,13 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
     tried = settings.epochs is not None or settings.train_limit is not None
     short = tuned.train.model_copy(update={"train_limit": settings.train_limit or tuned.train.train_limit,
                                            "epochs": settings.epochs or tuned.train.epochs})  # fmt: skip
-    epochs: list[dict[str, object]] = []
+    trained: list[Seeded] = []
     found: list[tuple[Variant, Fitted]] = []
 
-    def run(policy: str, suffix: str, train_settings: object) -> Fitted:
+    def run(policy: str, suffix: str, train_settings: Train) -> Fitted:
         name = f"{model.label}/augment-{policy}{suffix}"
-        fitted, _, rows = train_seeds(work, model, data, train_settings, name, "augment")  # type: ignore[arg-type]
-        epochs.extend(rows)
+        trained.append(train_seeds(work, model, data, train_settings, name, "augment"))
+        fitted = trained[-1].fitted
         variant = weights(model, data, name, "augment", fitted, parent=tuned.variant.name, setting=policy)
         found.append((variant, fitted))
         work.log.info("%s: validation F1 %.4f", name, fitted.validation_macro_f1)
@@ -73,11 +73,10 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         train=tuned.train.model_copy(update={"augment": policy}),
         validation_macro_f1=winner[1],
         tables={
-            "epochs": work.rows("epochs", epochs),
+            "epochs": work.rows("epochs", [row for seeded in trained for row in seeded.epochs]),
+            "seeds": work.rows("seeds", [seeded.spread for seeded in trained]),
             "variants": work.rows("variants", rows),
-            "evaluations": work.rows(
-                "evaluations", [evaluation_row(work, data, v.name, v.artifact) for v, _ in found if v.artifact]
-            ),
+            "evaluations": work.rows("evaluations", [seeded.evaluation for seeded in trained]),
         },
     )
 

@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching import stage
-from tasks.fit import choose_device, evaluate, fit
+from tasks.devices import choose_device
+from tasks.evaluation import evaluate
+from tasks.fit import fit
 from tasks.records import Model, Prepared, Prune, Trained, Variant
 from tasks.train import LIBRARIES, evaluation_row, family
 from tasks.variants import variant_row
@@ -138,7 +140,7 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
         tables={
             "epochs": work.rows("epochs", fitted.epochs),
             "variants": work.rows("variants", rows),
-            "evaluations": work.rows("evaluations", [evaluation_row(work, data, raw.name, artifact)]),
+            "evaluations": work.rows("evaluations", [evaluation_row(work, data, raw.name, artifact, tuning.device)]),
         },
     )
 

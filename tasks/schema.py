@@ -155,12 +155,36 @@ TABLES: dict[str, Table] = {
             "learning_rate": number("at the end of the epoch"),
             "images_per_second": number("images of this split a second"),
             "seconds": number("for this split"),
-            "memory_peak_bytes": count("peak resident memory of the process, or of the GPU allocator"),
+            "data_wait": share("share of the seconds spent waiting for images, not for augmenting them", null=True),
+            "batch_size": count("images of a batch, over all processes", low=1),
+            "memory_peak_bytes": count(
+                "peak of the training so far: resident memory of the process, or the GPU allocator's"
+            ),
             "precision": text("arithmetic that was used", "fp32", "bf16", "fp16"),
             "device": text("cpu or cuda:N"),
         },
         unique=("variant", "seed", "epoch", "split"),
         ordered=(("top1", "top5"),),
+    ),
+    "seeds": Table(
+        "How much the outcome depends on the seed, a row a training.",
+        {
+            "model": text("label of the model"),
+            "variant": text("what was trained"),
+            "stage": text("stage that trained", "train", "tune", "augment"),
+            "seeds": Column(pl.List(pl.Int64), "random seeds, a training each", low=0),
+            "chosen": count("the seed best on validation, whose weights went on"),
+            **{
+                f"{split}_macro_f1{end}": column
+                for split in ("validation", "test")
+                for end, column in {
+                    "": Column(pl.List(pl.Float64), f"of each seed, on {split} images", low=0, high=1),
+                    "_mean": share("mean over the seeds"),
+                    "_std": number("standard deviation over the seeds, null for one", high=1, null=True),
+                }.items()
+            },
+        },
+        unique=("variant",),
     ),
     "trials": Table(
         "Tuning, a row an adjustment.",

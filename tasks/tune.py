@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.fit import Diverged, fit
 from tasks.records import Model, Prepared, Range, Train, Trained, Tune
-from tasks.train import LIBRARIES, evaluation_row, family, fresh, train_seeds, weights
+from tasks.train import LIBRARIES, family, fresh, train_seeds, weights
 from tasks.variants import variant_row
 
 if TYPE_CHECKING:
@@ -128,16 +128,18 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
     result = trained
     if best["trial"] != 0:  # the study's own settings would train to the same weights again
         found = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
-        fitted, seed, more = train_seeds(work, model, data, found, name, "tune")
-        epochs += more
+        seeded = train_seeds(work, model, data, found, name, "tune")
+        fitted = seeded.fitted
+        epochs += seeded.epochs
         tuned = weights(model, data, name, "tune", fitted, parent=trained.variant.name,
-                        setting=f"trial {best['trial']}, seed {seed}")  # fmt: skip
+                        setting=f"trial {best['trial']}, seed {seeded.seed}")  # fmt: skip
         if fitted.validation_macro_f1 >= trained.validation_macro_f1:
             tuned = tuned.model_copy(update={"benchmark": final})
             result = Trained(variant=tuned, train=found, validation_macro_f1=fitted.validation_macro_f1)
         rows.append(variant_row(tuned, validation_top1=fitted.validation_top1,
                                 validation_macro_f1=fitted.validation_macro_f1))  # fmt: skip
-        tables["evaluations"] = work.rows("evaluations", [evaluation_row(work, data, name, fitted.artifact)])
+        tables["evaluations"] = work.rows("evaluations", [seeded.evaluation])
+        tables["seeds"] = work.rows("seeds", [seeded.spread])
     if result is trained:  # the first weights under a name of this stage, so that the lineage has one end
         work.log.info("%s: tuning did not help; going on with the first training (validation F1 %.4f)", name,
                       trained.validation_macro_f1)  # fmt: skip

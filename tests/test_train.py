@@ -2,6 +2,7 @@
 
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -124,8 +125,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_epoch_and_step(tmp_path):
         {"precision": "fp16"},
         {"optimizer": "adamw", "learning_rate": 0.003, "schedule": "cosine"},
         {"accumulate": 3, "label_smoothing": 0.1, "channels_last": False},
-        {"workers": 1, "augment": "cutmix"},
-        {"train_limit": 60, "augment": "trivialaugment"},
+        {"optimizer": "muon", "learning_rate": 0.01, "weight_decay": 0.01},
+        {"workers": 1, "loading": "workers", "augment": "cutmix", "ema": 0.9},
+        {"train_limit": 200, "augment": "trivialaugment", "warmup": 0.1, "fused": False},
     ],
     ids=str,
 )
@@ -152,6 +154,19 @@ def test_each_seed_is_trained_and_recorded(tmp_path):
     trained = train(work, LENET, digits(work), QUICK.model_copy(update={"seeds": (0, 1, 2), "epochs": 2}), True)
     rows = polars.read_parquet(work.store.get(trained.tables["epochs"]))
     assert set(rows["seed"]) == {0, 1, 2}
+    (row,) = polars.read_parquet(work.store.get(trained.tables["seeds"])).to_dicts()
+    best = (
+        rows.filter(polars.col("split") == "validation").group_by("seed").agg(polars.col("macro_f1").max()).sort("seed")
+    )
+    scores = best["macro_f1"].to_list()
+    assert row["seeds"] == [0, 1, 2]
+    assert row["validation_macro_f1"] == pytest.approx(scores)
+    assert row["validation_macro_f1_mean"] == pytest.approx(statistics.mean(scores))
+    assert row["validation_macro_f1_std"] == pytest.approx(statistics.stdev(scores))
+    assert row["chosen"] == scores.index(max(scores)) == int(trained.variant.setting.removeprefix("seed "))
+    evaluated = polars.read_parquet(work.store.get(trained.tables["evaluations"]))["macro_f1"].item()
+    assert row["test_macro_f1"][row["chosen"]] == evaluated
+    assert row["test_macro_f1_mean"] == pytest.approx(statistics.mean(row["test_macro_f1"]))
 
 
 def test_a_gpu_that_is_not_there_is_an_error_and_no_fallback(tmp_path):
@@ -223,3 +238,66 @@ def test_test_images_are_never_read_while_training(tmp_path):
         numpy.save(folder / "a.npy", images)
         blanked = data.model_copy(update={"images": work.store.put(folder / "a.npy", "npy")})
     assert fitted(Work.at(tmp_path), blanked, QUICK).artifact.sha256 == done.artifact.sha256
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"loading": "device", "precision": "bf16", "ema": 0.9, "augment": "erasing"},
+        {"loading": "workers", "workers": 2, "precision": "fp16", "augment": "cutmix"},
+        {"optimizer": "muon", "learning_rate": 0.01, "compile": True},
+        {"batch_size": "auto", "optimizer": "adamw", "learning_rate": 0.003, "checkpointing": True},
+    ],
+    ids=str,
+)
+def test_every_setting_trains_on_a_gpu(tmp_path, change):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    work = Work.at(tmp_path)
+    network, architecture = fresh(Model(name="resnet34", width=16), data := digits(work, 1000), 0)
+    settings = QUICK.model_copy(update={**change, "epochs": 6, "patience": 6})
+    done = fit(work, network, architecture, data, settings, model_label="m", variant="m/train", stage="train")
+    losses = [row["loss"] for row in done.epochs if row["split"] == "train"]
+    assert losses[-1] < losses[0]
+    assert {row["device"] for row in done.epochs} == {"cuda:0"}
+    assert all(0 < row["memory_peak_bytes"] < 1 << 33 for row in done.epochs)
+
+
+def test_the_share_of_time_spent_waiting_for_images_is_recorded(tmp_path):
+    work = Work.at(tmp_path)
+    rows = fitted(work, digits(work, 600), QUICK).epochs
+    waits = {split: [row["data_wait"] for row in rows if row["split"] == split] for split in ("train", "validation")}
+    assert all(0 < share < 0.5 for share in waits["train"])
+    assert waits["validation"] == [None] * len(waits["train"])
+
+
+def test_an_upsampled_model_trains_under_its_own_name_and_larger_images_are_refused(tmp_path):
+    work = Work.at(tmp_path)
+    data, model = digits(work), Model(name="lenet5", upsample=32)
+    trained = train(work, model, data, QUICK.model_copy(update={"epochs": 1}), True)
+    assert trained.variant.name == "lenet5-32px/train"
+    assert trained.variant.parameters == 61_706  # of 32 pixels and one channel; 21,386 at 8
+    with pytest.raises(ValueError, match=r"models\.upsample: 8 is no more than the images' 8 pixels"):
+        fresh(Model(name="lenet5", upsample=8), data, 0)
+
+
+def test_a_training_that_waits_for_images_says_so_once(tmp_path, monkeypatch, caplog):
+    import time
+
+    from tasks.batches import Resident
+
+    inner = Resident.epoch
+
+    def slow(self, *arguments):
+        for batch in inner(self, *arguments):
+            time.sleep(0.2)
+            yield batch
+
+    monkeypatch.setattr(Resident, "epoch", slow)
+    work = Work.at(tmp_path)
+    fitted(work, digits(work), QUICK.model_copy(update={"epochs": 2}))
+    (said,) = [message for message in caplog.messages if "waited" in message]
+    assert "of epoch 1; more train.workers" in said

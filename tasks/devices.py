@@ -1,0 +1,62 @@
+"""The device that a training runs on: which one, in what arithmetic, and its memory."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from tasks import machine
+
+
+def choose_device(name: str) -> str:
+    """The device that `auto` stands for; a GPU that was asked for and is not there is an error, not a fallback."""
+    import torch
+
+    if name == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and int(name.partition(":")[2]) >= torch.cuda.device_count():
+        raise ValueError(
+            f"train.device: {name} was asked for, this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return name
+
+
+def choose_precision(name: str, device: str) -> str:
+    """The arithmetic that `auto` stands for: bf16 where the device has instructions for it, else fp32."""
+    import torch
+
+    if name != "auto":
+        return name
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def free_bytes(device: str) -> int:
+    """Memory that can still be taken on the device."""
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else machine.memory_available()
+
+
+def reset_peak(device: str) -> None:
+    """Make `peak_bytes` start anew."""
+    import torch
+
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with suppress(OSError):  # a container may refuse it: then the peak is that of the process's life
+            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from VmRSS (man 5 proc)
+
+
+def peak_bytes(device: str) -> int:
+    """Most memory since `reset_peak`: of the GPU's allocator, or resident memory of this process."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found, "Linux tells it"
+    return int(found[1]) * 1024

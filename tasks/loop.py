@@ -1,0 +1,293 @@
+"""The training loop, resumable at every epoch to the same weights.
+
+Every epoch draws its order and its augmentation from generators seeded with (seed, epoch), so that a run that was cut off
+continues as if it had not been. Test images are never read here.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy
+
+from tasks import batchsize, metrics, policies
+from tasks.batches import Plan, source, subset
+from tasks.checkpointing import checkpoint_blocks
+from tasks.datasets import load_arrays
+from tasks.devices import choose_device, choose_precision, peak_bytes, reset_peak
+from tasks.evaluation import SPLITS, Scores, evaluate
+from tasks.group import Group
+from tasks.optimizers import Average, Optimizer, schedule
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
+    from tasks.batches import Batch
+    from tasks.records import Prepared, Train
+    from tasks.work import Work
+
+WINDOW = 50  # steps after which losses are looked at: one synchronisation for many steps
+MOST_WAITING = 0.03  # share of the time for training that is worth a warning
+
+
+class Diverged(Exception):
+    """The loss became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a training run is about."""
+
+    work: Work
+    architecture: dict[str, Any]
+    """Arguments of `models.build`; stored with the weights."""
+    data: Prepared
+    settings: Train
+    model_label: str
+    variant: str
+    stage: str
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.work.scratch / f"{self.variant.replace('/', '-')}-{self.settings.seeds[0]}.pt"
+
+
+def load(checkpoint: Path, device: str) -> dict[str, Any]:
+    """What `Run` saved after its last epoch."""
+    import torch
+
+    return torch.load(checkpoint, weights_only=True, map_location=device)  # type: ignore[no-any-return]
+
+
+class Run:
+    """A training run in one process, which may be one of a group."""
+
+    def __init__(self, job: Job, model: nn.Module, group: Group | None = None) -> None:
+        import torch
+
+        settings, data = job.settings, job.data
+        self.job, self.settings, self.log, self.group = job, settings, job.work.log, group or Group()
+        self.seed = settings.seeds[0]
+        self.device = choose_device(settings.device)
+        reset_peak(self.device)
+        if settings.compile:
+            torch.compiler.reset()  # or the ninth model that this process compiles would not be compiled any more
+        self.kind = self.device.partition(":")[0]
+        self.precision = choose_precision(settings.precision, self.device)
+        self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+        self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.average = Average(self.model, settings.ema) if settings.ema else None
+        if settings.checkpointing:
+            checkpoint_blocks(self.model, job.model_label)
+        images, labels, splits = load_arrays(job.work.store, data)
+        rows = subset(numpy.flatnonzero(splits == SPLITS["train"]), labels, settings.train_limit, self.seed)
+        policy = policies.policy(settings.augment, len(data.classes))
+        self.source = source(images, labels, rows, self.device, settings, policy.each, self.log)
+        ready = policies.Normaliser(data, self.device, settings.channels_last)
+        self.augment = policies.Augmentation(policy, ready, settings.compile)
+        kept = load(job.checkpoint, self.device) if job.checkpoint.exists() else None
+        # Before the model is one of a group: ranks need not find the same size at the same time.
+        found = kept["batch_size"] if kept else self._batch_size(len(rows))
+        self.batch_size = self.group.lowest(found)
+        self.parallel = self.group.wrap(self.model, self.device)
+        self.stepped = torch.compile(self.parallel) if settings.compile else self.parallel
+        self.plan = Plan(len(rows), self.batch_size, self.group.rank, self.group.size)
+        self.batches = len(self.plan.parts)
+        self.steps = settings.epochs * -(-self.batches // settings.accumulate)
+        self.optimizer = self._optimizer(self.model)
+        self.share = schedule(settings)
+
+        self.row = {"model": job.model_label, "variant": job.variant, "stage": job.stage, "seed": self.seed,
+                    "precision": self.precision, "device": self.device, "batch_size": self.batch_size}  # fmt: skip
+        self.epoch, self.step, self.stale, self.warned = 0, 0, 0, False
+        self.best, self.best_top1 = (-1.0, 0.0), 0.0
+        self.best_state: dict[str, torch.Tensor] = {}
+        self.epochs: list[dict[str, object]] = []
+        if kept:
+            self._resume(kept)
+
+    def _optimizer(self, model: nn.Module) -> Optimizer:
+        import torch
+
+        return Optimizer(model, self.settings, torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16"))  # type: ignore[attr-defined]
+
+    def go(self, on_epoch: Callable[[int, float], None] | None = None) -> None:
+        """Train; what was reached is in the checkpoint."""
+        import torch
+
+        tuned = torch.backends.cudnn.benchmark
+        torch.backends.cudnn.benchmark = True  # batches are of one size
+        try:
+            while self.epoch < self.settings.epochs:
+                if self.stale >= self.settings.patience:
+                    self.log.info("%s: stopped, no better for %d epochs", self.job.variant, self.stale)
+                    break
+                self.epoch += 1
+                trained = self._train()
+                f1 = self._validate(trained)
+                if on_epoch and self.group.rank == 0:
+                    on_epoch(self.epoch, f1)
+        finally:
+            torch.backends.cudnn.benchmark = tuned
+
+    def _train(self) -> Scores:
+        import torch
+
+        torch.manual_seed((self.seed * 100_003 + self.epoch) * 1_009 + self.group.rank)
+        started, waited = time.perf_counter(), 0.0
+        losses, predicted, early, labels = [], [], [], []
+        self.model.train()
+        source = self.source.epoch(self.plan, self.seed, self.epoch)
+        for index in range(1, self.batches + 1):
+            before = time.perf_counter()
+            batch = next(source)
+            waited += time.perf_counter() - before
+            last = index % self.settings.accumulate == 0 or index == self.batches
+            with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
+                loss, out = self._loss(self.stepped, batch)
+                self.optimizer.scaler.scale(loss * batch.weight / self._together(index)).backward()  # type: ignore[no-untyped-call]
+            if last:
+                self._step()
+            losses.append(loss.detach())
+            out = out.detach()
+            own = out.gather(1, batch.labels[:, None])
+            predicted.append(out.argmax(1))
+            early.append((out > own).sum(1) < 5)
+            labels.append(batch.labels)
+            if index % WINDOW == 0 or index == self.batches:
+                self._finite(losses, index)
+        loss_sum = self.group.sum(torch.stack(losses).mean()).item()
+        right, first, five = (self.group.gather(torch.cat(t).cpu().numpy()) for t in (labels, predicted, early))
+        f1, top1 = metrics.macro_f1(right, first), float((right == first).mean())
+        scores = Scores(loss_sum / self.group.size, top1, float(five.mean()), f1)
+        seconds = time.perf_counter() - started
+        self._record("train", scores, len(right), seconds, waited / seconds)
+        return scores
+
+    def _loss(self, model: Callable[..., Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """(Mean loss of a batch, its logits in fp32: a bf16 loss has three digits)."""
+        import torch
+
+        x, target = self.augment(batch.pixels, batch.draws, batch.labels)
+        with torch.autocast(self.kind, dtype=self.low, enabled=self.low is not None):
+            out = model(x).float()
+        loss = torch.nn.functional.cross_entropy(out, target, label_smoothing=self.settings.label_smoothing)
+        return loss, out
+
+    def _together(self, index: int) -> int:
+        """Batches in the accumulation group of the batch `index` (the last group may be short)."""
+        size = self.settings.accumulate
+        return min(size, self.batches - (index - 1) // size * size)
+
+    def _step(self) -> None:
+        self.step += 1
+        self.optimizer.step(self.settings.learning_rate * self.share(self.step / (self.steps + 1)))
+        if self.average:
+            self.average.update()
+
+    def _finite(self, losses: list[torch.Tensor], index: int) -> None:
+        import torch
+
+        first = (index - 1) // WINDOW * WINDOW
+        values = self.group.sum(torch.stack(losses[first:]))
+        finite = torch.isfinite(values)
+        if not bool(finite.all()):
+            step = int(torch.nonzero(~finite)[0])
+            raise Diverged(
+                f"{self.job.variant}: the loss is {values[step].item()} at epoch {self.epoch}, step {first + step + 1}; "
+                f"try a lower learning rate than {self.settings.learning_rate:g}"
+            )
+
+    def _validate(self, trained: Scores) -> float:
+        """Evaluate the epoch, keep its weights if they are the best, save the checkpoint."""
+        told = [0.0, 0.0, 0.0]
+        judged = self.average.module if self.average else self.model
+        if self.group.rank == 0:
+            started = time.perf_counter()
+            scores = evaluate(judged, self.job.data, self.job.work.store, "validation")
+            seconds = time.perf_counter() - started
+            self._record("validation", scores, self.job.data.validation_rows, seconds, None)
+            told = [scores.macro_f1, scores.loss, scores.top1]
+        f1, loss, top1 = self.group.first(told)
+        self.stale = 0 if f1 > self.best[0] else self.stale + 1
+        if (f1, -loss) > self.best:
+            self.best, self.best_top1 = (f1, -loss), top1
+            self.best_state = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
+        if self.group.rank == 0:
+            self._save()
+        self.job.work.progress(
+            self.epoch, self.settings.epochs,
+            f"{self.job.variant} epoch {self.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
+            f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f})",
+        )  # fmt: skip
+        return f1
+
+    def _record(self, split: str, scores: Scores, images: int, seconds: float, waited: float | None) -> None:
+        self.epochs.append({
+            **self.row, "epoch": self.epoch, "split": split, "loss": scores.loss, "top1": scores.top1,
+            "top5": scores.top5, "macro_f1": scores.macro_f1, "learning_rate": self.optimizer.rate,
+            "images_per_second": images / seconds, "seconds": seconds, "data_wait": waited,
+            "memory_peak_bytes": peak_bytes(self.device),
+        })  # fmt: skip
+        if waited and waited > MOST_WAITING and waited * seconds > 1 and not self.warned:
+            self.warned = True
+            self.log.warning("%s: training waited for its images %.1f %% of epoch %d; more train.workers, or fewer pixels "
+                             "(data.image_size), would shorten it", self.job.variant, 100 * waited, self.epoch)  # fmt: skip
+
+    def _batch_size(self, images: int) -> int:
+        if self.settings.batch_size != "auto":
+            return self.settings.batch_size
+        import torch
+
+        from tasks.batches import Batch
+
+        model = copy.deepcopy(self.model).train()
+        optimizer = self._optimizer(model)
+
+        def step(size: int) -> None:
+            side, channels = self.job.data.image_size, self.job.data.channels
+            batch = Batch(
+                torch.zeros(size, side, side, channels, dtype=torch.uint8, device=self.device),
+                torch.zeros(size, dtype=torch.long, device=self.device),
+                torch.rand(size, policies.DRAWS, device=self.device), 1.0,
+            )  # fmt: skip
+            loss, _ = self._loss(model, batch)
+            optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            optimizer.step(0.0)
+            loss.item()
+
+        found = batchsize.largest(step, self.device, images // self.group.size) * self.group.size
+        self.log.info("%s: batches of %d images", self.job.variant, found)
+        return found
+
+    def _save(self) -> None:
+        import torch
+
+        whole = {"epoch": self.epoch, "step": self.step, "stale": self.stale, "best": list(self.best),
+                 "epochs": self.epochs, "best_top1": self.best_top1, "best_state": self.best_state,
+                 "batch_size": self.batch_size, "model": self.model.state_dict(),
+                 "optimizer": self.optimizer.state_dict(),
+                 "average": [self.average.steps, self.average.module.state_dict()] if self.average else None}  # fmt: skip
+        written = self.job.checkpoint.with_suffix(".writing")
+        torch.save(whole, written)
+        written.replace(self.job.checkpoint)
+
+    def _resume(self, whole: dict[str, Any]) -> None:
+        self.model.load_state_dict(whole["model"])
+        self.optimizer.load_state_dict(whole["optimizer"])
+        if self.average:
+            self.average.steps = whole["average"][0]
+            self.average.module.load_state_dict(whole["average"][1])
+        self.epoch, self.step, self.stale = whole["epoch"], whole["step"], whole["stale"]
+        self.best, self.best_top1, self.best_state = tuple(whole["best"]), whole["best_top1"], whole["best_state"]
+        self.epochs = whole["epochs"]
+        self.log.info("%s: resumed after epoch %d", self.job.variant, self.epoch)

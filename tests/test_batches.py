@@ -1,0 +1,158 @@
+"""Batches and their augmentation: order, draws, where images live, what is done to each of them."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy
+import pytest
+import torch
+
+from tasks import batches
+from tasks.batches import Gathered, Plan, Resident, source
+from tasks.policies import DRAWS, Augmentation, Normaliser, Policy, crop_flip, erase, policy
+from tasks.records import Prepared, Train
+
+SIZE = 16
+LOG = logging.getLogger("burnish.test")
+
+
+def pictures(count: int, channels: int = 3) -> torch.Tensor:
+    return torch.randint(0, 256, (count, SIZE, SIZE, channels), dtype=torch.uint8, generator=torch.Generator())
+
+
+def draws(count: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(count, DRAWS, generator=torch.Generator().manual_seed(seed))
+
+
+def about(channels: int = 3) -> Prepared:
+    return Prepared.model_construct(mean=(0.4,) * channels, std=(0.3,) * channels, channels=channels)
+
+
+def test_each_image_is_shifted_and_mirrored_by_its_own_draws():
+    pixels, drawn = pictures(64), draws(64)
+    moved = crop_flip(pixels, drawn, crop=True, flip=True)
+    for image, got, d in zip(pixels.numpy(), moved.numpy(), drawn.numpy(), strict=True):
+        top, left = (int(d[axis] * 5) for axis in (0, 1))  # 2 pixels are an eighth of 16
+        padded = numpy.pad(image[:, ::-1] if d[2] < 0.5 else image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+        assert (got == padded[top : top + SIZE, left : left + SIZE]).all()
+    assert len({tuple((d[:3] * torch.tensor([5, 5, 2])).int().tolist()) for d in drawn}) > 25  # of 50
+
+
+def test_shifting_reaches_each_place_and_mirrors_half_of_the_images():
+    line = torch.arange(SIZE, dtype=torch.uint8)
+    pixels = (line[:, None] * SIZE + line)[None, :, :, None].expand(4000, -1, -1, 1)
+    shifted = crop_flip(pixels, draws(4000), crop=True, flip=False)[:, SIZE // 2, SIZE // 2, 0]
+    places, counts = shifted.unique(return_counts=True)
+    assert len(places) == 25
+    assert counts.min() > 100  # of 160 expected
+    mirrored = crop_flip(pixels, draws(4000), crop=False, flip=True)[:, 0, 0, 0] == SIZE - 1
+    assert 0.46 < mirrored.float().mean() < 0.54
+
+
+def test_erasing_zeroes_a_box_of_its_own_in_half_of_the_images():
+    erased = erase(torch.ones(2000, 3, SIZE, SIZE), draws(2000)) == 0
+    assert (erased == erased[:, :1]).all()  # in every channel
+    touched = erased[:, 0].flatten(1).any(1)
+    assert 0.46 < touched.float().mean() < 0.54
+    for image in erased[touched][:200, 0]:
+        rows, columns = image.any(1).nonzero(), image.any(0).nonzero()
+        box = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+        assert box.all() and image.sum() == box.numel()
+    areas = erased[touched][:, 0].flatten(1).float().mean(1)
+    assert areas.min() < 0.04 and 0.28 < areas.max() < 0.38
+    assert len(erased[touched].flatten(1).unique(dim=0)) > 500
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_the_normaliser_does_what_every_runtime_is_fed(channels_last):
+    from tasks.pixels import normalise
+
+    pixels, data = pictures(8), about()
+    got = Normaliser(data, "cpu", channels_last)(pixels)
+    numpy.testing.assert_allclose(got, normalise(pixels.numpy(), data.mean, data.std), atol=2e-6)
+    assert got.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def test_mixing_gives_class_probabilities():
+    data, labels = about(), torch.arange(8) % 4
+    for name in ("mixup", "cutmix"):
+        augment = Augmentation(policy(name, 4), Normaliser(data, "cpu"), compiled=False)
+        images, target = augment(pictures(8), draws(8), labels)
+        assert images.shape == (8, 3, SIZE, SIZE)
+        torch.testing.assert_close(target.sum(1), torch.ones(8))
+
+
+@pytest.mark.slow
+def test_compiled_augmentation_does_what_the_plain_one_does():
+    pixels, drawn, labels = pictures(8), draws(8), torch.zeros(8, dtype=torch.long)
+    all_of_it = Policy(crop=True, flip=True, erase=True)
+    plain, compiled = (Augmentation(all_of_it, Normaliser(about(), "cpu", True), c) for c in (False, True))
+    torch.testing.assert_close(compiled(pixels, drawn, labels)[0], plain(pixels, drawn, labels)[0])
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_the_parts_of_all_processes_are_the_batches_of_one(processes):
+    whole = Plan(103, 32)
+    parts = [Plan(103, 32, rank, processes) for rank in range(processes)]
+    assert len(whole.parts) == 3  # the incomplete one is left out
+    for n, batch in enumerate(whole.parts):
+        places = [place for plan in parts for place in range(plan.parts[n].start, plan.parts[n].stop)]
+        assert places == list(range(batch.start, batch.stop))
+        assert sum(plan.weight(plan.parts[n]) for plan in parts) == pytest.approx(processes)
+    assert all(torch.equal(a, b) for a, b in zip(whole.draw(1, 2), parts[1].draw(1, 2), strict=True))
+    assert not torch.equal(whole.draw(1, 2)[0], whole.draw(1, 3)[0])
+    assert [len(order) for order in Plan(20, 32).draw(0, 1)] == [20, 20]
+    assert len(Plan(20, 32).parts) == 1
+
+
+@pytest.mark.parametrize("each", [None, torch.flipud], ids=["plain", "image by image"])
+def test_workers_gather_the_images_that_would_live_on_the_device(each):
+    images, labels = pictures(50).numpy(), numpy.arange(50)
+    rows = numpy.flatnonzero(labels % 3 != 0)
+    plan = Plan(len(rows), 8)
+    got = {
+        workers: list(Gathered(images, labels, rows, "cpu", workers, True, each).epoch(plan, 0, 1))
+        for workers in (0, 1)
+    }
+    resident = list(Resident(images, labels, rows, "cpu").epoch(plan, 0, 1))
+    assert len(resident) == len(plan.parts) == 4
+    for a, b, c in zip(got[0], got[1], resident, strict=True):
+        assert torch.equal(a.pixels, b.pixels) and torch.equal(a.draws, b.draws)
+        assert torch.equal(a.labels, c.labels) and torch.equal(a.draws, c.draws)
+        assert torch.equal(a.pixels.flip(3) if each else a.pixels, c.pixels)
+        assert (torch.from_numpy(images)[c.labels] == c.pixels).all()
+
+
+def test_an_image_by_image_policy_does_not_depend_on_the_number_of_workers_nor_on_other_draws():
+    images, labels, rows = pictures(32).numpy(), numpy.arange(32), numpy.arange(32)
+    each, plan = policy("trivialaugment", 10).each, Plan(32, 8)
+    one = list(Gathered(images, labels, rows, "cpu", 1, False, each).epoch(plan, 0, 1))
+    state = torch.random.get_rng_state()
+    none = list(Gathered(images, labels, rows, "cpu", 0, False, each).epoch(plan, 0, 1))
+    assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(one, none, strict=True))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    other = list(Gathered(images, labels, rows, "cpu", 0, False, each).epoch(plan, 0, 2))
+    assert not torch.equal(none[0].pixels, other[0].pixels)
+
+
+def test_where_images_live_is_chosen_by_their_size_and_said_in_one_line(monkeypatch, caplog):
+    images, labels, rows = pictures(40).numpy(), numpy.arange(40), numpy.arange(40)
+    caplog.set_level(logging.INFO)
+
+    def made(free: int, each=None, **settings):
+        monkeypatch.setattr(batches, "free_bytes", lambda device: free)
+        caplog.clear()
+        found = source(images, labels, rows, "cpu", Train(**settings), each, LOG)
+        assert len(caplog.messages) == 1
+        return type(found), caplog.messages[0]
+
+    assert made(4 * images.nbytes) == (Resident, "40 training images of 0.0 MB live on cpu, which has 0.0 GB free")
+    kind, line = made(4 * images.nbytes - 1)
+    assert kind is Gathered and "by the training process: over 25% of the 0.0 GB free on cpu" in line
+    assert made(4 * images.nbytes, processes=2, device="cpu")[0] is Gathered  # each process would keep them
+    assert made(1, loading="device")[0] is Resident
+    kind, line = made(1 << 30, loading="workers", workers=2)
+    assert kind is Gathered and "by 2 workers: train.loading = workers" in line
+    kind, line = made(1 << 30, each=torch.flipud)
+    assert kind is Gathered and "workers: the policy works on one image at a time" in line

@@ -1,0 +1,117 @@
+"""Data-parallel training: two gloo processes through torchrun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from digits import digits
+
+import models
+from tasks import ddp
+from tasks.fit import Diverged, fit
+from tasks.loop import Job
+from tasks.records import Model, Train
+from tasks.train import fresh
+from tasks.work import Work
+
+TWO = Train(
+    epochs=40,
+    patience=40,
+    batch_size=32,
+    learning_rate=0.02,
+    device="cpu",
+    augment="crop",
+    processes=2,
+    precision="fp32",
+)
+
+
+def fitted(work: Work, data, settings: Train, on_epoch=None):
+    network, architecture = fresh(Model(name="lenet5"), data, 0)
+    return fit(work, network, architecture, data, settings, model_label="lenet5", variant="lenet5/train", stage="train",
+               on_epoch=on_epoch)  # fmt: skip
+
+
+def ranks(folder: Path) -> dict[int, int]:
+    """Rank -> process id of those that train in `folder`."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command, environment = ((process / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
+        except OSError:  # it has ended
+            continue
+        if str(folder).encode() in command and b"tasks.ddp" in command:
+            rank = [int(v.partition(b"=")[2]) for v in environment if v.startswith(b"LOCAL_RANK=")]
+            found |= {rank[0]: int(process.name)} if rank else {}
+    return found
+
+
+@pytest.mark.slow
+def test_a_killed_rank_ends_the_run_and_the_next_start_ends_where_one_process_would(tmp_path):
+    # LeNet-5 has no BatchNorm, of which each process would see its own part on a CPU.
+    data = digits(Work.at(tmp_path))
+    one = fitted(Work.at(tmp_path), data, TWO.model_copy(update={"processes": 1}))
+    work, seen = Work.at(tmp_path), []
+
+    def kill(epoch: int, score: float) -> None:
+        if epoch == 1:
+            os.kill(ranks(work.scratch)[1], signal.SIGKILL)
+
+    with pytest.raises(
+        RuntimeError, match=r"lenet5/train: rank 1 of 2 was ended by SIGKILL; the epochs before are kept"
+    ):
+        fitted(work, data, TWO, kill)
+    assert not ranks(work.scratch)
+    two = fitted(work, data, TWO, lambda epoch, score: seen.append(epoch))
+    assert seen[-1] == TWO.epochs and 1 not in seen
+    weights = [models.load(work.store.get(f.artifact)).state_dict() for f in (one, two)]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-5)
+    for name in ("loss", "top1", "top5", "macro_f1", "learning_rate"):  # the training rows are of all images, too
+        assert [row[name] for row in two.epochs] == pytest.approx([row[name] for row in one.epochs], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_rank_tells_its_error(tmp_path):
+    work = Work.at(tmp_path)
+    wild = TWO.model_copy(update={"learning_rate": 1e12, "schedule": "constant"})
+    with pytest.raises(Diverged, match=r"the loss is (nan|inf) at epoch \d, step \d+; try a lower learning rate"):
+        fitted(work, digits(work), wild)
+    assert not ranks(work.scratch)
+
+
+def test_a_training_that_is_ended_from_outside_ends_its_processes(tmp_path, monkeypatch):
+    work = Work.at(tmp_path)
+    torchrun = tmp_path / "torchrun"
+    said = ddp.MARK + '{"epoch": 1, "score": 0.5}'
+    torchrun.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\necho '{said}'\nexec sleep 60\n")
+    torchrun.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(torchrun))
+    with pytest.raises(ZeroDivisionError):
+        fitted(work, digits(work), TWO, lambda epoch, score: 1 // 0)
+    assert not (Path("/proc") / (tmp_path / "pid").read_text().strip()).exists()
+
+
+def test_what_torchrun_and_the_ranks_say_becomes_one_line(tmp_path):
+    work = Work.at(tmp_path)
+    job = Job(work, {}, digits(work), TWO, "lenet5", "lenet5/train", "train")
+    told = ddp._error(job, {"error": "OutOfMemoryError", "text": "no room", "rank": 1}, "")
+    assert str(told).startswith(
+        "lenet5/train: rank 1 of 2 failed: OutOfMemoryError: no room; the epochs before are kept"
+    )
+    assert isinstance(ddp._error(job, {"error": "ValueError", "text": "x", "rank": 0}, ""), ValueError)
+    assert "torchrun failed: no such file" in str(ddp._error(job, None, "a\nno such file\n"))
+
+
+@pytest.mark.gpu
+def test_more_processes_than_gpus_are_refused(tmp_path):
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    work = Work.at(tmp_path)
+    with pytest.raises(ValueError, match=r"train\.processes: 99 need a GPU each"):
+        fitted(work, digits(work), TWO.model_copy(update={"processes": 99, "batch_size": 128, "device": "auto"}))

@@ -1,0 +1,147 @@
+"""Speed of training: ResNet-34 on CIFAR-10's images against a bare loop written by hand, and against the plain form.
+
+Rounds interleave the forms: each trains the same few batches. BURNISH_SPEED=width,batch,batches,rounds measures by hand with
+other sizes, e.g. 64,128,2,3 for the full width.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import polars
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import models
+from tasks.loop import Job, Run
+from tasks.records import Prepared, Train
+from tasks.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WIDTH, BATCH, BATCHES, ROUNDS = (int(n) for n in os.environ.get("BURNISH_SPEED", "16,128,2,6").split(","))
+CIFAR10 = Path(__file__).parents[2] / "shared" / "data" / "cifar10" / "test-00000-of-00001.parquet"
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+ARCHITECTURE = {"name": "resnet34", "num_classes": 10, "in_channels": 3, "image_size": 32, "width": WIDTH}
+
+
+def pictures() -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Images of CIFAR-10 where they are at hand, else noise of their shape: speed does not depend on what they show."""
+    count = BATCH * BATCHES + 16  # the last ones are for validation
+    if CIFAR10.exists():
+        files = polars.read_parquet(CIFAR10, n_rows=count)
+        images = [numpy.asarray(Image.open(io.BytesIO(file["bytes"]))) for file in files["img"]]
+        return numpy.stack(images), files["label"].to_numpy()
+    dice = numpy.random.default_rng(0)
+    return dice.integers(0, 256, (count, 32, 32, 3), numpy.uint8), dice.integers(0, 10, count)
+
+
+def ours(folder: Path, images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
+    work = Work.at(folder)
+    splits = (numpy.arange(len(images)) >= BATCH * BATCHES).astype(numpy.uint8)
+    artifacts = []
+    for array in (images, labels, splits):
+        with work.store.temporary() as place:
+            numpy.save(place / "a.npy", array)
+            artifacts.append(work.store.put(place / "a.npy", "npy"))
+    data = Prepared(images=artifacts[0], labels=artifacts[1], splits=artifacts[2], classes=tuple("0123456789"), image_size=32,
+                    channels=3, mean=MEAN, std=STD, train_rows=BATCH * BATCHES, validation_rows=16, test_rows=0)  # fmt: skip
+    settings = Train(epochs=1000, batch_size=BATCH, precision="auto", device="cpu", augment="crop_flip")
+    run = Run(Job(work, ARCHITECTURE, data, settings, "m", "m/train", "train"), models.build(**ARCHITECTURE))
+
+    def train() -> None:
+        run.epoch += 1
+        run._train()
+
+    return train
+
+
+def bare(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
+    """What one would write by hand for the same settings: no metrics, no checks, no rows."""
+    low = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else None
+    pixels, right = torch.from_numpy(images[: BATCH * BATCHES]), torch.from_numpy(labels[: BATCH * BATCHES])
+    model = models.build(**ARCHITECTURE).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    mean, std = 255 * torch.tensor(MEAN), 255 * torch.tensor(STD)
+    line = torch.arange(32)
+
+    def train() -> None:
+        for rows in torch.randperm(len(pixels)).split(BATCH):
+            shift = torch.randint(-4, 5, (BATCH, 2, 1))
+            y, x = (31 - (31 - (line + shift[:, axis]).abs()).abs() for axis in (0, 1))
+            x = torch.where(torch.rand(BATCH, 1) < 0.5, 31 - x, x)
+            index = ((rows[:, None] * 32 + y) * 32)[:, :, None] + x[:, None]
+            batch = pixels.view(-1, 3).index_select(0, index.flatten()).view(BATCH, 32, 32, 3)
+            inputs = ((batch - mean) / std).permute(0, 3, 1, 2)
+            with torch.autocast("cpu", dtype=low, enabled=low is not None):
+                loss = nn.functional.cross_entropy(model(inputs).float(), right[rows])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return train
+
+
+def plain(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
+    """The form that tutorials have: contiguous, fp32, two workers, torchvision's transforms on one PIL image at a time."""
+    from torchvision import transforms
+
+    transform = transforms.Compose([
+        transforms.RandomCrop(32, padding=4, padding_mode="reflect"), transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(), transforms.Normalize(MEAN, STD),
+    ])  # fmt: skip
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return BATCH * BATCHES
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return transform(Image.fromarray(images[index])), int(labels[index])
+
+    loader = torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    model = models.build(**ARCHITECTURE).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    def train() -> None:
+        for inputs, right in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), right)
+            loss.backward()
+            optimizer.step()
+
+    return train
+
+
+@pytest.mark.slow
+def test_training_is_as_fast_as_a_bare_loop_and_faster_than_the_plain_form(tmp_path):
+    made = pictures()
+    forms = {"ours": partial(ours, tmp_path), "bare": bare, "plain": plain}
+    trains = {name: form(*made) for name, form in forms.items()}
+    for train in trains.values():
+        train()  # warm-up
+    seconds: dict[str, list[float]] = {name: [] for name in trains}
+    for _ in range(3):  # a busy machine gets more rounds
+        for number in range(ROUNDS):
+            for name in sorted(trains, reverse=bool(number % 2)):
+                started = time.perf_counter()
+                trains[name]()
+                seconds[name].append(time.perf_counter() - started)
+        to_bare, to_plain = (
+            statistics.median(b / o for b, o in zip(seconds[name], seconds["ours"], strict=True))
+            for name in ("bare", "plain")
+        )
+        best = {name: BATCH * BATCHES / min(values) for name, values in seconds.items()}
+        print(f"images/s {best}; of the bare loop's {to_bare:.3f}, of the plain form's {to_plain:.3f}")
+        if to_bare >= 0.97 and to_plain >= 1.15:
+            return
+    raise AssertionError(f"of the bare loop's images/s {to_bare:.3f}, of the plain form's {to_plain:.3f}: {seconds}")
