@@ -14,6 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from flows.presets import quickstart
 from flows.settings import to_toml
+from models import weights_file
 from tasks import machine, tables
 from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
@@ -199,6 +200,9 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
         Name of the run; its files are in <out>/runs/<name>.
     """
     LOG.setLevel(logging.INFO)
+    for model in study.models:
+        if model.pretrained is not None:
+            weights_file(model.pretrained)  # a file that is not there is said before anything is computed
     run = Run(study, out)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))

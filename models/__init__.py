@@ -2,16 +2,20 @@
 
 A model is a public function with the model's name in `models/<family>.py`; it takes `num_classes`, `in_channels`,
 `image_size` (pixels) and, where it can be scaled, `width`. `build`'s `upsample` makes any of them enlarge its images first.
+`timm:NAME` and `torchvision:NAME` are those libraries' own.
 """
 
 from __future__ import annotations
 
 import ast
+import copy
 import importlib
 import json
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from models import _library, _pretrained
 
 if TYPE_CHECKING:
     import torch
@@ -19,14 +23,48 @@ if TYPE_CHECKING:
 
 
 @cache
-def families() -> dict[str, str]:
-    """Model name -> family file. Nothing is imported: a model is a public function that takes `num_classes`."""
+def _functions() -> dict[str, tuple[str, frozenset[str]]]:
     found = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and "num_classes" in {a.arg for a in node.args.args}:
-                found[node.name] = path.stem
+            if isinstance(node, ast.FunctionDef) and "num_classes" in (taken := {a.arg for a in node.args.args}):
+                found[node.name] = path.stem, frozenset(taken)
     return found
+
+
+def families() -> dict[str, str]:
+    """Model name -> family file. Nothing is imported: a model is a public function that takes `num_classes`."""
+    return {name: family for name, (family, _) in _functions().items()}
+
+
+def check(name: str, width: int | None = None) -> None:
+    """Refuse a name that `build` does not know, or a width where the model has none, with a ValueError.
+
+    Neither torch's nor another library is imported for it.
+    """
+    if ":" in name:
+        _library.check(name)
+    elif name not in families():
+        raise ValueError(
+            f"unknown model {name!r}; accepted: {', '.join(sorted(families()))}, timm:NAME, torchvision:NAME"
+        )
+    if width is not None and (":" in name or "width" not in _functions()[name][1]):
+        raise ValueError(f"{name} has one width; leave out models.width")
+
+
+def module(name: str) -> str:
+    """The module that builds a model: what it is made of is reached by name, so no import tells of it."""
+    return "models._library" if ":" in name else f"models.{families()[name]}"
+
+
+def pretrained(model: nn.Module, name: str, source: str, image_size: int) -> _pretrained.Loaded:
+    """Load weights that others trained into what `build` made; see `models._pretrained.load_into`."""
+    return _pretrained.load_into(model, name, source, image_size)
+
+
+def weights_file(source: str) -> Path | None:
+    """The file of `pretrained = source`, None for "hub"; a ValueError where there is none. Imports no library."""
+    return _pretrained.locate(source)
 
 
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 224, **options: Any) -> nn.Module:
@@ -37,14 +75,28 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     Raises
     ------
     ValueError
-        If no family file has a function of that name.
+        If there is no model of that name, or it does not take images of that size.
     """
-    if name not in families():
-        raise ValueError(f"unknown model {name!r}; accepted: {', '.join(sorted(families()))}")
-    function = getattr(importlib.import_module(f"models.{families()[name]}"), name)
-    size = options.pop("upsample", None)
-    model = function(num_classes=num_classes, in_channels=in_channels, image_size=size or image_size, **options)
-    return importlib.import_module("models._upsample").upsampled(model, size) if size else model
+    import torch
+
+    check(name, options.get("width"))
+    enlarged = options.pop("upsample", None)
+    size = enlarged or image_size
+    try:
+        model = _build(name, num_classes=num_classes, in_channels=in_channels, image_size=size, **options)
+        with torch.no_grad():  # on the meta device: shapes alone
+            copy.deepcopy(model).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
+    except (RuntimeError, AssertionError, ValueError, ArithmeticError, LookupError) as error:
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name} does not take images of {size} pixels ({why}); set data.image_size") from error
+    return importlib.import_module("models._upsample").upsampled(model, enlarged) if enlarged else model
+
+
+def _build(name: str, **options: Any) -> nn.Module:
+    kind, _, called = name.partition(":")
+    if called:
+        return getattr(_library, kind)(called, **options)
+    return getattr(importlib.import_module(f"models.{families()[name]}"), name)(**options)
 
 
 def save(model: nn.Module, path: str | Path, architecture: dict[str, Any]) -> None:
@@ -73,7 +125,7 @@ def load(path: str | Path) -> nn.Module:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if "burnish" not in metadata:
         raise ValueError(f"{path} holds weights without an architecture; it was not written by burnish")
-    model = build(**json.loads(metadata["burnish"]))
+    model = _build(**json.loads(metadata["burnish"]))
     fit_shapes(model, state)
     model.load_state_dict(state)
     return model.eval()
@@ -88,26 +140,25 @@ def architecture(path: str | Path) -> dict[str, Any]:
 
 
 def fit_shapes(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Give every convolution, normalization and linear layer the shape of its entry in `state` (after pruning)."""
+    """Give every layer, and every parameter that is none's, the shape of its entry in `state` (after pruning)."""
     import torch
     from torch import nn
+    from torch.nn.modules.batchnorm import _BatchNorm
 
     for name, module in model.named_modules():
-        weight = state.get(f"{name}.weight")
-        if weight is None:
-            continue
-        if isinstance(module, nn.Conv2d):
-            if module.groups == module.in_channels == module.out_channels:  # depthwise
-                module.groups = weight.shape[0]
-            module.out_channels, module.in_channels = weight.shape[0], weight.shape[1] * module.groups
-        elif isinstance(module, nn.Linear):
-            module.out_features, module.in_features = weight.shape
-        elif isinstance(module, nn.BatchNorm2d):
-            module.num_features = weight.shape[0]
-        elif isinstance(module, nn.LayerNorm):
-            module.normalized_shape = tuple(weight.shape)
         for key, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
-            new = state[f"{name}.{key}"]
-            if new.shape != old.shape:
-                empty = torch.empty_like(new)
-                setattr(module, key, nn.Parameter(empty) if isinstance(old, nn.Parameter) else empty)
+            new = state.get(f"{name}.{key}" if name else key)
+            if new is None or new.shape == old.shape:  # None: a buffer that is not saved
+                continue
+            empty = torch.empty_like(new)
+            setattr(module, key, nn.Parameter(empty) if isinstance(old, nn.Parameter) else empty)
+            if isinstance(module, nn.Conv2d):
+                if module.groups == module.in_channels == module.out_channels:  # depthwise
+                    module.groups = new.shape[0]
+                module.out_channels, module.in_channels = new.shape[0], module.weight.shape[1] * module.groups
+            elif isinstance(module, nn.Linear):
+                module.out_features, module.in_features = module.weight.shape
+            elif isinstance(module, _BatchNorm):
+                module.num_features = new.shape[0]
+            elif isinstance(module, nn.LayerNorm):
+                module.normalized_shape = tuple(new.shape)

@@ -1,8 +1,10 @@
-"""ResNet-34 written out (He et al. 2015, Deep residual learning); torchvision's weights load into it."""
+"""ResNet (He et al. 2015, Deep residual learning): 34 written out, torchvision's weights load into it; torchvision's 50."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
+
+from models import _library
 
 
 class BasicBlock(nn.Module):
@@ -63,3 +65,9 @@ class ResNet(nn.Module):
 def resnet34(num_classes: int, in_channels: int = 3, image_size: int = 224, width: int = 64) -> ResNet:
     """ResNet-34: depths 3-4-6-3, `width` channels in the first stage; 21,797,672 parameters at 1,000 classes."""
     return ResNet((3, 4, 6, 3), num_classes, in_channels, image_size, width)
+
+
+def resnet50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
+    """ResNet-50 of torchvision; 25,557,032 parameters at 1,000 classes. Small stem below 64 pixels, as ResNet-34."""
+    model = _library.torchvision("resnet50", num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    return _library.small_stem(model, pool="maxpool") if image_size < 64 else model

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.caching import stage
 from tasks.fit import Fitted
 from tasks.records import Augment, Model, Prepared, Train, Trained, Variant
-from tasks.train import LIBRARIES, Seeded, family, train_seeds, weights
+from tasks.train import LIBRARIES, Seeded, family, pretrained, train_seeds, weights
 from tasks.variants import variant_row
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
     With `epochs` or `train_limit` set, policies are tried in short (variants ``.../augment-<policy>-try``) and the best is
     retrained in full. The tuned weights win if no policy beats them on validation.
     """
+    assert tuned.validation_macro_f1 is not None  # what is trained has validation images
     tried = settings.epochs is not None or settings.train_limit is not None
     short = tuned.train.model_copy(update={"train_limit": settings.train_limit or tuned.train.train_limit,
                                            "epochs": settings.epochs or tuned.train.epochs})  # fmt: skip
@@ -30,7 +31,7 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         name = f"{model.label}/augment-{policy}{suffix}"
         trained.append(train_seeds(work, model, data, train_settings, name, "augment"))
         fitted = trained[-1].fitted
-        variant = weights(model, data, name, "augment", fitted, parent=tuned.variant.name, setting=policy)
+        variant = weights(model, data, name, "augment", fitted.artifact, parent=tuned.variant.name, setting=policy)
         found.append((variant, fitted))
         work.log.info("%s: validation F1 %.4f", name, fitted.validation_macro_f1)
         return fitted
@@ -81,4 +82,6 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
     )
 
 
-augment_task = stage(lambda inputs: f"augment/{inputs['model'].label}", libraries=LIBRARIES, modules=family)(augment)
+augment_task = stage(
+    lambda inputs: f"augment/{inputs['model'].label}", libraries=LIBRARIES, modules=family, extra=pretrained
+)(augment)

@@ -176,13 +176,13 @@ def _predictions(jobs: list[Job], rows: np.ndarray, labels: np.ndarray) -> Itera
 
 def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ...]:
     """What candidates' processes reach by name: the worker, runtimes and model families."""
-    from models import families
+    import models
 
-    found, names = families(), [v.model.partition("-")[0] for v in variants]  # a label: name[-w<width>]
+    names = [v.model.partition("-")[0] for v in variants]  # a label: name[-w<width>][-pretrained]
     return (
         "tasks.worker",
         *(f"tasks.runtimes.{name}" for name in settings.runtimes),
-        *(f"models.{found[name]}" for name in dict.fromkeys(names)),
+        *dict.fromkeys(models.module(name) for name in names),
     )
 
 

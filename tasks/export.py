@@ -82,9 +82,12 @@ FORMS = {"onnx": (_onnx, onnxruntime), "torchscript": (_torchscript, torchscript
 
 
 def _images(work: Work, data: Prepared, count: int) -> numpy.ndarray:
-    """Normalised validation images, evenly spread over their rows (a source may be sorted by class)."""
+    """Normalised validation images, evenly spread over their rows (a source may be sorted by class).
+
+    Where all images are for testing, of those: what is compared is a form with its parent, and nothing is chosen by it.
+    """
     images, _, splits = load_arrays(work.store, data)
-    rows = numpy.flatnonzero(splits == 1)
+    rows = numpy.flatnonzero(splits == (1 if data.validation_rows else 2))
     chosen = numpy.linspace(0, len(rows) - 1, max(BATCH, min(count, len(rows)))).astype(int)
     return normalise(images[rows[chosen]], data.mean, data.std)
 
@@ -160,14 +163,14 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
 
 
 def _family(inputs: dict[str, Any]) -> tuple[str, ...]:
-    """The model's family file: weights name their model, so no import tells of it."""
-    from models import families
+    """The module that builds the model: weights name their model, so no import tells of it."""
+    import models
 
-    return (f"models.{families()[inputs['parent'].model.partition('-')[0]]}",)  # a label is a name, or name-w<width>
+    return (models.module(inputs["parent"].model.partition("-")[0]),)  # a label: name[-w<width>][-pretrained]
 
 
 export_task = stage(
     lambda inputs: f"export/{inputs['parent'].name}",
-    libraries=("torch", "onnx", "onnxscript", "onnxruntime-gpu", "numpy"),
+    libraries=("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "numpy"),
     modules=_family,
 )(export)

@@ -78,7 +78,7 @@ def prepare(work: Work, settings: Data) -> Prepared:
     chosen = plan(usable, settings, work.log)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default, which other libraries are known to change
     with work.store.temporary() as folder:
-        pixels, undecoded = _decode(work, folder, parts, chosen, settings.image_size)
+        pixels, undecoded = _decode(work, folder, parts, chosen, settings)
         bad = sorted(bad + undecoded, key=lambda one: (SPLITS.index(one.part), one.row))
         if bad and settings.on_bad == "refuse":
             raise _refusal(bad, parts, settings)
@@ -152,14 +152,14 @@ def _log_dropped(work: Work, bad: list[BadRow], parts: dict[str, Part], settings
 
 
 def _decode(
-    work: Work, folder: Path, parts: dict[str, Part], chosen: dict[str, tuple[str, np.ndarray]], size: int | None
+    work: Work, folder: Path, parts: dict[str, Part], chosen: dict[str, tuple[str, np.ndarray]], settings: Data
 ) -> tuple[Pixels, list[BadRow]]:
     split_of: dict[str, dict[int, int]] = {part: {} for part in parts}
     for split, (part, rows) in chosen.items():
         split_of[part].update(dict.fromkeys(rows.tolist(), SPLITS.index(split)))
     total = sum(len(rows) for rows in split_of.values())
     made, bad, reported = Pixels(np.empty(0)), [], time.monotonic()
-    decoded = decode_all(_jobs(parts, split_of), size)
+    decoded = decode_all(_jobs(parts, split_of), settings.image_size, settings.resize)
     for number, one in enumerate(decoded, 1):
         if time.monotonic() - reported > 1 or number == total:
             work.progress(number, total, f"decoded {number} of {total} images")
@@ -213,6 +213,8 @@ def _finish(
     labels, splits = np.array(made.rows, dtype=np.int64).reshape(-1, 2).T
     per_class = np.stack([np.bincount(labels[splits == i], minlength=len(classes)) for i in range(len(SPLITS))])
     for split, counts in zip(SPLITS, per_class, strict=True):
+        if split != "test" and settings.test_fraction == 1 and not counts.any():
+            continue
         missing = [name for name, count in zip(classes, counts, strict=True) if not count]
         if len(classes) - len(missing) < (2 if split == "train" else 1):
             raise ValueError(f"{_where(settings)}: the {split} split has {counts.sum()} images of "
@@ -222,14 +224,14 @@ def _finish(
             work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), _few(missing))
     images = _compact(folder, made)
     rows, side, _, channels = images.shape
-    mean, std = moments(images, np.flatnonzero(splits == 0))
-    if not all(std):
-        work.log.warning("a channel has one value in all training images; its std is taken as 1")
+    mean, std = _normalisation(work, settings, images, np.flatnonzero(splits == 0))
     within, across = duplicates(made.digests, splits)
     stored = work.store.put(folder / "images.npy", "npy")
     table: list[dict[str, Any]] = []
     for i, split in enumerate(SPLITS):
         gone = dropped.get(split, [])
+        if not per_class[i].any():  # all images are for testing
+            continue
         table.append({
             "source": settings.source, "path": settings.path or None, "split": split, "rows": int(per_class[i].sum()),
             "classes": len(classes), "image_size": side, "channels": channels,
@@ -252,13 +254,29 @@ def _finish(
         classes=classes,
         image_size=side,
         channels=channels,
-        mean=tuple(mean),
-        std=tuple(value or 1.0 for value in std),
-        train_rows=table[0]["rows"],
-        validation_rows=table[1]["rows"],
-        test_rows=table[2]["rows"],
+        mean=mean,
+        std=std,
+        train_rows=int(per_class[0].sum()),
+        validation_rows=int(per_class[1].sum()),
+        test_rows=int(per_class[2].sum()),
         tables={"datasets": work.rows("datasets", table)},
     )
+
+
+def _normalisation(
+    work: Work, settings: Data, images: np.ndarray, train: np.ndarray
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """(mean, std) a channel: as the settings say, or of the training images."""
+    channels = images.shape[3]
+    if settings.mean is not None and settings.std is not None:
+        if len(settings.mean) not in (1, channels):
+            raise ValueError(f"data.mean, data.std: {len(settings.mean)} values for images of {channels} channels")
+        each = channels // len(settings.mean)
+        return settings.mean * each, settings.std * each
+    mean, std = moments(images, train)
+    if not all(std):
+        work.log.warning("a channel has one value in all training images; its std is taken as 1")
+    return tuple(mean), tuple(value or 1.0 for value in std)
 
 
 def _put(work: Work, path: Path, array: np.ndarray) -> Artifact:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching import stage
@@ -47,6 +48,8 @@ def _kept(channels: int, ratio: float, round_to: int) -> int:
 def prune_channels(model: nn.Module, example: Tensor, ratio: float, round_to: int) -> None:
     """Take about `ratio` of the output channels out of every layer but the classifier's last one, in place.
 
+    Where torch-pruning ties the embedding of attention to its heads, the perceptron behind it alone gets narrower.
+
     Channels that belong together (along shortcuts, through normalization and flattening) go together: those of the
     smallest L2 norm over all the weights of their group (Fang et al. 2023, DepGraph). What stays is a multiple of
     `round_to`; a layer of fewer channels is left alone.
@@ -54,31 +57,40 @@ def prune_channels(model: nn.Module, example: Tensor, ratio: float, round_to: in
     Raises
     ------
     ValueError
-        If rounding leaves every layer as it is.
+        If rounding leaves every layer as it is, or the model has attention in shifted windows.
     """
     import torch_pruning
     from torch import nn
 
-    head = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    if any("Window" in type(module).__name__ for module in model.modules()):  # its graph grows without an end
+        raise ValueError("prune: torch-pruning cannot follow attention in shifted windows (Swin and its kin); set "
+                         "prune.ratios = []")  # fmt: skip
+
+    head = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))][-1]
     attention = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
+    # Timm's attention: its heads' size is a field of the module, so the projection keeps its outputs.
+    fused = {m.qkv: m.num_heads for m in model.modules() if isinstance(getattr(m, "qkv", None), nn.Linear)}
+    kept = [head, *fused]
     ratios = {}
     for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear)) and module is not head:
+        if isinstance(module, (nn.Conv2d, nn.Linear)) and module not in kept:
             channels = module.out_channels if isinstance(module, nn.Conv2d) else module.out_features
             # The library's own round_to rounds down (16 channels less 25 % become 8), so each layer gets the ratio that
             # leaves the rounded number; the half channel is for its int().
             ratios[module] = max(0.0, (channels - _kept(channels, ratio, round_to) - 0.5) / channels)
     before = sum(p.numel() for p in model.parameters())
-    pruner = torch_pruning.pruner.BasePruner(
-        model.eval(),
-        example,
-        torch_pruning.importance.GroupMagnitudeImportance(p=2),
-        pruning_ratio_dict=ratios,
-        ignored_layers=[head],
-        num_heads=attention,
-        in_channel_groups={},  # its defaults are dictionaries shared by all pruners of a process
-        out_channel_groups={},
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unwrapped parameters detected")  # class tokens, layer scales: done rightly
+        pruner = torch_pruning.pruner.BasePruner(
+            model.eval(),
+            example,
+            torch_pruning.importance.GroupMagnitudeImportance(p=2),
+            pruning_ratio_dict=ratios,
+            ignored_layers=kept,
+            num_heads=attention | fused,
+            in_channel_groups={},  # its defaults are dictionaries shared by all pruners of a process
+            out_channel_groups={},
+        )
     pruner.step()
     if sum(p.numel() for p in model.parameters()) == before:
         raise ValueError(

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from models import families
+from models import check
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -70,14 +70,21 @@ class Data(Record):
     """File, folder, or hub data-set name (parquet). Where a torchvision set or zip is kept (cifar10, tiny_imagenet)."""
     image_size: Positive | None = None
     """Height and width in pixels to resize and centre-crop to; none: images keep their size and must agree on it."""
+    resize: Positive | None = None
+    """The shorter side before the crop (ImageNet's usual 256 for 224); none: image_size itself."""
+    mean: tuple[Fraction, ...] | None = None
+    """To normalise with, per channel or one for all, of pixels scaled to 0..1 (pretrained weights say theirs); none: the
+    training images' own."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """As mean: the standard deviation."""
     train_limit: Positive | None = None
     """Keep at most this many training images (stratified, seeded)."""
     test_limit: Positive | None = None
     """Keep at most this many test images (stratified, seeded)."""
     validation_fraction: Fraction = 0.1
     """Part of the training images held out to choose by, where the source has no validation split."""
-    test_fraction: Fraction = 0.2
-    """Part of all images held out for testing, where the source has no test split."""
+    test_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Part of all images held out for testing, where the source has no test split; 1: all, and nothing is trained."""
     on_bad: Literal["refuse", "drop"] = "refuse"
     """Undecodable images, null images and labels out of range: refuse the data set, or drop the rows and say which."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -93,18 +100,35 @@ class Data(Record):
             raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a data-set name")
         return self
 
+    @model_validator(mode="after")
+    def _sizes(self) -> Data:
+        if self.resize is not None and (self.image_size is None or self.resize < self.image_size):
+            raise ValueError(f"resize ({self.resize}) needs an image_size, and not a larger one")
+        return self
+
+    @model_validator(mode="after")
+    def _normalisation(self) -> Data:
+        given = [len(values) if values is not None else 0 for values in (self.mean, self.std)]
+        if given[0] != given[1] or given[0] not in (0, 1, 3):
+            raise ValueError(f"mean and std go together, one value each or three; got {given[0]} and {given[1]}")
+        if self.test_fraction == 1 and self.mean is None:
+            raise ValueError("test_fraction = 1 leaves no training images to take mean and std from; set both")
+        return self
+
 
 class Model(Record):
     """A classifier by name."""
 
     kind: Literal["model"] = "model"
     name: str = "lenet5"
-    """Name of a function in models/."""
+    """Name of a function in models/, timm:NAME or torchvision:NAME."""
     width: Positive | None = None
     """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
     upsample: Positive | None = None
     """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it takes
     them as they are stored."""
+    pretrained: str | None = None
+    """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or package:NAME."""
 
     @model_validator(mode="before")
     @classmethod
@@ -114,26 +138,27 @@ class Model(Record):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        return _known(value, tuple(sorted(families())), "model")
+        check(value)
+        return value
 
     @model_validator(mode="after")
     def _scaled(self) -> Model:
-        if self.width is not None and self.name == "lenet5":
-            raise ValueError("lenet5 has one width; leave out models.width")
+        check(self.name, self.width)
         return self
 
     @property
     def label(self) -> str:
         width, upsample = f"-w{self.width}" if self.width else "", f"-{self.upsample}px" if self.upsample else ""
-        return f"{self.name}{width}{upsample}"
+        return f"{self.name}{width}{upsample}{'-pretrained' if self.pretrained else ''}"
 
 
 class Train(Record):
     """How weights are trained."""
 
     kind: Literal["train"] = "train"
-    epochs: Positive = 30
-    """Most epochs; training ends earlier when validation macro F1 has not risen for `patience` epochs."""
+    epochs: Annotated[int, Field(ge=0)] = 30
+    """Most epochs; training ends earlier when validation macro F1 has not risen for `patience` epochs. 0: pretrained
+    weights go on as they are."""
     patience: Positive = 8
     batch_size: int | Literal["auto"] = 128
     """Images of a batch, over all processes; auto: the largest power of two that fits the GPU's memory, on a CPU the one
@@ -465,6 +490,7 @@ class Study(Record):
         if engines and largest > max(self.build.batch_sizes):
             raise ValueError(f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
                              f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)")  # fmt: skip
+        self._untrained()
         if "onnx" not in self.export.formats:
             if self.quantize.settings or self.quantize.dynamic:
                 raise ValueError("quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "
@@ -476,6 +502,22 @@ class Study(Record):
             raise ValueError(f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
                              f"{', '.join(map(str, self.benchmark.batch_sizes))}")  # fmt: skip
         return self
+
+    def _untrained(self) -> None:
+        """What cannot be where nothing is trained, or where no images are left to train with."""
+        if self.train.epochs == 0:
+            scratch = [m.label for m in self.models if m.pretrained is None]
+            if scratch:
+                raise ValueError(f"train.epochs: 0 is for pretrained models; {', '.join(scratch)} would stay untrained")
+            if self.tune.trials or self.augment.policies:
+                raise ValueError("train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = []")
+        if self.data.test_fraction == 1:
+            if self.train.epochs or self.prune.ratios:
+                raise ValueError("data.test_fraction: 1 leaves nothing to train with; set train.epochs = 0 and "
+                                 "prune.ratios = []")  # fmt: skip
+            if self.quantize.settings or self.quantize.dynamic:
+                raise ValueError("data.test_fraction: 1 leaves nothing to calibrate int8 with or to choose it by; set "
+                                 "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------- results
@@ -515,7 +557,7 @@ class Prepared(Output):
     """Height = width, pixels."""
     channels: Literal[1, 3]
     mean: tuple[float, ...]
-    """Per channel, of the training part, of pixels scaled to 0..1."""
+    """Per channel, of pixels scaled to 0..1: of the training part, or as the settings say."""
     std: tuple[float, ...]
     train_rows: int
     validation_rows: int
@@ -561,7 +603,8 @@ class Trained(Output):
     variant: Variant
     train: Train
     """The settings that gave these weights."""
-    validation_macro_f1: float
+    validation_macro_f1: float | None
+    """None where there are no validation images."""
     base: tuple[Variant, ...] = ()
     """Variants on the way that are recorded and not carried on (e.g. policies that lost)."""
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching import stage
 from tasks.devices import choose_device
-from tasks.evaluation import evaluate
+from tasks.evaluation import Scores, evaluate
 from tasks.fit import Fitted, fit
 from tasks.records import Artifact, Model, Prepared, Train, Trained, Variant
+from tasks.store import file_sha256
 from tasks.variants import variant_row
 
 if TYPE_CHECKING:
@@ -17,30 +19,56 @@ if TYPE_CHECKING:
 
     from tasks.work import Work
 
-LIBRARIES = ("torch", "torchvision", "numpy", "scikit-learn")
+LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+LOG = logging.getLogger("burnish.train")
 
 
 def family(inputs: dict[str, Any]) -> tuple[str, ...]:
-    """The model's family file: it is reached by name, so no import tells of it."""
-    from models import families
+    """The module that builds the model: it is reached by name, so no import tells of it."""
+    import models
 
-    return (f"models.{families()[inputs['model'].name]}", *(["models._upsample"] if inputs["model"].upsample else []))
+    upsampling = ("models._upsample",) if inputs["model"].upsample else ()
+    return (models.module(inputs["model"].name), "models._pretrained", *upsampling)
+
+
+def pretrained(inputs: dict[str, Any]) -> dict[str, str]:
+    """Part of the key: what a file of pretrained weights holds. (The hub's are told by name and library version.)"""
+    import models
+
+    source = inputs["model"].pretrained
+    path = models.weights_file(source) if source else None
+    return {"content of models.pretrained": file_sha256(path)} if path else {}
 
 
 def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """An untrained model with seeded weights, and the arguments of `models.build` that made it."""
+    """A model with seeded or pretrained weights, and the arguments of `models.build` that made it."""
     import torch
 
     import models
 
+    torch.manual_seed(seed)
+    architecture = _architecture(model, data)
+    network = models.build(**architecture)
+    if model.pretrained is not None:
+        loaded = models.pretrained(network, model.name, model.pretrained, data.image_size)
+        LOG.info("%s: %s", model.label, "; ".join(loaded.notes))
+        if loaded.normalisation is not None and not _near(loaded.normalisation, (data.mean, data.std)):
+            LOG.warning("%s: its weights were trained with mean %s and std %s, the images here have %s and %s; set "
+                        "data.mean and data.std", model.label, *loaded.normalisation, data.mean, data.std)  # fmt: skip
+    return network, architecture
+
+
+def _near(one: tuple[tuple[float, ...], ...], other: tuple[tuple[float, ...], ...]) -> bool:
+    return all(abs(a - b) <= 0.01 for x, y in zip(one, other, strict=True) for a, b in zip(x, y * len(x), strict=False))
+
+
+def _architecture(model: Model, data: Prepared) -> dict[str, Any]:
     architecture: dict[str, Any] = {"name": model.name, "num_classes": len(data.classes),
                                     "in_channels": data.channels, "image_size": data.image_size}  # fmt: skip
     if model.upsample is not None and model.upsample <= data.image_size:
         raise ValueError(f"models.upsample: {model.upsample} is no more than the images' {data.image_size} pixels; leave it "
                          "out, or set a smaller data.image_size")  # fmt: skip
-    architecture |= {k: v for k in ("width", "upsample") if (v := getattr(model, k)) is not None}
-    torch.manual_seed(seed)
-    return models.build(**architecture), architecture
+    return architecture | {k: v for k in ("width", "upsample") if (v := getattr(model, k)) is not None}
 
 
 @dataclass(frozen=True)
@@ -88,47 +116,76 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
     )
 
 
+def as_they_are(work: Work, model: Model, data: Prepared, settings: Train) -> tuple[Artifact, Scores | None]:
+    """Pretrained weights, stored without a step of training, and their validation scores where there are such images."""
+    import models
+
+    network, architecture = fresh(model, data, settings.seeds[0])
+    with work.store.temporary() as folder:
+        models.save(network, folder / "weights.safetensors", architecture)
+        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+    if not data.validation_rows:
+        return artifact, None
+    return artifact, evaluate(network.to(choose_device(settings.device)), data, work.store, "validation")
+
+
 def evaluation_row(work: Work, data: Prepared, variant: str, artifact: Artifact, device: str) -> dict[str, object]:
     """A row of `evaluations` on the held-out images for weights that no runtime times (recorded, never chosen by)."""
     import models
     from tasks import metrics
 
     device = choose_device(device)
-    scores = evaluate(models.load(work.store.get(artifact)).to(device), data, work.store, "test")
+    # Small batches: on a CPU 256 images of 224 pixels take twice as long as 8 times 32, for memory.
+    size = 32 if device == "cpu" else 256
+    scores = evaluate(models.load(work.store.get(artifact)).to(device), data, work.store, "test", batch_size=size)
     quality = metrics.quality(scores.logits, scores.labels)
     return {"variant": variant, "runtime": "training", "device": device, "images": len(scores.labels), **quality}
 
 
-def weights(model: Model, data: Prepared, name: str, stage: str, fitted: Fitted, **fields: Any) -> Variant:
+def weights(model: Model, data: Prepared, name: str, stage: str, artifact: Artifact, **fields: Any) -> Variant:
     """The variant of trained weights, with its parameters and multiply-accumulates."""
     import torch
 
+    import models
     from tasks.prune import cost
 
-    network, _ = fresh(model, data, 0)
+    network = models.build(**_architecture(model, data))
     parameters, macs = cost(network, torch.zeros(1, data.channels, data.image_size, data.image_size))
     return Variant(name=name, model=model.label, stage=stage, format="safetensors", parameters=parameters, macs=macs,
-                   artifact=fitted.artifact, **fields)  # fmt: skip
+                   artifact=artifact, **fields)  # fmt: skip
 
 
 def train(work: Work, model: Model, data: Prepared, settings: Train, final: bool) -> Trained:
     """Train `model` to saturation. `final`: no later stage makes weights of it, so these go on to the benchmark."""
     name = f"{model.label}/train"
-    seeded = train_seeds(work, model, data, settings, name, "train")
-    fitted = seeded.fitted
-    variant = weights(model, data, name, "train", fitted, setting=f"seed {seeded.seed}", benchmark=final)
-    row = variant_row(variant, validation_top1=fitted.validation_top1, validation_macro_f1=fitted.validation_macro_f1)
+    tables: dict[str, Artifact] = {}
+    if settings.epochs:
+        seeded = train_seeds(work, model, data, settings, name, "train")
+        artifact, setting = seeded.fitted.artifact, f"seed {seeded.seed}"
+        f1: float | None = seeded.fitted.validation_macro_f1
+        top1: float | None = seeded.fitted.validation_top1
+        tables = {"epochs": work.rows("epochs", seeded.epochs), "seeds": work.rows("seeds", [seeded.spread])}
+        evaluation = seeded.evaluation
+    else:
+        artifact, scores = as_they_are(work, model, data, settings)
+        setting, f1, top1 = "not trained", None, None
+        if scores is not None:
+            f1, top1 = scores.macro_f1, scores.top1
+        evaluation = evaluation_row(work, data, name, artifact, settings.device)
+    variant = weights(model, data, name, "train", artifact, setting=setting, benchmark=final)
+    row = variant_row(variant, validation_top1=top1, validation_macro_f1=f1)
     return Trained(
         variant=variant,
         train=settings,
-        validation_macro_f1=fitted.validation_macro_f1,
+        validation_macro_f1=f1,
         tables={
-            "epochs": work.rows("epochs", seeded.epochs),
-            "seeds": work.rows("seeds", [seeded.spread]),
+            **tables,
             "variants": work.rows("variants", [row]),
-            "evaluations": work.rows("evaluations", [seeded.evaluation]),
+            "evaluations": work.rows("evaluations", [evaluation]),
         },
     )
 
 
-train_task = stage(lambda inputs: f"train/{inputs['model'].label}", libraries=LIBRARIES, modules=family)(train)
+train_task = stage(
+    lambda inputs: f"train/{inputs['model'].label}", libraries=LIBRARIES, modules=family, extra=pretrained
+)(train)

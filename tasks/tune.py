@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.fit import Diverged, fit
 from tasks.records import Model, Prepared, Range, Train, Trained, Tune
-from tasks.train import LIBRARIES, family, fresh, train_seeds, weights
+from tasks.train import LIBRARIES, family, fresh, pretrained, train_seeds, weights
 from tasks.variants import variant_row
 
 if TYPE_CHECKING:
@@ -119,6 +119,7 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
 
     The weights that are better on validation go on: the retrained ones, or those the search started from.
     """
+    assert trained.validation_macro_f1 is not None  # what is trained has validation images
     trials, epochs = search(work, model, data, trained.train, settings)
     best = max((t for t in trials if t["score"] is not None), key=lambda t: t["score"], default=None)  # type: ignore[arg-type,return-value]
     if best is None:
@@ -131,7 +132,7 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
         seeded = train_seeds(work, model, data, found, name, "tune")
         fitted = seeded.fitted
         epochs += seeded.epochs
-        tuned = weights(model, data, name, "tune", fitted, parent=trained.variant.name,
+        tuned = weights(model, data, name, "tune", fitted.artifact, parent=trained.variant.name,
                         setting=f"trial {best['trial']}, seed {seeded.seed}")  # fmt: skip
         if fitted.validation_macro_f1 >= trained.validation_macro_f1:
             tuned = tuned.model_copy(update={"benchmark": final})
@@ -150,6 +151,9 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
     return result.model_copy(update={"tables": tables})
 
 
-tune_task = stage(lambda inputs: f"tune/{inputs['model'].label}", libraries=(*LIBRARIES, "optuna"), modules=family)(
-    tune
-)
+tune_task = stage(
+    lambda inputs: f"tune/{inputs['model'].label}",
+    libraries=(*LIBRARIES, "optuna"),
+    modules=family,
+    extra=pretrained,
+)(tune)

@@ -581,6 +581,9 @@ def test_decode_resizes_the_shorter_side_and_crops_the_centre() -> None:
     assert small.shape == (10, 10)
     assert np.abs(small[5] - np.linspace(69, 186, 10)).max() < 4
     assert decode(np.zeros((3, 5, 3), np.uint8), 9).shape == (9, 9, 3)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 16), np.uint8)
+    assert np.array_equal(decode(noise, 4, 8), noise[2:6, 6:10])  # already of the size to resize to: cropped alone
+    assert np.array_equal(decode(noise, 4, 6), decode(noise, 6)[1:5, 1:5])
 
 
 def as_if_huge(content: bytes) -> bytes:

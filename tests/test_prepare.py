@@ -254,7 +254,7 @@ def test_only_selected_rows_are_decoded(tmp_path: Path, work: Work, monkeypatch:
     from tasks.datasets import _decode
 
     real = _decode.decode
-    monkeypatch.setattr(_decode, "decode", lambda image, size: decoded.append(image) or real(image, size))
+    monkeypatch.setattr(_decode, "decode", lambda image, *sizes: decoded.append(image) or real(image, *sizes))
     data = Data(source="folder", path=str(root), train_limit=20, test_limit=10, validation_fraction=0.2)
     prepared = prepare(work, data)
     assert len(decoded) == 30
@@ -358,6 +358,15 @@ def test_a_single_class_in_training_is_refused(tmp_path: Path, work: Work) -> No
     root = folder(tmp_path / "set", {"train/a": 5, "test/b": 5})
     with pytest.raises(ValueError, match="the train split has 4 images of 1 classes, which is too few"):
         prepare(work, Data(source="folder", path=str(root)))
+
+
+def test_all_images_may_be_test_images_normalised_as_stated(work: Work) -> None:
+    prepared = prepare(work, Data(source="digits", test_fraction=1, mean=(0.3,), std=(0.4,)))
+    assert (prepared.train_rows, prepared.validation_rows, prepared.test_rows) == (0, 0, 1797)
+    assert (prepared.mean, prepared.std) == ((0.3,), (0.4,))
+    assert set(datasets(work, prepared)) == {"test"}
+    with pytest.raises(ValueError, match=r"data\.mean, data\.std: 3 values for images of 1 channels"):
+        prepare(work, Data(source="digits", mean=(0.3, 0.3, 0.3), std=(0.4, 0.4, 0.4)))
 
 
 # -------------------------------------------------------------------------------------------------------- shared data

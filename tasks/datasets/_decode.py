@@ -52,33 +52,33 @@ class Done(NamedTuple):
     """Of the pixels as RGB, so that a greyscale image equals its RGB copy."""
 
 
-def decode_all(jobs: Iterator[Job], size: int | None) -> Iterator[Done]:
+def decode_all(jobs: Iterator[Job], size: int | None, resize: int | None = None) -> Iterator[Done]:
     """Decode in threads (Pillow's decoders release the interpreter's lock), in order and with few images in memory."""
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[list[Done]]] = deque()
         while batch := list(islice(jobs, BATCH)):
-            ahead.append(pool.submit(_decode_batch, batch, size))
+            ahead.append(pool.submit(_decode_batch, batch, size, resize))
             if len(ahead) > workers:
                 yield from ahead.popleft().result()
         while ahead:
             yield from ahead.popleft().result()
 
 
-def _decode_batch(jobs: list[Job], size: int | None) -> list[Done]:
-    return [_decode_one(job, size) for job in jobs]
+def _decode_batch(jobs: list[Job], size: int | None, resize: int | None) -> list[Done]:
+    return [_decode_one(job, size, resize) for job in jobs]
 
 
-def _decode_one(job: Job, size: int | None) -> Done:
+def _decode_one(job: Job, size: int | None, resize: int | None) -> Done:
     try:
-        pixels = decode(job.image, size)
+        pixels = decode(job.image, size, resize)
     except Bad as bad:
         return Done(job.part, job.row, job.name, bad, b"")
     rgb = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     return Done(job.part, job.row, job.name, pixels, blake2b(rgb.tobytes(), digest_size=16).digest())
 
 
-def decode(image: Encoded, size: int | None) -> np.ndarray:
+def decode(image: Encoded, size: int | None, resize: int | None = None) -> np.ndarray:
     """Upright uint8 pixels, (height, width) if greyscale, else (height, width, 3).
 
     Transparent pixels are laid on white; 16-bit greyscale keeps its upper 8 bits; of several frames the first is taken.
@@ -88,7 +88,9 @@ def decode(image: Encoded, size: int | None) -> np.ndarray:
     image
         As a source gives it.
     size
-        The shorter side is resized to this (bicubic, antialiased) and the centre cropped square; None: as it is.
+        Height and width of the square cropped from the centre; None: the image as it is.
+    resize
+        The shorter side is resized to this before (bicubic, antialiased); None: to `size`.
 
     Raises
     ------
@@ -111,7 +113,7 @@ def decode(image: Encoded, size: int | None) -> np.ndarray:
         Exception
     ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
         raise Bad("undecodable image", " ".join(str(error).split()) or type(error).__name__) from error
-    return np.asarray(picture if size is None else _fit(picture, size))
+    return np.asarray(picture if size is None else _fit(picture, size, resize or size))
 
 
 def _open(image: bytes | np.ndarray | Image.Image) -> Image.Image:
@@ -145,12 +147,12 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _fit(picture: Image.Image, size: int) -> Image.Image:
-    """Shorter side to `size`, then the centre: the arithmetic of torchvision's Resize and CenterCrop."""
+def _fit(picture: Image.Image, size: int, resize: int) -> Image.Image:
+    """Shorter side to `resize`, then the centre: the arithmetic of torchvision's Resize and CenterCrop."""
     width, height = picture.size
     short = min(width, height)
-    if short != size:
-        width, height = (size if side == short else max(size, size * side // short) for side in (width, height))
+    if short != resize:
+        width, height = (resize if side == short else max(resize, resize * side // short) for side in (width, height))
         if width * height > (Image.MAX_IMAGE_PIXELS or 0):
             raise Bad("undecodable image", f"{picture.width}x{picture.height} pixels are too elongated to resize")
         picture = picture.resize((width, height), Image.Resampling.BICUBIC)

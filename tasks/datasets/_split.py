@@ -111,6 +111,10 @@ def plan(
 
     def take(split: str, fraction: float, purpose: int) -> None:
         rows, labels = chosen["train"]
+        if fraction == 1:
+            log.info("no %s part: all %d images of %s are it", split, len(rows), of["train"])
+            chosen[split], chosen["train"] = (rows, labels), (rows[:0], labels[:0])
+            return
         held, stratified = holdout(labels, fraction, (settings.seed, purpose))
         how = "stratified" if stratified else "at random (too many classes of one image to stratify)"
         log.info("no %s part: %d of %d images of %s held out, %s", split, len(held), len(rows), of["train"], how)
@@ -128,6 +132,6 @@ def plan(
         take("test", settings.test_fraction, 1)
     limit("train", settings.train_limit, 2)
     limit("test", settings.test_limit, 3)
-    if "validation" not in chosen:
+    if "validation" not in chosen and len(chosen["train"][0]):
         take("validation", settings.validation_fraction, 4)
-    return {split: (of.get(split, of["train"]), chosen[split][0]) for split in SPLITS}
+    return {split: (of.get(split, of["train"]), chosen[split][0]) for split in SPLITS if split in chosen}

@@ -1,0 +1,16 @@
+"""DenseNet of torchvision (Huang et al. 2017, Densely connected convolutional networks)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from models import _library
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def densenet121(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
+    """DenseNet-121; 7,978,856 parameters at 1,000 classes. Images of 8 pixels or more; small stem below 64."""
+    model = _library.torchvision("densenet121", num_classes=num_classes, in_channels=in_channels, image_size=image_size)
+    return _library.small_stem(model, pool="features.pool0") if image_size < 64 else model

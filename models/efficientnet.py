@@ -1,0 +1,24 @@
+"""EfficientNet-B0 of torchvision (Tan & Le 2019) and EfficientNet-Lite0 of timm (TensorFlow's edge variant)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from models import _library
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def efficientnet_b0(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
+    """EfficientNet-B0; 5,288,548 parameters at 1,000 classes. Made for 224 pixels; works from 8 on."""
+    return _library.torchvision(
+        "efficientnet_b0", num_classes=num_classes, in_channels=in_channels, image_size=image_size
+    )
+
+
+def tf_efficientnet_lite0(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
+    """EfficientNet-Lite0: no squeeze-and-excitation, ReLU6; 4,652,008 parameters at 1,000 classes. As B0 in size."""
+    return _library.timm(
+        "tf_efficientnet_lite0", num_classes=num_classes, in_channels=in_channels, image_size=image_size
+    )
