@@ -33,7 +33,7 @@ def test_set_takes_typed_values_by_dotted_keys():
         ("train.epochs=abc", ["train.epochs", "integer", "'abc'"]),
         ("train.epochs=1.5", ["train.epochs", "integer"]),
         ("train.epochs='3'", ["train.epochs", "integer"]),
-        ("train.epochs=0", ["train.epochs", "greater than 0"]),
+        ("train.epochs=-1", ["train.epochs", "greater than or equal to 0"]),
         ("train.epochs", ["key=value"]),
         ("train.epochs.x=1", ["train.epochs", "'x'"]),
         ("train=3", ["train"]),
