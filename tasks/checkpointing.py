@@ -66,6 +66,7 @@ def _keep_statistics(block: nn.Module) -> Iterator[None]:
     layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
+        assert layer.num_batches_tracked is not None
         layer.momentum, layer.num_batches_tracked = 0.0, torch.zeros_like(layer.num_batches_tracked)
     try:
         yield
