@@ -80,23 +80,25 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     import torch
 
     check(name, options.get("width"))
-    enlarged = options.pop("upsample", None)
-    size = enlarged or image_size
     try:
-        model = _build(name, num_classes=num_classes, in_channels=in_channels, image_size=size, **options)
+        model = _build(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
         with torch.no_grad():  # on the meta device: shapes alone
-            copy.deepcopy(model).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
+            copy.deepcopy(model).to("meta").eval()(torch.empty(1, in_channels, image_size, image_size, device="meta"))
     except (RuntimeError, AssertionError, ValueError, ArithmeticError, LookupError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        size = options.get("upsample", image_size)
         raise ValueError(f"{name} does not take images of {size} pixels ({why}); set data.image_size") from error
-    return importlib.import_module("models._upsample").upsampled(model, enlarged) if enlarged else model
+    return model
 
 
-def _build(name: str, **options: Any) -> nn.Module:
+def _build(name: str, *, image_size: int, upsample: int | None = None, **options: Any) -> nn.Module:
     kind, _, called = name.partition(":")
+    options["image_size"] = upsample or image_size
     if called:
-        return getattr(_library, kind)(called, **options)
-    return getattr(importlib.import_module(f"models.{families()[name]}"), name)(**options)
+        model = getattr(_library, kind)(called, **options)
+    else:
+        model = getattr(importlib.import_module(f"models.{families()[name]}"), name)(**options)
+    return importlib.import_module("models._upsample").upsampled(model, upsample) if upsample else model
 
 
 def save(model: nn.Module, path: str | Path, architecture: dict[str, Any]) -> None:
