@@ -126,6 +126,7 @@ def clock() -> tuple[float, float]:
     return time.process_time(), time.perf_counter()
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_training_is_as_fast_as_a_bare_loop_and_faster_than_the_plain_form(tmp_path):
     """In processor time of one thread, which others on the machine do not slow.
