@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +16,6 @@ from tasks import machine, runtimes
 from tasks.runtimes import openvino_bf16
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tasks.runtimes import Session
 
 pytest.importorskip("openvino", reason="OpenVINO is not installed")
@@ -113,3 +114,12 @@ def test_inputs_may_be_read_only_and_strided_but_not_of_another_type(path: Path)
     assert np.array_equal(session.run(strided), want)
     with pytest.raises(ValueError, match="takes inputs of type float32, got float64"):
         session.run(inputs.astype(np.float64))
+
+
+def test_openvino_is_imported_without_its_telemetry() -> None:
+    code = (
+        "import sys; from tasks import runtimes; runtimes.load('openvino').load_library('cpu');"
+        "assert sys.modules['openvino_telemetry'] is None;"
+        "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=Path(machine.__file__).parents[1], check=True)

@@ -30,11 +30,9 @@ def measure(
     path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
 ) -> Measured:
     """Profile an ONNX file in OpenVINO on the CPU."""
-    import openvino
-
     file = model_file(path)
     source = _onnx.read(file)
-    core = openvino.Core()
+    core = _openvino.library().Core()
     model = core.read_model(file)
     model.reshape({model.inputs[0]: list(inputs.shape)})
     precision = "bf16" if runtime.endswith("bf16") else "f32"

@@ -9,6 +9,7 @@ kept, so that memory is one model's.
 from __future__ import annotations
 
 import importlib.util
+import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +28,17 @@ def unavailable(device: str) -> str | None:
     return None if importlib.util.find_spec("openvino") else "OpenVINO is not installed"
 
 
-def load_library(device: str) -> None:
-    """Import OpenVINO and load its CPU plug-in."""
+def library() -> Any:
+    """OpenVINO, imported without its telemetry: that forks this process to send, and the fork hangs on a lock of stdin."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: not to be imported
     import openvino
 
-    openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")
+    return openvino
+
+
+def load_library(device: str) -> None:
+    """Import OpenVINO and load its CPU plug-in."""
+    library().Core().get_property("CPU", "FULL_DEVICE_NAME")
 
 
 def configuration(precision: str, threads: int, slots: int) -> dict[str, Any]:
@@ -54,8 +61,7 @@ class Model:
     """
 
     def __init__(self, path: Path, batch_size: int, precision: str, threads: int, slots: int) -> None:
-        import openvino
-
+        openvino = library()
         self._lock, self._configuration = threading.Lock(), configuration(precision, threads, slots)
         self._core, self._openvino = openvino.Core(), openvino
         try:
@@ -64,6 +70,8 @@ class Model:
             raise ValueError(f"{path.name}: OpenVINO does not read it: {_reason(error)}") from error
         if len(self._model.inputs) != 1:
             raise ValueError(f"{path.name}: expected one input, found {len(self._model.inputs)}")
+        # Here, by one thread: two at once in the first such call of a process wait for each other for ever (2026.4).
+        self._type = self._model.input(0).get_element_type().to_dtype()
         self._accepted = self._model.input(0).partial_shape
         first = self._accepted
         if first.rank.is_static and len(first) and first[0].is_dynamic:
@@ -93,9 +101,8 @@ class Model:
         ValueError
             If the model does not take that shape or type.
         """
-        wanted = self._model.input(0).get_element_type().to_dtype()
-        if dtype != wanted:
-            raise ValueError(f"the model takes inputs of type {wanted}, got {dtype}")
+        if dtype != self._type:
+            raise ValueError(f"the model takes inputs of type {self._type}, got {dtype}")
         asked = self._openvino.PartialShape(list(shape))
         with self._lock:
             if asked != self._shape:
