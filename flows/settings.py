@@ -61,7 +61,8 @@ def _unset(study: Study, path: list[str], record: type[BaseModel] | None) -> lis
     if record is None or not isinstance(value, record):
         return []
     unset = [name for name in record.model_fields if getattr(value, name) is None]
-    return [part for name in unset for part in (f"# {record.model_fields[name].description}", f"# {name} =")]
+    told = {name: (record.model_fields[name].description or "").splitlines() for name in unset}
+    return [f"# {line}" for name in unset for line in (*told[name], f"{name} =")]
 
 
 def _record_at(path: list[str]) -> type[BaseModel] | None:

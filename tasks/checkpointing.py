@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,10 +66,7 @@ def _keep_statistics(block: nn.Module) -> Iterator[None]:
     layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
-        layer.momentum, layer.num_batches_tracked = (
-            0.0,
-            torch.zeros_like(cast("torch.Tensor", layer.num_batches_tracked)),
-        )
+        layer.momentum, layer.num_batches_tracked = 0.0, torch.tensor(0)
     try:
         yield
     finally:

@@ -10,7 +10,8 @@ from digits import digits, stored, warmed
 from torch import nn
 
 import models
-from tasks import fit as fitting
+from tasks.evaluation import evaluate
+from tasks.fit import fit
 from tasks.prune import cost, prune, prune_channels
 from tasks.records import Model, Prune, Train, Trained
 from tasks.work import Work
@@ -111,7 +112,7 @@ def test_prune_returns_the_fine_tuned_weights_and_records_those_before(tmp_path:
     data = digits(work)
     start = Train(epochs=8, batch_size=16, learning_rate=0.05, channels_last=False, device="cpu")
     network = models.build(**LENET)
-    fitted = fitting.fit(work, network, LENET, data, start, model_label="lenet5", variant="lenet5/train", stage="train")
+    fitted = fit(work, network, LENET, data, start, model_label="lenet5", variant="lenet5/train", stage="train")
     parent = stored(work, "lenet5", **LENET).model_copy(update={"artifact": fitted.artifact})
     trained = Trained(variant=parent, train=start, validation_macro_f1=fitted.validation_macro_f1)
 
@@ -130,7 +131,7 @@ def test_prune_returns_the_fine_tuned_weights_and_records_those_before(tmp_path:
     rows = {r["name"]: r for r in polars.read_parquet(work.store.get(pruned.tables["variants"])).to_dicts()}
     assert set(rows) == {variant.name, raw.name}
     for stored_variant in (variant, raw):
-        scores = fitting.evaluate(models.load(work.store.get(stored_variant.artifact)), data, work.store, "validation")
+        scores = evaluate(models.load(work.store.get(stored_variant.artifact)), data, work.store, "validation")
         row = rows[stored_variant.name]
         assert row["validation_top1"] == pytest.approx(scores.top1)
         assert row["validation_macro_f1"] == pytest.approx(scores.macro_f1)
