@@ -118,8 +118,11 @@ def test_an_edited_helper_reruns_training_and_what_follows(server, tmp_path):
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     burnish = Burnish(tmp_path / "artifacts", server, cwd=tmp_path)
     burnish.run(*SHORT)
-    helper = tmp_path / "tasks" / "fit.py"
-    helper.write_text(helper.read_text().replace("done / 0.25 if done < 0.25", "done / 0.3 if done < 0.3"))
+    helper = tmp_path / "tasks" / "optimizers.py"
+    text = helper.read_text()
+    edited = text.replace('"one_cycle": 0.25', '"one_cycle": 0.3')
+    assert edited != text
+    helper.write_text(edited)
     burnish.run(*SHORT)
     told = burnish.why()
     assert told.pop("prepare") == "hit"
