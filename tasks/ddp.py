@@ -110,6 +110,7 @@ def _error(job: Job, failed: dict[str, Any] | None, log: str) -> Exception:
     count = job.settings.processes
     ended = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+).*\n\s*exitcode\s+: (-?\d+)", log)]
     killed = [(rank, signal.Signals(-code).name) for rank, code in ended if code < 0]
+    killed.sort(key=lambda rank_name: rank_name[1] == "SIGTERM")  # by which torchrun ends the others
     if killed:  # first: the others tell that they lost it
         return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
     if failed and failed["error"] in ERRORS:
@@ -128,7 +129,8 @@ class _Relay(logging.Handler):
 
 
 def _say(**message: Any) -> None:
-    print(MARK + json.dumps(message), flush=True)
+    """One write a message: `print` makes two where output is unbuffered, and another rank's may come between."""
+    os.write(1, f"{MARK}{json.dumps(message)}\n".encode())
 
 
 def main(folder: Path) -> None:
@@ -163,8 +165,9 @@ def main(folder: Path) -> None:
         run.go(lambda epoch, score: _say(epoch=epoch, score=score))
     except Exception as error:  # told to who asked for the training, and to torchrun by the exit code
         traceback.print_exc()
-        _say(error=type(error).__name__, text=str(error), rank=group.rank)
-        sys.stdout.flush()
+        # A pipe takes up to 4,096 bytes whole (PIPE_BUF); a character is six bytes at most.
+        _say(error=type(error).__name__, text=str(error)[:600], rank=group.rank)
+        sys.stderr.flush()
         os._exit(1)  # other ranks wait for this one: torchrun ends them
     dist.barrier()
     dist.destroy_process_group()

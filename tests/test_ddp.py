@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -113,6 +114,17 @@ def test_what_torchrun_and_the_ranks_say_becomes_one_line(tmp_path):
     )
     assert isinstance(ddp._error(job, {"error": "ValueError", "text": "x", "rank": 0}, ""), ValueError)
     assert "torchrun failed: no such file" in str(ddp._error(job, None, "a\nno such file\n"))
+    log = "".join(f"  rank      : {rank}\n  exitcode  : {code} (pid: 7)\n" for rank, code in ((0, -15), (1, -9)))
+    assert "rank 1 of 2 was ended by SIGKILL" in str(ddp._error(job, None, log))
+
+
+def test_a_message_is_one_write_also_where_output_is_unbuffered():
+    read, write = os.pipe2(os.O_DIRECT)  # a packet a write
+    command = [sys.executable, "-u", "-c", "from tasks import ddp; ddp._say(error='E', text='t', rank=1)"]
+    subprocess.run(command, stdout=write, check=True, cwd=Path(__file__).parent.parent)
+    os.close(write)
+    with os.fdopen(read, "rb", buffering=0) as packets:
+        assert packets.read(4096) == b'burnish: {"error": "E", "text": "t", "rank": 1}\n'
 
 
 @pytest.mark.gpu
