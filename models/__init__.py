@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models import _library, _pretrained
+from models import _library, _pretrained, _upsample
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ def _build(name: str, *, image_size: int, upsample: int | None = None, **options
         model = getattr(_library, kind)(called, **options)
     else:
         model = getattr(importlib.import_module(f"models.{families()[name]}"), name)(**options)
-    return importlib.import_module("models._upsample").upsampled(model, upsample) if upsample else model
+    return _upsample.upsampled(model, upsample) if upsample else model
 
 
 def save(model: nn.Module, path: str | Path, architecture: dict[str, Any]) -> None:

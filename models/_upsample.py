@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from torch.nn.functional import interpolate
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -14,10 +12,12 @@ class Upsample:
     """Bilinear enlargement of a batch before a module's own forward pass; a hook, so that weights keep their names."""
 
     def __init__(self, size: int) -> None:
-        self.size = size
+        from torch.nn.functional import interpolate
+
+        self.size, self.interpolate = size, interpolate
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-        return interpolate(inputs[0], (self.size, self.size), mode="bilinear", align_corners=False)
+        return self.interpolate(inputs[0], (self.size, self.size), mode="bilinear", align_corners=False)
 
 
 def upsampled(model: nn.Module, size: int) -> nn.Module:

@@ -27,8 +27,7 @@ def family(inputs: dict[str, Any]) -> tuple[str, ...]:
     """The module that builds the model: it is reached by name, so no import tells of it."""
     import models
 
-    upsampling = ("models._upsample",) if inputs["model"].upsample else ()
-    return (models.module(inputs["model"].name), "models._pretrained", *upsampling)
+    return (models.module(inputs["model"].name),)
 
 
 def pretrained(inputs: dict[str, Any]) -> dict[str, str]:
