@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import sys
-import tempfile
 import time
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from flows.settings import Mistake
 from tasks import machine, modelfile, rows, runtimes
 from tasks.benchmark import BATCHES, candidates
 from tasks.intervals import Turns, compare, turns
+from tasks.keys import digest
 from tasks.locks import locked
 from tasks.records import Benchmark, Variant, formats, plugins
 from tasks.rounds import fresh_processes, run
@@ -27,7 +29,7 @@ from tasks.work import Work
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import polars as pl
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from tasks.rounds import Job
 
 Row = dict[str, Any]
+LOG = logging.getLogger("burnish")
 
 
 def bench(asked: argparse.Namespace) -> None:
@@ -50,18 +53,19 @@ def bench(asked: argparse.Namespace) -> None:
     from flows.console import shown
 
     out = Path(asked.out)
-    out.mkdir(parents=True, exist_ok=True)
-    with shown(), tempfile.TemporaryDirectory(dir=out, prefix=".bench-") as scratch:
-        work = Work(Store(Path(scratch) / "store"), Path(scratch))
+    artifacts = {file.path: file.artifact() for file in files}
+    parts = {"settings": settings, "pairs": [(artifacts[file.path], runtime) for file, runtime in pairs],
+             "shape": asked.input_shape, "machine": machine.fingerprint()}  # fmt: skip
+    with shown(), locked({"cpu", device}, LOG), _scratch(out, digest(parts)) as scratch:
+        work = Work(Store(scratch / "store"), scratch, LOG)
         jobs: list[Job] = []
         for number, ((file, runtime), name) in enumerate(zip(pairs, _names(pairs), strict=True)):
             pool = work.scratch / f"pool-{number}.npy"
             np.save(pool, inputs[file.path])
-            variant = Variant(name=name, model=name, stage="file", format=file.format, artifact=file.artifact())
+            variant = Variant(name=name, model=name, stage="file", format=file.format, artifact=artifacts[file.path])
             jobs += candidates(variant, runtime, device, file.path.absolute(), settings, pool)
-        with locked({"cpu", device}, work.log):
-            environment = machine.environment()
-            run(work, jobs, settings, work.scratch)
+        environment = machine.environment()
+        run(work, jobs, settings, work.scratch)
         made = rows.tables(work, jobs, settings, [])
         made["environments"] = work.rows("environments", [environment])
         measured = {name: _read(work, made[name]) for name in ("benchmarks", "throughputs")}
@@ -76,6 +80,21 @@ def bench(asked: argparse.Namespace) -> None:
     failed = measured["benchmarks"].filter(measured["benchmarks"]["status"] == "failed")
     if len(failed) == len(measured["benchmarks"]):
         raise RuntimeError(f"nothing could be measured: {failed['error'][0]}")
+
+
+@contextmanager
+def _scratch(out: Path, key: str) -> Iterator[Path]:
+    """A folder for what is measured; that of a bench which was interrupted or killed holds its finished rounds."""
+    folder = out / f".bench-{key[:16]}"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
 
 
 def _runtimes(file: ModelFile, asked: tuple[str, ...], device: str) -> tuple[str, ...]:

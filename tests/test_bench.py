@@ -12,6 +12,7 @@ import pytest
 
 from flows.cli import main
 from tasks import tables
+from tasks.candidate import Candidate
 from tasks.intervals import compare, turns
 
 if TYPE_CHECKING:
@@ -125,6 +126,31 @@ def test_a_file_that_cannot_be_executed_is_a_failed_row_beside_the_others(
     assert {row["variant"]: row["status"] for row in told["benchmarks"]} == {"good": "ok", "bad": "failed"}
     assert main(["bench", str(bad), *QUICK, "--out", str(tmp_path)]) == 1
     assert "nothing could be measured" in capsys.readouterr().err
+
+
+def test_an_interrupted_bench_goes_on_after_its_last_whole_round(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, turns_of, seen = null(tmp_path / "a", [2.0]), Candidate.turn, []
+
+    def turn(self: Candidate, turns: int) -> None:
+        if self.pid not in seen:
+            seen.append(self.pid)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        turns_of(self, turns)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Candidate, "turn", turn)
+        assert main(["bench", str(file), *QUICK, "--out", str(tmp_path / "out")]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "bench").exists()
+    told = bench(capsys, file, *QUICK, "--out", tmp_path / "out")
+    assert [row["rounds"] for row in told["benchmarks"]] == [3]
+    (folder,) = (tmp_path / "out" / "bench").iterdir()
+    processes = pl.read_parquet(folder / "certificates.parquet")["process"].to_list()
+    assert processes == [1, 2, 3], "the first two rounds are those from before"
+    assert not list((tmp_path / "out").glob(".bench-*"))
 
 
 @pytest.mark.slow
