@@ -25,8 +25,9 @@ ABSENT_WHY = {
     "note": "nothing to add", "target_rate": "the server scenario's", "kept": "the server scenario's",
     "limit_ms": "the server scenario's", "throughput": "not asked for", "precision": "no image was called it",
     "recall": "no image is of it", "taken_for": "for nothing else",
+    "macro_f1_std": "one seed alone", "epoch_seconds": "one epoch alone", "times": "one epoch alone",
 }  # fmt: skip
-SAYS_WHY = ("variant", "name", "adjusted")
+SAYS_WHY = ("variant", "name", "adjusted", "technique")
 """Text columns with the reason below where a row is not ok, or was measured under bad conditions."""
 OF_A_CLASS = ("precision", "recall", "f1")
 
@@ -177,6 +178,21 @@ TRIALS: list[Spec] = [
     ("Best so far", "macro F1", "best_so_far", share),
     ("Epochs", "", "epochs", count),
     ("Time", "s", "seconds", sig),
+    STATUS,
+]
+ABLATIONS: list[Spec] = [
+    ("Technique", "", "technique", str),
+    ("Sets", "", "adjusted", str),
+    ("Epoch", "s, median but the first", "epoch_seconds", sig),
+    ("Faster", "times, than none", "times", sig),
+    ("First epoch", "s", "first_epoch_seconds", sig),
+    ("Training", "images/s", "images_per_second", sig),
+    ("Data wait", "share", "data_wait", share),
+    ("Memory", "MB, peak", "memory_peak_bytes", mb),
+    ("Top-1", "held-out", "top1", share),
+    ("Macro F1", "held-out", "macro_f1", share),
+    ("Over seeds", "std of macro F1", "macro_f1_std", share),
+    ("Arithmetic", "", "precision", str),
     STATUS,
 ]
 POLICIES: list[Spec] = [("Policy", "", "setting", str), VARIANT, F1, HELD_OUT, GOES_ON, STATUS]

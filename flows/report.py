@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flows import charts, curves
 from flows.grids import (
+    ABLATIONS,
     CERTIFICATES,
     DATASET,
     FORMS,
@@ -47,8 +48,8 @@ if TYPE_CHECKING:
     from flows.grids import Grid, Row, Spec
     from flows.mistakes import Images
 
-WANTED = ("datasets", "epochs", "trials", "variants", "evaluations", "predictions", "latencies", "benchmarks", "throughputs",
-          "gpu_times", "scenarios", "certificates", "memory", "environments", "summary")  # fmt: skip
+WANTED = ("datasets", "ablations", "epochs", "trials", "variants", "evaluations", "predictions", "latencies", "benchmarks",
+          "throughputs", "gpu_times", "scenarios", "certificates", "memory", "environments", "summary")  # fmt: skip
 MANY_ROWS = ("predictions", "latencies")
 
 
@@ -82,6 +83,19 @@ def _tuning(trials: pl.DataFrame) -> list[tuple[Figure, Grid | None]]:
     for (model,), group in trials.sort("trial").group_by("model", maintain_order=True):
         rows = [row | {"adjusted": adjusted(row["adjusted"])} for row in group.to_dicts()]
         made.append((charts.tuning(group, str(model)), grid(TRIALS, rows, f"Trials of {model}")))
+    return made
+
+
+def _ablations(table: pl.DataFrame) -> list[Grid | None]:
+    made = []
+    for (model,), group in table.group_by("model", maintain_order=True):
+        rows = group.to_dicts()
+        plain = next((row["epoch_seconds"] for row in rows if row["technique"] == "none"), None)
+        for row in rows:
+            sets = json.loads(row["sets"])
+            row["adjusted"] = adjusted(row["sets"]) if sets else "what is plain"
+            row["times"] = plain / row["epoch_seconds"] if plain and row["epoch_seconds"] else None
+        made.append(grid(ABLATIONS, rows, f"Training techniques, {model}: each alone, all together, none"))
     return made
 
 
@@ -166,6 +180,8 @@ def page(
     about["mistakes"] = mistakes(tables, images)
     if "epochs" in small:
         about["curves"] = curves.training(small["epochs"])
+    if "ablations" in small:
+        about["ablations"] = _ablations(small["ablations"])
     if "trials" in small:
         about["tuning"] = _tuning(small["trials"])
     if "variants" in small:

@@ -1,4 +1,4 @@
-"""The flow: prepare, train, tune, augment, prune, export, quantize, build, benchmark, serve, aggregate. Wiring only."""
+"""The flow: prepare, ablate, train, tune, augment, prune, export, quantize, build, benchmark, serve, aggregate; wiring."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import time
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from flows.presets import quickstart
 from flows.settings import to_toml
 from models import weights_file
 from tasks import machine, tables
+from tasks.ablate import ablate_task
 from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
@@ -65,17 +67,22 @@ class Run:
         LOG.debug("%d of %d", self.done, self.total, extra={"overall": (self.done, self.total)})
         return result
 
-    def attempt(self, made: Task[..., Any], failed: Variant, **inputs: Any) -> Any:
-        """Run a stage; an exception becomes the row of `failed` and the rest of the study goes on."""
+    def attempt(self, made: Task[..., Any], failed: Variant | dict[str, str], **inputs: Any) -> Any:
+        """Run a stage; an exception becomes the row of `failed`, a variant or keys of `ablations`, and the study goes on."""
         try:
             return self.do(made, **inputs)
         except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
             told = f"{type(error).__name__}: {error}".splitlines()[0]
-            LOG.error("%s failed: %s", failed.name, told)
-            failed = failed.model_copy(update={"error": told})
+            LOG.error("%s failed: %s", made.about.label_of(inputs), told)  # type: ignore[attr-defined]
+            table, row = "ablations", {}
+            if isinstance(failed, Variant):
+                failed = failed.model_copy(update={"error": told})
+                self.variants.append(failed)
+                table, row = "variants", variant_row(failed)
+            else:
+                row = failed | {"status": "failed", "error": told}
             work = Work(Store(Path(self.context.out) / "store"), self.folder)
-            self.collect(Output(tables={"variants": work.rows("variants", [variant_row(failed)])}))
-            self.variants.append(failed)
+            self.collect(Output(tables={table: work.rows(table, [row])}))
             return None
 
     def collect(self, result: Output) -> None:
@@ -98,7 +105,8 @@ def _calls(study: Study) -> int:
     parents = 1 + len(study.prune.ratios)
     quantized, built = bool(study.quantize.settings or study.quantize.dynamic), bool(study.build.precisions)
     weights = 1 + bool(study.tune.trials) + bool(study.augment.policies) + len(study.prune.ratios)
-    return 3 + bool(study.serve.seconds) + len(study.models) * (weights + parents * (1 + quantized + built))
+    each = len(study.ablate.names) + weights + parents * (1 + quantized + built)
+    return 3 + bool(study.serve.seconds) + len(study.models) * each
 
 
 def _failed(name: str, model: Model, stage: str, parent: str | None = None, format: str = "safetensors") -> Variant:
@@ -208,6 +216,10 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
     write_text(run.folder / "study.toml", to_toml(study))
     write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
     data: Prepared = run.do(prepare_task, settings=study.data)
+    for model, technique in product(study.models, study.ablate.names):
+        keys = {"model": model.label, "technique": technique, "sets": json.dumps(study.ablate.sets(technique))}
+        run.attempt(ablate_task, keys, model=model, data=data, train=study.train, settings=study.ablate,
+                    technique=technique)  # fmt: skip
     for model in study.models:
         for weights in _weights(run, model, data):
             _forms(run, model, data, weights.variant)

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from models import check
 
@@ -307,6 +307,51 @@ class Tune(Record):
         return value
 
 
+class Ablate(Record):
+    """Training techniques, each trained with alone, with all of them, and with none."""
+
+    kind: Literal["ablate"] = "ablate"
+    techniques: dict[str, dict[str, bool | int | float | str]] = {}
+    """Name -> the fields of `train` that it sets; none at all leaves the stage out."""
+    plain: dict[str, bool | int | float | str] = {}
+    """Fields of `train` where no technique sets them, e.g. precision = "fp32"."""
+    epochs: Positive = 3
+    """Of each training; the first one's time, in which what compiles does so, is told apart."""
+    train_limit: Positive | None = None
+    """Images of each training."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Ablate:
+        set_by: dict[str, str] = {}
+        for name, fields in self.techniques.items():
+            if name in ("none", "all"):
+                raise ValueError(f"techniques: {name!r} is the name of what is trained beside them")
+            for field, value in fields.items():
+                other = set_by.setdefault(field, name)
+                if self.techniques[other][field] != value:
+                    raise ValueError(f"techniques: {other} and {name} set {field} to different values, so they cannot be all "
+                                     "together")  # fmt: skip
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is trained; with a single technique it is all."""
+        several = ("all",) if len(self.techniques) > 1 else ()
+        return ("none", *self.techniques, *several) if self.techniques else ()
+
+    def sets(self, technique: str) -> dict[str, bool | int | float | str]:
+        """Fields of `train` that a technique sets."""
+        if technique == "all":
+            return {field: value for fields in self.techniques.values() for field, value in fields.items()}
+        return self.techniques.get(technique, {})
+
+    def train(self, base: Train, technique: str) -> Train:
+        """How it is trained: for all epochs, as the others."""
+        same = {"epochs": self.epochs, "patience": self.epochs, "seeds": self.seeds, "train_limit": self.train_limit}
+        return Train.model_validate(base.model_dump() | self.plain | self.sets(technique) | same)
+
+
 class Augment(Record):
     """Augmentation policies to try with the tuned settings."""
 
@@ -462,6 +507,7 @@ class Study(Record):
     models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
     train: Train = Train()
     tune: Tune = Tune()
+    ablate: Ablate = Ablate()
     augment: Augment = Augment()
     prune: Prune = Prune()
     export: Export = Export()
@@ -476,6 +522,14 @@ class Study(Record):
         labels = [m.label for m in self.models]
         if len(set(labels)) < len(labels):
             raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
+        for name in self.ablate.names:
+            try:
+                self.ablate.train(self.train, name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(("ablate", *(("techniques", name) if name not in ("none", "all") else ("plain",)),
+                                  *map(str, first["loc"])))  # fmt: skip
+                raise ValueError(f"{where}: {first['msg']}") from error
         if "eager" not in self.benchmark.runtimes:
             raise ValueError("benchmark.runtimes: must contain 'eager', which the reference is measured with")
         made = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}

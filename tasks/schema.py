@@ -144,7 +144,7 @@ TABLES: dict[str, Table] = {
         {
             "model": text("label of the model"),
             "variant": text("what was being trained, e.g. lenet5/tune/trial-3"),
-            "stage": text("stage that trained", "train", "tune", "augment", "prune"),
+            "stage": text("stage that trained", "train", "tune", "augment", "prune", "ablate"),
             "seed": count("random seed"),
             "epoch": count("from 1", low=1),
             "split": text("images the row is about", "train", "validation"),
@@ -185,6 +185,34 @@ TABLES: dict[str, Table] = {
             },
         },
         unique=("variant",),
+    ),
+    "ablations": Table(
+        "Training with each technique alone, with all and with none, a row a model and technique.",
+        {
+            "model": text("label of the model"),
+            "technique": text("none, all, or one of the study's techniques"),
+            "sets": text("fields of train that it sets, as JSON"),
+            "seeds": count("trainings, a seed each", null=True),
+            "epochs": count("of each training", null=True),
+            "epoch_seconds": number("median training epoch but the first, all seeds; null for one epoch", null=True),
+            "first_epoch_seconds": number(
+                "first training epoch, in which PyTorch compiles: mean of the seeds", null=True
+            ),
+            "images_per_second": number("median of the same epochs", null=True),
+            "data_wait": share("median share of the seconds spent waiting for images", null=True),
+            "memory_peak_bytes": count(
+                "peak: resident memory of the process, or the GPU allocator's; the seeds' highest", null=True
+            ),
+            "precision": text("arithmetic that was used", "fp32", "bf16", "fp16", null=True),
+            "device": text("cpu or cuda:N", null=True),
+            "batch_size": count("images of a batch", null=True),
+            **{key: column for key, column in QUALITY.items() if key != "top5"},
+            "macro_f1_std": number("standard deviation over the seeds, null for one", high=1, null=True),
+            **OUTCOME,
+        },
+        unique=("model", "technique"),
+        ordered=(("top1_low", "top1", "top1_high"), ("macro_f1_low", "macro_f1_high")),
+        given_when_ok=("images_per_second",),
     ),
     "trials": Table(
         "Tuning, a row an adjustment.",

@@ -64,6 +64,7 @@ def rows_of_tables(seed: int = 0) -> dict[str, list[Row]]:
     for model, facts in MODELS.items():
         rows["epochs"] += _epochs(dice, model, facts)
         rows["seeds"] += _seeds(model, facts)
+        rows["ablations"] += _ablations(model, facts)
         rows["trials"] += _trials(dice, model, facts)
         chosen = _trained(rows, model, facts)
         for parent in chosen:
@@ -257,6 +258,19 @@ def _epochs(dice: random.Random, model: str, facts: Row) -> list[Row]:
                     }
                 )
     return rows
+
+
+def _ablations(model: str, facts: Row) -> list[Row]:
+    made: list[Row] = []
+    for technique, sets, seconds in (("none", {}, 2.0), ("AMP", {"precision": "bf16"}, 1.0)):
+        quality = {key: value for key, value in _quality(facts["f1"]).items() if key != "top5"}
+        made.append({
+            "model": model, "technique": technique, "sets": json.dumps(sets), "seeds": 1, "epochs": 3, **quality,
+            "epoch_seconds": seconds, "first_epoch_seconds": 3 * seconds, "images_per_second": 1300 / seconds,
+            "data_wait": 0.01, "memory_peak_bytes": 600_000_000, "precision": "bf16" if sets else "fp32",
+            "device": "cpu", "batch_size": 128, "status": "ok",
+        })
+    return [*made, {"model": model, "technique": "all", "sets": "{}", "status": "failed", "error": "it did not fit"}]
 
 
 def _seeds(model: str, facts: Row) -> list[Row]:
