@@ -74,7 +74,8 @@ class Run:
         except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
             told = f"{type(error).__name__}: {error}".splitlines()[0]
             LOG.error("%s failed: %s", made.about.label_of(inputs), told)  # type: ignore[attr-defined]
-            table, row = "ablations", {}
+            table: str = "ablations"
+            row: dict[str, Any]
             if isinstance(failed, Variant):
                 failed = failed.model_copy(update={"error": told})
                 self.variants.append(failed)
