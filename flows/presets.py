@@ -39,9 +39,9 @@ IMAGENET = Data(
 )  # fmt: skip
 """Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned models."""
 NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
-QUICK = Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=2, processes=2, min_seconds=0.1, min_queries=16, minutes=1,
+QUICK = Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=2, processes=1, min_seconds=0.1, min_queries=16, minutes=1,
                   throughput=False)  # fmt: skip
-"""What a smoke test measures: every row, few queries."""
+"""What a smoke test measures: every row, few queries, a process a candidate."""
 
 
 def _changed(study: Study, **parts: Any) -> Study:
@@ -139,7 +139,7 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
             augment=Augment(policies=("none", "crop")),
             prune=Prune(ratios=(0.25,), epochs=2),
             quantize=Quantize(settings=("u8s8-reduced", "s8s8"), calibration_images=64),
-            benchmark=QUICK.model_copy(update={"runtimes": study.benchmark.runtimes}),
+            benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime", "tensorrt")}),
             serve=Serve(seconds=0.2, trials=2),
         )  # fmt: skip
     return study
@@ -173,8 +173,9 @@ def densenet121_imagenet(scale: Scale = "smoke") -> Study:
             train=Train(epochs=2, batch_size=48, learning_rate=0.05),
             prune=Prune(ratios=(0.1,), epochs=1),
             quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
-            build=Build(precisions=("fp16",)),
-            benchmark=QUICK.model_copy(update={"batch_sizes": study.benchmark.batch_sizes}),
+            build=Build(precisions=()),
+            benchmark=QUICK.model_copy(update={"batch_sizes": study.benchmark.batch_sizes, "processes": 2,
+                                               "runtimes": ("eager", "onnxruntime")}),
             serve=Serve(seconds=0),
         )  # fmt: skip
     return study
