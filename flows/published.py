@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from tasks.published import ABSENT
+from tasks.published import ABSENT, BAD
 from tasks.published import compare as beside
 
 if TYPE_CHECKING:
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from tasks.published import Comparison, Published
 
 SOURCES = ("published", "here")
+STAR = (
+    f"{BAD} measured under bad conditions (other processes, a slowed-down machine): the section on measuring says which"
+)
 
 
 def compare(name: str, tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> Published:
@@ -32,6 +35,13 @@ def lines(comparison: Comparison) -> Iterator[tuple[tuple[str, ...], str, tuple[
                 continue  # what the study left undone
             yield key, source, figures or (ABSENT,) * len(comparison.columns)
             key = ("",) * len(line.key)
+
+
+def starred(comparison: Comparison) -> bool:
+    """Whether a figure was measured under bad conditions."""
+    return any(
+        figure.endswith(BAD) or f"{BAD} ±" in figure for _, _, figures in lines(comparison) for figure in figures
+    )
 
 
 def text(published: Published, width: int = 120) -> str:
@@ -55,5 +65,7 @@ def text(published: Published, width: int = 120) -> str:
         for note in comparison.notes:
             console.print(note, markup=False, highlight=False)
         console.print()
+    if any(starred(comparison) for comparison in published.comparisons):
+        console.print(STAR, markup=False, highlight=False)
     console.print(f"published: {published.there}\nhere:      {published.here}", markup=False, highlight=False)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"

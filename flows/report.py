@@ -180,7 +180,8 @@ def page(
     about["reason"] = summarise(small, study).reason if complete else "A table that the winner is found by is missing."
     about["mistakes"] = mistakes(tables, images)
     if study.published:
-        about |= {"published": published.compare(study.published, tables), "published_lines": published.lines}
+        about |= {"published": published.compare(study.published, tables), "published_lines": published.lines,
+                  "starred": published.starred, "star": published.STAR}  # fmt: skip
     if "epochs" in small:
         about["curves"] = curves.training(small["epochs"])
     if "ablations" in small:

@@ -135,3 +135,11 @@ def test_s3_has_the_cifar_100_figures_where_there_are_a_hundred_classes(tables):
     assert "75.2" not in figures("cifar_architectures", tables, "published")
     hundred = tables | {"datasets": tables["datasets"].with_columns(classes=pl.lit(100))}
     assert "75.2" in figures("cifar_architectures", hundred, "published")
+
+
+def test_a_time_measured_under_bad_conditions_has_a_star_and_the_star_is_explained(tables):
+    assert "*" not in text(compare("runtime_formats", tables))
+    torn = tables | {"summary": tables["summary"].with_columns(conditions=pl.lit("other processes used 90% of the cores"))}
+    words = text(compare("runtime_formats", torn))
+    assert "* measured under bad conditions" in words
+    assert rows_of("runtime_formats", torn, "One model")["resnet34-w16", "ONNX"][1].endswith("*")

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 ABSENT = "–"
+BAD = "*"
+"""Behind a time that was measured under bad conditions."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ def rows(tables: Tables, name: str, where: Callable[[Row], bool] = lambda row: T
 def figure(value: float | None, write: Callable[[float], str] = sig) -> str:
     """A figure, or a dash where there is none."""
     return ABSENT if value is None else write(value)
+
+
+def timed(row: Row, name: str = "latency_median_ms") -> str:
+    """A time of a row of `summary`, with a star where it was measured under bad conditions."""
+    return figure(row[name]) + (BAD if row["conditions"] else "")
 
 
 def percent(row: Row | None, name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.published import ABSENT, Comparison, Line, figure, one_device, percent, rows
+from tasks.published import ABSENT, Comparison, Line, figure, one_device, percent, rows, timed
 from tasks.summary import sig, words
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def _inference(tables: Tables) -> Comparison:
     summary = one_device(rows(tables, "summary"))
     batch = min((row["batch_size"] for row in summary), default=1)
     lines = [
-        Line((words(row),), None, (figure(row["latency_median_ms"]), figure(row["speedup"]), percent(row, "top1"))
+        Line((words(row),), None, (timed(row), figure(row["speedup"]), percent(row, "top1"))
              if row["status"] == "ok" else (f"{row['status']}: {row['error']}", ABSENT, ABSENT))
         for row in summary if row["batch_size"] == batch
     ]  # fmt: skip

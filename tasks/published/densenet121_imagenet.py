@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.published import Comparison, Line, fastest, figure, one_device, rows
+from tasks.published import Comparison, Line, fastest, figure, one_device, rows, timed
 from tasks.summary import sig
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def _published(technique: str, batch: int) -> tuple[str, ...] | None:
 def _here(row: Row, spread: dict[tuple[str, str, str, int], Row]) -> tuple[str, ...]:
     measured = spread.get((row["variant"], row["runtime"], row["device"], row["batch_size"]), {})
     deviation = measured.get("process_std_ms")
-    mean = figure(row["latency_mean_ms"]) + (f" ± {sig(deviation)}" if deviation is not None else "")
+    mean = timed(row, "latency_mean_ms") + (f" ± {sig(deviation)}" if deviation is not None else "")
     sizes = [figure(row[name], lambda v: sig(v / 1e6)) for name in ("size_bytes", "ram_usage_bytes", "vram_peak_bytes")]
     top = [figure(row[name], lambda v: f"{100 * v:.1f}") for name in ("top1", "top5")]
     return (sizes[0], *top, *sizes[1:], mean, figure(row["images_per_second"]))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.published import ABSENT, Comparison, Line, fastest, figure, rows, same, score
-from tasks.summary import sig, words
+from tasks.published import ABSENT, Comparison, Line, fastest, figure, rows, same, score, timed
+from tasks.summary import words
 
 if TYPE_CHECKING:
     from tasks.published import Row, Tables
@@ -116,7 +116,7 @@ def _before_and_after(tables: Tables) -> Comparison:
     before = rows(tables, "summary", lambda row: row["role"] == "reference")
     after, _ = _single(tables)
     lines = [
-        Line((name, words(row)), None, (sig(row["latency_median_ms"]), figure(row["macro_f1"], "{:.4f}".format),
+        Line((name, words(row)), None, (timed(row), figure(row["macro_f1"], "{:.4f}".format),
                                         figure(row["agreement"], "{:.4f}".format)))
         for name, row in [*(("before", row) for row in before), ("after", after)]
         if row is not None

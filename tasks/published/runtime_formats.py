@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.published import ABSENT, Comparison, Line, fastest, figure, percent, rows
+from tasks.published import ABSENT, Comparison, Line, fastest, figure, percent, rows, timed
 from tasks.summary import sig
 
 if TYPE_CHECKING:
@@ -61,4 +61,4 @@ def compare(tables: Tables) -> list[Comparison]:
 def _here(row: Row | None) -> tuple[str, ...] | None:
     if row is None:
         return None
-    return figure(row["size_bytes"], lambda v: sig(v / 1e6)), figure(row["latency_median_ms"]), percent(row, "top1")
+    return figure(row["size_bytes"], lambda v: sig(v / 1e6)), timed(row), percent(row, "top1")
