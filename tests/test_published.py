@@ -139,7 +139,9 @@ def test_s3_has_the_cifar_100_figures_where_there_are_a_hundred_classes(tables):
 
 def test_a_time_measured_under_bad_conditions_has_a_star_and_the_star_is_explained(tables):
     assert "*" not in text(compare("runtime_formats", tables))
-    torn = tables | {"summary": tables["summary"].with_columns(conditions=pl.lit("other processes used 90% of the cores"))}
+    torn = tables | {
+        "summary": tables["summary"].with_columns(conditions=pl.lit("other processes used 90% of the cores"))
+    }
     words = text(compare("runtime_formats", torn))
     assert "* measured under bad conditions" in words
     assert rows_of("runtime_formats", torn, "One model")["resnet34-w16", "ONNX"][1].endswith("*")
