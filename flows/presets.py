@@ -39,6 +39,8 @@ IMAGENET = Data(
 )  # fmt: skip
 """Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned models."""
 NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
+FEW = Data(train_limit=480, test_limit=200)
+"""Digits for the large models of a smoke test."""
 QUICK = Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=2, processes=1, min_seconds=0.1, min_queries=16, minutes=1,
                   throughput=False)  # fmt: skip
 """What a smoke test measures: every row, few queries, a process a candidate."""
@@ -168,7 +170,7 @@ def densenet121_imagenet(scale: Scale = "smoke") -> Study:
     if scale == "smoke":
         return _changed(
             study,
-            data=Data(),
+            data=FEW,
             models=(Model(name="densenet121"),),
             train=Train(epochs=2, batch_size=48, learning_rate=0.05),
             prune=Prune(ratios=(0.1,), epochs=1),
@@ -217,7 +219,7 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
     if scale == "smoke":
         return _changed(
             study,
-            data=Data(),
+            data=FEW,
             models=(Model(name="efficientnet_b0", upsample=32), Model(name="resnet50"),
                        Model(name="timm:vit_tiny_patch16_224", upsample=32)),
             train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
@@ -234,8 +236,7 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
 def cifar100_architectures(scale: Scale = "smoke") -> Study:
     """S3 on CIFAR-100 (smoke: on digits, too)."""
     study = cifar_architectures(scale)
-    data = study.data if scale == "smoke" else study.data.model_copy(update={"path": "uoft-cs/cifar100"})
-    return _changed(study, name="cifar100-architectures", data=data)
+    return _changed(study, name="cifar100-architectures", data={} if scale == "smoke" else {"path": "uoft-cs/cifar100"})
 
 
 def runtime_formats(scale: Scale = "smoke") -> Study:
@@ -262,7 +263,7 @@ def runtime_formats(scale: Scale = "smoke") -> Study:
     if scale == "smoke":
         return _changed(
             study,
-            data=Data(),
+            data=FEW,
             models=(Model(name="resnet34", width=16), Model(name="densenet121"), Model(name="efficientnet_b0"),
                        Model(name="timm:convnext_atto", upsample=32)),
             train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
@@ -314,7 +315,7 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
         techniques = {name: study.ablate.techniques[name] for name in ("TC", "AMP", "TC + AMP")}
         return _changed(
             study,
-            data=Data(),
+            data=FEW,
             models=(Model(name="timm:convnext_atto", upsample=32),),
             train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
             ablate=Ablate(techniques=techniques, plain=study.ablate.plain, epochs=2, train_limit=192),

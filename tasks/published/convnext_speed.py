@@ -33,7 +33,8 @@ def compare(tables: Tables) -> list[Comparison]:
     return [
         Comparison("Training", ("change",), columns, tuple(lines),
                    ("Here: the median epoch but the first, in which PyTorch compiles; accuracy on the held-out images after "
-                    "the ablation's few epochs.",)),
+                    "the ablation's few epochs.", "Memory on a GPU: its allocator's peak; on a CPU: resident in the process, "
+                    "with what earlier trainings have left.",)),
         _inference(tables),
     ]  # fmt: skip
 
