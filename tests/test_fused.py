@@ -23,7 +23,6 @@ from digits import digits
 from torch import nn
 
 import models
-from flows import study
 from models.convnext import Block
 from tasks import runtimes
 from tasks.devices import Unavailable
@@ -115,6 +114,7 @@ def test_a_fused_model_is_as_accurate_in_every_size_of_its_stages_and_exports_as
     assert not [node for node in program.graph.nodes if "burnish" in str(node.target)]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the kernels run in this process")
 def test_the_kernels_are_right_in_tritons_interpreter():
     done = subprocess.run(
@@ -163,6 +163,8 @@ def test_without_a_gpu_training_is_refused_with_the_reason(tmp_path):
 
 
 def test_a_stage_that_this_machine_has_not_the_means_for_is_skipped_and_others_fail(tmp_path, monkeypatch):
+    from flows import study  # here: Prefect takes the interpreter's process seconds to import
+
     run = study.Run(Study(), str(tmp_path))
     keys = {"model": "m", "technique": "fused", "sets": "{}"}
     for error, want in (
