@@ -148,6 +148,27 @@ def test_the_kernels_compile_for_gpus_that_are_not_here(capability, monkeypatch,
             assert made.asm["cubin"]
 
 
+@pytest.mark.skipif(INTERPRETED, reason="nothing is traced in the interpreter")
+def test_torch_compile_sees_the_kernels_in_the_operators():
+    from torch._functorch.aot_autograd import aot_export_module
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    from models import _triton
+
+    class Operators(nn.Module):
+        def forward(self, x, weight, bias, grad):
+            out, mean, scale = _triton._norm(x, weight, bias, 1e-6, torch.bfloat16)
+            made = out, _triton._norm_grads(grad, x, weight, mean, scale), _triton._bias_gelu(out, bias, True)
+            return *made[1], made[2], *_triton._bias_gelu_grads(grad, out, bias, False)
+
+    with FakeTensorMode(), torch.device("cuda"):  # shapes alone: no GPU is needed
+        x, grad = torch.randn(2, 4, 7, 7, 96).unbind()
+        graph, _ = aot_export_module(Operators(), (x, torch.randn(96), torch.randn(96), grad), trace_joint=False)
+    called = [str(node.target) for node in graph.graph.nodes]
+    assert called.count("triton_kernel_wrapper_functional") == 4
+    assert not [name for name in called if "burnish" in name]
+
+
 def test_a_model_without_such_a_block_is_refused():
     with pytest.raises(ValueError, match="lenet5 has no block that can be fused; convnext_18m"):
         models.fuse(models.build("lenet5", num_classes=10, image_size=32), "lenet5")

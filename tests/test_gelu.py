@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import statistics
+import time
 from typing import TYPE_CHECKING
 
 import onnx
@@ -11,12 +15,14 @@ from digits import digits
 from torch import nn
 
 import models
-from tasks.export import export
+from tasks import runtimes
+from tasks.export import _onnx, _quiet, export
 from tasks.records import Export, Model, Study, Train
 from tasks.train import train
 from tasks.work import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 TOLERANCE = 5e-3
@@ -70,3 +76,52 @@ def test_a_model_without_an_exact_gelu_is_refused_in_a_line(name: str) -> None:
 def test_a_study_takes_both_forms_of_a_model() -> None:
     study = Study(models=(Model(name="vit_b_16"), Model(name="vit_b_16", gelu="tanh")))
     assert [m.label for m in study.models] == ["vit_b_16", "vit_b_16-tanh"]
+
+
+def training_step(model: nn.Module) -> Callable[[], None]:
+    model = model.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
+    x, right = torch.randn(4, 3, 64, 64).to(memory_format=torch.channels_last), torch.randint(0, 200, (4,))
+
+    def step() -> None:
+        nn.functional.cross_entropy(model(x), right).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+@pytest.mark.skipif("BURNISH_GELU" not in os.environ, reason="measured by hand: BURNISH_GELU=40 (rounds) and -s")
+def test_tanh_costs_the_runtimes_no_tenth_of_their_speed(tmp_path: Path) -> None:
+    """S5's model and size, one thread, in processor time, which others on the machine slow little; rounds interleave."""
+    torch.set_num_threads(1)
+    forms: dict[tuple[str, str], Callable[[], object]] = {}
+    base = {"name": "convnext_18m", "num_classes": 200, "in_channels": 3, "image_size": 64, "upsample": 224}
+    images = torch.randn(1, 3, 64, 64)
+    for form, extra in (("exact", {}), ("tanh", {"gelu": "tanh"})):
+        torch.manual_seed(0)
+        model = models.build(**base, **extra).eval()
+        (folder := tmp_path / form).mkdir()
+        with _quiet(logging.getLogger("burnish")):
+            path = _onnx(model, images.repeat(2, 1, 1, 1), Export(), {}, folder)
+        models.save(model, tmp_path / f"{form}.safetensors", base | extra)
+        for name in ("eager", "onnxruntime", "openvino"):
+            file = tmp_path / f"{form}.safetensors" if name == "eager" else path
+            session = runtimes.load(name).open(file, "cpu", 1, 1)
+            forms[name, form] = lambda session=session: session.run(images.numpy())
+        forms["a training step", form] = training_step(model)
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in forms}
+    for number in range(-2, int(os.environ["BURNISH_GELU"])):  # two to warm up
+        for key in sorted(forms, reverse=bool(number % 2)):
+            before = time.process_time()
+            forms[key]()
+            if number >= 0:
+                seconds[key].append(time.process_time() - before)
+    gains = {
+        name: statistics.median(e / t for e, t in zip(seconds[name, "exact"], seconds[name, "tanh"], strict=True))
+        for name, form in forms if form == "tanh"
+    }  # fmt: skip
+    print(f"times as fast with tanh: {gains}")
+    assert min(gains["onnxruntime"], gains["openvino"]) > 0.9, gains
