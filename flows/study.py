@@ -15,7 +15,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact, cr
 
 from flows.presets import quickstart
 from flows.settings import to_toml
-from models import weights_file
+from models import check_gelu, weights_file
 from tasks import machine, tables
 from tasks.ablate import ablate_task
 from tasks.aggregate import aggregate_task
@@ -23,6 +23,7 @@ from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching import call
+from tasks.devices import Unavailable
 from tasks.export import export_task
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
@@ -68,20 +69,26 @@ class Run:
         return result
 
     def attempt(self, made: Task[..., Any], failed: Variant | dict[str, str], **inputs: Any) -> Any:
-        """Run a stage; an exception becomes the row of `failed`, a variant or keys of `ablations`, and the study goes on."""
+        """Run a stage; an exception becomes the row of `failed`, a variant or keys of `ablations`, and the study goes on.
+
+        What this machine has not the means for is skipped, anything else has failed.
+        """
         try:
             return self.do(made, **inputs)
         except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
-            told = f"{type(error).__name__}: {error}".splitlines()[0]
-            LOG.error("%s failed: %s", made.about.label_of(inputs), told)  # type: ignore[attr-defined]
+            skipped = isinstance(error, Unavailable)
+            told = (str(error) if skipped else f"{type(error).__name__}: {error}").splitlines()[0]
+            outcome: Any = {"status": "skipped" if skipped else "failed", "error": told}
+            LOG.log(logging.WARNING if skipped else logging.ERROR, "%s %s: %s",
+                    made.about.label_of(inputs), outcome["status"], told)  # type: ignore[attr-defined]  # fmt: skip
             table: str = "ablations"
             row: dict[str, Any]
             if isinstance(failed, Variant):
-                failed = failed.model_copy(update={"error": told})
+                failed = failed.model_copy(update=outcome)
                 self.variants.append(failed)
                 table, row = "variants", variant_row(failed)
             else:
-                row = failed | {"status": "failed", "error": told}
+                row = failed | outcome
             work = Work(Store(Path(self.context.out) / "store"), self.folder)
             self.collect(Output(tables={table: work.rows(table, [row])}))
             return None
@@ -212,6 +219,8 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
     for model in study.models:
         if model.pretrained is not None:
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
+        if model.gelu is not None:
+            check_gelu(model.name)  # likewise
     run = Run(study, out)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))

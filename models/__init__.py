@@ -1,7 +1,8 @@
 """Models by name: `build("resnet34", num_classes=10)`; `save` and `load` keep weights with their architecture.
 
 A model is a public function with the model's name in `models/<family>.py`; it takes `num_classes`, `in_channels`,
-`image_size` (pixels) and, where it can be scaled, `width`. `build`'s `upsample` makes any of them enlarge its images first.
+`image_size` (pixels) and, where it can be scaled, `width`. `build`'s `upsample` makes any of them enlarge its images first,
+and `gelu = "tanh"` approximate its GELU.
 `timm:NAME` and `torchvision:NAME` are those libraries' own.
 """
 
@@ -15,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models import _library, _pretrained, _upsample
+from models import _fused, _gelu, _library, _pretrained, _upsample
 
 if TYPE_CHECKING:
     import torch
@@ -67,19 +68,31 @@ def weights_file(source: str) -> Path | None:
     return _pretrained.locate(source)
 
 
+def check_gelu(name: str) -> None:
+    """Refuse `gelu` where the model has no GELU to approximate, with a ValueError. Its library is imported for it."""
+    import torch
+
+    with torch.device("meta"):
+        if not _gelu.approximate(_build(name, num_classes=2, in_channels=3, image_size=224)):
+            raise ValueError(f"{name} has no exact GELU; leave out models.gelu")
+
+
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 224, **options: Any) -> nn.Module:
     """Build an untrained classifier: float32 (batch, in_channels, image_size, image_size) -> logits (batch, num_classes).
 
-    With `upsample` (pixels) it is a model of such images, and enlarges those it is given to that size.
+    With `upsample` (pixels) it is a model of such images, and enlarges those it is given to that size. With `gelu` = "tanh"
+    its GELU layers use the tanh approximation.
 
     Raises
     ------
     ValueError
-        If there is no model of that name, or it does not take images of that size.
+        If there is no model of that name, it has no GELU to approximate, or it does not take images of that size.
     """
     import torch
 
     check(name, options.get("width"))
+    if options.get("gelu"):
+        check_gelu(name)
     try:
         model = _build(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
         with torch.no_grad():  # on the meta device: shapes alone
@@ -91,14 +104,30 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
     return model
 
 
-def _build(name: str, *, image_size: int, upsample: int | None = None, **options: Any) -> nn.Module:
+def _build(
+    name: str, *, image_size: int, upsample: int | None = None, gelu: str | None = None, **options: Any
+) -> nn.Module:
     kind, _, called = name.partition(":")
     options["image_size"] = upsample or image_size
     if called:
         model = getattr(_library, kind)(called, **options)
     else:
         model = getattr(importlib.import_module(f"models.{families()[name]}"), name)(**options)
+    if gelu == "tanh":
+        _gelu.approximate(model)
     return _upsample.upsampled(model, upsample) if upsample else model
+
+
+def fuse(model: nn.Module, name: str) -> None:
+    """Let the pointwise part of ConvNeXt's blocks, in place, run as Triton kernels: same weights, same function.
+
+    Raises
+    ------
+    ValueError
+        If the model has no such block.
+    """
+    if not _fused.fuse(model):
+        raise ValueError(f"{name} has no block that can be fused; convnext_18m and torchvision's ConvNeXts have")
 
 
 def save(model: nn.Module, path: str | Path, architecture: dict[str, Any]) -> None:

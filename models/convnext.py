@@ -28,8 +28,12 @@ class Block(nn.Module):
         self.project = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm(self.depthwise(x).permute(0, 2, 3, 1))  # without a copy where x is channels-last
-        return x + self.project(self.gelu(self.expand(y))).permute(0, 3, 1, 2)
+        y = self.depthwise(x).permute(0, 2, 3, 1)  # without a copy where x is channels-last
+        return x + self.pointwise(y).permute(0, 3, 1, 2)
+
+    def pointwise(self, y: Tensor) -> Tensor:
+        """What is done to each pixel; `models.fuse` has another way to execute it."""
+        return self.project(self.gelu(self.expand(self.norm(y))))
 
 
 class ConvNeXt(nn.Module):

@@ -22,9 +22,10 @@ def ablate(work: Work, model: Model, data: Prepared, train: Train, settings: Abl
     Output
         A row of `ablations`, and the `epochs` that it is of. Scores are of held-out images, which choose nothing here.
     """
-    asked = settings.train(train, technique)
-    seeded = train_seeds(work, model, data, asked, f"{model.label}/ablate-{technique}", "ablate")
-    epochs: list[dict[str, Any]] = [row for row in seeded.epochs if row["split"] == "train"]
+    asked, changed = settings.train(train, technique), settings.model(model, technique)
+    seeded = train_seeds(work, changed, data, asked, f"{model.label}/ablate-{technique}", "ablate")
+    told = [row | {"model": model.label} for row in seeded.epochs]  # that it is changed, the variant says
+    epochs: list[dict[str, Any]] = [row for row in told if row["split"] == "train"]
     first = [row["seconds"] for row in epochs if row["epoch"] == 1]
     later = [row["seconds"] for row in epochs if row["epoch"] > 1]
     last = epochs[-1]
@@ -48,7 +49,7 @@ def ablate(work: Work, model: Model, data: Prepared, train: Train, settings: Abl
         "macro_f1_std": seeded.spread["test_macro_f1_std"],
         "status": "ok",
     }
-    return Output(tables={"ablations": work.rows("ablations", [row]), "epochs": work.rows("epochs", seeded.epochs)})
+    return Output(tables={"ablations": work.rows("ablations", [row]), "epochs": work.rows("epochs", told)})
 
 
 QUALITY = ("top1", "top1_low", "top1_high", "macro_f1", "macro_f1_low", "macro_f1_high")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from contextlib import suppress
 from pathlib import Path
 
 from tasks import machine
+
+
+class Unavailable(Exception):
+    """What was asked for cannot run on this machine: it is skipped with this reason, and nothing takes its place."""
 
 
 def choose_device(name: str) -> str:
@@ -20,6 +25,13 @@ def choose_device(name: str) -> str:
             f"train.device: {name} was asked for, this machine has {torch.cuda.device_count()} CUDA devices"
         )
     return name
+
+
+def missing_triton(device: str) -> str | None:
+    """Why Triton's kernels cannot run on a device, or None."""
+    if not device.startswith("cuda"):
+        return f"Triton's kernels run on CUDA devices only, asked for {device}"
+    return None if importlib.util.find_spec("triton") else "Triton is not installed"
 
 
 def choose_precision(name: str, device: str) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks import ddp
+from tasks.devices import Unavailable, choose_device, missing_triton
 from tasks.loop import Diverged, Job, Run, load
 
 if TYPE_CHECKING:
@@ -57,9 +58,13 @@ def fit(
     ------
     Diverged
         If the loss is NaN or infinite; the message has the epoch and the step.
+    Unavailable
+        If `settings` ask for Triton's kernels where they cannot run.
     """
     import models
 
+    if settings.fused_pointwise and (reason := missing_triton(choose_device(settings.device))):
+        raise Unavailable(f"train.fused_pointwise: {reason}")
     job = Job(work, architecture, data, settings, model_label, variant, stage)
     if settings.processes > 1:
         ddp.launch(job, model, on_epoch)

@@ -73,6 +73,8 @@ class Run:
     def __init__(self, job: Job, model: nn.Module, group: Group | None = None) -> None:
         import torch
 
+        import models
+
         settings, data = job.settings, job.data
         self.job, self.settings, self.log, self.group = job, settings, job.work.log, group or Group()
         self.seed = settings.seeds[0]
@@ -85,6 +87,8 @@ class Run:
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
         self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        if settings.fused_pointwise:
+            models.fuse(self.model, job.model_label)
         self.average = Average(self.model, settings.ema) if settings.ema else None
         if settings.checkpointing:
             checkpoint_blocks(self.model, job.model_label)

@@ -127,6 +127,8 @@ class Model(Record):
     upsample: Positive | None = None
     """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it takes
     them as they are stored."""
+    gelu: Literal["tanh"] | None = None
+    """tanh: its GELU layers use the tanh approximation, in training as in every exported form; none: what the model has."""
     pretrained: str | None = None
     """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or package:NAME."""
 
@@ -149,7 +151,8 @@ class Model(Record):
     @property
     def label(self) -> str:
         width, upsample = f"-w{self.width}" if self.width else "", f"-{self.upsample}px" if self.upsample else ""
-        return f"{self.name}{width}{upsample}{'-pretrained' if self.pretrained else ''}"
+        gelu, pretrained = f"-{self.gelu}" if self.gelu else "", "-pretrained" if self.pretrained else ""
+        return f"{self.name}{width}{upsample}{gelu}{pretrained}"
 
 
 class Train(Record):
@@ -184,6 +187,9 @@ class Train(Record):
     channels_last: bool = True
     compile: bool = False
     """torch.compile the model and the augmentation."""
+    fused_pointwise: bool = False
+    """Triton kernels between the matrix products of ConvNeXt's blocks (convnext_18m, torchvision's), on a GPU; where there is
+    none the training is skipped. The weights are of the plain model."""
     checkpointing: bool = False
     """Compute the activations of each block again in the backward pass: less memory, a third more work."""
     loading: Literal["auto", "device", "workers"] = "auto"
@@ -312,9 +318,9 @@ class Ablate(Record):
 
     kind: Literal["ablate"] = "ablate"
     techniques: dict[str, dict[str, bool | int | float | str]] = {}
-    """Name -> the fields of `train` that it sets; none at all leaves the stage out."""
+    """Name -> the fields of `train` that it sets, or of the model ("model.gelu"); none at all leaves the stage out."""
     plain: dict[str, bool | int | float | str] = {}
-    """Fields of `train` where no technique sets them, e.g. precision = "fp32"."""
+    """Such fields where no technique sets them, e.g. precision = "fp32"."""
     epochs: Positive = 3
     """Of each training; the first one's time, in which what compiles does so, is told apart."""
     train_limit: Positive | None = None
@@ -324,6 +330,10 @@ class Ablate(Record):
     @model_validator(mode="after")
     def _distinct(self) -> Ablate:
         set_by: dict[str, str] = {}
+        for field in {*self.plain, *(field for fields in self.techniques.values() for field in fields)}:
+            if field.startswith(OF_MODEL) and field.removeprefix(OF_MODEL) not in ("gelu", "upsample"):
+                raise ValueError(f"techniques: {field} makes another model; of the model, techniques set model.gelu and "
+                                 "model.upsample")  # fmt: skip
         for name, fields in self.techniques.items():
             if name in ("none", "all"):
                 raise ValueError(f"techniques: {name!r} is the name of what is trained beside them")
@@ -341,7 +351,7 @@ class Ablate(Record):
         return ("none", *self.techniques, *several) if self.techniques else ()
 
     def sets(self, technique: str) -> dict[str, bool | int | float | str]:
-        """Fields of `train` that a technique sets."""
+        """Fields of `train`, and with "model." before them of the model, that a technique sets."""
         if technique == "all":
             return {field: value for fields in self.techniques.values() for field, value in fields.items()}
         return self.techniques.get(technique, {})
@@ -349,7 +359,20 @@ class Ablate(Record):
     def train(self, base: Train, technique: str) -> Train:
         """How it is trained: for all epochs, as the others."""
         same = {"epochs": self.epochs, "patience": self.epochs, "seeds": self.seeds, "train_limit": self.train_limit}
-        return Train.model_validate(base.model_dump() | self.plain | self.sets(technique) | same)
+        fields = {k: v for k, v in self._fields(technique).items() if not k.startswith(OF_MODEL)}
+        return Train.model_validate(base.model_dump() | fields | same)
+
+    def model(self, base: Model, technique: str) -> Model:
+        """What is trained."""
+        fields = {k.removeprefix(OF_MODEL): v for k, v in self._fields(technique).items() if k.startswith(OF_MODEL)}
+        return Model.model_validate(base.model_dump() | fields)
+
+    def _fields(self, technique: str) -> dict[str, bool | int | float | str]:
+        return self.plain | self.sets(technique)
+
+
+OF_MODEL = "model."
+"""What the name of a field of the model starts with among a technique's."""
 
 
 class Augment(Record):
@@ -530,12 +553,16 @@ class Study(Record):
         if len(set(labels)) < len(labels):
             raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
         for name in self.ablate.names:
+            part = ("techniques", name) if name not in ("none", "all") else ("plain",)
+            of_model: tuple[str, ...] = ()
             try:
                 self.ablate.train(self.train, name)
+                of_model = ("model",)
+                for model in self.models:
+                    self.ablate.model(model, name)
             except ValidationError as error:
                 first = error.errors()[0]
-                where = ".".join(("ablate", *(("techniques", name) if name not in ("none", "all") else ("plain",)),
-                                  *map(str, first["loc"])))  # fmt: skip
+                where = ".".join(("ablate", *part, *of_model, *map(str, first["loc"])))
                 raise ValueError(f"{where}: {first['msg']}") from error
         if "eager" not in self.benchmark.runtimes:
             raise ValueError("benchmark.runtimes: must contain 'eager', which the reference is measured with")

@@ -191,7 +191,7 @@ TABLES: dict[str, Table] = {
         {
             "model": text("label of the model"),
             "technique": text("none, all, or one of the study's techniques"),
-            "sets": text("fields of train that it sets, as JSON"),
+            "sets": text("fields of train, or of the model, that it sets, as JSON"),
             "seeds": count("trainings, a seed each", null=True),
             "epochs": count("of each training", null=True),
             "epoch_seconds": number("median training epoch but the first, all seeds; null for one epoch", null=True),

@@ -67,7 +67,7 @@ def _architecture(model: Model, data: Prepared) -> dict[str, Any]:
     if model.upsample is not None and model.upsample <= data.image_size:
         raise ValueError(f"models.upsample: {model.upsample} is no more than the images' {data.image_size} pixels; leave it "
                          "out, or set a smaller data.image_size")  # fmt: skip
-    return architecture | {k: v for k in ("width", "upsample") if (v := getattr(model, k)) is not None}
+    return architecture | {k: v for k in ("width", "upsample", "gelu") if (v := getattr(model, k)) is not None}
 
 
 @dataclass(frozen=True)

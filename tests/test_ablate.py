@@ -40,6 +40,8 @@ def test_none_sets_what_is_plain_and_all_sets_every_techniques_fields() -> None:
         ({"all": {"ema": 0.9}}, "'all' is the name of what is trained beside them"),
         ({"a": {"ema": 0.9}, "b": {"ema": 0.99}}, "a and b set ema to different values"),
         ({"a": {"emma": 0.9}}, r"ablate\.techniques\.a\.emma: Extra inputs"),
+        ({"a": {"model.gelu": "relu"}}, r"ablate\.techniques\.a\.model\.gelu: Input should be 'tanh'"),
+        ({"a": {"model.name": "lenet5"}}, r"model\.name makes another model; .* model\.gelu and model\.upsample"),
         ({"a": {"precision": "fp8"}}, r"ablate\.techniques\.a\.precision: Input should be"),
     ],
 )
@@ -64,6 +66,24 @@ def test_a_row_tells_what_a_training_took_and_reached(tmp_path: Path) -> None:
     assert row["top1_low"] <= row["top1"] <= row["top1_high"]
     assert row["macro_f1_std"] is not None
     assert (row["technique"], row["seeds"], row["status"]) == ("smoothing", 2, "ok")
+
+
+def test_a_technique_may_change_the_model(tmp_path: Path) -> None:
+    work, losses = Work.at(tmp_path), {}
+    asked = Ablate(techniques={"tanh": {"model.gelu": "tanh", "ema": 0.9}}, epochs=1)
+    model = Model(name="timm:test_vit", upsample=32)
+    train = Train(batch_size=20, learning_rate=0.1, device="cpu")
+    assert asked.model(model, "none") == model
+    assert asked.train(train, "tanh").ema == 0.9
+    for technique in asked.names:
+        made = ablate(work, model, digits(work, 100), train, asked, technique)
+        (row,) = pl.read_parquet(work.store.get(made.tables["ablations"])).to_dicts()
+        epochs = pl.read_parquet(work.store.get(made.tables["epochs"])).filter(pl.col("split") == "train")
+        assert {row["model"], *epochs["model"]} == {"timm:test_vit-32px"}
+        assert json.loads(row["sets"]) == asked.sets(technique)
+        losses[technique] = epochs["loss"][0]
+    assert losses["none"] != losses["tanh"], "it was trained so"
+    assert losses["none"] == pytest.approx(losses["tanh"], rel=0.01)
 
 
 def test_the_report_shows_each_technique_beside_none() -> None:

@@ -36,7 +36,7 @@ COMPILED = {"torch_compile": "resnet34", "torch_compile_max": "lenet5"}
 CASES = [
     pytest.param(name, model, marks=[pytest.mark.slow] if name in COMPILED or model != "lenet5" else [])
     for name in plugins("runtimes")
-    if name != "null"  # it has no weights
+    if name not in ("null", "eager_fused")  # the one has no weights; of the other, tests/test_fused.py
     for model in ("lenet5", "resnet34")
     if name not in COMPILED or model == COMPILED[name]  # a minute each
 ]
@@ -172,7 +172,7 @@ def test_a_gpu_that_is_not_there_is_a_reason_and_no_fallback(
         assert "no NVIDIA GPU" in reason
 
 
-@pytest.mark.parametrize("name", ["onnxruntime_tensorrt", "tensorrt", "tensorrt_graph"])
+@pytest.mark.parametrize("name", ["eager_fused", "onnxruntime_tensorrt", "tensorrt", "tensorrt_graph"])
 def test_what_needs_a_gpu_says_so_of_the_cpu(name: str) -> None:
     assert "on CUDA devices only, asked for cpu" in str(runtimes.load(name).unavailable("cpu"))
 

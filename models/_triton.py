@@ -1,0 +1,204 @@
+"""Triton kernels for what stands between the two matrix products of a ConvNeXt block and its convolution.
+
+`layer_norm` normalises and converts to the products' precision in one pass; `bias_gelu` adds the bias and applies GELU in
+one. Backward, each gives its input's gradient and its parameters' in one pass too. Products stay cuBLAS's. Arithmetic is
+fp32 inside, whatever is stored. Both are operators that torch.compile sees into (torch.library.triton_op).
+
+Importing this file needs Triton; running it needs a GPU, or TRITON_INTERPRET=1 in the environment before it is imported.
+"""
+
+# mypy: allow-untyped-defs
+# (Triton's kernels: types are those of the call.)
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import triton_op, wrap_triton
+
+TILE = 2048
+"""Elements that a program holds at a time."""
+COLUMNS = 128
+"""Channels of a program of `bias_gelu`."""
+PROGRAMS = 512
+"""Programs over which a backward pass spreads its rows: each writes one partial sum, so that results do not vary."""
+
+
+@triton.jit
+def _norm_forward(x, weight, bias, out, mean, scale, rows, channels, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < channels)[None, :]
+    place = row[:, None] * channels + column[None, :]
+    value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+    center = tl.sum(value, axis=1) / channels
+    value = tl.where(inside, value - center[:, None], 0.0)
+    inverse = 1.0 / tl.sqrt(tl.sum(value * value, axis=1) / channels + eps)
+    w = tl.load(weight + column, mask=column < channels, other=0.0).to(tl.float32)
+    b = tl.load(bias + column, mask=column < channels, other=0.0).to(tl.float32)
+    result = value * inverse[:, None] * w[None, :] + b[None, :]
+    tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
+    tl.store(mean + row, center, mask=row < rows)
+    tl.store(scale + row, inverse, mask=row < rows)
+
+
+@triton.jit
+def _norm_backward(grad, x, weight, mean, scale, grad_x, grad_weight, grad_bias, rows, channels,
+                   ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    column = tl.arange(0, WIDTH)
+    w = tl.load(weight + column, mask=column < channels, other=0.0).to(tl.float32)
+    of_weight = tl.zeros((WIDTH,), tl.float32)
+    of_bias = tl.zeros((WIDTH,), tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None] & (column < channels)[None, :]
+        place = row[:, None] * channels + column[None, :]
+        inverse = tl.load(scale + row, mask=row < rows, other=0.0)
+        center = tl.load(mean + row, mask=row < rows, other=0.0)
+        value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
+        normal = tl.where(inside, (value - center[:, None]) * inverse[:, None], 0.0)
+        given = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+        of_weight += tl.sum(given * normal, axis=0)
+        of_bias += tl.sum(given, axis=0)
+        given *= w[None, :]
+        along = tl.sum(given * normal, axis=1) / channels
+        level = tl.sum(given, axis=1) / channels
+        result = (given - level[:, None] - normal * along[:, None]) * inverse[:, None]
+        tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
+    partial = tl.program_id(0) * channels + column
+    tl.store(grad_weight + partial, of_weight, mask=column < channels)
+    tl.store(grad_bias + partial, of_bias, mask=column < channels)
+
+
+@triton.jit
+def _gelu(x, TANH: tl.constexpr):
+    """(GELU, its derivative); what is not used is not computed."""
+    if TANH:  # tanh(u) = 2 sigmoid(2u) - 1, u = sqrt(2/pi) (x + 0.044715 x^3)
+        inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
+        share = tl.sigmoid(2.0 * inner)
+        slope = share + x * 2.0 * share * (1.0 - share) * 0.7978845608028654 * (1.0 + 0.134145 * x * x)
+    else:
+        share = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
+        slope = share + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    return x * share, slope
+
+
+@triton.jit
+def _gelu_forward(x, bias, out, rows, channels, TANH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    inside = (row < rows)[:, None] & (column < channels)[None, :]
+    place = row[:, None] * channels + column[None, :]
+    b = tl.load(bias + column, mask=column < channels, other=0.0).to(tl.float32)
+    value, _ = _gelu(tl.load(x + place, mask=inside, other=0.0).to(tl.float32) + b[None, :], TANH)
+    tl.store(out + place, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _gelu_backward(grad, x, bias, grad_x, grad_bias, rows, channels,
+                   TANH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+    column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
+    b = tl.load(bias + column, mask=column < channels, other=0.0).to(tl.float32)
+    of_bias = tl.zeros((WIDTH,), tl.float32)
+    for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
+        row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
+        inside = (row < rows)[:, None] & (column < channels)[None, :]
+        place = row[:, None] * channels + column[None, :]
+        _, slope = _gelu(tl.load(x + place, mask=inside, other=0.0).to(tl.float32) + b[None, :], TANH)
+        result = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32) * slope
+        of_bias += tl.sum(result, axis=0)
+        tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
+    tl.store(grad_bias + tl.program_id(0) * channels + column, of_bias, mask=column < channels)
+
+
+def _tile(channels: int) -> tuple[int, int]:
+    """(Rows, channels) of a tile that holds whole rows."""
+    width = triton.next_power_of_2(channels)
+    return max(1, TILE // width), width
+
+
+@triton_op("burnish::layer_norm", mutates_args={})
+def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    out = torch.empty_like(x, dtype=dtype)
+    mean, scale = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
+    tile, width = _tile(channels)
+    wrap_triton(_norm_forward)[(triton.cdiv(rows, tile),)](
+        x, weight, bias, out, mean, scale, rows, channels, eps, ROWS=tile, WIDTH=width
+    )
+    return out, mean, scale
+
+
+@triton_op("burnish::layer_norm_backward", mutates_args={})
+def _norm_grads(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    tile, width = _tile(channels)
+    programs = min(PROGRAMS, triton.cdiv(rows, tile))
+    grad_x = torch.empty_like(x)
+    of_weight, of_bias = (torch.empty(programs, channels, dtype=torch.float32, device=x.device) for _ in range(2))
+    wrap_triton(_norm_backward)[(programs,)](
+        grad, x, weight, mean, scale, grad_x, of_weight, of_bias, rows, channels, ROWS=tile, WIDTH=width
+    )
+    return grad_x, of_weight.sum(0).to(weight.dtype), of_bias.sum(0).to(weight.dtype)
+
+
+@triton_op("burnish::bias_gelu", mutates_args={})
+def _bias_gelu(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    out, tile = torch.empty_like(x), TILE // COLUMNS
+    wrap_triton(_gelu_forward)[(triton.cdiv(rows, tile), triton.cdiv(channels, COLUMNS))](
+        x, bias, out, rows, channels, TANH=tanh, ROWS=tile, WIDTH=COLUMNS
+    )
+    return out
+
+
+@triton_op("burnish::bias_gelu_backward", mutates_args={})
+def _bias_gelu_grads(grad: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    tile = TILE // COLUMNS
+    programs = min(PROGRAMS, triton.cdiv(rows, tile))
+    grad_x = torch.empty_like(x)
+    partial = torch.empty(programs, channels, dtype=torch.float32, device=x.device)
+    wrap_triton(_gelu_backward)[(programs, triton.cdiv(channels, COLUMNS))](
+        grad, x, bias, grad_x, partial, rows, channels, TANH=tanh, ROWS=tile, WIDTH=COLUMNS
+    )
+    return grad_x, partial.sum(0).to(bias.dtype)
+
+
+def _norm_keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    ctx.save_for_backward(*inputs[:2], *output[1:])
+
+
+def _norm_back(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return *_norm_grads(grad.contiguous(), *ctx.saved_tensors), None, None
+
+
+def _gelu_keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:2])
+    ctx.tanh = inputs[2]
+
+
+def _gelu_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_bias_gelu_grads(grad.contiguous(), *ctx.saved_tensors, ctx.tanh), None
+
+
+_norm.register_autograd(_norm_back, setup_context=_norm_keep)
+_bias_gelu.register_autograd(_gelu_back, setup_context=_gelu_keep)
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Normalise over the last axis, into `dtype`."""
+    return _norm(x.contiguous(), weight, bias, eps, dtype)[0]
+
+
+def bias_gelu(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    """GELU of x + bias (of the last axis), exact or by its tanh approximation, in the precision of x."""
+    return _bias_gelu(x.contiguous(), bias, tanh)

@@ -1,0 +1,39 @@
+"""PyTorch eager with the pointwise part of ConvNeXt's blocks in Triton kernels; otherwise as `eager`. On a GPU alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.devices import missing_triton
+from tasks.runtimes import _torch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.runtimes import Session
+
+FORMATS = ("safetensors",)
+
+
+def unavailable(device: str) -> str | None:
+    """Why Triton's kernels cannot run on `device`, or None."""
+    return missing_triton(device) or _torch.unavailable(device)
+
+
+def load_library(device: str) -> None:
+    """Import PyTorch, the kernels and the models' package, and create the CUDA context."""
+    import safetensors.torch  # noqa: F401
+
+    import models._triton  # noqa: F401
+
+    _torch.load_library(device)
+
+
+def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
+    """Open a file that `models.save` wrote; ValueError if its model has no block that can be fused."""
+    import models
+
+    _torch.settle(threads, slots)
+    model = models.load(path).to(device).eval()
+    models.fuse(model, models.architecture(path)["name"])
+    return _torch.session(model, device, f"PyTorch eager with Triton kernels ({next(model.parameters()).device})")
