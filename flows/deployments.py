@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from flows.presets import SCALES, Scale, presets, scaled
+from flows.presets import presets, scaled
+from flows.studies import SCALES, Scale
 
 HEAD = (
     "# Written by `make deployments` from flows/presets.py: each preset at each scale; a nightly one, off by default.\n"

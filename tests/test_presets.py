@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import polars as pl
 import pytest
 
-from flows.presets import SCALES, presets, scaled
+from flows.presets import presets, scaled
+from flows.studies import SCALES
 from tasks import tables
 
 if TYPE_CHECKING:
