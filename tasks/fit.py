@@ -30,7 +30,7 @@ class Fitted:
     """Rows of the `epochs` table."""
 
 
-def fit(
+def train_best(
     work: Work,
     model: nn.Module,
     architecture: dict[str, Any],
@@ -41,8 +41,9 @@ def fit(
     variant: str,
     stage: str,
     on_epoch: Callable[[int, float], None] | None = None,
-) -> Fitted:
-    """Train by cross-entropy until validation macro F1 has not risen for `patience` epochs, and keep the best epoch.
+) -> dict[str, Any]:
+    """Train by cross-entropy until validation macro F1 has not risen for `patience` epochs; the model gets the best epoch's
+    weights. Returns what is in the last checkpoint.
 
     Parameters
     ----------
@@ -58,8 +59,6 @@ def fit(
     Diverged
         If the loss is NaN or infinite; the message has the epoch and the step.
     """
-    import models
-
     job = Job(work, architecture, data, settings, model_label, variant, stage)
     if settings.processes > 1:
         ddp.launch(job, model, on_epoch)
@@ -67,6 +66,16 @@ def fit(
         Run(job, model).go(on_epoch)
     state = load(job.checkpoint, "cpu")
     model.load_state_dict(state["best_state"])
+    return state
+
+
+def fit(
+    work: Work, model: nn.Module, architecture: dict[str, Any], data: Prepared, settings: Train, **told: Any
+) -> Fitted:
+    """Train as `train_best` does, and store the best epoch's weights."""
+    import models
+
+    state = train_best(work, model, architecture, data, settings, **told)
     with work.store.temporary() as folder:
         models.save(model.eval(), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
