@@ -230,10 +230,10 @@ def test_a_residual_network_runs_in_integers_throughout(tmp_path: Path) -> None:
 
 
 def test_a_training_that_was_cut_off_resumes_to_the_same_file(
-    work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
+    work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = Qat(epochs=2, learning_rate=0.01)
-    whole = qat(again(work), MODEL, data, trained, fp32, Export(), settings)
+    settings = SETTINGS.model_copy(update={"settings": ("u8s8-reduced",)})
+    whole = next(v for v in made.variants if v.setting == "qat-u8s8-reduced")
     validate, cut = Run._validate, again(work)
 
     def killed(self: Run, told: Any) -> float:
@@ -244,21 +244,19 @@ def test_a_training_that_was_cut_off_resumes_to_the_same_file(
         patch.setattr(Run, "_validate", killed)
         qat(cut, MODEL, data, trained, fp32, Export(), settings)
     resumed = qat(cut, MODEL, data, trained, fp32, Export(), settings)
-    assert resumed.variants[0].artifact == whole.variants[0].artifact is not None
+    assert resumed.variants[0].artifact == whole.artifact is not None
     assert [row["epoch"] for row in rows(work, resumed, "epochs")] == [1, 1, 2, 2]
 
 
-def test_test_images_are_never_read(
-    work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_test_images_are_never_read(work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms) -> None:
     images, _, splits = load_arrays(work.store, data)
     spoilt = np.where((splits == 2)[:, None, None, None], 255 - images, images)
     with work.store.temporary() as folder:
         np.save(folder / "images.npy", spoilt)
         other = data.model_copy(update={"images": work.store.put(folder / "images.npy", "npy")})
-    settings = Qat(epochs=1, learning_rate=0.01)
-    one, two = (qat(again(work), MODEL, given, trained, fp32, Export(), settings) for given in (data, other))
-    assert one.variants[0].artifact == two.variants[0].artifact is not None
+    settings = SETTINGS.model_copy(update={"settings": ("u8s8",)})
+    (form,) = qat(again(work), MODEL, other, trained, fp32, Export(), settings).variants
+    assert form.artifact == next(v for v in made.variants if v.setting == "qat-u8s8").artifact is not None
 
 
 def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
