@@ -8,6 +8,7 @@ of evaluation, so dropout and stochastic depth are off.
 from __future__ import annotations
 
 import copy
+import logging
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,17 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"u8s8": 127, "u8s8-reduced": 64, "s8s8": 127}
 """Largest int8 weight. Without VNNI the sum of two products of a byte and an 8-bit weight saturates at 16 bits."""
+
+
+def _load_library() -> None:
+    """Import torchao; torch 2.15 warns of how it registers its own constants, which a user can do nothing about."""
+    said = logging.getLogger("torch.utils._pytree")
+    level = said.level
+    said.setLevel(logging.ERROR)
+    try:
+        import torchao.quantization.pt2e  # noqa: F401
+    finally:
+        said.setLevel(level)
 
 
 def _specs(setting: str) -> tuple[Any, Any]:
@@ -94,6 +106,7 @@ def fake_quantized(model: nn.Module, example: Tensor, setting: str) -> nn.Module
 
     In training mode the ranges of activations follow what is seen (a moving average); in evaluation mode they stand still.
     """
+    _load_library()
     import torch
     from torchao.quantization.pt2e.fake_quantize import FakeQuantizeBase
     from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
