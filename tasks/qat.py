@@ -116,9 +116,7 @@ def qat(
             measured |= {"validation_top1": form.top1, "validation_macro_f1": form.macro_f1}
             work.log.info("%s: top-1 %.4f, macro F1 %.4f on validation images; logits differ from the fake-quantized model's "
                           "by %.2g", made["name"], form.top1, form.macro_f1, measured["parity"])  # fmt: skip
-        except (
-            Exception
-        ) as error:  # whatever torchao, the exporter or the runtime raises: one form less, its row says why
+        except Exception as error:  # torchao's, the exporter's, the runtime's: one form less, and its row says why
             work.log.exception("%s failed", made["name"])
             made |= {"status": "failed", "error": failure(error)}
         variants.append(Variant(**made))
