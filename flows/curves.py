@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from flows.charts import Figure
     from flows.grids import Row
 
-STAGES = {"train": "training", "tune": "retrained with the best settings", "prune": "fine-tuning after pruning"}
+STAGES = {"train": "training", "tune": "retrained with the best settings", "prune": "fine-tuning after pruning",
+          "qat": "quantization-aware training"}  # fmt: skip
 TRY = "-try"
 """Ends the names of policies that were tried in short."""
 NEAR = 0.02

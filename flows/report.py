@@ -69,7 +69,7 @@ def _lineage(rows: Sequence[Row], held_out: Mapping[str, Row]) -> Row:
     for row in pruned:
         after = "before fine-tuning" if row["name"].endswith("-raw") else "after fine-tuning"
         row.setdefault("when", after if row["status"] == "ok" else None)
-    quantized = [row for row in named.values() if row["stage"] == "quantize"]
+    quantized = [row for row in named.values() if row["stage"] in ("quantize", "qat")]
     forms = [row for row in named.values() if row["stage"] in ("export", "build")]
     return {
         "policies": grid(POLICIES, below_parents("augment", "setting", "before this stage"), "Augmentation policies"),

@@ -1,4 +1,5 @@
-"""The flow: prepare, ablate, train, tune, augment, prune, export, quantize, build, benchmark, serve, aggregate; wiring."""
+"""The flow, wiring only: prepare, ablate, train, tune, augment, prune, export, quantize, qat, build, benchmark, serve,
+aggregate."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ from tasks.devices import Unavailable
 from tasks.export import export_task
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
+from tasks.qat import qat_task
 from tasks.quantize import quantize_task
 from tasks.records import Artifact, Context, Model, Output, Prepared, Result, Study, Trained, Variant
 from tasks.serve import serve_task
@@ -113,8 +115,15 @@ def _calls(study: Study) -> int:
     parents = 1 + len(study.prune.ratios)
     quantized, built = bool(study.quantize.settings or study.quantize.dynamic), bool(study.build.precisions)
     weights = 1 + bool(study.tune.trials) + bool(study.augment.policies) + len(study.prune.ratios)
-    each = len(study.ablate.names) + weights + parents * (1 + quantized + built)
+    trained = bool(study.qat.epochs)
+    engine = trained and _symmetric(study)
+    each = len(study.ablate.names) + weights + parents * (1 + quantized + trained + built + engine)
     return 3 + bool(study.serve.seconds) + len(study.models) * each
+
+
+def _symmetric(study: Study) -> bool:
+    """Whether an engine is built of a form of quantization-aware training."""
+    return "s8s8" in study.qat.settings and "int8" in study.build.precisions
 
 
 def _failed(name: str, model: Model, stage: str, parent: str | None = None, format: str = "safetensors") -> Variant:
@@ -145,9 +154,9 @@ def _weights(run: Run, model: Model, data: Prepared) -> list[Trained]:
     return [best, *(p for p in pruned if p is not None)]
 
 
-def _forms(run: Run, model: Model, data: Prepared, parent: Variant) -> None:
+def _forms(run: Run, model: Model, data: Prepared, trained: Trained) -> None:
     """Export, quantize and build one model's weights."""
-    study = run.study
+    study, parent = run.study, trained.variant
     run.variants.append(parent)
     exported = run.attempt(export_task, _failed(f"{parent.name}/export", model, "export", parent.name, "onnx"), data=data,
                            parent=parent, settings=study.export)  # fmt: skip
@@ -167,6 +176,25 @@ def _forms(run: Run, model: Model, data: Prepared, parent: Variant) -> None:
     if study.build.precisions:
         built = run.attempt(build_task, _failed(f"{onnx.name}/engine", model, "build", onnx.name, "engine"), parent=onnx,
                             symmetric=symmetric, settings=study.build)  # fmt: skip
+        if built is not None:
+            run.variants.extend(built.variants)
+    if study.qat.epochs:
+        _aware(run, model, data, trained, onnx)
+
+
+def _aware(run: Run, model: Model, data: Prepared, trained: Trained, onnx: Variant) -> None:
+    """Quantization-aware training of one model's weights, and the engine of its symmetric form."""
+    study = run.study
+    made = run.attempt(qat_task, _failed(f"{onnx.name}/int8-qat", model, "qat", onnx.name, "onnx"), model=model, data=data,
+                       trained=trained, fp32=onnx, export=study.export, settings=study.qat)  # fmt: skip
+    if made is None:
+        return
+    run.variants.extend(made.variants)
+    symmetric = next((v for v in made.variants if v.setting == "qat-s8s8" and v.status == "ok"), None)
+    if symmetric is not None and _symmetric(study):
+        built = run.attempt(build_task, _failed(f"{symmetric.name}/engine", model, "build", symmetric.name, "engine"),
+                            parent=symmetric, symmetric=symmetric,
+                            settings=study.build.model_copy(update={"precisions": ("int8",)}))  # fmt: skip
         if built is not None:
             run.variants.extend(built.variants)
 
@@ -232,7 +260,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
                     technique=technique)  # fmt: skip
     for model in study.models:
         for weights in _weights(run, model, data):
-            _forms(run, model, data, weights.variant)
+            _forms(run, model, data, weights)
     if not any(v.status == "ok" and v.benchmark for v in run.variants):
         raise Unfinished(f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}")
     run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)

@@ -32,7 +32,7 @@ BATCH = 8
 
 
 @contextmanager
-def _quiet(log: Logger) -> Iterator[None]:
+def quiet(log: Logger) -> Iterator[None]:
     """Send what exporters print, and their deprecation warnings, to the log."""
     said = io.StringIO()
     try:
@@ -43,7 +43,7 @@ def _quiet(log: Logger) -> Iterator[None]:
             log.debug("%s", line)
 
 
-def _onnx(model: nn.Module, example: Tensor, settings: Export, about: dict[str, str], folder: Path) -> Path:
+def write_onnx(model: nn.Module, example: Tensor, settings: Export, about: dict[str, str], folder: Path) -> Path:
     """Write ONNX: a file, or a folder of model and weights above PyTorch's limit for one file (1.5 GB)."""
     import onnx
     import torch
@@ -77,11 +77,11 @@ def _torchscript(model: nn.Module, example: Tensor, settings: Export, about: dic
     return path
 
 
-FORMS = {"onnx": (_onnx, onnxruntime), "torchscript": (_torchscript, torchscript)}
+FORMS = {"onnx": (write_onnx, onnxruntime), "torchscript": (_torchscript, torchscript)}
 """Format -> what writes it and the runtime that it is checked in."""
 
 
-def _images(work: Work, data: Prepared, count: int) -> numpy.ndarray:
+def compared_images(work: Work, data: Prepared, count: int) -> numpy.ndarray:
     """Normalised validation images, evenly spread over their rows (a source may be sorted by class).
 
     Where all images are for testing, of those: what is compared is a form with its parent, and nothing is chosen by it.
@@ -124,7 +124,7 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
     assert parent.artifact is not None
     path = work.store.get(parent.artifact)
     reference = eager.open(path, "cpu", BATCH, torch.get_num_threads())
-    images = _images(work, data, settings.images)
+    images = compared_images(work, data, settings.images)
     shape = (data.channels, data.image_size, data.image_size)
     told = {"classes": data.classes, "mean": data.mean, "std": data.std, "image_shape": shape}
     about = {key: json.dumps(value) for key, value in told.items()}
@@ -140,7 +140,7 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
             write, runtime = FORMS[form]
             with work.store.temporary() as folder:
                 (folder / form).mkdir()
-                with _quiet(work.log):
+                with quiet(work.log):
                     file = write(models.load(path), torch.from_numpy(images[:2]), settings, about, folder / form)
                     session = runtime.open(file, "cpu", BATCH, torch.get_num_threads())
                     difference = parity(reference, session, images)

@@ -31,7 +31,7 @@ class Fitted:
     """Rows of the `epochs` table."""
 
 
-def fit(
+def train_best(
     work: Work,
     model: nn.Module,
     architecture: dict[str, Any],
@@ -42,8 +42,9 @@ def fit(
     variant: str,
     stage: str,
     on_epoch: Callable[[int, float], None] | None = None,
-) -> Fitted:
-    """Train by cross-entropy until validation macro F1 has not risen for `patience` epochs, and keep the best epoch.
+) -> dict[str, Any]:
+    """Train by cross-entropy until validation macro F1 has not risen for `patience` epochs; the model gets the best epoch's
+    weights. Returns what is in the last checkpoint.
 
     Parameters
     ----------
@@ -61,8 +62,6 @@ def fit(
     Unavailable
         If `settings` ask for Triton's kernels where they cannot run.
     """
-    import models
-
     if settings.fused_pointwise and (reason := missing_triton(choose_device(settings.device))):
         raise Unavailable(f"train.fused_pointwise: {reason}")
     job = Job(work, architecture, data, settings, model_label, variant, stage)
@@ -72,6 +71,16 @@ def fit(
         Run(job, model).go(on_epoch)
     state = load(job.checkpoint, "cpu")
     model.load_state_dict(state["best_state"])
+    return state
+
+
+def fit(
+    work: Work, model: nn.Module, architecture: dict[str, Any], data: Prepared, settings: Train, **told: Any
+) -> Fitted:
+    """Train as `train_best` does, and store the best epoch's weights."""
+    import models
+
+    state = train_best(work, model, architecture, data, settings, **told)
     with work.store.temporary() as folder:
         models.save(model.eval(), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")

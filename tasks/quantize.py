@@ -190,7 +190,7 @@ class Form:
     latency_ms: float = 0.0
 
 
-def _scored(setting: str, path: Path, batches: Batches, labels: np.ndarray) -> Form:
+def scored(setting: str, path: Path, batches: Batches, labels: np.ndarray) -> Form:
     """Open a form on the CPU and score it."""
     session = runtime.open(path, "cpu", BATCH, cores())
     logits = np.concatenate([session.run(batches.read(rows)) for rows in batches.rows])
@@ -240,21 +240,21 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
     """
     assert parent.artifact is not None, parent.name
     images, labels, splits = load_arrays(work.store, data)
-    scored = sample(labels, splits, 1, VALIDATION_IMAGES)
-    validation, truth = Batches(data, images, scored), labels[scored]
+    chosen_rows = sample(labels, splits, 1, VALIDATION_IMAGES)
+    validation, truth = Batches(data, images, chosen_rows), labels[chosen_rows]
     calibration = Batches(data, images, sample(labels, splits, 0, settings.calibration_images))
     fp32 = runtime.model_file(work.store.get(parent.artifact))
     names = (*settings.settings, *(DYNAMIC if settings.dynamic else ()))
     errors: dict[str, str] = {}
     runtime.load_library("cpu")
     with work.store.temporary() as folder:
-        reference = _scored("fp32", fp32, validation, truth)
+        reference = scored("fp32", fp32, validation, truth)
         forms: dict[str, Form] = {}
         for done, setting in enumerate(names, 1):
             try:
                 with _quiet():
                     path = _make(setting, fp32, folder, calibration)
-                forms[setting] = _scored(setting, path, validation, truth)
+                forms[setting] = scored(setting, path, validation, truth)
             except (
                 Exception
             ) as error:  # whatever the quantizer or the runtime raises: one setting less, its row says why
@@ -262,7 +262,7 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
                 errors[setting] = failure(error)
             work.progress(done, len(names), f"{parent.name}/int8-{setting}")
         with locked({"cpu"}, work.log):
-            _time([reference, *forms.values()], validation.read(scored[:1]))
+            _time([reference, *forms.values()], validation.read(chosen_rows[:1]))
         work.log.info("%s: top-1 %.4f, %.3f ms", parent.name, reference.top1, reference.latency_ms)
         chosen = set()
         for kind in (settings.settings, DYNAMIC):

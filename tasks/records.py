@@ -439,6 +439,29 @@ class Quantize(Record):
 QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
 
 
+class Qat(Record):
+    """Quantization-aware training: an int8 form of each model's weights, fine-tuned with the rounding in place."""
+
+    kind: Literal["qat"] = "qat"
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """Fine-tuning epochs, the best one on validation goes on; 0 leaves the stage out."""
+    settings: Annotated[tuple[str, ...], Field(min_length=1)] = ("u8s8-reduced",)
+    """A training and a form each: u8s8-reduced (7-bit weights) for ONNX Runtime on any CPU, u8s8 for CPUs with VNNI or AMX,
+    s8s8 (symmetric) for TensorRT, of which an engine is made too where build.precisions has int8."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.002
+    """Peak learning rate, of SGD with Nesterov momentum; images, augmentation and all else as in training."""
+    tolerance: Annotated[float, Field(gt=0)] = 0.1
+    """Largest accepted difference of a logit from the fake-quantized PyTorch parent's, relative to the largest logit."""
+
+    @field_validator("settings")
+    @classmethod
+    def _settings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(_known(v, QAT_SETTINGS, "setting of quantization-aware training") for v in value))
+
+
+QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
+
+
 class Build(Record):
     """TensorRT engines."""
 
@@ -537,6 +560,7 @@ class Study(Record):
     prune: Prune = Prune()
     export: Export = Export()
     quantize: Quantize = Quantize()
+    qat: Qat = Qat()
     build: Build = Build()
     benchmark: Benchmark = Benchmark()
     serve: Serve = Serve()
@@ -583,6 +607,10 @@ class Study(Record):
             if self.quantize.settings or self.quantize.dynamic:
                 raise ValueError("quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "
                                  "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
+            if self.qat.epochs:
+                raise ValueError(
+                    "qat: int8 is written as ONNX; export.formats must contain 'onnx', or set qat.epochs = 0"
+                )
             if self.build.precisions:
                 raise ValueError("build: engines are made from ONNX; export.formats must contain 'onnx', or set "
                                  "build.precisions = []")  # fmt: skip
@@ -600,9 +628,9 @@ class Study(Record):
             if self.tune.trials or self.augment.policies:
                 raise ValueError("train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = []")
         if self.data.test_fraction == 1:
-            if self.train.epochs or self.prune.ratios:
-                raise ValueError("data.test_fraction: 1 leaves nothing to train with; set train.epochs = 0 and "
-                                 "prune.ratios = []")  # fmt: skip
+            if self.train.epochs or self.prune.ratios or self.qat.epochs:
+                raise ValueError("data.test_fraction: 1 leaves nothing to train with; set train.epochs = 0, "
+                                 "prune.ratios = [] and qat.epochs = 0")  # fmt: skip
             if self.quantize.settings or self.quantize.dynamic:
                 raise ValueError("data.test_fraction: 1 leaves nothing to calibrate int8 with or to choose it by; set "
                                  "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip

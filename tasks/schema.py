@@ -144,7 +144,7 @@ TABLES: dict[str, Table] = {
         {
             "model": text("label of the model"),
             "variant": text("what was being trained, e.g. lenet5/tune/trial-3"),
-            "stage": text("stage that trained", "train", "tune", "augment", "prune", "ablate"),
+            "stage": text("stage that trained", "train", "tune", "augment", "prune", "ablate", "qat"),
             "seed": count("random seed"),
             "epoch": count("from 1", low=1),
             "split": text("images the row is about", "train", "validation"),
@@ -235,7 +235,7 @@ TABLES: dict[str, Table] = {
         {
             "name": text("unique name"),
             "model": text("label of the model"),
-            "stage": text("made by", "train", "tune", "augment", "prune", "export", "quantize", "build"),
+            "stage": text("made by", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build"),
             "parent": text("name of the variant it was made from", null=True),
             "format": text("file format", "safetensors", "torchscript", "onnx", "engine"),
             "precision": text("of weights and arithmetic", "fp32", "fp16", "bf16", "int8"),

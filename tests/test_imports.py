@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"prepare", "ablate", "train", "tune", "augment", "prune", "export", "quantize", "build", "benchmark", "serve",
-          "aggregate"}  # fmt: skip
+STAGES = {"prepare", "ablate", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "benchmark",
+          "serve", "aggregate"}  # fmt: skip
 PROJECT = {"flows", "tasks", "models"}
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
 
@@ -96,6 +96,7 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
         "torch",
         "torchvision",
         "torch_pruning",
+        "torchao",
         "onnx",
         "onnxruntime",
         "openvino",

@@ -130,13 +130,13 @@ def test_libraries_own_models_are_pruned_stored_and_loaded(name: str, size: int,
 def test_a_family_is_pruned_stored_loaded_and_exported(name: str, size: int, tmp_path: Path) -> None:
     import onnxruntime
 
-    from tasks.export import _onnx, _quiet
+    from tasks.export import quiet, write_onnx
     from tasks.records import Export
 
     model, images = pruned(name, size, tmp_path)
-    with _quiet(logging.getLogger("burnish")):
+    with quiet(logging.getLogger("burnish")):
         (tmp_path / "onnx").mkdir()
-        path = _onnx(model, images[:2], Export(), {}, tmp_path / "onnx")
+        path = write_onnx(model, images[:2], Export(), {}, tmp_path / "onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     want = model(images).detach()
     for batch in (1, 3):
