@@ -54,6 +54,13 @@ def _arguments() -> argparse.ArgumentParser:
         commands.add_parser("profile", help="show where the time of a model goes, and why it is not faster")
     )
 
+    deploy = commands.add_parser("deploy", help="write the winner of a run as a folder that serves it over HTTP")
+    deploy.add_argument("run", nargs="?", metavar="RUN", help="name of a run (default: the newest)")
+    deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
+    deploy.add_argument("--variant", metavar="NAME", help="another variant of the run than its winner")
+    deploy.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
+    deploy.set_defaults(do=_deploy)
+
     report = commands.add_parser("report", help="write a run's report anew from its tables, and print its path")
     why = commands.add_parser("why", help="say for each task of a run: hit or computed, and what differed")
     for command, do in ((report, _report), (why, _why)):
@@ -140,6 +147,12 @@ def _profile(arguments: argparse.Namespace) -> None:
     from flows.profiling import run_profile
 
     run_profile(arguments, _newest)
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from flows.deploy import run_deploy
+
+    run_deploy(arguments, _newest)
 
 
 def _presets(arguments: argparse.Namespace) -> None:
