@@ -126,8 +126,10 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _profile_arguments(show: argparse.ArgumentParser) -> None:
-    show.add_argument("target", metavar="VARIANT|FILE",
-                      help="a variant of a run (its report names them), or a model file")  # fmt: skip
+    show.add_argument(
+        "target", nargs="?", metavar="VARIANT|FILE",
+        help="a variant of a run (its report names them; default: its unpruned model in PyTorch), or a model file",
+    )  # fmt: skip
     show.add_argument("--run", metavar="RUN", help="run that the variant is of (default: the newest)")
     show.add_argument("--runtime", metavar="NAME", help="runtime (default: the plainest that takes the file)")
     show.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
