@@ -18,7 +18,7 @@ case ${1:-} in
     done
     ;;
   tensorboard)
-    exec tensorboard --logdir "$artifacts" --port 6006 --bind_all
+    exec python -m tensorboard.main --logdir "$artifacts" --port 6006 --bind_all
     ;;
   *)
     exec burnish "$@"

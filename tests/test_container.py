@@ -15,6 +15,7 @@ import socket
 import string
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 import urllib.request
@@ -118,7 +119,7 @@ def test_the_image_installs_as_the_makefile_does() -> None:
 class Image:
     """What a Dockerfile's steps leave, in a folder that stands for the image's root.
 
-    Replaced are the two steps that change the system itself: `apt-get` (this machine's compiler is used) and `useradd`
+    Replaced are the two steps that change the system itself, `apt-get` (this machine's compiler is used) and `useradd`
     (the user's home is made; where the tests run as root, the entry point runs as user 1000, who need not exist).
     """
 
@@ -179,7 +180,15 @@ class Image:
 
     def _run(self, value: str) -> None:
         ours = [step for step in value.split("&&") if step.split()[0] not in ("apt-get", "useradd", "rm")]
-        if ours:
+        if "-r requirements.txt" in value and not os.environ.get("BURNISH_WHOLE_IMAGE"):
+            uv = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--python", sys.executable]
+            done = self.execute([*uv, "-r", "requirements.txt"])
+            if "Would make no changes" not in done.stdout:
+                pytest.skip("these tests do not run in the environment that requirements.txt describes")
+            site = next((self.cwd / ".venv" / "lib").glob("python3*")) / "site-packages"
+            # First, as an installation would replace what venv put there (setuptools).
+            (site / "ours.pth").write_text(f"import sys; sys.path.insert(0, {sysconfig.get_path('purelib')!r})\n")
+        elif ours:
             done = self.execute(["/bin/sh", "-ec", self.placed("&&".join(ours))])
             assert done.returncode == 0, f"{value}\n{done.stdout}"
 
