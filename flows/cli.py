@@ -38,6 +38,7 @@ def _arguments() -> argparse.ArgumentParser:
     run.add_argument("study", metavar="PRESET|FILE.toml", help="a preset (see `burnish presets`) or a study as TOML")
     run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                      help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated")  # fmt: skip
+    _scale_argument(run)
     run.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
     run.set_defaults(do=_run)
 
@@ -46,6 +47,7 @@ def _arguments() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print a preset as TOML, ready to edit and run")
     show.add_argument("study", metavar="PRESET|FILE.toml")
     show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run")
+    _scale_argument(show)
     show.set_defaults(do=_show)
 
     _bench_arguments(commands.add_parser("bench", help="measure and compare model files of your own"))
@@ -70,6 +72,11 @@ def _arguments() -> argparse.ArgumentParser:
         )
         command.set_defaults(do=do)
     return parser
+
+
+def _scale_argument(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--scale", choices=("smoke", "cpu", "full"),
+                         help="of a published study: minutes on digits (default), an evening on a CPU, one GPU")  # fmt: skip
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -166,7 +173,7 @@ def _presets(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(to_toml(load(arguments.study, arguments.settings)), end="")
+    print(to_toml(load(arguments.study, arguments.settings, arguments.scale)), end="")
 
 
 def _newest(out: Path, run: str | None, file: str) -> str:
@@ -201,7 +208,7 @@ def _why(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    study = load(arguments.study, arguments.settings)
+    study = load(arguments.study, arguments.settings, arguments.scale)
     _reachable(study)
     for name, value in PREFECT.items():
         os.environ.setdefault(name, value)
@@ -211,9 +218,12 @@ def _run(arguments: argparse.Namespace) -> None:
         from flows.study import run_study
 
         run = run_study(study, arguments.out)
-    from flows import report
+    from flows import published, report
     from tasks import tables
 
+    if study.published:
+        figures = published.compare(study.published, report.tables_of(Path(arguments.out), run))
+        print(published.text(figures, report.terminal_width()))
     summary = tables.read(Path(arguments.out), "summary", run).collect()
     compared = study.select.batch_size or min(study.benchmark.batch_sizes)
     report.print_table(summary.filter(summary["batch_size"] == compared), compared)

@@ -1,4 +1,4 @@
-"""Writes prefect.yaml: a deployment per preset, and a nightly one (off by default). `make deployments` runs this."""
+"""Writes prefect.yaml: each preset at each scale, and a nightly one (off by default). `make deployments` runs this."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from typing import Any
 
 import yaml
 
-from flows.presets import presets
+from flows.presets import SCALES, Scale, presets, scaled
 
-HEAD = "# Written by `make deployments` from flows/presets.py: a deployment per preset, and a nightly one, off by default.\n"
+HEAD = (
+    "# Written by `make deployments` from flows/presets.py: each preset at each scale; a nightly one, off by default.\n"
+)
 
 
-def deployment(name: str, preset: str, schedules: list[dict[str, Any]]) -> dict[str, Any]:
+def deployment(name: str, preset: str, schedules: list[dict[str, Any]], *scale: Scale) -> dict[str, Any]:
     """One deployment: the preset's whole study as the form's values."""
     function = presets()[preset]
     return {
@@ -19,7 +21,7 @@ def deployment(name: str, preset: str, schedules: list[dict[str, Any]]) -> dict[
         "description": (function.__doc__ or "").strip(),
         "entrypoint": "flows/study.py:run_study",
         "tags": ["burnish"],
-        "parameters": {"study": function().model_dump(mode="json", exclude_none=True), "out": "artifacts"},
+        "parameters": {"study": function(*scale).model_dump(mode="json", exclude_none=True), "out": "artifacts"},
         "work_pool": {"name": "burnish"},
         "schedules": schedules,
     }
@@ -28,7 +30,12 @@ def deployment(name: str, preset: str, schedules: list[dict[str, Any]]) -> dict[
 def render() -> str:
     """The text of prefect.yaml."""
     nightly = {"cron": "0 3 * * *", "timezone": "UTC", "active": False}
-    made = [deployment(name, name, []) for name in presets()]
+    made = []
+    for name in presets():
+        if scaled(name):
+            made += [deployment(f"{name}-{scale}", name, [], scale) for scale in SCALES]
+        else:
+            made.append(deployment(name, name, []))
     made.append(deployment("quickstart-nightly", "quickstart", [nightly]))
     # The worker runs the flow from the folder in which it was started.
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $PWD }}"}}]

@@ -1,12 +1,19 @@
-"""Presets: one function each, returns a `Study`; the first line of its docstring is what `burnish presets` shows."""
+"""Presets: one function each, returns a `Study`; the first line of its docstring is what `burnish presets` shows.
+
+The published studies come in three scales with the same stages and tables: `smoke` (digits, minutes on two cores), `cpu` (an
+evening on a desktop) and `full` (one GPU, the study's own size). tasks/published has the figures that they compare with.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tasks.records import (
+    Ablate,
     Augment,
     Benchmark,
+    Build,
     Choice,
     Data,
     Model,
@@ -21,6 +28,27 @@ from tasks.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+Scale = Literal["smoke", "cpu", "full"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+CIFAR10 = Data(source="parquet", path="uoft-cs/cifar10")
+IMAGENET = Data(
+    source="parquet", path="ILSVRC/imagenet-1k:validation", image_size=224, resize=256, mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225), test_fraction=0.75, test_limit=1024,
+)  # fmt: skip
+"""Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned models."""
+NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
+QUICK = Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=2, processes=1, min_seconds=0.1, min_queries=16, minutes=1,
+                  throughput=False)  # fmt: skip
+"""What a smoke test measures: every row, few queries, a process a candidate."""
+
+
+def _changed(study: Study, **parts: Any) -> Study:
+    """A study with other parts; a dictionary changes fields of the part that is there."""
+    new = {name: getattr(study, name).model_copy(update=part) if isinstance(part, dict) else part
+           for name, part in parts.items()}  # fmt: skip
+    return Study(**{**dict(study), **new})
 
 
 def quickstart() -> Study:
@@ -73,7 +101,232 @@ def cifar10_small() -> Study:
     )
 
 
-def presets() -> dict[str, Callable[[], Study]]:
+def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
+    """S1: train, tune and augment ResNet-34 on CIFAR-10, then latency before and after TensorRT."""
+    study = Study(
+        name="resnet34-tensorrt",
+        published="resnet34_tensorrt",
+        data=CIFAR10,
+        models=(Model(name="resnet34"),),
+        train=Train(epochs=24, batch_size=512, learning_rate=0.4, label_smoothing=0.1, precision="auto", compile=True,
+                    ema=0.99, seeds=(0, 1, 2)),
+        tune=Tune(trials=12, epochs=8, space={
+            "learning_rate": Range(low=0.1, high=1.2, log=True),
+            "weight_decay": Range(low=1e-4, high=5e-3, log=True),
+            "label_smoothing": Choice(values=(0.0, 0.1)),
+        }),
+        augment=Augment(policies=("none", "crop_flip", "erasing", "cutmix"), epochs=40),
+        prune=Prune(ratios=(0.25,), epochs=8),
+        benchmark=Benchmark(batch_sizes=(1, 8, 32), rounds=5,
+                            runtimes=("eager", "torchscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_graph")),
+    )  # fmt: skip
+    if scale == "cpu":
+        return _changed(
+            study,
+            data={"train_limit": 20_000},
+            train=Train(epochs=12, learning_rate=0.1, precision="auto"),
+            tune={"trials": 6, "epochs": 3, "train_limit": 5_000},
+            augment={"epochs": 16},
+            prune=Prune(ratios=(0.25,), epochs=3),
+        )  # fmt: skip
+    if scale == "smoke":
+        return _changed(
+            study,
+            data=Data(),
+            models=(Model(name="resnet34", width=16),),
+            train=Train(epochs=6, batch_size=48, learning_rate=0.07, label_smoothing=0.1, seeds=(0, 1)),
+            tune=Tune(trials=2, epochs=2, space={"learning_rate": Range(low=0.02, high=0.2, log=True)}),
+            augment=Augment(policies=("none", "crop")),
+            prune=Prune(ratios=(0.25,), epochs=2),
+            quantize=Quantize(settings=("u8s8-reduced", "s8s8"), calibration_images=64),
+            benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime", "tensorrt")}),
+            serve=Serve(seconds=0.2, trials=2),
+        )  # fmt: skip
+    return study
+
+
+def densenet121_imagenet(scale: Scale = "smoke") -> Study:
+    """S2: pretrained DenseNet-121 on 1,024 ImageNet images: plain, pruned, ONNX and int8, at five batch sizes."""
+    study = Study(
+        name="densenet121-imagenet",
+        published="densenet121_imagenet",
+        data=IMAGENET,
+        models=(Model(name="densenet121", pretrained="hub"),),
+        train=Train(epochs=0, batch_size=64, precision="auto"),
+        tune=NO_TUNING,
+        augment=NO_POLICIES,
+        prune=Prune(ratios=(0.1,), epochs=4, learning_rate=0.01),
+        benchmark=Benchmark(batch_sizes=(1, 4, 8, 16, 32), rounds=5),
+    )
+    if scale == "cpu":
+        return _changed(
+            study,
+            data={"train_limit": 2_000},
+            prune=Prune(ratios=(0.1,), epochs=1, learning_rate=0.01),
+            benchmark={"minutes": 60},
+        )  # fmt: skip
+    if scale == "smoke":
+        return _changed(
+            study,
+            data=Data(),
+            models=(Model(name="densenet121"),),
+            train=Train(epochs=2, batch_size=48, learning_rate=0.05),
+            prune=Prune(ratios=(0.1,), epochs=1),
+            quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
+            build=Build(precisions=()),
+            benchmark=QUICK.model_copy(update={"batch_sizes": study.benchmark.batch_sizes, "processes": 2,
+                                               "runtimes": ("eager", "onnxruntime")}),
+            serve=Serve(seconds=0),
+        )  # fmt: skip
+    return study
+
+
+def cifar_architectures(scale: Scale = "smoke") -> Study:
+    """S3: EfficientNet-B0, ResNet-50 and ViT-B/16 on CIFAR-10, with and without three training techniques."""
+    study = Study(
+        name="cifar-architectures",
+        published="cifar_architectures",
+        data=CIFAR10,
+        models=tuple(Model(name=name, pretrained="hub", upsample=224)
+                     for name in ("efficientnet_b0", "resnet50", "vit_b_16")),
+        train=Train(epochs=5, batch_size=128, optimizer="adamw", learning_rate=2e-4, weight_decay=0.05, precision="auto",
+                    augment="crop_flip"),
+        ablate=Ablate(
+            techniques={
+                "mixed precision": {"precision": "auto"},
+                "pinned memory": {"pin_memory": True},
+                "gradient accumulation": {"accumulate": 4, "batch_size": 32},
+            },
+            plain={"precision": "fp32", "pin_memory": False, "loading": "workers"},
+            epochs=2,
+        ),
+        tune=NO_TUNING,
+        augment=NO_POLICIES,
+        prune=NO_PRUNING,
+        benchmark=Benchmark(batch_sizes=(1, 32), runtimes=("eager", "onnxruntime", "tensorrt")),
+    )  # fmt: skip
+    if scale == "cpu":
+        return _changed(
+            study,
+            data={"train_limit": 5_000, "test_limit": 2_000},
+            models=tuple(m.model_copy(update={"upsample": 96}) for m in study.models),
+            train={"epochs": 3, "batch_size": 64},
+            ablate={"train_limit": 1_000},
+            benchmark={"minutes": 30},
+        )  # fmt: skip
+    if scale == "smoke":
+        return _changed(
+            study,
+            data=Data(),
+            models=(Model(name="efficientnet_b0", upsample=32), Model(name="resnet50"),
+                       Model(name="timm:vit_tiny_patch16_224", upsample=32)),
+            train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
+            ablate={"train_limit": 192, "techniques": study.ablate.techniques | {
+                "gradient accumulation": {"accumulate": 4, "batch_size": 12}}},
+            quantize=Quantize(settings=(), dynamic=True),
+            build=Build(precisions=()),
+            benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime"), "batch_sizes": (1, 32)}),
+            serve=Serve(seconds=0),
+        )  # fmt: skip
+    return study
+
+
+def cifar100_architectures(scale: Scale = "smoke") -> Study:
+    """S3 on CIFAR-100 (smoke: on digits, too)."""
+    study = cifar_architectures(scale)
+    data = study.data if scale == "smoke" else study.data.model_copy(update={"path": "uoft-cs/cifar100"})
+    return _changed(study, name="cifar100-architectures", data=data)
+
+
+def runtime_formats(scale: Scale = "smoke") -> Study:
+    """S4: four pretrained ImageNet models as trained, in ONNX, quantized, and in TorchScript: size, latency, accuracy."""
+    study = Study(
+        name="runtime-formats",
+        published="runtime_formats",
+        data=IMAGENET,
+        models=tuple(Model(name=name, pretrained="hub") for name in
+                     ("resnet34", "densenet121", "efficientnet_b0", "convnext_base")),
+        train=Train(epochs=0),
+        tune=NO_TUNING,
+        augment=NO_POLICIES,
+        prune=NO_PRUNING,
+        quantize=Quantize(settings=("u8s8-reduced", "u8s8", "u8s8-core", "s8s8")),
+        benchmark=Benchmark(batch_sizes=(1, 8), rounds=5),
+    )  # fmt: skip
+    if scale == "cpu":
+        return _changed(
+            study,
+            data={"train_limit": 500},
+            benchmark={"minutes": 60},
+        )  # fmt: skip
+    if scale == "smoke":
+        return _changed(
+            study,
+            data=Data(),
+            models=(Model(name="resnet34", width=16), Model(name="densenet121"), Model(name="efficientnet_b0"),
+                       Model(name="timm:convnext_atto", upsample=32)),
+            train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
+            quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
+            build=Build(precisions=()),
+            benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "torchscript", "onnxruntime")}),
+            serve=Serve(seconds=0),
+        )  # fmt: skip
+    return study
+
+
+def convnext_speed(scale: Scale = "smoke") -> Study:
+    """S5: ConvNeXt of 18 million parameters on Tiny ImageNet at 224 pixels: what each training technique brings."""
+    study = Study(
+        name="convnext-speed",
+        published="convnext_speed",
+        data=Data(source="parquet", path="zh-plus/tiny-imagenet"),
+        models=(Model(name="convnext_18m", upsample=224),),
+        train=Train(epochs=20, batch_size=128, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, precision="auto",
+                    compile=True, label_smoothing=0.1, augment="crop_flip"),
+        ablate=Ablate(
+            techniques={
+                "TC": {"compile": True},
+                "AMP": {"precision": "bf16"},
+                "TC + AMP": {"compile": True, "precision": "bf16"},
+                "channels-last": {"channels_last": True},
+                "fused optimizer": {"fused": True},
+                "images on the device": {"loading": "device"},
+            },
+            plain={"compile": False, "precision": "fp32", "channels_last": False, "fused": False, "loading": "workers"},
+            epochs=3,
+        ),
+        tune=NO_TUNING,
+        augment=NO_POLICIES,
+        prune=Prune(ratios=(0.25,), epochs=3, learning_rate=1e-4),
+        benchmark=Benchmark(batch_sizes=(1, 32), rounds=5,
+                            runtimes=("eager", "torch_compile", "torchscript", "onnxruntime", "openvino", "tensorrt")),
+    )  # fmt: skip
+    if scale == "cpu":
+        return _changed(
+            study,
+            data={"train_limit": 5_000, "test_limit": 2_000},
+            models=(Model(name="convnext_18m", upsample=96),),
+            train={"epochs": 6, "batch_size": 64},
+            ablate={"train_limit": 1_280},
+            benchmark={"minutes": 30},
+        )  # fmt: skip
+    if scale == "smoke":
+        techniques = {name: study.ablate.techniques[name] for name in ("TC", "AMP", "TC + AMP")}
+        return _changed(
+            study,
+            data=Data(),
+            models=(Model(name="timm:convnext_atto", upsample=32),),
+            train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
+            ablate=Ablate(techniques=techniques, plain=study.ablate.plain, epochs=2, train_limit=192),
+            prune=NO_PRUNING,
+            quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
+            benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "onnxruntime", "tensorrt")}),
+            serve=Serve(seconds=0),
+        )  # fmt: skip
+    return study
+
+
+def presets() -> dict[str, Callable[..., Study]]:
     """Name -> function: every public function of this module that returns a `Study`."""
     return {
         name.replace("_", "-"): value
@@ -82,3 +335,8 @@ def presets() -> dict[str, Callable[[], Study]]:
         and getattr(value, "__annotations__", {}).get("return") == "Study"
         and not name.startswith("_")
     }
+
+
+def scaled(preset: str) -> bool:
+    """Whether a preset comes in `SCALES`."""
+    return "scale" in inspect.signature(presets()[preset]).parameters

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import charts, curves
+from flows import charts, curves, published
 from flows.grids import (
     ABLATIONS,
     CERTIFICATES,
@@ -48,8 +48,9 @@ if TYPE_CHECKING:
     from flows.grids import Grid, Row, Spec
     from flows.mistakes import Images
 
-WANTED = ("datasets", "ablations", "epochs", "trials", "variants", "evaluations", "predictions", "latencies", "benchmarks",
-          "throughputs", "gpu_times", "scenarios", "certificates", "memory", "environments", "summary")  # fmt: skip
+WANTED = ("datasets", "ablations", "epochs", "seeds", "trials", "variants", "evaluations", "predictions", "latencies",
+          "benchmarks", "throughputs", "gpu_times", "scenarios", "certificates", "memory", "environments",
+          "summary")  # fmt: skip
 MANY_ROWS = ("predictions", "latencies")
 
 
@@ -178,6 +179,9 @@ def page(
     about["complete"] = complete
     about["reason"] = summarise(small, study).reason if complete else "A table that the winner is found by is missing."
     about["mistakes"] = mistakes(tables, images)
+    if study.published:
+        about |= {"published": published.compare(study.published, tables), "published_lines": published.lines,
+                  "starred": published.starred, "star": published.STAR}  # fmt: skip
     if "epochs" in small:
         about["curves"] = curves.training(small["epochs"])
     if "ablations" in small:
@@ -214,6 +218,18 @@ def page(
     return template.get_template("report.html.j2").render(about)
 
 
+def tables_of(out: Path, run: str) -> dict[str, pl.DataFrame | pl.LazyFrame]:
+    """A run's published tables; those of `MANY_ROWS` are not read yet."""
+    from tasks import tables as contract
+
+    found: dict[str, pl.DataFrame | pl.LazyFrame] = {}
+    for name in WANTED:
+        if (out / "tables" / name / f"{run}.parquet").is_file():
+            table = contract.read(out, name, run)
+            found[name] = table if name in MANY_ROWS else table.collect()
+    return found
+
+
 def render(out: Path, run: str) -> Path:
     """Write `<out>/runs/<run>/report.html` from the run's published tables, study.toml and environment.json.
 
@@ -223,18 +239,13 @@ def render(out: Path, run: str) -> Path:
         If there is no such run.
     """
     from flows.profiling import profiles
-    from tasks import tables as contract
 
     folder = Path(out) / "runs" / run
     if not (folder / "study.toml").is_file():
         raise ValueError(f"no run {run!r} in {out}: {folder / 'study.toml'} is not there")
     study = Study.model_validate(tomllib.loads((folder / "study.toml").read_text()))
     environment = folder / "environment.json"
-    found: dict[str, pl.DataFrame | pl.LazyFrame] = {}
-    for name in WANTED:
-        if (Path(out) / "tables" / name / f"{run}.parquet").is_file():
-            table = contract.read(out, name, run)
-            found[name] = table if name in MANY_ROWS else table.collect()
+    found = tables_of(Path(out), run)
     facts = json.loads(environment.read_text()) if environment.is_file() else {}
     sets = found.get("datasets")
     images = load_images(Path(out), sets.lazy().collect() if sets is not None else None)
@@ -295,8 +306,11 @@ def table_text(summary: pl.DataFrame, batch: int | None = None, *, width: int = 
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"
 
 
+def terminal_width() -> int:
+    """Columns of the terminal, at most 120; 120 elsewhere."""
+    return min(shutil.get_terminal_size((120, 24)).columns, 120) if sys.stdout.isatty() else 120
+
+
 def print_table(summary: pl.DataFrame, batch: int | None = None) -> None:
     """Print `table_text`, as wide as the terminal and at most 120 columns."""
-    terminal = sys.stdout.isatty()
-    width = min(shutil.get_terminal_size((120, 24)).columns, 120) if terminal else 120
-    print(table_text(summary, batch, width=width, terminal=terminal), end="")
+    print(table_text(summary, batch, width=terminal_width(), terminal=sys.stdout.isatty()), end="")

@@ -149,8 +149,8 @@ def _line(error: Any) -> str:
     return f"{key + ': ' if key else ''}{message}{given}"
 
 
-def load(name: str, settings: list[str]) -> Study:
-    """The study of a preset or a TOML file, with `--set` applied.
+def load(name: str, settings: list[str], scale: str | None = None) -> Study:
+    """The study of a preset (at a scale, if it has several) or a TOML file, with `--set` applied.
 
     Raises
     ------
@@ -159,11 +159,13 @@ def load(name: str, settings: list[str]) -> Study:
     """
     from pathlib import Path
 
-    from flows.presets import presets
+    from flows.presets import presets, scaled
 
     known = presets()
+    if scale and not (name in known and scaled(name)):
+        raise Mistake(f"--scale: {name} has one scale alone; {', '.join(filter(scaled, known))} have several")
     if name in known:
-        values = _plain(known[name]())
+        values = _plain(known[name](scale) if scale else known[name]())
     elif name.endswith(".toml"):
         values = _read(Path(name))
     else:

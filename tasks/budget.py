@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    import logging
+
     from tasks.rounds import Job
 
 CALLS = 4  # queries of a visit at its shortest: the first, one of warm-up, one measured, one that crosses a limit
@@ -20,8 +22,11 @@ USED = 0.97  # of the minutes; the rest is for starting and for writing tables
 class Budget:
     """What each visit to come cannot do without is set aside; what is left is shared alike."""
 
-    def __init__(self, minutes: float | None, jobs: list[Job], sizes: list[int], rounds: int, starts: int) -> None:
+    def __init__(
+        self, log: logging.Logger, minutes: float | None, jobs: list[Job], sizes: list[int], rounds: int, starts: int
+    ) -> None:
         """`starts`: processes that will be started."""
+        self.log, self.minutes, self.begin, self.warned = log, minutes, time.monotonic(), False
         self.end = None if minutes is None else time.monotonic() + USED * 60 * minutes
         self.jobs, self.sizes, self.starts, self.start_seconds = jobs, sizes, starts, 0.0
         self.left = {(index, size): rounds for index in range(len(jobs)) for size in sizes}
@@ -42,6 +47,14 @@ class Budget:
         reserved = self.starts * self.start_seconds + sum(_evaluation_seconds(other) for other in self.jobs)
         reserved += sum(rounds * _least(other, n) for other, n, rounds in to_come)
         spare = self.end - time.monotonic() - reserved
+        if spare < 0 and not self.warned:
+            self.warned = True
+            needed = (time.monotonic() - self.begin + reserved) / 60
+            self.log.warning(
+                "benchmark.minutes: %g will be overrun: visits at their shortest take about %.1f minutes in all, and no row "
+                "is left out; ask for fewer rounds, batch sizes, runtimes or processes, or for more minutes",
+                self.minutes, needed,
+            )  # fmt: skip
         share = max(spare / max(sum(rounds for _, _, rounds in to_come), 1), 0.0)
         for index, job in enumerate(self.jobs):
             if any(job is other for other in jobs):

@@ -48,14 +48,17 @@ LINEAR = ["MatMul", "Gemm"]
 def static_arguments(setting: str) -> dict[str, Any]:
     """Arguments of `quantize_static` for one of records.QUANTIZE_SETTINGS: Q/DQ, int8 weights per channel, and
 
-    - u8s8: uint8 activations, ranges from smallest and largest value, every operator that has an int8 form
+    - u8s8: uint8 activations, ranges from smallest and largest value, every operator that has an int8 form; a batch norm
+      that could not be folded into a convolution (DenseNet) has none, its weights would only lose accuracy
     - u8s8-reduced: 7-bit weights; without VNNI the sums of 8-bit products saturate at 16 bits
     - u8s8-core: convolutions and matrix products alone
     - u8s8-percentile: ranges that hold 99.99 % of the values (Wu et al. 2020, Integer quantization for deep learning)
     - s8s8: symmetric int8 activations and no quantized bias, the form that TensorRT parses
     """
     from onnxruntime.quantization import CalibrationMethod, QuantType
+    from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 
+    operators = sorted({*QDQRegistry, *QLinearOpsRegistry} - {"BatchNormalization"})
     own: dict[str, dict[str, Any]] = {
         "u8s8": {},
         "u8s8-reduced": {"reduce_range": True},
@@ -69,7 +72,8 @@ def static_arguments(setting: str) -> dict[str, Any]:
             "extra_options": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         },
     }
-    common = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+    common = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True,
+              "op_types_to_quantize": operators}  # fmt: skip
     return common | own[setting]
 
 
@@ -120,6 +124,10 @@ def sample(labels: np.ndarray, splits: np.ndarray, split: int, count: int) -> np
     return np.sort(by_class[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)])
 
 
+def _never(record: logging.LogRecord) -> bool:
+    return False
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence onnxruntime.quantization: it prints, and logs through the root logger, which gets a handler by that."""
@@ -127,12 +135,14 @@ def _quiet() -> Iterator[None]:
 
     root, nowhere = logging.getLogger(), logging.NullHandler()
     root.addHandler(nowhere)
+    root.addFilter(_never)  # of what is logged through it itself; Prefect gives it a handler, too
     calibrate.print = lambda *words: None  # type: ignore[attr-defined]  # a module's own `print` goes before the built-in
     try:
         yield
     finally:
         del calibrate.print  # type: ignore[attr-defined]
         root.removeHandler(nowhere)
+        root.removeFilter(_never)
 
 
 def _make(setting: str, fp32: Path, folder: Path, calibration: Batches) -> Path:

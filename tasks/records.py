@@ -503,6 +503,8 @@ class Study(Record):
 
     kind: Literal["study"] = "study"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "study"
+    published: str = ""
+    """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
     data: Data = Data()
     models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
     train: Train = Train()
@@ -516,6 +518,11 @@ class Study(Record):
     benchmark: Benchmark = Benchmark()
     serve: Serve = Serve()
     select: Select = Select()
+
+    @field_validator("published")
+    @classmethod
+    def _published(cls, value: str) -> str:
+        return _known(value, ("", *plugins("published")), "published study")
 
     @model_validator(mode="after")
     def _chain(self) -> Study:

@@ -142,7 +142,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
     done, total = float(begun * len(jobs) * len(sizes)), rounds * len(jobs) * len(sizes)
     starts = [len(groups) > 1 or n * processes // rounds != (n - 1) * processes // rounds for n in range(rounds)]
     starts[begun] = True
-    budget = Budget(settings.minutes, jobs, sizes, rounds - begun, len(jobs) * sum(starts[begun:]))
+    budget = Budget(work.log, settings.minutes, jobs, sizes, rounds - begun, len(jobs) * sum(starts[begun:]))
     effort = Effort(
         warmup_seconds=settings.warmup_seconds, min_seconds=settings.min_seconds, min_queries=settings.min_queries
     )

@@ -279,3 +279,31 @@ def test_a_graph_without_anything_to_quantize_says_so(work: Work, data: Prepared
     assert [v.error for v in forms.variants] == [
         "ValueError: nothing was quantized: the graph has no operator that the setting quantizes"
     ] * 2
+
+
+def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
+    work: Work, data: Prepared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # DenseNet's: a norm before an activation. ONNX Runtime would quantize its weights, with a warning for each.
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {' \
+           " a = Relu (input) b = Conv <pads = [0, 0, 0, 0]> (a, first) c = Relu (b)" \
+           " d = BatchNormalization (c, scale, shift, mean, variance) e = Relu (d) f = Conv (e, second)" \
+           " logits = Flatten (f) }"  # fmt: skip
+    model = onnx.parser.parse_model(text)
+    draw = np.random.default_rng(0)
+    shapes = {"first": (4, 1, 8, 8), "second": (10, 4, 1, 1)} | dict.fromkeys(
+        ("scale", "shift", "mean", "variance"), (4,)
+    )
+    for name, shape in shapes.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(draw.random(shape, np.float32), name))
+    with work.store.temporary() as folder:
+        onnx.save(model, folder / "m.onnx")
+        artifact = work.store.put(folder / "m.onnx", "onnx", "fp32")
+    plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
+    made = quantize(work, data, plain, Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32))
+    assert made.variants[0].artifact is not None, made.variants[0].error
+    graph = onnx.load(work.store.get(made.variants[0].artifact)).graph
+    (norm,) = (node for node in graph.node if node.op_type == "BatchNormalization")
+    assert set(norm.input[1:]) <= {tensor.name for tensor in graph.initializer}, "not behind a DequantizeLinear"
+    assert sum(node.op_type == "DequantizeLinear" for node in graph.node) >= 4, "convolutions are quantized"
+    assert "out-of-range" not in caplog.text

@@ -130,7 +130,7 @@ def test_skipped_rows_stand_in_the_table_with_their_reason_and_dashes(text: str)
 
 def test_a_missing_table_is_said_and_its_section_left_out(tables: dict[str, pl.DataFrame]) -> None:
     words = " ".join(Page(few(tables, "variants", "summary")).words.split())
-    assert "Not published: datasets, epochs, trials, evaluations" in words
+    assert "Not published: datasets, ablations, epochs, seeds, trials, evaluations" in words
     assert "A table that the winner is found by is missing" in words and "Latency distributions" not in words
     assert "Winner not known" in Page(few(tables)).words  # nothing at all was published: still a page that says so
 

@@ -1,0 +1,128 @@
+"""S1: a CIFAR-10 classifier's F1 after each training stage, and ResNet-34's latency in TensorRT as trtexec prints it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.published import ABSENT, Comparison, Line, fastest, figure, rows, same, score, timed
+from tasks.summary import words
+
+if TYPE_CHECKING:
+    from tasks.published import Row, Tables
+
+HARDWARE = "a GPU that the study does not name"
+F1 = {"initial training": "0.8928", "tuned hyper-parameters": "0.9160", "tuned + augmented data": "0.9126"}
+STATISTICS = ("min", "max", "mean", "median", "p90", "p95", "p99")
+PARTS = {
+    "latency": ("1.75537", "10.467", "1.80254", "1.77828", "1.81641", "1.82147", "3.02986"),
+    "enqueue": ("0.183838", "11.081", "0.268116", "0.266113", "0.312866", "0.32373", "0.353638"),
+    "h2d": ("0.00610352", "0.0982666", "0.0308493", "0.0134277", "0.0585938", "0.0627441", "0.0737305"),
+    "compute": ("1.7431", "10.4111", "1.76714", "1.74902", "1.75336", "1.76129", "3.01443"),
+    "d2h": ("0.00341797", "0.0135498", "0.00455719", "0.00415039", "0.00595093", "0.00634766", "0.00708008"),
+}
+NAMES = {
+    "latency": "latency ms",
+    "enqueue": "enqueue ms",
+    "h2d": "H2D ms",
+    "compute": "GPU compute ms",
+    "d2h": "D2H ms",
+}
+
+
+def compare(tables: Tables) -> list[Comparison]:
+    """F1 by stage, trtexec's table and its totals, latency before and after with the accuracy of what was timed."""
+    return [_scores(tables), *_latency(tables), _before_and_after(tables)]
+
+
+def _scores(tables: Tables) -> Comparison:
+    lines = []
+    trained = [row for row in rows(tables, "variants") if row["format"] == "safetensors" and row["status"] == "ok"]
+    for model in dict.fromkeys(row["model"] for row in trained):
+        ours = [row for row in trained if row["model"] == model]
+        first, tuned = (next((row for row in ours if row["stage"] == stage), None) for stage in ("train", "tune"))
+        policies = [row for row in ours if row["stage"] == "augment" and row["setting"] != "none"]
+        best = max(policies, key=lambda row: row["validation_macro_f1"] or 0, default=None)
+        kept = " (the first settings stayed best)" if tuned and tuned["setting"] == "as given" else ""
+        stages = (
+            ("initial training", "", first),
+            ("tuned hyper-parameters", kept, tuned),
+            ("tuned + augmented data", f" ({best['setting']})" if best else "", best),
+        )
+        lines += [Line((model, stage + more), (F1[stage], ABSENT), _score(tables, row)) for stage, more, row in stages]
+        lines += [Line((model, "kept: no augmentation"), None, _score(tables, row)) for row in ours
+                  if row["stage"] == "augment" and row["setting"] == "none" and row["benchmark"]]  # fmt: skip
+    return Comparison(
+        "F1 after each stage", ("model", "stage"), ("macro F1 (95 % interval)", "over the seeds"), tuple(lines),
+        ("The best policy but none, by validation images, stands for augmented data; where it is worse than none, the "
+         "report's section Augmentation says why.",),
+    )  # fmt: skip
+
+
+def _score(tables: Tables, variant: Row | None) -> tuple[str, str] | None:
+    found = score(tables, variant) if variant else None
+    if variant is None or found is None:
+        return None
+    ends = [figure(found[f"macro_f1_{end}"], "{:.4f}".format) for end in ("low", "high")]
+    seeds = rows(
+        tables, "seeds", lambda row: row["variant"] in same(tables, variant) and row["test_macro_f1_std"] is not None
+    )
+    spread = [
+        f"{row['test_macro_f1_mean']:.4f} ± {row['test_macro_f1_std']:.4f} ({len(row['seeds'])} seeds)" for row in seeds
+    ]
+    return f"{found['macro_f1']:.4f} ({ends[0]} to {ends[1]})", (*spread, "one seed")[0]
+
+
+def _single(tables: Tables) -> tuple[Row | None, str]:
+    """The fastest engine at batch 1, or the fastest form of all where no engine was executed; and what that is."""
+    one = rows(tables, "summary", lambda row: row["batch_size"] == 1)
+    engine = fastest([row for row in one if row["format"] == "engine"])
+    if engine:
+        return engine, f"Here: {words(engine)}, the fastest engine."
+    why = next((row["error"] for row in one if row["format"] == "engine" and row["error"]), "no engine was built")
+    other = fastest(one)
+    return other, f"Here: {words(other)}, the fastest form; no engine was executed: {why}." if other else why
+
+
+def _latency(tables: Tables) -> list[Comparison]:
+    row, note = _single(tables)
+    timed: dict[str, Row] = {}
+    if row is not None:
+        place = ("variant", "runtime", "device", "batch_size")
+        here = lambda found: all(found[key] == row[key] for key in place)  # noqa: E731
+        timed = {part["part"]: part for part in rows(tables, "gpu_times", here)}
+        if not timed:
+            timed = {"latency": {k.removeprefix("latency_"): v for found in rows(tables, "benchmarks", here)
+                                 for k, v in found.items()}}  # fmt: skip
+    lines = [
+        Line((NAMES[part],), published, tuple(figure(timed[part][f"{name}_ms"]) for name in STATISTICS)
+             if part in timed else None)
+        for part, published in PARTS.items()
+    ]  # fmt: skip
+    whole, compute = timed.get("latency", {}), timed.get("compute", {})
+    totals = (
+        figure(1000 / whole["mean_ms"] if whole.get("mean_ms") else None),
+        figure(whole.get("host_seconds")),
+        figure(compute["total_ms"] / 1000 if compute else None),
+    )
+    total = Line(("total",), ("564.01", "3.00704", "2.99707"), totals if whole else None)
+    columns = ("throughput qps", "host walltime s", "GPU compute s")
+    return [
+        Comparison("ResNet-34, one image, as trtexec prints it", ("metric",), STATISTICS, tuple(lines), (note,)),
+        Comparison("Its totals", ("",), columns, (total,), ("Here the rate is that of one query in flight.",)),
+    ]
+
+
+def _before_and_after(tables: Tables) -> Comparison:
+    before = rows(tables, "summary", lambda row: row["role"] == "reference")
+    after, _ = _single(tables)
+    lines = [
+        Line((name, words(row)), None, (timed(row), figure(row["macro_f1"], "{:.4f}".format),
+                                        figure(row["agreement"], "{:.4f}".format)))
+        for name, row in [*(("before", row) for row in before), ("after", after)]
+        if row is not None
+    ]  # fmt: skip
+    return Comparison(
+        "Single-sample latency before and after, and the accuracy of what was timed", ("", "form"),
+        ("median ms", "macro F1", "agreement with its parent"), tuple(lines),
+        ("The study never checked the accuracy of its engine.",),
+    )  # fmt: skip
