@@ -9,13 +9,14 @@ usage: ./build_and_run.sh [OPTIONS] [-- ARGUMENTS OF burnish run]
 
   --output-dir DIR     where results go (default: ./test_results)
   --preset NAME        study to run (default: densenet121-imagenet)
-  --scale SCALE        smoke, cpu or full (default: the preset's own)
+  --scale SCALE        smoke, cpu or full (default: smoke, on digits; for the default preset with --data: full with a GPU,
+                       cpu without)
   --data DIR           images, mounted read-only; sets data.path
   --device DEVICE      cpu, cuda or auto: cuda where nvidia-smi works (default: auto)
   --tensorboard        then show the profile at http://localhost:6006, until Ctrl-C
   --help               this text
 
-for example: ./build_and_run.sh --output-dir ./test_results --scale smoke -- --set train.epochs=0
+for example: ./build_and_run.sh --output-dir ./test_results --data ~/imagenet -- --set data.test_limit=1024
 END
 }
 
@@ -48,6 +49,10 @@ done
 [[ $device != auto ]] || { nvidia-smi > /dev/null 2>&1 && device=cuda || device=cpu; }
 [[ $device =~ ^(cpu|cuda)$ ]] || refuse "--device $device: accepted are cpu, cuda, auto"
 [[ $scale =~ ^(|smoke|cpu|full)$ ]] || refuse "--scale $scale: accepted are smoke, cpu, full"
+[[ -z $data || $scale != smoke ]] || refuse "--data: --scale smoke has its own images; accepted are cpu, full"
+if [[ -n $data && -z $scale && $preset == densenet121-imagenet ]]; then
+  [[ $device == cuda ]] && scale=full || scale=cpu
+fi
 [[ -z $data || -d $data ]] || refuse "--data $data: no such folder"
 
 engine=''

@@ -313,18 +313,28 @@ def test_one_command_builds_the_image_and_runs_the_study(engine: Engine) -> None
 def test_options_reach_the_study_whole(engine: Engine) -> None:
     engine.add("docker")
     (engine.folder / "my images").mkdir()
-    engine.run("--preset", "quickstart", "--scale", "smoke", "--data", "my images", "--tensorboard", "--device", "cuda",
+    engine.run("--preset", "runtime-formats", "--scale", "cpu", "--data", "my images", "--tensorboard", "--device", "cuda",
                "--", "--set", "models=[{name=\"lenet5\"}]", "--set", "train.epochs=1")  # fmt: skip
     build, run, board = engine.calls()
     assert build[3] == "cuda"
     assert run[run.index("--gpus") + 1] == "all"
     assert run[run.index("burnish:cuda") + 1 :] == [
-        "study", "quickstart", "--scale", "smoke", "--set", "data.path=/data", "--set", "models=[{name=\"lenet5\"}]",
+        "study", "runtime-formats", "--scale", "cpu", "--set", "data.path=/data", "--set", "models=[{name=\"lenet5\"}]",
         "--set", "train.epochs=1",
     ]  # fmt: skip
     assert f"type=bind,source={engine.folder}/my images,target=/data,readonly" in mounted(run)
     assert board[board.index("--publish") + 1] == "127.0.0.1:6006:6006"
     assert board[-1] == "tensorboard"
+
+
+@pytest.mark.parametrize(("device", "scale"), [("cpu", "cpu"), ("cuda", "full")])
+def test_ones_own_images_are_not_for_the_smallest_scale(engine: Engine, device: str, scale: str) -> None:
+    engine.add("docker")
+    (engine.folder / "images").mkdir()
+    engine.run("--data", "images", "--device", device)
+    assert engine.calls()[1][-5:] == ["densenet121-imagenet", "--scale", scale, "--set", "data.path=/data"]
+    told = engine.run("--data", "images", "--scale", "smoke", code=2).stderr
+    assert "--scale smoke has its own images" in told
 
 
 def test_podman_will_do_and_a_gpu_is_found(engine: Engine) -> None:
