@@ -142,6 +142,9 @@ class Image:
             shutil.copy(ROOT / name, self.files / name)
         for place in PLACES[:2]:
             Path(self.placed(place)).mkdir(parents=True)
+        (root / "tmp").mkdir()
+        (root / "tmp").chmod(0o1777)
+        self.environment["TMPDIR"] = str(root / "tmp")
         for instruction, value in steps(target):
             getattr(self, f"_{instruction.lower()}", lambda value: None)(value)
 
