@@ -56,6 +56,13 @@ def _arguments() -> argparse.ArgumentParser:
         commands.add_parser("profile", help="show where the time of a model goes, and why it is not faster")
     )
 
+    deploy = commands.add_parser("deploy", help="write the winner of a run as a folder that serves it over HTTP")
+    deploy.add_argument("run", nargs="?", metavar="RUN", help="name of a run (default: the newest)")
+    deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
+    deploy.add_argument("--variant", metavar="NAME", help="another variant of the run than its winner")
+    deploy.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
+    deploy.set_defaults(do=_deploy)
+
     report = commands.add_parser("report", help="write a run's report anew from its tables, and print its path")
     why = commands.add_parser("why", help="say for each task of a run: hit or computed, and what differed")
     for command, do in ((report, _report), (why, _why)):
@@ -126,8 +133,10 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _profile_arguments(show: argparse.ArgumentParser) -> None:
-    show.add_argument("target", metavar="VARIANT|FILE",
-                      help="a variant of a run (its report names them), or a model file")  # fmt: skip
+    show.add_argument(
+        "target", nargs="?", metavar="VARIANT|FILE",
+        help="a variant of a run (its report names them; default: its unpruned model in PyTorch), or a model file",
+    )  # fmt: skip
     show.add_argument("--run", metavar="RUN", help="run that the variant is of (default: the newest)")
     show.add_argument("--runtime", metavar="NAME", help="runtime (default: the plainest that takes the file)")
     show.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
@@ -147,6 +156,12 @@ def _profile(arguments: argparse.Namespace) -> None:
     from flows.profiling import run_profile
 
     run_profile(arguments, _newest)
+
+
+def _deploy(arguments: argparse.Namespace) -> None:
+    from flows.deploy import run_deploy
+
+    run_deploy(arguments, _newest)
 
 
 def _presets(arguments: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
 from tasks.records import Artifact, formats, plugins
 from tasks.store import Store, write_text
-from tasks.summary import sig
+from tasks.summary import TRAINING, sig
 
 if TYPE_CHECKING:
     import argparse
@@ -54,11 +54,11 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     out, run = Path(asked.out), None
     if not re.fullmatch(r"cpu|cuda:\d+", asked.device):
         raise Mistake(f"--device: unknown device {asked.device!r}; accepted: cpu, cuda:N")
-    if asked.run is None and Path(asked.target).exists():
+    if asked.target is not None and asked.run is None and Path(asked.target).exists():
         file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
     else:
-        run = newest(out, asked.run, "study.toml")
-        file, shape, name = _variant(out, run, asked.target)
+        run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
+        file, shape, name = _variant(out, run, asked.target or _reference(out, run))
     runtime = asked.runtime or FIRST.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(f"--runtime: unknown runtime {runtime!r}; accepted: {', '.join(plugins('runtimes'))}")
@@ -72,13 +72,16 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     batch = asked.batch or file.batch or 1
     file.check_batches((batch,))
     inputs = file.inputs(batch, asked.input_shape or shape)
-    label = name.replace("/", "_") if run else Path(asked.target).stem
+    label = name.replace("/", "_") if run else file.path.stem
     folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
     result = profile(file.path.absolute(), file.format, runtime, asked.device, asked.threads or machine.cores(), inputs,
                      folder, name=name, queries=asked.queries)  # fmt: skip
-    for chart, figure in (("flame", profiling_charts.flame(result)), ("operators", profiling_charts.by_type(result))):
-        if figure:
-            write_text(folder / f"{chart}.svg", figure.svg)
+    charts = {"flame": profiling_charts.flame(result), "operators": profiling_charts.by_type(result)}
+    drawn = {name: figure.svg for name, figure in charts.items() if figure}
+    for chart, svg in drawn.items():
+        write_text(folder / f"{chart}.svg", svg)
+    if (folder / "tensorboard").is_dir():
+        _to_tensorboard(result, drawn, folder / "tensorboard")
     print(text(result), end="")
     print(f"\nprofile: {folder}")
     if (folder / "tensorboard").is_dir():
@@ -89,6 +92,46 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
         print(f"report: {report.render(out, run)}")
     if asked.netron:
         _show(file)
+
+
+def _reference(out: Path, run: str) -> str:
+    """A run's most accurate unpruned model in PyTorch, which its other forms are measured against."""
+    rows = tables.read(out, "summary", run).collect().to_dicts()
+    plain = [row for row in rows if row["runtime"] == "eager" and row["stage"] in TRAINING and row["status"] == "ok"]
+    if not plain:
+        raise Mistake(f"run {run} has no unpruned model in PyTorch; name a variant")
+    return max(plain, key=lambda row: row["top1"] or 0.0)["variant"]
+
+
+def _to_tensorboard(result: Profile, charts: dict[str, str], log: Path) -> None:
+    """The operators, the findings and the charts (SVG) beside PyTorch's trace, for TensorBoard's own pages.
+
+    The page for the trace (torch-tb-profiler, no longer maintained) loads Google Charts from the network; these do not.
+    """
+    import io
+
+    import numpy as np
+    import vl_convert
+    from PIL import Image
+    from torch.utils.tensorboard import SummaryWriter
+
+    lines = [
+        headline(result),
+        "",
+        "| operator | module | type | ms a query | share | by |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result.operators[:TOP]:
+        cells = (row["name"], row["path"], row["type"], sig(row["mean_ms"]), f"{row['share']:.1%}", row["provider"])
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    for finding in result.findings:
+        lines += ["", f"**{finding.severity}: {finding.what}**. {finding.evidence}. Remedy: {finding.remedy}"]
+    with SummaryWriter(str(log)) as writer:
+        writer.add_text("profile", "\n".join(lines))
+        for name, svg in charts.items():
+            picture = Image.open(io.BytesIO(vl_convert.svg_to_png(svg, scale=2))).convert("RGBA")
+            white = Image.new("RGBA", picture.size, "white")
+            writer.add_image(name, np.asarray(Image.alpha_composite(white, picture).convert("RGB")), dataformats="HWC")
 
 
 def _variant(out: Path, run: str, name: str) -> tuple[ModelFile, tuple[int, ...] | None, str]:

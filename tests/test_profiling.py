@@ -19,7 +19,7 @@ import pytest
 import torch
 from digits import digits, stored
 
-from flows import cli, profiling_charts
+from flows import cli, profiling_charts, report
 from flows.profiling import text
 from flows.settings import to_toml
 from tasks import profilers, runtimes, tables
@@ -252,6 +252,28 @@ def test_a_variant_is_profiled_and_its_report_shows_it(run: Path, capsys: pytest
     assert page.count("Why is it not faster?") == 2
     assert "layer4/2/conv2" in page
     assert 'href="profiles/resnet34-w16_train_onnx-onnxruntime/trace.json"' in page
+
+
+def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorboard_needs_no_network_for_it(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    name, row = "resnet34-w16/train", {"runtime": "eager", "status": "ok"}
+    rows = [row | {"variant": f"{name}/prune-0.5", "stage": "prune", "top1": 0.9},
+            row | {"variant": name, "stage": "train", "top1": 0.8},
+            row | {"variant": f"{name}/torchscript", "stage": "export", "runtime": "torchscript"}]  # fmt: skip
+    (run / "tables" / "summary").mkdir()
+    tables.frame("summary", rows).write_parquet(run / "tables" / "summary" / f"{RUN}.parquet")
+    (run / "runs" / RUN / "result.json").write_text("{}")
+    monkeypatch.setattr(report, "render", lambda out, name: out)  # it needs every table
+    assert cli.main(["profile", "--out", str(run), "--queries", "5", "--threads", "1"]) == 0
+    assert "resnet34-w16/train in eager" in capsys.readouterr().out
+    log = EventAccumulator(str(run / "runs" / RUN / "profiles" / "resnet34-w16_train-eager" / "tensorboard")).Reload()
+    assert set(log.Tags()["images"]) == {"flame", "operators"}
+    (event,) = log.Tensors("profile/text_summary")
+    told = event.tensor_proto.string_val[0].decode()
+    assert "| aten::conv2d |" in told
 
 
 def test_a_file_is_profiled_without_any_run(

@@ -1,0 +1,157 @@
+"""`burnish deploy`: the winner of a run as a folder that serves it, without burnish, over HTTP or as a function."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.settings import Mistake, load
+from tasks import tables
+from tasks.records import Artifact
+from tasks.store import Store, replace
+from tasks.summary import words
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parent.parent
+SERVED = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino_bf16": "openvino", "torchscript": "torch"}
+"""Runtimes that execute a file without burnish -> their library on the package index, for a CPU."""
+LIBRARIES = ("numpy", "pillow", "starlette", "uvicorn")
+COPIED = {
+    HERE / "deployed" / "app.py": "app.py",
+    HERE / "deployed" / "Dockerfile": "Dockerfile",
+    ROOT / "tasks" / "datasets" / "_decode.py": "decode.py",
+    ROOT / "tasks" / "pixels.py": "pixels.py",
+}
+Row = dict[str, Any]
+
+
+def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, str], str]) -> None:
+    """Write the folder `asked.to`, whole or not at all; say what was chosen and how to start it."""
+    out, target = Path(asked.out), Path(asked.to)
+    run = newest(out, asked.run, "result.json")
+    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
+        raise Mistake(f"--to {target}: exists, and is no folder that `burnish deploy` wrote; name a new one")
+    row, note = choose(out, run, asked.variant)
+    if note:
+        print(note)
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".deploy-") as scratch:
+        folder = Path(scratch) / "new"
+        folder.mkdir()
+        write(out, run, row, folder)
+        folder.chmod(0o755)
+        replace(folder, target.absolute())
+    print(
+        f"{words(row)} of {run}: {target}\nhere: python app.py; as an image: docker build {target}; see {target}/app.py"
+    )
+
+
+def choose(out: Path, run: str, variant: str | None) -> tuple[Row, str | None]:
+    """The row of the summary to deploy, and what the user should know: the winner, or the fastest that can be served.
+
+    Raises
+    ------
+    Mistake
+        If nothing of the run, or of the variant named, can be served alone.
+    """
+    rows = tables.read(out, "summary", run).collect().to_dicts()
+    winner = next((row for row in rows if row["role"] == "winner"), None)
+    batch = winner["batch_size"] if winner else min(row["batch_size"] for row in rows)
+    able = sorted(
+        (row for row in rows if row["status"] == "ok" and row["runtime"] in SERVED and row["device"] == "cpu"
+         and row["batch_size"] == batch),
+        key=lambda row: row["latency_median_ms"],
+    )  # fmt: skip
+    accepted = ", ".join(dict.fromkeys(row["variant"] for row in able)) or "none of this run"
+    kinds = f"only files measured on cpu in {', '.join(SERVED)} can be served alone; accepted: {accepted}"
+    if variant is not None:
+        found = [row for row in able if row["variant"] == variant]
+        if not found:
+            known = "cannot be served" if any(row["variant"] == variant for row in rows) else f"is no variant of {run}"
+            raise Mistake(f"--variant {variant}: {known}; {kinds}")
+        return found[0], None
+    if winner in able:
+        return winner, None  # type: ignore[return-value]  # None is not in `able`
+    fit = [row for row in able if row["eligible"]]
+    what = f"the winner, {words(winner)}," if winner else f"run {run} has no winner: nothing"
+    if not fit:
+        raise Mistake(f"{what} cannot be served alone, nor any form that is accurate enough; {kinds} (--variant NAME)")
+    return fit[0], f"{what} cannot be served alone; deployed instead, the fastest that can: {words(fit[0])}"
+
+
+def write(out: Path, run: str, row: Row, folder: Path) -> None:
+    """Model, model.json, server, requirements and Dockerfile."""
+    variants = {one["name"]: one for one in tables.read(out, "variants", run).collect().to_dicts()}
+    variant = variants[row["variant"]]
+    source = _stored(out, variant)
+    files = [source] if source.is_file() else sorted(source.iterdir())  # a folder: ONNX and its external data
+    model = next(path for path in files if source.is_file() or path.suffix == ".onnx")
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    suffix = {"onnx": ".onnx", "torchscript": ".pt"}[variant["format"]]
+    name = f"model{suffix}"
+    (folder / model.name).rename(folder / name)
+    data = load(str(out / "runs" / run / "study.toml"), []).data
+    about = {
+        "file": name, "runtime": row["runtime"], "format": variant["format"], "precision": variant["precision"],
+        **_told(out, variants, variant), "resize": data.resize, "top1": row["top1"], "sha256": variant["sha256"],
+        "size_bytes": variant["size_bytes"], "run": run, "variant": variant["name"], "batch_size": row["batch_size"],
+        "latency_median_ms": row["latency_median_ms"], "burnish": importlib.metadata.version("burnish"),
+    }  # fmt: skip
+    (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    for path, copy in COPIED.items():
+        shutil.copyfile(path, folder / copy)
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements(row["runtime"])))
+
+
+def _stored(out: Path, variant: Row) -> Path:
+    keys = {key: variant[key] for key in ("path", "sha256", "size_bytes", "format")}
+    return Store(out / "store").get(Artifact(**keys))
+
+
+def _told(out: Path, variants: dict[str, Row], variant: Row) -> Row:
+    """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are asked their parent."""
+    while variant["format"] in ("onnx", "torchscript"):
+        path = _stored(out, variant)
+        if told := (_script if variant["format"] == "torchscript" else _onnx)(path):
+            return {key: json.loads(value) for key, value in told.items()}
+        variant = variants[variant["parent"]]
+    raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
+
+
+def _onnx(path: Path) -> dict[str, str]:
+    import onnx
+
+    file = path if path.is_file() else next(path.glob("*.onnx"))
+    found = onnx.load(str(file), load_external_data=False).metadata_props
+    return {entry.key: entry.value for entry in found if entry.key in ("classes", "mean", "std", "image_shape")}
+
+
+def _script(path: Path) -> dict[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        return {
+            name.rpartition("/")[2]: archive.read(name).decode() for name in archive.namelist() if "/extra/" in name
+        }
+
+
+def _requirements(runtime: str) -> list[str]:
+    """Pinned as in this environment, in which the model was measured; ONNX Runtime's build for CPUs has the same version."""
+    library = SERVED[runtime]
+    here = "onnxruntime-gpu" if library == "onnxruntime" and _version("onnxruntime-gpu") else library
+    versions = {name: _version(name) for name in LIBRARIES} | {library: _version(here)}
+    return [f"{name}=={(version or '').partition('+')[0]}" for name, version in sorted(versions.items())]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
