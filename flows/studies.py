@@ -17,6 +17,7 @@ from tasks.records import (
     Data,
     Model,
     Prune,
+    Qat,
     Quantize,
     Range,
     Serve,
@@ -249,6 +250,7 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
         tune=NO_TUNING,
         augment=NO_POLICIES,
         prune=Prune(ratios=(0.25,), epochs=3, learning_rate=1e-4),
+        qat=Qat(epochs=2, settings=("u8s8-reduced", "s8s8")),
         benchmark=Benchmark(batch_sizes=(1, 32), rounds=5,
                             runtimes=("eager", "eager_fused", "torch_compile", "torchscript", "onnxruntime", "openvino",
                                       "tensorrt")),
@@ -273,6 +275,7 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
             ablate=Ablate(techniques=techniques, plain=study.ablate.plain, epochs=2, train_limit=192),
             prune=NO_PRUNING,
             quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
+            qat=Qat(epochs=1),
             benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "onnxruntime", "tensorrt")}),
             serve=Serve(seconds=0),
         )  # fmt: skip

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BATCH = 8
 """The larger batch size at which a form is compared; the smaller is 1, and tracing sees 2."""
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where the exporter notes the modules that a node comes from."""
 
 
 @contextmanager
@@ -60,6 +62,10 @@ def write_onnx(model: nn.Module, example: Tensor, settings: Export, about: dict[
     )
     assert program is not None
     program.model.metadata_props.update(about)
+    for node in program.model.graph.all_nodes():
+        # Stack traces tell this machine's paths, and are a part of a small model's size; profilers need the modules' names.
+        for name in set(node.metadata_props) - {SCOPES}:
+            del node.metadata_props[name]
     path = folder / "model.onnx"
     program.save(path)
     onnx.checker.check_model(str(path), full_check=True)  # full: with shape inference, in strict mode

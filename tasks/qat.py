@@ -56,9 +56,6 @@ def _write(model: nn.Module, data: Prepared, fp32: Path, export: Export, work: W
     made = onnx.load(file, load_external_data=False)
     if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
         raise ValueError("nothing was quantized: the graph has no convolution and no linear layer")
-    for node in made.graph.node:  # stack traces and the like, a seventh of a small model's file
-        del node.metadata_props[:]
-    onnx.save(made, file)
     return path
 
 

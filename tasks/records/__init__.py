@@ -1,0 +1,52 @@
+"""The frozen records that cross task boundaries.
+
+Two kinds: *settings* (`Study` and its parts: what a preset, a TOML file, the command line and the Prefect UI write) and
+*results* (`Prepared`, `Trained`, `Variant`, ...: what a stage returns). Results name files by `Artifact`, never hold rows,
+arrays or live models. Every record carries `kind`, so that two different steps with equal fields do not hash alike.
+"""
+
+from __future__ import annotations
+
+from tasks.records._base import Record, formats, plugins
+from tasks.records._data import Data, Model
+from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
+from tasks.records._results import Artifact, Context, Forms, Measured, Output, Prepared, Result, Trained, Variant
+from tasks.records._search import OF_MODEL, Ablate, Augment, Choice, Prune, Range, Tune
+from tasks.records._study import Study
+from tasks.records._train import POLICIES, Train
+
+__all__ = [
+    "OF_MODEL",
+    "POLICIES",
+    "QAT_SETTINGS",
+    "QUANTIZE_SETTINGS",
+    "Ablate",
+    "Artifact",
+    "Augment",
+    "Benchmark",
+    "Build",
+    "Choice",
+    "Context",
+    "Data",
+    "Export",
+    "Forms",
+    "Measured",
+    "Model",
+    "Output",
+    "Prepared",
+    "Prune",
+    "Qat",
+    "Quantize",
+    "Range",
+    "Record",
+    "Result",
+    "Select",
+    "Serve",
+    "Study",
+    "Train",
+    "Trained",
+    "Tune",
+    "Variant",
+    "formats",
+    "plugins",
+]

@@ -1,0 +1,105 @@
+"""Settings: images and models."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from models import check
+from tasks.records._base import Fraction, Positive, Record, known, plugins
+
+
+class Data(Record):
+    """Where images come from and how they are split."""
+
+    kind: Literal["data"] = "data"
+    source: str = "digits"
+    """File name in tasks/datasets: digits, parquet, folder, cifar10, cifar100 or tiny_imagenet."""
+    path: str = ""
+    """File, folder, or hub data-set name (parquet). Where a torchvision set or zip is kept (cifar10, tiny_imagenet)."""
+    image_size: Positive | None = None
+    """Height and width in pixels to resize and centre-crop to; none: images keep their size and must agree on it."""
+    resize: Positive | None = None
+    """The shorter side before the crop (ImageNet's usual 256 for 224); none: image_size itself."""
+    mean: tuple[Fraction, ...] | None = None
+    """To normalise with, per channel or one for all, of pixels scaled to 0..1 (pretrained weights say theirs); none: the
+    training images' own."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """As mean: the standard deviation."""
+    train_limit: Positive | None = None
+    """Keep at most this many training images (stratified, seeded)."""
+    test_limit: Positive | None = None
+    """Keep at most this many test images (stratified, seeded)."""
+    validation_fraction: Fraction = 0.1
+    """Part of the training images held out to choose by, where the source has no validation split."""
+    test_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """Part of all images held out for testing, where the source has no test split; 1: all, and nothing is trained."""
+    on_bad: Literal["refuse", "drop"] = "refuse"
+    """Undecodable images, null images and labels out of range: refuse the data set, or drop the rows and say which."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("source")
+    @classmethod
+    def _source(cls, value: str) -> str:
+        return known(value, plugins("datasets"), "data source")
+
+    @model_validator(mode="after")
+    def _path(self) -> Data:
+        if self.source in ("parquet", "folder", "tiny_imagenet") and not self.path:
+            raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a data-set name")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes(self) -> Data:
+        if self.resize is not None and (self.image_size is None or self.resize < self.image_size):
+            raise ValueError(f"resize ({self.resize}) needs an image_size, and not a larger one")
+        return self
+
+    @model_validator(mode="after")
+    def _normalisation(self) -> Data:
+        given = [len(values) if values is not None else 0 for values in (self.mean, self.std)]
+        if given[0] != given[1] or given[0] not in (0, 1, 3):
+            raise ValueError(f"mean and std go together, one value each or three; got {given[0]} and {given[1]}")
+        if self.test_fraction == 1 and self.mean is None:
+            raise ValueError("test_fraction = 1 leaves no training images to take mean and std from; set both")
+        return self
+
+
+class Model(Record):
+    """A classifier by name."""
+
+    kind: Literal["model"] = "model"
+    name: str = "lenet5"
+    """Name of a function in models/, timm:NAME or torchvision:NAME."""
+    width: Positive | None = None
+    """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
+    upsample: Positive | None = None
+    """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it takes
+    them as they are stored."""
+    gelu: Literal["tanh"] | None = None
+    """tanh: its GELU layers use the tanh approximation, in training as in every exported form; none: what the model has."""
+    pretrained: str | None = None
+    """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or package:NAME."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        check(value)
+        return value
+
+    @model_validator(mode="after")
+    def _scaled(self) -> Model:
+        check(self.name, self.width)
+        return self
+
+    @property
+    def label(self) -> str:
+        width, upsample = f"-w{self.width}" if self.width else "", f"-{self.upsample}px" if self.upsample else ""
+        gelu, pretrained = f"-{self.gelu}" if self.gelu else "", "-pretrained" if self.pretrained else ""
+        return f"{self.name}{width}{upsample}{gelu}{pretrained}"

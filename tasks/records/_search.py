@@ -1,0 +1,160 @@
+"""Settings of what trains again and again: tuning, ablation, augmentation, pruning."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tasks.records._base import Fraction, Positive, Record, known
+from tasks.records._data import Model
+from tasks.records._train import POLICIES, Train
+
+
+class Range(Record):
+    """An interval to tune over."""
+
+    kind: Literal["range"] = "range"
+    low: float
+    high: float
+    log: bool = False
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Range:
+        if not self.low < self.high:
+            raise ValueError(f"low ({self.low}) must be below high ({self.high})")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range needs low > 0, got {self.low}")
+        return self
+
+
+class Choice(Record):
+    """A list of values to tune over."""
+
+    kind: Literal["choice"] = "choice"
+    values: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
+
+
+class Tune(Record):
+    """Hyper-parameter search over `Train` fields by Optuna."""
+
+    kind: Literal["tune"] = "tune"
+    trials: Annotated[int, Field(ge=0)] = 8
+    """0 leaves the stage out."""
+    epochs: Positive = 5
+    train_limit: Positive | None = None
+    """Images a trial trains on; the best trial is retrained on all."""
+    space: dict[str, Annotated[Range | Choice, Field(discriminator="kind")]] = {
+        "learning_rate": Range(low=0.02, high=0.5, log=True),
+        "weight_decay": Range(low=1e-5, high=5e-3, log=True),
+        "label_smoothing": Choice(values=(0.0, 0.1)),
+    }
+    """Train field -> what it is chosen from."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("space")
+    @classmethod
+    def _space(cls, value: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
+        fixed = {"kind", "epochs", "patience", "seeds", "train_limit", "augment", "device", "loading", "workers",
+                 "pin_memory", "processes"}  # fmt: skip
+        accepted = tuple(name for name in Train.model_fields if name not in fixed)
+        for name, over in value.items():
+            known(name, accepted, "Train field to tune")
+            for edge in (over.low, over.high) if isinstance(over, Range) else over.values:
+                try:
+                    Train.model_validate({name: edge})
+                except ValueError as error:
+                    raise ValueError(f"{name} = {edge!r} is not a value of train.{name}") from error
+        return value
+
+
+class Ablate(Record):
+    """Training techniques, each trained with alone, with all of them, and with none."""
+
+    kind: Literal["ablate"] = "ablate"
+    techniques: dict[str, dict[str, bool | int | float | str]] = {}
+    """Name -> the fields of `train` that it sets, or of the model ("model.gelu"); none at all leaves the stage out."""
+    plain: dict[str, bool | int | float | str] = {}
+    """Such fields where no technique sets them, e.g. precision = "fp32"."""
+    epochs: Positive = 3
+    """Of each training; the first one's time, in which what compiles does so, is told apart."""
+    train_limit: Positive | None = None
+    """Images of each training."""
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Ablate:
+        set_by: dict[str, str] = {}
+        for field in {*self.plain, *(field for fields in self.techniques.values() for field in fields)}:
+            if field.startswith(OF_MODEL) and field.removeprefix(OF_MODEL) not in ("gelu", "upsample"):
+                raise ValueError(f"techniques: {field} makes another model; of the model, techniques set model.gelu and "
+                                 "model.upsample")  # fmt: skip
+        for name, fields in self.techniques.items():
+            if name in ("none", "all"):
+                raise ValueError(f"techniques: {name!r} is the name of what is trained beside them")
+            for field, value in fields.items():
+                other = set_by.setdefault(field, name)
+                if self.techniques[other][field] != value:
+                    raise ValueError(f"techniques: {other} and {name} set {field} to different values, so they cannot be all "
+                                     "together")  # fmt: skip
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is trained; with a single technique it is all."""
+        several = ("all",) if len(self.techniques) > 1 else ()
+        return ("none", *self.techniques, *several) if self.techniques else ()
+
+    def sets(self, technique: str) -> dict[str, bool | int | float | str]:
+        """Fields of `train`, and with "model." before them of the model, that a technique sets."""
+        if technique == "all":
+            return {field: value for fields in self.techniques.values() for field, value in fields.items()}
+        return self.techniques.get(technique, {})
+
+    def train(self, base: Train, technique: str) -> Train:
+        """How it is trained: for all epochs, as the others."""
+        same = {"epochs": self.epochs, "patience": self.epochs, "seeds": self.seeds, "train_limit": self.train_limit}
+        fields = {k: v for k, v in self._fields(technique).items() if not k.startswith(OF_MODEL)}
+        return Train.model_validate(base.model_dump() | fields | same)
+
+    def model(self, base: Model, technique: str) -> Model:
+        """What is trained."""
+        fields = {k.removeprefix(OF_MODEL): v for k, v in self._fields(technique).items() if k.startswith(OF_MODEL)}
+        return Model.model_validate(base.model_dump() | fields)
+
+    def _fields(self, technique: str) -> dict[str, bool | int | float | str]:
+        return self.plain | self.sets(technique)
+
+
+OF_MODEL = "model."
+"""What the name of a field of the model starts with among a technique's."""
+
+
+class Augment(Record):
+    """Augmentation policies to try with the tuned settings."""
+
+    kind: Literal["augment"] = "augment"
+    policies: tuple[str, ...] = ("none", "crop_flip", "trivialaugment")
+    """Empty leaves the stage out."""
+    epochs: Positive | None = None
+    """Epochs a policy; none: as train."""
+    train_limit: Positive | None = None
+    """Images a policy is tried on; the best one is retrained on all."""
+
+    @field_validator("policies")
+    @classmethod
+    def _policies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(known(v, POLICIES, "augmentation policy") for v in value))
+
+
+class Prune(Record):
+    """Structured channel pruning and fine-tuning."""
+
+    kind: Literal["prune"] = "prune"
+    ratios: tuple[Fraction, ...] = (0.25,)
+    """Part of the channels taken out of each layer, a variant a ratio; empty leaves the stage out."""
+    epochs: Positive = 5
+    """Fine-tuning epochs."""
+    learning_rate: Annotated[float, Field(gt=0)] = 0.02
+    round_to: Positive = 8
+    """Channels stay a multiple of this; otherwise the result gets slower."""

@@ -1,0 +1,111 @@
+"""The whole study."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from tasks.records._base import MAKES, Record, formats, known, plugins
+from tasks.records._data import Data, Model
+from tasks.records._forms import Benchmark, Build, Export, Qat, Quantize, Select, Serve
+from tasks.records._search import Ablate, Augment, Prune, Tune
+from tasks.records._train import Train
+
+
+class Study(Record):
+    """One whole study: the preset, the TOML file, the command line's options and the Prefect form are this record."""
+
+    kind: Literal["study"] = "study"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "study"
+    published: str = ""
+    """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
+    data: Data = Data()
+    models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
+    train: Train = Train()
+    tune: Tune = Tune()
+    ablate: Ablate = Ablate()
+    augment: Augment = Augment()
+    prune: Prune = Prune()
+    export: Export = Export()
+    quantize: Quantize = Quantize()
+    qat: Qat = Qat()
+    build: Build = Build()
+    benchmark: Benchmark = Benchmark()
+    serve: Serve = Serve()
+    select: Select = Select()
+
+    @field_validator("published")
+    @classmethod
+    def _published(cls, value: str) -> str:
+        return known(value, ("", *plugins("published")), "published study")
+
+    @model_validator(mode="after")
+    def _chain(self) -> Study:
+        labels = [m.label for m in self.models]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
+        self._techniques()
+        if "eager" not in self.benchmark.runtimes:
+            raise ValueError("benchmark.runtimes: must contain 'eager', which the reference is measured with")
+        made = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}
+        for runtime in self.benchmark.runtimes:
+            if not made & set(formats(runtime)):
+                form = formats(runtime)[0]
+                raise ValueError(
+                    f"benchmark.runtimes: {runtime} executes {form}; {MAKES.get(form, 'no stage makes it')}"
+                )
+        largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
+        engines = [name for name in self.benchmark.runtimes if "engine" in formats(name)]
+        if engines and largest > max(self.build.batch_sizes):
+            raise ValueError(f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
+                             f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)")  # fmt: skip
+        self._untrained()
+        if "onnx" not in self.export.formats:
+            self._without_onnx()
+        if self.select.batch_size is not None and self.select.batch_size not in self.benchmark.batch_sizes:
+            raise ValueError(f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
+                             f"{', '.join(map(str, self.benchmark.batch_sizes))}")  # fmt: skip
+        return self
+
+    def _techniques(self) -> None:
+        """What is trained with each technique must be settings that could stand alone."""
+        for name in self.ablate.names:
+            part = ("techniques", name) if name not in ("none", "all") else ("plain",)
+            of_model: tuple[str, ...] = ()
+            try:
+                self.ablate.train(self.train, name)
+                of_model = ("model",)
+                for model in self.models:
+                    self.ablate.model(model, name)
+            except ValidationError as error:
+                first = error.errors()[0]
+                where = ".".join(("ablate", *part, *of_model, *map(str, first["loc"])))
+                raise ValueError(f"{where}: {first['msg']}") from error
+
+    def _without_onnx(self) -> None:
+        """What is made from ONNX needs it."""
+        if self.quantize.settings or self.quantize.dynamic:
+            raise ValueError("quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "
+                             "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
+        if self.qat.epochs:
+            raise ValueError("qat: int8 is written as ONNX; export.formats must contain 'onnx', or set qat.epochs = 0")
+        if self.build.precisions:
+            raise ValueError("build: engines are made from ONNX; export.formats must contain 'onnx', or set "
+                             "build.precisions = []")  # fmt: skip
+
+    def _untrained(self) -> None:
+        """What cannot be where nothing is trained, or where no images are left to train with."""
+        if self.train.epochs == 0:
+            scratch = [m.label for m in self.models if m.pretrained is None]
+            if scratch:
+                raise ValueError(f"train.epochs: 0 is for pretrained models; {', '.join(scratch)} would stay untrained")
+            if self.tune.trials or self.augment.policies:
+                raise ValueError("train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = []")
+        if self.data.test_fraction == 1:
+            if self.train.epochs or self.prune.ratios or self.qat.epochs:
+                raise ValueError("data.test_fraction: 1 leaves nothing to train with; set train.epochs = 0, "
+                                 "prune.ratios = [] and qat.epochs = 0")  # fmt: skip
+            if self.quantize.settings or self.quantize.dynamic:
+                raise ValueError("data.test_fraction: 1 leaves nothing to calibrate int8 with or to choose it by; set "
+                                 "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
