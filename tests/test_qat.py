@@ -230,10 +230,10 @@ def test_a_residual_network_runs_in_integers_throughout(tmp_path: Path) -> None:
 
 
 def test_a_training_that_was_cut_off_resumes_to_the_same_file(
-    work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms, monkeypatch: pytest.MonkeyPatch
+    work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = SETTINGS.model_copy(update={"settings": ("u8s8-reduced",)})
-    whole = next(v for v in made.variants if v.setting == "qat-u8s8-reduced")
+    (whole,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
     validate, cut = Run._validate, again(work)
 
     def killed(self: Run, told: Any) -> float:
@@ -255,8 +255,10 @@ def test_test_images_are_never_read(work: Work, data: Prepared, trained: Trained
         np.save(folder / "images.npy", spoilt)
         other = data.model_copy(update={"images": work.store.put(folder / "images.npy", "npy")})
     settings = SETTINGS.model_copy(update={"settings": ("u8s8",)})
-    (form,) = qat(again(work), MODEL, other, trained, fp32, Export(), settings).variants
-    assert form.artifact == next(v for v in made.variants if v.setting == "qat-u8s8").artifact is not None
+    one, two = (
+        qat(again(work), MODEL, given, trained, fp32, Export(), settings).variants[0] for given in (data, other)
+    )
+    assert one.artifact == two.artifact is not None
 
 
 def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
