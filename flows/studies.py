@@ -38,7 +38,7 @@ IMAGENET = Data(
 NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
 FEW = Data(train_limit=480, test_limit=200)
 """Digits for the large models of a smoke test."""
-QUICK = Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=2, processes=1, min_seconds=0.1, min_queries=16, minutes=1,
+QUICK = Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=3, processes=1, min_seconds=0.1, min_queries=16, minutes=1,
                   throughput=False)  # fmt: skip
 """What a smoke test measures: every row, few queries, a process a candidate."""
 

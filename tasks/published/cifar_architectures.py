@@ -32,9 +32,9 @@ def compare(tables: Tables) -> list[Comparison]:
     lines = []
     for family, published in figures.items():
         named = [model for model in models if family in model]
-        lines += [Line((MODELS[family],), published, _trained(tables, model)) for model in named[:1] or [""]]
+        lines += [Line((MODELS[family], model), published, _trained(tables, model)) for model in named[:1] or [ABSENT]]
     return [
-        Comparison(f"Accuracy and training time ({name})", ("model",),
+        Comparison(f"Accuracy and training time ({name})", ("model", "here"),
                    ("test accuracy %", "macro F1 %", "training accuracy %", "training min"), tuple(lines),
                    ("Minutes: training and validation of all epochs.",)),
         *_techniques(tables),
