@@ -7,7 +7,7 @@ READY := .venv/.ready
 .PHONY: demo test lint lock deployments setup clean
 
 demo: $(READY)
-	$(BIN)/burnish run quickstart
+	$(BIN)/burnish run quickstart $(DEMO)
 
 test: $(READY) lint
 	$(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
