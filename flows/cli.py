@@ -240,7 +240,7 @@ def _reachable(study: Study) -> None:
         try:
             _ = open_source(study.data).classes
         except ValueError as error:
-            raise Mistake(f"data.path: {error}") from None
+            raise Mistake(f"data.path: {str(error).removeprefix('data.path: ')}") from None
 
 
 def main(argv: list[str] | None = None) -> int:

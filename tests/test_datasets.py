@@ -268,6 +268,14 @@ def test_parquet_takes_the_configuration_asked_for(hub: Hub) -> None:
         opened("parquet", "owner/name:huge").parts  # noqa: B018
 
 
+def test_parquet_takes_one_part_of_a_data_set_of_the_hub(hub: Hub) -> None:
+    for part, value in (("train", 1), ("validation", 2), ("test", 3)):
+        write_parquet(hub.root / "data" / f"{part}-00000-of-00001.parquet", [(png(value), 0)], ["a", "b"])
+    source = open_source(Data(source="parquet", path="owner/name:validation"))
+    assert list(source.parts) == ["validation"]
+    assert hub.fetched == ["data/validation-00000-of-00001.parquet"], "the training part may be 150 GB"
+
+
 def test_parquet_falls_back_on_the_hubs_own_conversion(hub: Hub) -> None:
     write_parquet(hub.root / "default" / "train" / "0000.parquet", [(png(5), 0)], ["a", "b"])
     hub.converted = ("default/train/0000.parquet",)
