@@ -275,7 +275,7 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
             ablate=Ablate(techniques=techniques, plain=study.ablate.plain, epochs=2, train_limit=192),
             prune=NO_PRUNING,
             quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
-            qat=Qat(epochs=1),
+            qat={"epochs": 1},
             benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "onnxruntime", "tensorrt")}),
             serve=Serve(seconds=0),
         )  # fmt: skip

@@ -13,6 +13,8 @@ import polars
 import pytest
 from conftest import ROOT, SHORT, TINY, Burnish, shared
 
+from flows.presets import presets, scaled
+from flows.studies import SCALES
 from tasks import tables
 from tasks.schema import OF_A_STUDY
 
@@ -41,7 +43,6 @@ def test_a_run_leaves_what_the_readme_says(finished):
         "prune",
         "export",
         "quantize",
-        "qat",
         "build",
         "benchmark",
         "serve",
@@ -57,17 +58,9 @@ def test_the_tables_of_a_run_hold_together(finished):
     run = next((burnish.out / "runs").iterdir()).name
     frames = {name: tables.read(burnish.out, name, run).collect() for name in OF_A_STUDY}
     variants, summary = frames["variants"], frames["summary"]
-    assert set(variants["stage"]) == {"train", "tune", "augment", "prune", "export", "quantize", "qat", "build"}
+    assert set(variants["stage"]) == {"train", "tune", "augment", "prune", "export", "quantize", "build"}
     assert variants.filter(pl_ok())["sha256"].null_count() == 0
     assert set(variants["parent"].drop_nulls()) <= set(variants["name"])
-    aware = variants.filter(polars.col("name").str.contains("int8-qat"))
-    assert set(aware["setting"]) >= {"qat-u8s8-reduced", "qat-s8s8"}
-    assert any(name.endswith("int8-qat-s8s8/engine-int8") for name in aware["name"])
-    assert (
-        aware.filter((polars.col("stage") == "qat") & polars.col("benchmark"))["name"]
-        .is_in(summary.filter(pl_ok())["variant"].implode())
-        .all()
-    )
     assert {"ok", "skipped"} <= set(summary["status"])  # engines cannot run on a CPU
     assert summary.filter(polars.col("status") != "ok")["error"].null_count() == 0
     assert (summary["role"] == "reference").sum() == 1 or (summary["role"] == "winner").sum() == 1
@@ -238,7 +231,9 @@ def test_a_deployment_is_triggered_on_a_real_server_and_run_by_a_real_worker(ser
     )
     assert "Traceback" not in listed.stdout + listed.stderr
     deployments = api(server, "deployments/filter", {})
-    assert {d["name"] for d in deployments} == {"quickstart", "cifar10-small", "quickstart-nightly"}
+    assert {d["name"] for d in deployments} == {"quickstart", "cifar10-small", "quickstart-nightly"} | {
+        f"{name}-{scale}" for name in presets() if scaled(name) for scale in SCALES
+    }
     nightly = next(d for d in deployments if d["name"] == "quickstart-nightly")
     assert [s["active"] for s in nightly["schedules"]] == [False]
     quick = next(d for d in deployments if d["name"] == "quickstart")

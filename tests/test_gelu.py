@@ -16,7 +16,7 @@ from torch import nn
 
 import models
 from tasks import runtimes
-from tasks.export import _onnx, _quiet, export
+from tasks.export import export, quiet, write_onnx
 from tasks.records import Export, Model, Study, Train
 from tasks.train import train
 from tasks.work import Work
@@ -104,8 +104,8 @@ def test_tanh_costs_the_runtimes_no_tenth_of_their_speed(tmp_path: Path) -> None
         torch.manual_seed(0)
         model = models.build(**base, **extra).eval()
         (folder := tmp_path / form).mkdir()
-        with _quiet(logging.getLogger("burnish")):
-            path = _onnx(model, images.repeat(2, 1, 1, 1), Export(), {}, folder)
+        with quiet(logging.getLogger("burnish")):
+            path = write_onnx(model, images.repeat(2, 1, 1, 1), Export(), {}, folder)
         models.save(model, tmp_path / f"{form}.safetensors", base | extra)
         for name in ("eager", "onnxruntime", "openvino"):
             file = tmp_path / f"{form}.safetensors" if name == "eager" else path

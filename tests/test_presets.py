@@ -88,7 +88,13 @@ def test_the_smallest_scale_of_a_study_ends_with_its_own_table(name: str, printe
     assert (told["data_wait"] * told["seconds"]).sum() <= MOST_WAITING * told["seconds"].sum()
     for stage in ("tune", "augment"):
         assert (stage in epochs["stage"]) == (name == "resnet34-tensorrt"), stage
-    assert ("qat" in epochs["stage"]) == (name == "convnext-speed")
+    if name == "convnext-speed":  # quantization-aware training: a file that is timed, and one that becomes an engine
+        aware = tables.read(out, "variants", run.name).filter(pl.col("name").str.contains("int8-qat")).collect()
+        assert set(aware["setting"]) >= {"qat-u8s8-reduced", "qat-s8s8"}
+        assert any(made.endswith("int8-qat-s8s8/engine-int8") for made in aware["name"])
+        timed = aware.filter(pl.col("stage") == "qat", pl.col("benchmark"))["name"].to_list()
+        assert timed and set(timed) <= set(summary.filter(pl.col("status") == "ok")["variant"])
+        assert "qat" in epochs["stage"]
     ablated = tables.read(out, "ablations", run.name).collect()
     assert set(ablated["status"]) <= {"ok"}
     assert (ablated.height > 0) == (name in ("cifar-architectures", "convnext-speed"))
