@@ -24,13 +24,14 @@ TITLES = {
     "runtime-formats": "One model, five ways to run it",
     "convnext-speed": "Training",
 }
-# Of several models one or two: what is left out is exported, quantized and measured like these. One round, few queries.
+# Larger models are tested by stage, family and runtime (test_models, test_quantize, test_runtimes). Here it is how the
+# studies are put together: one small model each, one round and few queries.
 SMALLER = {
-    "resnet34-tensorrt": ("train.epochs=3", "augment.epochs=3"),
-    "densenet121-imagenet": ("benchmark.batch_sizes=[1, 8]", "benchmark.processes=1"),
+    "resnet34-tensorrt": ("models=['lenet5']", "train.epochs=3", "augment.epochs=3"),
+    "densenet121-imagenet": ("models=['lenet5']", "benchmark.batch_sizes=[1, 8]", "benchmark.processes=1"),
     "cifar-architectures": ("models=[{name='timm:vit_tiny_patch16_224', upsample=32}]",),
-    "runtime-formats": ("models=[{name='efficientnet_b0'}]",),
-    "convnext-speed": ("models=['lenet5']",),  # torch.compile of a ConvNeXt takes minutes on two cores
+    "runtime-formats": ("models=[{name='resnet34', width=16}]",),
+    "convnext-speed": ("models=['lenet5']",),
 }
 MEASURED = ("benchmark.rounds=1", "benchmark.minutes=0.3")
 # One process: importing PyTorch and Great Expectations for each takes half a minute.
