@@ -98,6 +98,15 @@ def test_s1_tells_trtexecs_parts_where_an_engine_was_executed(tables):
     assert without["latency ms",] is not None, "the fastest form on the CPU stands in, and the note says so"
 
 
+def test_s1_times_no_form_that_is_not_accurate_enough(tables):
+    one = tables["summary"].filter(pl.col("batch_size") == 1, pl.col("status") == "ok")
+    quickest = one.sort("latency_median_ms")["variant"][0]
+    out = tables["summary"].with_columns(eligible=pl.col("eligible") & (pl.col("variant") != quickest))
+    (after,) = [key for key in rows_of("resnet34_tensorrt", tables | {"summary": out}, "Single") if key[0] == "after"]
+    best = one.filter(pl.col("variant") != quickest, pl.col("eligible")).sort("latency_median_ms")["variant"][0]
+    assert after[1].startswith(f"{best} on "), "the fastest of those that may win"
+
+
 def test_s2_has_a_line_a_technique_and_batch_size_with_the_deviation_over_processes(tables):
     here = rows_of("densenet121_imagenet", tables, "Techniques")
     assert {batch for _, batch in here} == {"1", "4", "8", "16", "32"}
