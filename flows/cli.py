@@ -6,13 +6,17 @@ import argparse
 import importlib.metadata
 import json
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from flows.settings import Mistake, load, to_toml
+from tasks.records import StageName
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from tasks.records import Study
 
 # Before Prefect is imported: its own limit for a first start is too short, and what it tells is told by us.
@@ -39,6 +43,8 @@ def _arguments() -> argparse.ArgumentParser:
     run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                      help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated")  # fmt: skip
     _scale_argument(run)
+    run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
+                     help="compute a stage although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
     run.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
     run.set_defaults(do=_run)
 
@@ -217,7 +223,7 @@ def _run(arguments: argparse.Namespace) -> None:
     with shown():
         from flows.study import run_study
 
-        run = run_study(study, arguments.out)
+        run = run_study(study, arguments.out, tuple(arguments.again))
     from flows import published, report
     from tasks import tables
 
@@ -229,7 +235,7 @@ def _run(arguments: argparse.Namespace) -> None:
     report.print_table(summary.filter(summary["batch_size"] == compared), compared)
     folder = Path(arguments.out) / "runs" / run
     told = json.loads((folder / "result.json").read_text())
-    print(f"\nwinner: {told['winner'] or 'none'}\n{told['reason']}\nreport: {folder / 'report.html'}")
+    print(f"\n{'winner: ' if told['winner'] else ''}{told['reason']}\nreport: {folder / 'report.html'}")
 
 
 def _reachable(study: Study) -> None:
@@ -243,9 +249,15 @@ def _reachable(study: Study) -> None:
             raise Mistake(f"data.path: {str(error).removeprefix('data.path: ')}") from None
 
 
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted, 143 terminated."""
     arguments = _arguments().parse_args(argv)
+    # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         arguments.do(arguments)
     except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
@@ -254,6 +266,9 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("burnish: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130
+    except SystemExit:
+        print("burnish: terminated; the same command goes on where it stopped", file=sys.stderr)
+        raise
     except BrokenPipeError:
         sys.stderr.close()
         return 141

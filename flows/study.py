@@ -30,7 +30,7 @@ from tasks.prepare import prepare_task
 from tasks.prune import prune_task
 from tasks.qat import qat_task
 from tasks.quantize import quantize_task
-from tasks.records import Artifact, Context, Model, Output, Prepared, Result, Study, Trained, Variant
+from tasks.records import Artifact, Context, Model, Output, Prepared, Result, StageName, Study, Trained, Variant
 from tasks.serve import serve_task
 from tasks.store import Store, write_text
 from tasks.summary import PARTS
@@ -54,9 +54,9 @@ class Unfinished(Exception):
 class Run:
     """One run of a study: calls stages, collects their rows, turns a failed stage into a failed variant."""
 
-    def __init__(self, study: Study, out: str) -> None:
+    def __init__(self, study: Study, out: str, again: tuple[StageName, ...]) -> None:
         self.study = study
-        self.context = Context(out=str(Path(out).absolute()), run=_new_run(Path(out), study.name))
+        self.context = Context(out=str(Path(out).absolute()), run=_new_run(Path(out), study.name), again=again)
         self.folder = Path(self.context.out) / "runs" / self.context.run
         self.fragments: dict[str, list[Artifact]] = {}
         self.variants: list[Variant] = []
@@ -228,7 +228,7 @@ def _publish(run: Run, result: Result) -> None:
 
 
 @flow(name="burnish", flow_run_name="{study.name}", log_prints=False)
-def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
+def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[StageName, ...] = ()) -> str:
     """Run a study: from images and classifiers to the fastest form that is still accurate enough.
 
     Parameters
@@ -237,6 +237,8 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
         What to do, stage by stage. Everything left as it is comes from the defaults.
     out
         Folder for tables/, store/ and runs/.
+    again
+        Stages to compute although their results are stored, e.g. the benchmark on a quieter machine.
 
     Returns
     -------
@@ -249,7 +251,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
-    run = Run(study, out)
+    run = Run(study, out, again)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
     write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
@@ -269,6 +271,6 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts") -> str:
                fragments={name: tuple(run.fragments[name]) for name in PARTS})  # fmt: skip
     result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
     _publish(run, result)
-    LOG.info("winner: %s. %s", result.winner, result.reason)
+    LOG.info("%s", result.reason)
     LOG.info("report: %s", run.folder / "report.html")
     return run.context.run

@@ -49,11 +49,17 @@ def results(out: str | Path) -> Path:
     return Path(out).absolute() / "store" / "results"
 
 
-def _stored(context: Context, key: str) -> tuple[bool, str]:
-    """(Whether a whole result is stored under the key, else why not). A result that names bad files is removed."""
+def _stored(context: Context, stage: str, key: str) -> tuple[bool, str]:
+    """(Whether a whole result is stored under the key, else why not).
+
+    A result that names bad files is removed, and that of a stage which is to be done again.
+    """
     path = results(context.out) / key
     if not path.exists():
         return False, ""
+    if stage in context.again:
+        path.unlink()
+        return False, "asked for again"
     store = Store(Path(context.out) / "store")
     try:
         record = ResultStore(result_storage=LocalFileSystem(basepath=str(path.parent))).read(key)
@@ -78,7 +84,7 @@ class Verified(CachePolicy):
     ) -> str | None:
         parts = self.stage.parts(inputs)
         key, context, label = digest(parts), inputs["context"], self.stage.label_of(inputs)
-        hit, broken = _stored(context, key)
+        hit, broken = _stored(context, self.stage.function.__name__, key)
         _explain(context, label, key, parts, hit, broken)
         if not hit:
             self.stage.keys[task_ctx.task_run.id] = key

@@ -25,7 +25,8 @@ def warm_up(call: Callable[[], object], seconds: float, limit: float | None = No
     """Call until `seconds` have passed and the medians of two consecutive windows agree within 5 %.
 
     A window lasts a quarter of `seconds` and at least 3 calls. Given up after 4 × `seconds` (and two windows), or with
-    the call that crosses `limit` seconds; there is at least one call.
+    the call that crosses `limit` seconds; there is at least one call. No more than half of `limit` counts as `seconds`:
+    the other half is for windows of a noisy machine to agree.
 
     Returns
     -------
@@ -34,17 +35,23 @@ def warm_up(call: Callable[[], object], seconds: float, limit: float | None = No
     level : nanoseconds, the median of the last window
     """
 
+    least = _least(seconds, limit)
+
     def window(end: float) -> float:
         durations: list[int] = []
         opened = now = perf_counter_ns()
-        while (len(durations) < WINDOW_CALLS or now - opened < seconds / 4 * 1e9) and (now < end or not durations):
+        while (len(durations) < WINDOW_CALLS or now - opened < least / 4 * 1e9) and (now < end or not durations):
             start = perf_counter_ns()
             call()
             now = perf_counter_ns()
             durations.append(now - start)
         return float(np.median(durations))
 
-    return _settle(window, seconds, limit)
+    return _settle(window, least, limit)
+
+
+def _least(seconds: float, limit: float | None) -> float:
+    return seconds if limit is None else min(seconds, limit / 2)
 
 
 def warm_up_slots(
@@ -55,11 +62,13 @@ def warm_up_slots(
     `level` is the last one's rate, queries a second.
     """
 
+    least = _least(seconds, limit)
+
     def window(end: float) -> float:
         left = max(0.0, (end - perf_counter_ns()) / 1e9)
-        return rate(throughput(call_of_slot, min(seconds / 4, left), WINDOW_CALLS * len(call_of_slot), left))
+        return rate(throughput(call_of_slot, min(least / 4, left), WINDOW_CALLS * len(call_of_slot), left))
 
-    return _settle(window, seconds, limit)
+    return _settle(window, least, limit)
 
 
 def _settle(window: Callable[[float], float], seconds: float, limit: float | None) -> tuple[float, bool, float]:

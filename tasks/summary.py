@@ -89,8 +89,7 @@ def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
             row["status"] == "ok"
             and row["conditions"] is None
             and row["latency_median_ms"] is not None
-            and row["drop"] is not None
-            and row["drop"] <= study.select.max_drop + EPS
+            and _accurate(row, study)
         )
         row["pareto"] = _on_front(row, rows, metric)
         if reference is not None:
@@ -113,6 +112,10 @@ def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:
     if study.select.batch_size is not None:
         return study.select.batch_size
     return min(benchmarks["batch_size"].to_list(), default=min(study.benchmark.batch_sizes))
+
+
+def _accurate(row: Row, study: Study) -> bool:
+    return row["drop"] is not None and row["drop"] <= study.select.max_drop + EPS
 
 
 def _place(row: Mapping[str, Any]) -> Place:
@@ -197,12 +200,27 @@ def _reason(
                 f"{allowed} of the reference's {name} ({reference[metric]:.3f}, {words(reference)}).")  # fmt: skip
     if winner is reference:
         first = (f"{words(winner)}: {_ms(winner)} median, {name} {winner[metric]:.3f}. It is the reference itself: "
-                 "no other form that keeps its accuracy has a smaller median.")  # fmt: skip
+                 "no other form that may win has a smaller median.")  # fmt: skip
     else:
         first = (f"{words(winner)}: {_ms(winner)} median{_against(winner, reference)}, {name} {winner[metric]:.3f} "
                  f"against {reference[metric]:.3f}, within the allowed drop of {allowed}.")  # fmt: skip
     gate = "The held-out images decided only who passes this accuracy rule, not the order."
-    return " ".join((first, _second(winner, runner_up, rounds), gate))
+    return " ".join((first, _second(winner, runner_up, rounds), *_passed_over(rows, study, winner), gate))
+
+
+def _passed_over(rows: list[Row], study: Study, winner: Row) -> list[str]:
+    """A sentence on rows that would have won, had they been measured under good conditions."""
+    faster = [
+        row for row in rows
+        if row["batch_size"] == winner["batch_size"] and row["conditions"] is not None and _accurate(row, study)
+        and row["latency_median_ms"] < winner["latency_median_ms"]
+    ]  # fmt: skip
+    if not faster:
+        return []
+    best = min(faster, key=lambda row: row["latency_median_ms"])
+    count = f"{len(faster)} rows with smaller medians were" if len(faster) > 1 else "A row with a smaller median was"
+    return [f"{count} measured under bad conditions and cannot win: {words(best)}, {_ms(best)} ({best['conditions']}). "
+            "On a quieter machine: the same command with --again benchmark."]  # fmt: skip
 
 
 def _against(winner: Row, reference: Row) -> str:
@@ -226,11 +244,9 @@ def _second(winner: Row, runner_up: Row | None, rounds: Mapping[Place, Rounds]) 
     if found is None:
         return f"{text}; their rounds do not pair, so the two were not compared."
     ratio, low, high, verdict = found
-    how = {
-        "faster": "",
-        "indistinguishable": ": not distinguishable from it, so either may be used",
-        "slower": " by paired rounds, although its median of all samples is the smaller one",
-    }[verdict]
+    if verdict == "indistinguishable":
+        return f"{text}; the two are not distinguishable ({_times(ratio, low, high)} as fast), so either may be used."
+    how = " by paired rounds, although its median of all samples is the smaller one" if verdict == "slower" else ""
     return f"{text}; the winner is {_times(ratio, low, high)} as fast{how}."
 
 

@@ -85,6 +85,9 @@ def test_rows_of_bad_conditions_never_win_and_are_not_on_the_front(tables: dict[
     bad = changed(tables, "benchmarks", {"variant": FAST}, conditions="throttled")
     found = subject.summarise(bad, factory.study())
     assert found.winner["variant"] == SECOND
+    told = f"A row with a smaller median was measured under bad conditions and cannot win: {FAST} on onnxruntime"
+    assert told in found.reason and "(throttled)" in found.reason and "--again benchmark" in found.reason
+    assert "bad conditions" not in subject.summarise(tables, factory.study()).reason
     marked = found.frame.filter(pl.col("variant") == FAST)
     assert not marked["eligible"].any() and not marked["pareto"].any()
 
@@ -122,7 +125,7 @@ def test_the_reason_says_so_when_winner_and_runner_up_cannot_be_told_apart(table
     same = {key: rows[key] for key in LATENCIES} | {"latency_median_ms": rows["latency_median_ms"] * 1.001}
     close = changed(tables, "benchmarks", {"variant": SECOND, "batch_size": 1}, **same)
     reason = subject.summarise(close, factory.study()).reason
-    assert "not distinguishable from it" in reason
+    assert "the two are not distinguishable (" in reason
     assert "not distinguishable" not in subject.summarise(tables, factory.study()).reason
 
 

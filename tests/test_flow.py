@@ -10,6 +10,7 @@ import time
 import urllib.request
 
 import polars
+import psutil
 import pytest
 from conftest import ROOT, SHORT, TINY, Burnish, shared
 
@@ -153,6 +154,24 @@ def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_los
 
 
 @pytest.mark.slow
+def test_a_terminated_run_says_so_and_leaves_no_process(tmp_path):
+    burnish = Burnish(tmp_path / "artifacts", None)
+    process = burnish.start("run", "quickstart", "--out", str(burnish.out))
+    deadline = time.monotonic() + 300
+    while not list((burnish.out / "scratch").glob("*")):  # the first stage is at work
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children, "a Prefect server of its own"
+    process.terminate()
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert told.splitlines()[-1] == "burnish: terminated; the same command goes on where it stopped"
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+
+
+@pytest.mark.slow
 def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on(burnish):
     done = burnish.run(*SHORT, "models=['lenet5', {name='resnet34', width=8}]", "train.learning_rate=1e9",
                        "train.schedule='constant'", "train.epochs=1", code=1)  # fmt: skip
@@ -217,6 +236,38 @@ def test_two_flow_runs_of_one_server_measure_one_after_the_other(server, tmp_pat
     times = sorted(line.split()[1:] for text in told for line in text.splitlines() if line.startswith("held"))
     (_, end), (begin, _) = times
     assert float(end) <= float(begin)
+
+
+AGAIN = """
+import sys
+from pathlib import Path
+from prefect import flow
+from tasks.caching import Context, call, stage
+from tasks.records import Output
+
+def train(work) -> Output:
+    print("computed", flush=True)
+    return Output(tables={})
+
+made = stage(lambda inputs: "train/x")(train)
+
+@flow
+def four() -> None:
+    for again in ((), (), ("benchmark",), ("train",)):
+        print(again, flush=True)
+        call(made, Context(out=sys.argv[1], run="x-1-1", again=again))
+"""
+
+
+@pytest.mark.slow
+def test_a_stage_is_computed_again_where_that_is_asked(server, tmp_path):
+    (tmp_path / "again.py").write_text(AGAIN)
+    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    done = subprocess.run([sys.executable, "-c", "import again; again.four()", str(tmp_path / "out")], env=environment,
+                          text=True, capture_output=True, timeout=300, check=True)  # fmt: skip
+    assert done.stdout.splitlines() == ["()", "computed", "()", "('benchmark',)", "('train',)", "computed"]
+    told = json.loads((tmp_path / "out" / "runs" / "x-1-1" / "why" / "train-x.json").read_text())
+    assert told["differs"] == ["asked for again"]
 
 
 @pytest.mark.slow

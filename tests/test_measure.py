@@ -124,6 +124,13 @@ def test_a_limit_ends_warm_up_with_the_query_that_crosses_it(clocked: Callable[[
     assert warm_up(clock.call, 0.5, limit=13.5)[:2] == (14.0, False)
 
 
+def test_a_short_limit_leaves_half_of_itself_for_windows_to_agree(clocked: Callable[[Iterator[int]], Clock]) -> None:
+    clock = clocked(
+        iter([1_000_000] * 126 + [1_200_000] * 53 + [1_000_000] * 1000)
+    )  # disturbed in the third of four windows
+    assert warm_up(clock.call, 0.5, limit=0.5) == (pytest.approx(0.3156, abs=1e-3), True, 1_000_000)
+
+
 def sleeper(seconds: float) -> Callable[[], object]:
     return lambda: time.sleep(seconds)
 

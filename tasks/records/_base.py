@@ -13,7 +13,10 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
-
+StageName = Literal[
+    "prepare", "ablate", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "benchmark", "serve",
+    "aggregate",
+]  # fmt: skip
 
 TASKS = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from tasks.records._base import Precision, Record, Status
+from tasks.records._base import Precision, Record, StageName, Status
 from tasks.records._train import Train
 
 
@@ -130,3 +130,5 @@ class Context(Record):
     """The artifacts folder."""
     run: str
     """The run's name."""
+    again: tuple[StageName, ...] = ()
+    """Stages whose stored results are not taken."""
