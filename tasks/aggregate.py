@@ -30,7 +30,8 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
             contract.merge(name, [work.store.get(fragment) for fragment in fragments.get(name, ())], path)
         work.progress(1, 3, "checking the tables that the summary is made of")
         files, winner = {}, None
-        unfit = {failure.table for failure in contract.check({name: paths[name] for name in PARTS}, None)}
+        checks = contract.Checks()
+        unfit = {failure.table for failure in checks.validate({name: paths[name] for name in PARTS})}
         if unfit:
             reason = f"No winner: tables that it is found by do not meet their expectations: {', '.join(sorted(unfit))}"
         else:
@@ -41,12 +42,13 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
             winner, reason = found.winner and words(found.winner), found.reason
             merged["summary"] = paths["summary"]
         work.progress(2, 3, "checking all tables")
-        failures = contract.check(merged, folder / "data_docs")
+        checks.validate({name: path for name, path in merged.items() if name not in PARTS})
+        checks.build_docs(folder / "data_docs")
         files["data_docs"] = work.store.put(folder / "data_docs", "folder")
-        unfit = {failure.table for failure in failures}
+        unfit = {failure.table for failure in checks.failures}
         passed = {name: work.store.put(path, "parquet") for name, path in merged.items() if name not in unfit}
         work.progress(3, 3, f"{len(passed)} tables fit to be published, {len(unfit)} not")
-    return Result(tables=passed, winner=winner, reason=reason, files=files, failures=tuple(map(str, failures)))
+    return Result(tables=passed, winner=winner, reason=reason, files=files, failures=tuple(map(str, checks.failures)))
 
 
 aggregate_task = stage(lambda inputs: "aggregate", libraries=("great-expectations", "polars"))(aggregate)

@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "TABLES",
+    "Checks",
     "Column",
     "Failure",
     "Table",
     "Unfit",
-    "check",
     "expectations",
     "frame",
     "merge",
@@ -84,7 +84,7 @@ def expectations(name: str) -> gx.ExpectationSuite:
     """The Great Expectations suite of a table, from its declaration.
 
     Numbers are finite. Uniqueness is left out of tables that are checked by batches, and what lists hold of all: pandas
-    cannot say either; `check` asks Polars.
+    cannot say either; `Checks` asks Polars.
     """
     gx = _great_expectations()
     from great_expectations import expectations as gxe
@@ -129,47 +129,60 @@ def expectations(name: str) -> gx.ExpectationSuite:
     return gx.ExpectationSuite(name, expectations=suite, notes=table.about)
 
 
-def check(tables: Mapping[str, Path], docs: Path | None) -> list[Failure]:
-    """Validate Parquet files against what their tables declare.
+class Checks:
+    """Validations of tables against what they declare, and the Data Docs site of all of them.
 
     Tables of many rows (`checked_by_batches`) are validated in batches of 250,000 rows, so that memory stays bounded;
     the uniqueness of their rows, which a batch cannot see, is a streaming aggregate of the whole file.
-
-    Parameters
-    ----------
-    tables
-        Name of the table -> Parquet file.
-    docs
-        Folder that becomes the Data Docs site (index.html; readable without a network); None builds none.
-
-    Returns
-    -------
-    Every expectation that is not met; empty if all are.
-
-    Raises
-    ------
-    ValueError
-        If there is no table of a name.
     """
-    for name in tables:
-        _declared(name)
-    gx = _great_expectations()
-    from great_expectations.data_context.types import base
 
-    stores = base.InMemoryStoreBackendDefaults()  # the context's own defaults add a second site, in a temporary folder
-    quiet = base.ProgressBarsConfig(globally=False)
-    config = base.DataContextConfig(store_backend_defaults=stores, progress_bars=quiet, analytics_enabled=False)
-    context = gx.get_context(mode="ephemeral", project_config=config)
-    source = context.data_sources.add_pandas("tables")
-    failures = []
-    for name, path in tables.items():
-        suite = context.suites.add(expectations(name))
-        data = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
-        definition = gx.ValidationDefinition(name=name, data=data, suite=suite)
-        failures += _validate(name, path, context.validation_definitions.add(definition))
-    if docs is not None:
-        _build_docs(context, docs, tables, failures)
-    return failures
+    def __init__(self) -> None:
+        gx = _great_expectations()
+        from great_expectations.data_context.types import base
+
+        stores = (
+            base.InMemoryStoreBackendDefaults()
+        )  # the context's own defaults add a second site, in a temporary folder
+        quiet = base.ProgressBarsConfig(globally=False)
+        config = base.DataContextConfig(store_backend_defaults=stores, progress_bars=quiet, analytics_enabled=False)
+        self._context = gx.get_context(mode="ephemeral", project_config=config)
+        self._source = self._context.data_sources.add_pandas("tables")
+        self.tables: dict[str, Path] = {}
+        self.failures: list[Failure] = []
+        """Every expectation that was not met."""
+
+    def validate(self, tables: Mapping[str, Path]) -> list[Failure]:
+        """Expectations that Parquet files, by the name of their table, do not meet; empty if all are met.
+
+        Raises
+        ------
+        ValueError
+            If there is no table of a name.
+        """
+        for name in tables:
+            _declared(name)
+        failures = []
+        for name, path in tables.items():
+            suite = self._context.suites.add(expectations(name))
+            data = self._source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
+            definition = _great_expectations().ValidationDefinition(name=name, data=data, suite=suite)
+            failures += _validate(name, path, self._context.validation_definitions.add(definition))
+        self.tables |= tables
+        self.failures += failures
+        return failures
+
+    def build_docs(self, folder: Path) -> None:
+        """Write the Data Docs site of what was validated (index.html; readable without a network)."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
+            site = Path(scratch) / "site"
+            backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
+            config = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
+            self._context.add_data_docs_site("tables", config)
+            self._context.build_data_docs(build_index=False)
+            in_order = {name: self.tables[name] for name in TABLES if name in self.tables}
+            data_docs.make_readable(site, in_order, self.failures)
+            store.replace(site, folder)
 
 
 def _declared(name: str) -> Table:
@@ -236,18 +249,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):  # a pair: (larger, smaller) in `expectations`, the other way round in its words
         return tuple(map(_plain, reversed(value)))
     return None if value is pd.NA else value
-
-
-def _build_docs(context: Any, docs: Path, tables: Mapping[str, Path], failures: Sequence[Failure]) -> None:
-    docs.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=docs.parent, prefix=".tmp-") as scratch:
-        site = Path(scratch) / "site"
-        backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
-        config = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
-        context.add_data_docs_site("tables", config)
-        context.build_data_docs(build_index=False)
-        data_docs.make_readable(site, tables, failures)
-        store.replace(site, docs)
 
 
 def publish(fragments: Mapping[str, Path], out: Path, run: str) -> dict[str, Path]:

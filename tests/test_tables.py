@@ -52,8 +52,16 @@ def written(folder: Path, name: str, rows: list[Row] | pl.DataFrame) -> Path:
     return path
 
 
+def check(paths: dict[str, Path], docs: Path | None = None) -> list[Failure]:
+    checks = tables.Checks()
+    failures = checks.validate(paths)
+    if docs is not None:
+        checks.build_docs(docs)
+    return failures
+
+
 def failures_of(folder: Path, name: str, rows: list[Row] | pl.DataFrame) -> list[Failure]:
-    return tables.check({name: written(folder, name, rows)}, None)
+    return check({name: written(folder, name, rows)})
 
 
 def changed(name: str, row: int, /, **values: Any) -> list[Row]:
@@ -63,12 +71,12 @@ def changed(name: str, row: int, /, **values: Any) -> list[Row]:
 
 
 def test_every_table_may_be_empty(tmp_path):
-    assert tables.check({name: written(tmp_path, name, []) for name in TABLES}, None) == []
+    assert check({name: written(tmp_path, name, []) for name in TABLES}) == []
 
 
 def test_every_table_accepts_valid_rows_and_its_docs_need_no_network(tmp_path):
     docs = tmp_path / "docs"
-    assert tables.check({name: written(tmp_path, name, valid(name)) for name in TABLES}, docs) == []
+    assert check({name: written(tmp_path, name, valid(name)) for name in TABLES}, docs) == []
     index = (docs / "index.html").read_text()
     for name in TABLES:
         assert f">{name}</a>" in index
@@ -88,7 +96,7 @@ def test_a_second_check_replaces_the_docs(tmp_path):
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "old.html").write_text("")
-    tables.check(path, docs)
+    check(path, docs)
     assert sorted(p.name for p in docs.iterdir()) == ["expectations", "index.html", "validations"]
     assert not list(tmp_path.glob(".tmp-*"))
 
@@ -182,7 +190,7 @@ def test_an_integer_column_with_nulls_keeps_its_values(tmp_path):
 
 def test_docs_show_what_failed(tmp_path):
     path = written(tmp_path, "datasets", changed("datasets", 1, class_rows=[1, -1], image_size=0, source="<b>"))
-    tables.check({"datasets": path}, tmp_path / "docs")
+    check({"datasets": path}, tmp_path / "docs")
     index = (tmp_path / "docs" / "index.html").read_text()
     assert "image_size is at least 1 (row 1); found 0" in index
     assert "every entry of class_rows is at least 0 (row 1)" in index
@@ -193,7 +201,7 @@ def test_docs_show_what_failed(tmp_path):
 
 def test_an_unknown_table_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="unknown table 'latency'; tables: datasets, epochs"):
-        tables.check({"latency": tmp_path / "latency.parquet"}, None)
+        check({"latency": tmp_path / "latency.parquet"})
 
 
 def many(rows: int) -> pl.DataFrame:
@@ -208,7 +216,7 @@ def many(rows: int) -> pl.DataFrame:
 
 def test_many_rows_are_checked_in_batches_within_a_memory_bound(tmp_path):
     path = written(tmp_path, "latencies", many(600_000))
-    assert tables.check({"latencies": written(tmp_path, "memory", many(10))}, None) == []  # imports do not count
+    assert check({"latencies": written(tmp_path, "memory", many(10))}) == []  # imports do not count
     process = psutil.Process()
     before, start, done, peak = process.memory_info().rss, time.process_time(), threading.Event(), [0]
 
@@ -219,7 +227,7 @@ def test_many_rows_are_checked_in_batches_within_a_memory_bound(tmp_path):
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        assert tables.check({"latencies": path}, None) == []
+        assert check({"latencies": path}) == []
     finally:
         done.set()
         watcher.join()
@@ -325,7 +333,9 @@ def test_checking_prints_nothing_asks_no_network_and_importing_tables_is_light(t
         from tasks import tables
         assert not {{"great_expectations", "pandas", "pyarrow"}} & sys.modules.keys()
         logging.info("start")
-        assert tables.check({{"memory": pathlib.Path({str(path)!r})}}, pathlib.Path({str(tmp_path / "docs")!r})) == []
+        checks = tables.Checks()
+        assert checks.validate({{"memory": pathlib.Path({str(path)!r})}}) == []
+        checks.build_docs(pathlib.Path({str(tmp_path / "docs")!r}))
         assert "great_expectations" in sys.modules
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
