@@ -9,7 +9,7 @@ artifacts=$RESULTS/artifacts # kept: a second run computes only what has changed
 case ${1:-} in
   study)
     burnish run "${@:2}" --out "$artifacts"
-    burnish profile --out "$artifacts"
+    burnish profile --device auto --out "$artifacts"
     run=$(dirname "$(burnish report --out "$artifacts")")
     cp -r "$run/." "$RESULTS/"
     mkdir -p "$RESULTS/tables"

@@ -35,7 +35,7 @@ def _arguments() -> argparse.ArgumentParser:
         prog="burnish",
         description="From images and a classifier to its fastest deployable form that is still accurate enough.",
     )
-    parser.add_argument("--version", action="version", version=f"burnish {importlib.metadata.version('burnish')}")
+    parser.add_argument("--version", action="version", version=f"burnish {_version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run a study on this machine")
@@ -78,6 +78,13 @@ def _arguments() -> argparse.ArgumentParser:
         )
         command.set_defaults(do=do)
     return parser
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("burnish")
+    except importlib.metadata.PackageNotFoundError:  # python -m flows.cli in a checkout
+        return "(not installed)"
 
 
 def _scale_argument(command: argparse.ArgumentParser) -> None:

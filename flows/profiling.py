@@ -52,8 +52,9 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     """
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # PyTorch's profiler tells on stderr of the GPU that is not there
     out, run = Path(asked.out), None
-    if not re.fullmatch(r"cpu|cuda:\d+", asked.device):
-        raise Mistake(f"--device: unknown device {asked.device!r}; accepted: cpu, cuda:N")
+    if not re.fullmatch(r"auto|cpu|cuda:\d+", asked.device):
+        raise Mistake(f"--device: unknown device {asked.device!r}; accepted: cpu, cuda:N, auto")
+    asked.device = machine.devices((asked.device,))[-1]  # auto: the GPU if there is one
     if asked.target is not None and asked.run is None and Path(asked.target).exists():
         file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
     else:

@@ -57,6 +57,7 @@ def reset_peak(device: str) -> None:
     import torch
 
     if device.startswith("cuda"):
+        torch.cuda.init()  # before, the allocator has no figures to reset: torch 2.11 raises
         torch.cuda.reset_peak_memory_stats(device)
     else:
         with suppress(OSError):  # a container may refuse it: then the peak is that of the process's life

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import math
 from array import array
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from functools import cache
 from threading import Barrier, Event
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
@@ -184,10 +185,17 @@ def in_slots(bodies: Sequence[Callable[[int, Event], None]]) -> None:
             stop.set()
             raise
 
-    with _undisturbed(), ThreadPoolExecutor(len(bodies)) as pool:
-        running = [pool.submit(run, body) for body in bodies]
+    with _undisturbed():
+        running = [_threads(len(bodies)).submit(run, body) for body in bodies]
         try:
             for future in running:
                 future.result()
         finally:
             stop.set()
+            wait(running)
+
+
+@cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads that live on: PyTorch has cuDNN choose its algorithms anew in each new one."""
+    return ThreadPoolExecutor(count)

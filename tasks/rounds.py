@@ -7,6 +7,7 @@ turns of two candidates are pairs. When memory does not hold all of them, they a
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -157,7 +158,8 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                 order = group[first:] + group[:first]
                 alone = [[job] for job in order if job.experiment != "latency"]
                 together = [[job for job in order if job.experiment == "latency"], *alone]
-                own = [job.process.pid for job in group if job.process]
+                # This process too: training left it a context on the GPU, where it is no stranger.
+                own = [os.getpid(), *(job.process.pid for job in group if job.process)]
                 for size, visited in product(sizes, filter(None, together)):
                     what = visited[0].label if len(visited) == 1 else f"{len(visited)} candidates in turns"
                     efforts = [replace(effort, limit=limit) for limit in budget.next(visited, size)]

@@ -62,7 +62,8 @@ def measure(
 def _operator(name: str, times: list[float], about: dict[str, Any]) -> Operator:
     """Layers keep the names of the ONNX nodes that they were fused of: "/layer1/0/conv1/Conv + /layer1/0/relu/Relu"."""
     kind = about.get("ParameterType") or about.get("LayerType") or ("Reformat" if "Reformat" in name else "layer")
-    formats = [str(entry.get("Format/Datatype", "")) for entry in about.get("Inputs", []) if isinstance(entry, dict)]
+    formats = [f"{entry.get('Format/Datatype', '')} {entry.get('Datatype', '')}"  # one field until TensorRT 10, two in 11
+               for entry in about.get("Inputs", []) if isinstance(entry, dict)]  # fmt: skip
     precision = next((TYPES[word] for text in formats for word in reversed(text.split()) if word in TYPES), None)
     path = "/".join(name.partition(" + ")[0].strip("/").split("/")[:-1]) if name.startswith("/") else ""
     return Operator(name=name, path=path, type=kind, calls=len(times), total_ms=sum(times), precision=precision,

@@ -97,9 +97,14 @@ def _own_graphs() -> None:
 
 
 def open(path: Path, device: str, threads: int, slots: int, mode: str | None) -> Session:
-    """Open a file that `models.save` wrote."""
+    """Open a file that `models.save` wrote.
+
+    With several queries in flight on a GPU there are no CUDA graphs: a graph has one input in memory, for all threads.
+    """
     import models
 
+    if device != "cpu" and slots > 1:
+        mode = {"reduce-overhead": None, "max-autotune": "max-autotune-no-cudagraphs"}[str(mode)]
     _torch.settle(threads, slots)
     model = models.load(path).to(device).eval()
     compiled = Compiled(model, mode, freezing=device == "cpu")
