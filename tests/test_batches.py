@@ -7,6 +7,7 @@ import logging
 import numpy
 import pytest
 import torch
+import torch._dynamo.utils
 
 from tasks import batches
 from tasks.batches import Gathered, Plan, Resident, source
@@ -88,6 +89,12 @@ def test_compiled_augmentation_does_what_the_plain_one_does():
     pixels, drawn, labels = pictures(8), draws(8), torch.zeros(8, dtype=torch.long)
     all_of_it = Policy(crop=True, flip=True, erase=True)
     plain, compiled = (Augmentation(all_of_it, Normaliser(about(), "cpu", True), c) for c in (False, True))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain(pixels, drawn, labels)
+    assert not torch._dynamo.utils.counters["stats"]
+    compiled(pixels, drawn, labels)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "one graph, compiled"
     torch.testing.assert_close(compiled(pixels, drawn, labels)[0], plain(pixels, drawn, labels)[0])
 
 
@@ -122,6 +129,14 @@ def test_workers_gather_the_images_that_would_live_on_the_device(each):
         assert torch.equal(a.labels, c.labels) and torch.equal(a.draws, c.draws)
         assert torch.equal(a.pixels.flip(3) if each else a.pixels, c.pixels)
         assert (torch.from_numpy(images)[c.labels] == c.pixels).all()
+
+
+@pytest.mark.parametrize(
+    ("device", "pin", "pinned"), [("cuda:0", True, True), ("cuda:0", False, False), ("cpu", True, False)]
+)
+def test_gathered_images_are_pinned_for_a_gpu_where_that_is_asked(device, pin, pinned):
+    source = Gathered(pictures(8).numpy(), numpy.arange(8), numpy.arange(8), device, 0, pin, None)
+    assert source.loader.pin_memory is pinned
 
 
 def test_an_image_by_image_policy_does_not_depend_on_the_number_of_workers_nor_on_other_draws():

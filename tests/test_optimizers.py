@@ -60,6 +60,8 @@ def test_fused_optimizers_step_as_the_plain_ones():
         for fused in (True, False):
             model = warmed(**NARROW).train()
             optimizer = Optimizer(model, Train(optimizer=name, fused=fused), off())
+            assert {bool(part.defaults["fused"]) for part in optimizer.parts} == {fused}
+            assert name != "sgd" or optimizer.parts[0].defaults["nesterov"]
             for step in range(3):
                 torch.manual_seed(step)
                 model(torch.randn(8, 1, 8, 8)).square().mean().backward()

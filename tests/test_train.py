@@ -139,6 +139,22 @@ def test_every_setting_trains(tmp_path, change):
     assert {row["precision"] for row in done.epochs} == {change.get("precision", "fp32")}
 
 
+@pytest.mark.parametrize(("channels_last", "compiled"), [(True, False), (False, True)])
+def test_layout_and_compilation_are_those_asked_for(tmp_path, channels_last, compiled):
+    import torch
+
+    from tasks.loop import Job, Run
+
+    work = Work.at(tmp_path)
+    network, architecture = fresh(LENET, data := digits(work), 0)
+    settings = QUICK.model_copy(update={"channels_last": channels_last, "compile": compiled})
+    run = Run(Job(work=work, data=data, settings=settings, architecture=architecture, model_label="m", variant="m/train",
+                  stage="train"), network)  # fmt: skip
+    (weight,) = [p for name, p in run.model.named_parameters() if p.ndim == 4 and p.shape[1] > 1]
+    assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+    assert isinstance(run.stepped, torch._dynamo.eval_frame.OptimizedModule) == compiled
+
+
 def test_accumulated_batches_step_as_one_large_batch(tmp_path):
     data = digits(Work.at(tmp_path), 160)  # 96 training images: 3 batches of 32, or one of 96
     rows = [
