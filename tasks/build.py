@@ -83,7 +83,8 @@ def _serialize(work: Work, library: Any, path: Path, settings: Build) -> Any:
         node = f" (node {first.node_name()}, {first.node_operator()})" if first.node_name() else ""
         raise ValueError(f"the ONNX file was not parsed: {first.desc().splitlines()[0]}{node}")
     config = builder.create_builder_config()
-    config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
+    if settings.workspace_mb is not None:
+        config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
     config.clear_flag(library.BuilderFlag.TF32)  # fp32 means fp32
     config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # or `burnish profile` sees names of layers alone
     profile, given = builder.create_optimization_profile(), network.get_input(0)

@@ -75,7 +75,8 @@ class Build(Record):
     """Empty leaves the stage out."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 128)
     """The optimisation profile: engines take 1 to the largest of these images, and are optimised for the middle one."""
-    workspace_mb: Positive = 1024
+    workspace_mb: Positive | None = None
+    """Memory that a layer may take to work in; unset: TensorRT's own, all there is (as trtexec)."""
 
 
 class Benchmark(Record):
