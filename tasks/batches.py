@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from tasks.records import Train
+    from tasks.records import Prepared, Train
 
 ROOM = 0.25
 """Share of the device's free memory that images may take: weights, gradients and activations need the rest."""
@@ -44,6 +44,16 @@ class Batch:
     """Random numbers for the augmentation, float32 (images, DRAWS)."""
     weight: float
     """Images here over the mean of all processes; 1 where the batch splits evenly."""
+
+
+def blank(images: int, data: Prepared, device: str) -> Batch:
+    """A batch of black images of the first class, to try a step with."""
+    import torch
+
+    return Batch(
+        torch.zeros(images, data.image_size, data.image_size, data.channels, dtype=torch.uint8, device=device),
+        torch.zeros(images, dtype=torch.long, device=device), torch.rand(images, DRAWS, device=device), 1.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from tasks import batchsize, metrics, policies
-from tasks.batches import Plan, source, subset
+from tasks.batches import Plan, blank, source, subset
 from tasks.checkpointing import checkpoint_blocks
 from tasks.datasets import load_arrays
 from tasks.devices import choose_device, choose_precision, peak_bytes, reset_peak
@@ -116,6 +116,7 @@ class Run:
         self.best, self.best_top1 = (-1.0, 0.0), 0.0
         self.best_state: dict[str, torch.Tensor] = {}
         self.epochs: list[dict[str, object]] = []
+        self.compile_seconds: float | None = None
         if kept:
             self._resume(kept)
 
@@ -131,6 +132,8 @@ class Run:
         tuned = torch.backends.cudnn.benchmark
         torch.backends.cudnn.benchmark = True  # batches are of one size
         try:
+            if self.epoch < self.settings.epochs and (self.kind == "cuda" or self.settings.compile):
+                self._warm_up()
             while self.epoch < self.settings.epochs:
                 if self.stale >= self.settings.patience:
                     self.log.info("%s: stopped, no better for %d epochs", self.job.variant, self.stale)
@@ -142,6 +145,27 @@ class Run:
                     on_epoch(self.epoch, f1)
         finally:
             torch.backends.cudnn.benchmark = tuned
+
+    def _warm_up(self) -> None:
+        """A step's forward and backward pass ahead of the first epoch, in which PyTorch compiles and cuDNN chooses algorithms.
+
+        It leaves weights and BatchNorm's statistics as they were; random numbers are drawn anew in every epoch.
+        """
+        import torch
+
+        started = time.perf_counter()
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        self.model.train()
+        part = self.plan.parts[0]
+        loss, _ = self._loss(self.stepped, blank(part.stop - part.start, self.job.data, self.device))
+        self.optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.model.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.model.buffers(), kept, strict=True):
+            buffer.copy_(value)
+        if self.kind == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.compile_seconds = time.perf_counter() - started
+        self.log.info("%s: compiled and warmed up in %.1f s", self.job.variant, self.compile_seconds)
 
     def _train(self) -> Scores:
         import torch
@@ -241,7 +265,9 @@ class Run:
             "top5": scores.top5, "macro_f1": scores.macro_f1, "learning_rate": self.optimizer.rate,
             "images_per_second": images / seconds, "seconds": seconds, "data_wait": waited,
             "memory_peak_bytes": peak_bytes(self.device),
+            "compile_seconds": self.compile_seconds if split == "train" else None,
         })  # fmt: skip
+        self.compile_seconds = None
         if waited and waited > MOST_WAITING and waited * seconds > 1 and not self.warned:
             self.warned = True
             self.log.warning("%s: training waited for its images %.1f %% of epoch %d; more train.workers, or fewer pixels "
@@ -250,21 +276,11 @@ class Run:
     def _batch_size(self, images: int) -> int:
         if self.settings.batch_size != "auto":
             return self.settings.batch_size
-        import torch
-
-        from tasks.batches import Batch
-
         model = copy.deepcopy(self.model).train()
         optimizer = self._optimizer(model)
 
         def step(size: int) -> None:
-            side, channels = self.job.data.image_size, self.job.data.channels
-            batch = Batch(
-                torch.zeros(size, side, side, channels, dtype=torch.uint8, device=self.device),
-                torch.zeros(size, dtype=torch.long, device=self.device),
-                torch.rand(size, policies.DRAWS, device=self.device), 1.0,
-            )  # fmt: skip
-            loss, _ = self._loss(model, batch)
+            loss, _ = self._loss(model, blank(size, self.job.data, self.device))
             optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step(0.0)
             loss.item()
