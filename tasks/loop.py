@@ -147,7 +147,7 @@ class Run:
             torch.backends.cudnn.benchmark = tuned
 
     def _warm_up(self) -> None:
-        """A step's forward and backward pass ahead of the first epoch, in which PyTorch compiles and cuDNN chooses algorithms.
+        """A forward and backward pass ahead of the first epoch, in which PyTorch compiles and cuDNN chooses algorithms.
 
         It leaves weights and BatchNorm's statistics as they were; random numbers are drawn anew in every epoch.
         """

@@ -103,7 +103,9 @@ def test_s1_shows_the_policy_that_goes_on_not_one_that_scored_better_in_short(ta
     keys = rows_of("resnet34_tensorrt", tables | {"variants": both}, "F1 after each stage")
     assert ("lenet5", "tuned + augmented data (crop_flip)") in keys, "trained in full"
     assert ("lenet5", "tuned, as long as with augmented data") in keys
-    on = both.with_columns(benchmark=pl.when(pl.col("name") == "lenet5/augment-none").then(False).otherwise("benchmark"))
+    on = both.with_columns(
+        benchmark=pl.when(pl.col("name") == "lenet5/augment-none").then(False).otherwise("benchmark")
+    )
     won = on.with_columns(benchmark=pl.when(full).then(True).otherwise("benchmark"))
     keys = rows_of("resnet34_tensorrt", tables | {"variants": won}, "F1 after each stage")
     assert ("lenet5", "tuned + augmented data (crop_flip)") in keys

@@ -304,7 +304,9 @@ def test_nothing_is_compiled_during_the_epochs_themselves(tmp_path, monkeypatch)
     from torch._dynamo.utils import counters
 
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    run = loop_run(Work.at(tmp_path), digits(Work.at(tmp_path), 210), compile=True, augment="crop_flip", epochs=3, ema=0.9)
+    run = loop_run(
+        Work.at(tmp_path), digits(Work.at(tmp_path), 210), compile=True, augment="crop_flip", epochs=3, ema=0.9
+    )
     seen, inner = [], run._train
 
     def counted():
