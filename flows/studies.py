@@ -57,7 +57,7 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
         published="resnet34_tensorrt",
         data=CIFAR10,
         models=(Model(name="resnet34"),),
-        # Page's recipe for DAWNBench: batch 512, peak rate 0.4, decay 5e-4, Nesterov; 94 % in 24 epochs of ResNet-9, with crops.
+        # Page's recipe for DAWNBench: batch 512, rate 0.4, decay 5e-4, Nesterov; 94 % in 24 epochs of ResNet-9, with crops.
         # Scores saturate as the rate falls to 0, at the end of the schedule: no plateau before it stops a training.
         train=Train(epochs=24, patience=36, batch_size=512, learning_rate=0.4, label_smoothing=0.1, precision="auto",
                     compile=True, ema=0.99, seeds=(0, 1, 2)),
