@@ -54,7 +54,8 @@ def _scores(tables: Tables) -> Comparison:
                   for stage, more, row in stages]  # fmt: skip
         longer = next((row for row in augmented if row["name"].endswith(LONGER)), None)
         if longer is not None:
-            lines.append(Line((model, "tuned, as long as with augmented data"), None, _score(tables, longer)))
+            goes_on = " (kept)" if longer["benchmark"] else ""
+            lines.append(Line((model, f"tuned, as long as with augmented data{goes_on}"), None, _score(tables, longer)))
         if kept is not None and kept["setting"] == "none":
             lines.append(Line((model, "kept: no augmentation"), None, _score(tables, kept)))
     return Comparison(
