@@ -7,6 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from flows import charts
+from tasks.variants import LONGER, TRY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 STAGES = {"train": "training", "tune": "retrained with the best settings", "prune": "fine-tuning after pruning",
           "qat": "quantization-aware training"}  # fmt: skip
-TRY = "-try"
-"""Ends the names of policies that were tried in short."""
 NEAR = 0.02
 """F1 scores of training and validation that differ by no more are taken for equal."""
 RISE = 0.005
@@ -82,16 +81,20 @@ def augmentation(
         for short in (True, False):
             runs = {str(row["setting"]): row["name"] for row in rows if row["name"].endswith(TRY) is short}
             plain = runs.pop("none", None) if short else _plain(rows, named, trained)
+            longer = next((setting for setting, name in runs.items() if name.endswith(LONGER)), None)
+            if longer and (kept is None or kept["name"] in trained):  # trained as long as the policies
+                plain = runs.pop(longer)
             if not runs:
                 continue
             lines = {"none": plain, **runs} if plain else runs
             drawn = epochs.filter(epochs["variant"].is_in(list(lines.values()))).with_columns(variant=_policies(lines))
             figures.append(charts.training(drawn, str(model), f"policies{' tried in short' if short else ''}"))
             if plain and kept:
-                chosen = str(kept["setting"])
-                told += _verdict(_fits(drawn), chosen, short, images)
+                chosen = "none" if kept["name"] == plain else str(kept["setting"])
+                fits = {policy: fit for policy, fit in _fits(drawn).items() if policy != longer}
+                told += _verdict(fits, chosen, short, images)
                 if not short and chosen in runs:
-                    told += _worse_when_held_out(_fits(drawn), chosen, held_out.get(kept["name"]), held_out.get(plain))
+                    told += _worse_when_held_out(fits, chosen, held_out.get(kept["name"]), held_out.get(plain))
         if (
             told
             and (seeds := epochs.filter(pl.col("variant").is_in([row["name"] for row in rows]))["seed"].n_unique()) > 1
@@ -136,7 +139,7 @@ def _verdict(fits: Mapping[str, Fit], chosen: str, short: bool, images: int | No
     """Why the policies of one group did not beat training without augmentation; nothing where one did."""
     plain = fits["none"]
     others = [fit for policy, fit in fits.items() if policy != "none"]
-    if chosen != "none" or (short and any(fit.validation > plain.validation for fit in others)):
+    if chosen != "none" or not others or (short and any(fit.validation > plain.validation for fit in others)):
         return []
     which = "tried in short, no policy" if short else "no policy"
     told = [f"{which.capitalize()} beat training without augmentation (validation macro F1 {plain.validation:.3f})."]

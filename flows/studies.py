@@ -57,14 +57,17 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
         published="resnet34_tensorrt",
         data=CIFAR10,
         models=(Model(name="resnet34"),),
-        train=Train(epochs=24, batch_size=512, learning_rate=0.4, label_smoothing=0.1, precision="auto", compile=True,
-                    ema=0.99, seeds=(0, 1, 2)),
+        # Page's recipe for DAWNBench: batch 512, rate 0.4, decay 5e-4, Nesterov; 94 % in 24 epochs of ResNet-9, with crops.
+        # Scores saturate as the rate falls to 0, at the end of the schedule: no plateau before it stops a training.
+        train=Train(epochs=24, patience=36, batch_size=512, learning_rate=0.4, label_smoothing=0.1, precision="auto",
+                    compile=True, ema=0.99, seeds=(0, 1, 2)),
         tune=Tune(trials=12, epochs=8, space={
             "learning_rate": Range(low=0.1, high=1.2, log=True),
             "weight_decay": Range(low=1e-4, high=5e-3, log=True),
             "label_smoothing": Choice(values=(0.0, 0.1)),
         }),
-        augment=Augment(policies=("none", "crop_flip", "erasing", "cutmix"), epochs=40),
+        # Longer, or augmented images are underfit; 36 epochs of up to 5 s, as an H100's should be, are below 180 s.
+        augment=Augment(policies=("none", "crop_flip", "erasing", "cutmix"), epochs=36),
         prune=Prune(ratios=(0.25,), epochs=8),
         benchmark=Benchmark(batch_sizes=(1, 8, 32), rounds=5,
                             runtimes=("eager", "torchscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_graph")),
@@ -73,7 +76,7 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
         return _changed(
             study,
             data={"train_limit": 20_000},
-            train=Train(epochs=12, learning_rate=0.1, precision="auto"),
+            train=Train(epochs=12, patience=16, learning_rate=0.1, precision="auto"),
             tune={"trials": 6, "epochs": 3, "train_limit": 5_000},
             augment={"epochs": 16},
             prune=Prune(ratios=(0.25,), epochs=3),
@@ -85,7 +88,7 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
             models=(Model(name="resnet34", width=16),),
             train=Train(epochs=6, batch_size=48, learning_rate=0.07, label_smoothing=0.1, seeds=(0, 1)),
             tune=Tune(trials=2, epochs=2, space={"learning_rate": Range(low=0.02, high=0.2, log=True)}),
-            augment=Augment(policies=("none", "crop")),
+            augment=Augment(policies=("none", "crop"), epochs=8),
             prune=Prune(ratios=(0.25,), epochs=2),
             quantize=Quantize(settings=("u8s8-reduced", "s8s8"), calibration_images=64),
             benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime", "tensorrt")}),

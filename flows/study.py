@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 import time
 from itertools import product
@@ -40,6 +41,8 @@ from tasks.variants import variant_row
 from tasks.work import Work
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from prefect import Task
 
 LOG = logging.getLogger("burnish")
@@ -199,6 +202,29 @@ def _aware(run: Run, model: Model, data: Prepared, trained: Trained, onnx: Varia
             run.variants.extend(built.variants)
 
 
+def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> None:
+    """Give the stored file of each variant that was benchmarked a name to be found by; hard links take no room."""
+
+    def link(source: str, target: str) -> None:
+        try:
+            os.link(source, target)
+        except FileExistsError:
+            raise  # to copy would write into the stored file that it is a link to
+        except OSError:  # a file system without hard links
+            shutil.copyfile(source, target)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for variant in variants:
+        if not variant.benchmark or variant.artifact is None:
+            continue
+        source = store.get(variant.artifact)
+        target = folder / (variant.name.replace("/", "-") + source.suffix)
+        if source.is_dir():  # ONNX with external data
+            shutil.copytree(source, target, copy_function=link)
+        else:
+            link(str(source), str(target))
+
+
 def _publish(run: Run, result: Result) -> None:
     """Put the run's tables, files and report where a person looks for them, and show them in Prefect."""
     from flows import report
@@ -211,6 +237,7 @@ def _publish(run: Run, result: Result) -> None:
             shutil.copytree(source, target, dirs_exist_ok=True)
         else:
             shutil.copyfile(source, target)
+    _keep_models(run.variants, store, run.folder / "models")
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))
     write_text(run.folder / "result.json", json.dumps({"winner": result.winner, "reason": result.reason}, indent=1))

@@ -26,7 +26,7 @@ def ablate(work: Work, model: Model, data: Prepared, train: Train, settings: Abl
     seeded = train_seeds(work, changed, data, asked, f"{model.label}/ablate-{technique}", "ablate")
     told = [row | {"model": model.label} for row in seeded.epochs]  # that it is changed, the variant says
     epochs: list[dict[str, Any]] = [row for row in told if row["split"] == "train"]
-    first = [row["seconds"] for row in epochs if row["epoch"] == 1]
+    first = [row["seconds"] + (row["compile_seconds"] or 0.0) for row in epochs if row["epoch"] == 1]
     later = [row["seconds"] for row in epochs if row["epoch"] > 1]
     last = epochs[-1]
     steady = [row for row in epochs if row["epoch"] > 1] or epochs

@@ -8,57 +8,57 @@ from tasks.caching import stage
 from tasks.fit import Fitted
 from tasks.records import Augment, Model, Prepared, Train, Trained, Variant
 from tasks.train import LIBRARIES, Seeded, family, pretrained, train_seeds, weights
-from tasks.variants import variant_row
+from tasks.variants import LONGER, TRY, variant_row
 
 if TYPE_CHECKING:
     from tasks.work import Work
 
 
 def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: Augment) -> Trained:
-    """Train under each policy, give each a score, keep the best.
+    """Train under each policy and keep the best; the tuned weights win if none beats them on validation.
 
-    With `epochs` or `train_limit` set, policies are tried in short (variants ``.../augment-<policy>-try``) and the best is
-    retrained in full. The tuned weights win if no policy beats them on validation.
+    With `train_limit`, or fewer `epochs` than the tuned training, policies are tried in short (variants ``...-try``) and the
+    best is trained in full. With more `epochs` every policy is trained so long, the tuned training's own too (variant
+    ``...-long``): what more epochs bring alone is no merit of a policy.
     """
+    base = tuned.train
     assert tuned.validation_macro_f1 is not None  # what is trained has validation images
-    tried = settings.epochs is not None or settings.train_limit is not None
-    short = tuned.train.model_copy(update={"train_limit": settings.train_limit or tuned.train.train_limit,
-                                           "epochs": settings.epochs or tuned.train.epochs})  # fmt: skip
+    epochs = settings.epochs or base.epochs
+    full = base.model_copy(update={"epochs": max(epochs, base.epochs)})
     trained: list[Seeded] = []
     found: list[tuple[Variant, Fitted]] = []
 
-    def run(policy: str, suffix: str, train_settings: Train) -> Fitted:
+    def run(policy: str, how: Train, suffix: str) -> Trained:
         name = f"{model.label}/augment-{policy}{suffix}"
+        train_settings = how.model_copy(update={"augment": policy})
         trained.append(train_seeds(work, model, data, train_settings, name, "augment"))
         fitted = trained[-1].fitted
-        variant = weights(model, data, name, "augment", fitted.artifact, parent=tuned.variant.name, setting=policy)
+        setting = f"{policy}, longer" if suffix == LONGER else policy
+        variant = weights(model, data, name, "augment", fitted.artifact, parent=tuned.variant.name, setting=setting)
         found.append((variant, fitted))
-        work.log.info("%s: validation F1 %.4f", name, fitted.validation_macro_f1)
-        return fitted
+        work.log.info("%s: %d epochs, validation F1 %.4f", name, how.epochs, fitted.validation_macro_f1)
+        return Trained(variant=variant, train=train_settings, validation_macro_f1=fitted.validation_macro_f1)
 
-    scores = {}
-    for policy in settings.policies:
-        if policy == "none" and not tried:
-            scores[policy] = tuned.validation_macro_f1  # it would train to the same weights
-            continue
-        fitted = run(policy, "-try" if tried else "", short.model_copy(update={"augment": policy}))
-        scores[policy] = fitted.validation_macro_f1
-    best = max(scores, key=lambda policy: scores[policy])
-    if tried and best != "none":
-        run(best, "", tuned.train.model_copy(update={"augment": best}))
-    winner: tuple[Variant, float] = (tuned.variant, tuned.validation_macro_f1)
-    for variant, fitted in found:
-        if not variant.name.endswith("-try") and fitted.validation_macro_f1 > winner[1]:
-            winner = (variant, fitted.validation_macro_f1)
-    policy = winner[0].setting if winner[0].stage == "augment" else "none"
-    work.log.info("%s: policy %s wins with validation F1 %.4f; scores: %s", model.label, policy, winner[1],
-                  ", ".join(f"{k} {v:.4f}" for k, v in scores.items()))  # fmt: skip
-    if policy == "none":  # the tuned weights under a name of this stage, so that the lineage has one end
-        kept = tuned.variant.model_copy(update={"name": f"{model.label}/augment-none", "stage": "augment",
-                                                "parent": tuned.variant.name, "setting": "none"})  # fmt: skip
-    else:
-        kept = winner[0]
-    kept = kept.model_copy(update={"benchmark": True})
+    finals = settings.policies
+    if settings.train_limit is not None or epochs < base.epochs:
+        limit = settings.train_limit or base.train_limit
+        short = base.model_copy(update={"epochs": epochs, "train_limit": limit})
+        tries = {policy: run(policy, short, TRY).validation_macro_f1 or 0.0 for policy in settings.policies}
+        best = max(tries, key=lambda policy: tries[policy])
+        finals = tuple(policy for policy in settings.policies if policy in (best, base.augment))
+    # The tuned weights under a name of this stage, so that the lineage has one end.
+    winner = tuned.model_copy(update={"tables": {}, "variant": tuned.variant.model_copy(update={
+        "name": f"{model.label}/augment-{base.augment}", "stage": "augment", "parent": tuned.variant.name,
+        "setting": base.augment})})  # fmt: skip
+    for policy in finals:
+        own = policy == base.augment
+        if own and full == base:
+            continue  # it would train to the same weights
+        made = run(policy, full, LONGER if own else "")
+        if (made.validation_macro_f1 or 0.0) > (winner.validation_macro_f1 or 0.0):
+            winner = made
+    kept = winner.variant.model_copy(update={"benchmark": True})
+    work.log.info("%s: %s goes on with validation F1 %.4f", model.label, kept.name, winner.validation_macro_f1)
     rows = [
         variant_row(
             kept if v.name == kept.name else v,
@@ -67,12 +67,12 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         )
         for v, f in found
     ]
-    if policy == "none":
+    if all(v.name != kept.name for v, _ in found):
         rows.append(variant_row(kept, validation_macro_f1=tuned.validation_macro_f1))
     return Trained(
         variant=kept,
-        train=tuned.train.model_copy(update={"augment": policy}),
-        validation_macro_f1=winner[1],
+        train=winner.train,
+        validation_macro_f1=winner.validation_macro_f1,
         tables={
             "epochs": work.rows("epochs", [row for seeded in trained for row in seeded.epochs]),
             "seeds": work.rows("seeds", [seeded.spread for seeded in trained]),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from tasks.records import Train
+    from tasks.records import Prepared, Train
 
 ROOM = 0.25
 """Share of the device's free memory that images may take: weights, gradients and activations need the rest."""
@@ -44,6 +44,16 @@ class Batch:
     """Random numbers for the augmentation, float32 (images, DRAWS)."""
     weight: float
     """Images here over the mean of all processes; 1 where the batch splits evenly."""
+
+
+def blank(images: int, data: Prepared, device: str) -> Batch:
+    """A batch of black images of the first class, to try a step with."""
+    import torch
+
+    return Batch(
+        torch.zeros(images, data.image_size, data.image_size, data.channels, dtype=torch.uint8, device=device),
+        torch.zeros(images, dtype=torch.long, device=device), torch.rand(images, DRAWS, device=device), 1.0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,6 +92,8 @@ class Plan:
 class Resident:
     """Images and labels that live on the device."""
 
+    REMEDY = "larger batches (train.batch_size)"
+
     def __init__(self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, device: str) -> None:
         import torch
 
@@ -97,6 +109,8 @@ class Resident:
 
 class Gathered:
     """Images that loader processes gather batch by batch, pinned and ahead of time where the device is a GPU."""
+
+    REMEDY = "more train.workers, or fewer pixels (data.image_size),"
 
     def __init__(
         self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, device: str, workers: int, pin: bool,

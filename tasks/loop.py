@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from tasks import batchsize, metrics, policies
-from tasks.batches import Plan, source, subset
+from tasks.batches import Plan, blank, source, subset
 from tasks.checkpointing import checkpoint_blocks
 from tasks.datasets import load_arrays
 from tasks.devices import choose_device, choose_precision, peak_bytes, reset_peak
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tasks.work import Work
 
 WINDOW = 50  # steps after which losses are looked at: one synchronisation for many steps
+SAVE_SECONDS = 10.0  # an epoch that ends sooner after the last checkpoint is none: it may take longer than the epoch
 MOST_WAITING = 0.03  # share of the time for training that is worth a warning
 
 
@@ -79,7 +80,6 @@ class Run:
         self.job, self.settings, self.log, self.group = job, settings, job.work.log, group or Group()
         self.seed = settings.seeds[0]
         self.device = choose_device(settings.device)
-        reset_peak(self.device)
         if settings.compile:
             torch.compiler.reset()  # or the ninth model that this process compiles would not be compiled any more
         self.kind = self.device.partition(":")[0]
@@ -112,10 +112,11 @@ class Run:
 
         self.row = {"model": job.model_label, "variant": job.variant, "stage": job.stage, "seed": self.seed,
                     "precision": self.precision, "device": self.device, "batch_size": self.batch_size}  # fmt: skip
-        self.epoch, self.step, self.stale, self.warned = 0, 0, 0, False
+        self.epoch, self.step, self.stale, self.warned, self.saved = 0, 0, 0, False, -SAVE_SECONDS
         self.best, self.best_top1 = (-1.0, 0.0), 0.0
         self.best_state: dict[str, torch.Tensor] = {}
         self.epochs: list[dict[str, object]] = []
+        self.compile_seconds: float | None = None
         if kept:
             self._resume(kept)
 
@@ -128,9 +129,13 @@ class Run:
         """Train; what was reached is in the checkpoint."""
         import torch
 
-        tuned = torch.backends.cudnn.benchmark
-        torch.backends.cudnn.benchmark = True  # batches are of one size
+        cudnn = torch.backends.cudnn
+        tuned = cudnn.benchmark, cudnn.allow_tf32
+        # Batches are of one size. TF32 in convolutions is PyTorch's default, which runtimes opened here may have changed.
+        cudnn.benchmark = cudnn.allow_tf32 = True
         try:
+            if self.epoch < self.settings.epochs and (self.kind == "cuda" or self.settings.compile):
+                self._warm_up()
             while self.epoch < self.settings.epochs:
                 if self.stale >= self.settings.patience:
                     self.log.info("%s: stopped, no better for %d epochs", self.job.variant, self.stale)
@@ -141,12 +146,34 @@ class Run:
                 if on_epoch and self.group.rank == 0:
                     on_epoch(self.epoch, f1)
         finally:
-            torch.backends.cudnn.benchmark = tuned
+            cudnn.benchmark, cudnn.allow_tf32 = tuned
+
+    def _warm_up(self) -> None:
+        """A forward and backward pass ahead of the first epoch, in which PyTorch compiles and cuDNN chooses algorithms.
+
+        It leaves weights and BatchNorm's statistics as they were; random numbers are drawn anew in every epoch.
+        """
+        import torch
+
+        started = time.perf_counter()
+        kept = [buffer.clone() for buffer in self.model.buffers()]
+        self.model.train()
+        part = self.plan.parts[0]
+        loss, _ = self._loss(self.stepped, blank(part.stop - part.start, self.job.data, self.device))
+        self.optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.model.zero_grad(set_to_none=True)
+        for buffer, value in zip(self.model.buffers(), kept, strict=True):
+            buffer.copy_(value)
+        if self.kind == "cuda":
+            torch.cuda.synchronize(self.device)
+        self.compile_seconds = time.perf_counter() - started
+        self.log.info("%s: compiled and warmed up in %.1f s", self.job.variant, self.compile_seconds)
 
     def _train(self) -> Scores:
         import torch
 
         torch.manual_seed((self.seed * 100_003 + self.epoch) * 1_009 + self.group.rank)
+        reset_peak(self.device)  # validation, in larger batches, is not in it
         started, waited = time.perf_counter(), 0.0
         losses, predicted, early, labels = [], [], [], []
         self.model.train()
@@ -226,8 +253,10 @@ class Run:
         if (f1, -loss) > self.best:
             self.best, self.best_top1 = (f1, -loss), top1
             self.best_state = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
-        if self.group.rank == 0:
+        ends = self.epoch == self.settings.epochs or self.stale >= self.settings.patience
+        if self.group.rank == 0 and (ends or time.monotonic() >= self.saved + SAVE_SECONDS):
             self._save()
+            self.saved = time.monotonic()
         self.job.work.progress(
             self.epoch, self.settings.epochs,
             f"{self.job.variant} epoch {self.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
@@ -241,30 +270,22 @@ class Run:
             "top5": scores.top5, "macro_f1": scores.macro_f1, "learning_rate": self.optimizer.rate,
             "images_per_second": images / seconds, "seconds": seconds, "data_wait": waited,
             "memory_peak_bytes": peak_bytes(self.device),
+            "compile_seconds": self.compile_seconds if split == "train" else None,
         })  # fmt: skip
+        self.compile_seconds = None
         if waited and waited > MOST_WAITING and waited * seconds > 1 and not self.warned:
             self.warned = True
-            self.log.warning("%s: training waited for its images %.1f %% of epoch %d; more train.workers, or fewer pixels "
-                             "(data.image_size), would shorten it", self.job.variant, 100 * waited, self.epoch)  # fmt: skip
+            self.log.warning("%s: training waited for its images %.1f %% of epoch %d; %s would shorten it", self.job.variant,
+                             100 * waited, self.epoch, self.source.REMEDY)  # fmt: skip
 
     def _batch_size(self, images: int) -> int:
         if self.settings.batch_size != "auto":
             return self.settings.batch_size
-        import torch
-
-        from tasks.batches import Batch
-
         model = copy.deepcopy(self.model).train()
         optimizer = self._optimizer(model)
 
         def step(size: int) -> None:
-            side, channels = self.job.data.image_size, self.job.data.channels
-            batch = Batch(
-                torch.zeros(size, side, side, channels, dtype=torch.uint8, device=self.device),
-                torch.zeros(size, dtype=torch.long, device=self.device),
-                torch.rand(size, policies.DRAWS, device=self.device), 1.0,
-            )  # fmt: skip
-            loss, _ = self._loss(model, batch)
+            loss, _ = self._loss(model, blank(size, self.job.data, self.device))
             optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step(0.0)
             loss.item()

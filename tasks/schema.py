@@ -154,7 +154,11 @@ TABLES: dict[str, Table] = {
             "macro_f1": share("F1 averaged over classes"),
             "learning_rate": number("at the end of the epoch"),
             "images_per_second": number("images of this split a second"),
-            "seconds": number("for this split"),
+            "seconds": number("for this split, without compile_seconds"),
+            "compile_seconds": number(
+                "of the step before the epoch in which PyTorch compiled and cuDNN chose algorithms; null: there was none",
+                null=True,
+            ),
             "data_wait": share("share of the seconds spent waiting for images, not for augmenting them", null=True),
             "batch_size": count("images of a batch, over all processes", low=1),
             "memory_peak_bytes": count(

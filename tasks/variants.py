@@ -8,6 +8,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tasks.records import Variant
 
+TRY = "-try"
+"""Ends the names of policies that were tried in short."""
+LONGER = "-long"
+"""Ends the name of the tuned training that was done again for as many epochs as the augmentation policies."""
+
 
 def variant_row(variant: Variant, **measured: object) -> dict[str, object]:
     """The row of the `variants` table for a variant; `measured` adds columns such as validation_top1 or parity."""

@@ -108,6 +108,20 @@ def test_policies_tried_in_short_are_compared_with_none_tried_in_short() -> None
     assert "(0.600 without augmentation)" in why
 
 
+def test_policies_trained_for_more_epochs_are_compared_with_none_trained_for_as_many() -> None:
+    longer = form("augment-none-long", "none, longer")
+    epochs = PLAIN + run("augment-none-long", [0.99] * EPOCHS, [0.85] * EPOCHS)
+    epochs += run("augment-crop", [0.7] * EPOCHS, [0.82] * EPOCHS)
+    first, why = told(epochs, [longer | {"benchmark": True}, form("augment-crop", "crop")])
+    assert "(validation macro F1 0.850)" in first and why.startswith("crop, 0.820")
+    kept = form("augment-none", "none", goes_on=True)  # the tuned weights: worse when trained for longer
+    epochs = PLAIN + run("augment-none-long", [0.99] * EPOCHS, [0.75] * EPOCHS)
+    epochs += run("augment-crop", [0.7] * EPOCHS, [0.78] * EPOCHS)
+    first, *why = told(epochs, [longer, form("augment-crop", "crop"), kept])
+    assert "(validation macro F1 0.800)" in first and len(why) == 1 and why[0].startswith("crop, 0.780")
+    assert told(PLAIN + run("augment-none-long", [0.9] * EPOCHS, [0.7] * EPOCHS), [longer, kept]) == []
+
+
 def test_one_that_won_in_short_and_lost_in_full_is_told_of_its_full_training_alone() -> None:
     epochs = PLAIN + run("augment-none-try", [0.6] * 3, [0.6] * 3) + run("augment-crop-try", [0.7] * 3, [0.7] * 3)
     epochs += run("augment-crop", [0.7] * EPOCHS, [0.72] * EPOCHS)

@@ -17,7 +17,9 @@ from conftest import ROOT, SHORT, TINY, Burnish, shared
 from flows.presets import presets, scaled
 from flows.studies import SCALES
 from tasks import tables
+from tasks.records import Variant
 from tasks.schema import OF_A_STUDY
+from tasks.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +51,39 @@ def test_a_run_leaves_what_the_readme_says(finished):
         "serve",
         "aggregate",
     }
+    variants = tables.read(burnish.out, "variants", run.name).collect()
+    kept = {name.replace("/", "-") for name in variants.filter(polars.col("benchmark"))["name"]}
+    assert {p.name.removesuffix(p.suffix) if p.is_file() else p.name for p in (run / "models").iterdir()} == kept
+    assert {p.suffix for p in (run / "models").iterdir()} >= {".onnx", ".engine", ".safetensors"}
     assert "winner:" in done.stdout
     assert str(run / "report.html") in done.stdout
+
+
+@pytest.mark.parametrize("linked", [True, False])
+def test_models_that_were_timed_are_kept_under_their_variants_names(tmp_path, monkeypatch, linked):
+    from flows.study import _keep_models
+
+    if not linked:
+        monkeypatch.setattr(os, "link", lambda *paths: (tmp_path / "no hard links here").stat())
+    store = Store(tmp_path / "store")
+    with store.temporary() as folder:
+        (folder / "a.onnx").write_bytes(b"graph")
+        (folder / "b" / "weights").mkdir(parents=True)
+        (folder / "b" / "model.onnx").write_bytes(b"graph beside its weights")
+        (folder / "b" / "weights" / "0.bin").write_bytes(b"weights")
+        file, external = store.put(folder / "a.onnx", "onnx"), store.put(folder / "b", "onnx")
+    common = {"model": "m", "stage": "export", "format": "onnx", "artifact": file, "benchmark": True}
+    variants = [
+        Variant(name="m/augment-crop/onnx", **common),
+        Variant(name="m/large/onnx", **common | {"artifact": external}),
+        Variant(name="m/not-timed", **common | {"benchmark": False}),
+        Variant(name="m/failed", **common | {"artifact": None, "status": "failed", "error": "why"}),
+    ]
+    _keep_models(variants, store, tmp_path / "models")
+    names = {str(p.relative_to(tmp_path / "models")) for p in (tmp_path / "models").rglob("*") if p.is_file()}
+    assert names == {"m-augment-crop-onnx.onnx", "m-large-onnx/model.onnx", "m-large-onnx/weights/0.bin"}
+    kept = tmp_path / "models" / "m-augment-crop-onnx.onnx"
+    assert kept.samefile(store.get(file)) is linked and kept.read_bytes() == b"graph"
 
 
 @pytest.mark.slow

@@ -77,6 +77,43 @@ def test_s1_shows_the_held_out_score_of_each_stage_with_the_spread_over_the_seed
     assert ("lenet5", "kept: no augmentation") in here
 
 
+def test_s1_tells_the_seconds_of_training_alone_and_those_of_compilation_apart(tables):
+    here = rows_of("resnet34_tensorrt", tables, "F1 after each stage")
+    (seeds,) = tables["seeds"].filter(pl.col("variant") == "lenet5/train").to_dicts()
+    mine = (pl.col("variant") == "lenet5/train") & (pl.col("split") == "train")
+    epochs = tables["epochs"].with_columns(seed=pl.when(mine).then(seeds["chosen"]).otherwise("seed"))
+    told = rows_of("resnet34_tensorrt", tables | {"epochs": epochs}, "F1 after each stage")
+    assert here["lenet5", "initial training"][2] == "–", "of the chosen seed there are no epochs"
+    assert told["lenet5", "initial training"][2] == "7.20", "12 training epochs of 0.6 s, validation apart"
+    first = pl.when(mine & (pl.col("epoch") == 1)).then(4.0)
+    compiled = rows_of(
+        "resnet34_tensorrt", tables | {"epochs": epochs.with_columns(compile_seconds=first)}, "F1 after each stage"
+    )
+    assert compiled["lenet5", "initial training"][2] == "7.20 + 4.00"
+
+
+def test_s1_shows_the_policy_that_goes_on_not_one_that_scored_better_in_short(tables):
+    table, parent = tables["variants"], pl.col("name") == "lenet5/augment-trivialaugment"
+    full = pl.col("name") == "lenet5/augment-crop_flip"
+    tried = table.filter(parent).with_columns(name=pl.lit("lenet5/augment-trivialaugment-try"),
+                                              validation_macro_f1=pl.lit(0.9999))  # fmt: skip
+    longer = table.filter(full).with_columns(name=pl.lit("lenet5/augment-none-long"), setting=pl.lit("none, longer"),
+                                             validation_macro_f1=pl.lit(0.9998))  # fmt: skip
+    both = pl.concat([table.filter(~parent), tried, longer])
+    keys = rows_of("resnet34_tensorrt", tables | {"variants": both}, "F1 after each stage")
+    assert ("lenet5", "tuned + augmented data (crop_flip)") in keys, "trained in full"
+    assert ("lenet5", "tuned, as long as with augmented data") in keys
+    on = both.with_columns(
+        benchmark=pl.when(pl.col("name") == "lenet5/augment-none").then(False).otherwise("benchmark")
+    )
+    won = on.with_columns(benchmark=pl.when(full).then(True).otherwise("benchmark"))
+    keys = rows_of("resnet34_tensorrt", tables | {"variants": won}, "F1 after each stage")
+    assert ("lenet5", "tuned + augmented data (crop_flip)") in keys
+    assert ("lenet5", "kept: no augmentation") not in keys
+    keys = rows_of("resnet34_tensorrt", tables | {"variants": both.filter(~full)}, "F1 after each stage")
+    assert ("lenet5", "tuned + augmented data (trivialaugment, tried in short)") in keys
+
+
 def test_s1_tells_trtexecs_parts_where_an_engine_was_executed(tables):
     summary_row = pl.col("runtime").eq("tensorrt") & pl.col("variant").eq(f"{FIRST}/onnx/engine-fp16")
     ran = tables["summary"].with_columns(
@@ -93,6 +130,15 @@ def test_s1_tells_trtexecs_parts_where_an_engine_was_executed(tables):
     here = rows_of("resnet34_tensorrt", measured, "ResNet-34")
     assert here["GPU compute ms",] == ("0.100", "4.00", "1.00", "1.00", "2.00", "2.50", "3.00")
     assert rows_of("resnet34_tensorrt", measured, "Its totals")["total",] == ("667", "1.25", "0.700")
+    several = [place | {"slots": 2, "rounds": 3, "queries": 900, "images_per_second": 812.0, "status": "ok",
+                        "conditions": "throttled"}]  # fmt: skip
+    ahead = measured | {"throughputs": contract.frame("throughputs", several)}
+    assert rows_of("resnet34_tensorrt", ahead, "Its totals")["total",] == ("812*", "1.25", "0.700")
+    assert "the rate here is that of 2 queries in flight" in text(compare("resnet34_tensorrt", ahead))
+    torn = measured | {"summary": ran.with_columns(conditions=pl.lit("busy"))}
+    assert rows_of("resnet34_tensorrt", torn, "Its totals")["total",] == ("667*", "1.25*", "0.700*")
+    assert rows_of("resnet34_tensorrt", torn, "ResNet-34")["GPU compute ms",][0] == "0.100*"
+    assert "* measured under bad conditions" in text(compare("resnet34_tensorrt", torn))
     without = rows_of("resnet34_tensorrt", tables, "ResNet-34")
     assert without["GPU compute ms",] is None
     assert without["latency ms",] is not None, "the fastest form on the CPU stands in, and the note says so"

@@ -241,6 +241,118 @@ def test_augmentation_scores_each_policy_and_none_may_win(tmp_path):
     assert hopeless.variant.artifact == trained.variant.artifact
 
 
+def policies_of(work, trained):
+    """Setting -> most epochs of its training, from what augment returned."""
+    variants, epochs = (polars.read_parquet(work.store.get(trained.tables[t])) for t in ("variants", "epochs"))
+    most = epochs.group_by("variant").agg(polars.col("epoch").max())
+    return dict(most.join(variants, left_on="variant", right_on="name").select("setting", "epoch").iter_rows())
+
+
+def test_more_epochs_than_the_tuned_training_are_for_every_policy_and_their_weights_may_win(tmp_path):
+    from tasks.augment import augment
+
+    work = Work.at(tmp_path)
+    data = digits(work, 600)
+    tuned = train(work, LENET, data, QUICK.model_copy(update={"epochs": 2, "patience": 20}), False)
+    best = augment(work, LENET, data, tuned, Augment(policies=("none", "crop"), epochs=8))
+    assert policies_of(work, best) == {"none, longer": 8, "crop": 8}, "each once, as long, none in short"
+    assert best.validation_macro_f1 > tuned.validation_macro_f1
+    assert best.train.epochs == 8 and best.train.augment == best.variant.setting.removesuffix(", longer")
+    variants = polars.read_parquet(work.store.get(best.tables["variants"]))
+    assert variants.filter("benchmark")["name"].to_list() == [best.variant.name]
+    assert best.variant.name in ("lenet5/augment-crop", "lenet5/augment-none-long")
+    shown = variants.filter("benchmark")["validation_macro_f1"].item()
+    assert best.validation_macro_f1 == shown == variants["validation_macro_f1"].max()
+    poor = augment(work, LENET, data, best, Augment(policies=("none",), epochs=9, train_limit=40))
+    assert poor.validation_macro_f1 >= best.validation_macro_f1, "what is tried on few images is retrained on all"
+    assert set(policies_of(work, poor).values()) == {9}
+
+
+def test_fewer_epochs_are_a_try_and_the_best_is_retrained_as_long_as_the_tuned_one(tmp_path):
+    from tasks.augment import augment
+
+    work = Work.at(tmp_path)
+    data = digits(work)
+    tuned = train(work, LENET, data, QUICK, False)
+    best = augment(work, LENET, data, tuned, Augment(policies=("crop",), epochs=1))
+    epochs = polars.read_parquet(work.store.get(best.tables["epochs"]))
+    most = dict(epochs.group_by("variant").agg(polars.col("epoch").max()).iter_rows())
+    assert most == {"lenet5/augment-crop-try": 1, "lenet5/augment-crop": 4}
+    if best.variant.name == "lenet5/augment-none":
+        assert best.train == tuned.train
+    else:
+        assert best.train == tuned.train.model_copy(update={"augment": "crop"})
+
+
+def loop_run(work, data, **change):
+    from tasks.loop import Job, Run
+
+    settings = QUICK.model_copy(update={"epochs": 2, "learning_rate": 0.01, **change})
+    model = Model(name="resnet34", width=8)
+    network, architecture = fresh(model, data, 0)
+    return Run(Job(work, architecture, data, settings, model.label, "m/train", "train"), network)
+
+
+def test_the_step_in_which_pytorch_compiles_leaves_everything_as_it_was(tmp_path):
+    import torch
+
+    data = digits(Work.at(tmp_path), 200)
+    plain, warm = (loop_run(Work.at(tmp_path), data, augment="mixup", ema=0.9, precision="bf16") for _ in range(2))
+    before = {key: value.clone() for key, value in warm.model.state_dict().items()}
+    warm._warm_up()
+    assert all(torch.equal(value, before[key]) for key, value in warm.model.state_dict().items())
+    assert all(p.grad is None for p in warm.model.parameters())
+    for run in (plain, warm):
+        run.go()
+    first, second = (torch.load(run.job.checkpoint, weights_only=True) for run in (plain, warm))
+    for part in ("model", "best_state"):  # BatchNorm's statistics among them
+        assert all(torch.equal(second[part][key], value) for key, value in first[part].items())
+    assert str(first["optimizer"]) == str(second["optimizer"])
+    told = [row["compile_seconds"] for row in warm.epochs]
+    assert told[0] > 0 and told[1:] == [None] * 3
+    assert [row["compile_seconds"] for row in plain.epochs] == [None] * 4, "nothing compiles on a CPU"
+
+
+def test_nothing_is_compiled_during_the_epochs_themselves(tmp_path, monkeypatch):
+    import functools
+
+    import torch
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    run = loop_run(
+        Work.at(tmp_path), digits(Work.at(tmp_path), 210), compile=True, augment="crop_flip", epochs=3, ema=0.9
+    )
+    seen, inner = [], run._train
+
+    def counted():
+        before = counters["stats"]["unique_graphs"]
+        scores = inner()
+        seen.append(counters["stats"]["unique_graphs"] - before)
+        return scores
+
+    counters.clear()
+    monkeypatch.setattr(run, "_train", counted)
+    run.go()
+    assert seen == [0, 0, 0]
+    assert counters["stats"]["unique_graphs"] == 2, "the model and the augmentation; evaluation runs the plain model"
+    assert run.epochs[0]["compile_seconds"] > 0
+
+
+@pytest.mark.gpu
+def test_the_first_epoch_on_a_gpu_takes_no_longer_than_the_others(tmp_path):
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    run = loop_run(Work.at(tmp_path), digits(Work.at(tmp_path), 1700), compile=True, augment="crop_flip", epochs=5,
+                   precision="bf16")  # fmt: skip
+    run.go()
+    first, *later = (row["seconds"] for row in run.epochs if row["split"] == "train")
+    assert run.epochs[0]["compile_seconds"] > 5 * first
+    assert first < 3 * statistics.median(later)
+
+
 def test_test_images_are_never_read_while_training(tmp_path):
     import numpy
 
@@ -316,4 +428,4 @@ def test_a_training_that_waits_for_images_says_so_once(tmp_path, monkeypatch, ca
     work = Work.at(tmp_path)
     fitted(work, digits(work), QUICK.model_copy(update={"epochs": 2}))
     (said,) = [message for message in caplog.messages if "waited" in message]
-    assert "of epoch 1; more train.workers" in said
+    assert "of epoch 1; larger batches (train.batch_size) would shorten it" in said

@@ -86,7 +86,12 @@ def figure(value: float | None, write: Callable[[float], str] = sig) -> str:
 
 def timed(row: Row, name: str = "latency_median_ms") -> str:
     """A time of a row of `summary`, with a star where it was measured under bad conditions."""
-    return figure(row[name]) + (BAD if row["conditions"] else "")
+    return starred(row[name], bool(row["conditions"]))
+
+
+def starred(value: float | None, bad: bool) -> str:
+    """A figure, with a star where it was measured under bad conditions."""
+    return figure(value) + (BAD if bad and value is not None else "")
 
 
 def percent(row: Row | None, name: str) -> str:

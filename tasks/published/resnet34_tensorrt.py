@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.published import ABSENT, Comparison, Line, fastest, figure, rows, same, score, timed
+from tasks.published import ABSENT, Comparison, Line, fastest, figure, rows, same, score, starred, timed
 from tasks.summary import words
+from tasks.variants import LONGER, TRY
 
 if TYPE_CHECKING:
     from tasks.published import Row, Tables
@@ -40,25 +41,58 @@ def _scores(tables: Tables) -> Comparison:
     for model in dict.fromkeys(row["model"] for row in trained):
         ours = [row for row in trained if row["model"] == model]
         first, tuned = (next((row for row in ours if row["stage"] == stage), None) for stage in ("train", "tune"))
-        policies = [row for row in ours if row["stage"] == "augment" and row["setting"] != "none"]
-        best = max(policies, key=lambda row: row["validation_macro_f1"] or 0, default=None)
-        kept = " (the first settings stayed best)" if tuned and tuned["setting"] == "as given" else ""
+        augmented = [row for row in ours if row["stage"] == "augment"]
+        kept = next((row for row in augmented if row["benchmark"]), None)
+        shown, how = _augmented(augmented)
+        as_given = " (the first settings stayed best)" if tuned and tuned["setting"] == "as given" else ""
         stages = (
             ("initial training", "", first),
-            ("tuned hyper-parameters", kept, tuned),
-            ("tuned + augmented data", f" ({best['setting']})" if best else "", best),
+            ("tuned hyper-parameters", as_given, tuned),
+            ("tuned + augmented data", how, shown),
         )
-        lines += [Line((model, stage + more), (F1[stage], ABSENT), _score(tables, row)) for stage, more, row in stages]
-        lines += [Line((model, "kept: no augmentation"), None, _score(tables, row)) for row in ours
-                  if row["stage"] == "augment" and row["setting"] == "none" and row["benchmark"]]  # fmt: skip
+        lines += [Line((model, stage + more), (F1[stage], ABSENT, ABSENT), _score(tables, row))
+                  for stage, more, row in stages]  # fmt: skip
+        longer = next((row for row in augmented if row["name"].endswith(LONGER)), None)
+        if longer is not None:
+            goes_on = " (kept)" if longer["benchmark"] else ""
+            lines.append(Line((model, f"tuned, as long as with augmented data{goes_on}"), None, _score(tables, longer)))
+        if kept is not None and kept["setting"] == "none":
+            lines.append(Line((model, "kept: no augmentation"), None, _score(tables, kept)))
     return Comparison(
-        "F1 after each stage", ("model", "stage"), ("macro F1 (95 % interval)", "over the seeds"), tuple(lines),
-        ("The best policy but none, by validation images, stands for augmented data; where it is worse than none, the "
-         "report's section Augmentation says why.",),
+        "F1 after each stage", ("model", "stage"), ("macro F1 (95 % interval)", "over the seeds", "training s"),
+        tuple(lines),
+        ("Augmented data: the policy that goes on, or the best by validation images where none does; the report's section "
+         "Augmentation then says why.",
+         "Training s: all epochs of the seed whose weights are shown, from scratch; not in it are the search before, "
+         "validation, checkpoints, and what + tells: PyTorch's compilation and cuDNN's choice of algorithms."),
     )  # fmt: skip
 
 
-def _score(tables: Tables, variant: Row | None) -> tuple[str, str] | None:
+def _augmented(rows: list[Row]) -> tuple[Row | None, str]:
+    """The policy that stands for augmented data, and what is to be said of it: trained in full before tried in short."""
+    policies = [row for row in rows if row["setting"] != "none" and not row["name"].endswith(LONGER)]
+    best = max(
+        policies,
+        key=lambda row: (row["benchmark"], not row["name"].endswith(TRY), row["validation_macro_f1"] or 0),
+        default=None,
+    )
+    if best is None:
+        return None, ""
+    return best, f" ({best['setting']}{', tried in short' if best['name'].endswith(TRY) else ''})"
+
+
+def _training(tables: Tables, variant: Row) -> str:
+    """Seconds of training of the weights of a row of `variants`, and after + of the warm-up in which PyTorch compiles."""
+    names = same(tables, variant)
+    chosen = {row["variant"]: row["chosen"] for row in rows(tables, "seeds", lambda row: row["variant"] in names)}
+    epochs = rows(tables, "epochs", lambda row: row["split"] == "train" and chosen.get(row["variant"]) == row["seed"])
+    if not epochs:
+        return ABSENT
+    compiled = [row["compile_seconds"] for row in epochs if row["compile_seconds"] is not None]
+    return figure(sum(row["seconds"] for row in epochs)) + (f" + {figure(sum(compiled))}" if compiled else "")
+
+
+def _score(tables: Tables, variant: Row | None) -> tuple[str, str, str] | None:
     found = score(tables, variant) if variant else None
     if variant is None or found is None:
         return None
@@ -69,7 +103,7 @@ def _score(tables: Tables, variant: Row | None) -> tuple[str, str] | None:
     spread = [
         f"{row['test_macro_f1_mean']:.4f} ± {row['test_macro_f1_std']:.4f} ({len(row['seeds'])} seeds)" for row in seeds
     ]
-    return f"{found['macro_f1']:.4f} ({ends[0]} to {ends[1]})", (*spread, "one seed")[0]
+    return f"{found['macro_f1']:.4f} ({ends[0]} to {ends[1]})", (*spread, "one seed")[0], _training(tables, variant)
 
 
 def _single(tables: Tables) -> tuple[Row | None, str]:
@@ -96,6 +130,7 @@ def _rule(row: Row) -> str:
 def _latency(tables: Tables) -> list[Comparison]:
     row, note = _single(tables)
     timed: dict[str, Row] = {}
+    several: list[Row] = []
     if row is not None:
         place = ("variant", "runtime", "device", "batch_size")
         here = lambda found: all(found[key] == row[key] for key in place)  # noqa: E731
@@ -103,23 +138,36 @@ def _latency(tables: Tables) -> list[Comparison]:
         if not timed:
             timed = {"latency": {k.removeprefix("latency_"): v for found in rows(tables, "benchmarks", here)
                                  for k, v in found.items()}}  # fmt: skip
+        several = rows(tables, "throughputs", lambda found: here(found) and found["status"] == "ok")
+    bad = bool(row and row["conditions"])
     lines = [
-        Line((NAMES[part],), published, tuple(figure(timed[part][f"{name}_ms"]) for name in STATISTICS)
+        Line((NAMES[part],), published, tuple(starred(timed[part][f"{name}_ms"], bad) for name in STATISTICS)
              if part in timed else None)
         for part, published in PARTS.items()
     ]  # fmt: skip
     whole, compute = timed.get("latency", {}), timed.get("compute", {})
+    rate, how = _rate(several, whole.get("mean_ms"), bad)
     totals = (
-        figure(1000 / whole["mean_ms"] if whole.get("mean_ms") else None),
-        figure(whole.get("host_seconds")),
-        figure(compute["total_ms"] / 1000 if compute else None),
+        rate,
+        starred(whole.get("host_seconds"), bad),
+        starred(compute["total_ms"] / 1000 if compute else None, bad),
     )
     total = Line(("total",), ("564.01", "3.00704", "2.99707"), totals if whole else None)
     columns = ("throughput qps", "host walltime s", "GPU compute s")
     return [
         Comparison("ResNet-34, one image, as trtexec prints it", ("metric",), STATISTICS, tuple(lines), (note,)),
-        Comparison("Its totals", ("",), columns, (total,), ("Here the rate is that of one query in flight.",)),
+        Comparison("Its totals", ("",), columns, (total,), (how,)),
     ]
+
+
+def _rate(several: list[Row], mean_ms: float | None, bad: bool) -> tuple[str, str]:
+    """Queries a second, and what that rate is: trtexec enqueues ahead, so that of several in flight where it was measured."""
+    said = "trtexec enqueues ahead; the rate here is"
+    for found in several:
+        rate = starred(found["images_per_second"] / found["batch_size"], bool(found["conditions"]))
+        return rate, f"{said} that of {found['slots']} queries in flight (table throughputs)."
+    rate = starred(1000 / mean_ms if mean_ms else None, bad)
+    return rate, f"{said} that of one query in flight: several were not measured (benchmark.throughput)."
 
 
 def _before_and_after(tables: Tables) -> Comparison:

@@ -137,7 +137,8 @@ class Augment(Record):
     policies: tuple[str, ...] = ("none", "crop_flip", "trivialaugment")
     """Empty leaves the stage out."""
     epochs: Positive | None = None
-    """Epochs a policy; none: as train."""
+    """Epochs a policy; none: as train. With fewer, policies are tried in short and the best is retrained as train says; with
+    more, every policy is trained so long, and so is the tuned training again."""
     train_limit: Positive | None = None
     """Images a policy is tried on; the best one is retrained on all."""
 
