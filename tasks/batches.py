@@ -202,6 +202,6 @@ def source(
         workers = (
             min(8, max(1, machine.cores() // settings.processes - 1)) if device != "cpu" or each is not None else 0
         )
-    log.info("%s are read batch by batch from the file by %s: %s", told,
-             f"{workers} workers" if workers else "the training process", why)  # fmt: skip
+    log.info("%s are read batch by batch from the file, by %s: %s", told,
+             f"{workers} workers" if workers else "no worker but training itself (train.workers = 0)", why)  # fmt: skip
     return Gathered(images, labels, rows, device, workers, settings.pin_memory, each)

@@ -162,7 +162,7 @@ TABLES: dict[str, Table] = {
             "data_wait": share("share of the seconds spent waiting for images, not for augmenting them", null=True),
             "batch_size": count("images of a batch, over all processes", low=1),
             "memory_peak_bytes": count(
-                "peak of the training so far: resident memory of the process, or the GPU allocator's"
+                "peak since the epoch began: resident memory of the process, or the GPU allocator's"
             ),
             "precision": text("arithmetic that was used", "fp32", "bf16", "fp16"),
             "device": text("cpu or cuda:N"),

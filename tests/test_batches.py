@@ -164,7 +164,10 @@ def test_where_images_live_is_chosen_by_their_size_and_said_in_one_line(monkeypa
 
     assert made(4 * images.nbytes) == (Resident, "40 training images of 0.0 MB live on cpu, which has 0.0 GB free")
     kind, line = made(4 * images.nbytes - 1)
-    assert kind is Gathered and "by the training process: over 25% of the 0.0 GB free on cpu" in line
+    assert (
+        kind is Gathered
+        and "by no worker but training itself (train.workers = 0): over 25% of the 0.0 GB free on cpu" in line
+    )
     assert made(4 * images.nbytes, processes=2, device="cpu")[0] is Gathered  # each process would keep them
     assert made(1, loading="device")[0] is Resident
     kind, line = made(1 << 30, loading="workers", workers=2)

@@ -11,6 +11,7 @@ import polars
 import pytest
 from digits import digits
 
+from tasks import loop
 from tasks.fit import Diverged, fit
 from tasks.records import Augment, Choice, Model, Range, Train, Tune
 from tasks.train import fresh, train
@@ -55,8 +56,13 @@ class Cut(Exception):
     pass
 
 
-@pytest.mark.parametrize("policy", ["none", "crop_flip", "mixup"])
-def test_a_training_that_was_cut_off_resumes_to_the_same_weights(tmp_path, policy):
+@pytest.mark.parametrize(
+    ("policy", "seconds", "left"), [("none", 0, [3, 4]), ("crop_flip", 60, [2, 3, 4]), ("mixup", 0, [3, 4])]
+)
+def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_weights(
+    tmp_path, monkeypatch, policy, seconds, left
+):
+    monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     settings = QUICK.model_copy(update={"augment": policy})
     data = digits(Work.at(tmp_path))
     whole = fitted(Work.at(tmp_path), data, settings)
@@ -70,7 +76,7 @@ def test_a_training_that_was_cut_off_resumes_to_the_same_weights(tmp_path, polic
         fitted(work, data, settings, on_epoch=cut)
     seen = []
     resumed = fitted(work, data, settings, on_epoch=lambda epoch, score: seen.append(epoch))
-    assert seen == [3, 4]
+    assert seen == left
     assert resumed.artifact.sha256 == whole.artifact.sha256
     assert len(resumed.epochs) == len(whole.epochs)
 
