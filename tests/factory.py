@@ -308,7 +308,7 @@ def _datasets() -> list[Row]:
         classes = [each + (i * 7) % 5 - 2 for i in range(CLASSES)]
         rows.append(
             {
-                "source": "digits", "split": split, "rows": sum(classes), "classes": CLASSES, "image_size": 8,
+                "source": "digits", "label": "digits", "split": split, "rows": sum(classes), "classes": CLASSES, "image_size": 8,
                 "channels": 1, "class_rows_min": min(classes), "class_rows_max": max(classes), "class_rows": classes,
                 "class_names": [f"digit {i}" for i in range(CLASSES)], "images_path": "00/00.npy",
                 "images_sha256": "00", "images_size_bytes": 128,
