@@ -150,12 +150,12 @@ def times(tables: Tables, base: Row | None, row: Row) -> tuple[str, str | None]:
     """
     if base is row:
         return sig(1), None
-    measured = [rounds(tables, one) for one in (base, row) if one is not None]
-    if len(measured) < 2 or not all(measured) or len({found["rounds"] for found in measured}) > 1:
+    theirs, ours = rounds(tables, base) if base else {}, rounds(tables, row)
+    if not theirs or not ours or theirs["rounds"] != ours["rounds"]:
         return ABSENT, None
-    fresh = all(found["processes"] == found["rounds"] for found in measured)
-    ratio, low, high, verdict = paired(*(turns(found) for found in measured), fresh=fresh)
-    bad = BAD if any(found["conditions"] for found in measured) else ""
+    fresh = all(found["processes"] == found["rounds"] for found in (theirs, ours))
+    ratio, low, high, verdict = paired(turns(theirs), turns(ours), fresh=fresh)
+    bad = BAD if theirs["conditions"] or ours["conditions"] else ""
     return (between(ratio, low, high) if math.isfinite(high) else f"{sig(ratio)} (one round)") + bad, verdict
 
 

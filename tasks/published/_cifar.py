@@ -49,7 +49,9 @@ def _half(tables: Tables, half: str, data: str | None) -> Comparison:
         here = _trained(tables, named) if named else (ABSENT,) * len(COLUMNS)
         lines.append(Line((MODELS[family], named or ABSENT), published, here))
     if data is None:
-        notes: tuple[str, ...] = (f"Not of this run: `burnish run {COMMANDS[half]}` runs it (--scale as for this one).",)
+        notes: tuple[str, ...] = (
+            f"Not of this run: `burnish run {COMMANDS[half]}` runs it (--scale as for this one).",
+        )
     else:
         notes = (
             "Training accuracy here is a running one: taken during the chosen epoch, while the weights still change and on "
@@ -91,5 +93,7 @@ def _techniques(tables: Tables) -> list[Comparison]:
         )
         about = ("The study has no table of with against without, and no memory figures.", MEMORY)
         notes = marks.notes + (about if model == list(found)[-1] else ())
-        made.append(Comparison(f"With and without each technique: {model}", ("technique",), TECHNIQUE_COLUMNS, lines, notes))
+        made.append(
+            Comparison(f"With and without each technique: {model}", ("technique",), TECHNIQUE_COLUMNS, lines, notes)
+        )
     return made

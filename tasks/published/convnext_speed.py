@@ -80,8 +80,9 @@ def _inference(tables: Tables, model: str) -> Comparison:
         notes.append(f"Flame chart and operators in their time: `burnish profile {file}`; the graph in Netron: the same with "
                      "--netron; operators of the exported file: the report's section on it.")  # fmt: skip
     devices = ", ".join(dict.fromkeys(row["device"] for row in found))
-    return Comparison(f"Inference: {model}, {devices}, batch {batch}", ("form", "runtime"), ("median ms", "× eager", "top-1 %"),
-                      lines, (*marks.notes, *notes))  # fmt: skip
+    columns = ("median ms", "× eager", "top-1 %")
+    return Comparison(f"Inference: {model}, {devices}, batch {batch}", ("form", "runtime"), columns, lines,
+                      (*marks.notes, *notes))  # fmt: skip
 
 
 def _undone(found: list[Row]) -> str:

@@ -43,7 +43,9 @@ def compare(tables: Tables) -> list[Comparison]:
     found = {name: _by_batch([row for row in here if fits(row)]) for name, fits in FORMS.items()}
 
     def lines(
-        published: Callable[[str], tuple[str, ...]], write: Callable[[Row], str], about: Callable[[Row], tuple[str, ...]]
+        published: Callable[[str], tuple[str, ...]],
+        write: Callable[[Row], str],
+        about: Callable[[Row], tuple[str, ...]],
     ) -> tuple[Line, ...]:
         """A line a technique: what `about` says of its form, then a cell a batch size; published: none is empty."""
         told = []
@@ -110,7 +112,10 @@ def _mb(value: float | None) -> str:
 
 
 def _quality(row: Row) -> tuple[str, ...]:
-    return (_mb(row["size_bytes"]), *(figure(row[name], lambda share: f"{100 * share:.1f}") for name in ("top1", "top5")))
+    return (
+        _mb(row["size_bytes"]),
+        *(figure(row[name], lambda share: f"{100 * share:.1f}") for name in ("top1", "top5")),
+    )
 
 
 def _deviation(tables: Tables, row: Row) -> str:
