@@ -26,8 +26,11 @@ PIECES = re.compile(r"[^/ ]+[/ ]?|[/ ]")
 GAP = 2
 """Between two columns of a table, and for its edges."""
 STAR = (
-    f"{BAD} measured under bad conditions (other processes, a slowed-down machine): the section on measuring says which"
+    f"{BAD} measured under bad conditions (other processes, a slowed-down machine): the report's section How it was measured "
+    "says which"
 )
+
+BRACKETS = "[a–b]: 95 % interval of a score, 99 % interval of a ratio of times"
 
 
 def compare(name: str, tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> Published:
@@ -63,7 +66,10 @@ def text(published: Published, width: int = 120) -> str:
 
     target = io.StringIO()
     console = Console(file=target, width=width)
-    console.print(f"published: {published.there}\nhere:      {published.here}\n", markup=False, highlight=False)
+    console.print(f"published: {published.there}\nhere:      {published.here}", markup=False, highlight=False)
+    if any("[" in figure for one in published.comparisons for *_, figures in lines(one) for figure in figures):
+        console.print(BRACKETS, markup=False, highlight=False)
+    console.print()
     for comparison in published.comparisons:
         console.print(comparison.title, markup=False, highlight=False)
         for part in _parts(comparison, width):

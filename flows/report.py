@@ -39,7 +39,7 @@ from flows.mistakes import load_images, mistakes
 from tasks.published import images_here
 from tasks.records import Study
 from tasks.store import write_text
-from tasks.summary import METRIC_NAMES, PARTS, compared_batch, sig, summarise, words
+from tasks.summary import METRIC_NAMES, PARTS, compared_batch, rate_column, sig, summarise, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -134,8 +134,8 @@ def _candidates(summary: pl.DataFrame, latencies: pl.LazyFrame | None, study: St
             roles = {(row["variant"], row["runtime"]): row["role"] for row in here if row["role"]}
             distributions.append(charts.distributions(latencies, device, batch, roles))
     table = grid(specs, rows, "Every candidate; press a header to sort")
-    return {"batch": batch, "cards": _cards(rows, metric), "summary": table, "tradeoffs": tradeoffs,
-            "distributions": [figure for figure in distributions if figure]}  # fmt: skip
+    return {"batch": batch, "cards": _cards(rows, metric), "summary": table, "rate": rate_column(rows),
+            "tradeoffs": tradeoffs, "distributions": [figure for figure in distributions if figure]}  # fmt: skip
 
 
 MEASURED = (
@@ -185,7 +185,8 @@ def page(
     about["mistakes"] = mistakes(tables, images)
     if study.published:
         about |= {"published": published.compare(study.published, tables), "published_lines": published.lines,
-                  "sourced": published.sourced, "starred": published.starred, "star": published.STAR}  # fmt: skip
+                  "sourced": published.sourced, "starred": published.starred, "star": published.STAR,
+                  "brackets": published.BRACKETS}  # fmt: skip
     if "epochs" in small:
         about["curves"] = curves.training(small["epochs"])
     if "ablations" in small:

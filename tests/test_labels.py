@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 import pytest
 from PIL import Image
 from test_datasets import SHARED, needs_shared, png, write_parquet
 
-from tasks.datasets import open_source
-from tasks.datasets._label import CIFAR10, label
+from tasks.datasets import Images, Part, Source, open_source
+from tasks.datasets._label import CIFAR10, OF_CIFAR100, label
 from tasks.prepare import prepare
 from tasks.records import Data
 from tasks.work import Work
@@ -56,6 +57,14 @@ def test_cifar_10_is_the_copy_where_it_is_jpeg_and_itself_where_it_is_lossless(t
         (tmp_path / "folder" / name).mkdir(parents=True)
         (tmp_path / "folder" / name / "1.jpg").write_bytes(jpeg())
     assert called(Data(source="folder", path=str(tmp_path / "folder"))) == COPY
+
+
+def test_pixels_that_torchvision_hands_over_are_lossless() -> None:
+    part = Part([0], lambda rows: iter([(np.zeros((32, 32, 3), np.uint8), "")]))
+    ten, hundred = (Source(lambda names=names: Images(names, {"train": part}), str) for names in (
+        CIFAR10, (*OF_CIFAR100, *map(str, range(95)))))  # fmt: skip
+    assert label(Data(source="cifar10"), ten) == "CIFAR-10"
+    assert label(Data(source="cifar100"), hundred) == "CIFAR-100"
 
 
 def test_other_data_is_called_by_its_path_or_source(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def label(settings: Data, source: Source) -> str:
 def _first(source: Source) -> Encoded:
     part = next(iter(source.parts.values()))
     found = (image for image, _ in part.read(range(min(part.rows, LOOKED_AT))))
-    return next((image for image in found if image is not None and image != b""), None)
+    return next((image for image in found if image is not None and not (isinstance(image, bytes) and not image)), None)
 
 
 def _is_jpeg(image: Encoded) -> bool:

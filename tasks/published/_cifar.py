@@ -31,13 +31,14 @@ TECHNIQUE_COLUMNS = ("epoch s", "first epoch s", "images/s", "memory MB", "test 
 
 
 def compare(tables: Tables, own: str) -> list[Comparison]:
-    """Both halves, and what each technique alone, all and none give; `own`: the half that this run's study is of.
+    """Both halves, that of this run first, and what each technique alone, all and none give.
 
-    Where the images are known to be CIFAR-10 or CIFAR-100, they say it.
+    `own`: the half that this run's study is of; images that are known to be CIFAR-10 or CIFAR-100 say it themselves.
     """
     data = images_here(tables)
     own = next((half for half in ("CIFAR-100", "CIFAR-10") if data.startswith(half)), own)
-    return [*(_half(tables, half, data if half == own else None) for half in HALVES), *_techniques(tables)]
+    halves = sorted(HALVES, key=lambda half: half != own)
+    return [*(_half(tables, half, data if half == own else None) for half in halves), *_techniques(tables)]
 
 
 def _half(tables: Tables, half: str, data: str | None) -> Comparison:
