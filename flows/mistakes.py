@@ -16,6 +16,7 @@ from flows.grids import Grid, Row, Spec, count, grid, share
 from tasks.metrics import class_scores, mcnemar
 from tasks.records import Artifact
 from tasks.store import Corrupt, Store
+from tasks.summary import TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -105,6 +106,15 @@ def _pictures(wrong: pl.DataFrame, names: Sequence[str], images: Images | str, m
                 *((None, None) if isinstance(images, str) else _picture(images[r["image"]])))
         for r in rows
     ]  # fmt: skip
+
+
+def _as_trained(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
+    """Model -> its unpruned fp32 form in PyTorch, on a GPU where it was measured on one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for row in sorted(rows, key=lambda row: row["device"] == "cpu"):
+        if row["runtime"] == "eager" and row["precision"] == "fp32" and row["stage"] in TRAINING:
+            found.setdefault(row["model"], _key(row))
+    return found
 
 
 def _words(key: Sequence[str]) -> str:
@@ -197,7 +207,8 @@ def _against(key: Sequence[str], parent: Sequence[str], both: pl.DataFrame) -> s
 def mistakes(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], images: Images | str) -> Row | None:
     """What the report's section shows; None where there is no prediction or no summary.
 
-    About the winner, or without one the reference; the reference, runner-up and fp32 parent have their confusion too.
+    About the winner, or without one the reference; the runner-up and fp32 parent have their confusion too, and each
+    model as it was trained all of it.
     """
     import polars as pl
 
@@ -212,33 +223,51 @@ def mistakes(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], images: Images |
     roles = {_key(row): row["role"] for row in reversed(rows)}
     chosen = _key(rows[0])
     parent = _fp32_ancestor(chosen, tables["variants"].lazy().collect().to_dicts(), measured)
-    shown = list(dict.fromkeys([chosen, *([parent] if parent else []), *(key for key, role in roles.items() if role)]))
-    wanted = pl.DataFrame(shown, schema=list(KEY), orient="row").lazy()
+    trained = {model: key for model, key in _as_trained(rows).items() if key != chosen}
+    others = [key for key, role in roles.items() if role and key not in trained.values()]
+    shown = list(dict.fromkeys([chosen, *([parent] if parent else []), *others]))
+    wanted = pl.DataFrame(list({*shown, *trained.values()}), schema=list(KEY), orient="row").lazy()
     found = predictions.join(wanted, on=KEY, how="semi").sort("image").collect().partition_by(*KEY, as_dict=True)
     names = _names(tables, found[chosen])
     said, both = found[chosen], None
     wrong = said.filter(pl.col("label") != pl.col("prediction"))
     parts = {key: roles.get(key) or "" for key in shown}
     if parent:
-        others = found[parent].select("image", parent_prediction="prediction")
+        theirs_said = found[parent].select("image", parent_prediction="prediction")
         right, theirs = pl.col("prediction") == pl.col("label"), pl.col("parent_prediction") == pl.col("label")
-        both = said.join(others, on="image", validate="1:1").with_columns(lost=theirs & ~right, mended=right & ~theirs)
+        both = said.join(theirs_said, on="image", validate="1:1").with_columns(
+            lost=theirs & ~right, mended=right & ~theirs
+        )
         parts[parent] = ", ".join(filter(None, ("fp32 parent", parts[parent])))
-    whole = len(names) <= WHOLE
     return {
         "who": _words(chosen), "part": roles[chosen] or "most accurate form", "images": len(said), "wrong": len(wrong),
-        "confusion": [
-            {"who": _words(key), "part": parts[key], "matrix": _matrix(found[key], names) if whole else None,
-             "pairs": None if whole else grid(CONFUSED, _confused(found[key], names)[:PAIRS],
-                                              f"The most confused pairs of {len(names)} classes, {PAIRS} at most")}
-            for key in shown
-        ],
+        "confusion": [_confusion(key, parts[key], found[key], names) for key in shown],
         "scores": _scores(said, both, names),
         "pictures": _pictures(wrong, names, images, PICTURES),
         "against": _against(chosen, parent, both) if parent and both is not None else None,
         "apart": _pictures(both.filter("lost"), names, images, PICTURES_APART) if both is not None else [],
         "no_pictures": images if isinstance(images, str) else None,
+        "models": [_model(model, key, roles.get(key), found[key], names, images) for model, key in trained.items()],
     }  # fmt: skip
+
+
+def _confusion(key: tuple[str, ...], part: str, said: pl.DataFrame, names: Sequence[str]) -> Row:
+    """The matrix, or of many classes the commonest pairs."""
+    whole = len(names) <= WHOLE
+    caption = f"The most confused pairs of {len(names)} classes, {PAIRS} at most"
+    pairs = None if whole else grid(CONFUSED, _confused(said, names)[:PAIRS], caption)
+    return {"who": _words(key), "part": part, "matrix": _matrix(said, names) if whole else None, "pairs": pairs}
+
+
+def _model(
+    model: str, key: tuple[str, ...], role: str | None, said: pl.DataFrame, names: Sequence[str], images: Images | str
+) -> Row:
+    """A model as it was trained: confusion, scores of each class, its most confident mistakes."""
+    import polars as pl
+
+    wrong = said.filter(pl.col("label") != pl.col("prediction"))
+    return {"model": model, "images": len(said), "wrong": len(wrong), "confusion": _confusion(key, role or "", said, names),
+            "scores": _scores(said, None, names), "pictures": _pictures(wrong, names, images, PICTURES)}  # fmt: skip
 
 
 def _key(row: Row) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import charts, curves, published
+from flows.graphs import graphs
 from flows.grids import (
     ABLATIONS,
     CERTIFICATES,
@@ -35,9 +36,10 @@ from flows.grids import (
     share,
 )  # fmt: skip
 from flows.mistakes import load_images, mistakes
+from tasks.published import images_here
 from tasks.records import Study
 from tasks.store import write_text
-from tasks.summary import METRIC_NAMES, PARTS, compared_batch, sig, summarise, words
+from tasks.summary import METRIC_NAMES, PARTS, compared_batch, rate_column, sig, summarise, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -132,8 +134,8 @@ def _candidates(summary: pl.DataFrame, latencies: pl.LazyFrame | None, study: St
             roles = {(row["variant"], row["runtime"]): row["role"] for row in here if row["role"]}
             distributions.append(charts.distributions(latencies, device, batch, roles))
     table = grid(specs, rows, "Every candidate; press a header to sort")
-    return {"batch": batch, "cards": _cards(rows, metric), "summary": table, "tradeoffs": tradeoffs,
-            "distributions": [figure for figure in distributions if figure]}  # fmt: skip
+    return {"batch": batch, "cards": _cards(rows, metric), "summary": table, "rate": rate_column(rows),
+            "tradeoffs": tradeoffs, "distributions": [figure for figure in distributions if figure]}  # fmt: skip
 
 
 MEASURED = (
@@ -162,10 +164,12 @@ def page(
     run: str,
     profiles: Sequence[Row] = (),
     images: Images | str = "the report was made without the store",
+    exported: Sequence[Row] = (),
 ) -> str:
     """The report as HTML, complete in itself. `MANY_ROWS` may be lazy; a table that is missing is said to be so.
 
     `profiles`: as flows.profiling.profiles gives them. `images`: the prepared ones, or why they are not there.
+    `exported`: as flows.graphs.graphs gives them.
     """
     import polars as pl
     from jinja2 import Environment, FileSystemLoader
@@ -181,7 +185,8 @@ def page(
     about["mistakes"] = mistakes(tables, images)
     if study.published:
         about |= {"published": published.compare(study.published, tables), "published_lines": published.lines,
-                  "starred": published.starred, "star": published.STAR}  # fmt: skip
+                  "sourced": published.sourced, "starred": published.starred, "star": published.STAR,
+                  "brackets": published.BRACKETS}  # fmt: skip
     if "epochs" in small:
         about["curves"] = curves.training(small["epochs"])
     if "ablations" in small:
@@ -196,7 +201,8 @@ def page(
             about["augmented"] = curves.augmentation(small["epochs"], forms, held_out, _validation_images(small))
     if "datasets" in small:
         sets = small["datasets"].to_dicts()
-        about["dataset"] = grid(DATASET, sets, "The data set by split")
+        about["data"] = images_here(small)
+        about["dataset"] = grid(DATASET, sets, f"{about['data']}: the data set by split")
         about["balance"] = charts.balance(small["datasets"]) if sets else None
         about["dropped"] = [
             (row["split"], number, why)
@@ -212,7 +218,7 @@ def page(
                          and (found := grid(_present(specs, small[name]), small[name].to_dicts(), caption))]  # fmt: skip
     if "scenarios" in small:
         about["scenarios"] = grid(SCENARIOS, small["scenarios"].to_dicts(), "The winner in LoadGen's scenarios")
-    about["profiles"] = profiles
+    about |= {"profiles": profiles, "exported": exported}
     folder = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return template.get_template("report.html.j2").render(about)
@@ -249,7 +255,7 @@ def render(out: Path, run: str) -> Path:
     facts = json.loads(environment.read_text()) if environment.is_file() else {}
     sets = found.get("datasets")
     images = load_images(Path(out), sets.lazy().collect() if sets is not None else None)
-    text = page(found, study, facts, run, profiles(folder), images)
+    text = page(found, study, facts, run, profiles(folder), images, graphs(Path(out), found))
     write_text(folder / "report.html", text)
     return folder / "report.html"
 
@@ -257,9 +263,12 @@ def render(out: Path, run: str) -> Path:
 # ---------------------------------------------------------------------------------------------------------- terminal
 
 
-def table_text(summary: pl.DataFrame, batch: int | None = None, *, width: int = 120, terminal: bool = False) -> str:
+def table_text(
+    summary: pl.DataFrame, batch: int | None = None, images: str = "", *, width: int = 120, terminal: bool = False
+) -> str:
     """The summary as text of at most `width` columns (fewer figures below 110); colours in a terminal alone.
 
+    `images`: what the scores are of, as the table `datasets` labels them.
     Rows come in the order of the report: winner, runner-up, reference, the compared batch size (default: the smallest).
     """
     from rich import box
@@ -298,6 +307,8 @@ def table_text(summary: pl.DataFrame, batch: int | None = None, *, width: int = 
     target = io.StringIO()
     console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
     console.print(table)
+    if images:
+        console.print(Text(f"top-1 and macro F1: of the held-out images of {images}"))
     console.print(Text("★ winner   2 runner-up   R reference   – not measured   speed-up: times as fast as reference"))
     for reason, variants in reasons.items():
         who = list(dict.fromkeys(variants))
@@ -311,6 +322,6 @@ def terminal_width() -> int:
     return min(shutil.get_terminal_size((120, 24)).columns, 120) if sys.stdout.isatty() else 120
 
 
-def print_table(summary: pl.DataFrame, batch: int | None = None) -> None:
+def print_table(summary: pl.DataFrame, batch: int | None = None, images: str = "") -> None:
     """Print `table_text`, as wide as the terminal and at most 120 columns."""
-    print(table_text(summary, batch, width=terminal_width(), terminal=sys.stdout.isatty()), end="")
+    print(table_text(summary, batch, images, width=terminal_width(), terminal=sys.stdout.isatty()), end="")

@@ -15,6 +15,7 @@ from PIL import ImageFile
 from tasks.caching import stage
 from tasks.datasets import open_source
 from tasks.datasets._decode import Bad, Done, Job, decode_all
+from tasks.datasets._label import label
 from tasks.datasets._split import SPLITS, plan, roles
 from tasks.datasets._statistics import chunks, duplicates, moments
 from tasks.records import Artifact, Data, Prepared
@@ -84,7 +85,8 @@ def prepare(work: Work, settings: Data) -> Prepared:
             raise _refusal(bad, parts, settings)
         _log_dropped(work, bad, parts, settings)
         dropped = {split: [one for one in bad if one.part == part] for split, part in roles(parts).items()}
-        return _finish(work, settings, folder, pixels, classes=source.classes, dropped=dropped)
+        called = label(settings, source)
+        return _finish(work, settings, folder, pixels, called=called, classes=source.classes, dropped=dropped)
 
 
 def _where(settings: Data) -> str:
@@ -206,6 +208,7 @@ def _finish(
     folder: Path,
     made: Pixels,
     *,
+    called: str,
     classes: tuple[str, ...],
     dropped: dict[str, list[BadRow]],
 ) -> Prepared:
@@ -233,7 +236,8 @@ def _finish(
         if not per_class[i].any():  # all images are for testing
             continue
         table.append({
-            "source": settings.source, "path": settings.path or None, "split": split, "rows": int(per_class[i].sum()),
+            "source": settings.source, "path": settings.path or None, "label": called, "split": split,
+            "rows": int(per_class[i].sum()),
             "classes": len(classes), "image_size": side, "channels": channels,
             "class_rows_min": int(per_class[i].min()), "class_rows_max": int(per_class[i].max()),
             "class_rows": per_class[i].tolist(), "class_names": classes, "images_path": stored.path,
@@ -244,7 +248,7 @@ def _finish(
         })  # fmt: skip
         if across[i]:
             work.log.warning("%d %s images equal an image of an earlier split", across[i], split)
-    work.log.info("%d images of %dx%d pixels, %d channels: %s", rows, side, side, channels,
+    work.log.info("%s: %d images of %dx%d pixels, %d channels: %s", called, rows, side, side, channels,
                   ", ".join(f"{row['rows']} {row['split']}" for row in table))  # fmt: skip
     work.log.info("%d classes: %s", len(classes), _few(classes))
     return Prepared(

@@ -106,6 +106,7 @@ TABLES: dict[str, Table] = {
         {
             "source": text("file name in tasks/datasets"),
             "path": text("where the images came from", null=True),
+            "label": text("what figures on it are to be called"),
             "split": text("part of the data", "train", "validation", "test"),
             "rows": count("images", low=1),
             "classes": count("classes of the data set", low=2),

@@ -14,7 +14,7 @@ from tasks import tables as contract
 from tasks.intervals import compare, turns
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     import numpy as np
 
@@ -275,11 +275,17 @@ def technique(row: Mapping[str, Any]) -> str:
     return f"{' + '.join(steps) or 'none'} ({row['runtime']})"
 
 
+def rate_column(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The column that all rows' samples a second come from: `throughput` (several queries in flight) where the run
+    measured it, else `images_per_second` (one). The two are different measurements and never mixed."""
+    return "throughput" if any(row["throughput"] is not None for row in rows) else "images_per_second"
+
+
 def csv(summary: pl.DataFrame) -> str:
     """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean;
-    throughput: with several queries in flight where that was measured, else with one).
+    throughput: `rate_column`).
 
-    Rows that are not ok have empty figures.
+    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were.
     """
 
     def mb(value: int | None) -> float | None:
@@ -288,12 +294,12 @@ def csv(summary: pl.DataFrame) -> str:
     def percent(value: float | None) -> float | None:
         return None if value is None else round(100 * value, 4)
 
-    lines = []
+    lines, rate = [], rate_column(summary.iter_rows(named=True))
     for row in summary.iter_rows(named=True):
         ok = row["status"] == "ok"
         figures = (
             mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
-            mb(row["vram_peak_bytes"]), row["latency_mean_ms"], row["throughput"] or row["images_per_second"],
+            mb(row["vram_peak_bytes"]), row["latency_mean_ms"], row[rate],
         )  # fmt: skip
         which = (row["model"], row["batch_size"], technique(row), row["device"])
         lines.append((*which, *(figures if ok else [None] * len(figures))))

@@ -308,9 +308,9 @@ def _datasets() -> list[Row]:
         classes = [each + (i * 7) % 5 - 2 for i in range(CLASSES)]
         rows.append(
             {
-                "source": "digits", "split": split, "rows": sum(classes), "classes": CLASSES, "image_size": 8,
-                "channels": 1, "class_rows_min": min(classes), "class_rows_max": max(classes), "class_rows": classes,
-                "class_names": [f"digit {i}" for i in range(CLASSES)], "images_path": "00/00.npy",
+                "source": "digits", "label": "digits", "split": split, "rows": sum(classes), "classes": CLASSES,
+                "image_size": 8, "channels": 1, "class_rows_min": min(classes), "class_rows_max": max(classes),
+                "class_rows": classes, "class_names": [f"digit {i}" for i in range(CLASSES)], "images_path": "00/00.npy",
                 "images_sha256": "00", "images_size_bytes": 128,
                 "duplicates_within": 0, "duplicates_across": 0, "dropped": 2 if split == "train" else 0,
                 "dropped_rows": [17, 401] if split == "train" else [],

@@ -209,6 +209,19 @@ def test_csv_has_the_columns_of_study_s2_and_empty_figures_where_nothing_was_mea
     assert len(skipped) == 8 and all(list(r.values())[4:] == [None] * 7 for r in skipped)
 
 
+def test_csv_has_one_measurement_of_throughput_in_all_rows() -> None:
+    made = factory.tables()
+    frame = subject.summarise(made, factory.study()).frame
+
+    def rates(frame: pl.DataFrame) -> list[float | None]:
+        return pl.read_csv(io.StringIO(subject.csv(frame)))["throughput_samples_per_sec"].to_list()
+
+    some = frame.with_columns(throughput=pl.when(pl.col("runtime") == "eager").then(pl.col("throughput")))
+    assert rates(some) == some["throughput"].to_list(), "the rate of one query does not stand in for one that failed"
+    alone = frame.with_columns(throughput=pl.lit(None, pl.Float64))
+    assert rates(alone) == pytest.approx(alone["images_per_second"].to_list())
+
+
 def test_figures_for_people_have_three_digits_and_no_exponent() -> None:
     assert [subject.sig(x) for x in (0.0123456, 0.14, 1.0, 99.96, 999.7, 123456.0)] == [
         "0.0123", "0.140", "1.00", "100", "1\u202f000", "123\u202f456",

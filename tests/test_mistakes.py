@@ -147,6 +147,38 @@ def test_without_a_winner_the_reference_is_shown(three: Tables) -> None:
     assert found["part"] == "reference" and found["wrong"] == 2 and found["against"] is None
 
 
+def test_every_model_as_trained_has_its_confusion_scores_and_pictures_folded() -> None:
+    """Two models: the int8 form of the first won; both are shown as they were trained, the pruned form is not."""
+    labels, names = [0, 0, 1, 1], ["ant", "bee"]
+    said = {("net/train/onnx/int8", "onnxruntime"): [0, 0, 1, 0], ("net/train", "eager"): [0, 0, 1, 1],
+            ("other/tune", "eager"): [1, 0, 0, 0], ("other/tune/prune-0.5", "eager"): [1, 1, 1, 1]}  # fmt: skip
+    predictions, ends = [], []
+    for (name, runtime), found in said.items():
+        place = {"variant": name, "runtime": runtime, "device": "cpu"}
+        predictions += [place | {"image": i, "label": labels[i], "prediction": p, "confidence": 0.9 - i / 10}
+                        for i, p in enumerate(found)]  # fmt: skip
+        stage = "prune" if "prune" in name else name.split("/")[1] if runtime == "eager" else "quantize"
+        ends.append(place | {"model": name.split("/")[0], "batch_size": 1, "stage": stage, "top1": 0.5, "status": "ok",
+                             "latency_median_ms": 1.0, "images_per_second": 1000.0, "size_bytes": 1000, "pareto": True,
+                             "precision": "int8" if "int8" in name else "fp32"})  # fmt: skip
+    ends[0]["role"], ends[1]["role"] = "winner", "reference"
+    tables = made(labels, labels, labels, names)
+    tables |= {"predictions": contract.frame("predictions", predictions), "summary": contract.frame("summary", ends)}
+    images = np.zeros((4, 8, 8, 1), np.uint8)
+    found = shown(tables, images)
+    net, other = found["models"]
+    assert (net["model"], net["wrong"], net["confusion"]["part"]) == ("net", 0, "reference")
+    assert (other["model"], other["wrong"], other["images"]) == ("other", 3, 4)
+    assert cells(other["confusion"]) == [[1, 1], [2, 0]]
+    assert [cell.text for cell in other["scores"].rows[0][2]][:2] == ["bee", "ant (2)"]
+    assert [p.row for p in other["pictures"]] == [0, 2, 3]
+    assert [c["who"] for c in found["confusion"]] == ["net/train/onnx/int8 on onnxruntime, cpu"], "none is shown twice"
+    page = Page(report.page(tables, factory.study(), {}, "run-1", images=images))
+    assert "other/tune on eager, cpu: 3 of 4 images wrong" in page.words
+    folded = [found for tag, found in page.tags if tag == "details"]
+    assert [("open" in one) for one in folded] == [True, False, False], "the winner's alone is open"
+
+
 # ---------------------------------------------------------------------------------------------- where pictures are not
 
 

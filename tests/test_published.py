@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
+
 import factory
 import polars as pl
+import polars.selectors as cs
 import pytest
 
 from flows.published import compare, lines, text
-from flows.report import page
+from flows.report import page, table_text
 from tasks import schema, summary
 from tasks import tables as contract
+from tasks.published import duration
 from tasks.records import plugins
 
 STUDIES = plugins("published")
@@ -51,13 +56,13 @@ def test_what_was_not_measured_is_a_dash_and_never_a_published_figure(name, empt
 def test_the_terminal_and_the_report_name_both_machines(name, tables):
     beside = compare(name, tables)
     words = text(beside, 100)
-    assert f"published: {beside.there}" in words
+    assert f"published: {beside.there}" in " ".join(words.split())
     assert "Example CPU @ 2.50GHz, 2 cores, no GPU" in " ".join(words.split())
     assert max(map(len, words.splitlines())) <= 100
     study = factory.study().model_copy(update={"published": name})
     html = page(tables, study, {}, "run-1")
     section = html[html.index('<h2 id="published">') : html.index('<h2 id="candidates">')]
-    assert beside.there in section
+    assert beside.there in unescape(section)
     assert "Example CPU @ 2.50GHz" in section
     assert section.count("<caption>") == len(beside.comparisons)
 
@@ -153,43 +158,125 @@ def test_s1_times_no_form_that_is_not_accurate_enough(tables):
     assert after[1].startswith(f"{best} on "), "the fastest of those that may win"
 
 
-def test_s2_has_a_line_a_technique_and_batch_size_with_the_deviation_over_processes(tables):
+def test_s2_has_a_line_a_technique_and_a_cell_a_batch_size_with_the_deviation_over_processes(tables):
     here = rows_of("densenet121_imagenet", tables, "Techniques")
-    assert {batch for _, batch in here} == {"1", "4", "8", "16", "32"}
-    fastest = tables["summary"].filter(
-        pl.col("runtime") == "eager", pl.col("batch_size") == 8, pl.col("stage") != "prune"
-    )
-    mean = fastest.sort("latency_median_ms")["latency_mean_ms"][0]
-    assert here["none", "8"][5].startswith(f"{summary.sig(mean)} ± ")
-    assert here["none", "4"] is None, "not measured"
-    assert here["int8 ONNX", "1"] is not None, "what the study left undone"
+    first = tables["summary"].filter(
+        pl.col("runtime") == "eager", pl.col("batch_size") == 1, pl.col("stage") != "prune"
+    ).sort("latency_median_ms")["variant"][0]  # fmt: skip
+    row = tables["summary"].filter(variant=first, runtime="eager", batch_size=8).to_dicts()[0]
+    size, _, _, *cells = here["none",]
+    assert size == summary.sig(row["size_bytes"] / 1e6)
+    assert cells[1] == "–", "4 was not measured"
+    assert cells[2] == f"{summary.sig(row['latency_mean_ms'])}/{summary.sig(row['throughput'])}", "8, as in the CSV"
+    assert here["int8 ONNX",] is not None, "what the study left undone"
+    deviation = rows_of("densenet121_imagenet", tables, "Deviation")["none",][2]
+    assert deviation.startswith(f"{summary.sig(row['latency_mean_ms'])} ± ")
+    assert rows_of("densenet121_imagenet", tables, "Memory")["none",][0] == "20.0/–"
+
+
+def test_s2_says_which_of_two_measurements_its_rate_is_and_never_mixes_them(tables):
+    rate = lambda made: compare("densenet121_imagenet", made).comparisons[0].notes[0]  # noqa: E731
+    assert "with several queries in flight" in rate(tables)
+    alone = tables | {"summary": tables["summary"].with_columns(throughput=pl.lit(None, pl.Float64))}
+    assert "one query in flight" in rate(alone)
+    one = tables["summary"]["images_per_second"][0]
+    assert f"/{summary.sig(one)}" in "".join(figures("densenet121_imagenet", alone, "here"))
+    gone = pl.when(pl.col("runtime") != "eager").then(pl.col("throughput"))
+    mixed = tables | {"summary": tables["summary"].with_columns(throughput=gone)}
+    cells = rows_of("densenet121_imagenet", mixed, "Techniques")["none",][3:]
+    assert cells[0].endswith("/–"), "not measured, and the other measurement does not stand in"
 
 
 def test_s4_finds_each_form_and_its_accuracy_by_the_models_name(tables):
     here = rows_of("runtime_formats", tables, "One model")
     scripted = pl.col("variant") == "resnet34-w16/augment-none/torchscript"
     row = tables["summary"].filter(scripted, pl.col("batch_size") == 1)
-    size, median, top1 = here["resnet34-w16", "TorchScript CPU"]
+    size, median, _, top1 = here["resnet34-w16", "TorchScript CPU"]
     assert size == summary.sig(row["size_bytes"][0] / 1e6)
     assert median == summary.sig(row["latency_median_ms"][0])
-    assert top1.startswith(f"{100 * row['top1'][0]:.1f} (")
-    assert here["convnext", "ONNX"] is None
-    assert here["resnet34-w16", "TorchScript GPU"] is None
+    assert top1.startswith(f"{100 * row['top1'][0]:.1f} [")
+    assert here["convnext", "ONNX"] is None, "not of this run"
 
 
-def test_s5_compares_an_epoch_with_the_vanilla_one_and_tells_a_failed_training(tables):
-    one = tables | {"ablations": tables["ablations"].filter(pl.col("model") == "resnet34-w16")}
-    here = rows_of("convnext_speed", one, "Training")
+def test_s4_tells_why_there_are_no_figures_of_a_gpu(tables):
+    assert rows_of("runtime_formats", tables, "One model")["resnet34-w16", "TorchScript GPU"][1] == "skipped¹"
+    assert "¹ skipped: this machine has no GPU\n" in text(compare("runtime_formats", tables))
+    gpu = tables | {"environments": tables["environments"].with_columns(gpu=pl.lit("NVIDIA H100"))}
+    assert "¹ skipped: the study's devices" in text(compare("runtime_formats", gpu))
+
+
+def test_s4_compares_int8_with_onnx_fp32_by_paired_rounds_and_says_where_it_is_not_faster(tables):
+    ratio = rows_of("runtime_formats", tables, "One model")["resnet34-w16", "ONNX int8"][2]
+    assert 1.2 < float(ratio.split(" [")[0]) < 1.9, "0.41 / 0.27 in the factory"
+    words = " ".join(text(compare("runtime_formats", tables)).split())
+    assert "int8 was slower for 3 of 4" in words and "0.984" in words and "No int8 setting tried" not in words
+    doubled = pl.when(pl.col("variant").str.contains("int8")).then(
+        pl.col("turn_medians_ms").list.eval(pl.element() * 4)
+    ).otherwise("turn_medians_ms")  # fmt: skip
+    slow = tables | {"benchmarks": tables["benchmarks"].with_columns(turn_medians_ms=doubled)}
+    words = " ".join(text(compare("runtime_formats", slow)).split())
+    assert "Here int8 is slower for resnet34-w16" in words
+    assert "No int8 setting tried was measurably faster than ONNX fp32 here for resnet34-w16 (" in words
+
+
+def test_s5_compares_an_epoch_with_the_vanilla_one_of_the_same_model_and_tells_a_failed_training(tables):
+    slower = pl.when(pl.col("model") == "lenet5").then(10 * pl.col("epoch_seconds")).otherwise("epoch_seconds")
+    two = tables | {"ablations": tables["ablations"].with_columns(epoch_seconds=slower)}
+    here = rows_of("convnext_speed", two, "Training: resnet34-w16")
     assert here["vanilla",][:2] == ("2.00", "1.00")
     assert here["mixed precision (AMP)",][:2] == ("1.00", "2.00")
-    assert here["everything",][0] == "failed: it did not fit"
+    assert here["everything",] == ("failed¹", "–", "–", "–")
     assert here["TC + AMP",] is None
+    assert rows_of("convnext_speed", two, "Training: lenet5")["vanilla",][:2] == ("20.0", "1.00"), "no model is lost"
+    assert "¹ failed: it did not fit\n" in text(compare("convnext_speed", two))
 
 
-def test_s3_has_the_cifar_100_figures_where_there_are_a_hundred_classes(tables):
-    assert "75.2" not in figures("cifar_architectures", tables, "published")
-    hundred = tables | {"datasets": tables["datasets"].with_columns(classes=pl.lit(100))}
-    assert "75.2" in figures("cifar_architectures", hundred, "published")
+def test_s5_tells_reasons_below_the_table_and_what_became_of_the_studys_plans(tables):
+    here = rows_of("convnext_speed", tables, "Inference: resnet34-w16")
+    assert here["augment-none/onnx/engine-fp16", "tensorrt"] == ("skipped¹", "–", "–")
+    assert here["augment-none", "eager"][1] == "1.00"
+    words = " ".join(text(compare("convnext_speed", tables)).split())
+    assert "did not do them; here: TensorRT skipped, quantization measured, QAT not asked for." in words
+    assert "`burnish profile resnet34-w16/" in words and "× vanilla is derived" in words
+
+
+@pytest.mark.parametrize(
+    ("name", "own"), [("cifar_architectures", "CIFAR-10"), ("cifar100_architectures", "CIFAR-100")]
+)
+def test_s3_shows_both_halves_and_which_ran_is_the_studys_or_the_datas_to_say(name, own, tables):
+    def halves(made):
+        return {c.title.split("published on ")[1].split(";")[0]: (c.title.endswith("not run"), " ".join(c.notes))
+                for c in compare(name, made).comparisons[:2]}  # fmt: skip
+
+    for half, (left_out, notes) in halves(tables).items():  # digits have ten classes as well
+        assert left_out == (half != own)
+        assert ("burnish run cifar" in notes) == left_out and ("running" in notes) != left_out
+    known = tables | {"datasets": tables["datasets"].with_columns(label=pl.lit("CIFAR-100, JPEG-recompressed copy"))}
+    assert {half for half, (left_out, _) in halves(known).items() if not left_out} == {"CIFAR-100"}
+    title = compare(name, known).comparisons[0].title
+    assert title.endswith("published on CIFAR-100; here: CIFAR-100, JPEG-recompressed copy")
+    assert {"75.2", "96"} <= figures(name, tables, "published")
+
+
+def test_a_training_time_below_a_minute_is_told_in_seconds():
+    assert [duration(seconds) for seconds in (3.19, 59.0, 60.0, 2760.0, 3600.0, 5400.0)] == [
+        "3.19 s", "59.0 s", "1.00 min", "46.0 min", "1.00 h", "1.50 h",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+@pytest.mark.parametrize("name", STUDIES)
+def test_figures_and_names_are_never_torn(name, width, tables):
+    long = "timm:vit_tiny_patch16_224-32px"
+    named = {key: frame.with_columns(cs.string().str.replace("resnet34-w16", long)) for key, frame in tables.items()}
+    beside = compare(name, named)
+    words = text(beside, width)
+    assert max(map(len, words.splitlines())) <= width
+    cells = {cell for line in words.splitlines() for cell in re.split(r" {2,}", line.strip())}
+    for comparison in beside.comparisons:
+        assert all(set(told) <= cells for _, _, told in lines(comparison))
+    if any(long in "".join(line.key) for comparison in beside.comparisons for line in comparison.lines):
+        assert long in words
 
 
 def test_a_time_measured_under_bad_conditions_has_a_star_and_the_star_is_explained(tables):
@@ -200,3 +287,16 @@ def test_a_time_measured_under_bad_conditions_has_a_star_and_the_star_is_explain
     words = text(compare("runtime_formats", torn))
     assert "* measured under bad conditions" in words
     assert rows_of("runtime_formats", torn, "One model")["resnet34-w16", "ONNX"][1].endswith("*")
+
+
+def test_the_label_of_the_data_stands_in_header_tables_and_terminal(tables):
+    copy = "CIFAR-10, JPEG-recompressed copy"
+    known = tables | {"datasets": tables["datasets"].with_columns(label=pl.lit(copy), path=pl.lit("some/path"))}
+    html = page(known, factory.study(), {}, "run-1")
+    assert f" on {copy} · run run-1" in html
+    assert "has the throughput" in html, "which of two measurements the CSV has"
+    assert f"{copy}: the data set by split" in html
+    assert f"; {copy} (" in compare("runtime_formats", known).here
+    assert f"of the held-out images of {copy}" in table_text(known["summary"], images=copy)
+    old = known | {"datasets": known["datasets"].drop("label")}
+    assert "; some/path (" in compare("runtime_formats", old).here, "a run of an older version"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,21 @@ def is_integer(op_type: str) -> bool:
 def is_quantized(model: onnx.ModelProto) -> bool:
     """Whether the file is an int8 model."""
     return any(n.op_type in (*QUANTIZE, "DynamicQuantizeLinear") or is_integer(n.op_type) for n in model.graph.node)
+
+
+def operator_counts(model: onnx.ModelProto) -> Counter[str]:
+    """Operators of each type, those of the bodies of loops and branches included."""
+
+    def of(graph: onnx.GraphProto) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for node in graph.node:
+            found[node.op_type] += 1
+            for attribute in node.attribute:
+                for body in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                    found += of(body)
+        return found
+
+    return of(model.graph)
 
 
 class Modules:

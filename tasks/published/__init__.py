@@ -7,9 +7,12 @@ taken for a result: what was not measured here is a dash.
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.intervals import compare as paired
+from tasks.intervals import turns
 from tasks.summary import sig
 
 if TYPE_CHECKING:
@@ -23,6 +26,7 @@ Row = dict[str, Any]
 ABSENT = "–"
 BAD = "*"
 """Behind a time that was measured under bad conditions."""
+SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,28 @@ class Comparison:
     columns: tuple[str, ...]
     lines: tuple[Line, ...]
     notes: tuple[str, ...] = ()
-    """What is wrong with the published figures, and what ours are."""
+    """What is wrong with the published figures, what ours are, and what a cell's mark says."""
+
+
+class Marks:
+    """What stands under a table instead of in a cell of figures: each reason once, with the mark that its cells carry."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def mark(self, reason: str) -> str:
+        """The mark of a reason, superscript figures from 1."""
+        if reason not in self.reasons:
+            self.reasons.append(reason)
+        return str(self.reasons.index(reason) + 1).translate(SUPERSCRIPT)
+
+    def outcome(self, row: Row) -> str:
+        """What a row that is not ok has in place of its first figure."""
+        return row["status"] + self.mark(f"{row['status']}: {row['error']}")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(f"{self.mark(reason)} {reason}" for reason in self.reasons)
 
 
 @dataclass(frozen=True)
@@ -66,12 +91,22 @@ def _here(tables: Tables) -> str:
     said = []
     for row in rows(tables, "environments"):
         said.append(f"{row['cpu_model']}, {row['cpu_cores']} cores, {row['gpu'] or 'no GPU'}")
-    splits = {row["split"]: row for row in rows(tables, "datasets")}
+    splits = rows(tables, "datasets")
     if splits:
-        first = next(iter(splits.values()))
-        counts = ", ".join(f"{row['rows']} {split}" for split, row in splits.items())
-        said.append(f"{first['path'] or first['source']} ({counts} images of {first['image_size']} pixels)")
+        counts = ", ".join(f"{row['rows']} {row['split']}" for row in splits)
+        side = splits[0]["image_size"]
+        said.append(f"{images(splits[0])} ({counts} images of {side}\u00d7{side} pixels)")
     return "; ".join(said) or "not known"
+
+
+def images(split: Row) -> str:
+    """What figures on the images of a row of `datasets` are to be called; an older version of burnish did not say it."""
+    return split.get("label") or split["path"] or split["source"]
+
+
+def images_here(tables: Tables) -> str:
+    """The same of this run's images."""
+    return next((images(row) for row in rows(tables, "datasets")), "not known")
 
 
 def rows(tables: Tables, name: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
@@ -98,9 +133,42 @@ def percent(row: Row | None, name: str) -> str:
     """A share in per cent, with its 95 % interval where the table has one."""
     if row is None or row.get(name) is None:
         return ABSENT
-    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-    ends = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-    return f"{100 * row[name]:.1f}{ends}"
+    ends = (row.get(f"{name}_low"), row.get(f"{name}_high"))
+    return between(row[name], *ends, lambda value: f"{100 * value:.1f}")
+
+
+def between(value: float, low: float | None, high: float | None, write: Callable[[float], str] = sig) -> str:
+    """A figure and its interval, which no line break tears."""
+    return write(value) if low is None or high is None else f"{write(value)} [{write(low)}–{write(high)}]"
+
+
+def duration(seconds: float) -> str:
+    """Seconds below a minute, minutes below an hour, else hours."""
+    unit, name = next((unit, name) for unit, name in ((3600, "h"), (60, "min"), (0, "s")) if seconds >= unit)
+    return f"{sig(seconds / (unit or 1))} {name}"
+
+
+def times(tables: Tables, base: Row | None, row: Row) -> tuple[str, str | None]:
+    """How many times as fast a row of `summary` is as another, with the 99 % interval of paired rounds; the verdict on it.
+
+    A dash and no verdict where one of the two was not measured, or their rounds do not pair.
+    """
+    if base is row:
+        return sig(1), None
+    theirs, ours = rounds(tables, base) if base else {}, rounds(tables, row)
+    if not theirs or not ours or theirs["rounds"] != ours["rounds"]:
+        return ABSENT, None
+    fresh = all(found["processes"] == found["rounds"] for found in (theirs, ours))
+    ratio, low, high, verdict = paired(turns(theirs), turns(ours), fresh=fresh)
+    bad = BAD if theirs["conditions"] or ours["conditions"] else ""
+    return (between(ratio, low, high) if math.isfinite(high) else f"{sig(ratio)} (one round)") + bad, verdict
+
+
+def rounds(tables: Tables, row: Row) -> Row:
+    """The row of `benchmarks` that a row of `summary` is of; empty where it was not measured."""
+    where = ("variant", "runtime", "device", "batch_size")
+    found = rows(tables, "benchmarks", lambda one: one["status"] == "ok" and all(one[key] == row[key] for key in where))
+    return found[0] if found else {}
 
 
 def same(tables: Tables, variant: Row) -> set[str]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.published import Comparison, Line, fastest, figure, one_device, rows, timed
-from tasks.summary import sig
+from tasks.published import ABSENT, Comparison, Line, fastest, figure, one_device, rounds, rows, timed
+from tasks.summary import rate_column, sig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tasks.published import Row, Tables
 
-HARDWARE = "NVIDIA RTX A5000"
+HARDWARE = "NVIDIA RTX A5000; 1,024 images of ImageNet's validation set"
 BATCHES = (1, 4, 8, 16, 32)
 RAM = ("4.6", "18.4", "36.8", "73.5", "147")
 VRAM = ("241.8", "972.7", "1945.1", "3871.3", "7720")
@@ -35,46 +35,89 @@ FORMS: dict[str, Callable[[Row], bool]] = {
 
 
 def compare(tables: Tables) -> list[Comparison]:
-    """The study's table, a line a technique and batch size, with int8, which it left undone."""
-    summary = one_device(rows(tables, "summary"))
-    spread = {
-        (row["variant"], row["runtime"], row["device"], row["batch_size"]): row for row in rows(tables, "benchmarks")
-    }
-    sizes = dict.fromkeys((*BATCHES, *sorted({row["batch_size"] for row in summary})))
-    lines = []
-    for technique, fits in FORMS.items():
-        for batch in sizes:
-            row = fastest([row for row in summary if row["batch_size"] == batch and fits(row)])
-            published = _published(technique, batch)
-            if published or row:
-                lines.append(Line((technique, str(batch)), published, _here(row, spread) if row else None))
-    return [Comparison(
-        "Techniques by batch size", ("technique", "batch"),
-        ("size MB", "top-1 %", "top-5 %", "RAM MB", "VRAM MB", "ms per batch", "samples/s"), tuple(lines),
-        ("Published ONNX size: the graph without its external weights; here weights count.",
-         "Published latencies fall where the batch grows, the mark of no warm-up; here every process is warmed up, and the "
-         "deviation is over fresh processes.",
-         "Published VRAM of ONNX: 0; here NVML's figure for the process, whichever runtime. RAM: peak above the baseline.",
-         "Published pruning zeroes weights (no gain in time); here whole channels go, and the model is fine-tuned."),
-    )]  # fmt: skip
+    """The study's table, a line a technique and a column a batch size, with int8, which it left undone."""
+    summary = rows(tables, "summary")
+    rate, here = rate_column(summary), one_device(summary)
+    sizes = tuple(dict.fromkeys((*BATCHES, *sorted({row["batch_size"] for row in here}))))
+    headers = tuple(f"batch {size}" for size in sizes)
+    found = {name: _by_batch([row for row in here if fits(row)]) for name, fits in FORMS.items()}
+
+    def lines(
+        published: Callable[[str], tuple[str, ...]],
+        write: Callable[[Row], str],
+        about: Callable[[Row], tuple[str, ...]],
+    ) -> tuple[Line, ...]:
+        """A line a technique: what `about` says of its form, then a cell a batch size; published: none is empty."""
+        told = []
+        for name, group in found.items():
+            theirs, ours = published(name), None
+            if group:
+                cells = (write(group[size]) if size in group else ABSENT for size in sizes)
+                ours = (*about(next(iter(group.values()))), *cells)
+            if theirs or ours:
+                wide = theirs + (ABSENT,) * (len(sizes) - len(BATCHES)) if theirs else None
+                told.append(Line((name,), wide, ours))
+        return tuple(told)
+
+    speed = lines(_published, lambda row: f"{timed(row, 'latency_mean_ms')}/{figure(row[rate])}", _quality)
+    memory = lines(_memory, lambda row: f"{_mb(row['ram_usage_bytes'])}/{_mb(row['vram_peak_bytes'])}", lambda row: ())
+    spread = lines(lambda name: (), lambda row: _deviation(tables, row), lambda row: ())
+    rates = "with several queries in flight" if rate == "throughput" else "batch over mean latency, one query in flight"
+    made = [
+        Comparison(
+            "Techniques: mean ms per batch/samples per s", ("technique",), ("size MB", "top-1 %", "top-5 %", *headers), speed,
+            (f"Samples per s: published, batch over latency; here, {rates}, as in benchmark_results.csv.",
+             "Published ONNX size: the graph without its external weights; here weights count.",
+             "Published latencies fall where the batch grows, the mark of no warm-up; here every process is warmed up.",
+             "Published pruning zeroes weights (no gain in time); here whole channels go, and the model is fine-tuned."),
+        ),
+        Comparison(
+            "Memory: RAM/VRAM MB", ("technique",), headers, memory,
+            ("Published RAM and VRAM are of the batch sizes, the same for each technique, and VRAM of ONNX is 0; here RAM is "
+             "the process's peak above its baseline, VRAM NVML's figure for the process, whichever runtime.",),
+        ),
+        Comparison(
+            "Deviation: ms per batch, mean ± standard deviation over fresh processes", ("technique",), headers, spread,
+            ("The study measured once.",),
+        ),
+    ]  # fmt: skip
+    return [one for one in made if one.lines]
+
+
+def _published(technique: str) -> tuple[str, ...]:
+    quality, times = TECHNIQUES.get(technique, ((), ()))
+    return (*quality, *(f"{ms}/{samples}" for ms, samples in times))
+
+
+def _memory(technique: str) -> tuple[str, ...]:
+    vram = ("0",) * len(BATCHES) if technique == "ONNX" else VRAM
+    return tuple(f"{ram}/{of}" for ram, of in zip(RAM, vram, strict=True)) if technique in TECHNIQUES else ()
+
+
+def _by_batch(found: list[Row]) -> dict[int, Row]:
+    """One form at each batch size: the fastest at the smallest."""
+    first = min((row["batch_size"] for row in found if row["status"] == "ok"), default=None)
+    best = fastest([row for row in found if row["batch_size"] == first])
+    place = ("variant", "runtime", "device")
+    return {row["batch_size"]: row for row in found if best and row["status"] == "ok"
+            and all(row[key] == best[key] for key in place)}  # fmt: skip
 
 
 def _onnx(row: Row, precision: str) -> bool:
     return row["runtime"] == "onnxruntime" and row["precision"] == precision and "/prune-" not in row["variant"]
 
 
-def _published(technique: str, batch: int) -> tuple[str, ...] | None:
-    if technique not in TECHNIQUES or batch not in BATCHES:
-        return None
-    quality, times = TECHNIQUES[technique]
-    at = BATCHES.index(batch)
-    return (*quality, RAM[at], "0" if technique == "ONNX" else VRAM[at], *times[at])
+def _mb(value: float | None) -> str:
+    return figure(value, lambda size: sig(size / 1e6))
 
 
-def _here(row: Row, spread: dict[tuple[str, str, str, int], Row]) -> tuple[str, ...]:
-    measured = spread.get((row["variant"], row["runtime"], row["device"], row["batch_size"]), {})
-    deviation = measured.get("process_std_ms")
-    mean = timed(row, "latency_mean_ms") + (f" ± {sig(deviation)}" if deviation is not None else "")
-    sizes = [figure(row[name], lambda v: sig(v / 1e6)) for name in ("size_bytes", "ram_usage_bytes", "vram_peak_bytes")]
-    top = [figure(row[name], lambda v: f"{100 * v:.1f}") for name in ("top1", "top5")]
-    return (sizes[0], *top, *sizes[1:], mean, figure(row["images_per_second"]))
+def _quality(row: Row) -> tuple[str, ...]:
+    return (
+        _mb(row["size_bytes"]),
+        *(figure(row[name], lambda share: f"{100 * share:.1f}") for name in ("top1", "top5")),
+    )
+
+
+def _deviation(tables: Tables, row: Row) -> str:
+    deviation = rounds(tables, row).get("process_std_ms")
+    return timed(row, "latency_mean_ms") + (f" ± {sig(deviation)}" if deviation is not None else "")

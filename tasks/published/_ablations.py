@@ -1,0 +1,44 @@
+"""How a row of `ablations` is printed beside a published study: each column once, picked by its name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.published import ABSENT, between, figure, percent, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tasks.published import Marks, Row, Tables
+
+COLUMNS: dict[str, Callable[[Row, Row], str]] = {
+    "epoch s": lambda row, plain: figure(row["epoch_seconds"]),
+    "first epoch s": lambda row, plain: figure(row["first_epoch_seconds"]),
+    "× vanilla": lambda row, plain: _times(plain.get("epoch_seconds"), row["epoch_seconds"]),
+    "images/s": lambda row, plain: figure(row["images_per_second"]),
+    "memory MB": lambda row, plain: figure(row["memory_peak_bytes"], lambda value: f"{value / 1e6:.0f}"),
+    "test accuracy %": lambda row, plain: percent(row, "top1"),
+    "macro F1 %": lambda row, plain: percent(row, "macro_f1"),
+}
+"""Of a row and of the row of the same model without any technique."""
+MEMORY = ("Memory on a GPU: its allocator's peak; on a CPU: resident in the process, with what earlier trainings have "
+          "left.")  # fmt: skip
+
+
+def by_model(tables: Tables) -> dict[str, dict[str, Row]]:
+    """Rows of `ablations` by model, then technique."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in rows(tables, "ablations"):
+        found.setdefault(row["model"], {})[row["technique"]] = row
+    return found
+
+
+def figures(row: Row, plain: Row, columns: Sequence[str], marks: Marks) -> tuple[str, ...]:
+    """A technique's figures; `plain`: the model's row without any (empty: there is none)."""
+    if row["status"] != "ok":
+        return (marks.outcome(row), *[ABSENT] * (len(columns) - 1))
+    return tuple(COLUMNS[name](row, plain) for name in columns)
+
+
+def _times(plain: float | None, seconds: float | None) -> str:
+    return between(plain / seconds, None, None) if plain and seconds else ABSENT

@@ -1,0 +1,17 @@
+"""S3's other half: the same three architectures on CIFAR-100; beside it CIFAR-10's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tasks.published import _cifar
+
+if TYPE_CHECKING:
+    from tasks.published import Comparison, Tables
+
+HARDWARE = _cifar.HARDWARE
+
+
+def compare(tables: Tables) -> list[Comparison]:
+    """Accuracy and time by model, and what each technique alone, all and none give."""
+    return _cifar.compare(tables, "CIFAR-100")
