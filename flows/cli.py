@@ -233,13 +233,14 @@ def _run(arguments: argparse.Namespace) -> None:
         run = run_study(study, arguments.out, tuple(arguments.again))
     from flows import published, report
     from tasks import tables
+    from tasks.published import images_here
 
+    out = Path(arguments.out)
     if study.published:
-        figures = published.compare(study.published, report.tables_of(Path(arguments.out), run))
-        print(published.text(figures, report.terminal_width()))
-    summary = tables.read(Path(arguments.out), "summary", run).collect()
+        print(published.text(published.compare(study.published, report.tables_of(out, run)), report.terminal_width()))
+    summary, datasets = (tables.read(out, name, run).collect() for name in ("summary", "datasets"))
     compared = study.select.batch_size or min(study.benchmark.batch_sizes)
-    report.print_table(summary.filter(summary["batch_size"] == compared), compared)
+    report.print_table(summary.filter(summary["batch_size"] == compared), compared, images_here({"datasets": datasets}))
     folder = Path(arguments.out) / "runs" / run
     told = json.loads((folder / "result.json").read_text())
     print(f"\n{'winner: ' if told['winner'] else ''}{told['reason']}\nreport: {folder / 'report.html'}")
