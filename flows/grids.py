@@ -26,6 +26,8 @@ ABSENT_WHY = {
     "limit_ms": "the server scenario's", "throughput": "not asked for", "precision": "no image was called it",
     "recall": "no image is of it", "taken_for": "for nothing else",
     "macro_f1_std": "one seed alone", "epoch_seconds": "one epoch alone", "times": "one epoch alone",
+    "epoch_seconds_low": "one epoch alone", "epoch_seconds_high": "one epoch alone",
+    "verdict": "none itself, or fewer than four epochs to compare",
 }  # fmt: skip
 SAYS_WHY = ("variant", "name", "adjusted", "technique")
 """Text columns with the reason below where a row is not ok, or was measured under bad conditions."""
@@ -184,7 +186,10 @@ ABLATIONS: list[Spec] = [
     ("Technique", "", "technique", str),
     ("Sets", "", "adjusted", str),
     ("Epoch", "s, median but the first", "epoch_seconds", sig),
+    ("Shortest", "s", "epoch_seconds_low", sig),
+    ("Longest", "s", "epoch_seconds_high", sig),
     ("Faster", "times, than none", "times", sig),
+    ("Verdict", "", "verdict", str),
     ("First epoch", "s", "first_epoch_seconds", sig),
     ("Training", "images/s", "images_per_second", sig),
     ("Data wait", "share", "data_wait", share),
@@ -193,6 +198,7 @@ ABLATIONS: list[Spec] = [
     ("Macro F1", "held-out", "macro_f1", share),
     ("Over seeds", "std of macro F1", "macro_f1_std", share),
     ("Arithmetic", "", "precision", str),
+    ("Note", "", "note", str),
     STATUS,
 ]
 POLICIES: list[Spec] = [("Policy", "", "setting", str), VARIANT, F1, HELD_OUT, GOES_ON, STATUS]

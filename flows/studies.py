@@ -38,9 +38,15 @@ IMAGENET = Data(
 NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
 FEW = Data(train_limit=480, test_limit=200)
 """Digits for the large models of a smoke test."""
-QUICK = Benchmark(devices=("cpu",), batch_sizes=(1, 8), rounds=3, processes=1, min_seconds=0.1, min_queries=16, minutes=1,
-                  throughput=False)  # fmt: skip
+QUICK = Benchmark(batch_sizes=(1, 8), rounds=3, processes=1, warmup_seconds=0.1, min_seconds=0.1,
+                  min_queries=16, minutes=1)  # fmt: skip
 """What a smoke test measures: every row, few queries, a process a candidate."""
+FORMS = {
+    "quantize": Quantize(settings=("u8s8-reduced",), calibration_images=64),
+    "build": Build(precisions=("fp16",)),
+    "serve": Serve(seconds=0.1, trials=1),
+}
+"""What a smoke test makes of a model: one form of each kind."""
 
 
 def _changed(study: Study, **parts: Any) -> Study:
@@ -76,7 +82,7 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
         return _changed(
             study,
             data={"train_limit": 20_000},
-            train=Train(epochs=12, patience=16, learning_rate=0.1, precision="auto"),
+            train=Train(epochs=12, patience=16, learning_rate=0.1, precision="auto", seeds=(0, 1)),
             tune={"trials": 6, "epochs": 3, "train_limit": 5_000},
             augment={"epochs": 16},
             prune=Prune(ratios=(0.25,), epochs=3),
@@ -122,13 +128,11 @@ def densenet121_imagenet(scale: Scale = "smoke") -> Study:
             study,
             data=FEW,
             models=(Model(name="densenet121"),),
-            train=Train(epochs=2, batch_size=48, learning_rate=0.05),
-            prune=Prune(ratios=(0.1,), epochs=1),
-            quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
-            build=Build(precisions=()),
+            train=Train(epochs=5, batch_size=24, optimizer="adamw", learning_rate=2e-3),
+            prune=Prune(ratios=(0.1,), epochs=1, learning_rate=1e-3),
             benchmark=QUICK.model_copy(update={"batch_sizes": study.benchmark.batch_sizes, "processes": 2,
-                                               "runtimes": ("eager", "onnxruntime")}),
-            serve=Serve(seconds=0),
+                                               "runtimes": ("eager", "onnxruntime", "tensorrt")}),
+            **FORMS,
         )  # fmt: skip
     return study
 
@@ -145,12 +149,15 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
                     augment="crop_flip"),
         ablate=Ablate(
             techniques={
-                "mixed precision": {"precision": "auto"},
+                "mixed precision (bf16)": {"precision": "bf16"},
+                "mixed precision (fp16, grad scaler)": {"precision": "fp16"},
                 "pinned memory": {"pin_memory": True},
                 "gradient accumulation": {"accumulate": 4, "batch_size": 32},
             },
+            alone=("mixed precision (fp16, grad scaler)",),
             plain={"precision": "fp32", "pin_memory": False, "loading": "workers"},
-            epochs=2,
+            epochs=5,
+            train_limit=10_000,
         ),
         tune=NO_TUNING,
         augment=NO_POLICIES,
@@ -172,13 +179,11 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
             data=FEW,
             models=(Model(name="efficientnet_b0", upsample=32), Model(name="resnet50"),
                        Model(name="timm:vit_tiny_patch16_224", upsample=32)),
-            train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
-            ablate={"train_limit": 192, "techniques": study.ablate.techniques | {
-                "gradient accumulation": {"accumulate": 4, "batch_size": 12}}},
-            quantize=Quantize(settings=(), dynamic=True),
-            build=Build(precisions=()),
-            benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime"), "batch_sizes": (1, 32)}),
-            serve=Serve(seconds=0),
+            train=Train(epochs=6, batch_size=24, optimizer="adamw", learning_rate=3e-3),
+            ablate={"train_limit": 144, "plain": study.ablate.plain | {"batch_size": 48}, "techniques":
+                    study.ablate.techniques | {"gradient accumulation": {"accumulate": 4, "batch_size": 12}}},
+            benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime", "tensorrt"), "batch_sizes": (1, 32)}),
+            **FORMS,
         )  # fmt: skip
     return study
 
@@ -186,7 +191,8 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
 def cifar100_architectures(scale: Scale = "smoke") -> Study:
     """S3 on CIFAR-100 (smoke: on digits, too)."""
     study = cifar_architectures(scale)
-    return _changed(study, name="cifar100-architectures", data={} if scale == "smoke" else {"path": "uoft-cs/cifar100"})
+    data = {} if scale == "smoke" else {"path": "uoft-cs/cifar100"}
+    return _changed(study, name="cifar100-architectures", published="cifar100_architectures", data=data)
 
 
 def runtime_formats(scale: Scale = "smoke") -> Study:
@@ -216,11 +222,10 @@ def runtime_formats(scale: Scale = "smoke") -> Study:
             data=FEW,
             models=(Model(name="resnet34", width=16), Model(name="densenet121"), Model(name="efficientnet_b0"),
                        Model(name="timm:convnext_atto", upsample=32)),
-            train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
-            quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
-            build=Build(precisions=()),
-            benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "torchscript", "onnxruntime")}),
-            serve=Serve(seconds=0),
+            train=Train(epochs=6, batch_size=24, optimizer="adamw", learning_rate=4e-3),
+            benchmark=QUICK.model_copy(update={"batch_sizes": (1,),
+                                               "runtimes": ("eager", "torchscript", "onnxruntime", "tensorrt")}),
+            **FORMS,
         )  # fmt: skip
     return study
 
@@ -248,7 +253,7 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
                 "Triton pointwise block": {"fused_pointwise": True},
             },
             plain={"compile": False, "precision": "fp32", "channels_last": False, "fused": False, "loading": "workers"},
-            epochs=3,
+            epochs=5,
         ),
         tune=NO_TUNING,
         augment=NO_POLICIES,
@@ -264,22 +269,19 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
             data={"train_limit": 5_000, "test_limit": 2_000},
             models=(Model(name="convnext_18m", upsample=96),),
             train={"epochs": 6, "batch_size": 64},
-            ablate={"train_limit": 1_280, "techniques": {  # Triton needs a GPU, and "all" would be skipped with it
-                name: sets for name, sets in study.ablate.techniques.items() if "fused_pointwise" not in sets}},
+            ablate={"train_limit": 1_280},
             benchmark={"minutes": 30},
         )  # fmt: skip
     if scale == "smoke":
-        techniques = {name: study.ablate.techniques[name] for name in ("TC", "AMP", "TC + AMP")}
         return _changed(
             study,
             data=FEW,
-            models=(Model(name="timm:convnext_atto", upsample=32),),
-            train=Train(epochs=2, batch_size=48, optimizer="adamw", learning_rate=1e-3),
-            ablate=Ablate(techniques=techniques, plain=study.ablate.plain, epochs=2, train_limit=192),
-            prune=NO_PRUNING,
-            quantize=Quantize(settings=("u8s8-reduced",), calibration_images=64, dynamic=False),
+            models=(Model(name="convnext_18m", upsample=32),),
+            train=Train(epochs=3, batch_size=48, optimizer="adamw", learning_rate=1e-3),
+            ablate={"train_limit": 144},
+            prune=Prune(ratios=(0.25,), epochs=1, learning_rate=1e-4),
             qat={"epochs": 1},
             benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "onnxruntime", "tensorrt")}),
-            serve=Serve(seconds=0),
+            **FORMS,
         )  # fmt: skip
     return study

@@ -8,7 +8,6 @@ import logging
 import os
 import shutil
 import time
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +132,17 @@ def _failed(name: str, model: Model, stage: str, parent: str | None = None, form
     return Variant(
         name=name, model=model.label, stage=stage, parent=parent, format=format, status="failed", error="unknown"
     )
+
+
+def _techniques(run: Run, model: Model, data: Prepared) -> None:
+    """Train a model without any technique, then with each, which is compared with it."""
+    study, plain = run.study, None
+    for technique in study.ablate.names:
+        keys = {"model": model.label, "technique": technique, "sets": json.dumps(study.ablate.sets(technique))}
+        made: Output | None = run.attempt(ablate_task, keys, model=model, data=data, train=study.train,
+                                          settings=study.ablate, technique=technique, plain=plain)  # fmt: skip
+        if technique == "none" and made is not None:
+            plain = made.tables["ablations"]
 
 
 def _weights(run: Run, model: Model, data: Prepared) -> list[Trained]:
@@ -283,10 +293,8 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     write_text(run.folder / "study.toml", to_toml(study))
     write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
     data: Prepared = run.do(prepare_task, settings=study.data)
-    for model, technique in product(study.models, study.ablate.names):
-        keys = {"model": model.label, "technique": technique, "sets": json.dumps(study.ablate.sets(technique))}
-        run.attempt(ablate_task, keys, model=model, data=data, train=study.train, settings=study.ablate,
-                    technique=technique)  # fmt: skip
+    for model in study.models:
+        _techniques(run, model, data)
     for model in study.models:
         for weights in _weights(run, model, data):
             _forms(run, model, data, weights)

@@ -34,15 +34,24 @@ def missing_triton(device: str) -> str | None:
     return None if importlib.util.find_spec("triton") else "Triton is not installed"
 
 
-def choose_precision(name: str, device: str) -> str:
-    """The arithmetic that `auto` stands for: bf16 where the device has instructions for it, else fp32."""
+def missing_instructions(precision: str, device: str) -> str | None:
+    """Why a device would compute in an arithmetic by emulation alone, which is slower than fp32, or None."""
     import torch
 
+    if precision == "bf16" and device.startswith("cuda"):
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif precision == "bf16":
+        has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        has = precision == "fp32" or device.startswith("cuda") or "avx512_fp16" in machine.cpu()[1]
+    return None if has else f"{device} has no {precision} instructions, PyTorch would emulate them"
+
+
+def choose_precision(name: str, device: str) -> str:
+    """The arithmetic that `auto` stands for: bf16 where the device has instructions for it, else fp32."""
     if name != "auto":
         return name
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+    return "fp32" if missing_instructions("bf16", device) else "bf16"
 
 
 def free_bytes(device: str) -> int:

@@ -98,6 +98,10 @@ LATENCY_ORDER = (
     *(tuple(f"latency_{of}" for of in chain) for chain in SPREAD_ORDER),
     *((f"latency_{of}_low_ms", f"latency_{of}_ms", f"latency_{of}_high_ms") for of in INTERVALS),
 )
+VERDICT_OF_EPOCHS = (
+    "against none: faster or slower where each of these epochs is shorter or longer than each of none's; null: it is none, "
+    "or there are fewer than four"
+)
 EXPERIMENT = {"experiment": text("what was measured", "latency", "throughput")}
 
 TABLES: dict[str, Table] = {
@@ -200,6 +204,9 @@ TABLES: dict[str, Table] = {
             "seeds": count("trainings, a seed each", null=True),
             "epochs": count("of each training", null=True),
             "epoch_seconds": number("median training epoch but the first, all seeds; null for one epoch", null=True),
+            "epoch_seconds_low": number("the shortest of them", null=True),
+            "epoch_seconds_high": number("the longest of them", null=True),
+            "verdict": text(VERDICT_OF_EPOCHS, "faster", "slower", "indistinguishable", null=True),
             "first_epoch_seconds": number(
                 "first training epoch, in which PyTorch compiles: mean of the seeds", null=True
             ),
@@ -213,10 +220,15 @@ TABLES: dict[str, Table] = {
             "batch_size": count("images of a batch", null=True),
             **{key: column for key, column in QUALITY.items() if key != "top5"},
             "macro_f1_std": number("standard deviation over the seeds, null for one", high=1, null=True),
+            "note": text("techniques that all is without, as they are not available here; null: none", null=True),
             **OUTCOME,
         },
         unique=("model", "technique"),
-        ordered=(("top1_low", "top1", "top1_high"), ("macro_f1_low", "macro_f1_high")),
+        ordered=(
+            ("epoch_seconds_low", "epoch_seconds", "epoch_seconds_high"),
+            ("top1_low", "top1", "top1_high"),
+            ("macro_f1_low", "macro_f1_high"),
+        ),
         given_when_ok=("images_per_second",),
     ),
     "trials": Table(

@@ -7,12 +7,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 from conftest import ROOT, Burnish
 
 from flows.presets import presets, scaled
+from flows.published import compare
 from flows.studies import SCALES
 from tasks import tables
 
@@ -24,25 +26,61 @@ TITLES = {
     "runtime-formats": "One model, five ways to run it",
     "convnext-speed": "Training",
 }
+RESNET, VIT = "resnet34-w16", "timm:vit_tiny_patch16_224-32px"
+SMALL_RESNET = "models=[{name='resnet34', width=16}]"
 # Larger models are tested by stage, family and runtime (test_models, test_quantize, test_runtimes). Here it is how the
-# studies are put together: one small model each, one round and few queries.
+# studies are put together: one small model each, one round and few queries, few epochs, and a stage that has no row in a
+# study's own table in one study alone.
+ONE_INT8 = ("quantize.dynamic=false", "quantize.calibration_images=32")
 SMALLER = {
-    "resnet34-tensorrt": ("models=['lenet5']", "train.epochs=3", "augment.epochs=3"),
-    "densenet121-imagenet": ("models=['lenet5']", "benchmark.batch_sizes=[1, 8]", "benchmark.processes=1"),
-    "cifar-architectures": ("models=[{name='timm:vit_tiny_patch16_224', upsample=32}]",),
-    "runtime-formats": ("models=[{name='resnet34', width=16}]",),
-    "convnext-speed": ("models=['lenet5']",),
-}
-MEASURED = ("benchmark.rounds=1", "benchmark.minutes=0.3")
-# One process: importing PyTorch and Great Expectations for each takes half a minute.
+    "resnet34-tensorrt": ("train.epochs=3", "augment.epochs=3", "prune.ratios=[]", "quantize.settings=['u8s8-reduced']",
+                          "export.formats=['onnx']", "build.precisions=['fp16']", *ONE_INT8),
+    "densenet121-imagenet": (SMALL_RESNET, "train.epochs=2", "benchmark.rounds=2", "export.formats=['onnx']", *ONE_INT8),
+    "cifar-architectures": ("models=[{name='timm:vit_tiny_patch16_224', upsample=32}]", "train.epochs=2",
+                            "ablate.train_limit=96", "ablate.epochs=3", "export.formats=['onnx']",
+                            "benchmark.batch_sizes=[1]", *ONE_INT8),
+    "runtime-formats": (SMALL_RESNET, "train.epochs=2", *ONE_INT8),
+    "convnext-speed": ("models=[{name='timm:test_vit', upsample=32}]", "train.epochs=2", "ablate.train_limit=96",
+                       "ablate.epochs=2", "prune.ratios=[]", "export.formats=['onnx']", *ONE_INT8),
+}  # fmt: skip
+MEASURED = ("benchmark.rounds=1", "benchmark.minutes=0.3", "benchmark.throughput=false", "serve.seconds=0.05")
+# One process: importing PyTorch and Great Expectations for each takes half a minute. All tables are checked in the last
+# study alone: each check takes 8 s (test_flow and test_tables are about it).
 DRIVER = """
 import json, sys
 from flows.cli import main
-for name, settings in json.loads(sys.argv[2]).items():
+from tasks import tables
+check, asked = tables.check, json.loads(sys.argv[2])
+for name, settings in asked.items():
+    last = name == list(asked)[-1]
+    tables.check = check if last else lambda paths, docs: [docs.mkdir()] * 0 if docs else []
     code = main(["run", name, "--out", sys.argv[1], *(f"--set={setting}" for setting in settings)])
     print(f"== {name} {code}", flush=True)
 """
 MOST_WAITING = 0.03  # of the time of a step, for images
+STAGES = ("tune.trials", "ablate.names", "augment.policies", "prune.ratios", "export.formats", "quantize.settings",
+          "quantize.dynamic", "qat.epochs", "build.precisions", "benchmark.throughput", "serve.seconds")  # fmt: skip
+# What a study's own table is keyed by: a word of each model's label.
+NAMED = {
+    "resnet34_tensorrt": ("resnet34",),
+    "densenet121_imagenet": ("densenet121",),
+    "cifar_architectures": ("efficientnet", "resnet50", "vit"),
+    "runtime_formats": ("resnet34", "densenet121", "efficientnet", "convnext"),
+    "convnext_speed": ("convnext",),
+}
+# Rows of the study's tables that one small model gives figures for on a CPU.
+MEASURED_ROWS: dict[str, list[tuple[str, ...]]] = {
+    "resnet34-tensorrt": [(RESNET, "initial training"), (RESNET, "tuned hyper-parameters"), ("latency ms",)],
+    "densenet121-imagenet": [
+        (technique, batch) for technique in ("none", "pruning", "ONNX", "int8 ONNX") for batch in ("1", "4", "8", "16", "32")
+    ],
+    "cifar-architectures": [("ViT", VIT), *((name,) for name in ("none", "gradient accumulation"))],
+    "runtime-formats": [(RESNET, form) for form in ("as trained", "ONNX", "ONNX int8", "TorchScript CPU")],
+    "convnext-speed": [
+        (name,) for name in ("vanilla", "torch.compile (TC)", "channels-last", "fused optimizer", "images on the device",
+                             "GELU by tanh", "everything")
+    ],
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -52,9 +90,16 @@ def test_a_study_has_three_scales_of_the_same_stages_and_tables(name: str) -> No
     assert len({study.published for study in made}) == 1
     assert made[0].published
     assert len(set(map(str, made))) == 3
-    for stage in ("tune.trials", "augment.policies", "ablate.techniques", "qat.epochs", "export.formats"):
+    for stage in STAGES:
         part, field = stage.split(".")
         assert len({bool(getattr(getattr(study, part), field)) for study in made}) == 1, stage
+    assert len({study.ablate.names for study in made}) == 1, "the same techniques"
+    assert len({len(study.train.seeds) > 1 for study in made}) == 1, "a spread over seeds, or none"
+    assert len({len(study.models) for study in made}) == 1
+    for study in made:
+        assert not any(0 < study.ablate.epochs * len(study.ablate.seeds) < 5 for _ in study.ablate.names), "no verdict"
+        for word in NAMED[study.published]:
+            assert sum(word in model.label for model in study.models) == 1, f"a row of the table, {word}"
     assert made[0].data.source == "digits", "the smallest needs no file"
     assert made[2].train.device == "auto"
 
@@ -63,9 +108,11 @@ def test_a_study_has_three_scales_of_the_same_stages_and_tables(name: str) -> No
 def printed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
     """Artifacts of all studies at their smallest scale, and what each printed."""
     burnish = Burnish(tmp_path_factory.mktemp("studies") / "artifacts", server)
-    asked = {name: [*settings, *MEASURED] for name, settings in SMALLER.items()}
+    asked = {name: [*MEASURED, *settings] for name, settings in SMALLER.items()}
+    # What torch.compile makes is tested in test_train; here it would take half a minute.
+    environment = burnish.environment | {"TORCH_COMPILE_DISABLE": "1"}
     done = subprocess.run([sys.executable, "-c", DRIVER, str(burnish.out), json.dumps(asked)], cwd=ROOT, text=True,
-                          env=burnish.environment, capture_output=True, check=False, timeout=900)  # fmt: skip
+                          env=environment, capture_output=True, check=False, timeout=900)  # fmt: skip
     parts = re.split(r"^== (\S+) (\d+)$", done.stdout, flags=re.MULTILINE)
     ended = dict(zip(parts[1::3], parts[2::3], strict=True))
     assert ended == dict.fromkeys(SMALLER, "0"), f"{ended}\n{done.stderr[-5000:]}"
@@ -79,23 +126,61 @@ def test_the_smallest_scale_of_a_study_ends_with_its_own_table(name: str, printe
     assert TITLES[name] in said[name]
     (run,) = (out / "runs").glob(f"{name}-*")
     assert '<h2 id="published">' in (run / "report.html").read_text()
-    summary = tables.read(out, "summary", run.name).collect()
-    assert summary.filter(pl.col("status") == "ok").height
-    failed = tables.read(out, "variants", run.name).collect().filter(pl.col("status") == "failed")
+    made = {table: tables.read(out, table, run.name).collect() for table in _small(out, run.name)}
+    assert made["summary"].filter(pl.col("status") == "ok").height
+    failed = made["variants"].filter(pl.col("status") == "failed")
     assert not failed.height, failed["error"].to_list()
-    epochs = tables.read(out, "epochs", run.name).collect().filter(pl.col("split") == "train")
-    # What an ablation's plain training waits is its finding. LeNet-5's epoch of 30 ms is begun and over.
-    told = epochs.filter(pl.col("stage") != "ablate", pl.col("model") != "lenet5")
+    _figures(name, made)
+    epochs = made["epochs"].filter(pl.col("split") == "train")
+    told = epochs.filter(pl.col("stage") != "ablate")  # what an ablation's plain training waits is its finding
+    assert told.height
     assert (told["data_wait"] * told["seconds"]).sum() <= MOST_WAITING * told["seconds"].sum()
     for stage in ("tune", "augment"):
         assert (stage in epochs["stage"]) == (name == "resnet34-tensorrt"), stage
-    if name == "convnext-speed":  # quantization-aware training: a file that is timed, and one that becomes an engine
-        aware = tables.read(out, "variants", run.name).filter(pl.col("name").str.contains("int8-qat")).collect()
-        assert set(aware["setting"]) >= {"qat-u8s8-reduced", "qat-s8s8"}
-        assert any(made.endswith("int8-qat-s8s8/engine-int8") for made in aware["name"])
-        timed = aware.filter(pl.col("stage") == "qat", pl.col("benchmark"))["name"].to_list()
-        assert timed and set(timed) <= set(summary.filter(pl.col("status") == "ok")["variant"])
-        assert "qat" in epochs["stage"]
-    ablated = tables.read(out, "ablations", run.name).collect()
-    assert set(ablated["status"]) <= {"ok"}
-    assert (ablated.height > 0) == (name in ("cifar-architectures", "convnext-speed"))
+    if name == "convnext-speed":
+        _aware(made)
+    _techniques(name, made["ablations"])
+
+
+def _small(out: Path, run: str) -> list[str]:
+    return [path.parent.name for path in (out / "tables").glob(f"*/{run}.parquet")]
+
+
+def _figures(name: str, made: dict[str, pl.DataFrame]) -> None:
+    """Each row of the study's table that this machine can measure has a figure of this run."""
+    beside = compare(presets()[name]("smoke").published, made)
+    here = {line.key: line.here or () for table in beside.comparisons for line in table.lines}
+    for key in MEASURED_ROWS[name]:
+        assert any(re.search(r"\d", figure) for figure in here[key]), f"{key}: {here[key]}"
+        assert not any(figure.startswith(("skipped", "failed")) for figure in here[key]), here[key]
+    if name == "densenet121-imagenet":
+        assert all("±" in " ".join(here[key]) for key in MEASURED_ROWS[name]), "the deviation over two processes"
+
+
+def _aware(made: dict[str, pl.DataFrame]) -> None:
+    """Quantization-aware training: a file that is timed, and one that becomes an engine."""
+    aware = made["variants"].filter(pl.col("name").str.contains("int8-qat"))
+    assert set(aware["setting"]) >= {"qat-u8s8-reduced", "qat-s8s8"}
+    assert any(made.endswith("int8-qat-s8s8/engine-int8") for made in aware["name"])
+    timed = aware.filter(pl.col("stage") == "qat", pl.col("benchmark"))["name"].to_list()
+    assert timed and set(timed) <= set(made["summary"].filter(pl.col("status") == "ok")["variant"])
+    assert "qat" in made["epochs"]["stage"]
+
+
+def _techniques(name: str, ablated: pl.DataFrame) -> None:
+    """One row a technique; only what this machine cannot do is skipped, and all says that it is without it."""
+    asked = presets()[name]("smoke").ablate
+    rows: dict[str, dict[str, Any]] = {row["technique"]: row for row in ablated.to_dicts()}
+    assert tuple(rows) == asked.names
+    skipped = {technique for technique, row in rows.items() if row["status"] == "skipped"}
+    assert {row["status"] for row in rows.values()} <= {"ok", "skipped"}, rows
+    for technique, row in rows.items():
+        assert (row["status"] == "ok") == (row["error"] is None)
+        if technique in skipped:
+            assert {"pin_memory", "precision", "fused_pointwise"} & set(asked.sets(technique)), row
+    if rows:
+        left = {key for technique in skipped for key in asked.sets(technique)}
+        assert json.loads(rows["all"]["sets"]).items() <= asked.sets("all").items()
+        for technique in skipped:
+            assert technique in rows["all"]["note"]
+        assert not left & set(json.loads(rows["all"]["sets"])) - {"compile", "channels_last", "fused", "loading"}

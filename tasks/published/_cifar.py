@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.published import ABSENT, Comparison, Line, Marks, duration, images_here, percent, rows, score
-from tasks.published._ablations import MEMORY, by_model, figures
+from tasks.published._ablations import EPOCHS, MEMORY, by_model, figures
 
 if TYPE_CHECKING:
     from tasks.published import Tables
@@ -27,7 +27,7 @@ HALVES = {
 """Test accuracy, F1, training accuracy in per cent; time."""
 COMMANDS = {"CIFAR-10": "cifar-architectures", "CIFAR-100": "cifar100-architectures"}
 COLUMNS = ("test accuracy %", "macro F1 %", "training accuracy %", "time")
-TECHNIQUE_COLUMNS = ("epoch s", "first epoch s", "images/s", "memory MB", "test accuracy %", "macro F1 %")
+TECHNIQUE_COLUMNS = ("epoch s", "× vanilla", "images/s", "memory MB", "test accuracy %", "macro F1 %")
 
 
 def compare(tables: Tables, own: str) -> list[Comparison]:
@@ -92,7 +92,7 @@ def _techniques(tables: Tables) -> list[Comparison]:
         lines = tuple(
             Line((technique,), None, figures(row, plain, TECHNIQUE_COLUMNS, marks)) for technique, row in group.items()
         )
-        about = ("The study has no table of with against without, and no memory figures.", MEMORY)
+        about = ("The study has no table of with against without, and no memory figures.", EPOCHS, MEMORY)
         notes = marks.notes + (about if model == list(found)[-1] else ())
         made.append(
             Comparison(f"With and without each technique: {model}", ("technique",), TECHNIQUE_COLUMNS, lines, notes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from tasks.records._base import Fraction, Positive, Record, known
 from tasks.records._data import Model
 from tasks.records._train import POLICIES, Train
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 
 class Range(Record):
@@ -81,6 +84,8 @@ class Ablate(Record):
     train_limit: Positive | None = None
     """Images of each training."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    alone: tuple[str, ...] = ()
+    """Techniques that are not part of all together, for one of the others excludes them."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Ablate:
@@ -89,26 +94,35 @@ class Ablate(Record):
             if field.startswith(OF_MODEL) and field.removeprefix(OF_MODEL) not in ("gelu", "upsample"):
                 raise ValueError(f"techniques: {field} makes another model; of the model, techniques set model.gelu and "
                                  "model.upsample")  # fmt: skip
+        for name in self.alone:
+            known(name, tuple(self.techniques), "technique to leave alone")
         for name, fields in self.techniques.items():
             if name in ("none", "all"):
                 raise ValueError(f"techniques: {name!r} is the name of what is trained beside them")
-            for field, value in fields.items():
+            for field, value in fields.items() if name not in self.alone else ():
                 other = set_by.setdefault(field, name)
                 if self.techniques[other][field] != value:
                     raise ValueError(f"techniques: {other} and {name} set {field} to different values, so they cannot be all "
-                                     "together")  # fmt: skip
+                                     "together; name one of them in alone")  # fmt: skip
         return self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is trained; with a single technique it is all."""
-        several = ("all",) if len(self.techniques) > 1 else ()
+        """What is trained; "all" is not where it would be one of the techniques again."""
+        together = self.sets("all")
+        several = ("all",) if together and together not in self.techniques.values() else ()
         return ("none", *self.techniques, *several) if self.techniques else ()
+
+    def without(self, techniques: Collection[str]) -> Ablate:
+        """The same without some techniques."""
+        kept = {name: fields for name, fields in self.techniques.items() if name not in techniques}
+        return Ablate(**{**dict(self), "techniques": kept, "alone": tuple(name for name in self.alone if name in kept)})
 
     def sets(self, technique: str) -> dict[str, bool | int | float | str]:
         """Fields of `train`, and with "model." before them of the model, that a technique sets."""
         if technique == "all":
-            return {field: value for fields in self.techniques.values() for field, value in fields.items()}
+            joined = (fields for name, fields in self.techniques.items() if name not in self.alone)
+            return {field: value for fields in joined for field, value in fields.items()}
         return self.techniques.get(technique, {})
 
     def train(self, base: Train, technique: str) -> Train:
