@@ -47,23 +47,30 @@ def pictures() -> tuple[numpy.ndarray, numpy.ndarray]:
 
 
 def ours(folder: Path, images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
-    work = Work.at(folder)
-    splits = (numpy.arange(len(images)) >= BATCH * BATCHES).astype(numpy.uint8)
-    artifacts = []
-    for array in (images, labels, splits):
-        with work.store.temporary() as place:
-            numpy.save(place / "a.npy", array)
-            artifacts.append(work.store.put(place / "a.npy", "npy"))
-    data = Prepared(images=artifacts[0], labels=artifacts[1], splits=artifacts[2], classes=tuple("0123456789"), image_size=32,
-                    channels=3, mean=MEAN, std=STD, train_rows=BATCH * BATCHES, validation_rows=16, test_rows=0)  # fmt: skip
     settings = Train(epochs=1000, batch_size=BATCH, precision="auto", device="cpu", augment="crop_flip")
-    run = Run(Job(work, ARCHITECTURE, data, settings, "m", "m/train", "train"), models.build(**ARCHITECTURE))
+    run = loop(folder, images, labels, settings)
 
     def train() -> None:
         run.epoch += 1
         run._train()
 
     return train
+
+
+def loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray, settings: Train) -> Run:
+    """The training loop over all images but the last 16."""
+    work, size, trained = Work.at(folder), images.shape[1], len(images) - 16
+    splits = (numpy.arange(len(images)) >= trained).astype(numpy.uint8)
+    artifacts = []
+    for array in (images, labels, splits):
+        with work.store.temporary() as place:
+            numpy.save(place / "a.npy", array)
+            artifacts.append(work.store.put(place / "a.npy", "npy"))
+    data = Prepared(images=artifacts[0], labels=artifacts[1], splits=artifacts[2], classes=tuple("0123456789"),
+                    image_size=size, channels=3, mean=MEAN, std=STD, train_rows=trained, validation_rows=16,
+                    test_rows=0)  # fmt: skip
+    architecture = ARCHITECTURE | {"image_size": size}
+    return Run(Job(work, architecture, data, settings, "m", "m/train", "train"), models.build(**architecture))
 
 
 def bare(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
@@ -154,3 +161,17 @@ def test_training_is_as_fast_as_a_bare_loop_and_faster_than_the_plain_form(tmp_p
     print(told)
     assert ratios["bare", "processor"] >= 0.97, told
     assert ratios["plain", "processor"] >= 1.15, told
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("augment", ["crop_flip", "trivialaugment"])
+def test_training_does_not_wait_for_large_images_that_workers_gather(tmp_path, augment):
+    """At 224 pixels, two workers; the first epoch is for starting them, and one thread is left to training."""
+    torch.set_num_threads(1)
+    dice = numpy.random.default_rng(0)
+    images, labels = dice.integers(0, 256, (6 * 16 + 16, 224, 224, 3), numpy.uint8), numpy.arange(6 * 16 + 16) % 10
+    settings = Train(epochs=2, batch_size=16, device="cpu", loading="workers", workers=2, augment=augment)
+    run = loop(tmp_path, images, labels, settings)
+    run.go()
+    first, second = (row for row in run.epochs if row["split"] == "train")
+    assert 0 < second["data_wait"] < 0.03, (first, second)
