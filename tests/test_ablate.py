@@ -137,7 +137,7 @@ def test_a_technique_is_faster_or_slower_where_its_epochs_and_nones_do_not_overl
 
     def trained(work, model, data, train, variant, stage):
         told = [{"epoch": n, "split": "train", "seconds": s, "images_per_second": 1 / s, "data_wait": 0.0,
-                 "memory_peak_bytes": 1, "precision": "fp32", "device": "cpu", "batch_size": 1}
+                 "compile_seconds": None, "memory_peak_bytes": 1, "precision": "fp32", "device": "cpu", "batch_size": 1}
                 for n, s in enumerate(took[variant.rpartition("-")[2]], 1)]  # fmt: skip
         return SimpleNamespace(epochs=told, evaluation=dict.fromkeys(QUALITY, 0.5), spread={"test_macro_f1_std": None})
 
