@@ -278,6 +278,6 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
             prune=Prune(ratios=(0.25,), epochs=1, learning_rate=1e-4),
             qat={"epochs": 1},
             benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "onnxruntime", "tensorrt")}),
-            **FORMS,
+            **FORMS | {"build": Build(precisions=("fp16", "int8"))},
         )  # fmt: skip
     return study
