@@ -24,7 +24,7 @@ TITLES = {
     "densenet121-imagenet": "Techniques: mean ms per batch/samples per s",
     "cifar-architectures": "Accuracy and training time, published on CIFAR-10; here: digits",
     "runtime-formats": "One model, five ways to run it",
-    "convnext-speed": "Inference: timm:test_vit-32px, cpu, batch 1",
+    "convnext-speed": "Inference: timm:convnext_atto-32px, cpu, batch 1",
 }
 RESNET, VIT = "resnet34-w16", "timm:test_vit-32px"
 SMALL_RESNET = "models=[{name='resnet34', width=16}]"
@@ -41,7 +41,8 @@ SMALLER = {
                             "ablate.train_limit=96", "export.formats=['onnx']",
                             "benchmark.batch_sizes=[1]", *ONE_INT8),
     "runtime-formats": (SMALL_RESNET, "train.epochs=2", *ONE_INT8),
-    "convnext-speed": ("models=[{name='timm:test_vit', upsample=32}]", "train.epochs=2", "ablate.train_limit=96",
+    # Not test_vit: TensorRT for RTX builds no int8 engine of it (Myelin, CHECK(is_tensor())).
+    "convnext-speed": ("models=[{name='timm:convnext_atto', upsample=32}]", "train.epochs=2", "ablate.train_limit=96",
                        "ablate.epochs=2", "prune.ratios=[]", "export.formats=['onnx']", "quantize.settings=['u8s8-reduced']",
                        *ONE_INT8),
 }  # fmt: skip
@@ -56,7 +57,7 @@ for name, settings in json.loads(sys.argv[2]).items():
 """
 MOST_WAITING = 0.03  # of the time of a step, for images
 STAGES = ("tune.trials", "ablate.names", "augment.policies", "prune.ratios", "export.formats", "quantize.settings",
-          "quantize.dynamic", "qat.epochs", "build.precisions", "benchmark.throughput", "serve.seconds")  # fmt: skip
+          "quantize.dynamic", "qat.epochs", "build.precisions", "serve.seconds")  # fmt: skip
 # What a study's own table is keyed by: a word of each model's label.
 NAMED = {
     "resnet34_tensorrt": ("resnet34",),
@@ -89,6 +90,10 @@ def test_a_study_has_three_scales_of_the_same_stages_and_tables(name: str) -> No
     for stage in STAGES:
         part, field = stage.split(".")
         assert len({bool(getattr(getattr(study, part), field)) for study in made}) == 1, stage
+    if (
+        made[0].published == "densenet121_imagenet"
+    ):  # no other study's own table has the rate of queries in flight together
+        assert all(study.benchmark.throughput for study in made)
     assert len({study.ablate.names for study in made}) == 1, "the same techniques"
     assert len({len(study.train.seeds) > 1 for study in made}) == 1, "a spread over seeds, or none"
     assert len({len(study.models) for study in made}) == 1
