@@ -196,6 +196,7 @@ def test_s4_finds_each_form_and_its_accuracy_by_the_models_name(tables):
     assert median == summary.sig(row["latency_median_ms"][0])
     assert top1.startswith(f"{100 * row['top1'][0]:.1f} [")
     assert here["convnext", "ONNX"] is None, "not of this run"
+    assert here["lenet5", "ONNX"], "not of the study: a line of its own"
 
 
 def test_s4_tells_why_there_are_no_figures_of_a_gpu(tables):

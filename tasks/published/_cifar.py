@@ -49,6 +49,8 @@ def _half(tables: Tables, half: str, data: str | None) -> Comparison:
         named = next((model for model in models if family in model), None)
         here = _trained(tables, named) if named else (ABSENT,) * len(COLUMNS)
         lines.append(Line((MODELS[family], named or ABSENT), published, here))
+    others = [model for model in models if not any(family in model for family in HALVES[half])]
+    lines += [Line((ABSENT, model), None, _trained(tables, model)) for model in others]
     if data is None:
         notes: tuple[str, ...] = (
             f"Not of this run: `burnish run {COMMANDS[half]}` runs it (--scale as for this one).",

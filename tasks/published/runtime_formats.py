@@ -40,13 +40,15 @@ VERDICTS = {
 
 
 def compare(tables: Tables) -> list[Comparison]:
-    """A line a model and form, at the smallest batch size measured."""
+    """A line a model and form, at the smallest batch size measured; models that the study has not come last."""
     summary = rows(tables, "summary", lambda row: "/prune-" not in row["variant"])
     batch = min((row["batch_size"] for row in summary), default=1)
     labels = list(dict.fromkeys(row["model"] for row in summary))
     marks, lines, verdicts = Marks(), [], dict[str, str]()
-    for family, published in MODELS.items():
-        label = next((label for label in labels if family in label), None)
+    of_study = {family: next((label for label in labels if family in label), None) for family in MODELS}
+    asked = [(family, label, MODELS[family]) for family, label in of_study.items()]
+    asked += [(label, label, {}) for label in labels if label not in of_study.values()]
+    for family, label, published in asked:
         ours = [row for row in summary if row["model"] == label and row["batch_size"] == batch]
         fp32 = fastest([row for row in ours if FORMS["ONNX"](row)])
         for form, fits in FORMS.items():
