@@ -56,7 +56,7 @@ class Unfinished(Exception):
 class Run:
     """One run of a study: calls stages, collects their rows, turns a failed stage into a failed variant."""
 
-    def __init__(self, study: Study, out: str, again: tuple[StageName, ...]) -> None:
+    def __init__(self, study: Study, out: str, again: tuple[StageName, ...] = ()) -> None:
         self.study = study
         self.context = Context(out=str(Path(out).absolute()), run=_new_run(Path(out), study.name), again=again)
         self.folder = Path(self.context.out) / "runs" / self.context.run

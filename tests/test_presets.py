@@ -33,9 +33,10 @@ SMALL_RESNET = "models=[{name='resnet34', width=16}]"
 # study's own table in one study alone.
 ONE_INT8 = ("quantize.dynamic=false", "quantize.calibration_images=32")
 SMALLER = {
-    "resnet34-tensorrt": ("data.train_limit=480", "data.test_limit=200", "train.epochs=3", "benchmark.batch_sizes=[1]",
-                          "prune.ratios=[]", "quantize.settings=['u8s8-reduced']", "export.formats=['onnx']",
-                          "build.precisions=['fp16']", *ONE_INT8),
+    "resnet34-tensorrt": ("data.train_limit=480", "data.test_limit=200", "train.epochs=3", "tune.trials=1", "tune.epochs=1",
+                          "augment.epochs=4", "benchmark.batch_sizes=[1]", "prune.ratios=[]",
+                          "quantize.settings=['u8s8-reduced']", "export.formats=['onnx']", "build.precisions=['fp16']",
+                          *ONE_INT8),
     "densenet121-imagenet": (SMALL_RESNET, "train.epochs=2", "benchmark.rounds=2", "export.formats=['onnx']", *ONE_INT8),
     "cifar-architectures": ("models=[{name='timm:test_vit', upsample=32}]", "train.epochs=2",
                             "ablate.train_limit=96", "export.formats=['onnx']",
