@@ -56,6 +56,10 @@ class Summary:
     reason: str
 
 
+WIDE = 1e4
+"""Ends of an interval so many times apart (two rounds, of which one was disturbed) say nothing."""
+
+
 def sig(value: float) -> str:
     """A number for people: three significant digits, never an exponent below a million."""
     return f"{value:,.0f}".replace(",", "\u202f") if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
@@ -233,7 +237,9 @@ def _against(winner: Row, reference: Row) -> str:
 
 
 def _times(ratio: float, low: float, high: float | None) -> str:
-    return f"{sig(ratio)} ({sig(low)} to {sig(high)}) times" if high is not None else f"{sig(ratio)} (one round) times"
+    if high is None:
+        return f"{sig(ratio)} (one round) times"
+    return f"{sig(ratio)} ({f'{sig(low)} to {sig(high)}' if high < WIDE * low else 'too few rounds for an interval'}) times"
 
 
 def _second(winner: Row, runner_up: Row | None, rounds: Mapping[Place, Rounds]) -> str:

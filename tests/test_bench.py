@@ -63,13 +63,16 @@ def test_the_same_file_twice_is_indistinguishable_and_a_slower_one_slower(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     a, slow = null(tmp_path / "a", lognormal(1.0, 0.05)), null(tmp_path / "slow", lognormal(1.1, 0.05))
-    told = bench(capsys, a, a, slow, "--rounds", 5, "--seconds", 1, "--out", tmp_path)
-    assert [(row["candidate"], row["verdict"]) for row in told["comparisons"]] == [
-        ("a #2 · null", "indistinguishable"), ("slow · null", "slower"),
-    ]  # fmt: skip
-    low, ratio, high = (told["comparisons"][1][key] for key in ("low", "ratio", "high"))
-    assert low <= 1 / 1.1 <= high
-    assert ratio == pytest.approx(1 / 1.1, rel=0.02)
+
+    def rightly_told() -> bool:
+        told = bench(capsys, a, a, slow, "--rounds", 5, "--seconds", 1, "--out", tmp_path)["comparisons"]
+        assert [row["candidate"] for row in told] == ["a #2 · null", "slow · null"]
+        assert told[1]["verdict"] == "slower"
+        assert told[1]["ratio"] == pytest.approx(1 / 1.1, rel=0.02)
+        return told[0]["verdict"] == "indistinguishable" and told[1]["low"] <= 1 / 1.1 <= told[1]["high"]
+
+    # At 99 % confidence one verdict or interval in a hundred is rightly wrong; two in a row are a fault.
+    assert rightly_told() or rightly_told()
 
 
 def test_throughput_and_batch_sizes_are_measured_when_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
