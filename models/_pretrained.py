@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 SHOWN = 3  # entries of a kind that a message names
+HEAD_STD = 0.01  # of the weights of a new head
 
 
 class Loaded(NamedTuple):
@@ -60,7 +61,7 @@ def locate(source: str) -> Path | None:
 def load_into(model: nn.Module, name: str, source: str, image_size: int) -> Loaded:
     """Load weights into the model that `build(name, image_size=image_size, ...)` made.
 
-    A head of another number of classes stays as it was built, a stem for colour images is summed for greyscale ones,
+    A head of another number of classes starts from small weights, a stem for colour images is summed for greyscale ones,
     position embeddings are interpolated to the image size; entries of other names match by their order where all kinds
     and shapes agree. `notes` says which of this was done.
 
@@ -168,7 +169,10 @@ def _fitted(state: State, model: nn.Module, name: str, image_size: int, where: s
     classes, found = len(want[own[0]]), len(state.get(own[0], want[own[0]]))
     if found != classes and state[own[0]].shape[1:] == want[own[0]].shape[1:]:
         notes.append(f"the head ({last}) of {found} classes is replaced by an untrained one of {classes}")
-        state |= {key: want[key] for key in own if key in want}
+        # Small: as timm draws it for EfficientNets, the first loss is 5.2 instead of ln 10, which takes epochs to unlearn.
+        drawn = want[own[0]]
+        state[own[0]] = drawn * (HEAD_STD / drawn.std().clamp(min=HEAD_STD))
+        state |= {key: want[key].new_zeros(want[key].shape) for key in own[1:] if key in want}
     for key, value in want.items():
         if key.endswith(".num_batches_tracked"):  # files of before 2018 lack it
             state.setdefault(key, value)
