@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is run on a lent GPU machine (no network; packages unpacked in /tmp/site, see shared/gpu): ./gpu.sh STEP...; results in $OUT.
+# What is run on a lent GPU machine (no network; packages unpacked in /tmp/site, see shared/gpu): .ci/gpu.sh STEP...; results in $OUT.
 # DATA: folder with train and test Parquet of CIFAR-10; TINY: with Tiny ImageNet's; both are carried there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -16,10 +16,11 @@ cifar() { # MODEL EPOCHS POLICY [ARGUMENTS]: the goals of training on CIFAR-10, 
     --set train.epochs="$2" --set train.patience="$2" --set train.augment="$3" "${@:4}"
 }
 
+failed=0
 for step in "$@"; do
   echo "== $step"
   case $step in
-    tests) python3 -m pytest -m gpu -q -p no:cacheprovider 2>&1 | tee "$OUT/tests.txt" || true ;;
+    tests) python3 -m pytest -m gpu -q -p no:cacheprovider 2>&1 | tee "$OUT/tests.txt" || failed=1 ;; # the other steps go on
     quickstart) burnish run quickstart --out "$OUT/quickstart" ;;
     f1-0.916) cifar resnet34 32 crop_flip ;;
     f1-0.945) cifar resnet34 100 cutmix ;;
@@ -36,3 +37,4 @@ for step in "$@"; do
   esac
 done
 find "$OUT" -name '*.pt' -delete
+exit $failed

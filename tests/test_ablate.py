@@ -177,3 +177,7 @@ def test_the_report_shows_each_technique_beside_none() -> None:
     assert "AMP" in shown
     assert "precision bf16" in shown
     assert "it did not fit" in shown
+
+
+def test_no_techniques_leave_the_stage_out_whatever_was_to_stay_alone() -> None:
+    assert Ablate(techniques={}, alone=("fp16",)).names == ()

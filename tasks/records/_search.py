@@ -94,7 +94,7 @@ class Ablate(Record):
             if field.startswith(OF_MODEL) and field.removeprefix(OF_MODEL) not in ("gelu", "upsample"):
                 raise ValueError(f"techniques: {field} makes another model; of the model, techniques set model.gelu and "
                                  "model.upsample")  # fmt: skip
-        for name in self.alone:
+        for name in self.alone if self.techniques else ():  # techniques={} alone leaves the stage out
             known(name, tuple(self.techniques), "technique to leave alone")
         for name, fields in self.techniques.items():
             if name in ("none", "all"):
