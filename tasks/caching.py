@@ -25,6 +25,7 @@ import httpx
 from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import CachePolicy
+from prefect.client.base import ServerType
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 from prefect.context import TaskRunContext
@@ -167,21 +168,34 @@ class _Progress(logging.Handler):
             self.handleError(record)
 
 
+def _limits(devices: tuple[str, ...]) -> list[str]:
+    """Names of Prefect's global concurrency limits for this machine's devices, of one slot each, made where missing.
+
+    None with a temporary server. A dead holder's slot would stay held: leases are in that server's memory, slots in the
+    database that the next one opens. It has one flow run, which `locks.locked` keeps apart from others.
+    """
+    with get_client(sync_client=True) as client:
+        if client.server_type == ServerType.EPHEMERAL:
+            return []
+        names = [f"burnish {platform.node()} {device}" for device in sorted(devices)]
+        for name in names:
+            with suppress(ObjectAlreadyExists):  # another flow run made it at the same moment
+                client.upsert_global_concurrency_limit_by_name(name, 1)
+    return names
+
+
 @contextmanager
 def _alone(devices: tuple[str, ...], log: logging.Logger) -> Iterator[None]:
-    """Hold this machine's devices by Prefect's global concurrency limits, one slot each; they are made where missing.
+    """Hold this machine's devices: no other flow run of the same server measures on them.
 
-    The server lets go of a dead holder's slot when its lease is not renewed.
+    The server lets go of a dead holder's slot when its lease is not renewed, unless the server itself was started anew.
     """
-    names = [f"burnish {platform.node()} {device}" for device in sorted(devices)]
     with ExitStack() as held:
+        names = _limits(devices) if devices else []
         if names:
-            with get_client(sync_client=True) as client:
-                for name in names:
-                    with suppress(ObjectAlreadyExists):  # another flow run made it at the same moment
-                        client.upsert_global_concurrency_limit_by_name(name, 1)
+            freed = " && ".join(f"prefect gcl update '{name}' --active-slots 0" for name in names)
             # Not by concurrency's own timeout: Prefect logs it as an error.
-            told = Timer(5, log.info, ("waiting for Prefect's concurrency limit: %s", ", ".join(names)))
+            told = Timer(5, log.info, ("waiting for another flow run's measurements; if there is none: %s", freed))
             told.daemon = True
             told.start()
             try:

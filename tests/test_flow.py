@@ -2,12 +2,15 @@
 
 import json
 import os
+import platform
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing
 
 import polars
 import psutil
@@ -166,7 +169,8 @@ def test_an_edited_helper_reruns_training_and_what_follows(server, tmp_path):
 
 
 @pytest.mark.slow
-def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_loses_nothing(tmp_path):
+def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_loses_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     burnish = Burnish(tmp_path / "artifacts", None)
     assert "PREFECT_API_URL" not in burnish.environment
     settings = (*SHORT, "train.epochs=25", "train.patience=25")
@@ -176,8 +180,19 @@ def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_los
         assert process.poll() is None, process.stderr.read()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    for child in children:  # its Prefect server
+        child.terminate()
+    psutil.wait_procs(children, timeout=20)
+    with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as database, database:
+        # As one that is killed while it measures leaves it.
+        database.execute(
+            'INSERT INTO concurrency_limit_v2 (name, "limit", active, active_slots, denied_slots, slot_decay_per_second,'
+            " avg_slot_occupancy_seconds) VALUES (?, 1, 1, 1, 0, 0, 2)",
+            (f"burnish {platform.node()} cpu",),
+        )
     burnish.run(*settings)
     assert burnish.why()["prepare"] == "hit"
     run = max((burnish.out / "runs").iterdir(), key=lambda p: p.name)
