@@ -24,7 +24,7 @@ from tasks.locks import locked
 from tasks.records import Benchmark, Variant, formats, plugins
 from tasks.rounds import fresh_processes, run
 from tasks.store import Store, replace
-from tasks.summary import sig
+from tasks.summary import interval, sig
 from tasks.work import Work
 
 if TYPE_CHECKING:
@@ -252,10 +252,9 @@ def _print(measured: dict[str, pl.DataFrame], compared: list[Row]) -> None:
     for name in ("", "experiment", "batch", "times as fast", "99 % interval", "so it is"):
         table.add_column(name, no_wrap=True, justify="right" if name in ("batch", "times as fast") else "left")
     for found in compared:
-        high = "∞" if found["high"] is None else sig(found["high"])
         doubt = " (bad conditions)" if found["conditions"] else ""
         table.add_row(found["candidate"], found["experiment"], str(found["batch_size"]), sig(found["ratio"]),
-                      f"{sig(found['low'])} – {high}", found["verdict"] + doubt)  # fmt: skip
+                      interval(found["low"], found["high"]), found["verdict"] + doubt)  # fmt: skip
     console.print(table)
 
 

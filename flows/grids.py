@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.summary import sig
+from tasks.summary import interval, sig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -268,13 +268,14 @@ def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
         return Cell(write(value), str(value), number=False, below=reason if key in SAYS_WHY else "")
     why, below = "", ""
     stem, unit = (key[:-3], "_ms") if key.endswith("_ms") else (key, "")
-    ends = row.get(f"{stem}_low{unit}"), row.get(f"{stem}_high{unit}")
-    if None not in ends:
-        low, high = map(write, ends)
+    first, last = row.get(f"{stem}_low{unit}"), row.get(f"{stem}_high{unit}")
+    if first is not None and last is not None:
+        low, high = write(first), write(last)
         why = f"{95 if key in ('top1', 'macro_f1', *OF_A_CLASS) else 99} % interval {low} to {high}"
         below = f"{low}–{high}" if key in OF_A_CLASS else ""
         if key == "speedup":
-            why, below = f"{row['verdict']}: {why}", f"{low}–{high}"
+            below = interval(first, last)
+            why = f"{row['verdict']}, 99 % interval: {below}"
     return Cell(write(value), value, why, below=below)
 
 

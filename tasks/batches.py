@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 
 from tasks import machine
+from tasks.datasets._split import sample
 from tasks.devices import free_bytes
 from tasks.policies import DRAWS
 
@@ -27,10 +28,7 @@ def subset(rows: numpy.ndarray, labels: numpy.ndarray, limit: int | None, seed: 
     """At most `limit` of `rows`, stratified by label, in ascending order."""
     if limit is None or limit >= len(rows):
         return rows
-    from sklearn.model_selection import train_test_split
-
-    kept, _ = train_test_split(rows, train_size=limit, stratify=labels[rows], random_state=seed)
-    return numpy.sort(kept)
+    return rows[sample(labels[rows], limit, (seed, 0))]
 
 
 @dataclass(frozen=True)

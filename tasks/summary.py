@@ -56,7 +56,7 @@ class Summary:
     reason: str
 
 
-WIDE = 1e4
+WIDE = 100
 """Ends of an interval so many times apart (two rounds, of which one was disturbed) say nothing."""
 
 
@@ -236,10 +236,15 @@ def _against(winner: Row, reference: Row) -> str:
     return f", {times} as fast as the reference ({base}){how}"
 
 
-def _times(ratio: float, low: float, high: float | None) -> str:
+def interval(low: float, high: float | None, to: str = "–") -> str:
+    """The ends of a ratio's interval, or why there are none that say anything."""
     if high is None:
-        return f"{sig(ratio)} (one round) times"
-    return f"{sig(ratio)} ({f'{sig(low)} to {sig(high)}' if high < WIDE * low else 'too few rounds for an interval'}) times"
+        return "one round"
+    return f"{sig(low)}{to}{sig(high)}" if high < WIDE * low else "too few rounds"
+
+
+def _times(ratio: float, low: float, high: float | None) -> str:
+    return f"{sig(ratio)} ({interval(low, high, ' to ')}) times"
 
 
 def _second(winner: Row, runner_up: Row | None, rounds: Mapping[Place, Rounds]) -> str:

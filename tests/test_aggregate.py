@@ -154,6 +154,13 @@ def test_a_single_round_gives_a_speed_up_without_an_upper_bound(tables: dict[str
     assert found.winner["verdict"] == "indistinguishable" and "one round" in found.reason
 
 
+def test_an_interval_of_ends_a_hundred_times_apart_is_told_as_too_few_rounds() -> None:
+    assert subject.interval(0.5, 2.0) == "0.500–2.00"
+    assert subject.interval(0.5, 2.0, " to ") == "0.500 to 2.00"
+    assert subject.interval(3.6e-42, 2e5) == "too few rounds"
+    assert subject.interval(0.0, None) == "one round"
+
+
 def test_rounds_that_do_not_pair_are_not_compared(tables: dict[str, pl.DataFrame]) -> None:
     short = changed(
         tables, "benchmarks", {"variant": FAST, "batch_size": 1}, round_turns=[1, 1], turn_medians_ms=[0.8, 0.8]

@@ -10,7 +10,7 @@ import torch
 import torch._dynamo.utils
 
 from tasks import batches
-from tasks.batches import Gathered, Plan, Resident, source
+from tasks.batches import Gathered, Plan, Resident, source, subset
 from tasks.policies import DRAWS, Augmentation, Normaliser, Policy, crop_flip, erase, policy
 from tasks.records import Prepared, Train
 
@@ -28,6 +28,15 @@ def draws(count: int, seed: int = 0) -> torch.Tensor:
 
 def about(channels: int = 3) -> Prepared:
     return Prepared.model_construct(mean=(0.4,) * channels, std=(0.3,) * channels, channels=channels)
+
+
+def test_fewer_images_than_classes_are_a_subset_too_and_more_have_each_class_by_its_share():
+    rows, labels = numpy.arange(5, 605), numpy.arange(605) % 200
+    few = subset(rows, labels, 128, seed=0)
+    assert len(set(labels[few])) == len(few) == 128 and set(few) <= set(rows) and (numpy.diff(few) > 0).all()
+    assert (numpy.bincount(labels[subset(rows, labels, 400, seed=0)]) == 2).all()
+    assert (few != subset(rows, labels, 128, seed=1)).any()
+    assert subset(rows, labels, None, seed=0) is rows
 
 
 def test_each_image_is_shifted_and_mirrored_by_its_own_draws():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.intervals import compare as paired
 from tasks.intervals import turns
-from tasks.summary import sig
+from tasks.summary import interval, sig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -161,7 +161,7 @@ def times(tables: Tables, base: Row | None, row: Row) -> tuple[str, str | None]:
     fresh = all(found["processes"] == found["rounds"] for found in (theirs, ours))
     ratio, low, high, verdict = paired(turns(theirs), turns(ours), fresh=fresh)
     bad = BAD if theirs["conditions"] or ours["conditions"] else ""
-    return (between(ratio, low, high) if math.isfinite(high) else f"{sig(ratio)} (one round)") + bad, verdict
+    return f"{sig(ratio)} [{interval(low, high if math.isfinite(high) else None)}]{bad}", verdict
 
 
 def rounds(tables: Tables, row: Row) -> Row:
