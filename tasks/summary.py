@@ -200,8 +200,9 @@ def _reason(
     if winner is None:
         removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
         counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
-        return (f"No winner: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
-                f"{allowed} of the reference's {name} ({reference[metric]:.3f}, {words(reference)}).")  # fmt: skip
+        first = (f"No winner: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
+                 f"{allowed} of the reference's {name} ({reference[metric]:.3f}, {words(reference)}).")  # fmt: skip
+        return " ".join((first, *_passed_over(rows, study, reference["batch_size"])))
     if winner is reference:
         first = (f"{words(winner)}: {_ms(winner)} median, {name} {winner[metric]:.3f}. It is the reference itself: "
                  "no other form that may win has a smaller median.")  # fmt: skip
@@ -209,22 +210,31 @@ def _reason(
         first = (f"{words(winner)}: {_ms(winner)} median{_against(winner, reference)}, {name} {winner[metric]:.3f} "
                  f"against {reference[metric]:.3f}, within the allowed drop of {allowed}.")  # fmt: skip
     gate = "The held-out images decided only who passes this accuracy rule, not the order."
-    return " ".join((first, _second(winner, runner_up, rounds), *_passed_over(rows, study, winner), gate))
+    return " ".join(
+        (
+            first,
+            _second(winner, runner_up, rounds),
+            *_passed_over(rows, study, winner["batch_size"], winner["latency_median_ms"]),
+            gate,
+        )
+    )
 
 
-def _passed_over(rows: list[Row], study: Study, winner: Row) -> list[str]:
-    """A sentence on rows that would have won, had they been measured under good conditions."""
+def _passed_over(rows: list[Row], study: Study, batch_size: int, winners_ms: float = math.inf) -> list[str]:
+    """Sentences on rows that would have won, had they been measured under good conditions."""
     faster = [
         row for row in rows
-        if row["batch_size"] == winner["batch_size"] and row["conditions"] is not None and _accurate(row, study)
-        and row["latency_median_ms"] < winner["latency_median_ms"]
+        if row["batch_size"] == batch_size and row["conditions"] is not None and _accurate(row, study)
+        and row["latency_median_ms"] < winners_ms
     ]  # fmt: skip
     if not faster:
         return []
     best = min(faster, key=lambda row: row["latency_median_ms"])
-    count = f"{len(faster)} rows with smaller medians were" if len(faster) > 1 else "A row with a smaller median was"
-    return [f"{count} measured under bad conditions and cannot win: {words(best)}, {_ms(best)} ({best['conditions']}). "
-            "On a quieter machine: the same command with --again benchmark."]  # fmt: skip
+    likewise = f"; {len(faster) - 1} more likewise" if len(faster) > 1 else ""
+    return [
+        f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
+        f"{_ms(best)} ({best['conditions']}{likewise}). On a quieter machine: the same command with --again benchmark."
+    ]
 
 
 def _against(winner: Row, reference: Row) -> str:

@@ -85,7 +85,9 @@ def test_rows_of_bad_conditions_never_win_and_are_not_on_the_front(tables: dict[
     bad = changed(tables, "benchmarks", {"variant": FAST}, conditions="throttled")
     found = subject.summarise(bad, factory.study())
     assert found.winner["variant"] == SECOND
-    told = f"A row with a smaller median was measured under bad conditions and cannot win: {FAST} on onnxruntime"
+    told = (
+        f"The fastest that is accurate enough was measured under bad conditions and cannot win: {FAST} on onnxruntime"
+    )
     assert told in found.reason and "(throttled)" in found.reason and "--again benchmark" in found.reason
     assert "bad conditions" not in subject.summarise(tables, factory.study()).reason
     marked = found.frame.filter(pl.col("variant") == FAST)
@@ -138,6 +140,7 @@ def test_without_an_eligible_row_there_is_no_winner_and_the_reason_counts_what_r
     found = subject.summarise(bad, factory.study())
     assert (found.winner, found.runner_up) == (None, None)
     assert "of 24 rows at batch 1, 20 measured under bad conditions, 4 skipped" in found.reason
+    assert f"cannot win: {FAST} on onnxruntime, cpu, batch 1" in found.reason and "more likewise" in found.reason
 
 
 def test_without_an_eager_fp32_row_there_is_no_reference_and_no_winner(tables: dict[str, pl.DataFrame]) -> None:
