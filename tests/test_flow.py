@@ -124,14 +124,14 @@ def test_a_second_run_recomputes_nothing_and_is_quick(finished):
 @pytest.mark.slow
 def test_a_benchmark_setting_reruns_benchmark_and_what_follows_alone(finished):
     burnish, _ = finished
-    burnish.run(*TINY, "benchmark.rounds=3")
+    burnish.run(*TINY, "benchmark.batch_sizes=[1]")
     assert {task for task, outcome in burnish.why().items() if outcome == "computed"} == {
         "benchmark",
         "serve",
         "aggregate",
     }
     told = burnish("why", "--out", str(burnish.out)).stdout
-    assert "settings.rounds: 2 -> 3" in told
+    assert "settings.batch_sizes" in told
 
 
 @pytest.mark.slow
@@ -148,24 +148,6 @@ def test_a_deleted_and_a_corrupted_file_rerun_the_stages_that_make_them(finished
     assert {told[f"export/{parent}"] for parent in onnx["parent"]} == {"computed"}
     assert {told[task] for task in ("prepare", "train/lenet5", "tune/lenet5", "augment/lenet5")} == {"hit"}
     assert {path.stat().st_size for path in paths} == set(onnx["size_bytes"])
-
-
-@pytest.mark.slow
-def test_an_edited_helper_reruns_training_and_what_follows(server, tmp_path):
-    for folder in ("flows", "tasks", "models"):
-        shutil.copytree(ROOT / folder, tmp_path / folder)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    burnish = Burnish(tmp_path / "artifacts", server, cwd=tmp_path)
-    burnish.run(*SHORT)
-    helper = tmp_path / "tasks" / "optimizers.py"
-    text = helper.read_text()
-    edited = text.replace('"one_cycle": 0.25', '"one_cycle": 0.3')
-    assert edited != text
-    helper.write_text(edited)
-    burnish.run(*SHORT)
-    told = burnish.why()
-    assert told.pop("prepare") == "hit"
-    assert set(told.values()) == {"computed"}
 
 
 @pytest.mark.slow
@@ -220,18 +202,34 @@ def test_a_terminated_run_says_so_and_leaves_no_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on(burnish):
+def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper_reruns_training_and_what_follows(
+    server, tmp_path
+):
+    for folder in ("flows", "tasks", "models"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    burnish = Burnish(tmp_path / "artifacts", server, cwd=tmp_path)
     done = burnish.run(*SHORT, "models=['lenet5', {name='resnet34', width=8}]", "train.learning_rate=1e9",
                        "train.schedule='constant'", "train.epochs=1", code=1)  # fmt: skip
     assert "Traceback" not in done.stderr
     assert "no variant to measure" in done.stderr
     # Nothing has a thousand channels to be rounded to: the pruned variant fails, the others go on.
-    done = burnish.run(*SHORT, "prune.ratios=[0.5]", "prune.round_to=1000")
+    settings = (*SHORT, "prune.ratios=[0.5]", "prune.round_to=1000")
+    done = burnish.run(*settings)
     variants = polars.read_parquet(burnish.out / "tables" / "variants" / "*.parquet")
     failed = variants.filter(polars.col("status") == "failed")
     assert failed["name"].to_list() == ["lenet5/prune-0.5"]
     assert failed["error"][0]
     assert "winner:" in done.stdout
+    helper = tmp_path / "tasks" / "optimizers.py"
+    text = helper.read_text()
+    edited = text.replace('"one_cycle": 0.25', '"one_cycle": 0.3')
+    assert edited != text
+    helper.write_text(edited)
+    burnish.run(*settings)
+    told = burnish.why()
+    assert told.pop("prepare") == "hit"
+    assert set(told.values()) == {"computed"}
 
 
 @pytest.mark.slow

@@ -72,6 +72,9 @@ def changed(name: str, row: int, /, **values: Any) -> list[Row]:
 
 def test_every_table_may_be_empty(tmp_path):
     assert check({name: written(tmp_path, name, []) for name in TABLES}) == []
+    for name in TABLES:
+        (columns,) = tables.expectations(name, empty=True).expectations
+        assert columns.column_list == list(TABLES[name].columns)
 
 
 def test_every_table_accepts_valid_rows_and_its_docs_need_no_network(tmp_path):
