@@ -38,14 +38,16 @@ class Evaluation(Scores):
     logits: numpy.ndarray
 
 
-def evaluate(model: nn.Module, data: Prepared, store: Store, split: str, batch_size: int = 256) -> Evaluation:
+def evaluate(model: nn.Module, data: Prepared, store: Store, split: str) -> Evaluation:
     """Loss, top-1, top-5 and macro F1 of a model on one split, in fp32 on the device that it is on."""
     import torch
 
     images, labels, splits = load_arrays(store, data)
     rows = numpy.flatnonzero(splits == SPLITS[split])
     device = str(next(model.parameters()).device)
-    ready = Normaliser(data, device)
+    # 224 pixels, one thread: EfficientNet-Lite0 2.0 times, ResNet-50 1.4 times as fast as contiguous batches of 256.
+    batch_size = 32 if device == "cpu" else 256
+    ready = Normaliser(data, device, channels_last=device == "cpu")
     training = model.training
     model.eval()
     parts = []

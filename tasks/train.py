@@ -134,9 +134,7 @@ def evaluation_row(work: Work, data: Prepared, variant: str, artifact: Artifact,
     from tasks import metrics
 
     device = choose_device(device)
-    # Small batches: on a CPU 256 images of 224 pixels take twice as long as 8 times 32, for memory.
-    size = 32 if device == "cpu" else 256
-    scores = evaluate(models.load(work.store.get(artifact)).to(device), data, work.store, "test", batch_size=size)
+    scores = evaluate(models.load(work.store.get(artifact)).to(device), data, work.store, "test")
     quality = metrics.quality(scores.logits, scores.labels)
     return {"variant": variant, "runtime": "training", "device": device, "images": len(scores.labels), **quality}
 
