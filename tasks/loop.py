@@ -7,6 +7,7 @@ continues as if it had not been. Test images are never read here.
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class Run:
         self.seed = settings.seeds[0]
         self.device = choose_device(settings.device)
         if settings.compile:
+            # It warns of a missing GPU where something looks like a CUDA toolkit.
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             torch.compiler.reset()  # or the ninth model that this process compiles would not be compiled any more
         self.kind = self.device.partition(":")[0]
         self.precision = choose_precision(settings.precision, self.device)

@@ -228,6 +228,9 @@ def test_s5_compares_an_epoch_with_the_vanilla_one_of_the_same_model_and_tells_a
     assert here["vanilla",][:2] == ("2.00 [1.80–2.20]", "1.00")
     assert here["mixed precision (AMP)",][1] == "2.00≈"
     assert here["everything",] == ("failed¹", "–", "–", "–")
+    short = two | {"ablations": two["ablations"].with_columns(epochs=pl.lit(2, pl.Int64))}
+    alone = rows_of("convnext_speed", short, "Training: resnet34-w16")
+    assert alone["vanilla",][0] == "2.00", "the only epoch but the first is no interval"
     assert here["TC + AMP",] is None
     assert rows_of("convnext_speed", two, "Training: lenet5")["vanilla",][0].startswith("20.0 "), "no model is lost"
     assert "¹ failed: it did not fit\n" in text(compare("convnext_speed", two))

@@ -49,7 +49,10 @@ def figures(row: Row, plain: Row, columns: Sequence[str], marks: Marks) -> tuple
 
 def _epoch(row: Row) -> str:
     seconds = row["epoch_seconds"]
-    return ABSENT if seconds is None else between(seconds, row["epoch_seconds_low"], row["epoch_seconds_high"])
+    if seconds is None:
+        return ABSENT
+    several = (row["epochs"] - 1) * row["seeds"] > 1
+    return between(seconds, row["epoch_seconds_low"], row["epoch_seconds_high"]) if several else sig(seconds)
 
 
 def _times(plain: float | None, row: Row) -> str:
