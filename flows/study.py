@@ -63,6 +63,7 @@ class Run:
         self.fragments: dict[str, list[Artifact]] = {}
         self.variants: list[Variant] = []
         self.done, self.total = 0, _calls(study)
+        self.error: Exception | None = None  # the first that a stage was survived with
 
     def do(self, made: Task[..., Any], **inputs: Any) -> Any:
         """Run a stage; an exception ends the study."""
@@ -80,8 +81,10 @@ class Run:
         try:
             return self.do(made, **inputs)
         except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
+            self.error = self.error or error
             skipped = isinstance(error, Unavailable)
-            told = (str(error) if skipped else f"{type(error).__name__}: {error}").splitlines()[0]
+            plain = skipped or isinstance(error, ValueError)  # ValueError: what a stage says of the user's settings and data
+            told = (str(error) if plain else f"{type(error).__name__}: {error}").splitlines()[0]
             outcome: Any = {"status": "skipped" if skipped else "failed", "error": told}
             LOG.log(logging.WARNING if skipped else logging.ERROR, "%s %s: %s",
                     made.about.label_of(inputs), outcome["status"], told)  # type: ignore[attr-defined]  # fmt: skip
@@ -299,7 +302,8 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         for weights in _weights(run, model, data):
             _forms(run, model, data, weights)
     if not any(v.status == "ok" and v.benchmark for v in run.variants):
-        raise Unfinished(f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}")
+        why = f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}"
+        raise ValueError(why) if isinstance(run.error, ValueError) else Unfinished(why)
     run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)
     if study.serve.seconds:
         run.do(serve_task, data=data, variants=tuple(run.variants), study=study, settings=study.serve,

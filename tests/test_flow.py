@@ -213,6 +213,8 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
                        "train.schedule='constant'", "train.epochs=1", code=1)  # fmt: skip
     assert "Traceback" not in done.stderr
     assert "no variant to measure" in done.stderr
+    done = burnish.run(*SHORT, "models=[{name='lenet5', upsample=7}]", code=2)
+    assert "no more than the images' 8 pixels" in done.stderr.splitlines()[-1]
     # Nothing has a thousand channels to be rounded to: the pruned variant fails, the others go on.
     settings = (*SHORT, "prune.ratios=[0.5]", "prune.round_to=1000")
     done = burnish.run(*settings)

@@ -129,7 +129,7 @@ def test_outputs_equal_eager_pytorchs_on_the_same_images_also_from_two_threads_a
     session = runtime.open(work.store.get(forms(model, runtime.FORMATS[0]).artifact), device, 8, 2, slots=2)
     fork = session.fork()
     try:
-        for batch in (1, 8, 5):  # the last as at the end of an evaluation
+        for batch in (8, 5) if name in COMPILED else (1, 8, 5):  # the last as at the end of an evaluation
             logits = session.run(inputs[:batch])
             assert logits.dtype == np.float32
             assert logits.shape == (batch, 10)
