@@ -83,7 +83,7 @@ class Run:
         except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
             self.error = self.error or error
             skipped = isinstance(error, Unavailable)
-            plain = skipped or isinstance(error, ValueError)  # ValueError: what a stage says of the user's settings and data
+            plain = isinstance(error, (Unavailable, ValueError))  # ValueError: of the user's settings or data
             told = (str(error) if plain else f"{type(error).__name__}: {error}").splitlines()[0]
             outcome: Any = {"status": "skipped" if skipped else "failed", "error": told}
             LOG.log(logging.WARNING if skipped else logging.ERROR, "%s %s: %s",
