@@ -161,7 +161,8 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
     rows = trials.select("trial", "score", "best_so_far", "stopped_early").to_dicts()
     for r in rows:
         r["state"] = "stopped early" if r["stopped_early"] else "finished"
-    axis, scale = alt.Axis(tickMinStep=1, format="d"), alt.Scale(padding=12, nice=False)
+    axis = alt.Axis(tickMinStep=1, tickCount=min(max(len(rows) - 1, 1), 10), format="d")
+    scale = alt.Scale(padding=12, nice=False)
     x = alt.X("trial:Q", title="trial", axis=axis, scale=scale)
     base = alt.Chart(inline(rows), width=400, height=200).encode(x=x)
     y: dict[str, Any] = {"scale": alt.Scale(zero=False, padding=8), "title": "validation macro F1, share"}
