@@ -67,8 +67,8 @@ done
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
 image=burnish:$device
-# --init: signals reach what runs; --shm-size: images travel from PyTorch's workers through shared memory.
-options=(--rm --init --shm-size 2g --security-opt label=disable --mount "type=bind,source=$output,target=/results")
+# --shm-size: images travel from PyTorch's workers through shared memory.
+options=(--rm --shm-size 2g --security-opt label=disable --mount "type=bind,source=$output,target=/results")
 [[ ! -t 0 || ! -t 1 ]] || options+=(--interactive --tty)
 if ((EUID == 0)); then
   chown 1000 "$output" # the image's own user
@@ -76,7 +76,10 @@ else
   [[ $engine == docker ]] || options+=(--userns keep-id)
   options+=(--user "$(id -u):$(id -g)")
 fi
-if [[ $device == cuda ]]; then
+if [[ $device == cpu ]]; then
+  options+=(--init) # signals reach what runs, which else is process 1
+else
+  options+=(--pid host) # the driver knows processes by the host's numbers: each one's GPU memory is found by its own
   [[ $engine == docker ]] && options+=(--gpus all) || options+=(--device nvidia.com/gpu=all)
 fi
 study=("$preset")
