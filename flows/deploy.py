@@ -104,7 +104,7 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
         "file": name, "runtime": row["runtime"], "format": variant["format"], "precision": variant["precision"],
         **_told(out, variants, variant), "resize": data.resize, "top1": row["top1"], "sha256": variant["sha256"],
         "size_bytes": variant["size_bytes"], "run": run, "variant": variant["name"], "batch_size": row["batch_size"],
-        "latency_median_ms": row["latency_median_ms"], "burnish": importlib.metadata.version("burnish"),
+        "latency_median_ms": row["latency_median_ms"], "burnish": _version("burnish"),
     }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     for path, copy in COPIED.items():

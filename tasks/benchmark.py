@@ -14,6 +14,7 @@ import numpy as np
 from tasks import machine, metrics, runtimes
 from tasks.caching import stage
 from tasks.candidate import Images, Spec
+from tasks.devices import release
 from tasks.locks import locked
 from tasks.pixels import normalise
 from tasks.records import Measured
@@ -52,6 +53,7 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
     jobs, unmeasured = _plan(work, data, variants, settings, folder)
     with locked({"cpu", *(job.device for job in jobs)}, work.log):
         environment = machine.environment()
+        release()
         run(work, jobs, settings, folder)
     labels = np.load(work.store.get(data.labels))[rows]
     evaluations = list(_evaluations(work.log, jobs, labels, {v.name: v.parent for v in variants}))

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching import stage
-from tasks.machine import fingerprint, gpus
+from tasks.gpu import gpus
+from tasks.machine import fingerprint
 from tasks.records import Artifact, Build, Forms, Variant
 from tasks.runtimes._onnx import model_file
 from tasks.runtimes._tensorrt import PRODUCTS, RTX, TENSORRT, backend, recorder

@@ -9,10 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import machine
+from tasks import gpu, machine
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
+
+
+GPU_SECONDS = 1.0  # a GPU counts its energy in steps of 20-100 ms: a shorter block's is not its own
 
 
 class Watch:
@@ -41,17 +44,18 @@ class Watch:
     def __enter__(self) -> Watch:
         self._loads.append(os.getloadavg()[0])
         self._read()
+        self._energy.append(self._counters())  # last, and at the end first: other readings take milliseconds
         self._busy, self._own_busy, self._start = busy_seconds(), time.process_time(), time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.seconds += time.monotonic() - self._start
         self._others += busy_seconds() - self._busy - (time.process_time() - self._own_busy)
+        self._energy.append(self._counters())
         self._read()
 
     def _read(self) -> None:
-        self._gpu.append(machine.gpu_state(self.device, self.own))
-        self._energy.append(self._counters(self._gpu[-1]))
+        self._gpu.append(gpu.gpu_state(self.device, self.own))
         self._mhz.append(_mhz(self.root))
 
     @property
@@ -61,19 +65,24 @@ class Watch:
         # The kernel counts in steps of 10 ms, so that a short time may come out beyond the range.
         return min(max(self._others / capacity, 0.0), 1.0) if capacity else 0.0
 
-    def _counters(self, gpu: dict[str, Any]) -> tuple[dict[str, tuple[float, float]], str | None]:
+    def _counters(self) -> tuple[dict[str, tuple[float, float]], str | None]:
         """(Energy meters in joules and where they start again, why there are none)."""
         if self.device == "cpu":
             return _rapl(self.root)
-        if gpu.get("energy_j") is None:
-            return {}, "this GPU does not count its energy" if gpu else "NVML is missing: no driver or no nvidia-ml-py"
-        return {"NVML": (gpu["energy_j"], 2**64 / 1000)}, None
+        joules = gpu.energy_j(self.device)
+        if joules is None:
+            known = self._gpu[-1]
+            return (
+                {},
+                "this GPU does not count its energy" if known else "NVML is missing: no driver or no nvidia-ml-py",
+            )
+        return {"NVML": (joules, 2**64 / 1000)}, None
 
     def row(self) -> dict[str, Any]:
         """The columns of the `certificates` table that this knows, after the last block."""
         present = [state for state in self._gpu if state]
         energy, source, note = self._spent()
-        gpus = machine.gpus() if self.device != "cpu" else ()
+        gpus = gpu.gpus() if self.device != "cpu" else ()
         return {
             "cpu_model": machine.cpu()[0],
             "cpu_governor": machine.governor(self.root),
@@ -94,6 +103,13 @@ class Watch:
 
     def _spent(self) -> tuple[float | None, str | None, str | None]:
         """(Joules, the meters' names, why there are none)."""
+        mean = self.seconds / (len(self._energy) // 2)
+        if self.device != "cpu" and mean < GPU_SECONDS and self._energy[0][0]:
+            return (
+                None,
+                None,
+                f"turns of {mean:.2g} s: a GPU's meter follows within some 0.1 s, and others had it before",
+            )
         joules, names = 0.0, ""
         for (before, note), (after, late) in zip(self._energy[::2], self._energy[1::2], strict=True):
             if not before or before.keys() != after.keys():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -58,7 +60,18 @@ def free_bytes(device: str) -> int:
     """Memory that can still be taken on the device."""
     import torch
 
-    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else machine.memory_available()
+    if device == "cpu":
+        return machine.memory_available()
+    release()
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def release() -> None:
+    """Give back to the GPUs what PyTorch's allocator keeps for this process: others need it now."""
+    torch = sys.modules.get("torch")  # not imported: it keeps nothing
+    if torch is not None:
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing before CUDA's first use
 
 
 def reset_peak(device: str) -> None:

@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import intervals, machine, measure, metrics, resume
+from tasks import gpu, intervals, machine, measure, metrics, resume
 from tasks.budget import Budget
 from tasks.candidate import WARMUP_SHARE, Candidate, CandidateError, Effort, Spec
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tasks.records import Benchmark, Variant
     from tasks.work import Work
 
 STARTED_AT_ONCE = 2  # importing PyTorch takes seconds of a core
 PROCESS_BYTES = 350_000_000  # a process's own memory with PyTorch imported (314 MB measured); the rest is shared
+GPU_BYTES = 1_500_000_000  # of a process on a GPU: its CUDA context, kernels and workspaces (an estimate)
 FOREIGN_CPU = 0.25  # conditions are bad above this share of the cores used by other processes
 TURNS = 20  # of a visit, at most
 TURN_SECONDS = 0.05  # least
@@ -132,7 +135,9 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
 
     Rounds that are finished in `folder` are not repeated.
     """
-    groups = _groups(jobs, int(0.8 * machine.memory_available()))
+    free: dict[str, int | None] = {"cpu": machine.memory_available()}
+    free |= {job.device: gpu.free_bytes(job.device) for job in jobs if job.device != "cpu"}
+    groups = _groups(jobs, {device: 0.8 * there for device, there in free.items() if there is not None})
     if len(groups) > 1:
         work.log.info(
             "memory does not hold all candidates at once: %d groups, started anew in every round", len(groups)
@@ -193,18 +198,23 @@ def fresh_processes(settings: Benchmark) -> int:
     return min(settings.processes or settings.rounds, settings.rounds)
 
 
-def _groups(jobs: list[Job], memory: int) -> list[list[Job]]:
-    """Candidates that fit into memory together, in order; at least one a group."""
+def _groups(jobs: list[Job], memory: Mapping[str, float]) -> list[list[Job]]:
+    """Candidates that fit together, in order, into the host's memory ("cpu") and a GPU's, where known; at least one a
+    group.
+    """
     groups: list[list[Job]] = []
-    used = 0
+    used: Counter[str] = Counter()
     for job in jobs:
         # Weights: in the file's cache, as read and as laid out for the kernels.
-        size = PROCESS_BYTES + 3 * (job.variant.artifact.size_bytes if job.variant.artifact else 0)
-        if not groups or used + size > memory:
+        weights = 3 * (job.variant.artifact.size_bytes if job.variant.artifact else 0)
+        needs = Counter({"cpu": PROCESS_BYTES + weights})
+        if job.device != "cpu":
+            needs[job.device] = GPU_BYTES + weights
+        if not groups or any(used[device] + size > memory.get(device, inf) for device, size in needs.items()):
             groups.append([])
-            used = 0
+            used = Counter()
         groups[-1].append(job)
-        used += size
+        used += needs
     return groups
 
 
@@ -268,7 +278,8 @@ def _visit(
             job.visits.setdefault(size, []).append(visit)
             if job.device != "cpu" and answer["vram_peak_bytes"] is None and len(job.visits[size]) == 1:
                 log.info(
-                    "%s: GPU memory unknown: NVML is missing or does not list the process (as in a container)",
+                    "%s: GPU memory unknown: NVML is missing or does not list the process (as in a container without"
+                    " --pid=host)",
                     job.label,
                 )
 

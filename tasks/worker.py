@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import machine, measure, runtimes, scenarios
+from tasks import gpu, measure, runtimes, scenarios
 from tasks.candidate import Effort, Images, Spec
 from tasks.certificate import Watch
 from tasks.pixels import normalise
@@ -73,11 +73,11 @@ class Opened:
         runtime = runtimes.load(self.spec.runtime)
         self.held = ExitStack()
         if self.spec.device != "cpu":
-            self.held.enter_context(machine.nvml())  # stays open: to start it takes tens of milliseconds
-        self.before = machine.gpu_usage(self.spec.device)
+            self.held.enter_context(gpu.nvml())  # stays open: to start it takes tens of milliseconds
+        self.before = gpu.gpu_usage(self.spec.device)
         runtime.load_library(self.spec.device)
         with Watch(self.spec.device, ()):  # what it imports is part of the baseline
-            self.context = machine.vram(self.spec.device, self.before)
+            self.context = gpu.vram(self.spec.device, self.before)
         self.pool = np.load(self.spec.pool)
         self.pool = np.resize(self.pool, (max(len(self.pool), *self.spec.batch_sizes), *self.pool.shape[1:]))
         largest = max(*self.spec.batch_sizes, self.spec.images.batch_size if self.spec.images else 1)
@@ -172,7 +172,7 @@ class Opened:
         return np.array([split(self.pool[i : i + batch_size]) for i in islice(batches, count)], np.float64)
 
     def _memory(self) -> dict[str, Any]:
-        peak, source = machine.vram(self.spec.device, self.before)
+        peak, source = gpu.vram(self.spec.device, self.before)
         return {
             "rss_peak_bytes": max(_resident("VmHWM"), self.baseline),
             "vram_peak_bytes": peak,

@@ -42,6 +42,16 @@ def shared() -> Path:
     return folder
 
 
+def skip_without_engines() -> None:
+    """Skip where the GPU is not one of those that TensorRT for RTX names, as Hopper, and it is all that builds engines."""
+    import torch
+
+    from tasks.runtimes import _tensorrt
+
+    if _tensorrt.backend()[0].__name__ == _tensorrt.RTX and torch.cuda.get_device_capability() == (9, 0):
+        pytest.skip(f"TensorRT for RTX names no {torch.cuda.get_device_name()} (compute capability 9.0)")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of a test touches the user's Prefect home."""

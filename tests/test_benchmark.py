@@ -26,7 +26,7 @@ from tasks.benchmark import benchmark
 from tasks.intervals import compare, queries_needed, turns
 from tasks.locks import locked
 from tasks.records import Benchmark, Export, Measured, Prepared, Variant
-from tasks.rounds import Visit, conditions
+from tasks.rounds import GPU_BYTES, PROCESS_BYTES, Job, Visit, _groups, conditions
 from tasks.work import Work
 
 if TYPE_CHECKING:
@@ -275,6 +275,22 @@ def test_when_memory_is_short_groups_are_started_anew_in_every_round(
     assert "2 groups, started anew in every round" in caplog.text
     assert read(work, measured, "benchmarks")["rounds"].to_list() == [2] * 6
     assert len(read(work, measured, "evaluations")) == 3
+
+
+def test_candidates_of_a_group_fit_into_the_memory_of_their_gpu_too(fake: Callable[..., Variant]) -> None:
+    variant = fake("a")
+    assert variant.artifact is not None
+    weights = 3 * variant.artifact.size_bytes
+
+    def groups(memory: dict[str, float]) -> list[str]:
+        jobs = [Job(variant, "fake", device, None) for device in ("cuda:0", "cpu", "cuda:1", "cuda:0", "cuda:0")]  # type: ignore[arg-type]
+        return [" ".join(job.device for job in group) for group in _groups(jobs, memory)]
+
+    enough = {"cpu": 5.0 * (PROCESS_BYTES + weights)}
+    two, one = 2 * (GPU_BYTES + weights), GPU_BYTES + weights
+    assert groups(enough) == ["cuda:0 cpu cuda:1 cuda:0 cuda:0"], "a GPU's memory is not known"
+    assert groups(enough | {"cuda:0": two, "cuda:1": one}) == ["cuda:0 cpu cuda:1 cuda:0", "cuda:0"]
+    assert groups(enough | {"cuda:0": one - 1}) == ["cuda:0 cpu cuda:1", "cuda:0", "cuda:0"]
 
 
 def test_an_interruption_leaves_no_process(

@@ -10,10 +10,11 @@ import numpy as np
 import onnx
 import polars
 import pytest
+from conftest import skip_without_engines
 from digits import digits, stored
 
 from tasks import build as stage
-from tasks import machine, runtimes
+from tasks import gpu, runtimes
 from tasks.build import build
 from tasks.export import export
 from tasks.quantize import quantize
@@ -96,7 +97,7 @@ def test_an_engine_is_valid_here_or_says_why_not(made: Forms, work: Work) -> Non
     log = tensorrt.recorder(library, work.log)
     runtime = library.Runtime(log)
     validity, diagnostics = runtime.get_engine_validity(plan)
-    if machine.gpus():
+    if gpu.gpus():
         assert validity != library.EngineValidity.INVALID or diagnostics
     else:
         assert validity == library.EngineValidity.INVALID and "GPU" in log.errors[0]
@@ -133,15 +134,15 @@ def test_fp16_keeps_its_inputs_and_outputs_in_fp32_and_computes_in_fp16(
 def test_every_engine_is_skipped_with_the_reason_where_no_library_can_be_imported(
     work: Work, onnx_forms: tuple[Variant, Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for gpu in ((), ({"name": "a GPU"},)):
-        monkeypatch.setattr(stage, "gpus", lambda gpu=gpu: gpu)
+    for cards in ((), ({"name": "a GPU"},)):
+        monkeypatch.setattr(stage, "gpus", lambda cards=cards: cards)
         forms = build(work, *onnx_forms, Build())
         assert [v.status for v in forms.variants] == ["skipped"] * 3
         for variant, row in zip(forms.variants, rows(work, forms), strict=True):
             assert variant.error is not None and row["error"] == variant.error and not row["benchmark"]
             assert "TensorRT for RTX cannot be imported" in variant.error
-            assert ("no NVIDIA GPU to build with TensorRT;" in variant.error) == (not gpu)
-            assert ("TensorRT cannot be imported" in variant.error) == bool(gpu)
+            assert ("no NVIDIA GPU to build with TensorRT;" in variant.error) == (not cards)
+            assert ("TensorRT cannot be imported" in variant.error) == bool(cards)
 
 
 def test_a_package_without_its_shared_libraries_counts_as_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +194,7 @@ def test_what_the_parser_refuses_is_a_failed_row_of_one_line(work: Work, onnx_fo
 
 def test_the_runtime_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tensorrt.unavailable("cpu") == "TensorRT executes on CUDA devices only, asked for cpu"
-    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr(gpu, "gpus", lambda: ())
     assert "no NVIDIA GPU" in str(tensorrt.unavailable("cuda:0"))
     util = SimpleNamespace(find_spec=lambda name: None)
     monkeypatch.setattr(tensorrt, "importlib", SimpleNamespace(util=util))
@@ -202,11 +203,12 @@ def test_the_runtime_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.gpu
 @needs_builder
-@pytest.mark.skipif(not machine.gpus(), reason="no NVIDIA GPU")
+@pytest.mark.skipif(not gpu.gpus(), reason="no NVIDIA GPU")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_an_engine_answers_as_its_parent(
     made: Forms, work: Work, onnx_forms: tuple[Variant, Variant], precision: str
 ) -> None:
+    skip_without_engines()
     source = onnx_forms[precision == "int8"].artifact
     variant = made.variants[PRECISIONS.index(precision)]
     assert source is not None and variant.artifact is not None, variant.error
@@ -226,8 +228,9 @@ def test_an_engine_answers_as_its_parent(
 
 @pytest.mark.gpu
 @needs_builder
-@pytest.mark.skipif(not machine.gpus(), reason="no NVIDIA GPU")
+@pytest.mark.skipif(not gpu.gpus(), reason="no NVIDIA GPU")
 def test_an_engine_that_cannot_be_opened_says_why(made: Forms, work: Work, tmp_path: Path) -> None:
+    skip_without_engines()
     artifact = made.variants[0].artifact
     assert artifact is not None
     path = work.store.get(artifact)

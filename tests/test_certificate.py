@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tasks import machine
-from tasks.certificate import Watch, ranges
+from tasks import gpu, machine
+from tasks.certificate import GPU_SECONDS, Watch, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -198,7 +198,7 @@ def test_a_quiet_machine_has_no_neighbours() -> None:
     ],
 )  # fmt: skip
 def test_gpus_are_numbered_as_cuda_visible_devices_lists_them(listed: str | None, indices: list[int]) -> None:
-    assert machine.visible_gpus(("GPU-aa1", "GPU-bb1", "GPU-aa2"), listed) == indices
+    assert gpu.visible_gpus(("GPU-aa1", "GPU-bb1", "GPU-aa2"), listed) == indices
 
 
 class NotSupported(Exception):
@@ -209,7 +209,7 @@ class Nvml(SimpleNamespace):
     """As much of NVML as is asked: two GPUs, the handle is the index."""
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-    NVMLError_NotSupported = NVMLError_FunctionNotFound = NotSupported
+    NVMLError_NotSupported = NVMLError_FunctionNotFound = NVMLError_NoPermission = NotSupported
 
     def __init__(self) -> None:
         super().__init__(pids=[], bytes=5_000, reasons=0, millijoules=1000, asked=[])
@@ -233,7 +233,7 @@ class Nvml(SimpleNamespace):
         return [SimpleNamespace(pid=pid, usedGpuMemory=size) for pid, size in self.pids] if handle == 1 else []
 
     def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:
-        return SimpleNamespace(used=self.bytes if handle == 1 else 0, total=10**9)
+        return SimpleNamespace(used=self.bytes if handle == 1 else 0, total=10**9, free=6_000_000_000)
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
         self.asked.append(handle)
@@ -264,17 +264,17 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvml]:
     def started() -> Iterator[Nvml]:
         yield made
 
-    monkeypatch.setattr(machine, "nvml", started)
+    monkeypatch.setattr(gpu, "nvml", started)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    machine.gpus.cache_clear()
+    gpu.gpus.cache_clear()
     yield made
-    machine.gpus.cache_clear()
+    gpu.gpus.cache_clear()
 
 
 def test_a_gpus_certificate_holds_clocks_trouble_driver_and_energy(library: Nvml) -> None:
     library.pids, library.reasons = [(os.getpid(), 1), (-5, 1)], 0x40
     with Watch("cuda:0", {os.getpid()}) as watch:
-        time.sleep(0.02)
+        time.sleep(GPU_SECONDS)
     row = watch.row()
     found = {key: value for key, value in row.items() if key.startswith(("gpu_", "energy_"))}
     assert found == {
@@ -284,12 +284,16 @@ def test_a_gpus_certificate_holds_clocks_trouble_driver_and_energy(library: Nvml
     }  # fmt: skip
     assert row["power_w"] == pytest.approx(0.5 / watch.seconds)
     assert set(library.asked) == {1}, "cuda:0 is the GPU that CUDA_VISIBLE_DEVICES names"
-    assert machine.gpu_state("cuda:0", {os.getpid()})["trouble"] == row["gpu_trouble"]
+    assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == row["gpu_trouble"]
     library.pids = [(-5, 1)]
-    assert machine.gpu_state("cuda:0", {os.getpid()})["trouble"] == "thermal slowdown", "in a container all are unknown"
+    assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == "thermal slowdown", "in a container all are unknown"
 
 
 def test_a_gpu_that_counts_no_energy_says_so(library: Nvml) -> None:
+    with Watch("cuda:0", ()) as watch:
+        time.sleep(0.02)
+    assert watch.row()["energy_j"] is None
+    assert str(watch.row()["energy_note"]).startswith("turns of 0.02 s: a GPU's meter follows within")
     library.millijoules = None
     with Watch("cuda:0", ()) as watch:
         pass
@@ -297,45 +301,45 @@ def test_a_gpu_that_counts_no_energy_says_so(library: Nvml) -> None:
 
 
 def test_gpus_that_cuda_does_not_show_are_not_there(library: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert [gpu["name"] for gpu in machine.gpus()] == ["GPU 1"]
-    assert machine.missing_gpu("cuda:0") is None
-    assert "only 1 NVIDIA GPU that CUDA_VISIBLE_DEVICES ('1') shows" in str(machine.missing_gpu("cuda:1"))
+    assert [card["name"] for card in gpu.gpus()] == ["GPU 1"]
+    assert gpu.missing_gpu("cuda:0") is None
+    assert "only 1 NVIDIA GPU that CUDA_VISIBLE_DEVICES ('1') shows" in str(gpu.missing_gpu("cuda:1"))
     with pytest.raises(ValueError, match="cuda:1: 1 GPUs are visible"):
-        machine.gpu_state("cuda:1", ())
+        gpu.gpu_state("cuda:1", ())
 
 
 def test_gpu_memory_is_the_listed_processs_or_what_the_gpus_use_grew_by(library: Nvml) -> None:
-    before = machine.gpu_usage("cuda:0")
+    before = gpu.gpu_usage("cuda:0")
     assert before == (5_000, ())
     library.pids, library.bytes = [(os.getpid(), 700)], 9_000
-    assert machine.vram("cuda:0", before) == (700, "process")
-    for pids in (
-        [],
-        [(-5, 4_000)],
-        [(os.getpid(), None)],
-    ):  # hidden; by its number outside; a driver that does not tell
+    assert gpu.vram("cuda:0", before) == (700, "process")
+    for pids in ([(-5, 4_000)], [(os.getpid(), None)]):  # by its number outside; a driver that does not tell
         library.pids = pids
-        assert machine.vram("cuda:0", before) == (4_000, "device difference")
-        assert machine.vram("cuda:0") == (None, None)
+        assert gpu.vram("cuda:0", before) == (4_000, "device difference")
+        assert gpu.vram("cuda:0") == (None, None)
+    library.pids = []
+    assert gpu.vram("cuda:0", before) == (None, None), "nobody is listed: others may be there too"
     library.pids = [(-5, 4_000), (-6, 1)]
-    assert machine.vram("cuda:0", before) == (None, None), "another process came"
+    assert gpu.vram("cuda:0", before) == (None, None), "another process came"
     library.pids = [(-5, 4_000)]
-    assert machine.vram("cuda:0", (5_000, (-6,))) == (None, None), "another process was there"
-    assert machine.vram("cpu", before) == (None, None)
+    assert gpu.vram("cuda:0", (5_000, (-6,))) == (None, None), "another process was there"
+    assert gpu.vram("cpu", before) == (None, None)
+    assert gpu.free_bytes("cuda:0") == 6_000_000_000
 
 
 @pytest.mark.gpu
 def test_a_real_gpu_tells_its_clock_energy_and_this_processs_memory() -> None:
-    if not machine.gpus():
+    if not gpu.gpus():
         pytest.skip("no NVIDIA GPU")
-    if machine.gpus()[0]["memory_bytes"] is None:
+    if gpu.gpus()[0]["memory_bytes"] is None:
         pytest.skip("no NVML")
     torch: Any = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("PyTorch has no CUDA")
-    before = machine.gpu_usage("cuda:0")
-    torch.zeros(1, device="cuda:0")
-    context, source = machine.vram("cuda:0", before)
+    before = gpu.gpu_usage("cuda:0")
+    torch.zeros(1 << 20, dtype=torch.uint8, device="cuda:0").add_(1)  # its kernel is loaded with its first use
+    torch.cuda.empty_cache()
+    context, source = gpu.vram("cuda:0", before)
     with Watch("cuda:0", {os.getpid()}) as watch:
         held = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda:0")
         end = time.monotonic() + 1
@@ -349,4 +353,4 @@ def test_a_real_gpu_tells_its_clock_energy_and_this_processs_memory() -> None:
     if source is None:
         pytest.skip("another process is on the GPU, and NVML does not list this one")
     assert context is not None
-    assert machine.vram("cuda:0", before)[0] - context == pytest.approx(64 << 20, rel=0.1)  # type: ignore[operator]
+    assert gpu.vram("cuda:0", before)[0] - context == pytest.approx(64 << 20, rel=0.1)  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import json
+import platform
 import re
 import signal
 import subprocess
@@ -12,15 +13,17 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from conftest import skip_without_engines
 from digits import digits, warmed
 
 import models
 from models import families
-from tasks import machine, runtimes
+from tasks import gpu, machine, runtimes
 from tasks.pixels import normalise
 from tasks.records import Build, Export, Prepared, Variant, plugins
 from tasks.runtimes import _onnxruntime, _torch_compile
@@ -162,7 +165,7 @@ def test_outputs_equal_eager_pytorchs_on_the_same_images_also_from_two_threads_a
 def test_a_gpu_that_is_not_there_is_a_reason_and_no_fallback(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr(gpu, "gpus", lambda: ())
     reason = str(runtimes.load(name).unavailable("cuda:0"))
     if name in ("null", "openvino", "openvino_bf16"):
         assert re.search("on cpu only.*, asked for cuda:0", reason)
@@ -177,13 +180,47 @@ def test_what_needs_a_gpu_says_so_of_the_cpu(name: str) -> None:
     assert "on CUDA devices only, asked for cpu" in str(runtimes.load(name).unavailable("cpu"))
 
 
+@pytest.mark.parametrize(
+    ("package", "library", "reason"),
+    [
+        (None, None, "TensorRT is not installed (neither the package tensorrt nor a library libnvinfer)"),
+        ("11.0.0.114", None, "TensorRT 11.0.0.114 is installed, ONNX Runtime's provider needs TensorRT 10"),
+        (None, "libnvinfer.so.8", "TensorRT 8 is installed, ONNX Runtime's provider needs TensorRT 10"),
+        (None, "libnvinfer.so.10", None),
+        ("10.14.1", None, None),
+    ],
+)
+def test_onnx_runtime_takes_tensorrt_of_its_own_major_version_alone(
+    package: str | None, library: str | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = runtimes.load("onnxruntime_tensorrt")
+    monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "A", "driver": "1", "memory_bytes": None},))
+    monkeypatch.setattr(runtime, "importlib", SimpleNamespace(util=SimpleNamespace(find_spec=lambda name: package)))
+    monkeypatch.setattr(runtime, "metadata", SimpleNamespace(version=lambda name: package))
+    monkeypatch.setattr(runtime, "ctypes", SimpleNamespace(util=SimpleNamespace(find_library=lambda name: library)))
+    assert runtime.unavailable("cuda:0") == reason
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="ONNX Runtime's wheel with CUDA is for x86-64")
+def test_installed_wheels_carry_every_library_that_onnx_runtimes_cuda_provider_links() -> None:
+    code = (
+        "import ctypes, pathlib, onnxruntime; onnxruntime.preload_dlls()\n"
+        "folder = pathlib.Path(onnxruntime.__file__).parent / 'capi'\n"
+        "ctypes.CDLL(str(folder / 'libonnxruntime_providers_shared.so'), ctypes.RTLD_GLOBAL)\n"
+        "try: ctypes.CDLL(str(folder / 'libonnxruntime_providers_cuda.so'))\n"
+        "except OSError as error: print(error)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True).stdout.strip()
+    assert said.partition(":")[0] in ("", "libcuda.so.1"), "the driver's own library alone may be missing"
+
+
 def test_a_gpu_beyond_the_last_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: ({"name": "A", "driver": "1", "memory_bytes": None},))
-    assert machine.missing_gpu("cuda:0") is None
-    assert machine.missing_gpu("cuda:1") == "cuda:1: this machine has only 1 NVIDIA GPU"
+    monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "A", "driver": "1", "memory_bytes": None},))
+    assert gpu.missing_gpu("cuda:0") is None
+    assert gpu.missing_gpu("cuda:1") == "cuda:1: this machine has only 1 NVIDIA GPU"
 
 
-@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has a GPU")
+@pytest.mark.skipif(bool(gpu.gpus()), reason="this machine has a GPU")
 def test_onnx_runtime_asked_for_cuda_fails_rather_than_run_on_the_cpu(
     work: Work, forms: Callable[[str, str], Variant]
 ) -> None:
@@ -194,7 +231,7 @@ def test_onnx_runtime_asked_for_cuda_fails_rather_than_run_on_the_cpu(
         runtimes.load("onnxruntime").open(path, "cuda:0", 1, 1)
 
 
-@pytest.mark.skipif(bool(machine.gpus()), reason="this machine has a GPU")
+@pytest.mark.skipif(bool(gpu.gpus()), reason="this machine has a GPU")
 def test_onnx_runtime_asked_for_tensorrt_fails_rather_than_run_on_the_cpu(
     work: Work, forms: Callable[[str, str], Variant]
 ) -> None:
@@ -295,7 +332,7 @@ def test_a_missing_compiler_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.delenv("CC", raising=False)
     monkeypatch.setattr(_torch_compile.shutil, "which", lambda name: None)
     assert "needs a compiler: g++ is not there" in str(runtime.unavailable("cpu"))
-    monkeypatch.setattr(machine, "gpus", lambda: ({"name": "A", "driver": "1", "memory_bytes": None},))
+    monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "A", "driver": "1", "memory_bytes": None},))
     assert "needs a compiler: gcc or clang is not there" in str(runtime.unavailable("cuda:0"))
 
 
@@ -419,9 +456,9 @@ def test_the_fingerprint_is_cheap_and_stays() -> None:
 
 
 def test_auto_is_the_cpu_and_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "gpus", lambda: ())
+    monkeypatch.setattr(gpu, "gpus", lambda: ())
     assert machine.devices(("auto", "cpu")) == ("cpu",)
-    monkeypatch.setattr(machine, "gpus", lambda: ({"name": "A"}, {"name": "B"}))
+    monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "A"}, {"name": "B"}))
     assert machine.devices(("auto",)) == ("cpu", "cuda:0")
     assert machine.devices(("cuda:1", "auto")) == ("cuda:1", "cpu", "cuda:0")
 
@@ -561,18 +598,22 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
     assert ratio == pytest.approx(1, abs=0.05)
 
 
-needs_gpu = pytest.mark.skipif(not machine.gpus(), reason="no NVIDIA GPU")
+needs_gpu = pytest.mark.skipif(not gpu.gpus(), reason="no NVIDIA GPU")
 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize("name", [n for n in plugins("runtimes") if n not in ("null", "openvino", "openvino_bf16")])
+@pytest.mark.parametrize(
+    "name", [n for n in plugins("runtimes") if n not in ("null", "openvino", "openvino_bf16", "eager_fused")]
+)
 def test_the_parts_of_a_query_are_positive_and_sum_to_its_latency(
     name: str, work: Work, inputs: np.ndarray, forms: Callable[[str, str], Variant]
 ) -> None:
     runtime = runtimes.load(name)
     if runtime.unavailable("cuda:0"):
         pytest.skip(str(runtime.unavailable("cuda:0")))
+    if "engine" in runtime.FORMATS:
+        skip_without_engines()
     runtime.load_library("cuda:0")
     session = runtime.open(work.store.get(forms("resnet34", runtime.FORMATS[0]).artifact), "cuda:0", 8, 1)
     assert session.split is not None
@@ -597,6 +638,7 @@ def test_the_parts_of_a_query_are_positive_and_sum_to_its_latency(
 def test_an_engine_in_a_cuda_graph_gives_the_same_answers(
     work: Work, inputs: np.ndarray, forms: Callable[[str, str], Variant]
 ) -> None:
+    skip_without_engines()
     path = work.store.get(forms("resnet34", "engine").artifact)
     plain, graph = (runtimes.load(name).open(path, "cuda:0", 8, 1) for name in ("tensorrt", "tensorrt_graph"))
     assert "CUDA graph" in graph.provider

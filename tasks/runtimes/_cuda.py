@@ -93,7 +93,7 @@ class Session:
 
         Returns
         -------
-        h2d : copying the inputs to the GPU, between CUDA events
+        h2d : copying the inputs to the GPU, between CUDA events; the stream being empty, also the host's call for it
         enqueue : the host's time in the asynchronous call; where it exceeds `compute`, the host is what limits
         compute : the model on the GPU, between CUDA events; gaps in which it waited for the host belong to it
         d2h : copying the output back, between CUDA events

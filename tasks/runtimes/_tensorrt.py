@@ -10,7 +10,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Any
 
-from tasks.machine import missing_gpu
+from tasks.gpu import missing_gpu
 from tasks.runtimes import _cuda
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """ONNX Runtime on its TensorRT execution provider: it builds engines when it opens a file, and keeps none on disk.
 
 The whole model is TensorRT's or it does not open: nodes that it does not take would run on the CPU. This provider is bound
-to a TensorRT of one major version (10 for ONNX Runtime 1.31), which wheels of ONNX Runtime do not carry.
+to a TensorRT of one major version, which wheels of ONNX Runtime do not carry.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import ctypes.util
 import importlib
 import importlib.util
 import os
+from importlib import metadata
 from typing import TYPE_CHECKING
 
 from tasks.runtimes import _cuda, _onnxruntime
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx",)
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
+MAJOR = 10  # ONNX Runtime 1.31's provider links libnvinfer.so.10
 
 
 def unavailable(device: str) -> str | None:
@@ -31,8 +33,12 @@ def unavailable(device: str) -> str | None:
     reason = _onnxruntime.unavailable(device)
     if reason:
         return reason
-    if importlib.util.find_spec("tensorrt") is None and ctypes.util.find_library("nvinfer") is None:
+    library = ctypes.util.find_library("nvinfer") or ""  # such as libnvinfer.so.10
+    found = metadata.version("tensorrt") if importlib.util.find_spec("tensorrt") else library.rpartition("so.")[2]
+    if not found:
         return "TensorRT is not installed (neither the package tensorrt nor a library libnvinfer)"
+    if int(found.partition(".")[0]) != MAJOR:
+        return f"TensorRT {found} is installed, ONNX Runtime's provider needs TensorRT {MAJOR}"
     return None
 
 
@@ -65,9 +71,9 @@ def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1)
         raise RuntimeError(reason)
     load_library(device)
     file = model_file(path)
-    settings = {
-        "trt_engine_cache_enable": "0", "trt_timing_cache_enable": "0", "trt_fp16_enable": "0",
-        "trt_int8_enable": str(int(_quantized(file))),
+    settings = {  # "0" and "1" are refused
+        "trt_engine_cache_enable": "False", "trt_timing_cache_enable": "False", "trt_fp16_enable": "False",
+        "trt_int8_enable": str(_quantized(file)),
     }  # fmt: skip
     return _cuda.Session(
         device,
