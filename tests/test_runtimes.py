@@ -345,11 +345,12 @@ def test_torch_compile_freezes_and_compiles_every_batch_size_and_never_falls_bac
 
     torch._dynamo.reset()
     counters.clear()
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # PyTorch's own, 8, takes half a minute to exceed
     session = runtimes.load("torch_compile").open(work.store.get(forms("lenet5", "safetensors").artifact), "cpu", 10, 1)
     sizes = (1, 2, 5, 10)
-    for size in (*sizes, *sizes):
-        session.run(inputs[:size])
+    # PyTorch's own limit, 8, takes half a minute to exceed. Not by monkeypatch, whose undoing deletes the setting for later tests.
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for size in (*sizes, *sizes):
+            session.run(inputs[:size])
     assert counters["stats"]["unique_graphs"] == len(sizes)  # the second time nothing was compiled again
     assert not counters["graph_break"]
     assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] > 0  # only frozen weights are packed
