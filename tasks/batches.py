@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy
@@ -33,7 +33,7 @@ def subset(rows: numpy.ndarray, labels: numpy.ndarray, limit: int | None, seed: 
 
 @dataclass(frozen=True)
 class Batch:
-    """This process's part of a batch, on the device."""
+    """This process's part of a batch; `to` takes what is not there to the device."""
 
     pixels: torch.Tensor
     """uint8 (images, height, width, channels)."""
@@ -42,6 +42,10 @@ class Batch:
     """Random numbers for the augmentation, float32 (images, DRAWS)."""
     weight: float
     """Images here over the mean of all processes; 1 where the batch splits evenly."""
+
+    def to(self, device: str) -> Batch:
+        pixels, labels = (each.to(device, non_blocking=True) for each in (self.pixels, self.labels))
+        return replace(self, pixels=pixels, labels=labels)
 
 
 def blank(images: int, data: Prepared, device: str) -> Batch:
@@ -132,8 +136,7 @@ class Gathered:
         draws = draws.to(self.device)
         first = (seed * 100_003 + epoch) * 1_000_003
         self.asked.batches = [(first + p.start, order[p.start : p.stop].numpy()) for p in plan.parts]
-        for part, loaded in zip(plan.parts, self.loader, strict=True):
-            pixels, labels = (t.to(self.device, non_blocking=True) for t in loaded)
+        for part, (pixels, labels) in zip(plan.parts, self.loader, strict=True):
             yield Batch(pixels, labels, draws[part.start : part.stop], plan.weight(part))
 
 
@@ -170,9 +173,9 @@ class _Rows:
         pixels = torch.from_numpy(batch)
         if self.each is not None:
             with torch.random.fork_rng(devices=[]):  # the same images from any number of workers, or from none
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too, for good
                 each = [self.each(image) for image in pixels.permute(0, 3, 1, 2).contiguous()]
-            pixels = torch.stack(each).permute(0, 2, 3, 1)
+            pixels = torch.stack(each).permute(0, 2, 3, 1).contiguous()  # as others are: what is compiled for them fits
         return pixels, torch.from_numpy(self.labels[rows])
 
 

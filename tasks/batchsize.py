@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 SMALLEST = 8
 GAIN = 1.05  # on a CPU, a batch twice as large must be this much faster
 SECONDS = 0.3  # for which a size is measured
+FULL = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""What other errors than PyTorch's own say of a full GPU."""
 
 
 def largest(step: Callable[[int], None], device: str, images: int) -> int:
@@ -34,8 +36,10 @@ def largest(step: Callable[[int], None], device: str, images: int) -> int:
     while size <= max(images, SMALLEST):
         try:
             step(size)  # also makes the optimizer's state
-            rate = _rate(step, size)
-        except torch.OutOfMemoryError as error:
+            rate = _rate(step, size) if device == "cpu" else 0.0
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in FULL)):
+                raise
             if not found:
                 raise ValueError(f"train.batch_size: not even {size} images fit the memory of {device}") from error
             break

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import machine
-from tasks.devices import choose_device
+from tasks.devices import choose_device, release
 from tasks.group import Processes
 from tasks.loop import Diverged, Job, Run
 from tasks.records import Prepared, Train
@@ -68,6 +68,7 @@ def launch(job: Job, model: nn.Module, on_epoch: Callable[[int, float], None] | 
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
                "-m", "tasks.ddp", str(folder)]  # fmt: skip
+    release()  # rank 0 trains on the GPU that this process may have trained on
     log = folder / "ddp.log"
     with log.open("w") as errors, subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment

@@ -47,10 +47,11 @@ class Processes(Group):
     def wrap(self, model: nn.Module, device: str) -> nn.Module:
         """DistributedDataParallel; on GPUs BatchNorm sees the whole batch (on CPUs there is no such layer: its part)."""
         import torch
+        from timm.layers import convert_sync_batchnorm  # PyTorch's drops the activations in timm's BatchNorm
 
         if device == "cpu":
             return torch.nn.parallel.DistributedDataParallel(model)
-        synchronised = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        synchronised = convert_sync_batchnorm(model)
         return torch.nn.parallel.DistributedDataParallel(synchronised, device_ids=[torch.device(device).index])
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The training loop, resumable at every epoch to the same weights.
+"""The training loop, resumable at every epoch: on a CPU to the same weights (cuDNN chooses its algorithms anew).
 
 Every epoch draws its order and its augmentation from generators seeded with (seed, epoch), so that a run that was cut off
 continues as if it had not been. Test images are never read here.
@@ -86,6 +86,8 @@ class Run:
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
             torch.compiler.reset()  # or the ninth model that this process compiles would not be compiled any more
         self.kind = self.device.partition(":")[0]
+        if self.kind == "cuda":
+            torch.cuda.set_device(self.device)  # Triton launches its kernels on the current one
         self.precision = choose_precision(settings.precision, self.device)
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -166,7 +168,7 @@ class Run:
         self.optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.model.zero_grad(set_to_none=True)
         for buffer, value in zip(self.model.buffers(), kept, strict=True):
-            buffer.copy_(value)
+            buffer.resize_(value.shape).copy_(value)  # observers of fake quantization start empty
         if self.kind == "cuda":
             torch.cuda.synchronize(self.device)
         self.compile_seconds = time.perf_counter() - started
@@ -185,6 +187,7 @@ class Run:
             before = time.perf_counter()
             batch = next(source)
             waited += time.perf_counter() - before
+            batch = batch.to(self.device)  # not a wait for images: from memory not pinned it waits for the GPU's steps
             last = index % self.settings.accumulate == 0 or index == self.batches
             with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
                 loss, out = self._loss(self.stepped, batch)

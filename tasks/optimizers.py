@@ -61,6 +61,9 @@ class Optimizer:
             self.parts.append(
                 torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True, fused=settings.fused)
             )
+            if scaler.is_enabled():  # the fused kernel leaves momentum uninitialised where it skips the first step
+                for p in parameters:
+                    self.parts[-1].state[p]["momentum_buffer"] = torch.zeros_like(p)
         else:
             self.parts.append(torch.optim.AdamW(groups, settings.learning_rate, fused=settings.fused))
 

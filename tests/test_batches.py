@@ -155,6 +155,7 @@ def test_an_image_by_image_policy_does_not_depend_on_the_number_of_workers_nor_o
     state = torch.random.get_rng_state()
     none = list(Gathered(images, labels, rows, "cpu", 0, False, each).epoch(plan, 0, 1))
     assert all(torch.equal(a.pixels, b.pixels) for a, b in zip(one, none, strict=True))
+    assert all(batch.pixels.is_contiguous() for batch in none)
     assert torch.equal(torch.random.get_rng_state(), state)
     other = list(Gathered(images, labels, rows, "cpu", 0, False, each).epoch(plan, 0, 2))
     assert not torch.equal(none[0].pixels, other[0].pixels)

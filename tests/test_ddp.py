@@ -7,14 +7,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
-from digits import digits
+from digits import digits, warmed
 
 import models
 from tasks import ddp
 from tasks.fit import Diverged, fit
+from tasks.group import Processes
 from tasks.loop import Job
 from tasks.records import Model, Train
 from tasks.train import fresh
@@ -125,6 +127,18 @@ def test_a_message_is_one_write_also_where_output_is_unbuffered():
     os.close(write)
     with os.fdopen(read, "rb", buffering=0) as packets:
         assert packets.read(4096) == b'burnish: {"error": "E", "text": "t", "rank": 1}\n'
+
+
+def test_on_gpus_batchnorm_is_synchronised_and_what_it_carries_is_kept(monkeypatch):
+    monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model, device_ids: model)
+    model = warmed(name="tf_efficientnet_lite0", num_classes=10, in_channels=3, image_size=32)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        want = model(x)
+        made = Processes.wrap(Mock(), model, "cuda:0")
+        assert torch.equal(made(x), want), "timm's BatchNorm has the activation in it"
+    norms = [m for m in made.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    assert norms and all(isinstance(m, torch.nn.SyncBatchNorm) for m in norms)
 
 
 @pytest.mark.gpu

@@ -47,6 +47,12 @@ def device() -> str:
     return "cpu" if INTERPRETED else "cuda"
 
 
+@pytest.fixture(autouse=True)
+def _exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain module's depthwise convolutions, too, are fp32's own."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def ours(channels: int) -> nn.Module:
     return Block(channels, 3)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -68,6 +69,21 @@ def test_fused_optimizers_step_as_the_plain_ones():
                 optimizer.step(0.01)
             found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
         torch.testing.assert_close(*found, rtol=1e-4, atol=tolerance)
+
+
+def test_a_first_step_that_fp16_skips_leaves_no_momentum():
+    torch.use_deterministic_algorithms(True)  # memory that nobody has written to is NaN
+    try:
+        for fused in (True, False):
+            model, scaler = nn.Linear(3, 2, bias=False), torch.amp.GradScaler("cpu")
+            before = model.weight.detach().clone()
+            optimizer = Optimizer(model, Train(optimizer="sgd", weight_decay=0.0, fused=fused), scaler)
+            for gradient in (torch.inf, 1.0):
+                model.weight.grad = scaler.scale(torch.full_like(before, gradient))
+                optimizer.step(0.1)
+            torch.testing.assert_close(model.weight.detach(), before - 0.1 * 1.9)  # Nesterov: gradient + 0.9 * momentum
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
@@ -210,6 +226,10 @@ def test_the_largest_batch_that_fits_a_gpu_is_found_by_trying(monkeypatch):
     assert largest(step, "cuda:0", 50_000) == 64
     assert max(tried) == 128
     assert largest(step, "cuda:0", 40) == 32
+    full = Mock(side_effect=[None, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate")])
+    assert largest(full, "cuda:0", 50_000) == 8
+    with pytest.raises(RuntimeError, match="another"):
+        largest(Mock(side_effect=RuntimeError("another")), "cuda:0", 50_000)
     with pytest.raises(ValueError, match=r"train\.batch_size: not even 8 images fit the memory of cuda:0"):
         largest(lambda size: step(1000), "cuda:0", 50_000)
 

@@ -249,6 +249,21 @@ def test_a_training_that_was_cut_off_resumes_to_the_same_file(
     assert [row["epoch"] for row in rows(work, resumed, "epochs")] == [1, 1, 2, 2]
 
 
+def test_the_step_before_the_first_epoch_leaves_observers_as_they_were(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, go = Qat(epochs=1, settings=("u8s8-reduced",), learning_rate=0.01), Run.go
+    (cold,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+
+    def warmed_up(self: Run, told: Any = None) -> None:
+        self._warm_up()  # a GPU's trainings begin with it
+        go(self, told)
+
+    monkeypatch.setattr(Run, "go", warmed_up)
+    (warm,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+    assert warm.artifact == cold.artifact is not None, warm.error
+
+
 def test_test_images_are_never_read(work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms) -> None:
     images, _, splits = load_arrays(work.store, data)
     spoilt = np.where((splits == 2)[:, None, None, None], 255 - images, images)
