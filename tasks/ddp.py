@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
@@ -168,10 +169,21 @@ def main(folder: Path) -> None:
         traceback.print_exc()
         # A pipe takes up to 4,096 bytes whole (PIPE_BUF); a character is six bytes at most.
         _say(error=type(error).__name__, text=str(error)[:600], rank=group.rank)
-        sys.stderr.flush()
-        os._exit(1)  # other ranks wait for this one: torchrun ends them
+        _end(1)  # other ranks wait for this one: torchrun ends them
     dist.barrier()
     dist.destroy_process_group()
+    _end(0)
+
+
+def _end(code: int) -> None:
+    """End this process without Python's own end, in which a gloo thread that frees a tensor aborts it now and then.
+
+    See PyTorch's pull request 179291.
+    """
+    for worker in multiprocessing.active_children():  # a DataLoader's, which would look for its parent every 5 s
+        worker.terminate()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -141,6 +141,33 @@ def test_on_gpus_batchnorm_is_synchronised_and_what_it_carries_is_kept(monkeypat
     assert norms and all(isinstance(m, torch.nn.SyncBatchNorm) for m in norms)
 
 
+@pytest.mark.slow
+def test_a_rank_ends_at_once_and_takes_its_loader_processes_with_it(tmp_path):
+    script = tmp_path / "rank.py"
+    script.write_text("""
+import atexit, time, torch
+from tasks import ddp
+
+class Slow:
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, index):
+        time.sleep(120 * index)
+        return index
+
+atexit.register(print, "Python's own end", flush=True)
+batches = iter(torch.utils.data.DataLoader(Slow(), num_workers=1))
+next(batches)
+ddp._end(3)
+""")
+    root = str(Path(__file__).parent.parent)
+    # Its output ends when its worker has ended too, which holds the other end of the pipe.
+    made = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, timeout=60, check=False,
+                          env=os.environ | {"PYTHONPATH": root})  # fmt: skip
+    assert (made.returncode, made.stdout) == (3, "")
+
+
 @pytest.mark.gpu
 def test_more_processes_than_gpus_are_refused(tmp_path):
     if not torch.cuda.is_available():

@@ -347,7 +347,7 @@ def test_torch_compile_freezes_and_compiles_every_batch_size_and_never_falls_bac
     counters.clear()
     session = runtimes.load("torch_compile").open(work.store.get(forms("lenet5", "safetensors").artifact), "cpu", 10, 1)
     sizes = (1, 2, 5, 10)
-    # PyTorch's own limit, 8, takes half a minute to exceed. Not by monkeypatch, whose undoing deletes the setting for later tests.
+    # PyTorch's own limit, 8, takes half a minute to exceed. Not by monkeypatch: it undoes by deleting, for all later tests.
     with torch._dynamo.config.patch(recompile_limit=2):
         for size in (*sizes, *sizes):
             session.run(inputs[:size])
