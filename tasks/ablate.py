@@ -32,13 +32,15 @@ def ablate(
     -------
     Output
         A row of `ablations`, and the `epochs` that it is of. Scores are of held-out images, which choose nothing here.
-
-    Raises
-    ------
-    Unavailable
-        If this machine has not the means for the technique; "all" is then what is left of it.
+        A technique that this machine has not the means for is a row `skipped` with the reason; "all" is what is left of it.
     """
-    settings, without = _available(work, model, train, settings, technique)
+    try:
+        settings, without = _available(work, model, train, settings, technique)
+    except Unavailable as reason:
+        work.log.warning("%s: %s is skipped: %s", model.label, technique, reason)
+        skipped = {"model": model.label, "technique": technique, "sets": json.dumps(settings.sets(technique)),
+                   "status": "skipped", "error": str(reason)}  # fmt: skip
+        return Output(tables={"ablations": work.rows("ablations", [skipped])})
     asked, changed = settings.train(train, technique), settings.model(model, technique)
     seeded = train_seeds(work, changed, data, asked, f"{model.label}/ablate-{technique}", "ablate")
     told = [row | {"model": model.label} for row in seeded.epochs]  # that it is changed, the variant says
