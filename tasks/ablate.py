@@ -122,6 +122,6 @@ QUALITY = ("top1", "top1_low", "top1_high", "macro_f1", "macro_f1_low", "macro_f
 
 ablate_task = stage(
     lambda inputs: f"ablate/{inputs['model'].label}/{inputs['technique']}",
-    libraries=LIBRARIES, modules=family,
+    libraries=(*LIBRARIES, "triton"), modules=family,
     extra=lambda inputs: pretrained(inputs) | {"machine": fingerprint()},  # what is available, and how fast
 )(ablate)  # fmt: skip
