@@ -15,7 +15,7 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tasks import machine
 from tasks.devices import choose_device, release
@@ -175,7 +175,7 @@ def main(folder: Path) -> None:
     _end(0)
 
 
-def _end(code: int) -> None:
+def _end(code: int) -> NoReturn:
     """End this process without Python's own end, in which a gloo thread that frees a tensor aborts it now and then.
 
     See PyTorch's pull request 179291.
