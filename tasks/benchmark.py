@@ -190,7 +190,7 @@ def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ..
 
 benchmark_task = stage(
     lambda inputs: "benchmark",
-    libraries=("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
     modules=lambda inputs: modules(inputs["settings"], inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint()},
     devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["settings"].devices)}),

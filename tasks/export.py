@@ -177,6 +177,6 @@ def _family(inputs: dict[str, Any]) -> tuple[str, ...]:
 
 export_task = stage(
     lambda inputs: f"export/{inputs['parent'].name}",
-    libraries=("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "numpy"),
+    libraries=("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"),
     modules=_family,
 )(export)

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,10 +132,11 @@ class Stage:
 
 
 def _version(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
+    """The version of a library; of ONNX Runtime that of the build which is installed, for a CPU or for CUDA."""
+    for name in (library, f"{library}-gpu"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "absent"
 
 
 def digest(parts: dict[str, Any]) -> str:

@@ -125,6 +125,6 @@ def qat(
 
 qat_task = stage(
     lambda inputs: f"qat/{inputs['fp32'].name}",
-    libraries=(*LIBRARIES, "torchao", "onnx", "onnxscript", "onnxruntime-gpu"),
+    libraries=(*LIBRARIES, "torchao", "onnx", "onnxscript", "onnxruntime"),
     modules=family,
 )(qat)

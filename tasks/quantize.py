@@ -298,7 +298,7 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
 
 quantize_task = stage(
     lambda inputs: f"quantize/{inputs['parent'].name}",
-    libraries=("onnx", "onnxruntime-gpu", "numpy"),
+    libraries=("onnx", "onnxruntime", "numpy"),
     extra=lambda inputs: {"machine": fingerprint()},  # latency decides
     devices=lambda inputs: ("cpu",),
 )(quantize)

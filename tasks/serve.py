@@ -83,7 +83,7 @@ def _rate(rows: list[dict[str, Any]]) -> float | None:
 
 serve_task = stage(
     lambda inputs: "serve",
-    libraries=("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
     modules=lambda inputs: modules(inputs["study"].benchmark, inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint()},
     devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["study"].benchmark.devices)}),
