@@ -35,6 +35,7 @@ from prefect.results import ResultStore
 
 from tasks.keys import Stage, artifacts, digest
 from tasks.records import Context
+from tasks.space import watched
 from tasks.store import Store, write_text
 from tasks.work import Work
 
@@ -141,6 +142,10 @@ class _OfRun(logging.FileHandler):
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder / f"{_slug(label)}.log")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What is wrong, as on a full disk, ends the stage: logging itself would print a traceback a line and go on."""
+        raise  # noqa: PLE0704 (it is called where the error is handled)
 
 
 class _Progress(logging.Handler):
@@ -251,7 +256,7 @@ def stage(
             started = time.monotonic()
             try:
                 log = logging.getLogger(f"burnish.{name}")
-                with _alone(devices(inputs) if devices else (), log):
+                with _alone(devices(inputs) if devices else (), log), watched(context.out):
                     result = function(Work(Store(Path(context.out) / "store"), scratch, log), **inputs)
                 log.info("done in %.1f s", time.monotonic() - started)
             except BaseException:  # to the run's log with its traceback; who called says it to the user

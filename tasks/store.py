@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.records import Artifact
+from tasks.space import watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +87,8 @@ class Store:
         (self.root / "tmp").mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
         try:
-            yield folder
+            with watched(self.root.parent):
+                yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
