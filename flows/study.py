@@ -34,6 +34,7 @@ from tasks.records import Artifact, Context, Model, Output, Prepared, Result, St
 from tasks.serve import serve_task
 from tasks.store import Store, write_text
 from tasks.summary import PARTS
+from tasks.sweep import sweep
 from tasks.train import train_task
 from tasks.tune import tune_task
 from tasks.variants import variant_row
@@ -292,6 +293,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
     run = Run(study, out, again)
+    sweep(Path(run.context.out), LOG)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
     write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
