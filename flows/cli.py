@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 
 from flows.settings import Mistake, load, to_toml
 from tasks.records import StageName
+from tasks.space import DiskFull, watched
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -267,7 +268,11 @@ def main(argv: list[str] | None = None) -> int:
     # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        arguments.do(arguments)
+        with watched(getattr(arguments, "out", ".")):
+            arguments.do(arguments)
+    except DiskFull as error:
+        print(f"burnish: {error}", file=sys.stderr)
+        return 1
     except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
         print(f"burnish: {error}", file=sys.stderr)
         return 2

@@ -32,6 +32,7 @@ from tasks.qat import qat_task
 from tasks.quantize import quantize_task
 from tasks.records import Artifact, Context, Model, Output, Prepared, Result, StageName, Study, Trained, Variant
 from tasks.serve import serve_task
+from tasks.space import DiskFull
 from tasks.store import Store, write_text
 from tasks.summary import PARTS
 from tasks.sweep import sweep
@@ -81,6 +82,8 @@ class Run:
         """
         try:
             return self.do(made, **inputs)
+        except DiskFull:  # nothing that follows could be written, and the same command goes on here
+            raise
         except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
             self.error = self.error or error
             skipped = isinstance(error, Unavailable)

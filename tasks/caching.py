@@ -35,6 +35,7 @@ from prefect.states import Completed
 from tasks.keys import Stage
 from tasks.records import Context
 from tasks.results import Turn, turn
+from tasks.space import watched
 from tasks.why import slug
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class _OfRun(logging.FileHandler):
         folder.mkdir(parents=True, exist_ok=True)
         super().__init__(folder / f"{slug(label)}.log")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What is wrong, as on a full disk, ends the stage: logging itself would print a traceback a line and go on."""
+        raise  # noqa: PLE0704 (it is called where the error is handled)
 
 
 class _Progress(logging.Handler):
@@ -150,16 +155,12 @@ def stage(
 
         @wraps(function)
         def run(*, turn: Turn, **inputs: Any) -> Any:
-            with _logged(turn):
-                log = logging.getLogger(f"burnish.{turn.label}")
-                if turn.found is not None:
-                    return Completed(name="Cached", data=turn.found)
-                started = time.monotonic()
-                with _alone(devices(inputs) if devices else (), log):
-                    result = function(turn.work(log), **inputs)
-                turn.keep(result)
-                log.info("done in %.1f s", time.monotonic() - started)
-                return result
+            if turn.found is not None:
+                handler = _OfRun(turn.context, turn.label)
+                handler.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, "cached: key %s", (turn.key,), None))
+                handler.close()
+                return Completed(name="Cached", data=turn.found)
+            return compute(turn, function, inputs, devices(inputs) if devices else ())
 
         signature = inspect.Signature([first, *(p.replace(kind=keyword) for p in parameters)])
         run.__signature__ = signature  # type: ignore[attr-defined]
@@ -172,17 +173,21 @@ def stage(
     return wrap
 
 
-@contextmanager
-def _logged(turn: Turn) -> Iterator[None]:
-    """Also write what is logged to the stage's log in the run's folder; so, too, that it was cached, and its traceback."""
+def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], devices: tuple[str, ...] = ()) -> Any:
+    """Compute a stage's result and store it, with everything that is logged meanwhile in the run's folder."""
+    log = logging.getLogger(f"burnish.{turn.label}")
     handlers = (_OfRun(turn.context, turn.label), _Progress())
-    if turn.found is not None:
-        handlers[0].handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, "cached: key %s", (turn.key,), None))
     for handler in handlers:
         LOG.addHandler(handler)
+    started = time.monotonic()
     try:
-        yield
-    except BaseException:  # who called says it to the user
+        with watched(turn.context.out):
+            with _alone(devices, log):
+                result = function(turn.work(log), **inputs)
+            turn.keep(result)
+        log.info("done in %.1f s", time.monotonic() - started)
+        return result
+    except BaseException:  # to the run's log with its traceback; who called says it to the user
         handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, turn.label, (), sys.exc_info()))
         raise
     finally:
@@ -193,7 +198,7 @@ def _logged(turn: Turn) -> Iterator[None]:
 
 def call(made: Task[..., Any], context: Context, **inputs: Any) -> Any:
     """Run a stage's task now, its task run named by its label; a result that is stored below `context.out` is taken."""
-    with turn(made.about, context, inputs) as mine:  # type: ignore[attr-defined]
+    with watched(context.out), turn(made.about, context, inputs) as mine:  # type: ignore[attr-defined]
         named = made.with_options(task_run_name=mine.label.replace("{", "(").replace("}", ")"))
         result = named(turn=mine, **inputs)
         return result if mine.found is None else mine.found  # Prefect hands on the state that a task returned as it is

@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,7 @@ from tasks.devices import choose_device, release
 from tasks.group import Processes
 from tasks.loop import Diverged, Job, Run
 from tasks.records import Prepared, Train
+from tasks.space import DiskBroken, DiskFull, watched
 from tasks.store import Store
 from tasks.work import Work
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 MARK = "burnish: "
 """What a line of standard output starts with that is a message."""
-ERRORS = {error.__name__: error for error in (Diverged, ValueError)}
+ERRORS = {error.__name__: error for error in (Diverged, DiskBroken, DiskFull, ValueError)}
 """Errors that are the user's to mend reach them as they are."""
 
 
@@ -113,10 +115,10 @@ def _error(job: Job, failed: dict[str, Any] | None, log: str) -> Exception:
     ended = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+).*\n\s*exitcode\s+: (-?\d+)", log)]
     killed = [(rank, signal.Signals(-code).name) for rank, code in ended if code < 0]
     killed.sort(key=lambda rank_name: rank_name[1] == "SIGTERM")  # by which torchrun ends the others
-    if killed:  # first: the others tell that they lost it
-        return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
     if failed and failed["error"] in ERRORS:
         return ERRORS[failed["error"]](failed["text"])
+    if killed:  # before what others tell, which is that they lost it
+        return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
     if failed:
         told = f"{failed['error']}: {failed['text']}"
         return RuntimeError(f"{job.variant}: rank {failed['rank']} of {count} failed: {told}; {kept}")
@@ -163,12 +165,14 @@ def main(folder: Path) -> None:
     settings = settings.model_copy(update={"device": device})
     job = Job(work, said["architecture"], data, settings, said["model_label"], said["variant"], said["stage"])
     try:
-        run = Run(job, models.load(folder / "ddp.safetensors"), group)
-        run.go(lambda epoch, score: _say(epoch=epoch, score=score))
+        with watched(folder):
+            run = Run(job, models.load(folder / "ddp.safetensors"), group)
+            run.go(lambda epoch, score: _say(epoch=epoch, score=score))
     except Exception as error:  # told to who asked for the training, and to torchrun by the exit code
-        traceback.print_exc()
         # A pipe takes up to 4,096 bytes whole (PIPE_BUF); a character is six bytes at most.
         _say(error=type(error).__name__, text=str(error)[:600], rank=group.rank)
+        with suppress(OSError):  # it goes to a file, for which there may be no room
+            traceback.print_exc()
         _end(1)  # other ranks wait for this one: torchrun ends them
     dist.barrier()
     dist.destroy_process_group()

@@ -79,7 +79,8 @@ def _torchscript(model: nn.Module, example: Tensor, settings: Export, about: dic
     path = folder / "model.ts"
     with torch.no_grad():
         traced = torch.jit.trace(model, example, check_trace=False)  # the comparison with the parent checks it
-        torch.jit.save(torch.jit.freeze(traced), path, _extra_files=about)
+        with path.open("wb") as file:  # given the path, PyTorch ends the whole process where a write fails
+            torch.jit.save(torch.jit.freeze(traced), file, _extra_files=about)
     return path
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks import ddp
+from tasks.checkpoints import load
 from tasks.devices import Unavailable, choose_device, missing_triton
-from tasks.loop import Diverged, Job, Run, load
+from tasks.loop import Diverged, Job, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,8 @@ def train_best(
     architecture
         Arguments of `models.build`; stored with the weights.
     on_epoch
-        Called after each epoch with (epoch from 1, validation macro F1); may raise to end the training.
+        Called after each epoch with (epoch from 1, validation macro F1), first for those that a checkpoint holds; may raise
+        to end the training.
 
     Raises
     ------
@@ -69,7 +71,11 @@ def train_best(
         ddp.launch(job, model, on_epoch)
     else:
         Run(job, model).go(on_epoch)
-    state = load(job.checkpoint, "cpu")
+    newest = job.checkpoints.newest(work.log)
+    state = load(newest, "cpu") if newest else None
+    if state is None or not (state["epoch"] == settings.epochs or state["stale"] >= settings.patience):
+        raise RuntimeError(f"{variant}: the checkpoint that its training has just written is damaged: check the disk that "
+                           f"holds {work.scratch}; the same command trains on from what is left")  # fmt: skip
     model.load_state_dict(state["best_state"])
     return state
 

@@ -26,6 +26,7 @@ from tasks.measure import measure, warm_up
 from tasks.pixels import normalise
 from tasks.records import Forms, Prepared, Quantize, Variant
 from tasks.runtimes import onnxruntime as runtime
+from tasks.space import watched
 from tasks.variants import failure, variant_row
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
         forms: dict[str, Form] = {}
         for done, setting in enumerate(names, 1):
             try:
-                with _quiet():
+                with _quiet(), watched(folder):
                     path = _make(setting, fp32, folder, calibration)
                 forms[setting] = scored(setting, path, validation, truth)
             except (

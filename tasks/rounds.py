@@ -185,7 +185,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
 
 def _begun(log: logging.Logger, jobs: list[Job], settings: Benchmark, folder: Path) -> int:
     """Rounds that need not be repeated; the last one is, as its processes are evaluated."""
-    begun = min(resume.load(folder, jobs, settings), settings.rounds - 1)
+    begun = min(resume.load(folder, jobs, settings, log), settings.rounds - 1)
     if begun:
         log.info("%d rounds were finished before an interruption", begun)
     for job in jobs:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tasks.locks import held
 from tasks.records import Artifact
+from tasks.space import watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -139,7 +140,7 @@ class Store:
     @contextmanager
     def temporary(self) -> Iterator[Path]:
         """A scratch folder on the same file system, removed afterwards."""
-        with _owned(made(self.root / "tmp") / secrets.token_hex(8)) as folder:
+        with _owned(made(self.root / "tmp") / secrets.token_hex(8)) as folder, watched(self.root.parent):
             yield folder
 
     def put(self, path: Path, format: str, precision: str = "") -> Artifact:

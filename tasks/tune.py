@@ -39,10 +39,11 @@ def search(
     search that was cut off goes on as if it had not been.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
+
+    from tasks.journal import Journal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = JournalFileBackend(str(work.scratch / "trials.log"))
+    journal = Journal(work.scratch / "trials.log", work.log)
     study = optuna.create_study(
         study_name="tune", direction="maximize", load_if_exists=True,
         storage=optuna.storages.JournalStorage(journal),
@@ -52,28 +53,38 @@ def search(
                                     "train_limit": settings.train_limit, "seeds": base.seeds[:1]})  # fmt: skip
     for cut in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(cut.number, state=optuna.trial.TrialState.FAIL)
-    done = [t for t in study.get_trials() if "row" in t.user_attrs]
-    for number in range(len(done), settings.trials):
+    for number in range(len(_outcomes(study)), settings.trials):
         study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 1009 + number, n_startup_trials=4)
-        if number == 0:
+        if number == 0 and not study.get_trials(states=[optuna.trial.TrialState.WAITING]):
             study.enqueue_trial({name: getattr(base, name) for name in settings.space})
         trial = study.ask()
         values = {} if number == 0 else _suggest(trial, settings.space)
         outcome, told = _trial(work, model, data, short.model_copy(update=values), trial, number)
-        best = [t.user_attrs["row"]["score"] for t in study.get_trials() if "row" in t.user_attrs]
-        scores = [s for s in [*best, outcome["row"]["score"]] if s is not None]
+        rows = [each["row"] for each in (*_outcomes(study), outcome)]
+        scores = [row["score"] for row in rows if row["score"] is not None]
         outcome["row"] |= {"model": model.label, "trial": number, "adjusted": json.dumps(values),
                            "best_so_far": max(scores, default=None)}  # fmt: skip
-        for key, value in outcome.items():  # before the trial ends: a finished one cannot be written to
-            trial.set_user_attr(key, value)
+        trial.set_user_attr("outcome", outcome)  # before the trial ends: a finished one cannot be written to
         study.tell(trial, **told)
         work.progress(number + 1, settings.trials, f"{model.label}/tune trial {number + 1}/{settings.trials}: "
                       f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])}"
                       f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}")  # fmt: skip
-    finished = sorted(
-        (t for t in study.get_trials() if "row" in t.user_attrs), key=lambda t: t.user_attrs["row"]["trial"]
-    )
-    return [t.user_attrs["row"] for t in finished], [row for t in finished for row in t.user_attrs["epochs"]]
+    outcomes = _outcomes(study)
+    return [each["row"] for each in outcomes], [row for each in outcomes for row in each["epochs"]]
+
+
+def _outcomes(study: optuna.Study) -> list[dict[str, Any]]:
+    """Row and curves of each trial that ended, in order. One that was cut off before Optuna was told of its end does not
+    count: Optuna has it as failed, and would not learn from it.
+    """
+    from optuna.trial import TrialState
+
+    outcomes = []
+    for trial in study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]):
+        outcome = trial.user_attrs.get("outcome")
+        if outcome and (trial.state != TrialState.FAIL or outcome["row"]["status"] == "failed"):
+            outcomes.append(outcome)
+    return sorted(outcomes, key=lambda outcome: outcome["row"]["trial"])
 
 
 def _percent(score: float | None) -> str:
