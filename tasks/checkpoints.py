@@ -51,7 +51,7 @@ class Checkpoints:
             damaged.append(kept)
         for one in damaged:
             one.path.unlink()
-            log.warning("%s: the checkpoint after epoch %d is damaged (%s is not what its name says) and removed; "
+            log.warning("%s: the checkpoint after epoch %d is damaged (%s does not hold what its name says) and removed; "
                         "training goes %s", self.variant, one.number, one.path.name, after or "back to the beginning")  # fmt: skip
         return found
 

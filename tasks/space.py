@@ -147,8 +147,8 @@ def found(error: BaseException, *folders: str | Path) -> DiskFull | None:
     if sign := next((one for one in chain if _broken(one)), None):
         where = _file(sign) or places[0].folder
         said = sign.strerror if isinstance(sign, OSError) else " ".join(str(sign).split())[:120]
-        return DiskBroken(f"the disk does not take or give what is in {where} ({said}): look into the system's log, and when the "
-                          "disk works the same command goes on")  # fmt: skip
+        return DiskBroken(f"the disk does not take or give {where} ({said}): look into the system's log, and when it works the "
+                          "same command goes on")  # fmt: skip
     signs = [one for one in chain if _says_so(one)]
     for sign in signs:
         if (file := _file(sign)) is not None:
