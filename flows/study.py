@@ -25,6 +25,7 @@ from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching import call
 from tasks.devices import Unavailable
+from tasks.durable import sync
 from tasks.export import export_task
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
@@ -33,7 +34,7 @@ from tasks.quantize import quantize_task
 from tasks.records import Artifact, Context, Model, Output, Prepared, Result, StageName, Study, Trained, Variant
 from tasks.serve import serve_task
 from tasks.space import DiskFull
-from tasks.store import Store, write_text
+from tasks.store import Store, beside, copy, made, replace, write_text
 from tasks.summary import PARTS
 from tasks.sweep import sweep
 from tasks.train import train_task
@@ -114,10 +115,12 @@ def _new_run(out: Path, name: str) -> str:
     while True:
         run = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
-            (out / "runs" / run).mkdir(parents=True)
-            return run
+            (made(out / "runs") / run).mkdir()
         except FileExistsError:
             time.sleep(0.5)
+        else:
+            sync(out / "runs")
+            return run
 
 
 def _calls(study: Study) -> int:
@@ -230,16 +233,19 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
         except OSError:  # a file system without hard links
             shutil.copyfile(source, target)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for variant in variants:
-        if not variant.benchmark or variant.artifact is None:
-            continue
-        source = store.get(variant.artifact)
-        target = folder / (variant.name.replace("/", "-") + source.suffix)
-        if source.is_dir():  # ONNX with external data
-            shutil.copytree(source, target, copy_function=link)
-        else:
-            link(str(source), str(target))
+    with beside(folder) as scratch:
+        models = scratch / folder.name
+        models.mkdir()
+        for variant in variants:
+            if not variant.benchmark or variant.artifact is None:
+                continue
+            source = store.get(variant.artifact)
+            target = models / (variant.name.replace("/", "-") + source.suffix)
+            if source.is_dir():  # ONNX with external data
+                shutil.copytree(source, target, copy_function=link)
+            else:
+                link(str(source), str(target))
+        replace(models, folder)
 
 
 def _publish(run: Run, result: Result) -> None:
@@ -249,11 +255,7 @@ def _publish(run: Run, result: Result) -> None:
     out, store = Path(run.context.out), Store(Path(run.context.out) / "store")
     tables.publish({name: store.get(a) for name, a in result.tables.items()}, out, run.context.run)
     for name, artifact in result.files.items():
-        source, target = store.get(artifact), run.folder / name
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, target)
+        copy(store.get(artifact), run.folder / name)
     _keep_models(run.variants, store, run.folder / "models")
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))

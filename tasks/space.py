@@ -23,7 +23,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 WORDS = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "disk is full",
          "No usable temporary directory")  # fmt: skip
 BROKEN = (errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE)
-BROKEN_WORDS = ("Input/output error", "os error 5)", "Read-only file system", "os error 30)", "Stale file handle")
+BROKEN_WORDS = ("Input/output error", "os error 5)", "Read-only file system", "os error 30)", "Stale file handle",
+                " requested and ")  # fmt: skip
+"""The last: NumPy's words for a write that came to less than was asked for; it does not tell the cause."""
 LITTLE = 64 * 1024
 """Bytes. Where less is free, a failure that does not tell its cause is put down to it: a write that did not fit has filled
 the disk to its last block, or nearly."""
@@ -144,17 +146,18 @@ def found(error: BaseException, *folders: str | Path) -> DiskFull | None:
     if already := next((one for one in chain if isinstance(one, DiskFull)), None):
         return already
     places = _places(folders)
-    if sign := next((one for one in chain if _broken(one)), None):
+    full = next((place for place in places if place.little), None)
+    sign = next((one for one in chain if _broken(one)), None)
+    if sign and (full is None or (isinstance(sign, OSError) and sign.errno in BROKEN)):
         where = _file(sign) or places[0].folder
-        said = sign.strerror if isinstance(sign, OSError) else " ".join(str(sign).split())[:120]
-        return DiskBroken(f"the disk does not take or give {where} ({said}): look into the system's log, and when it works the "
-                          "same command goes on")  # fmt: skip
+        said = getattr(sign, "strerror", None) or " ".join(str(sign).split())[:120]
+        return DiskBroken(f"the disk does not take or give {where} ({said}): look into the system's log, and when it works "
+                          "the same command goes on")  # fmt: skip
     signs = [one for one in chain if _says_so(one)]
     for sign in signs:
         if (file := _file(sign)) is not None:
             place = next((place for place in places if place.holds(file)), None)
             return DiskFull((place or _Place(Path(file).absolute().parent, "another folder")).told())
-    full = next((place for place in places if place.little), None)
     if signs:
         return DiskFull((full or places[0]).told("" if full else " now that what had been written of it is removed"))
     if full is None or not _unexplained(error):

@@ -7,13 +7,13 @@ listing (name and sha256 of each file), so an ONNX file with external data is on
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.durable import sync
 from tasks.locks import held
 from tasks.records import Artifact
 from tasks.space import watched
@@ -52,20 +52,12 @@ def content(path: Path) -> tuple[str, int]:
     return lines.hexdigest(), total
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def _sync_all(path: Path) -> None:
     """Sync a file, or a folder with everything in it; a folder's own sync makes the names in it last."""
     if path.is_dir():
         for inner in path.iterdir():
             _sync_all(inner)
-    _sync(path)
+    sync(path)
 
 
 def lock_of(folder: Path) -> Path:
@@ -78,7 +70,7 @@ def made(folder: Path) -> Path:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
-        _sync(path.parent)
+        sync(path.parent)
     return folder
 
 
@@ -101,7 +93,7 @@ def replace(source: Path, target: Path) -> None:
         remove(aside)
     else:
         source.replace(target)
-    _sync(target.parent)
+    sync(target.parent)
 
 
 def write_text(target: Path, text: str) -> None:
@@ -131,6 +123,17 @@ def beside(target: Path) -> Iterator[Path]:
         yield folder
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder, whole or not at all."""
+    with beside(target) as scratch:
+        copied = scratch / target.name
+        if source.is_dir():
+            shutil.copytree(source, copied)
+        else:
+            shutil.copyfile(source, copied)
+        replace(copied, target)
+
+
 class Store:
     """The content-addressed files below one folder."""
 
@@ -153,8 +156,8 @@ class Store:
         if self.intact(artifact):  # another run may be reading it
             remove(path)
             _sync_all(target)
-            _sync(target.parent)
-            _sync(self.root)
+            sync(target.parent)
+            sync(self.root)
         else:
             replace(path, target)
         return artifact

@@ -27,7 +27,7 @@ def sweep(out: Path, log: logging.Logger) -> None:
     removed = [path for path in (*_temporary(out), *_scratch(out)) if _remove_dead(path, log)]
     folders = [path.name for path in removed if path.suffix != LOCK]
     if folders:
-        log.info("removed what %d interrupted files and folders of earlier runs had left in %s", len(folders), out)
+        log.info("removed %d files and folders that interrupted runs had left in %s", len(folders), out)
 
 
 def _temporary(out: Path) -> Iterator[Path]:
@@ -72,6 +72,6 @@ def _remove_dead(path: Path, log: logging.Logger) -> bool:
         finally:
             release(handle, lock)
     except OSError as error:
-        log.warning("%s was left by an earlier run and cannot be removed: %s", path, error.strerror or error)
+        log.warning("%s was left by an interrupted run and cannot be removed: %s", path, error.strerror or error)
         return False
     return True
