@@ -43,16 +43,16 @@ class Checkpoints:
         """The newest that is as it was written. Damaged ones are removed and said; None means to start over."""
         damaged = []
         found: Path | None = None
-        after = ""
+        goes_on = "back to the beginning"
         for kept in reversed(self.series.kept()):
             if kept.intact():
-                found, after = kept.path, f"on after epoch {kept.number}"
+                found, goes_on = kept.path, f"on after epoch {kept.number}"
                 break
             damaged.append(kept)
         for one in damaged:
             one.path.unlink()
-            log.warning("%s: the checkpoint after epoch %d is damaged (%s does not hold what its name says) and removed; "
-                        "training goes %s", self.variant, one.number, one.path.name, after or "back to the beginning")  # fmt: skip
+            log.warning("%s: the checkpoint after epoch %d is damaged (%s does not hold what its name says); it was removed, "
+                        "and training goes %s", self.variant, one.number, one.path.name, goes_on)  # fmt: skip
         return found
 
 

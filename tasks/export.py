@@ -158,8 +158,8 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
                 made |= {"artifact": work.store.put(file, form, "fp32"), "benchmark": True}
             measured["parity"] = difference
         except Exception as error:  # whatever an exporter raises: one form less, and its row says why
-            work.log.exception("%s failed", made["name"])
             made |= {"status": "failed", "error": failure(error)}
+            work.log.exception("%s failed", made["name"])
         else:
             work.progress(done, len(settings.formats), f"{made['name']}: {time.perf_counter() - started:.1f} s, "
                           f"relative difference {difference:.2g}")  # fmt: skip

@@ -115,8 +115,8 @@ def qat(
             work.log.info("%s: top-1 %.4f, macro F1 %.4f on validation images; logits differ from the fake-quantized model's "
                           "by %.2g", made["name"], form.top1, form.macro_f1, measured["parity"])  # fmt: skip
         except Exception as error:  # torchao's, the exporter's, the runtime's: one form less, and its row says why
-            work.log.exception("%s failed", made["name"])
             made |= {"status": "failed", "error": failure(error)}
+            work.log.exception("%s failed", made["name"])
         variants.append(Variant(**made))
         told.append(variant_row(variants[-1], **measured))
     tables = {"variants": work.rows("variants", told)}

@@ -66,7 +66,7 @@ class _Place:
 
     @property
     def little(self) -> bool:
-        return self.free < LITTLE or self.files == 0
+        return shutil.disk_usage(self.there).total > 0 and (self.free < LITTLE or self.files == 0)
 
     def holds(self, path: str) -> bool:
         return _Place(Path(path).absolute(), "").there.stat().st_dev == self.there.stat().st_dev
@@ -91,11 +91,12 @@ def size(count: int) -> str:
 def _places(folders: tuple[str | Path, ...]) -> list[_Place]:
     """The folders that are written to, and those that every run writes to."""
     prefect = os.environ.get("PREFECT_HOME") or "~/.prefect"
+    memory = Path("/dev/shm")
     return [
         *(_Place(Path(folder).absolute(), "another folder with --out") for folder in folders),
         _Place(Path(os.environ.get("TMPDIR") or "/tmp"), "another folder for temporary files with the variable TMPDIR"),
         _Place(Path(prefect).expanduser().absolute(), "another folder for Prefect's database with PREFECT_HOME"),
-        _Place(Path("/dev/shm"), "a larger one (docker run --shm-size), or train.workers=0"),
+        *([_Place(memory, "a larger one (docker run --shm-size), or train.workers=0")] if memory.is_dir() else []),
     ]
 
 
