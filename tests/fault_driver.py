@@ -38,6 +38,10 @@ MODES = {
 }
 
 
+FIRST = "small-20260101-000001"
+"""Name of the first run in a folder."""
+
+
 class Synced:
     """What a loss of power leaves of a folder: content of files, and names in folders, as they were last synced."""
 
@@ -202,12 +206,16 @@ class Trial:
         _, fired, what = self.shim.told() if self.power else json.loads((self.base / "count").read_text())
         self.shim.arm(None, Fault())
         outs = [self.out]
-        wrong = []
+        wrong: list[str] = []
         if synced:
             outs += [self.base / "names-lost", self.base / "names-kept"]
             synced.rebuild(outs[1], names_last=False)
             synced.rebuild(outs[2], names_last=True)
-            wrong += [] if told["code"] == ENDED else [f"it did not end at operation {fault.nth}: {told}"]
+            if told["code"] == 0:  # the power fails after the end: everything that was published is there
+                found = self.start(lambda: state(outs[1], FIRST), self.base / "told")
+                wrong += [] if found == {"code": 0, **(self.reference or {})} else [f"lost after its end: {found}"]
+            elif told["code"] != ENDED:
+                wrong.append(f"it did not end at operation {fault.nth}: {told}")
         elif told["code"]:
             wrong.append(f"not one sentence: {told['error']}")
         elif "state" in told and told["state"] != self.reference:
@@ -246,7 +254,7 @@ def main() -> None:
     total = json.loads((base / "count").read_text())[0]
     trial.reference = whole["state"]
     fault = MODES[mode]
-    for nth in range(first, total + 1, step):
+    for nth in range(first, total + 1 + trial.power, step):
         told = trial.run(Fault(nth, fault.error, fault.lasting))
         print(json.dumps({"nth": nth, "total": total, **told}), flush=True)
 

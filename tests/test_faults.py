@@ -22,8 +22,9 @@ ROOT = Path(__file__).parent.parent
 ALL = os.environ.get("BURNISH_FAULTS") == "all"
 STEPS = {"once-EIO": 1, "lasting-ENOSPC": 6, "once-ENOSPC": 12, "lasting-EIO": 12, "power": 6}
 """Every how many operations one fails where not all do: each case of power is three studies."""
-TOLERATED = {"mkdir", "link"}
-"""What may fail once without ending the study: to make a folder that is there; a hard link, where a copy is made instead."""
+TOLERATED = {"mkdir", "link", "copy"}
+"""What may fail once without ending the study: to make a folder that is there; a hard link or a copy within the kernel, in
+whose place bytes are copied."""
 HALVES = 2
 """Processes that share a way to fail."""
 
@@ -51,10 +52,10 @@ def test_after_any_operation_has_failed_the_same_command_ends_well_and_repeats_n
     assert [driver.returncode for driver in drivers] == [0] * HALVES
     cases = sorted((json.loads(line) for text in told for line in text.splitlines()), key=lambda case: case["nth"])
     total = cases[0]["total"]
-    assert [case["nth"] for case in cases] == list(range(1, total + 1, step))
+    assert [case["nth"] for case in cases if case["nth"] <= total] == list(range(1, total + 1, step))
     print(f"{mode}: {len(cases)} of {total} operations failed in turn")
     assert [(case["nth"], case["what"], wrong) for case in cases for wrong in case["wrong"]] == []
-    assert all(case["fired"] for case in cases)
+    assert all(case["fired"] for case in cases if case["nth"] <= total)  # power fails once after the end, too
     operations = {case["what"].split(" ")[0] for case in cases}
     if step == 1:
         assert operations >= {"create", "write", "fwrite", "copy", "allocate", "fsync", "rename", "mkdir", "link"}
@@ -63,7 +64,7 @@ def test_after_any_operation_has_failed_the_same_command_ends_well_and_repeats_n
         assert silent <= (set() if mode.startswith("lasting") else TOLERATED)
 
 
-SAMPLES = 8
+SAMPLES = 6
 
 
 @pytest.mark.skipif(not ALL, reason="takes a quarter of an hour: BURNISH_FAULTS=all")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,42 @@ def test_who_waits_can_be_interrupted(tmp_path):
     assert second.returncode == -signal.SIGINT
     first.kill()
     first.communicate()
+
+
+FLOW = """
+import sys, time
+from pathlib import Path
+from prefect import flow
+from tasks.caching import Context, call, stage
+from tasks.records import Output
+
+def train(work) -> Output:
+    with (Path(sys.argv[1]) / "computed").open("a") as file:
+        file.write("once\\n")
+    time.sleep(5)
+    return Output(tables={})
+
+made = stage(lambda inputs: "train/x")(train)
+
+@flow
+def both(run: str) -> None:
+    assert call(made, Context(out=sys.argv[1], run=run)) == Output(tables={})
+"""
+
+
+@pytest.mark.slow
+def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cached(server, tmp_path):
+    (tmp_path / "both.py").write_text(FLOW)
+    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-c", "import sys, both; both.both(sys.argv[2])", str(tmp_path)]
+    runs = [
+        subprocess.Popen([*command, run], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        for run in ("x-1-1", "x-1-2")
+    ]
+    told = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], told
+    assert (tmp_path / "computed").read_text() == "once\n"
+    request = urllib.request.Request(f"{server}/task_runs/filter", b"{}", {"Content-Type": "application/json"})
+    states = [run["state"]["name"] for run in json.loads(urllib.request.urlopen(request, timeout=30).read())
+              if run["name"] == "train/x"]  # fmt: skip
+    assert sorted(states)[:2] == ["Cached", "Completed"]
