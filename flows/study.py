@@ -25,6 +25,7 @@ from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching import call
 from tasks.devices import Unavailable
+from tasks.durable import sync
 from tasks.export import export_task
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
@@ -33,8 +34,9 @@ from tasks.quantize import quantize_task
 from tasks.records import Artifact, Context, Model, Output, Prepared, Result, StageName, Study, Trained, Variant
 from tasks.serve import serve_task
 from tasks.space import DiskFull
-from tasks.store import Store, write_text
+from tasks.store import Store, beside, copy, made, replace, write_text
 from tasks.summary import PARTS
+from tasks.sweep import sweep
 from tasks.train import train_task
 from tasks.tune import tune_task
 from tasks.variants import variant_row
@@ -113,10 +115,12 @@ def _new_run(out: Path, name: str) -> str:
     while True:
         run = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
-            (out / "runs" / run).mkdir(parents=True)
-            return run
+            (made(out / "runs") / run).mkdir()
         except FileExistsError:
             time.sleep(0.5)
+        else:
+            sync(out / "runs")
+            return run
 
 
 def _calls(study: Study) -> int:
@@ -229,16 +233,19 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
         except OSError:  # a file system without hard links
             shutil.copyfile(source, target)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for variant in variants:
-        if not variant.benchmark or variant.artifact is None:
-            continue
-        source = store.get(variant.artifact)
-        target = folder / (variant.name.replace("/", "-") + source.suffix)
-        if source.is_dir():  # ONNX with external data
-            shutil.copytree(source, target, copy_function=link)
-        else:
-            link(str(source), str(target))
+    with beside(folder) as scratch:
+        models = scratch / folder.name
+        models.mkdir()
+        for variant in variants:
+            if not variant.benchmark or variant.artifact is None:
+                continue
+            source = store.get(variant.artifact)
+            target = models / (variant.name.replace("/", "-") + source.suffix)
+            if source.is_dir():  # ONNX with external data
+                shutil.copytree(source, target, copy_function=link)
+            else:
+                link(str(source), str(target))
+        replace(models, folder)
 
 
 def _publish(run: Run, result: Result) -> None:
@@ -248,11 +255,7 @@ def _publish(run: Run, result: Result) -> None:
     out, store = Path(run.context.out), Store(Path(run.context.out) / "store")
     tables.publish({name: store.get(a) for name, a in result.tables.items()}, out, run.context.run)
     for name, artifact in result.files.items():
-        source, target = store.get(artifact), run.folder / name
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, target)
+        copy(store.get(artifact), run.folder / name)
     _keep_models(run.variants, store, run.folder / "models")
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))
@@ -295,6 +298,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
     run = Run(study, out, again)
+    sweep(Path(run.context.out), LOG)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
     write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))

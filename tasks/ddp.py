@@ -23,7 +23,7 @@ from tasks.devices import choose_device, release
 from tasks.group import Processes
 from tasks.loop import Diverged, Job, Run
 from tasks.records import Prepared, Train
-from tasks.space import DiskFull, watched
+from tasks.space import DiskBroken, DiskFull, watched
 from tasks.store import Store
 from tasks.work import Work
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 MARK = "burnish: "
 """What a line of standard output starts with that is a message."""
-ERRORS = {error.__name__: error for error in (Diverged, DiskFull, ValueError)}
+ERRORS = {error.__name__: error for error in (Diverged, DiskBroken, DiskFull, ValueError)}
 """Errors that are the user's to mend reach them as they are."""
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PACKAGES = ("flows", "tasks", "models")
-UNCOUNTED = ("tasks.caching", "tasks.keys")
+UNCOUNTED = ("tasks.caching", "tasks.keys", "tasks.results", "tasks.why")
 """Modules that decide what is cached, not what comes out."""
 
 
@@ -108,8 +108,6 @@ class Stage:
     ) -> None:
         self.function, self.label_of, self.libraries = function, label, libraries
         self.modules, self.extra = modules, extra
-        self.keys: dict[Any, str] = {}
-        """Task run -> its key, from the policy to the task's body: parts may hash gigabytes."""
 
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the key is made of, as (readable name -> value); `burnish why` compares these."""

@@ -1,4 +1,4 @@
-"""A full disk, recognised in one place and said in one sentence.
+"""A full or broken disk, recognised in one place and said in one sentence.
 
 Libraries say it in many ways: an errno, words of the system somewhere in their message, or only a file that is too short
 ("unexpected pos", "Invalid thrift", "Wire format was corrupt"). `watched` stands around what writes.
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 FULL = (errno.ENOSPC, errno.EDQUOT)
 WORDS = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "disk is full",
          "No usable temporary directory")  # fmt: skip
+BROKEN = (errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE)
+BROKEN_WORDS = ("Input/output error", "os error 5)", "Read-only file system", "os error 30)", "Stale file handle",
+                " requested and ")  # fmt: skip
+"""The last: NumPy's words for a write that came to less than was asked for; it does not tell the cause."""
 LITTLE = 64 * 1024
 """Bytes. Where less is free, a failure that does not tell its cause is put down to it: a write that did not fit has filled
 the disk to its last block, or nearly."""
@@ -30,6 +34,10 @@ BLOCK = 1 << 20
 
 class DiskFull(Exception):
     """A disk has no room for what was to be written. The message is one sentence: which, how much is free, what to do."""
+
+
+class DiskBroken(DiskFull):
+    """A disk gives an error of its own. It ends a study as a full one does, as nothing that follows could be written."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,11 @@ def _says_so(error: BaseException) -> bool:
     return (isinstance(error, OSError) and error.errno in FULL) or any(word in str(error) for word in WORDS)
 
 
+def _broken(error: BaseException) -> bool:
+    """Whether an exception names a disk that does not work."""
+    return (isinstance(error, OSError) and error.errno in BROKEN) or any(word in str(error) for word in BROKEN_WORDS)
+
+
 def _file(error: BaseException) -> str | None:
     """The file that could not be written, where an exception names it: the second of two, of a copy."""
     if not isinstance(error, OSError):
@@ -121,7 +134,7 @@ def _file(error: BaseException) -> str | None:
 
 
 def found(error: BaseException, *folders: str | Path) -> DiskFull | None:
-    """The full disk that an exception comes from, if it does.
+    """The full or broken disk that an exception comes from, if it does.
 
     Parameters
     ----------
@@ -134,12 +147,18 @@ def found(error: BaseException, *folders: str | Path) -> DiskFull | None:
     if already := next((one for one in chain if isinstance(one, DiskFull)), None):
         return already
     places = _places(folders)
+    full = next((place for place in places if place.little), None)
+    sign = next((one for one in chain if _broken(one)), None)
+    if sign and (full is None or (isinstance(sign, OSError) and sign.errno in BROKEN)):
+        where = _file(sign) or places[0].folder
+        said = getattr(sign, "strerror", None) or " ".join(str(sign).split())[:120]
+        return DiskBroken(f"the disk does not take or give {where} ({said}): look into the system's log, and when it works "
+                          "the same command goes on")  # fmt: skip
     signs = [one for one in chain if _says_so(one)]
     for sign in signs:
         if (file := _file(sign)) is not None:
             place = next((place for place in places if place.holds(file)), None)
             return DiskFull((place or _Place(Path(file).absolute().parent, "another folder")).told())
-    full = next((place for place in places if place.little), None)
     if signs:
         return DiskFull((full or places[0]).told("" if full else " now that what had been written of it is removed"))
     if full is None or not _unexplained(error):

@@ -143,10 +143,16 @@ def test_a_deleted_and_a_corrupted_file_rerun_the_stages_that_make_them(finished
     assert len(paths) == 2
     paths[0].unlink()
     paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"!")
-    burnish.run(*TINY)
+    newest = max((burnish.out / "runs").iterdir(), key=lambda path: path.stat().st_ctime)
+    result = json.loads((newest / "why" / "augment-lenet5.json").read_text())["key"]
+    (burnish.out / "store" / "results" / result).write_bytes(b"")  # as a full disk leaves one
+    (burnish.out / "store" / "last" / "quickstart" / "prepare.json").write_text("[]")
+    said = burnish.run(*TINY).stderr
     told = burnish.why()
-    assert {told[f"export/{parent}"] for parent in onnx["parent"]} == {"computed"}
-    assert {told[task] for task in ("prepare", "train/lenet5", "tune/lenet5", "augment/lenet5")} == {"hit"}
+    assert {told[f"export/{parent}"] for parent in onnx["parent"]} | {told["augment/lenet5"]} == {"computed"}
+    assert {told[task] for task in ("prepare", "train/lenet5", "tune/lenet5")} == {"hit"}
+    assert said.count(f"WARNING augment/lenet5: stored result {result} is not readable: ") == 1
+    assert said.count("prepare.json was removed, because it is not readable: ") == 1
     assert {path.stat().st_size for path in paths} == set(onnx["size_bytes"])
 
 
