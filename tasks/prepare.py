@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from PIL import ImageFile
 
 from tasks.caching import stage
 from tasks.datasets import open_source
-from tasks.datasets._decode import Bad, Done, Job, decode_all
+from tasks.datasets._decode import Bad, Done, Job, Seen, decode_all
+from tasks.datasets._find import resolve
 from tasks.datasets._label import label
 from tasks.datasets._split import SPLITS, plan, roles
 from tasks.datasets._statistics import chunks, duplicates, moments
+from tasks.datasets._words import counted, shown
 from tasks.records import Artifact, Data, Prepared
 
 if TYPE_CHECKING:
@@ -28,6 +31,10 @@ if TYPE_CHECKING:
     from tasks.work import Work
 
 SHOWN = 20  # rows of a kind, or classes, that a message names
+LEVELS = 16
+"""Of images with 16 bits per channel: values of which 8 bits keep no more levels are refused (12 bits, kept in 16)."""
+LOST = 0.01
+"""Share of the images above which it is refused that they are not used."""
 SIZES = 256  # images whose sizes are looked at to recommend one
 
 
@@ -41,8 +48,13 @@ class BadRow(NamedTuple):
     name: str
     """What the source calls it."""
 
+    @property
+    def called(self) -> str:
+        """The name, where it says more than the row's number."""
+        return "" if self.name.endswith(f".parquet row {self.row}") else self.name
+
     def __str__(self) -> str:
-        return self.reason + (f": {self.detail}" if self.detail else "") + (f" [{self.name}]" if self.name else "")
+        return self.reason + (f": {self.detail}" if self.detail else "") + (f" [{self.called}]" if self.called else "")
 
 
 @dataclass
@@ -53,6 +65,9 @@ class Pixels:
     rows: list[tuple[int, int]] = field(default_factory=list)
     """(label, split) of each."""
     digests: list[bytes] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """What the source calls each; empty where it has no names."""
+    seen: list[Seen] = field(default_factory=list)
     colour: bool = False
 
 
@@ -67,9 +82,13 @@ def prepare(work: Work, settings: Data) -> Prepared:
         If the source is not there or not what it should be; if rows are bad and `on_bad` is "refuse"; if images differ
         in size or are not square and no `image_size` is given; if a split is empty or one class alone is trained.
     """
-    source = open_source(settings)
-    for note in source.notes:
-        work.log.info("%s", note)
+    found = resolve(settings)
+    if found != settings:
+        what = f"found at data.path = {shown(settings.path)}" if settings.path else "as no data.path is given"
+        work.log.info("data.source: %s, %s", found.source, what)
+    settings, source = found, open_source(found)
+    work.log.info("layout: %s", source.images.layout)
+    _tell_left(work, source, settings)
     if len(source.classes) < 2:
         raise ValueError(f"{_where(settings)} has {len(source.classes)} class; a classifier needs at least two")
     parts = _labelled(source, work)
@@ -84,13 +103,30 @@ def prepare(work: Work, settings: Data) -> Prepared:
         if bad and settings.on_bad == "refuse":
             raise _refusal(bad, parts, settings)
         _log_dropped(work, bad, parts, settings)
+        _tell_seen(work, pixels, settings)
         dropped = {split: [one for one in bad if one.part == part] for split, part in roles(parts).items()}
         called = label(settings, source)
-        return _finish(work, settings, folder, pixels, called=called, classes=source.classes, dropped=dropped)
+        return _finish(work, settings, folder, pixels, called=called, source=source, dropped=dropped)
+
+
+def _tell_left(work: Work, source: Source, settings: Data) -> None:
+    """Warn of what is not used; refuse a lost class or too many lost images, unless the user allows it."""
+    images = source.images
+    lost, rows = sum(left.lost for left in images.left), _rows(source.parts)
+    said = [left.said for left in images.left if left.lost]
+    if settings.on_bad == "refuse" and (images.lost or lost > LOST * (rows + lost)):
+        what = [f"the {'class' if len(images.lost) == 1 else 'classes'} {_few(images.lost)}"] if images.lost else []
+        what += [f"{lost} of {rows + lost} images: {'; '.join(said)}"] if lost else []
+        raise ValueError(f"{_where(settings)}: not used would be {', and '.join(what)}; correct this, or leave them out with "
+                         f"data.on_bad=drop (read as: {images.layout})")  # fmt: skip
+    for left in images.left:
+        work.log.log(logging.INFO if left.harmless else logging.WARNING, "not used: %s", left.said)
+    for name in images.lost:
+        work.log.warning("not used: class %s", name)
 
 
 def _where(settings: Data) -> str:
-    return f"{settings.source} {settings.path}".strip()
+    return f"{settings.source} {shown(settings.path)}".strip()
 
 
 def _few(names: Sequence[str]) -> str:
@@ -138,7 +174,7 @@ def _refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> Value
         groups.setdefault((one.part, one.reason), []).append(one)
     lines = []
     for (part, reason), rows in groups.items():
-        named = _few([f"{one.row} ({one.name})" if one.name else str(one.row) for one in rows])
+        named = _few([f"{one.row} ({one.called})" if one.called else str(one.row) for one in rows])
         lines.append(f"{part} part, {reason}: {len(rows)} (rows {named})")
     return ValueError(f"{len(bad)} of {_rows(parts)} rows of {_where(settings)} cannot be used: {'; '.join(lines)}; "
                       "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
@@ -151,6 +187,23 @@ def _log_dropped(work: Work, bad: list[BadRow], parts: dict[str, Part], settings
         work.log.warning("dropped row %d of the %s part: %s", one.row, one.part, one)
     if len(bad) > SHOWN:
         work.log.warning("dropped %d more; the datasets table names them all", len(bad) - SHOWN)
+
+
+def _tell_seen(work: Work, made: Pixels, settings: Data) -> None:
+    """Say what of the files the pixels do not show; refuse values of which 8 bits would keep next to nothing."""
+    deep = [seen.highest for seen in made.seen if seen.highest is not None]
+    levels = (max(deep, default=0) >> 8) + 1
+    if deep and levels <= LEVELS:
+        raise ValueError(f"{_where(settings)}: {counted(len(deep), 'image')} with 16 bits per channel have values up to "
+                         f"{max(deep)} of 65535, of which 8 bits would keep {levels} levels; scale the values to 0..65535, "
+                         "or save the images with 8 bits")  # fmt: skip
+    if deep:
+        work.log.log(logging.INFO if levels > 64 else logging.WARNING, "%s with 16 bits per channel: the upper 8 bits are "
+                     "kept, %d levels", counted(len(deep), "image"), levels)  # fmt: skip
+    if several := sum(seen.several_frames for seen in made.seen):
+        work.log.warning("%s of several frames: the first frame of each is used", counted(several, "file"))
+    if turned := sum(seen.turned for seen in made.seen):
+        work.log.info("%s turned upright, as the EXIF orientation says", counted(turned, "image"))
 
 
 def _decode(
@@ -178,6 +231,8 @@ def _decode(
         made.images[len(made.rows)] = one.pixels if channels else one.pixels[..., None]
         made.rows.append((parts[one.part].labels[one.row] or 0, split_of[one.part][one.row]))
         made.digests.append(one.digest)
+        made.names.append(one.name)
+        made.seen.append(one.seen)
         made.colour |= bool(channels)
     return made, bad
 
@@ -209,10 +264,11 @@ def _finish(
     made: Pixels,
     *,
     called: str,
-    classes: tuple[str, ...],
+    source: Source,
     dropped: dict[str, list[BadRow]],
 ) -> Prepared:
     """Check, count, measure and store what was decoded."""
+    classes = source.classes
     labels, splits = np.array(made.rows, dtype=np.int64).reshape(-1, 2).T
     per_class = np.stack([np.bincount(labels[splits == i], minlength=len(classes)) for i in range(len(SPLITS))])
     for split, counts in zip(SPLITS, per_class, strict=True):
@@ -245,6 +301,8 @@ def _finish(
             "duplicates_within": within[i], "duplicates_across": across[i],
             "dropped": len(gone), "dropped_rows": [one.row for one in gone],
             "dropped_reasons": [str(one) for one in gone],
+            "layout": source.images.layout,
+            "left_out": [left.said for left in source.images.left] + [f"class {name}" for name in source.images.lost],
         })  # fmt: skip
         if across[i]:
             work.log.warning("%d %s images equal an image of an earlier split", across[i], split)
@@ -255,6 +313,7 @@ def _finish(
         images=stored,
         labels=_put(work, folder / "labels.npy", labels),
         splits=_put(work, folder / "splits.npy", splits.astype(np.uint8)),
+        names=_put_names(work, folder / "names.json", made.names),
         classes=classes,
         image_size=side,
         channels=channels,
@@ -288,6 +347,14 @@ def _put(work: Work, path: Path, array: np.ndarray) -> Artifact:
     return work.store.put(path, "npy")
 
 
+def _put_names(work: Work, path: Path, names: list[str]) -> Artifact | None:
+    """A JSON list of the images' names; none where the source has none."""
+    if not any(names):
+        return None
+    path.write_text(json.dumps(names, ensure_ascii=False, indent=0))
+    return work.store.put(path, "json")
+
+
 def _compact(folder: Path, made: Pixels) -> np.ndarray:
     """images.npy: without the room of rows that were dropped, of one channel if all are greyscale."""
     path, count = folder / "images.npy", len(made.rows)
@@ -304,6 +371,6 @@ def _compact(folder: Path, made: Pixels) -> np.ndarray:
 prepare_task = stage(
     lambda inputs: "prepare",
     libraries=("pillow", "numpy", "pyarrow", "scikit-learn", "torchvision"),
-    modules=lambda inputs: (f"tasks.datasets.{inputs['settings'].source}",),
+    modules=lambda inputs: (f"tasks.datasets.{resolve(inputs['settings']).source}",),
     extra=lambda inputs: {"content of the source": open_source(inputs["settings"]).fingerprint()},
 )(prepare)
