@@ -250,13 +250,14 @@ def _reachable(study: Study) -> None:
     """Images that are named by a path are looked for before anything is started."""
     from tasks.datasets import open_source
     from tasks.datasets._find import resolve
+    from tasks.datasets._told import refuse_lost
 
     if study.data.path:
         try:
             data = resolve(study.data)
             source = open_source(data)
             if not data.source.startswith("cifar"):  # which would be downloaded
-                _ = source.classes
+                refuse_lost(source.images, data)
         except ValueError as error:
             where = "" if str(error).startswith("data.") else "data.path: "
             raise Mistake(f"{where}{error}") from None

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ImageFile
@@ -20,41 +20,18 @@ from tasks.datasets._find import resolve
 from tasks.datasets._label import label
 from tasks.datasets._split import SPLITS, plan, roles
 from tasks.datasets._statistics import chunks, duplicates, moments
-from tasks.datasets._words import counted, shown
+from tasks.datasets._told import BadRow, few, refusal, refuse_lost, tell_dropped, tell_left, tell_seen, where
+from tasks.datasets._words import shown
 from tasks.records import Artifact, Data, Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tasks.datasets import Part, Source
     from tasks.work import Work
 
-SHOWN = 20  # rows of a kind, or classes, that a message names
-LEVELS = 16
-"""Of images with 16 bits per channel: values of which 8 bits keep no more levels are refused (12 bits, kept in 16)."""
-LOST = 0.01
-"""Share of the images above which it is refused that they are not used."""
 SIZES = 256  # images whose sizes are looked at to recommend one
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used."""
-
-    part: str
-    row: int
-    reason: str
-    detail: str
-    name: str
-    """What the source calls it."""
-
-    @property
-    def called(self) -> str:
-        """The name, where it says more than the row's number."""
-        return "" if self.name.endswith(f".parquet row {self.row}") else self.name
-
-    def __str__(self) -> str:
-        return self.reason + (f": {self.detail}" if self.detail else "") + (f" [{self.called}]" if self.called else "")
 
 
 @dataclass
@@ -88,53 +65,26 @@ def prepare(work: Work, settings: Data) -> Prepared:
         work.log.info("data.source: %s, %s", found.source, what)
     settings, source = found, open_source(found)
     work.log.info("layout: %s", source.images.layout)
-    _tell_left(work, source, settings)
+    refuse_lost(source.images, settings)
+    tell_left(work.log, source.images)
     if len(source.classes) < 2:
-        raise ValueError(f"{_where(settings)} has {len(source.classes)} class; a classifier needs at least two")
+        raise ValueError(f"{where(settings)} has {len(source.classes)} class; a classifier needs at least two")
     parts = _labelled(source, work)
     usable, bad = _check_labels(parts, len(source.classes))
     if bad and settings.on_bad == "refuse" and not all(len(labels) for _, labels in usable.values()):
-        raise _refusal(bad, parts, settings)
+        raise refusal(bad, parts, settings)
     chosen = plan(usable, settings, work.log)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default, which other libraries are known to change
     with work.store.temporary() as folder:
         pixels, undecoded = _decode(work, folder, parts, chosen, settings)
         bad = sorted(bad + undecoded, key=lambda one: (SPLITS.index(one.part), one.row))
         if bad and settings.on_bad == "refuse":
-            raise _refusal(bad, parts, settings)
-        _log_dropped(work, bad, parts, settings)
-        _tell_seen(work, pixels, settings)
+            raise refusal(bad, parts, settings)
+        tell_dropped(work.log, bad, parts, settings)
+        tell_seen(work.log, pixels.seen, settings)
         dropped = {split: [one for one in bad if one.part == part] for split, part in roles(parts).items()}
         called = label(settings, source)
         return _finish(work, settings, folder, pixels, called=called, source=source, dropped=dropped)
-
-
-def _tell_left(work: Work, source: Source, settings: Data) -> None:
-    """Warn of what is not used; refuse a lost class or too many lost images, unless the user allows it."""
-    images = source.images
-    lost, rows = sum(left.lost for left in images.left), _rows(source.parts)
-    said = [left.said for left in images.left if left.lost]
-    if settings.on_bad == "refuse" and (images.lost or lost > LOST * (rows + lost)):
-        what = [f"the {'class' if len(images.lost) == 1 else 'classes'} {_few(images.lost)}"] if images.lost else []
-        what += [f"{lost} of {rows + lost} images: {'; '.join(said)}"] if lost else []
-        raise ValueError(f"{_where(settings)}: not used would be {', and '.join(what)}; correct this, or leave them out with "
-                         f"data.on_bad=drop (read as: {images.layout})")  # fmt: skip
-    for left in images.left:
-        work.log.log(logging.INFO if left.harmless else logging.WARNING, "not used: %s", left.said)
-    for name in images.lost:
-        work.log.warning("not used: class %s", name)
-
-
-def _where(settings: Data) -> str:
-    return f"{settings.source} {shown(settings.path)}".strip()
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _rows(parts: dict[str, Part]) -> int:
-    return sum(part.rows for part in parts.values())
 
 
 def _labelled(source: Source, work: Work) -> dict[str, Part]:
@@ -166,44 +116,6 @@ def _check_labels(
                     BadRow(name, row, "label out of range", f"{part.labels[row]}, not 0 to {classes - 1}", called)
                 )
     return usable, bad
-
-
-def _refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueError:
-    groups: dict[tuple[str, str], list[BadRow]] = {}
-    for one in bad:
-        groups.setdefault((one.part, one.reason), []).append(one)
-    lines = []
-    for (part, reason), rows in groups.items():
-        named = _few([f"{one.row} ({one.called})" if one.called else str(one.row) for one in rows])
-        lines.append(f"{part} part, {reason}: {len(rows)} (rows {named})")
-    return ValueError(f"{len(bad)} of {_rows(parts)} rows of {_where(settings)} cannot be used: {'; '.join(lines)}; "
-                      "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
-
-
-def _log_dropped(work: Work, bad: list[BadRow], parts: dict[str, Part], settings: Data) -> None:
-    if bad:
-        work.log.warning("dropped %d of %d rows of %s:", len(bad), _rows(parts), _where(settings))
-    for one in bad[:SHOWN]:
-        work.log.warning("dropped row %d of the %s part: %s", one.row, one.part, one)
-    if len(bad) > SHOWN:
-        work.log.warning("dropped %d more; the datasets table names them all", len(bad) - SHOWN)
-
-
-def _tell_seen(work: Work, made: Pixels, settings: Data) -> None:
-    """Say what of the files the pixels do not show; refuse values of which 8 bits would keep next to nothing."""
-    deep = [seen.highest for seen in made.seen if seen.highest is not None]
-    levels = (max(deep, default=0) >> 8) + 1
-    if deep and levels <= LEVELS:
-        raise ValueError(f"{_where(settings)}: {counted(len(deep), 'image')} with 16 bits per channel have values up to "
-                         f"{max(deep)} of 65535, of which 8 bits would keep {levels} levels; scale the values to 0..65535, "
-                         "or save the images with 8 bits")  # fmt: skip
-    if deep:
-        work.log.log(logging.INFO if levels > 64 else logging.WARNING, "%s with 16 bits per channel: the upper 8 bits are "
-                     "kept, %d levels", counted(len(deep), "image"), levels)  # fmt: skip
-    if several := sum(seen.several_frames for seen in made.seen):
-        work.log.warning("%s of several frames: the first frame of each is used", counted(several, "file"))
-    if turned := sum(seen.turned for seen in made.seen):
-        work.log.info("%s turned upright, as the EXIF orientation says", counted(turned, "image"))
 
 
 def _decode(
@@ -276,11 +188,11 @@ def _finish(
             continue
         missing = [name for name, count in zip(classes, counts, strict=True) if not count]
         if len(classes) - len(missing) < (2 if split == "train" else 1):
-            raise ValueError(f"{_where(settings)}: the {split} split has {counts.sum()} images of "
+            raise ValueError(f"{where(settings)}: the {split} split has {counts.sum()} images of "
                              f"{len(classes) - len(missing)} classes, which is too few")  # fmt: skip
         if missing:
             level = logging.WARNING if split == "train" else logging.INFO
-            work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), _few(missing))
+            work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), few(missing))
     images = _compact(folder, made)
     rows, side, _, channels = images.shape
     mean, std = _normalisation(work, settings, images, np.flatnonzero(splits == 0))
@@ -308,7 +220,7 @@ def _finish(
             work.log.warning("%d %s images equal an image of an earlier split", across[i], split)
     work.log.info("%s: %d images of %dx%d pixels, %d channels: %s", called, rows, side, side, channels,
                   ", ".join(f"{row['rows']} {row['split']}" for row in table))  # fmt: skip
-    work.log.info("%d classes: %s", len(classes), _few(classes))
+    work.log.info("%d classes: %s", len(classes), few(classes))
     return Prepared(
         images=stored,
         labels=_put(work, folder / "labels.npy", labels),

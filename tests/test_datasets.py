@@ -337,7 +337,7 @@ def test_folder_has_a_class_a_sub_folder_sorted(tmp_path: Path) -> None:
     assert values(part) == [3, 1, 2]
     assert [left.said for left in source.images.left] == [
         "the folder empty, which holds no images",
-        "1 file without an image by content: cat/notes.txt",
+        "1 file that is no image, by content: cat/notes.txt",
         "1 file or folder hidden by a dot before the name",
     ]
     assert source.images.layout == "the classes are the 2 folders in data.path; there are no split folders"

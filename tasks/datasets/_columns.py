@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.datasets import Left
 from tasks.datasets._decode import format_of
+from tasks.datasets._split import SPLITS
 from tasks.datasets._words import few, shown
 
 if TYPE_CHECKING:
@@ -47,7 +48,10 @@ class Columns:
 
     def said(self, files: Mapping[str, Sequence[Path]]) -> str:
         """How the files are read, in words."""
-        splits = ", ".join(f"{part} ({few([p.name for p in paths], 3)})" for part, paths in files.items())
+        names_of = {part: few([path.name for path in paths], 3) for part, paths in files.items()}
+        splits = "splits " + ", ".join(f"{part} ({names_of[part]})" for part in SPLITS if part in files)
+        if len(files) == 1:
+            splits = f"no splits ({', '.join(names_of.values())})"
         names = "class names of the metadata" if self.names else "the labels are the class names"
         return f"images in column {self.image}, labels in column {self.label} ({self.kind}; {names}); {splits}"
 

@@ -157,8 +157,9 @@ def decode(image: Encoded, size: int | None, resize: int | None = None, seen: Se
         raise
     except UnidentifiedImageError:  # Pillow's message holds an address
         kind = format_of(image[:512]) if isinstance(image, bytes) else None
-        detail = f"damaged {kind}" if kind in FORMATS else f"{kind} is not read here" if kind else "of no known format"
-        raise Bad("undecodable image", detail) from None
+        if kind and kind not in FORMATS:
+            raise Bad(f"{kind} image, a format that is not read", "") from None
+        raise Bad("undecodable image", f"damaged {kind}" if kind else "of no known format") from None
     except (
         Exception
     ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tasks.datasets import Left
 from tasks.datasets._decode import Bad
 from tasks.datasets._layout import Layout
+from tasks.datasets._split import SPLITS
 from tasks.datasets._words import TABLES, counted, few, settle, shown, split_of
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _laid_out(
     how = (
         "there are no splits"
         if not named
-        else f"the splits are {', '.join(sorted(layout.parts))} as the table or the folders say"
+        else f"the splits are {', '.join(s for s in SPLITS if s in layout.parts)}, as the table or the folders say"
     )
     layout.said = f"the labels are those of {which}; {how}"
     return layout

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.datasets import Left
+from tasks.datasets._split import SPLITS
 from tasks.datasets._words import counted, few, settle, shown, split_of
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where:
         layout.parts[split] = {f.name: list(f.every("images")) for f in classes}
         _note_beside(layout, start, classes)
     _refuse_cases(layout.parts, where)
-    words = ", ".join(f"{shown(splits[split].path)} ({split})" for split in layout.parts)
+    words = ", ".join(f"{shown(splits[split].path)} ({split})" for split in SPLITS if split in layout.parts)
     layout.said = f"the splits are the folders {words}, the classes the folders in them"
     others = [folder for folder in inside if folder not in splits.values()]
     for folder in others:

@@ -125,7 +125,11 @@ def _beside(tree: Tree, layout: Layout) -> list[Left]:
     """What of a tree is no image, or is not read."""
     left = []
     if files := [name for name in tree.texts + tree.others if name not in layout.tables]:
-        left.append(Left(f"{counted(len(files), 'file')} without an image by content: {few(files)}"))
+        left.append(
+            Left(
+                f"{counted(len(files), 'file that is no image', 'files that are no images')}, by content: {few(files)}"
+            )
+        )
     if tree.dead:
         left.append(
             Left(f"{counted(len(tree.dead), 'link')} to nothing, or no files: {few(tree.dead)}", len(tree.dead))
