@@ -174,7 +174,7 @@ def _names(work: Work, data: Prepared, rows: np.ndarray) -> list[str | None]:
     """Image file of each row, None where the source has none."""
     if data.names is None:
         return [None] * len(rows)
-    names = json.loads(work.store.get(data.names).read_text())
+    names = json.loads(work.store.get(data.names).read_text(encoding="utf-8"))
     return [names[row] or None for row in rows]
 
 

@@ -263,7 +263,7 @@ def _put_names(work: Work, path: Path, names: list[str]) -> Artifact | None:
     """A JSON list of the images' names; none where the source has none."""
     if not any(names):
         return None
-    path.write_text(json.dumps(names, ensure_ascii=False, indent=0))
+    path.write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
     return work.store.put(path, "json")
 
 

@@ -224,11 +224,11 @@ def _classes(top: Folder, inside: list[Folder], where: str) -> Layout:
 
 def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where: str) -> Layout:
     layout = Layout({}, "")
-    known = {f.name for f in descend(splits["train"]).holding()} if "train" in splits else set()
+    known = {f.name.casefold() for f in descend(splits["train"]).holding()} if "train" in splits else set()
     for split, folder in splits.items():
         start = descend(folder)
         classes = start.holding()
-        strange = len(classes) == 1 and len(known) > 1 and classes[0].name not in known  # test/unknown
+        strange = len(classes) == 1 and len(known) > 1 and classes[0].name.casefold() not in known  # test/unknown
         if split != "train" and (not classes or strange):
             count = sum(1 for _ in folder.every("images"))
             layout.left.append(Left(f"{counted(count, 'image')} in {shown(folder.path)} without class folders, and so "

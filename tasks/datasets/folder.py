@@ -46,7 +46,7 @@ def open(data: Data) -> Source:
 
     def content() -> str:
         tree, layout = found()
-        named = hashlib.sha256(repr((layout.said, layout.left, layout.lost, sorted(tree.skipped.items()))).encode())
+        named = hashlib.sha256(repr((layout.said, layout.left, layout.lost, _beside(tree, layout))).encode())
         if tree.archive:
             files, top = [tree.root], tree.root.parent
         else:
