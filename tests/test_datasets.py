@@ -429,6 +429,10 @@ def test_cifar_reads_what_torchvision_unpacks(
     assert np.array_equal(np.stack([image for image, _, _ in found.parts["train"]]), images[:train])
     assert np.array_equal(np.stack([image for image, _, _ in found.parts["test"]]), images[train:])
     assert list(found.parts["test"].labels) == [train % 10, (train + 1) % 10]
+    inside = next(path for path in tmp_path.iterdir() if path.is_dir())
+    assert open_source(Data(path=str(inside))).classes == found.classes, (
+        "the folder that torchvision unpacks, by itself"
+    )
     before = found.fingerprint()
     next(tmp_path.rglob("test*")).write_bytes(b"other")
     assert opened(source, tmp_path).fingerprint() != before

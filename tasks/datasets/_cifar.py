@@ -35,11 +35,8 @@ def _refuse_other_content(root: Path, name: str) -> None:
     """Refuse to download into a folder that holds something else: the user means that, and it would not be read."""
     if root.exists() and not root.is_dir():
         raise ValueError(f"data.path: {root} is a file; {name} is read from a folder, or downloaded into one")
-    other = (
-        next((p.name for p in root.iterdir() if not p.name.startswith((".", "cifar-"))), None)
-        if root.exists()
-        else None
-    )
+    inside = sorted(path.name for path in root.iterdir()) if root.exists() else []
+    other = next((name for name in inside if not name.startswith((".", "cifar-"))), None)
     if other:
         raise ValueError(f"data.path: {root} does not hold {name}, but {other}; give a folder to download it to, or leave "
                          "data.source out to read what is there")  # fmt: skip
