@@ -180,7 +180,8 @@ def _open(image: bytes | np.ndarray | Image.Image) -> Image.Image:
 def _look(picture: Image.Image, image: Encoded, seen: Seen) -> None:
     if picture.format in ("GIF", "TIFF", "WEBP", "PNG"):  # a phone's JPEG may hold a preview, which is no frame
         seen.several_frames = bool(getattr(picture, "is_animated", False))
-    seen.turned = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
+    if "exif" in picture.info or picture.format == "TIFF":
+        seen.turned = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
     if picture.mode.startswith("I"):
         seen.highest = int(np.asarray(picture).max())
     elif isinstance(image, bytes) and picture.format == "PNG" and image[PNG_DEPTH] == 16:
