@@ -250,12 +250,18 @@ def _run(arguments: argparse.Namespace) -> None:
 def _reachable(study: Study) -> None:
     """Images that are named by a path are looked for before anything is started."""
     from tasks.datasets import open_source
+    from tasks.datasets._find import resolve
+    from tasks.datasets._told import refuse_lost
 
-    if study.data.path and study.data.source in ("parquet", "folder", "tiny_imagenet"):
+    if study.data.path:
         try:
-            _ = open_source(study.data).classes
+            data = resolve(study.data)
+            source = open_source(data)
+            if not data.source.startswith("cifar"):  # which would be downloaded
+                refuse_lost(source.images, data)
         except ValueError as error:
-            raise Mistake(f"data.path: {str(error).removeprefix('data.path: ')}") from None
+            where = "" if str(error).startswith("data.") else "data.path: "
+            raise Mistake(f"{where}{error}") from None
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:

@@ -58,6 +58,8 @@ class Picture:
     """A mistake: what is told of it, and the picture as a data URI where there is one."""
 
     row: int
+    file: str | None
+    """Of the image; None where the data set has no files."""
     true: str
     predicted: str
     confidence: float
@@ -68,7 +70,8 @@ class Picture:
     @property
     def alternative(self) -> str:
         """The picture in words."""
-        return f"Row {self.row}: {self.true}, taken for {self.predicted} at confidence {self.confidence:.3f}"
+        image = self.file or f"Row {self.row}"
+        return f"{image}: {self.true}, taken for {self.predicted} at confidence {self.confidence:.3f}"
 
 
 def load_images(out: Path, datasets: pl.DataFrame | None) -> Images | str:
@@ -102,7 +105,7 @@ def _pictures(wrong: pl.DataFrame, names: Sequence[str], images: Images | str, m
     """The most confident of some mistakes."""
     rows = wrong.sort("confidence", "image", descending=[True, False]).head(most).to_dicts()
     return [
-        Picture(r["image"], names[r["label"]], names[r["prediction"]], r["confidence"],
+        Picture(r["image"], r.get("file"), names[r["label"]], names[r["prediction"]], r["confidence"],
                 *((None, None) if isinstance(images, str) else _picture(images[r["image"]])))
         for r in rows
     ]  # fmt: skip

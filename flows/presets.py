@@ -19,7 +19,7 @@ def quickstart() -> Study:
     """scikit-learn's digits: LeNet-5 and a quarter-width ResNet-34, from training to the served winner, minutes on a CPU."""
     return Study(
         name="quickstart",
-        data=Data(source="digits"),
+        data=Data(),
         models=(Model(name="lenet5"), Model(name="resnet34", width=16)),
         train=Train(epochs=14, patience=6, batch_size=48, learning_rate=0.07, label_smoothing=0.1),
         tune=Tune(
@@ -41,10 +41,10 @@ def quickstart() -> Study:
 
 
 def cifar10_small() -> Study:
-    """Quarter-width ResNet-34 on 10,000 + 2,000 images of CIFAR-10; set data.path to Parquet files in the hub's layout."""
+    """Quarter-width ResNet-34 on 10,000 + 2,000 images of CIFAR-10; set data.path to your own images."""
     return Study(
         name="cifar10-small",
-        data=Data(source="parquet", path="uoft-cs/cifar10", train_limit=10_000, test_limit=2_000),
+        data=Data(path="uoft-cs/cifar10", train_limit=10_000, test_limit=2_000),
         models=(Model(name="resnet34", width=16),),
         train=Train(epochs=12, patience=6, learning_rate=0.1, precision="auto"),
         tune=Tune(

@@ -204,6 +204,8 @@ def page(
         about["data"] = images_here(small)
         about["dataset"] = grid(DATASET, sets, f"{about['data']}: the data set by split")
         about["balance"] = charts.balance(small["datasets"]) if sets else None
+        about["layout"] = sets[0].get("layout") if sets else None  # older versions of burnish did not say it
+        about["left_out"] = sets[0].get("left_out") if sets else None
         about["dropped"] = [
             (row["split"], number, why)
             for row in sets

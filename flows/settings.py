@@ -91,9 +91,18 @@ def _value(text: str) -> Any:
         return text
 
 
+def _refuse_bytes(setting: str) -> None:
+    """Refuse bytes that are no text: a study is written as TOML, which is UTF-8."""
+    if (readable := setting.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")) != setting:
+        raise Mistake(
+            f"--set {readable}: these bytes are no UTF-8; rename the file, or give a link to it whose name is"
+        )
+
+
 def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
     """Set dotted keys (``train.epochs=3``, ``models.0.width=8``, ``benchmark.batch_sizes=[1, 8]``) in a study's JSON."""
     for setting in settings:
+        _refuse_bytes(setting)
         key, equals, text = setting.partition("=")
         key = key.strip()
         if not equals or not key:

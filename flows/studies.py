@@ -29,9 +29,9 @@ from tasks.records import (
 Scale = Literal["smoke", "cpu", "full"]
 SCALES: tuple[Scale, ...] = get_args(Scale)
 
-CIFAR10 = Data(source="parquet", path="uoft-cs/cifar10")
+CIFAR10 = Data(path="uoft-cs/cifar10")
 IMAGENET = Data(
-    source="parquet", path="ILSVRC/imagenet-1k:validation", image_size=224, resize=256, mean=(0.485, 0.456, 0.406),
+    path="ILSVRC/imagenet-1k:validation", image_size=224, resize=256, mean=(0.485, 0.456, 0.406),
     std=(0.229, 0.224, 0.225), test_fraction=0.75, test_limit=1024,
 )  # fmt: skip
 """Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned models."""
@@ -192,7 +192,7 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
 def cifar100_architectures(scale: Scale = "smoke") -> Study:
     """S3 on CIFAR-100 (smoke: on digits, too)."""
     study = cifar_architectures(scale)
-    data = {} if scale == "smoke" else {"path": "uoft-cs/cifar100"}
+    data = {} if scale == "smoke" else {"path": "uoft-cs/cifar100", "label": "fine_label"}
     return _changed(study, name="cifar100-architectures", published="cifar100_architectures", data=data)
 
 
@@ -236,7 +236,7 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
     study = Study(
         name="convnext-speed",
         published="convnext_speed",
-        data=Data(source="parquet", path="zh-plus/tiny-imagenet"),
+        data=Data(path="zh-plus/tiny-imagenet"),
         models=(Model(name="convnext_18m", upsample=224),),
         train=Train(epochs=20, batch_size=128, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, precision="auto",
                     compile=True, label_smoothing=0.1, augment="crop_flip"),

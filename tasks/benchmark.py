@@ -5,6 +5,7 @@ What is measured is in tasks/measure.py, how candidates are visited in tasks/rou
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -62,7 +63,7 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
         | {
             "environments": work.rows("environments", [environment]),
             "evaluations": work.rows("evaluations", evaluations),
-            "predictions": stored(work, "predictions", _predictions(jobs, rows, labels)),
+            "predictions": stored(work, "predictions", _predictions(jobs, rows, labels, _names(work, data, rows))),
         }
     )
     shutil.rmtree(folder)
@@ -169,11 +170,21 @@ def _ancestor(job: Job, evaluated: list[Job], parents: Mapping[str, str | None])
     return None
 
 
-def _predictions(jobs: list[Job], rows: np.ndarray, labels: np.ndarray) -> Iterator[pl.DataFrame]:
+def _names(work: Work, data: Prepared, rows: np.ndarray) -> list[str | None]:
+    """Image file of each row, None where the source has none."""
+    if data.names is None:
+        return [None] * len(rows)
+    names = json.loads(work.store.get(data.names).read_text(encoding="utf-8"))
+    return [names[row] or None for row in rows]
+
+
+def _predictions(
+    jobs: list[Job], rows: np.ndarray, labels: np.ndarray, names: list[str | None]
+) -> Iterator[pl.DataFrame]:
     for job in jobs:
         if job.logits is not None:
             said = {"prediction": metrics.predictions(job.logits), "confidence": metrics.confidence(job.logits)}
-            yield frame("predictions", job.which, {"image": rows, "label": labels, **said})
+            yield frame("predictions", job.which, {"image": rows, "file": names, "label": labels, **said})
 
 
 def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ...]:
@@ -188,10 +199,14 @@ def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ..
     )
 
 
+def _names_key(data: Prepared) -> str:
+    return data.names.sha256 if data.names else "none"
+
+
 benchmark_task = stage(
     lambda inputs: "benchmark",
     libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
     modules=lambda inputs: modules(inputs["settings"], inputs["variants"]),
-    extra=lambda inputs: {"machine": machine.fingerprint()},
+    extra=lambda inputs: {"machine": machine.fingerprint(), "names of the images": _names_key(inputs["data"])},
     devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["settings"].devices)}),
 )(benchmark)

@@ -76,8 +76,9 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _json(value: Any) -> Any:
     if isinstance(value, Record):
-        # Fragments of tables are written by the stage, not read by the next one: they do not belong to its input.
-        return {k: _json(getattr(value, k)) for k in type(value).model_fields if k not in ("tables", "base")}
+        # Fragments of tables are written by the stage, not read by the next one: they do not belong to its input. Nor do
+        # the names of images, which the benchmark alone reads, and says so.
+        return {k: _json(getattr(value, k)) for k in type(value).model_fields if k not in ("tables", "base", "names")}
     if isinstance(value, dict):
         return {k: _json(v) for k, v in value.items()}
     return [_json(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -3,49 +3,38 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import time
 from dataclasses import dataclass, field
 from itertools import islice
 from math import prod
 from statistics import median
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ImageFile
 
 from tasks.caching import stage
 from tasks.datasets import open_source
-from tasks.datasets._decode import Bad, Done, Job, decode_all
+from tasks.datasets._decode import Bad, Done, Job, Seen, decode_all
+from tasks.datasets._find import resolve
 from tasks.datasets._label import label
 from tasks.datasets._split import SPLITS, plan, roles
 from tasks.datasets._statistics import chunks, duplicates, moments
+from tasks.datasets._told import BadRow, few, refusal, refuse_lost, tell_dropped, tell_left, tell_seen, where
+from tasks.datasets._words import shown
 from tasks.records import Artifact, Data, Prepared
 from tasks.space import reserve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tasks.datasets import Part, Source
     from tasks.work import Work
 
-SHOWN = 20  # rows of a kind, or classes, that a message names
 SIZES = 256  # images whose sizes are looked at to recommend one
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used."""
-
-    part: str
-    row: int
-    reason: str
-    detail: str
-    name: str
-    """What the source calls it."""
-
-    def __str__(self) -> str:
-        return self.reason + (f": {self.detail}" if self.detail else "") + (f" [{self.name}]" if self.name else "")
 
 
 @dataclass
@@ -59,6 +48,9 @@ class Pixels:
     rows: list[tuple[int, int]] = field(default_factory=list)
     """(label, split) of each."""
     digests: list[bytes] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """What the source calls each; empty where it has no names."""
+    seen: list[Seen] = field(default_factory=list)
     colour: bool = False
 
 
@@ -73,38 +65,32 @@ def prepare(work: Work, settings: Data) -> Prepared:
         If the source is not there or not what it should be; if rows are bad and `on_bad` is "refuse"; if images differ
         in size or are not square and no `image_size` is given; if a split is empty or one class alone is trained.
     """
-    source = open_source(settings)
-    for note in source.notes:
-        work.log.info("%s", note)
+    found = resolve(settings)
+    if found != settings:
+        what = f"found at data.path = {shown(settings.path)}" if settings.path else "as no data.path is given"
+        work.log.info("data.source: %s, %s", found.source, what)
+    settings, source = found, open_source(found)
+    work.log.info("layout: %s", source.images.layout)
+    refuse_lost(source.images, settings)
+    tell_left(work.log, source.images)
     if len(source.classes) < 2:
-        raise ValueError(f"{_where(settings)} has {len(source.classes)} class; a classifier needs at least two")
+        raise ValueError(f"{where(settings)} has {len(source.classes)} class; a classifier needs at least two")
     parts = _labelled(source, work)
     usable, bad = _check_labels(parts, len(source.classes))
     if bad and settings.on_bad == "refuse" and not all(len(labels) for _, labels in usable.values()):
-        raise _refusal(bad, parts, settings)
+        raise refusal(bad, parts, settings)
     chosen = plan(usable, settings, work.log)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default, which other libraries are known to change
     with work.store.temporary() as folder:
         pixels, undecoded = _decode(work, folder, parts, chosen, settings)
         bad = sorted(bad + undecoded, key=lambda one: (SPLITS.index(one.part), one.row))
         if bad and settings.on_bad == "refuse":
-            raise _refusal(bad, parts, settings)
-        _log_dropped(work, bad, parts, settings)
+            raise refusal(bad, parts, settings)
+        tell_dropped(work.log, bad, parts, settings)
+        tell_seen(work.log, pixels.seen, settings)
         dropped = {split: [one for one in bad if one.part == part] for split, part in roles(parts).items()}
         called = label(settings, source)
-        return _finish(work, settings, folder, pixels, called=called, classes=source.classes, dropped=dropped)
-
-
-def _where(settings: Data) -> str:
-    return f"{settings.source} {settings.path}".strip()
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-
-
-def _rows(parts: dict[str, Part]) -> int:
-    return sum(part.rows for part in parts.values())
+        return _finish(work, settings, folder, pixels, called=called, source=source, dropped=dropped)
 
 
 def _labelled(source: Source, work: Work) -> dict[str, Part]:
@@ -138,27 +124,6 @@ def _check_labels(
     return usable, bad
 
 
-def _refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueError:
-    groups: dict[tuple[str, str], list[BadRow]] = {}
-    for one in bad:
-        groups.setdefault((one.part, one.reason), []).append(one)
-    lines = []
-    for (part, reason), rows in groups.items():
-        named = _few([f"{one.row} ({one.name})" if one.name else str(one.row) for one in rows])
-        lines.append(f"{part} part, {reason}: {len(rows)} (rows {named})")
-    return ValueError(f"{len(bad)} of {_rows(parts)} rows of {_where(settings)} cannot be used: {'; '.join(lines)}; "
-                      "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
-
-
-def _log_dropped(work: Work, bad: list[BadRow], parts: dict[str, Part], settings: Data) -> None:
-    if bad:
-        work.log.warning("dropped %d of %d rows of %s:", len(bad), _rows(parts), _where(settings))
-    for one in bad[:SHOWN]:
-        work.log.warning("dropped row %d of the %s part: %s", one.row, one.part, one)
-    if len(bad) > SHOWN:
-        work.log.warning("dropped %d more; the datasets table names them all", len(bad) - SHOWN)
-
-
 def _decode(
     work: Work, folder: Path, parts: dict[str, Part], chosen: dict[str, tuple[str, np.ndarray]], settings: Data
 ) -> tuple[Pixels, list[BadRow]]:
@@ -187,6 +152,8 @@ def _decode(
             file.write(np.broadcast_to(one.pixels if channels else one.pixels[..., None], (height, width, 3)).tobytes())
             made.rows.append((parts[one.part].labels[one.row] or 0, split_of[one.part][one.row]))
             made.digests.append(one.digest)
+            made.names.append(one.name)
+            made.seen.append(one.seen)
             made.colour |= bool(channels)
     if made.rows:
         made.images = np.load(path, mmap_mode="r")
@@ -231,10 +198,11 @@ def _finish(
     made: Pixels,
     *,
     called: str,
-    classes: tuple[str, ...],
+    source: Source,
     dropped: dict[str, list[BadRow]],
 ) -> Prepared:
     """Check, count, measure and store what was decoded."""
+    classes = source.classes
     labels, splits = np.array(made.rows, dtype=np.int64).reshape(-1, 2).T
     per_class = np.stack([np.bincount(labels[splits == i], minlength=len(classes)) for i in range(len(SPLITS))])
     for split, counts in zip(SPLITS, per_class, strict=True):
@@ -242,11 +210,11 @@ def _finish(
             continue
         missing = [name for name, count in zip(classes, counts, strict=True) if not count]
         if len(classes) - len(missing) < (2 if split == "train" else 1):
-            raise ValueError(f"{_where(settings)}: the {split} split has {counts.sum()} images of "
+            raise ValueError(f"{where(settings)}: the {split} split has {counts.sum()} images of "
                              f"{len(classes) - len(missing)} classes, which is too few")  # fmt: skip
         if missing:
             level = logging.WARNING if split == "train" else logging.INFO
-            work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), _few(missing))
+            work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), few(missing))
     images = _compact(work, folder, made)
     rows, side, _, channels = images.shape
     mean, std = _normalisation(work, settings, images, np.flatnonzero(splits == 0))
@@ -267,16 +235,19 @@ def _finish(
             "duplicates_within": within[i], "duplicates_across": across[i],
             "dropped": len(gone), "dropped_rows": [one.row for one in gone],
             "dropped_reasons": [str(one) for one in gone],
+            "layout": source.images.layout,
+            "left_out": [left.said for left in source.images.left] + [f"class {name}" for name in source.images.lost],
         })  # fmt: skip
         if across[i]:
             work.log.warning("%d %s images equal an image of an earlier split", across[i], split)
     work.log.info("%s: %d images of %dx%d pixels, %d channels: %s", called, rows, side, side, channels,
                   ", ".join(f"{row['rows']} {row['split']}" for row in table))  # fmt: skip
-    work.log.info("%d classes: %s", len(classes), _few(classes))
+    work.log.info("%d classes: %s", len(classes), few(classes))
     return Prepared(
         images=stored,
         labels=_put(work, folder / "labels.npy", labels),
         splits=_put(work, folder / "splits.npy", splits.astype(np.uint8)),
+        names=_put_names(work, folder / "names.json", made.names),
         classes=classes,
         image_size=side,
         channels=channels,
@@ -310,6 +281,14 @@ def _put(work: Work, path: Path, array: np.ndarray) -> Artifact:
     return work.store.put(path, "npy")
 
 
+def _put_names(work: Work, path: Path, names: list[str]) -> Artifact | None:
+    """A JSON list of the images' names; none where the source has none."""
+    if not any(names):
+        return None
+    path.write_text(json.dumps(names, ensure_ascii=False, indent=0), encoding="utf-8")
+    return work.store.put(path, "json")
+
+
 def _compact(work: Work, folder: Path, made: Pixels) -> np.ndarray:
     """images.npy: without the room of rows that were dropped, of one channel if all are greyscale."""
     path, count = folder / "images.npy", len(made.rows)
@@ -327,6 +306,6 @@ def _compact(work: Work, folder: Path, made: Pixels) -> np.ndarray:
 prepare_task = stage(
     lambda inputs: "prepare",
     libraries=("pillow", "numpy", "pyarrow", "scikit-learn", "torchvision"),
-    modules=lambda inputs: (f"tasks.datasets.{inputs['settings'].source}",),
+    modules=lambda inputs: (f"tasks.datasets.{resolve(inputs['settings']).source}",),
     extra=lambda inputs: {"content of the source": open_source(inputs["settings"]).fingerprint()},
 )(prepare)

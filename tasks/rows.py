@@ -148,7 +148,7 @@ def _samples(jobs: list[Job], table: str, column: str) -> Iterator[pl.DataFrame]
                 yield frame(table, constant, {"query": query, column: visit.samples / 1e6})
 
 
-def frame(table: str, constant: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> pl.DataFrame:
+def frame(table: str, constant: Mapping[str, Any], arrays: Mapping[str, np.ndarray | list[str | None]]) -> pl.DataFrame:
     """Rows of a table from one array a column, and values that are the same in all rows."""
     import polars as pl
 

@@ -130,6 +130,8 @@ TABLES: dict[str, Table] = {
             "dropped": count("rows dropped from the source's part because they were bad"),
             "dropped_rows": Column(pl.List(pl.Int64), "their row numbers in the source's part", low=0),
             "dropped_reasons": Column(pl.List(pl.String), "why, in the same order"),
+            "layout": text("how it was read: which folders, files and columns are classes, splits, images and labels"),
+            "left_out": Column(pl.List(pl.String), "what of the source is not used, and why"),
         },
         unique=("split",),
         ordered=(
@@ -291,6 +293,7 @@ TABLES: dict[str, Table] = {
         {
             **WHICH,
             "image": count("row in the prepared images"),
+            "file": text("image file, relative to the data set's path; null: the source has no files", null=True),
             "label": count("right class"),
             "prediction": count("first class"),
             "confidence": share("softmax probability of the first class"),

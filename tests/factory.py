@@ -157,7 +157,7 @@ def _measure(
         )
         rows["predictions"] += [
             {
-                **which, "image": i, "label": i % CLASSES, "confidence": 0.9,
+                **which, "image": i, "file": f"digits/{i}.png", "label": i % CLASSES, "confidence": 0.9,
                 "prediction": i % CLASSES if i < top1 * TEST_ROWS else (i + 1) % CLASSES,
             }
             for i in range(TEST_ROWS)
@@ -314,6 +314,7 @@ def _datasets() -> list[Row]:
                 "class_rows": classes, "class_names": [f"digit {i}" for i in range(CLASSES)], "images_path": "00/00.npy",
                 "images_sha256": "00", "images_size_bytes": 128,
                 "duplicates_within": 0, "duplicates_across": 0, "dropped": 2 if split == "train" else 0,
+                "layout": "the data set's own", "left_out": [],
                 "dropped_rows": [17, 401] if split == "train" else [],
                 "dropped_reasons": ["not an image", "label 11 is out of range"] if split == "train" else [],
             }

@@ -22,7 +22,7 @@ from sklearn.metrics import f1_score
 
 import tasks.runtimes
 from tasks import candidate, machine, tables
-from tasks.benchmark import benchmark
+from tasks.benchmark import benchmark, benchmark_task
 from tasks.intervals import compare, queries_needed, turns
 from tasks.locks import locked
 from tasks.records import Benchmark, Export, Measured, Prepared, Variant
@@ -252,9 +252,15 @@ def test_agreement_is_with_the_nearest_measured_ancestor(
         fake("weights/onnx", parent="weights", benchmark=False),
         fake("weights/onnx/int8", parent="weights/onnx", classes=5),
     )
-    measured = benchmark(work, data, variants, settings(rounds=1))
+    (work.scratch / "names.json").write_text(
+        json.dumps([f"{row}.png" for row in range(len(np.load(work.store.get(data.labels))))])
+    )
+    named = data.model_copy(update={"names": work.store.put(work.scratch / "names.json", "json")})
+    assert benchmark_task.about.extra({"data": named}) != benchmark_task.about.extra({"data": data}), "the key has them"  # type: ignore[attr-defined]
+    measured = benchmark(work, named, variants, settings(rounds=1))
     rows = {row["variant"]: row for row in read(work, measured, "evaluations").iter_rows(named=True)}
     said = read(work, measured, "predictions")
+    assert said["file"].to_list() == [f"{row}.png" for row in said["image"]]
     one, other = (said.filter(pl.col("variant") == name).sort("image")["prediction"] for name in rows)
     assert rows["weights"]["parent"] is rows["weights"]["agreement"] is None
     assert rows["weights/onnx/int8"]["parent"] == "weights"

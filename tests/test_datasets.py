@@ -167,7 +167,7 @@ def _no_image(folder: Path) -> Path:
 
 
 def _no_label(folder: Path) -> Path:
-    table = pa.table({"img": pa.array([{"bytes": png(), "path": ""}], IMAGE), "label": ["cat"]})
+    table = pa.table({"img": pa.array([{"bytes": png(), "path": ""}], IMAGE), "label": [["cat"]]})
     pq.write_table(table, folder / "x.parquet")
     return folder
 
@@ -195,8 +195,8 @@ def _nameless(folder: Path) -> Path:
         (_two_sets, "holds 2 data sets .in one, two."),
         (_text, "x.parquet cannot be read as Parquet"),
         (_cut_off, "x.parquet cannot be read as Parquet"),
-        (_no_image, "needs one image column.*picture, label"),
-        (_no_label, "needs an integer column `label`"),
+        (_no_image, r"needs one image column.*picture \(string\), label \(int64\)"),
+        (_no_label, r"no column that can be the label.*label \(list<.*: string>\)"),
         (_two_names, "do not agree on the class names"),
         (_far_label, "no class names, and labels up to 1000000000000 in 2 rows"),
         (_nameless, "more.parquet begin with none of train"),
@@ -335,10 +335,12 @@ def test_folder_has_a_class_a_sub_folder_sorted(tmp_path: Path) -> None:
     part = source.parts["train"]
     assert [(label, name) for _, label, name in part] == [(0, "cat/deep/er.png"), (1, "dog/1.png"), (1, "dog/2.PNG")]
     assert values(part) == [3, 1, 2]
-    assert source.notes == (
-        "1 files are no images by their suffix and were left out",
-        "folders without images are no classes: empty",
-    )
+    assert [left.said for left in source.images.left] == [
+        "the folder empty, which holds no images",
+        "1 file that is no image, by content: cat/notes.txt",
+        "1 file or folder hidden by a dot before the name",
+    ]
+    assert source.images.layout == "the classes are the 2 folders in data.path; there are no split folders"
 
 
 @pytest.mark.parametrize(
@@ -362,7 +364,9 @@ def test_folder_takes_train_for_a_class_where_it_holds_images(tmp_path: Path) ->
 def test_folder_leaves_out_a_test_folder_without_classes(tmp_path: Path) -> None:
     source = opened("folder", write_images(tmp_path, {"train/a/1.png": 1, "train/b/1.png": 2, "test/1.png": 3}))
     assert list(source.parts) == ["train"]
-    assert source.notes == ("test: no class folders with images, left out",)
+    (left,) = source.images.left
+    assert left.said == "1 image in test without class folders, and so without labels"
+    assert not left.lost, "without labels it is of no use"
 
 
 @pytest.mark.parametrize(
@@ -425,6 +429,10 @@ def test_cifar_reads_what_torchvision_unpacks(
     assert np.array_equal(np.stack([image for image, _, _ in found.parts["train"]]), images[:train])
     assert np.array_equal(np.stack([image for image, _, _ in found.parts["test"]]), images[train:])
     assert list(found.parts["test"].labels) == [train % 10, (train + 1) % 10]
+    inside = next(path for path in tmp_path.iterdir() if path.is_dir())
+    assert open_source(Data(path=str(inside))).classes == found.classes, (
+        "the folder that torchvision unpacks, by itself"
+    )
     before = found.fingerprint()
     next(tmp_path.rglob("test*")).write_bytes(b"other")
     assert opened(source, tmp_path).fingerprint() != before
@@ -477,7 +485,10 @@ def test_tiny_imagenet_reads_the_zip_and_the_folder_alike(tmp_path: Path, form: 
     train, validation = source.parts["train"], source.parts["validation"]
     assert (list(train.labels), values(train)) == ([0, 0, 0, 1, 1, 1], [10, 11, 12, 0, 1, 2])
     assert (list(validation.labels), values(validation)) == ([1, 0, None], [50, 51, 52])
-    assert source.notes == ("1 training images are of classes that wnids.txt does not list; left out",)
+    assert [(left.said, left.lost) for left in source.images.left] == [
+        ("1 training image of classes that wnids.txt does not list", 1),
+        ("1 test image without labels", 0),
+    ]
     assert len(source.fingerprint()) == 64
 
 

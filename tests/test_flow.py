@@ -243,7 +243,7 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
 @pytest.mark.slow
 def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish):
     path = shared() / "data" / "broken"
-    image = ("data.source=parquet", f"data.path={path}", "quantize.calibration_images=16")
+    image = (f"data.path={path}", "quantize.calibration_images=16")
     refused = burnish.run(*SHORT, *image, code=2)
     assert "data.on_bad" in refused.stderr
     assert "Traceback" not in refused.stderr
@@ -253,6 +253,13 @@ def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish
     datasets = polars.read_parquet(burnish.out / "tables" / "datasets" / "*.parquet")
     assert datasets["dropped"].sum() == 14
     assert datasets["rows"].sum() == 186
+    assert set(datasets["source"]) == {"parquet"}, "found by content"
+    page = next((burnish.out / "runs").glob("*/report.html")).read_text()
+    assert f"Read as: {datasets['layout'][0]}" in page
+    said = polars.read_parquet(burnish.out / "tables" / "predictions" / "*.parquet")
+    assert said["file"].str.contains(r"^\w+/\w+\.(jpg|png)$").all()
+    mistake = said.filter(polars.col("label") != polars.col("prediction")).sort("confidence", descending=True)
+    assert mistake["file"][0] in page
 
 
 HOLDER = """

@@ -108,6 +108,18 @@ def test_pictures_are_those_of_the_rows_most_confident_first_pixel_by_pixel(thre
         assert np.array_equal(pixels, images[picture.row]) and picture.width == 96
 
 
+def test_mistakes_are_named_by_their_files_where_the_data_set_has_files(three: Tables) -> None:
+    files = pl.format("photos/{}.png", pl.col("image"))
+    tables = three | {"predictions": three["predictions"].with_columns(file=files)}
+    found = shown(tables, np.zeros((20, 8, 8, 3), np.uint8))
+    assert [p.file for p in found["pictures"]] == ["photos/10.png", "photos/13.png", "photos/15.png"]
+    assert found["pictures"][0].alternative == "photos/10.png: ant, taken for bee at confidence 0.900"
+    words = Page(report.page(tables, factory.study(), {}, "run-1")).words
+    assert "photos/13.png" in words and "row 13" not in words
+    old = three | {"predictions": three["predictions"].drop("file")}
+    assert shown(old)["pictures"][0].file is None, "a run of an older version has no column of files"
+
+
 def test_large_pictures_are_reduced_and_tiny_ones_enlarged_by_whole_factors() -> None:
     for side, width in ((8, 96), (28, 84), (64, 64), (224, 96)):
         source, shown_at = mistakes._picture(np.zeros((side, side, 3), np.uint8))

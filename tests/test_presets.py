@@ -102,7 +102,7 @@ def test_a_study_has_three_scales_of_the_same_stages_and_tables(name: str) -> No
         assert not any(0 < study.ablate.epochs * len(study.ablate.seeds) < 5 for _ in study.ablate.names), "no verdict"
         for word in NAMED[study.published]:
             assert sum(word in model.label for model in study.models) == 1, f"a row of the table, {word}"
-    assert made[0].data.source == "digits", "the smallest needs no file"
+    assert (made[0].data.source, made[0].data.path) == ("auto", ""), "the smallest needs no file: it takes the digits"
     assert made[2].train.device == "auto"
 
 

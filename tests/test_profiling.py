@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     failed = rows[0] | {"name": "resnet34-w16/failed", "path": None, "status": "failed", "error": "no such luck"}
     data = {"split": "train", "rows": 9, "image_size": 8, "channels": 1, "source": "digits", "classes": 1,
             "class_rows_min": 9, "class_rows_max": 9, "class_rows": [9], "class_names": ["one"],
-            "dropped_rows": [], "dropped_reasons": []}  # fmt: skip
+            "dropped_rows": [], "dropped_reasons": [], "layout": "digits", "left_out": []}  # fmt: skip
     for name, made in (("variants", [*rows, failed]), ("datasets", [data])):
         (out / "tables" / name).mkdir(parents=True)
         tables.frame(name, made).write_parquet(out / "tables" / name / f"{RUN}.parquet")

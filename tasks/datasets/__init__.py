@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,11 +22,13 @@ from tasks.store import file_sha256
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tasks.datasets._decode import Bad
     from tasks.records import Data, Prepared
     from tasks.store import Store
 
-    Encoded = bytes | Path | np.ndarray | Image.Image | None
-    """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image."""
+    Encoded = bytes | Path | np.ndarray | Image.Image | Bad | None
+    """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image; or why
+    it could not be read."""
 
 HASHED_BYTES = 2 << 30
 """Files of up to this many bytes together are fingerprinted by their content, larger sets by names, sizes and times."""
@@ -50,19 +53,35 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Left:
+    """Something at data.path that is not used."""
+
+    said: str
+    """How many of what, and why, e.g. "3 images in data.path beside the class folders"."""
+    lost: int = 0
+    """Images that are lost by it, of those that could have been used."""
+    harmless: bool = False
+    """Whether it needs no warning: what a system leaves in every folder."""
+
+
+@dataclass(frozen=True)
 class Images:
     """What a source holds."""
 
     classes: tuple[str, ...]
     parts: dict[str, Part]
     """Of "train", "validation" and "test" those that it has; a source without splits has "train" alone."""
-    notes: tuple[str, ...] = ()
-    """What the user should know about how it was read, e.g. how many files were ignored."""
+    layout: str = "the data set's own"
+    """How it was read, in words: which folders, files and columns are the classes, splits, images and labels."""
+    left: tuple[Left, ...] = ()
+    """What is not used."""
+    lost: tuple[str, ...] = ()
+    """Classes of which no image is used, with the reason."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source, opened; its images are located when `classes`, `parts` or `notes` are first asked for."""
+    """A source, opened; its images are located when they are first asked for."""
 
     load: Callable[[], Images]
     fingerprint: Callable[[], str]
@@ -80,19 +99,18 @@ class Source:
     def parts(self) -> dict[str, Part]:
         return self.images.parts
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        return self.images.notes
-
 
 def open_source(data: Data) -> Source:
-    """Open the source that `data` names.
+    """Open the source that `data` names, or that lies at data.path.
 
     Raises
     ------
     ValueError
         Here or when its images are asked for: nothing is at data.path, or it is not what the source reads.
     """
+    from tasks.datasets._find import resolve
+
+    data = resolve(data)
     return importlib.import_module(f"tasks.datasets.{data.source}").open(data)
 
 
@@ -124,5 +142,6 @@ def fingerprint(files: Sequence[Path], root: Path) -> str:
     lines = hashlib.sha256()
     for path, stat in found:
         content = file_sha256(path) if small else f"{stat.st_size} {stat.st_mtime_ns}"
-        lines.update(f"{path.relative_to(root).as_posix()}\0{content}\n".encode())
+        name = os.fsencode(path.relative_to(root).as_posix())  # not every name is UTF-8
+        lines.update(name + f"\0{content}\n".encode())
     return lines.hexdigest()

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 def open_cifar(data: Data, name: str, folder: str, files: Sequence[str]) -> Source:
     """Open torchvision's data set `name`, unpacked as `files` in `folder`; downloaded to data.path if absent."""
     root = location(data)
+    if data.path and all((root / file).is_file() for file in files):
+        root = root.parent  # the unpacked folder itself was given
     paths = [root / folder / file for file in files]
+    if data.path and not all(path.is_file() for path in paths):
+        _refuse_other_content(root, name)
 
     def content() -> str:
         if not all(path.is_file() for path in paths):
@@ -25,6 +29,17 @@ def open_cifar(data: Data, name: str, folder: str, files: Sequence[str]) -> Sour
         return fingerprint(paths, root)
 
     return Source(lambda: _load(name, root), content)
+
+
+def _refuse_other_content(root: Path, name: str) -> None:
+    """Refuse to download into a folder that holds something else: the user means that, and it would not be read."""
+    if root.exists() and not root.is_dir():
+        raise ValueError(f"data.path: {root} is a file; {name} is read from a folder, or downloaded into one")
+    inside = sorted(path.name for path in root.iterdir()) if root.exists() else []
+    other = next((name for name in inside if not name.startswith((".", "cifar-"))), None)
+    if other:
+        raise ValueError(f"data.path: {root} does not hold {name}, but {other}; give a folder to download it to, or leave "
+                         "data.source out to read what is there")  # fmt: skip
 
 
 def _load(name: str, root: Path) -> Images:

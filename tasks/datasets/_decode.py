@@ -6,6 +6,7 @@ import io
 import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
@@ -23,8 +24,33 @@ if TYPE_CHECKING:
 # What is tried on bytes from outside: Pillow can also hand EPS to Ghostscript, which a data set must not reach.
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
+_MAGIC = (
+    (0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG\r\n\x1a\n", "PNG"), (0, b"GIF8", "GIF"), (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"), (8, b"WEBP", "WEBP"), (0, b"\0\0\0\x0cjP  ", "JPEG2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG2000"), (4, b"ftypavif", "AVIF"), (4, b"ftypavis", "AVIF"),
+    (4, b"ftyphei", "HEIC"), (4, b"ftyphev", "HEIC"), (4, b"ftypmif1", "HEIC"), (4, b"ftypmsf1", "HEIC"),
+    (0, b"8BPS", "PSD"), (0, b"\0\0\0\x0cJXL ", "JPEG XL"), (0, b"\xff\x0a", "JPEG XL"), (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"), (0, b"qoif", "QOI"), (0, b"DDS ", "DDS"), (0, b"\0\0\x01\0", "ICO"),
+    (128, b"DICM", "DICOM"), (0, b"<svg", "SVG"),
+)  # fmt: skip
+"""(Offset, bytes there, name of the format)."""
 
+ORIENTATION = 0x0112  # EXIF tag
+PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
 BATCH = 32  # images that a thread is handed at a time
+
+
+def format_of(head: bytes) -> str | None:
+    """Format of an image file by its first bytes (132 tell all), whether it is in `FORMATS` or not; None: no image."""
+    for offset, magic, name in _MAGIC:
+        if head.startswith(magic, offset):
+            return "camera raw" if name == "TIFF" and head[8:10] == b"CR" else name
+    if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
+        return "PPM"
+    if head[:2] == b"BM" and head[14:18] in (b"\x0c\0\0\0", b"(\0\0\0", b"4\0\0\0", b"8\0\0\0", b"@\0\0\0",
+                                             b"l\0\0\0", b"|\0\0\0"):  # fmt: skip
+        return "BMP"
+    return "SVG" if head.startswith(b"<?xml") and b"<svg" in head else None
 
 
 class Bad(Exception):
@@ -41,6 +67,18 @@ class Job(NamedTuple):
     """What the source calls it."""
 
 
+@dataclass
+class Seen:
+    """What of an image file is not in the pixels that it is decoded to."""
+
+    several_frames: bool = False
+    """The first frame was taken."""
+    turned: bool = False
+    """It was turned upright, as its EXIF says."""
+    highest: int | None = None
+    """Of pixels with 16 bits per channel: the highest value. Their upper 8 bits were taken."""
+
+
 class Done(NamedTuple):
     """An image decoded, or why not."""
 
@@ -50,6 +88,7 @@ class Done(NamedTuple):
     pixels: np.ndarray | Bad
     digest: bytes
     """Of the pixels as RGB, so that a greyscale image equals its RGB copy."""
+    seen: Seen
 
 
 def decode_all(jobs: Iterator[Job], size: int | None, resize: int | None = None) -> Iterator[Done]:
@@ -70,18 +109,20 @@ def _decode_batch(jobs: list[Job], size: int | None, resize: int | None) -> list
 
 
 def _decode_one(job: Job, size: int | None, resize: int | None) -> Done:
+    seen = Seen()
     try:
-        pixels = decode(job.image, size, resize)
+        pixels = decode(job.image, size, resize, seen)
     except Bad as bad:
-        return Done(job.part, job.row, job.name, bad, b"")
+        return Done(job.part, job.row, job.name, bad, b"", seen)
     rgb = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    return Done(job.part, job.row, job.name, pixels, blake2b(rgb.tobytes(), digest_size=16).digest())
+    return Done(job.part, job.row, job.name, pixels, blake2b(rgb.tobytes(), digest_size=16).digest(), seen)
 
 
-def decode(image: Encoded, size: int | None, resize: int | None = None) -> np.ndarray:
+def decode(image: Encoded, size: int | None, resize: int | None = None, seen: Seen | None = None) -> np.ndarray:
     """Upright uint8 pixels, (height, width) if greyscale, else (height, width, 3).
 
-    Transparent pixels are laid on white; 16-bit greyscale keeps its upper 8 bits; of several frames the first is taken.
+    Images are turned as their EXIF orientation says. Transparent pixels are laid on white; of 16 bits per channel the
+    upper 8 are kept; of several frames the first is taken.
 
     Parameters
     ----------
@@ -91,6 +132,8 @@ def decode(image: Encoded, size: int | None, resize: int | None = None) -> np.nd
         Height and width of the square cropped from the centre; None: the image as it is.
     resize
         The shorter side is resized to this before (bicubic, antialiased); None: to `size`.
+    seen
+        Is told what of the file the pixels do not show.
 
     Raises
     ------
@@ -99,16 +142,24 @@ def decode(image: Encoded, size: int | None, resize: int | None = None) -> np.nd
     """
     if image is None:
         raise Bad("null image", "")
+    if isinstance(image, Bad):
+        raise image
     try:
         if isinstance(image, Path):
             image = image.read_bytes()
         if isinstance(image, bytes) and not image:
             raise Bad("empty image", "0 bytes")
-        picture = _eight_bit(ImageOps.exif_transpose(_open(image)))
+        opened = _open(image)
+        if seen is not None:
+            _look(opened, image, seen)
+        picture = _eight_bit(ImageOps.exif_transpose(opened))
     except Bad:
         raise
-    except UnidentifiedImageError:
-        raise Bad("undecodable image", "of no known format") from None  # Pillow's message holds an address
+    except UnidentifiedImageError:  # Pillow's message holds an address
+        kind = format_of(image[:512]) if isinstance(image, bytes) else None
+        if kind and kind not in FORMATS:
+            raise Bad(f"{kind} image, a format that is not read", "") from None
+        raise Bad("undecodable image", f"damaged {kind}" if kind else "of no known format") from None
     except (
         Exception
     ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
@@ -124,6 +175,18 @@ def _open(image: bytes | np.ndarray | Image.Image) -> Image.Image:
         picture.load()
         return picture
     return image
+
+
+def _look(picture: Image.Image, image: Encoded, seen: Seen) -> None:
+    if picture.format in ("GIF", "TIFF", "WEBP", "PNG"):  # a phone's JPEG may hold a preview, which is no frame
+        seen.several_frames = bool(getattr(picture, "is_animated", False))
+    if "exif" in picture.info or picture.format == "TIFF":
+        seen.turned = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
+    if picture.mode.startswith("I"):
+        seen.highest = int(np.asarray(picture).max())
+    elif isinstance(image, bytes) and picture.format == "PNG" and image[PNG_DEPTH] == 16:
+        # Pillow has taken the upper bytes of colours already. Opaque alpha tells nothing.
+        seen.highest = int(np.asarray(picture.convert("RGB")).max()) << 8 | 0xFF
 
 
 def _eight_bit(picture: Image.Image) -> Image.Image:

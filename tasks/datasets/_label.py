@@ -6,6 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.datasets._find import resolve
+from tasks.datasets._words import shown
+
 if TYPE_CHECKING:
     from tasks.datasets import Encoded, Source
     from tasks.records import Data
@@ -33,7 +36,7 @@ def label(settings: Data, source: Source) -> str:
     if len(names) in (200, 1000) and all(WNID.fullmatch(name) for name in names):
         known, whole = ("Tiny ImageNet", 100_000) if len(names) == 200 else ("ImageNet-1k", 50_000)
         return known if rows >= whole else f"{known}, a subset of {rows} images"
-    return settings.path or settings.source
+    return shown(settings.path) or resolve(settings).source
 
 
 def _first(source: Source) -> Encoded:

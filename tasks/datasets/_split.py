@@ -84,7 +84,9 @@ def roles(parts: Iterable[str]) -> dict[str, str]:
     if len(names) == 1:
         return {"train": names.pop()}
     if "train" not in names:
-        raise ValueError(f"the source has {' and '.join(sorted(names)) or 'no images'}, but no training part")
+        raise ValueError(
+            f"the source has {' and '.join(sorted(names)) or 'no images'}, but no training part; call it train"
+        )
     if names == {"train", "validation"}:
         return {"train": "train", "test": "validation"}
     return {name: name for name in SPLITS if name in names}

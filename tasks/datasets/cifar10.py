@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from tasks.datasets import Source
     from tasks.records import Data
 
+READS = ("path",)
+
 
 def open(data: Data) -> Source:
     """Open CIFAR-10 in data.path (default ~/.cache/burnish), downloaded where it is absent.

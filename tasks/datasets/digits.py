@@ -16,9 +16,11 @@ from tasks.datasets import Images, Part, Source
 if TYPE_CHECKING:
     from tasks.records import Data
 
+READS = ()
+
 
 def open(data: Data) -> Source:
-    """Open the digits; data.path is not used.
+    """Open the digits.
 
     The images are part of the package, so that its version stands for their content.
     """

@@ -1,102 +1,141 @@
-"""A folder per class (ImageFolder): class sub-folders directly, or inside train/, val/ and test/ (or the like)."""
+"""Folders of images, or a zip of them: a folder per class, inside split folders or not; or a table that names the labels."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import hashlib
+from collections import Counter
+from functools import cache
 from typing import TYPE_CHECKING
 
-from tasks.datasets import Images, Part, Source, fingerprint, location
+from tasks.datasets import Images, Left, Part, Source, fingerprint, location
+from tasks.datasets._labels import find_tables, is_table, read_labels
+from tasks.datasets._layout import Layout, NoClasses, folders_of, read_layout
+from tasks.datasets._tree import JUNK, Tree, read_tree
+from tasks.datasets._words import counted, few, shown
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tasks.datasets import Encoded
     from tasks.records import Data
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
-SPLITS = {"train": ("train", "training"), "validation": ("validation", "valid", "val"), "test": ("test", "testing")}
+READS = ("path", "layout", "image", "label")
+NEEDS = ("path",)
 
 
 def open(data: Data) -> Source:
-    """Open the folder data.path.
+    """Open data.path: a folder, a zip of one, or a table (.csv, .tsv, .jsonl) of labels beside its images.
 
-    Classes are the sub-folders that hold an image, sorted by name; files in deeper folders belong to the class above.
-    Rows are sorted by class and path. Files and folders whose names begin with a dot are left out, as are files that
-    are no images by their suffix.
+    Classes are the sub-folders that hold images, sorted by name, in split folders (train, val, test and the like) or
+    not; files in deeper folders belong to the class above. Without class folders, a table gives each image's label. Rows
+    are sorted by class and path. What an image is, its content tells. A folder that is reached twice is read once.
 
     Raises
     ------
     ValueError
-        When its images are asked for: no such folder, no class folders, or a single class.
+        When its images are asked for: nothing there, no classes or one, or a layout that can be read in two ways.
     """
-    root = location(data)
+    path = location(data)
+    table = path if is_table(path) else None
+    root = path.parent if table else path
+
+    @cache
+    def found() -> tuple[Tree, Layout]:
+        tree = read_tree(root)
+        return tree, _read(tree, data, table.name if table else None)
 
     def content() -> str:
-        found = (path for splits in _parts(root).values() for classes in splits.values() for path in classes[0])
-        return fingerprint(list(found), root)
-
-    return Source(lambda: _load(root), content)
-
-
-def _load(root: Path) -> Images:
-    parts = _parts(root)
-    names = sorted({name for classes in parts.values() for name, (files, _) in classes.items() if files})
-    example = f"{root / 'cat' / '1.jpg'}"
-    if not names:
-        raise ValueError(
-            f"data.path: {root} has no sub-folder with images in it; a folder a class is needed: {example}"
-        )
-    if len(names) == 1:
-        raise ValueError(f"data.path: {root} has images in one class folder only, {names[0]!r}; at least two are "
-                         f"needed, a folder a class: {example}")  # fmt: skip
-    others = sum(ignored for classes in parts.values() for _, ignored in classes.values())
-    notes = [f"{others} files are no images by their suffix and were left out"] if others else []
-    empty = sorted({name for classes in parts.values() for name in classes} - set(names))
-    if empty:
-        notes.append(f"folders without images are no classes: {', '.join(empty)}")
-    made = {}
-    for split, classes in parts.items():
-        files = [(path, names.index(name)) for name, (found, _) in sorted(classes.items()) for path in found]
-        if files:
-            made[split] = _part(files, root)
+        tree, layout = found()
+        named = hashlib.sha256(repr((layout.said, layout.left, layout.lost, _beside(tree, layout))).encode())
+        if tree.archive:
+            files, top = [tree.root], tree.root.parent
         else:
-            notes.append(f"{split}: no class folders with images, left out")
-    return Images(tuple(names), made, tuple(notes))
+            names = [n for classes in layout.parts.values() for images in classes.values() for n in images]
+            files, top = [root / name for name in (*names, *layout.tables)], root
+        return hashlib.sha256((fingerprint(files, top) + named.hexdigest()).encode()).hexdigest()
+
+    return Source(lambda: _load(*found()), content)
 
 
-def _part(files: list[tuple[Path, int]], root: Path) -> Part:
-    return Part(
-        [label for _, label in files],
-        lambda rows: ((files[row][0], files[row][0].relative_to(root).as_posix()) for row in rows),
-    )
+def _read(tree: Tree, data: Data, table: str | None) -> Layout:
+    """By a table of labels where the user names one of its columns, or where there are no class folders."""
+    where = shown(str(tree.root))
+    root = folders_of(tree)
+    if table or data.label or data.image:
+        return read_labels(tree, [table] if table else find_tables(tree), data, where)
+    tables = find_tables(tree)
+    try:
+        layout = read_layout(root, data.layout, where)
+    except NoClasses:
+        if not tables or data.layout == "classes":
+            raise
+        return read_labels(tree, tables, data, where)
+    if tables and data.layout == "auto":
+        _refuse_other_labels(tree, tables, data, layout, where)
+    return layout
 
 
-def _parts(root: Path) -> dict[str, dict[str, tuple[list[Path], int]]]:
-    """Split -> class folder -> (its images, number of other files)."""
-    if not root.is_dir():
-        raise ValueError(f"data.path: {root} is {'a file' if root.exists() else 'not there'}; a folder is needed")
-    folders = {}
-    for split, names in SPLITS.items():
-        found = [path for path in _folders(root) if path.name.lower() in names]
-        if len(found) > 1:
-            raise ValueError(f"data.path: {' and '.join(str(p) for p in found)} are both {split} images; keep one")
-        if found:
-            folders[split] = found[0]
-    if "train" not in folders or not _folders(folders["train"]):  # `train` may be a class, of trains
-        folders = {"train": root}
-    return {split: {path.name: _files(path) for path in _folders(folder)} for split, folder in folders.items()}
+def _refuse_other_labels(tree: Tree, tables: list[str], data: Data, layout: Layout, where: str) -> None:
+    """Refuse folders beside a table that gives their images other labels than the folders' names."""
+    try:
+        labelled = read_labels(tree, tables, data, where)
+    except ValueError:  # none of the tables gives labels to these images
+        return
+    by_folder = {n: name for classes in layout.parts.values() for name, images in classes.items() for n in images}
+    by_table = {n: name for classes in labelled.parts.values() for name, images in classes.items() for n in images}
+    both = [n for n in by_folder if n in by_table]
+    if 2 * len(both) >= len(by_folder) and any(by_folder[n] != by_table[n] for n in both):
+        raise ValueError(f"data.path: {where} can be read in two ways: the folders as classes (set data.layout=classes), "
+                         f"or the labels in column {labelled.column} of {few(labelled.tables)} (set "
+                         f"data.label={labelled.column})")  # fmt: skip
 
 
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+def _load(tree: Tree, layout: Layout) -> Images:
+    names = sorted({name for classes in layout.parts.values() for name in classes})
+    if layout.tables and all(name.isdecimal() for name in names):
+        names.sort(key=int)
+    said = [shown(name) for name in names]
+    if doubled := [name for name, count in Counter(said).items() if count > 1]:
+        raise ValueError(
+            f"data.path: {shown(str(tree.root))} has several class folders that are shown as {few(doubled)}"
+        )
+    index = {name: i for i, name in enumerate(names)}
+    parts = {}
+    for split, classes in layout.parts.items():
+        files: list[tuple[str, int | None]] = [
+            (image, index[name]) for name, found in sorted(classes.items()) for image in found
+        ]
+        files += [(image, None) for image in layout.unlabelled.get(split, ())]
+        if files:
+            parts[split] = _part(files, tree)
+    told = layout.said
+    if tree.unnamed:
+        told += f"; {counted(tree.unnamed, 'file is an image', 'files are images')} by content, not by suffix"
+    return Images(tuple(said), parts, told, (*layout.left, *_beside(tree, layout)), tuple(layout.lost))
 
 
-def _files(folder: Path) -> tuple[list[Path], int]:
-    images, others = [], 0
-    for here, below, names in os.walk(folder, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in names:
-            if not name.startswith("."):
-                if name.lower().endswith(SUFFIXES):
-                    images.append(Path(here, name))
-                else:
-                    others += 1
-    return sorted(images), others
+def _part(files: list[tuple[str, int | None]], tree: Tree) -> Part:
+    def images(rows: Sequence[int]) -> Iterator[tuple[Encoded, str]]:
+        return ((tree.read(files[row][0]), shown(files[row][0])) for row in rows)
+
+    return Part([label for _, label in files], images)
+
+
+def _beside(tree: Tree, layout: Layout) -> list[Left]:
+    """What of a tree is no image, or is not read."""
+    left = []
+    if files := [name for name in tree.texts + tree.others if name not in layout.tables]:
+        left.append(
+            Left(
+                f"{counted(len(files), 'file that is no image', 'files that are no images')}, by content: {few(files)}"
+            )
+        )
+    if tree.dead:
+        left.append(
+            Left(f"{counted(len(tree.dead), 'link')} to nothing, or no files: {few(tree.dead)}", len(tree.dead))
+        )
+    if tree.links:
+        left.append(Left(f"{counted(len(tree.links), 'link')} to folders that are read already: {few(tree.links)}"))
+    for why, count in sorted(tree.skipped.items()):
+        left.append(Left(f"{counted(count, 'file or folder', 'files or folders')} {why}", harmless=why == JUNK))
+    return left

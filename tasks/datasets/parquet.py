@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tasks.datasets import Images, Part, Source, fingerprint, location
+from tasks.datasets._columns import check_same, damaged, find_columns, images_of, name_classes, open_file, read_labels
+from tasks.datasets._words import HUB_NAME, PARQUET, is_junk, settle, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
     from tasks.datasets import Encoded
     from tasks.records import Data
@@ -24,8 +22,8 @@ if TYPE_CHECKING:
     Files = dict[str, list[Path]]
     """Part -> its files, in row order."""
 
-SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(:(?P<config>[\w.-]+))?")
+READS = ("path", "image", "label")
+NEEDS = ("path",)
 BATCH_ROWS = 128  # rows decompressed at a time
 
 
@@ -34,9 +32,9 @@ def open(data: Data) -> Source:
 
     "owner/name:validation" (or train, test) is that part alone: of ImageNet, 6 GB rather than 150.
     A file belongs to the part that its name begins with (train-00000-of-00002.parquet) or that its folder is named
-    after (train/0000.parquet); if no file says so, all are one set without splits ("train"). The image column is
-    the struct with a field `bytes`, whatever its name; the label is the integer column `label`, else the first
-    ClassLabel in the schema's metadata (key "huggingface"), where class names come from too.
+    after (train/0000.parquet); if no file says so, all are one set without splits ("train"). The columns are
+    data.image and data.label, or the only ones that can be it; class names come from the schema's metadata (key
+    "huggingface"), or are the labels themselves.
 
     Raises
     ------
@@ -50,7 +48,7 @@ def open(data: Data) -> Source:
         files, root = find()
         return fingerprint([path for paths in files.values() for path in paths], root)
 
-    return Source(lambda: _load(find()[0], data.path), content)
+    return Source(lambda: _load(find()[0], data), content)
 
 
 def _find(data: Data) -> tuple[Files, Path]:
@@ -59,21 +57,22 @@ def _find(data: Data) -> tuple[Files, Path]:
     if path.is_file():
         return {"train": [path]}, path.parent
     if path.is_dir():
-        names = [p.relative_to(path).as_posix() for p in path.rglob("*.parquet") if not p.name.startswith(".")]
+        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.name.lower().endswith(PARQUET)]
+        names = [name for name in names if not any(s.startswith(".") or is_junk(s) for s in name.split("/"))]
         chosen = _choose(names, None, data.path)
         return {part: [path / name for name in found] for part, found in chosen.items()}, path
-    if match := NAME.fullmatch(data.path):
+    if match := HUB_NAME.fullmatch(data.path):
         return _download(match["repo"], match["config"], data.path)
     raise ValueError(f"data.path: {data.path} is not there; give a .parquet file, a folder of them, or a data set's "
                      "name on the Hugging Face hub (owner/name)")  # fmt: skip
 
 
 def _part_of(name: str) -> str | None:
-    """Part that a file's name or the name of its folder says."""
+    """Split word that a file's name or the name of its folder says."""
     path = PurePosixPath(name)
-    for word in (path.name, path.parent.name):
-        if match := re.match(r"(train|validation|valid|val|test)(?![a-z0-9])", word.lower()):
-            return SPLITS[match[1]]
+    for text in (re.sub(r"-\d+-of-\d+$", "", path.stem), path.parent.name):
+        if word := split_of(text):
+            return word[0]
     return None
 
 
@@ -82,12 +81,12 @@ def _choose(names: list[str], config: str | None, where: str) -> dict[str, list[
 
     Files of one configuration lie in one folder, or in folders named after parts in one folder.
     """
-    if config in SPLITS:
-        names, config = [name for name in names if _part_of(name) == SPLITS[config]], None
+    if config and (word := split_of(config)) and not word[1]:
+        names, config = [name for name in names if _part_of(name) == word[0]], None
     configs: dict[str, list[str]] = {}
     for name in sorted(names):
         folder = PurePosixPath(name).parent
-        configs.setdefault((folder.parent if folder.name in SPLITS else folder).as_posix(), []).append(name)
+        configs.setdefault((folder.parent if split_of(folder.name) else folder).as_posix(), []).append(name)
     if not configs:
         raise ValueError(f"data.path: {where} holds no .parquet files")
     if config is not None:
@@ -104,7 +103,12 @@ def _choose(names: list[str], config: str | None, where: str) -> dict[str, list[
         raise ValueError(
             f"data.path: {where}: {', '.join(parts[''])} begin with none of train, validation, valid, test"
         )
-    return {"train": found} if "" in parts else parts
+    if "" in parts:
+        return {"train": found}
+    means = settle(set(parts))
+    if len(set(means.values())) < len(means):
+        raise ValueError(f"data.path: {where} has several validation parts, {', '.join(sorted(parts))}; keep one")
+    return {means[part]: found for part, found in parts.items()}
 
 
 def _download(repo: str, config: str | None, where: str) -> tuple[Files, Path]:
@@ -132,72 +136,31 @@ def _download(repo: str, config: str | None, where: str) -> tuple[Files, Path]:
     return files, first.parents[depth - 1]
 
 
-def _load(files: Files, where: str) -> Images:
-    parts, names = {}, set()
+def _load(files: Files, data: Data) -> Images:
+    """Columns are told from the first file, and must be the same in all; a part but the first may be without labels."""
+    first = files.get("train", next(iter(files.values())))[0]
+    columns = find_columns(open_file(first), first, data)
+    parts: dict[str, tuple[list[int], list[Path]]] = {}
+    values: dict[str, list[Any]] = {}
     for part, paths in files.items():
-        opened = [_open(path) for path in paths]
-        image, label, classes = _columns(opened[0].schema_arrow, paths[0])
-        for file, path in zip(opened[1:], paths[1:], strict=True):
-            if _columns(file.schema_arrow, path) != (image, label, classes):
-                raise ValueError(f"{path} has other columns or class names than {paths[0]}")
-        names.add(classes)
-        labels = [value for path in paths for value in _read_labels(path, label)]
-        parts[part] = Part(labels, _reader(paths, [file.metadata.num_rows for file in opened], image))
-    if len(names) > 1:
-        raise ValueError(f"data.path: the files of {where} do not agree on the class names")
-    (classes,) = names
-    if classes is None:
-        classes = _numbered(parts, where)
-    return Images(classes, parts)
-
-
-def _numbered(parts: dict[str, Part], where: str) -> tuple[str, ...]:
-    top = max((label for part in parts.values() for label in part.labels if label is not None), default=-1)
-    rows = sum(part.rows for part in parts.values())
-    if top >= rows:
-        raise ValueError(f"data.path: {where} has no class names, and labels up to {top} in {rows} rows")
-    return tuple(str(label) for label in range(top + 1))
-
-
-def _open(path: Path) -> pq.ParquetFile:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"data.path: {path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}")
-
-
-def _columns(schema: pa.Schema, path: Path) -> tuple[str, str, tuple[str, ...] | None]:
-    """(image column, label column, class names if the metadata has them)."""
-    import pyarrow as pa
-
-    images = [f.name for f in schema if pa.types.is_struct(f.type) and "bytes" in {child.name for child in f.type}]
-    if len(images) != 1:
-        raise ValueError(f"data.path: {path} needs one image column, a struct with a field `bytes`; it has "
-                         f"{', '.join(images) or 'none'} (columns: {', '.join(schema.names)})")  # fmt: skip
-    described = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    named = [name for name, feature in described.items() if isinstance(feature, dict) and "names" in feature]
-    for label in ("label", *named):
-        if label in schema.names and pa.types.is_integer(schema.field(label).type):
-            classes = described.get(label, {}).get("names")
-            return images[0], label, tuple(map(str, classes)) if classes else None
-    raise ValueError(f"data.path: {path} needs an integer column `label`, or one that the metadata calls a ClassLabel "
-                     f"(columns: {', '.join(schema.names)})")  # fmt: skip
-
-
-def _read_labels(path: Path, column: str) -> list[int | None]:
-    import pyarrow as pa
-
-    try:
-        return _open(path).read(columns=[column]).column(0).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
+        opened = [open_file(path) for path in paths]
+        labelled = [
+            check_same(columns, first, file.schema_arrow, path) for file, path in zip(opened, paths, strict=True)
+        ]
+        if any(labelled) and not all(labelled):
+            raise ValueError(f"data.path: {paths[labelled.index(False)]} has no column {columns.label}, which other files "
+                             f"of the {part} part have")  # fmt: skip
+        counts = [file.metadata.num_rows for file in opened]
+        values[part] = read_labels(paths, columns) if all(labelled) else [None] * sum(counts)
+        parts[part] = counts, paths
+    classes, index = name_classes(columns, values, data.path)
+    return Images(
+        classes,
+        {part: Part([index(value) for value in values[part]], _reader(paths, counts, columns.image))
+         for part, (counts, paths) in parts.items()},
+        columns.said(files),
+        columns.left,
+    )  # fmt: skip
 
 
 def _reader(
@@ -223,24 +186,17 @@ def _between(rows: np.ndarray, first: int, count: int) -> np.ndarray:
 def _of_file(path: Path, column: str, wanted: np.ndarray) -> Iterator[tuple[Encoded, str]]:
     import pyarrow as pa
 
-    file, first = _open(path), 0
+    file, first = open_file(path), 0
     try:
         for group in range(file.num_row_groups):
             inside = _between(wanted, first, file.metadata.row_group(group).num_rows)
             first += file.metadata.row_group(group).num_rows
             start = 0
             for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]) if len(inside) else ():
-                yield from _of_batch(batch, _between(inside, start, batch.num_rows))
+                rows = _between(inside, start, batch.num_rows)
+                before = first - file.metadata.row_group(group).num_rows + start
+                for row, (content, name) in zip(rows, images_of(batch.column(0).take(rows)), strict=True):
+                    yield content, name or f"{path.name} row {before + row}"
                 start += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise _damaged(path, error) from error
-
-
-def _of_batch(batch: pa.RecordBatch, wanted: np.ndarray) -> Iterator[tuple[Encoded, str]]:
-    struct = batch.column(0).take(wanted)
-    fields = dict(
-        zip((child.name for child in struct.type), struct.flatten(), strict=True)
-    )  # a null struct: null fields
-    paths = fields["path"].to_pylist() if "path" in fields else [None] * len(wanted)
-    for image, name in zip(fields["bytes"].to_pylist(), paths, strict=True):
-        yield image, name or ""
+        raise damaged(path, error) from error

@@ -1,6 +1,6 @@
 """Tiny ImageNet-200 as Stanford's CS231n publishes it: the zip, read without unpacking it, or the unpacked folder.
 
-100,000 training and 10,000 validation images, 64 x 64, 200 classes; the test images have no labels and are left out.
+100,000 training and 10,000 validation images, 64 x 64, 200 classes; the test images have no labels and are not used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.datasets import Images, Part, Source, fingerprint, location
+from tasks.datasets import Images, Left, Part, Source, fingerprint, location
+from tasks.datasets._words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     """(names of the files below a root, name -> content)"""
 
 ARCHIVE = "tiny-imagenet-200.zip"
+READS = ("path",)
+NEEDS = ("path",)
 
 
 def open(data: Data) -> Source:
@@ -76,12 +79,14 @@ def _load(path: Path) -> Images:
     root = min(lists, key=len).removesuffix("wnids.txt")
     classes = tuple(sorted(set(read(f"{root}wnids.txt").decode().split())))
     index = {wnid: label for label, wnid in enumerate(classes)}
-    parts, notes = {}, []
+    parts: dict[str, Part] = {}
+    left = []
 
     train = [name for name in names if name.startswith(f"{root}train/") and "/images/" in name]
     known = [name for name in train if _wnid(name, root) in index]
     if len(known) < len(train):
-        notes.append(f"{len(train) - len(known)} training images are of classes that wnids.txt does not list; left out")
+        count = len(train) - len(known)
+        left.append(Left(f"{counted(count, 'training image')} of classes that wnids.txt does not list", count))
     if not known:
         raise ValueError(f"data.path: {path} has no images {root}train/<wnid>/images/*.JPEG")
     parts["train"] = _part(known, [index[_wnid(name, root)] for name in known], read)
@@ -92,7 +97,10 @@ def _load(path: Path) -> Images:
         label = {line[0]: index.get(line[1]) for line in lines}
         images = [name for name in names if name.startswith(f"{root}val/images/")]
         parts["validation"] = _part(images, [label.get(name.rpartition("/")[2]) for name in images], read)
-    return Images(classes, parts, tuple(notes))
+    if count := sum(name.startswith(f"{root}test/images/") for name in names):
+        left.append(Left(f"{counted(count, 'test image')} without labels"))
+    layout = f"as published: {root}train/<wnid>/images" + (f", {table}" if table in names else "")
+    return Images(classes, parts, layout, tuple(left))
 
 
 def _wnid(name: str, root: str) -> str:

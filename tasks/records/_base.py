@@ -36,6 +36,16 @@ def formats(runtime: str) -> tuple[str, ...]:
     raise AssertionError(f"tasks/runtimes/{runtime}.py has no FORMATS = (...)")
 
 
+@cache
+def source_settings(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(`READS`, `NEEDS`) of a data source: which settings of `data` it reads, and which it cannot be without."""
+    found = {"READS": (), "NEEDS": ()}
+    for node in ast.parse((TASKS / "datasets" / f"{source}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in found:
+            found[ast.unparse(node.targets[0])] = tuple(ast.literal_eval(node.value))
+    return found["READS"], found["NEEDS"]
+
+
 MAKES = {
     "onnx": "export.formats must contain 'onnx'",
     "torchscript": "export.formats must contain 'torchscript'",

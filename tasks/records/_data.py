@@ -7,17 +7,26 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from models import check
-from tasks.records._base import Fraction, Positive, Record, known, plugins
+from tasks.records._base import Fraction, Positive, Record, known, plugins, source_settings
 
 
 class Data(Record):
     """Where images come from and how they are split."""
 
     kind: Literal["data"] = "data"
-    source: str = "digits"
-    """File name in tasks/datasets: digits, parquet, folder, cifar10, cifar100 or tiny_imagenet."""
+    source: str = "auto"
+    """auto: whatever data.path holds, or digits without a path. Else a file name in tasks/datasets: digits, parquet, folder,
+    cifar10, cifar100 or tiny_imagenet."""
     path: str = ""
-    """File, folder, or hub data-set name (parquet). Where a torchvision set or zip is kept (cifar10, tiny_imagenet)."""
+    """Folder of images or zip of it, table of labels beside images, Parquet file or folder, or hub data-set name. Where a
+    torchvision set is kept or downloaded to (cifar10, cifar100)."""
+    layout: Literal["auto", "classes", "splits"] = "auto"
+    """What the folders in data.path are: classes; splits, with the classes inside; auto: told by their names and
+    contents, and refused where both are possible."""
+    image: str | None = None
+    """Column of the images, or of their file names in a table of labels; none: the only one that can be it."""
+    label: str | None = None
+    """Column of the labels; none: `label`, or the only one that can be it."""
     image_size: Positive | None = None
     """Height and width in pixels to resize and centre-crop to; none: images keep their size and must agree on it."""
     resize: Positive | None = None
@@ -36,17 +45,31 @@ class Data(Record):
     test_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Part of all images held out for testing, where the source has no test split; 1: all, and nothing is trained."""
     on_bad: Literal["refuse", "drop"] = "refuse"
-    """Undecodable images, null images and labels out of range: refuse the data set, or drop the rows and say which."""
+    """Undecodable images, null images and labels out of range; classes of which no image is used; over 1 % of the images
+    not used: refuse the data set, or leave them out and say which."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("source")
     @classmethod
     def _source(cls, value: str) -> str:
-        return known(value, plugins("datasets"), "data source")
+        return known(value, ("auto", *plugins("datasets")), "data source")
 
     @model_validator(mode="after")
-    def _path(self) -> Data:
-        if self.source in ("parquet", "folder", "tiny_imagenet") and not self.path:
+    def _read(self) -> Data:
+        """Every setting must be one that the source reads."""
+        given = [name for name in ("path", "image", "label", "layout") if getattr(self, name) not in ("", None, "auto")]
+        if self.source == "auto":
+            if given and not self.path:
+                raise ValueError(f"data.{given[0]} = {getattr(self, given[0])!r} has no effect without data.path")
+            return self
+        reads, needs = source_settings(self.source)
+        for name in given:
+            if name not in reads:
+                other = "leave data.source out" if name == "path" else "leave it out"
+                raise ValueError(
+                    f"source {self.source!r} does not read data.{name} (given {getattr(self, name)!r}); {other}"
+                )
+        if "path" in needs and not self.path:
             raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a data-set name")
         return self
 

@@ -19,7 +19,7 @@ class Artifact(Record):
     sha256: str
     size_bytes: int
     format: str
-    """parquet, npy, safetensors, onnx, torchscript, engine, html, csv, folder."""
+    """parquet, npy, json, safetensors, onnx, torchscript, engine, html, csv, folder."""
     precision: str = ""
 
 
@@ -39,6 +39,8 @@ class Prepared(Output):
     """npy, int64, (rows,)."""
     splits: Artifact
     """npy, uint8, (rows,): 0 train, 1 validation, 2 test."""
+    names: Artifact | None = None
+    """json, a list: the file of each row, relative to data.path; None: the source has no files."""
     classes: tuple[str, ...]
     image_size: int
     """Height = width, pixels."""

@@ -1,0 +1,116 @@
+"""What is said of a data set while it is prepared: what is not used, which rows are bad, and what that refuses."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, NamedTuple
+
+from tasks.datasets._words import counted, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.datasets import Images, Part
+    from tasks.datasets._decode import Seen
+    from tasks.records import Data
+
+SHOWN = 20  # rows of a kind, or classes, that a message names
+LEVELS = 16
+"""Of images with 16 bits per channel: values of which 8 bits keep no more levels are refused (12 bits, kept in 16)."""
+LOST = 0.01
+"""Share of the images above which it is refused that they are not used."""
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used."""
+
+    part: str
+    row: int
+    reason: str
+    detail: str
+    name: str
+    """What the source calls it."""
+
+    @property
+    def called(self) -> str:
+        """The name, where it says more than the row's number."""
+        return "" if self.name.endswith(f".parquet row {self.row}") else self.name
+
+    def __str__(self) -> str:
+        return self.reason + (f": {self.detail}" if self.detail else "") + (f" [{self.called}]" if self.called else "")
+
+
+def where(settings: Data) -> str:
+    return f"{settings.source} {shown(settings.path)}".strip()
+
+
+def few(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+
+
+def _rows(parts: dict[str, Part]) -> int:
+    return sum(part.rows for part in parts.values())
+
+
+def refuse_lost(images: Images, settings: Data) -> None:
+    """Refuse a lost class or too many lost images, unless the user allows it.
+
+    Raises
+    ------
+    ValueError
+        With what is lost, and how the source was read.
+    """
+    lost, rows = sum(left.lost for left in images.left), _rows(images.parts)
+    if settings.on_bad == "drop" or not (images.lost or lost > LOST * (rows + lost)):
+        return
+    what = [f"the {'class' if len(images.lost) == 1 else 'classes'} {few(images.lost)}"] if images.lost else []
+    said = "; ".join(left.said for left in images.left if left.lost)
+    what += [f"{lost} of {rows + lost} images: {said}"] if lost else []
+    raise ValueError(f"{where(settings)}: not used would be {', and '.join(what)}; correct this, or leave them out with "
+                     f"data.on_bad=drop (read as: {images.layout})")  # fmt: skip
+
+
+def tell_left(log: logging.Logger, images: Images) -> None:
+    """Warn of what is not used."""
+    for left in images.left:
+        log.log(logging.INFO if left.harmless else logging.WARNING, "not used: %s", left.said)
+    for name in images.lost:
+        log.warning("not used: class %s", name)
+
+
+def refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueError:
+    groups: dict[tuple[str, str], list[BadRow]] = {}
+    for one in bad:
+        groups.setdefault((one.part, one.reason), []).append(one)
+    lines = []
+    for (part, reason), rows in groups.items():
+        named = few([f"{one.row} ({one.called})" if one.called else str(one.row) for one in rows])
+        lines.append(f"{part} part, {reason}: {len(rows)} (rows {named})")
+    return ValueError(f"{len(bad)} of {_rows(parts)} rows of {where(settings)} cannot be used: {'; '.join(lines)}; "
+                      "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
+
+
+def tell_dropped(log: logging.Logger, bad: list[BadRow], parts: dict[str, Part], settings: Data) -> None:
+    if bad:
+        log.warning("dropped %d of %d rows of %s:", len(bad), _rows(parts), where(settings))
+    for one in bad[:SHOWN]:
+        log.warning("dropped row %d of the %s part: %s", one.row, one.part, one)
+    if len(bad) > SHOWN:
+        log.warning("dropped %d more; the datasets table names them all", len(bad) - SHOWN)
+
+
+def tell_seen(log: logging.Logger, seen: Sequence[Seen], settings: Data) -> None:
+    """Say what of the files the pixels do not show; refuse values of which 8 bits would keep next to nothing."""
+    deep = [one.highest for one in seen if one.highest is not None]
+    levels = (max(deep, default=0) >> 8) + 1
+    if deep and levels <= LEVELS:
+        raise ValueError(f"{where(settings)}: {counted(len(deep), 'image')} with 16 bits per channel have values up to "
+                         f"{max(deep)} of 65535, of which 8 bits would keep {levels} levels; scale the values to 0..65535, "
+                         "or save the images with 8 bits")  # fmt: skip
+    if deep:
+        log.log(logging.INFO if levels > 64 else logging.WARNING, "%s with 16 bits per channel: the upper 8 bits are "
+                     "kept, %d levels", counted(len(deep), "image"), levels)  # fmt: skip
+    if several := sum(one.several_frames for one in seen):
+        log.warning("%s of several frames: the first frame of each is used", counted(several, "file"))
+    if turned := sum(one.turned for one in seen):
+        log.info("%s turned upright, as the EXIF orientation says", counted(turned, "image"))

@@ -1,0 +1,210 @@
+"""The files of a folder or a zip: which of them are images by content, each real folder read once, nothing unpacked."""
+
+from __future__ import annotations
+
+import os
+import stat
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.datasets._decode import Bad, format_of
+from tasks.datasets._words import is_junk, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tasks.datasets import Encoded
+
+HEAD = 512
+"""Bytes at the beginning of a file that tell what it is."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
+"""Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left out."""
+ENTRY_BYTES = 1 << 30
+"""An image file in a zip may not unpack to more."""
+JUNK, HIDDEN = "left by systems and notebooks", "hidden by a dot before the name"
+"""Why files and folders are no part of a data set by their names."""
+
+
+@dataclass
+class Tree:
+    """Files below a root; names are relative to it, with "/" between folders."""
+
+    root: Path
+    read: Callable[[str], Encoded]
+    """Name of a file -> its path, or its bytes where it is in a zip."""
+    archive: bool = False
+    images: list[str] = field(default_factory=list)
+    """Sorted. Images by content or by suffix, also those of a format that cannot be decoded here."""
+    texts: list[str] = field(default_factory=list)
+    """Text files: tables, annotations, read-me files."""
+    others: list[str] = field(default_factory=list)
+    """Files that are neither."""
+    folders: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
+    """Links that lead to a folder which is read already, or above the root: they are not followed."""
+    dead: list[str] = field(default_factory=list)
+    """Links to nothing, pipes, sockets and devices."""
+    unnamed: int = 0
+    """Images by content whose suffix is not an image's."""
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Why -> number of files and folders that are no part of a data set by their names."""
+
+    def add(self, name: str, head: Callable[[], bytes]) -> None:
+        """Sort a file in, by its suffix or else by its first bytes."""
+        if name.lower().endswith(SUFFIXES):
+            self.images.append(name)
+            return
+        start = head()
+        if format_of(start):
+            self.images.append(name)
+            self.unnamed += 1
+        elif _is_text(start):
+            self.texts.append(name)
+        else:
+            self.others.append(name)
+
+    def sorted(self) -> Tree:
+        for names in (self.images, self.texts, self.others, self.folders, self.links, self.dead):
+            names.sort()
+        return self
+
+
+def _is_text(start: bytes) -> bool:
+    if b"\0" in start:
+        return False
+    try:
+        start.decode()
+    except UnicodeDecodeError as error:
+        return error.start > len(start) - 4  # a character that the last byte read cuts
+    return True
+
+
+def read_tree(root: Path) -> Tree:
+    """The files of a folder, or of a zip.
+
+    Raises
+    ------
+    ValueError
+        Nothing is there, it is neither, or it cannot be read.
+    """
+    if root.is_dir():
+        tree = Tree(root, lambda name: root / name)
+        try:
+            for name, entry in _walk(root, tree):
+                tree.add(name, lambda entry=entry: _head(entry.path))  # type: ignore[misc]
+        except OSError as error:
+            raise ValueError(f"data.path: {shown(str(error.filename))} cannot be read: {error.strerror}") from error
+        return tree.sorted()
+    if zipfile.is_zipfile(root):
+        return _zip_tree(root)
+    what = "a file" if root.exists() else "not there"
+    raise ValueError(f"data.path: {shown(str(root))} is {what}; a folder is needed, or a zip of one")
+
+
+def _head(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        return file.read(HEAD)
+
+
+def _ident(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+def _walk(root: Path, tree: Tree) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """(Name, entry) of each file. Real folders come first, then those that links lead to; each is read once."""
+    seen = {_ident(folder) for folder in root.resolve().parents}
+    folders = [""]
+    links: list[str] = []
+    while folders or links:
+        name = folders.pop() if folders else links.pop(0)
+        ident = _ident(root / name)
+        if ident in seen:
+            tree.links.append(name)
+            continue
+        seen.add(ident)
+        if name:
+            tree.folders.append(name)
+        with os.scandir(root / name) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                below = f"{name}/{entry.name}" if name else entry.name
+                if reason := _left(entry.name):
+                    tree.skipped[reason] += 1
+                elif (kind := _kind(entry)) == "file":
+                    yield below, entry
+                elif kind == "folder":
+                    (links if entry.is_symlink() else folders).append(below)
+                else:
+                    tree.dead.append(below)
+
+
+def _kind(entry: os.DirEntry[str]) -> str:
+    try:
+        return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+    except OSError:
+        if entry.is_symlink():  # a chain of links that leads back to itself
+            return ""
+        raise
+
+
+def _left(name: str) -> str | None:
+    """Why a file or folder is no part of a data set by its name, if it is not."""
+    if is_junk(name):
+        return JUNK
+    return HIDDEN if name.startswith(".") else None
+
+
+def _zip_tree(path: Path) -> Tree:
+    try:
+        archive = zipfile.ZipFile(path)
+        entries = {_name_in_zip(info): info for info in archive.infolist()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"data.path: {shown(str(path))} is not a whole zip file ({error})") from error
+    if any(info.flag_bits & 1 for info in entries.values()):
+        raise ValueError(f"data.path: {shown(str(path))} is encrypted; unpack it and give the folder")
+
+    def read(name: str) -> bytes | Bad:
+        info = entries[name]
+        if info.file_size > ENTRY_BYTES:
+            return Bad("undecodable image", f"it unpacks to {info.file_size} bytes")
+        try:
+            return archive.read(info)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+            return Bad("undecodable image", f"damaged in the zip: {error}")
+
+    def head(info: zipfile.ZipInfo) -> bytes:
+        try:
+            with archive.open(info) as file:
+                return file.read(HEAD)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
+            raise ValueError(f"data.path: {shown(str(path))} is damaged at {shown(info.filename)}: {error}") from error
+
+    tree = Tree(path, read, archive=True)
+    for name, info in entries.items():
+        steps = name.strip("/").split("/")
+        reason = next((why for step in steps if (why := _left(step))), None)
+        if reason:
+            tree.skipped[reason] += 1
+            continue
+        tree.folders.extend("/".join(steps[: i + 1]) for i in range(len(steps) - (not info.is_dir())))
+        if stat.S_ISLNK(info.external_attr >> 16):
+            tree.dead.append(name)
+        elif not info.is_dir():
+            tree.add(name, lambda info=info: head(info))  # type: ignore[misc]
+    tree.folders = list(set(tree.folders))
+    return tree.sorted()
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """A file's name: many programs write UTF-8 without the flag that says so, which Python then reads as cp437."""
+    name = info.filename.replace("\\", "/")
+    if info.flag_bits & 0x800:
+        return name
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except (UnicodeEncodeError, UnicodeDecodeError):
+        return name
