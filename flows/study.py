@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows import liveness
 from flows.presets import quickstart
 from flows.settings import to_toml
 from models import check_gelu, weights_file
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("burnish")
 DEFAULT = quickstart()
 """What the form in the Prefect UI starts from."""
+FINISHED: list[str] = []
+"""Runs of this process whose results are all on disk, also where Prefect's server could not be told."""
 
 
 class Unfinished(Exception):
@@ -286,6 +289,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         Name of the run; its files are in <out>/runs/<name>.
     """
     LOG.setLevel(logging.INFO)
+    liveness.hold_current()
     for model in study.models:
         if model.pretrained is not None:
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
@@ -312,4 +316,6 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     _publish(run, result)
     LOG.info("%s", result.reason)
     LOG.info("report: %s", run.folder / "report.html")
+    liveness.finish_current()
+    FINISHED.append(run.context.run)
     return run.context.run

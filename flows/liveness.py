@@ -1,0 +1,147 @@
+"""Flow runs that ended without a word, killed or with their machine, are marked as crashed in Prefect's database.
+
+Every flow run holds the kernel's lock on a file of its own for as long as its process lives; a lock that can be taken is
+that of a dead one. So no run that is alive, of whatever process of this machine, is ever marked.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect import runtime
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    TaskRunFilter,
+    TaskRunFilterState,
+    TaskRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
+from prefect.settings import get_current_settings
+from prefect.states import Completed, Crashed
+
+from tasks.parent import end_with_parent
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, State
+
+LOG = logging.getLogger("burnish")
+ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
+YOUNG = timedelta(minutes=2)  # a run that began so recently may not have its file yet
+PAGE = 200  # runs and task runs that Prefect's server names at a time
+_held: dict[str, IO[bytes]] = {}
+
+
+def _folder() -> Path:
+    return get_current_settings().home / "burnish-runs"
+
+
+def hold_current() -> None:
+    """Show that the current flow run's process is alive, from here until the process ends.
+
+    Where `burnish ui` is behind it, the process ends with the worker that started it, however that ends.
+    """
+    flow_run = str(runtime.flow_run.id)
+    _folder().mkdir(parents=True, exist_ok=True)
+    unlocked = _folder() / f".{flow_run}"  # who looks for dead runs does not see it before it is locked
+    file = unlocked.open("wb")
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    unlocked.replace(_folder() / flow_run)
+    _held[flow_run] = file
+    if os.environ.get("BURNISH_UI"):
+        end_with_parent(os.getppid())
+
+
+def finish_current() -> None:
+    """Note that the current run has all its results, should Prefect's server not be there to be told."""
+    file = _held[str(runtime.flow_run.id)]
+    file.write(b"finished")
+    file.flush()
+
+
+def _dead(path: Path) -> str | None:
+    """What the run's process left in its file; None while the process lives."""
+    with suppress(FileNotFoundError), path.open("rb") as file:  # another start has dealt with it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        return file.read().decode()
+    return None
+
+
+def mark_crashed(*, everything: bool) -> int:
+    """Give the dead runs of this machine an end in Prefect's database. Returns how many there were.
+
+    `everything`: the database is this machine's own, so that a run without a file is a dead one, too.
+    """
+    files = {path.name: _dead(path) for path in _folder().glob("[!.]*")}
+    with get_client(sync_client=True) as client:
+        known = None if everything else [UUID(name) for name, left in files.items() if left is not None]
+        marked = 0 if known == [] else _mark(client, files, known)
+    for name, left in files.items():
+        if left is not None:
+            with suppress(FileNotFoundError):  # another start saw it, too
+                (_folder() / name).unlink()
+    if marked:
+        LOG.info("%d earlier runs that ended without a word are marked as crashed in Prefect", marked)
+    return marked
+
+
+def _mark(client: SyncPrefectClient, files: dict[str, str | None], known: list[UUID] | None) -> int:
+    marked = 0
+    runs: list[FlowRun] = []
+    states = FlowRunFilter(
+        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ALIVE)),
+        id=FlowRunFilterId(any_=known) if known else None,
+    )
+    while page := client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["burnish"])),
+        flow_run_filter=states,
+        limit=PAGE,
+        offset=len(runs),
+    ):
+        runs += page
+    for run in runs:
+        name = str(run.id)
+        begun = run.start_time or run.expected_start_time or run.created
+        if name in files:
+            left = files[name]
+            dead = left is not None
+        else:
+            left, dead = "", begun is None or datetime.now(UTC) - begun > YOUNG
+        if dead:
+            _end(client, run, whole=left == "finished")
+            marked += 1
+    return marked
+
+
+def _end(client: SyncPrefectClient, run: FlowRun, *, whole: bool) -> None:
+    def state() -> State[Any]:
+        if whole:
+            return Completed(message="It finished while Prefect's server was away.")
+        return Crashed(message="Its process ended without a word; the same command goes on where it stopped.")
+
+    with suppress(ObjectNotFound):  # removed meanwhile
+        client.set_flow_run_state(run.id, state(), force=True)
+        tasks = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),
+            task_run_filter=TaskRunFilter(state=TaskRunFilterState(type=TaskRunFilterStateType(any_=ALIVE))),
+            limit=PAGE,
+        )
+        for task in tasks:
+            client.set_task_run_state(task.id, state(), force=True)
