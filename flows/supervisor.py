@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 INTERRUPTED = "burnish: interrupted; the same command goes on where it stopped"
 GRACE_SECONDS = 1.5  # for the work to end by itself: with what follows it stays under three seconds
 SWEEP_SECONDS = 1.0  # until killed processes have gone; the kernel needs milliseconds
+interrupted = False
+"""Whether this process's work was told to end: nothing is waited for then."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 CAUSES = {
     signal.SIGKILL: "as the kernel does when memory runs out",
@@ -65,6 +67,8 @@ def supervise(work: Callable[[], int]) -> int:
 
 def _interrupt(number: int, frame: object) -> None:
     """End the work by an exception. What is said while it ends is not for the user: one line is, and the parent has it."""
+    global interrupted  # noqa: PLW0603
+    interrupted = True
     if not os.environ.get("BURNISH_TRACEBACK"):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)
