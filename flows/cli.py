@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
+from flows.server import Lost
 from flows.settings import Mistake, load, to_toml
 from flows.supervisor import INTERRUPTED
 from tasks.records import StageName
@@ -272,6 +273,9 @@ def main(argv: list[str] | None = None) -> int:
     except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
         print(f"burnish: {error}", file=sys.stderr)
         return 2
+    except Lost as error:
+        print(f"burnish: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130

@@ -35,10 +35,12 @@ SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "burnish",
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
     "PREFECT_API_REQUEST_TIMEOUT": "30",
     "DO_NOT_TRACK": "1",
 }
+RETRIES, LOGS = "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_LOGGING_TO_API_ENABLED"
 START_SECONDS = 180.0  # the first start on a slow machine, which makes the database, takes 20 to 75 s
 CONTACT_SECONDS = 5.0  # a server that is named has answered by then
 LOOK_SECONDS = 2.0  # between two looks at whether it answers
@@ -59,7 +61,7 @@ class Server:
         self.log = log
         self.lost = False
         self._closing = threading.Event()
-        self._retries = os.environ.get("PREFECT_CLIENT_MAX_RETRIES")
+        self._before = os.environ.get(RETRIES), os.environ.get(LOGS)
 
     @property
     def temporary(self) -> bool:
@@ -109,24 +111,30 @@ class Server:
 
     def _lose(self) -> None:
         self.lost = True
-        self._patience("0")
+        supervisor.hurry()
+        self._prefect(retries="0", logs="false")
         what = "Prefect's temporary server has ended" if self._ended() else (
             f"Prefect's server at {self.url} has not answered for {AWAY_SECONDS:.0f} s")  # fmt: skip
         LOG.warning("%s: the run goes on without it, and is not shown in Prefect's pages from here on", what)
 
     def _found(self) -> None:
         self.lost = False
-        self._patience(self._retries)
+        self._prefect(retries=self._before[0], logs=self._before[1])
         LOG.info("Prefect's server at %s answers again", self.url)
 
     @staticmethod
-    def _patience(retries: str | None) -> None:
-        """How often Prefect's client repeats a request that was not answered; None: its own default."""
-        if retries is None:
-            os.environ.pop("PREFECT_CLIENT_MAX_RETRIES", None)
-        else:
-            os.environ["PREFECT_CLIENT_MAX_RETRIES"] = retries
+    def _prefect(retries: str | None, logs: str | None) -> None:
+        """How often Prefect's client repeats a request that was not answered, and whether it sends log lines.
+
+        None: its own default.
+        """
+        for name, value in ((RETRIES, retries), (LOGS, logs)):
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
         _reread()
+        logging.raiseExceptions = logs != "false"  # Prefect's handler asks it before it complains to the terminal
 
     def close(self) -> None:
         """Watch no longer."""
@@ -138,7 +146,7 @@ class Server:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(0 if supervisor.interrupted else STOP_SECONDS)
+                self.process.wait(STOP_SECONDS)
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

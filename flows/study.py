@@ -24,7 +24,7 @@ from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
-from tasks.caching import call
+from tasks.caching import call, without_server
 from tasks.devices import Unavailable
 from tasks.export import export_task
 from tasks.prepare import prepare_task
@@ -261,13 +261,14 @@ def _publish(run: Run, result: Result) -> None:
     summary = tables.read(out, "summary", run.context.run).collect()
     shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",
              "status", "error")  # fmt: skip
-    create_table_artifact(
-        table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}"
-    )
-    create_link_artifact(
-        link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}"
-    )
-    create_markdown_artifact(markdown=f"**{result.winner or 'No winner'}**\n\n{result.reason}", key="winner")
+    with without_server(LOG, "the run's artifacts are not shown there"):
+        create_table_artifact(
+            table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}"
+        )
+        create_link_artifact(
+            link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}"
+        )
+        create_markdown_artifact(markdown=f"**{result.winner or 'No winner'}**\n\n{result.reason}", key="winner")
 
 
 @flow(name="burnish", flow_run_name="{study.name}", log_prints=False)

@@ -13,7 +13,8 @@ import os
 import signal
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tasks.parent import adopt_orphans, end_with_parent
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 INTERRUPTED = "burnish: interrupted; the same command goes on where it stopped"
 GRACE_SECONDS = 1.5  # for the work to end by itself: with what follows it stays under three seconds
 SWEEP_SECONDS = 1.0  # until killed processes have gone; the kernel needs milliseconds
-interrupted = False
-"""Whether this process's work was told to end: nothing is waited for then."""
+hurried = False
+"""Whether nothing is waited for when this process's work is done: it was told to end, or Prefect's server is gone."""
 ENDING = (signal.SIGINT, signal.SIGTERM)
 CAUSES = {
     signal.SIGKILL: "as the kernel does when memory runs out",
@@ -46,7 +47,10 @@ def supervise(work: Callable[[], int]) -> int:
         end_with_parent(front)
         signal.signal(signal.SIGINT, _interrupt)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        raise SystemExit(work())
+        code = work()
+        if hurried:
+            _end_now(code)
+        raise SystemExit(code)
     status, asked, killed = _wait(child, waited)
     code = os.waitstatus_to_exitcode(status)
     if code != 0:
@@ -65,10 +69,22 @@ def supervise(work: Callable[[], int]) -> int:
     return code
 
 
+def hurry() -> None:
+    """End without what Python and libraries do at a process's end, such as sending to a server what is left to send."""
+    global hurried  # noqa: PLW0603
+    hurried = True
+
+
+def _end_now(code: int) -> NoReturn:
+    with suppress(OSError, ValueError):  # nobody reads them any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 def _interrupt(number: int, frame: object) -> None:
     """End the work by an exception. What is said while it ends is not for the user: one line is, and the parent has it."""
-    global interrupted  # noqa: PLW0603
-    interrupted = True
+    hurry()
     if not os.environ.get("BURNISH_TRACEBACK"):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 2)

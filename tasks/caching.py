@@ -232,22 +232,22 @@ def _alone(devices: tuple[str, ...], log: logging.Logger) -> Iterator[None]:
     Where it is away, `locks.locked` alone keeps other measurements of this machine off.
     """
     held = ExitStack()
-    with _without_server(log):
+    with without_server(log, "other flow runs are not kept from measuring"):
         _hold(held, devices, log)
     try:
         yield
     finally:
-        with _without_server(log):
+        with without_server(log, "it was not told that the measurements have ended"):
             held.close()
 
 
 @contextmanager
-def _without_server(log: logging.Logger) -> Iterator[None]:
-    """Go on where Prefect's server is away."""
+def without_server(log: logging.Logger, left_out: str) -> Iterator[None]:
+    """Go on where Prefect's server is away, and say what is left out for it."""
     try:
         yield
     except (PrefectException, httpx.HTTPError, AssertionError) as error:  # the last: Prefect's client, out of retries
-        log.warning("Prefect's server, which keeps other flow runs from measuring, is away (%s)", type(error).__name__)
+        log.warning("Prefect's server is away (%s): %s", type(error).__name__, left_out)
 
 
 def _hold(held: ExitStack, devices: tuple[str, ...], log: logging.Logger) -> None:
