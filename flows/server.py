@@ -173,7 +173,8 @@ def start(port: int = 0, *, pages: bool = False) -> Server:
         environment |= {"PREFECT__SERVER_FINAL": "1", "PREFECT_UI_API_URL": url, "PREFECT_UI_ENABLED": str(int(pages))}
         if not pages:
             environment["PREFECT__SERVER_EPHEMERAL"] = "1"
-        log = Path(os.environ["PREFECT_HOME"]) / f"burnish-server-{port}.log"
+        log = Path(os.environ["PREFECT_HOME"]) / "burnish-server.log"
+        log.unlink(missing_ok=True)  # another run's server keeps the one that it writes to
         arguments = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app",
                      "--fd", str(listening.fileno()), "--log-level", "error", "--lifespan", "on"]  # fmt: skip
         with log.open("wb") as file:
@@ -183,7 +184,6 @@ def start(port: int = 0, *, pages: bool = False) -> Server:
             )  # fmt: skip
     server = Server(url, process, log)
     atexit.register(server.stop)  # after Prefect's own, which sends the last log lines and events
-    atexit.register(log.unlink, missing_ok=True)
     return server
 
 

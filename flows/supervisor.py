@@ -51,13 +51,13 @@ def supervise(work: Callable[[], int]) -> int:
         if hurried:
             _end_now(code)
         raise SystemExit(code)
-    status, asked, killed = _wait(child, waited)
+    status, asked = _wait(child, waited)
     code = os.waitstatus_to_exitcode(status)
     if code != 0:
         _sweep()
     if asked is not None and code != 0:
-        if killed and sys.stderr.isatty():
-            sys.stderr.write("\x1b[?25h\n")  # a progress bar that could not be closed hides the cursor
+        if sys.stderr.isatty():
+            sys.stderr.write("\x1b[?25h\n")  # a progress bar was not closed: it hides the cursor, and has no line's end
         print(INTERRUPTED, file=sys.stderr)
         return 128 + asked
     if code < 0:
@@ -92,22 +92,20 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _wait(child: int, waited: set[signal.Signals]) -> tuple[int, int | None, bool]:
-    """Pass signals on until the child has ended: (its status, the signal that was to end it, whether it was killed)."""
+def _wait(child: int, waited: set[signal.Signals]) -> tuple[int, int | None]:
+    """Pass signals on until the child has ended: (its status, the signal that was to end it)."""
     asked: int | None = None
     deadline: float | None = None
-    killed = False
     while True:
         for pid, status in _ended():
             if pid == child:
-                return status, asked, killed
+                return status, asked
         number = _next_signal(waited, deadline)
         if number in ENDING and asked is None:
             asked = number
             deadline = time.monotonic() + GRACE_SECONDS
             os.kill(child, signal.SIGINT)
         elif number is None or number in ENDING:  # it did not end in time, or is asked a second time
-            killed = True
             os.kill(child, signal.SIGKILL)
             deadline = None
         elif number == signal.SIGTSTP:  # Ctrl-Z

@@ -51,7 +51,7 @@ def ui(port: int, out: Path) -> None:
     with get_client(sync_client=True) as client:
         _pool(client)
         names = _deploy(client, out)
-    log = Path(os.environ["PREFECT_HOME"]) / f"burnish-worker-{port}.log"
+    log = Path(os.environ["PREFECT_HOME"]) / "burnish-worker.log"
     with log.open("wb") as file:
         worker = subprocess.Popen(
             parent.command(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
