@@ -92,7 +92,9 @@ class Server:
             if self.process is not None and self.process.poll() is not None:
                 raise Lost(f"Prefect's server ended before it answered; its last words are in {self.log}")
             if time.monotonic() > deadline:
-                raise Lost(f"Prefect's server did not answer within {START_SECONDS:.0f} s; what it wrote is in {self.log}")
+                raise Lost(
+                    f"Prefect's server did not answer within {START_SECONDS:.0f} s; what it wrote is in {self.log}"
+                )
             time.sleep(0.2)
         threading.Thread(target=self._watch, daemon=True, name="burnish-server-watch").start()
 
@@ -219,7 +221,9 @@ def settle(out: Path) -> None:
         LOG.warning("%s cannot be written (%s): Prefect's own files go to %s", home, why, out.absolute() / "prefect")
         home = out.absolute() / "prefect"
         if (why := _unwritable(home)) is not None:
-            raise Mistake(f"--out: {home} cannot be written ({why}); name a folder that can, or set PREFECT_HOME to one")
+            raise Mistake(
+                f"--out: {home} cannot be written ({why}); name a folder that can, or set PREFECT_HOME to one"
+            )
     os.environ["PREFECT_HOME"] = str(home)
 
 
@@ -244,7 +248,9 @@ def _named() -> Server | None:
     server, deadline = Server(url.rstrip("/")), time.monotonic() + CONTACT_SECONDS
     while not server.answers():
         if time.monotonic() > deadline:
-            how = "unset PREFECT_API_URL" if os.environ.get("PREFECT_API_URL") else "prefect config unset PREFECT_API_URL"
+            how = (
+                "unset PREFECT_API_URL" if os.environ.get("PREFECT_API_URL") else "prefect config unset PREFECT_API_URL"
+            )
             raise Mistake(f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or run `{how}` and burnish "
                           "starts one of its own")  # fmt: skip
         time.sleep(0.5)

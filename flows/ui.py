@@ -39,7 +39,9 @@ def ui(port: int, out: Path) -> None:
     out = out.absolute()
     prefect_server.settle(out)
     server = prefect_server.start(port, pages=True)
-    print("starting Prefect's server (the first time it makes its database, which takes up to a minute) ...", flush=True)
+    print(
+        "starting Prefect's server (the first time it makes its database, which takes up to a minute) ...", flush=True
+    )
     os.environ["PREFECT_API_URL"] = server.url
     from prefect.client.orchestration import get_client
 

@@ -180,7 +180,11 @@ class _Progress(logging.Handler):
             if newest is not None:
                 try:
                     artifact = _progress_artifact(artifact, *newest)
-                except (PrefectException, httpx.HTTPError, AssertionError) as error:  # the last: Prefect's, out of retries
+                except (
+                    PrefectException,
+                    httpx.HTTPError,
+                    AssertionError,
+                ) as error:  # the last: Prefect's, out of retries
                     logging.getLogger("burnish.progress").debug("not written: %s", error)
             if closing:
                 return

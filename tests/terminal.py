@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
-import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -18,6 +18,15 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+# Becomes the command as the terminal's foreground process group. SIGINT: a test run in the background has it ignored.
+FOREGROUND = """
+import fcntl, os, signal, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
 
 
 class Terminal:
@@ -30,14 +39,10 @@ class Terminal:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         self.text = ""
 
-        def foreground() -> None:
-            os.setsid()
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a test run in the background has it ignored
-
         self.process = subprocess.Popen(
-            list(command), cwd=cwd, env=dict(environment) | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
-            stdin=slave, stdout=slave, stderr=slave, preexec_fn=foreground,
+            [sys.executable, "-I", "-S", "-c", FOREGROUND, *command],
+            cwd=cwd, env=dict(environment) | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
+            stdin=slave, stdout=slave, stderr=slave,
         )  # fmt: skip
         os.close(slave)
         self.seen: dict[int, psutil.Process] = {}

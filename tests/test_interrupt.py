@@ -46,7 +46,9 @@ def terminals() -> Iterator[list[Terminal]]:
 
 def plain(text: str) -> list[str]:
     """Lines that a person sees, without colours and movements of the cursor."""
-    return [line for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\^C", "", text).replace("\r", "\n").split("\n") if line.strip()]
+    return [
+        line for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\^C", "", text).replace("\r", "\n").split("\n") if line.strip()
+    ]
 
 
 def interrupted(terminal: Terminal, how: str) -> None:
@@ -86,7 +88,7 @@ def test_every_stage_ends_at_once_and_the_same_command_goes_on(
         terminals.append(terminal := Terminal(command, ROOT, os.environ | {"PREFECT_API_URL": server}))
         terminal.wait_for(lambda: at_work(out, stage, before))  # noqa: B023
         if stage in ("benchmark", "serve"):  # with its candidates' processes
-            terminal.wait_for(lambda: len(terminal.processes()) >= 3)  # noqa: B023
+            terminal.wait_for(lambda: len(terminal.processes()) >= 3)
         time.sleep(0.3)
         interrupted(terminal, list(HOW)[number % len(HOW)])
     burnish = Burnish(out, server)
