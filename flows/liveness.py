@@ -10,6 +10,7 @@ import fcntl
 import logging
 import os
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -41,13 +42,29 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("burnish")
 ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-YOUNG = timedelta(minutes=2)  # a run that began so recently may not have its file yet
+YOUNG = timedelta(minutes=10)  # a run that began so recently may not have its file yet
 PAGE = 200  # runs and task runs that Prefect's server names at a time
-_held: dict[str, IO[bytes]] = {}
+OWN = "own"
+_held: dict[str, IO[str]] = {}
+
+
+@dataclass(frozen=True)
+class Dead:
+    """What a dead process left in its run's file."""
+
+    server: str
+    """Address of the server that the run was shown on; `OWN` where it was one that burnish had started."""
+    finished: bool
+    """Whether the run had all its results."""
 
 
 def _folder() -> Path:
     return get_current_settings().home / "burnish-runs"
+
+
+def _server() -> str:
+    own = os.environ.get("BURNISH_TEMPORARY_SERVER") or os.environ.get("BURNISH_UI")
+    return OWN if own else str(get_current_settings().api.url)
 
 
 def hold_current() -> None:
@@ -58,8 +75,10 @@ def hold_current() -> None:
     flow_run = str(runtime.flow_run.id)
     _folder().mkdir(parents=True, exist_ok=True)
     unlocked = _folder() / f".{flow_run}"  # who looks for dead runs does not see it before it is locked
-    file = unlocked.open("wb")
+    file = unlocked.open("w")
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    file.write(f"{_server()}\n")
+    file.flush()
     unlocked.replace(_folder() / flow_run)
     _held[flow_run] = file
     if os.environ.get("BURNISH_UI"):
@@ -69,19 +88,22 @@ def hold_current() -> None:
 def finish_current() -> None:
     """Note that the current run has all its results, should Prefect's server not be there to be told."""
     file = _held[str(runtime.flow_run.id)]
-    file.write(b"finished")
+    file.write("finished\n")
     file.flush()
 
 
-def _dead(path: Path) -> str | None:
-    """What the run's process left in its file; None while the process lives."""
-    with suppress(FileNotFoundError), path.open("rb") as file:  # another start has dealt with it
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return None
-        return file.read().decode()
-    return None
+def _left() -> dict[str, Dead | None]:
+    """Flow run -> what its process left; None while it lives."""
+    found: dict[str, Dead | None] = {}
+    for path in _folder().glob("[!.]*"):
+        with suppress(FileNotFoundError), path.open() as file:  # another start has dealt with it
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lines = file.read().splitlines()
+                found[path.name] = Dead(server=lines[0] if lines else "", finished="finished" in lines[1:])
+            except BlockingIOError:
+                found[path.name] = None
+    return found
 
 
 def mark_crashed(*, everything: bool) -> int:
@@ -89,45 +111,45 @@ def mark_crashed(*, everything: bool) -> int:
 
     `everything`: the database is this machine's own, so that a run without a file is a dead one, too.
     """
-    files = {path.name: _dead(path) for path in _folder().glob("[!.]*")}
-    with get_client(sync_client=True) as client:
-        known = None if everything else [UUID(name) for name, left in files.items() if left is not None]
-        marked = 0 if known == [] else _mark(client, files, known)
-    for name, left in files.items():
-        if left is not None:
-            with suppress(FileNotFoundError):  # another start saw it, too
-                (_folder() / name).unlink()
+    left = _left()
+    ours = {name for name, dead in left.items() if dead and dead.server == (OWN if everything else _server())}
+    marked: set[str] = set()
+    if everything or ours:
+        with get_client(sync_client=True) as client:
+            for run in _unended(client, None if everything else [UUID(name) for name in ours]):
+                if _is_dead(run, left):
+                    dead = left.get(str(run.id))
+                    _end(client, run, whole=dead is not None and dead.finished)
+                    marked.add(str(run.id))
+    for name in ours | marked:
+        (_folder() / name).unlink(missing_ok=True)
     if marked:
-        LOG.info("%d earlier runs that ended without a word are marked as crashed in Prefect", marked)
-    return marked
+        LOG.info("%d earlier runs that ended without a word are marked as crashed in Prefect", len(marked))
+    return len(marked)
 
 
-def _mark(client: SyncPrefectClient, files: dict[str, str | None], known: list[UUID] | None) -> int:
-    marked = 0
+def _unended(client: SyncPrefectClient, known: list[UUID] | None) -> list[FlowRun]:
+    """Flow runs that are under way as Prefect's database has it; of those in `known`, or of all."""
     runs: list[FlowRun] = []
-    states = FlowRunFilter(
-        state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ALIVE)),
-        id=FlowRunFilterId(any_=known) if known else None,
-    )
     while page := client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=["burnish"])),
-        flow_run_filter=states,
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=ALIVE)),
+            id=FlowRunFilterId(any_=known) if known else None,
+        ),
         limit=PAGE,
         offset=len(runs),
     ):
         runs += page
-    for run in runs:
-        name = str(run.id)
-        begun = run.start_time or run.expected_start_time or run.created
-        if name in files:
-            left = files[name]
-            dead = left is not None
-        else:
-            left, dead = "", begun is None or datetime.now(UTC) - begun > YOUNG
-        if dead:
-            _end(client, run, whole=left == "finished")
-            marked += 1
-    return marked
+    return runs
+
+
+def _is_dead(run: FlowRun, left: dict[str, Dead | None]) -> bool:
+    name = str(run.id)
+    if name in left:
+        return left[name] is not None
+    begun = run.start_time or run.expected_start_time or run.created
+    return begun is None or datetime.now(UTC) - begun > YOUNG
 
 
 def _end(client: SyncPrefectClient, run: FlowRun, *, whole: bool) -> None:
