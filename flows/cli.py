@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
+from flows.server import Lost
 from flows.settings import Mistake, load, to_toml
+from flows.supervisor import INTERRUPTED
 from tasks.records import StageName
 from tasks.space import DiskFull, watched
 
@@ -19,16 +21,6 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from tasks.records import Study
-
-# Before Prefect is imported: its own limit for a first start is too short, and what it tells is told by us.
-PREFECT = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "burnish",
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "DO_NOT_TRACK": "1",
-}
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -56,6 +48,11 @@ def _arguments() -> argparse.ArgumentParser:
     show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run")
     _scale_argument(show)
     show.set_defaults(do=_show)
+
+    ui = commands.add_parser("ui", help="start Prefect's pages with all presets, ready to be run, until Ctrl-C")
+    ui.add_argument("--port", type=_count, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
+    ui.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
+    ui.set_defaults(do=_ui)
 
     _bench_arguments(commands.add_parser("bench", help="measure and compare model files of your own"))
 
@@ -178,6 +175,12 @@ def _deploy(arguments: argparse.Namespace) -> None:
     run_deploy(arguments, _newest)
 
 
+def _ui(arguments: argparse.Namespace) -> None:
+    from flows.ui import ui
+
+    ui(arguments.port, Path(arguments.out))
+
+
 def _presets(arguments: argparse.Namespace) -> None:
     from flows.presets import presets
 
@@ -224,14 +227,13 @@ def _why(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     study = load(arguments.study, arguments.settings, arguments.scale)
     _reachable(study)
-    for name, value in PREFECT.items():
-        os.environ.setdefault(name, value)
     from flows.console import shown
+    from flows.server import connected, outcome
 
-    with shown():
-        from flows.study import run_study
+    with shown(), connected(Path(arguments.out)) as server:
+        from flows import study as flow
 
-        run = run_study(study, arguments.out, tuple(arguments.again))
+        run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     from flows import published, report
     from tasks import tables
     from tasks.published import images_here
@@ -282,11 +284,14 @@ def main(argv: list[str] | None = None) -> int:
     except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
         print(f"burnish: {error}", file=sys.stderr)
         return 2
+    except Lost as error:
+        print(f"burnish: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
-        print("burnish: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except SystemExit:
-        print("burnish: terminated; the same command goes on where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         raise
     except BrokenPipeError:
         sys.stderr.close()
@@ -300,4 +305,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from flows.__main__ import main as supervised
+
+    sys.exit(supervised())

@@ -28,19 +28,23 @@ def deployment(name: str, preset: str, schedules: list[dict[str, Any]], *scale: 
     }
 
 
-def render() -> str:
-    """The text of prefect.yaml."""
+def made() -> list[dict[str, Any]]:
+    """All deployments."""
     nightly = {"cron": "0 3 * * *", "timezone": "UTC", "active": False}
-    made = []
+    found = []
     for name in presets():
         if scaled(name):
-            made += [deployment(f"{name}-{scale}", name, [], scale) for scale in SCALES]
+            found += [deployment(f"{name}-{scale}", name, [], scale) for scale in SCALES]
         else:
-            made.append(deployment(name, name, []))
-    made.append(deployment("quickstart-nightly", "quickstart", [nightly]))
+            found.append(deployment(name, name, []))
+    return [*found, deployment("quickstart-nightly", "quickstart", [nightly])]
+
+
+def render() -> str:
+    """The text of prefect.yaml."""
     # The worker runs the flow from the folder in which it was started.
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $PWD }}"}}]
-    return HEAD + yaml.safe_dump({"name": "burnish", "pull": pull, "deployments": made}, sort_keys=False, width=120)
+    return HEAD + yaml.safe_dump({"name": "burnish", "pull": pull, "deployments": made()}, sort_keys=False, width=120)
 
 
 if __name__ == "__main__":

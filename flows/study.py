@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows import liveness
 from flows.presets import quickstart
 from flows.settings import to_toml
 from models import check_gelu, weights_file
@@ -23,7 +24,7 @@ from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
-from tasks.caching import call
+from tasks.caching import call, without_server
 from tasks.devices import Unavailable
 from tasks.durable import sync
 from tasks.export import export_task
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("burnish")
 DEFAULT = quickstart()
 """What the form in the Prefect UI starts from."""
+FINISHED: list[str] = []
+"""Runs of this process whose results are all on disk, also where Prefect's server could not be told."""
 
 
 class Unfinished(Exception):
@@ -264,13 +267,14 @@ def _publish(run: Run, result: Result) -> None:
     summary = tables.read(out, "summary", run.context.run).collect()
     shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",
              "status", "error")  # fmt: skip
-    create_table_artifact(
-        table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}"
-    )
-    create_link_artifact(
-        link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}"
-    )
-    create_markdown_artifact(markdown=f"**{result.winner or 'No winner'}**\n\n{result.reason}", key="winner")
+    with without_server(LOG, "the run's artifacts are not shown there"):
+        create_table_artifact(
+            table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}"
+        )
+        create_link_artifact(
+            link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}"
+        )
+        create_markdown_artifact(markdown=f"**{result.winner or 'No winner'}**\n\n{result.reason}", key="winner")
 
 
 @flow(name="burnish", flow_run_name="{study.name}", log_prints=False)
@@ -292,6 +296,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         Name of the run; its files are in <out>/runs/<name>.
     """
     LOG.setLevel(logging.INFO)
+    liveness.hold_current()
     for model in study.models:
         if model.pretrained is not None:
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
@@ -319,4 +324,6 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     _publish(run, result)
     LOG.info("%s", result.reason)
     LOG.info("report: %s", run.folder / "report.html")
+    liveness.finish_current()
+    FINISHED.append(run.context.run)
     return run.context.run

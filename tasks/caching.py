@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import platform
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from functools import wraps
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("burnish")
 EVERY_SECONDS = 5.0  # at most this often a progress artifact is written
+LEASE_SECONDS = 60.0  # the least that Prefect takes: so long a run waits for one that was killed while it measured
+CLOSE_SECONDS = 1.0  # that a stage waits at its end for its last progress artifact
 
 
 class _OfRun(logging.FileHandler):
@@ -60,28 +64,66 @@ class _OfRun(logging.FileHandler):
 
 
 class _Progress(logging.Handler):
-    """A stage's progress as an artifact of its Prefect task run, every few seconds."""
+    """A stage's progress as an artifact of its Prefect task run, every few seconds.
+
+    A thread of its own writes the newest one, so that the stage never waits for Prefect's server. What cannot be written is
+    left out: with the next report the server has it, and who watches over the server says that it is away.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.artifact: UUID | None = None
-        self.last = -EVERY_SECONDS
+        self._newest: tuple[float, str] | None = None
+        self._wake, self._closing = Event(), Event()
+        self._thread: Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         progress = getattr(record, "progress", None)
-        if not progress or (progress[0] < progress[1] and time.monotonic() - self.last < EVERY_SECONDS):
+        if not progress:
             return
-        self.last = time.monotonic()
-        share, text = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
-        try:
-            if self.artifact is None:
-                made = create_progress_artifact(share, description=text)
-                assert isinstance(made, UUID)  # a coroutine only where an event loop runs, which is not in a task
-                self.artifact = made
-            else:
-                update_progress_artifact(self.artifact, progress=share, description=text)
-        except (PrefectException, httpx.HTTPError):  # a server that is away for a moment does not end a training
-            self.handleError(record)
+        self._newest = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
+        if self._thread is None:  # with this thread's context, which says what task run it is
+            self._thread = Thread(target=copy_context().run, args=(self._write,), daemon=True, name="burnish-progress")
+            self._thread.start()
+        self._wake.set()
+
+    def _write(self) -> None:
+        artifact: UUID | None = None
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            closing = self._closing.is_set()
+            newest, self._newest = self._newest, None
+            if newest is not None:
+                try:
+                    artifact = _progress_artifact(artifact, *newest)
+                except (
+                    PrefectException,
+                    httpx.HTTPError,
+                    AssertionError,
+                ) as error:  # the last: Prefect's, out of retries
+                    logging.getLogger("burnish.progress").debug("not written: %s", error)
+            if closing:
+                return
+            self._closing.wait(EVERY_SECONDS)
+
+    def close(self) -> None:
+        """Leave the last report a moment to be written."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+        super().close()
+
+
+def _progress_artifact(artifact: UUID | None, share: float, text: str) -> UUID:
+    """Make the progress artifact of the current task run, or write `share` (in percent) and `text` into it."""
+    if artifact is not None:
+        update_progress_artifact(artifact, progress=share, description=text)
+        return artifact
+    made = create_progress_artifact(share, description=text)
+    if not isinstance(made, UUID):  # a coroutine only where an event loop runs, which is not in this thread
+        raise TypeError(type(made).__name__)
+    return made
 
 
 def _limits(devices: tuple[str, ...]) -> list[str]:
@@ -90,6 +132,8 @@ def _limits(devices: tuple[str, ...]) -> list[str]:
     None with a temporary server. A dead holder's slot would stay held: leases are in that server's memory, slots in the
     database that the next one opens. It has one flow run, which `locks.locked` keeps apart from others.
     """
+    if os.environ.get("BURNISH_TEMPORARY_SERVER"):  # set by who started it
+        return []
     with get_client(sync_client=True) as client:
         if client.server_type == ServerType.EPHEMERAL:
             return []
@@ -105,20 +149,44 @@ def _alone(devices: tuple[str, ...], log: logging.Logger) -> Iterator[None]:
     """Hold this machine's devices: no other flow run of the same server measures on them.
 
     The server lets go of a dead holder's slot when its lease is not renewed, unless the server itself was started anew.
+    Where it is away, `locks.locked` alone keeps other measurements of this machine off.
     """
-    with ExitStack() as held:
-        names = _limits(devices) if devices else []
-        if names:
-            freed = " && ".join(f"prefect gcl update '{name}' --active-slots 0" for name in names)
-            # Not by concurrency's own timeout: Prefect logs it as an error.
-            told = Timer(5, log.info, ("waiting for another flow run's measurements; if there is none: %s", freed))
-            told.daemon = True
-            told.start()
-            try:
-                held.enter_context(concurrency(names, strict=True))
-            finally:
-                told.cancel()
+    held = ExitStack()
+    with without_server(log, "other flow runs are not kept from measuring"):
+        _hold(held, devices, log)
+    try:
         yield
+    finally:
+        with without_server(log, "it was not told that the measurements have ended"):
+            held.close()
+
+
+@contextmanager
+def without_server(log: logging.Logger, left_out: str) -> Iterator[None]:
+    """Go on where Prefect's server is away, and say what is left out for it."""
+    try:
+        yield
+    except (PrefectException, httpx.HTTPError, AssertionError) as error:  # the last: Prefect's client, out of retries
+        log.warning("Prefect's server is away (%s): %s", type(error).__name__, left_out)
+
+
+def _hold(held: ExitStack, devices: tuple[str, ...], log: logging.Logger) -> None:
+    """Take the slots of the devices, and have `held` give them back."""
+    names = _limits(devices) if devices else []
+    if not names:
+        return
+    freed = " && ".join(f"prefect gcl update '{name}' --active-slots 0" for name in names)
+    # Not by concurrency's own timeout: Prefect logs it as an error.
+    told = Timer(5, log.info, ("waiting for another flow run's measurements; if there is none: %s", freed))
+    told.daemon = True
+    told.start()
+    try:
+        # A lease that is not renewed, since the server is away, must not end the measurement.
+        held.enter_context(
+            concurrency(names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
+        )
+    finally:
+        told.cancel()
 
 
 def stage(

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tasks import machine
+from tasks import machine, parent
 from tasks.devices import choose_device, release
 from tasks.group import Processes
 from tasks.loop import Diverged, Job, Run
@@ -69,12 +69,13 @@ def launch(job: Job, model: nn.Module, on_epoch: Callable[[int, float], None] | 
     environment.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // count)))
     root = str(Path(__file__).resolve().parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
-               "-m", "tasks.ddp", str(folder)]  # fmt: skip
+    command = parent.command(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
+                             "-m", "tasks.ddp", str(folder))  # fmt: skip
     release()  # rank 0 trains on the GPU that this process may have trained on
     log = folder / "ddp.log"
     with log.open("w") as errors, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+        start_new_session=True,
     ) as process:  # fmt: skip
         try:
             failed = _listen(job, process, on_epoch)
@@ -191,4 +192,5 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    parent.end_with_parent(os.getppid())  # torchrun, which ends with who asked for the training
     main(Path(sys.argv[1]))
