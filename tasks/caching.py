@@ -121,9 +121,10 @@ def _explain(context: Context, label: str, key: str, parts: dict[str, Any], hit:
         handler = _OfRun(context, label)
         handler.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, "cached: key %s", (key,), None))
         handler.close()
-        LOG.info("%s: cached", label)
     else:
-        LOG.info("%s: computing (%s)", label, "; ".join(differs)[:300], extra={"stage": label})
+        more = f" and {len(differs) - 2} more, see `burnish why`" if len(differs) > 2 else ""
+        why = f" ({'; '.join(differs[:2])[:300]}{more})" if broken or before else ""
+        LOG.info("%s: computing%s", label, why, extra={"stage": label})
 
 
 def _short(value: Any) -> str:
@@ -240,6 +241,7 @@ def stage(
         @wraps(function)
         def run(*, context: Context, **inputs: Any) -> Any:
             name = label(inputs)
+            about.computed += 1
             running = TaskRunContext.get()
             key = about.keys.pop(running.task_run.id, None) if running else None
             key = key or digest(about.parts(inputs))  # the policy failed (and said why), or nobody asked it
@@ -253,7 +255,10 @@ def stage(
                 log = logging.getLogger(f"burnish.{name}")
                 with _alone(devices(inputs) if devices else (), log):
                     result = function(Work(Store(Path(context.out) / "store"), scratch, log), **inputs)
-                log.info("done in %.1f s", time.monotonic() - started)
+                seconds = (
+                    f"done in {time.monotonic() - started:.1f} s"  # to the stage's own file: the study says it too
+                )
+                handlers[0].handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, seconds, (), None))
             except BaseException:  # to the run's log with its traceback; who called says it to the user
                 handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, name, (), sys.exc_info()))
                 raise

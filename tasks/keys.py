@@ -109,6 +109,8 @@ class Stage:
         self.modules, self.extra = modules, extra
         self.keys: dict[Any, str] = {}
         """Task run -> its key, from the policy to the task's body: parts may hash gigabytes."""
+        self.computed = 0
+        """How often the stage was computed in this process, and not taken from the cache."""
 
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the key is made of, as (readable name -> value); `burnish why` compares these."""

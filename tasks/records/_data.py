@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from models import check
-from tasks.records._base import Fraction, Positive, Record, known, plugins
+from tasks.records._base import Fraction, Positive, Record, choices, known, plugins
 
 
 class Data(Record):
     """Where images come from and how they are split."""
 
     kind: Literal["data"] = "data"
-    source: str = "digits"
+    source: Annotated[str, choices(*plugins("datasets"))] = "digits"
     """File name in tasks/datasets: digits, parquet, folder, cifar10, cifar100 or tiny_imagenet."""
     path: str = ""
     """File, folder, or hub data-set name (parquet). Where a torchvision set or zip is kept (cifar10, tiny_imagenet)."""

@@ -1,0 +1,57 @@
+"""What of a run reaches its logs: progress now and then, a failure in one line and its traceback once."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+EVERY_SECONDS = 10.0
+
+
+class Sparse(logging.Filter):
+    """Lets a line about progress pass at most every ten seconds, and every other line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = -EVERY_SECONDS
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "progress", None) is None:
+            return True
+        now = time.monotonic()
+        if now - self.last < EVERY_SECONDS:
+            return False
+        self.last = now
+        return True
+
+
+def _of_a_task(record: logging.LogRecord) -> bool:
+    """Drop Prefect's word on how a task ended: the study says it with the stage's name, once.
+
+    The traceback of a failed stage is in its file in the run's folder logs/, and at the end of a flow run that fails.
+    """
+    return not str(record.msg).startswith(("Task run failed", "Finished in state"))
+
+
+def _of_the_flow(record: logging.LogRecord) -> bool:
+    """Make the state that says why a flow run failed the one error of it, and name the traceback for what it is."""
+    text = str(record.msg)
+    if text.startswith("Finished in state Failed"):
+        record.levelno, record.levelname = logging.ERROR, "ERROR"
+    if record.exc_info and text.startswith("Engine execution exited"):  # "... with unexpected exception"
+        record.msg = "This is where the run failed:"
+    return True
+
+
+def tidy() -> None:
+    """Make the logs of flow runs readable in Prefect's UI and in its worker's terminal."""
+    for name, change in (("prefect.task_runs", _of_a_task), ("prefect.flow_runs", _of_the_flow)):
+        logger = logging.getLogger(name)
+        if change not in logger.filters:
+            logger.addFilter(change)
+    # Prefect's handlers are on the logger (they send lines to the server) and on the root logger (they print them).
+    for handler in (*logging.getLogger("burnish").handlers, *logging.getLogger().handlers):
+        if not getattr(handler, "EVERY_LINE", False) and not any(
+            isinstance(there, Sparse) for there in handler.filters
+        ):
+            handler.addFilter(Sparse())
