@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("burnish")
 LEAST_SHARE, LEAST_SECONDS = 0.05, 2.0
-"""Of a stage that must have been seen to pass before its end is foretold."""
+"""Of what a stage had left when it first said how far it is: that must have passed before its end is foretold."""
 BAR = (8, 28)
 """Columns of a bar, least and most."""
 
@@ -28,12 +28,12 @@ BAR = (8, 28)
 class Pace:
     """How far the stage at work is, and when it ends."""
 
-    def __init__(self, label: str = "") -> None:
+    def __init__(self, label: str = "", began: float | None = None) -> None:
         self.label = label
         """The stage's name."""
         self.doing = ""
         """What it said last."""
-        self.began = time.monotonic()
+        self.began = time.monotonic() if began is None else began
         self.first: tuple[float, float] | None = None
         """When it was first said how far it is, and the share."""
         self.last: tuple[float, float] | None = None
@@ -59,7 +59,7 @@ class Pace:
         now = time.monotonic()
         if self.first and self.last:
             seconds, share = self.last[0] - self.first[0], self.last[1] - self.first[1]
-            if share >= LEAST_SHARE and seconds >= LEAST_SECONDS:
+            if share >= LEAST_SHARE * (1 - self.first[1]) and seconds >= LEAST_SECONDS:
                 foretold, since = seconds * (1 - self.last[1]) / share, now - self.last[0]
                 return max(foretold - since, 0.0) if since <= 2 * foretold + 10 else None
         if expected is None or now - self.began > 1.5 * expected:
@@ -89,10 +89,13 @@ def view(width: int, progress: Progress | None, pace: Pace) -> list[Text]:
     """Return up to three lines of at most `width` columns: the study, the stage at work, what the stage says."""
     from rich.text import Text
 
+    # Before anything is computed, all may be cached, so that the time the rest took before says nothing.
+    rest = progress.rest() if progress and (progress.computed or progress.label == pace.label) else None
+    if progress and progress.label != pace.label:  # a stage has just begun, and not said anything
+        pace = Pace(progress.label, progress.began)
     left = pace.left(progress.expected() if progress else None)
     lines = []
     if progress:
-        rest = progress.rest() if pace.label else None  # before anything is computed, all may be cached
         known = progress.current is not None and left is not None and rest is not None
         time_left = f", about {in_words((left or 0) + (rest or 0))} left" if known else ""
         passed = clock(time.monotonic() - progress.started) + time_left
@@ -113,14 +116,14 @@ def view(width: int, progress: Progress | None, pace: Pace) -> list[Text]:
 
 
 def _line(width: int, name: str, share: float | None, told: str) -> Text:
-    """A name, a bar where the share is known, and figures; the name gives way first."""
+    """A name, a bar where the share is known and there is room, and figures; the name gives way first."""
     from rich.text import Text
 
     room = width - len(told) - 2
-    bar = min(BAR[1], max(BAR[0], room - len(name) - 2)) if share is not None else 0
+    bar = min(BAR[1], max(BAR[0], room - len(name) - 2)) if share is not None and room > 2 * BAR[0] + 2 else 0
     line = Text(name)
-    line.truncate(max(room - bar - 2 * (bar > 0), 8), overflow="ellipsis")
-    if share is not None:
+    line.truncate(max(room - bar - 2 * (bar > 0), 1), overflow="ellipsis")
+    if bar and share is not None:
         full = round(bar * share)
         line.append("  ").append("━" * full, style="green").append("━" * (bar - full), style="bright_black")
     line.append("  ").append(told)

@@ -81,6 +81,12 @@ class Progress:
         """The stage at work."""
         self.done = 0
         """Stages that have ended: computed, cached, failed or skipped."""
+        self.label = ""
+        """The name of the stage at work, or of the one that ended last."""
+        self.began = self.started
+        """When that stage began."""
+        self.computed = False
+        """Whether any stage of this run was computed, and not taken from the cache."""
         self.durations = Durations(study, out)
         Progress.latest = self
 
@@ -89,20 +95,21 @@ class Progress:
         """Stages that have ended, and those that still will be run as far as is known now."""
         return self.done + len(self.waiting) + (self.current is not None)
 
-    def begin(self, stage: str, model: str) -> None:
-        """Note that a stage begins."""
+    def begin(self, stage: str, model: str, label: str) -> None:
+        """Note that a stage begins, which is called `label` in messages."""
         of_it = (planned for planned in self.waiting if planned.stage == stage and planned.model in ("", model))
         self.current = next(of_it, None)
         if self.current is not None:
             self.waiting.remove(self.current)
         else:
             self.current = Planned(stage, model)
-        self.began = time.monotonic()
+        self.label, self.began = label, time.monotonic()
 
     def end(self, computed: bool) -> str:
         """Note that the stage at work has ended, and return how many of all are done, in words."""
         assert self.current is not None
         if computed:
+            self.computed = True
             self.durations.note(self.current, time.monotonic() - self.began)
         self.current = None
         self.done += 1

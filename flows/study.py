@@ -74,7 +74,7 @@ class Run:
         """Run a stage; an exception ends the study."""
         about, started = made.about, time.monotonic()  # type: ignore[attr-defined]
         before, label = about.computed, about.label_of(inputs)
-        self.progress.begin(made.name, _model_of(inputs))
+        self.progress.begin(made.name, _model_of(inputs), label)
         try:
             result = call(made, self.context, **inputs)
         except Exception:
