@@ -35,21 +35,36 @@ def _of_a_task(record: logging.LogRecord) -> bool:
 
 def _of_the_flow(record: logging.LogRecord) -> bool:
     """Make the state that says why a flow run failed the one error of it, and name the traceback for what it is."""
+    from prefect.exceptions import ParameterTypeError
+
     text = str(record.msg)
     if text.startswith("Finished in state Failed"):
         record.levelno, record.levelname = logging.ERROR, "ERROR"
     if record.exc_info and text.startswith("Engine execution exited"):  # "... with unexpected exception"
-        record.msg = "This is where the run failed:"
+        if isinstance(record.exc_info[1], ParameterTypeError):  # the person's mistake: no place in the code is of use
+            record.msg, record.exc_info = f"refused: {refusal(record.exc_info[1])}", None
+        else:
+            record.msg = "This is where the run failed:"
     return True
 
 
-def tidy() -> None:
-    """Make the logs of flow runs readable in Prefect's UI and in its worker's terminal."""
+def refusal(error: Exception) -> str:
+    """What is wrong with the values that a run was started with, in one line."""
+    lines = [line.removeprefix(" - ").replace("Value error, ", "") for line in str(error).splitlines()[1:]]
+    return "; ".join(lines)
+
+
+def tidy_errors() -> None:
+    """Have a flow run that fails say so in one line, with one traceback. Before the run: it may fail as it begins."""
     for name, change in (("prefect.task_runs", _of_a_task), ("prefect.flow_runs", _of_the_flow)):
         logger = logging.getLogger(name)
         if change not in logger.filters:
             logger.addFilter(change)
-    # Prefect's handlers are on the logger (they send lines to the server) and on the root logger (they print them).
+
+
+def tidy_progress() -> None:
+    """Have Prefect's handlers, which are there once a run has begun, take a line about progress now and then."""
+    # Those of the logger send lines to the server, those of the root logger print them.
     for handler in (*logging.getLogger("burnish").handlers, *logging.getLogger().handlers):
         if not getattr(handler, "EVERY_LINE", False) and not any(
             isinstance(there, Sparse) for there in handler.filters

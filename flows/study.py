@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from prefect import Task
 
 LOG = logging.getLogger("burnish")
+logs.tidy_errors()
 DEFAULT = quickstart()
 """What the form in the Prefect UI starts from."""
 
@@ -291,7 +292,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         message says the winner, that there is none, or what failed.
     """
     LOG.setLevel(logging.INFO)
-    logs.tidy()
+    logs.tidy_progress()
     try:
         run, result = _finished(study, out, again)
     except Exception as error:  # not raised: Prefect would log it twice more, and the state is to say it in one line

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 import urllib.request
+from datetime import datetime
+from itertools import pairwise
 
 import pytest
 from conftest import ROOT, SHORT
@@ -18,6 +20,7 @@ from PIL import Image
 from terminal import watch
 
 from flows.artifacts import MARKED
+from flows.settings import load, plain
 from tasks import tables
 
 pytestmark = pytest.mark.slow
@@ -69,7 +72,9 @@ def test_a_terminal_shows_stages_done_of_all_and_how_far_the_stage_at_work_is(wa
         re.match(r"  round \d of 2, batch 1: 2 candidates in turns \(\d of 4 visits\)", below[1]) for below in measuring
     )
     assert any("train/lenet5  ━" in below[0] for _, _, _, below in found if below)
-    assert all(left is None for _, _, left, _ in found), "a first run cannot know it"
+    assert all(left is None for done, _, left, _ in found if done < 4), (
+        "a first run cannot know it before its last stage"
+    )
 
 
 def test_nothing_of_the_bars_is_left_and_lines_say_what_was_done(watched):
@@ -159,47 +164,81 @@ def test_the_state_of_a_run_says_the_winner_or_that_there_is_none(server, out, w
     assert flow_run["name"] == "quickstart"
 
 
-def test_a_run_that_fails_keeps_its_name_and_says_why_once_with_one_traceback(server, tmp_path):
-    environment = {**os.environ, "PREFECT_API_URL": server}
+def test_the_servers_logs_have_a_line_about_progress_in_ten_seconds_at_most(server, out, watched):
+    run = artifacts_of(server, newest_run(out))["winner"]["flow_run_id"]
+    told = [(datetime.fromisoformat(entry["timestamp"]), entry["message"]) for entry in log_of(server, run)]
+    about = [
+        at for at, text in told if re.search(r" of \d+ visits\)|epoch \d|^decoded|^checking|fit to be published", text)
+    ]
+    assert about
+    assert all((after - before).total_seconds() > 9.9 for before, after in pairwise(about))
+    files = "".join(file.read_text() for file in (newest_run(out) / "logs").iterdir())
+    assert files.count(" visits)") > 10, "the stage's own file has all of it"
+    ended = [text for _, text in told if re.match(r"\d of 5 stages: ", text)]
+    assert len(ended) == 5
+
+
+@pytest.fixture(scope="module")
+def failed(server, tmp_path_factory):
+    """Name -> (flow run, its log) of two runs of a deployment that fail: in a stage, and for the values in the form."""
+    environment, folder = {**os.environ, "PREFECT_API_URL": server}, tmp_path_factory.mktemp("failed")
     prefect = [sys.executable, "-m", "prefect"]
     subprocess.run([*prefect, "work-pool", "create", "burnish", "--type", "process"], env=environment, cwd=ROOT,
                    check=False, capture_output=True)  # fmt: skip
     subprocess.run([*prefect, "--no-prompt", "deploy", "--name", "quickstart"], env=environment, cwd=ROOT, check=True,
                    capture_output=True)  # fmt: skip
     deployment = api(server, "deployments/name/burnish/quickstart")
-
-    from flows.settings import load
-
-    study = load("quickstart", [*SHORT, "train.learning_rate=1e9", "train.schedule='constant'", "train.epochs=1"])
-    asked = {
-        "name": "Tuesday's attempt",
-        "parameters": {"study": study.model_dump(mode="json"), "out": str(tmp_path / "out")},
-    }
-    run = api(server, f"deployments/{deployment['id']}/create_flow_run", asked)["id"]
-    with (tmp_path / "worker.log").open("w") as log:
+    diverges = plain(
+        load("quickstart", [*SHORT, "train.learning_rate=1e9", "train.schedule='constant'", "train.epochs=1"])
+    )
+    impossible = plain(load("quickstart", [*SHORT])) | {"benchmark": {"runtimes": ["onnxruntime"]}}
+    runs = {
+        name: api(server, f"deployments/{deployment['id']}/create_flow_run",
+                  {"name": name, "parameters": {"study": study, "out": str(folder / "out")}})["id"]
+        for name, study in (("Tuesday's attempt", diverges), ("no reference", impossible))
+    }  # fmt: skip
+    with (folder / "worker.log").open("w") as log:
         worker = subprocess.Popen([*prefect, "worker", "start", "--pool", "burnish"], env=environment, cwd=ROOT,
                                   stdout=log, stderr=log)  # fmt: skip
         try:
             deadline = time.monotonic() + 300
-            while (flow_run := api(server, f"flow_runs/{run}"))["state_type"] != "FAILED":
-                assert time.monotonic() < deadline, (tmp_path / "worker.log").read_text()[-3000:]
-                assert flow_run["state_type"] not in ("COMPLETED", "CRASHED"), flow_run["state"]
+            while {api(server, f"flow_runs/{run}")["state_type"] for run in runs.values()} != {"FAILED"}:
+                assert time.monotonic() < deadline, (folder / "worker.log").read_text()[-3000:]
                 time.sleep(1)
             time.sleep(5)  # Prefect sends logs every two seconds, the last ones when the process ends
         finally:
             worker.terminate()
             worker.wait(60)
-    assert flow_run["name"] == "Tuesday's attempt"
+    return {name: (api(server, f"flow_runs/{run}"), log_of(server, run)) for name, run in runs.items()}
+
+
+def log_of(server, run):
+    asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+    return api(server, "logs/filter", asked)
+
+
+def test_a_run_keeps_the_name_that_a_person_gave_it(failed):
+    assert {flow_run["name"] for flow_run, _ in failed.values()} == set(failed)
+
+
+def test_a_run_that_fails_says_why_in_its_state_and_once_in_its_log_with_one_traceback(failed):
+    flow_run, log = failed["Tuesday's attempt"]
     why = "the loss is inf at epoch 1"
     assert flow_run["state"]["message"].startswith(
-        "no variant to measure: lenet5/train: Diverged: lenet5/train: " + why
+        f"no variant to measure: lenet5/train: Diverged: lenet5/train: {why}"
     )
-    logs = api(server, "logs/filter", {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"})
-    errors = [entry["message"] for entry in logs if entry["level"] >= 40]
+    errors = [entry["message"] for entry in log if entry["level"] >= 40]
     assert len(errors) == 3, errors
     assert errors[0].startswith(f"2 of 5 stages: train/lenet5 failed: Diverged: lenet5/train: {why}")
     assert errors[1].startswith("Finished in state Failed('no variant to measure: lenet5/train")
     assert errors[2].startswith("This is where the run failed:\nTraceback")
     assert "tasks/loop.py" in errors[2], "the stage's own traceback, as the cause"
-    assert sum("Traceback" in entry["message"] for entry in logs) == 1
-    assert "Traceback" not in errors[0] + errors[1] and "\n" not in errors[0] + errors[1]
+    assert sum("Traceback" in entry["message"] for entry in log) == 1
+    assert "\n" not in errors[0] + errors[1]
+
+
+def test_values_that_cannot_go_together_are_refused_in_one_line(failed):
+    flow_run, log = failed["no reference"]
+    why = "benchmark.runtimes: must contain 'eager', which the reference is measured with"
+    assert why in flow_run["state"]["message"]
+    assert [entry["message"] for entry in log if entry["level"] >= 40] == [f"refused: study: {why}"]
