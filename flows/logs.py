@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 EVERY_SECONDS = 10.0
 
@@ -44,8 +49,27 @@ def _of_the_flow(record: logging.LogRecord) -> bool:
         if isinstance(record.exc_info[1], ParameterTypeError):  # the person's mistake: no place in the code is of use
             record.msg, record.exc_info = f"refused: {refusal(record.exc_info[1])}", None
         else:
-            record.msg = "This is where the run failed:"
+            record.msg, record.exc_info = "This is where the run failed:", _where(record.exc_info[1])
     return True
+
+
+def _where(error: BaseException | None) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    """The first cause of an error, with its traceback from where Prefect calls the project, if it failed there."""
+    assert error is not None
+    while error.__cause__ is not None:
+        error = error.__cause__
+    start = place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        if _of_prefect(place):
+            start = place.tb_next
+        place = place.tb_next
+    if place is not None and _of_prefect(place):  # it failed in Prefect itself
+        start = error.__traceback__
+    return type(error), error, start
+
+
+def _of_prefect(place: TracebackType) -> bool:
+    return "prefect" in Path(place.tb_frame.f_code.co_filename).parts
 
 
 def refusal(error: Exception) -> str:
