@@ -278,15 +278,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with watched(getattr(arguments, "out", ".")):
             arguments.do(arguments)
-    except DiskFull as error:
+    except (Mistake, ValueError, DiskFull, Lost) as error:  # ValueError: what a stage says of the user's data
         print(f"burnish: {error}", file=sys.stderr)
-        return 1
-    except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
-        print(f"burnish: {error}", file=sys.stderr)
-        return 2
-    except Lost as error:
-        print(f"burnish: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, (DiskFull, Lost)) else 2
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130

@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from flows.presets import presets, scaled
+from flows.settings import plain
 from flows.studies import SCALES, Scale
 
 HEAD = (
@@ -22,7 +23,7 @@ def deployment(name: str, preset: str, schedules: list[dict[str, Any]], *scale: 
         "description": (function.__doc__ or "").strip(),
         "entrypoint": "flows/study.py:run_study",
         "tags": ["burnish"],
-        "parameters": {"study": function(*scale).model_dump(mode="json", exclude_none=True), "out": "artifacts"},
+        "parameters": {"study": plain(function(*scale)), "out": "artifacts"},
         "work_pool": {"name": "burnish"},
         "schedules": schedules,
     }

@@ -19,7 +19,7 @@ class Mistake(Exception):
     """Something the user wrote is wrong; the message is one line."""
 
 
-def _plain(record: BaseModel) -> dict[str, Any]:
+def plain(record: BaseModel) -> dict[str, Any]:
     """JSON of a record without nulls (TOML has none) and without the `kind` that the place already tells."""
 
     def clean(value: Any, keep: bool = False) -> Any:
@@ -38,7 +38,7 @@ def to_toml(study: Study) -> str:
 
     lines: list[str] = []
     record: type[BaseModel] | None = Study
-    for line in tomli_w.dumps(_plain(study)).splitlines():
+    for line in tomli_w.dumps(plain(study)).splitlines():
         if line.startswith("["):
             path = line.strip("[]").split(".")
             record = _record_at(path)
@@ -174,7 +174,7 @@ def load(name: str, settings: list[str], scale: str | None = None) -> Study:
     if scale and not (name in known and scaled(name)):
         raise Mistake(f"--scale: {name} has one scale alone; {', '.join(filter(scaled, known))} have several")
     if name in known:
-        values = _plain(known[name](scale) if scale else known[name]())
+        values = plain(known[name](scale) if scale else known[name]())
     elif name.endswith(".toml"):
         values = _read(Path(name))
     else:

@@ -247,13 +247,15 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
     handlers = (_OfRun(turn.context, turn.label), _Progress())
     for handler in handlers:
         LOG.addHandler(handler)
+    turn.stage.computed += 1
     started = time.monotonic()
     try:
         with watched(turn.context.out):
             with _alone(devices, log):
                 result = function(turn.work(log), **inputs)
             turn.keep(result)
-        log.info("done in %.1f s", time.monotonic() - started)
+        seconds = f"done in {time.monotonic() - started:.1f} s"  # to the stage's own file: the study says it too
+        handlers[0].handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, seconds, (), None))
         return result
     except BaseException:  # to the run's log with its traceback; who called says it to the user
         handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, turn.label, (), sys.exc_info()))

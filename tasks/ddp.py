@@ -102,9 +102,11 @@ def _listen(
         elif "score" in said:
             if on_epoch:
                 on_epoch(said["epoch"], said["score"])
+        elif said["progress"]:
+            done, total = said["progress"]
+            job.work.progress(done, total, said["text"])
         else:
-            extra = {"progress": tuple(said["progress"])} if said["progress"] else None
-            job.work.log.log(said["level"], "%s", said["text"], extra=extra)
+            job.work.log.log(said["level"], "%s", said["text"])
     process.wait()
     return failed
 

@@ -84,7 +84,8 @@ def qat(
     tuning = _tuning(trained.train, settings)
     runtime.load_library("cpu")
     variants, told, epochs = [], [], []
-    for setting in settings.settings:
+    for number, setting in enumerate(settings.settings):
+        part = work.part(number / len(settings.settings), (number + 1) / len(settings.settings))
         made: dict[str, Any] = {
             "name": f"{fp32.name}/int8-qat-{setting}", "model": fp32.model, "stage": "qat", "format": "onnx",
             "parent": fp32.name, "precision": "int8", "setting": f"qat-{setting}", "parameters": fp32.parameters,
@@ -95,7 +96,7 @@ def qat(
             torch.manual_seed(tuning.seeds[0])
             example = torch.from_numpy(compared[:2])
             simulated = fake_quantized(models.load(source), example, setting)
-            state = train_best(work, simulated, models.architecture(source), data, tuning, model_label=model.label,
+            state = train_best(part, simulated, models.architecture(source), data, tuning, model_label=model.label,
                                variant=made["name"], stage="qat")  # fmt: skip
             epochs += state["epochs"]
             simulated.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

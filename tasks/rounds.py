@@ -167,9 +167,11 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                 own = [os.getpid(), *(job.process.pid for job in group if job.process)]
                 for size, visited in product(sizes, filter(None, together)):
                     what = visited[0].label if len(visited) == 1 else f"{len(visited)} candidates in turns"
+                    where = f"round {number + 1} of {rounds}, batch {size}: {what}"
                     efforts = [replace(effort, limit=limit) for limit in budget.next(visited, size)]
                     for share in _visit(work.log, visited, size, folder, efforts, own):
-                        work.progress(done + share * len(visited), total, f"round {number + 1}: {what} · batch {size}")
+                        reached = done + share * len(visited)
+                        work.progress(reached, total, f"{where} ({int(reached)} of {total} visits)")
                     done += len(visited)
                 for job in group:
                     if number == rounds - 1:

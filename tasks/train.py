@@ -85,14 +85,20 @@ class Seeded:
     """Row of `seeds`."""
 
 
+def images_seen(data: Prepared, settings: Train) -> int:
+    """Images that a training of all seeds sees, over all epochs, if it is not ended early."""
+    return len(settings.seeds) * settings.epochs * min(settings.train_limit or data.train_rows, data.train_rows)
+
+
 def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, variant: str, stage: str) -> Seeded:
     """Train once a seed. Test images tell how much seeds differ, never which one goes on."""
     import numpy
 
     made: list[tuple[Fitted, dict[str, object]]] = []
-    for seed in settings.seeds:
+    for number, seed in enumerate(settings.seeds):
         network, architecture = fresh(model, data, seed)
-        fitted = fit(work, network, architecture, data, settings.model_copy(update={"seeds": (seed,)}),
+        part = work.part(number / len(settings.seeds), (number + 1) / len(settings.seeds))
+        fitted = fit(part, network, architecture, data, settings.model_copy(update={"seeds": (seed,)}),
                      model_label=model.label, variant=variant, stage=stage)  # fmt: skip
         made.append((fitted, evaluation_row(work, data, variant, fitted.artifact, settings.device)))
     best = max(range(len(made)), key=lambda n: made[n][0].validation_macro_f1)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.fit import Diverged, fit
 from tasks.records import Model, Prepared, Range, Train, Trained, Tune
-from tasks.train import LIBRARIES, family, fresh, pretrained, train_seeds, weights
+from tasks.train import LIBRARIES, family, fresh, images_seen, pretrained, train_seeds, weights
 from tasks.variants import variant_row
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ def search(
             study.enqueue_trial({name: getattr(base, name) for name in settings.space})
         trial = study.ask()
         values = {} if number == 0 else _suggest(trial, settings.space)
-        outcome, told = _trial(work, model, data, short.model_copy(update=values), trial, number)
+        part = work.part(number / settings.trials, (number + 1) / settings.trials)
+        outcome, told = _trial(part, model, data, short.model_copy(update=values), trial, number)
         rows = [each["row"] for each in (*_outcomes(study), outcome)]
         scores = [row["score"] for row in rows if row["score"] is not None]
         outcome["row"] |= {"model": model.label, "trial": number, "adjusted": json.dumps(values),
@@ -125,13 +126,21 @@ def _trial(
     return {"row": row, "epochs": epochs}, told
 
 
+def _share_of_search(data: Prepared, train: Train, settings: Tune) -> float:
+    """The share of the stage that its trials take, the rest is the training with the best settings, by images seen."""
+    trial = train.model_copy(update={"epochs": settings.epochs, "train_limit": settings.train_limit, "seeds": (0,)})
+    search = settings.trials * images_seen(data, trial)
+    return search / (search + images_seen(data, train))
+
+
 def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: Tune, final: bool) -> Trained:
     """Search `settings.space` around the settings of `trained` and retrain the best.
 
     The weights that are better on validation go on: the retrained ones, or those the search started from.
     """
     assert trained.validation_macro_f1 is not None  # what is trained has validation images
-    trials, epochs = search(work, model, data, trained.train, settings)
+    searched = _share_of_search(data, trained.train, settings)
+    trials, epochs = search(work.part(0, searched), model, data, trained.train, settings)
     best = max((t for t in trials if t["score"] is not None), key=lambda t: t["score"], default=None)  # type: ignore[arg-type,return-value]
     if best is None:
         raise RuntimeError(f"{model.label}: every one of {len(trials)} trials failed: {trials[-1]['error']}")
@@ -140,7 +149,7 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
     result = trained
     if best["trial"] != 0:  # the study's own settings would train to the same weights again
         found = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
-        seeded = train_seeds(work, model, data, found, name, "tune")
+        seeded = train_seeds(work.part(searched, 1), model, data, found, name, "tune")
         fitted = seeded.fitted
         epochs += seeded.epochs
         tuned = weights(model, data, name, "tune", fitted.artifact, parent=trained.variant.name,

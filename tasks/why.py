@@ -43,10 +43,11 @@ def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: 
     told = {"task": label, "outcome": "hit" if hit else "computed", "key": key, "differs": reasons, "at": time.time()}
     write_text(Path(context.out) / "runs" / context.run / "why" / f"{slug(label)}.json", json.dumps(told, indent=1))
     write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
-    if hit:
-        LOG.info("%s: cached", label)
-    else:
-        LOG.info("%s: computing (%s)", label, "; ".join(reasons)[:SHORT], extra={"stage": label})
+    if hit:  # who runs the study says so
+        return
+    more = f" and {len(reasons) - 2} more, see `burnish why`" if len(reasons) > 2 else ""
+    said = f" ({'; '.join(reasons[:2])[:SHORT]}{more})" if reason or broken or before else ""
+    LOG.info("%s: computing%s", label, said, extra={"stage": label})
 
 
 def _last_time(last: Path, label: str) -> tuple[dict[str, Any] | None, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fcntl
 import os
 import pty
@@ -50,12 +51,13 @@ class Terminal:
         self._reader.start()
 
     def _read(self) -> None:
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
             try:
                 read = os.read(self._master, 65536)
             except OSError:  # the last process that had it open has ended
                 return
-            self.text += read.decode(errors="replace")
+            self.text += decoder.decode(read)
 
     def processes(self) -> list[psutil.Process]:
         """All processes of the command that were seen and live; those in sessions of their own too."""

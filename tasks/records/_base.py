@@ -5,9 +5,14 @@ from __future__ import annotations
 import ast
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -60,7 +65,27 @@ def known(value: str, accepted: tuple[str, ...], what: str) -> str:
     return value
 
 
+def choices(*values: str) -> WithJsonSchema:
+    """Say in a field's JSON schema which texts it takes, so that the form in the Prefect UI offers them."""
+    return WithJsonSchema({"type": "string", "enum": list(values)})
+
+
 class Record(BaseModel):
     """Base of all records: frozen, JSON in and out, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    FORM_ASKS_KIND: ClassVar[bool] = False
+    """Whether the form has to ask for `kind`, because records of other kinds can stand in the same place."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Leave `kind`, which is the same in every record of a class, out of the form in the Prefect UI.
+
+        The form shows `properties`. A server that validates values accepts a `kind` that is given all the same.
+        """
+        schema = handler(core_schema)
+        record = handler.resolve_ref_schema(schema)
+        if not cls.FORM_ASKS_KIND and "const" in record.get("properties", {}).get("kind", {}):
+            constant = record["properties"].pop("kind")["const"]
+            record["patternProperties"] = {"^kind$": {"const": constant}}
+        return schema

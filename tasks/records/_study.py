@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tasks.records._base import MAKES, Record, formats, known, plugins
+from tasks.records._base import MAKES, Record, choices, formats, known, plugins
 from tasks.records._data import Data, Model
 from tasks.records._forms import Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._search import Ablate, Augment, Prune, Tune
@@ -18,7 +18,7 @@ class Study(Record):
 
     kind: Literal["study"] = "study"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "study"
-    published: str = ""
+    published: Annotated[str, choices("", *plugins("published"))] = ""
     """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
     data: Data = Data()
     models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
