@@ -45,6 +45,8 @@ def _arguments() -> argparse.ArgumentParser:
     _scale_argument(run)
     run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
                      help="compute a stage although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
+    run.add_argument("--skip", action="append", default=[], metavar="STAGE",
+                     help="leave a stage out, e.g. build; may be repeated")  # fmt: skip
     run.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
     run.set_defaults(do=_run)
 
@@ -221,8 +223,11 @@ def _why(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    study = load(arguments.study, arguments.settings, arguments.scale)
+    from flows.plan import planned
+
+    study = load(arguments.study, arguments.settings, arguments.scale, arguments.skip)
     _reachable(study)
+    planned(study)  # what `auto` stands for here goes together with the other settings, or that is said at once
     for name, value in PREFECT.items():
         os.environ.setdefault(name, value)
     from flows.console import shown

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
+from flows.plan import planned
 from flows.presets import quickstart
 from flows.settings import to_toml
 from models import check_gelu, weights_file
@@ -253,7 +254,9 @@ def _publish(run: Run, result: Result) -> None:
     _keep_models(run.variants, store, run.folder / "models")
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))
-    write_text(run.folder / "result.json", json.dumps({"winner": result.winner, "reason": result.reason}, indent=1))
+    write_text(
+        run.folder / "result.json", json.dumps(result.model_dump(include={"winner", "reason", "cautions"}), indent=1)
+    )
     page = report.render(out, run.context.run)
     summary = tables.read(out, "summary", run.context.run).collect()
     shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",
@@ -291,10 +294,14 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
-    run = Run(study, out, again)
+    plan = planned(study)
+    run = Run(plan.study, out, again)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
-    write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
+    write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "auto": plan.chosen}, indent=1))
+    for setting, told in plan.chosen.items():
+        LOG.info("%s: auto is %s", setting, told)
+    study = plan.study
     data: Prepared = run.do(prepare_task, settings=study.data)
     for model in study.models:
         _techniques(run, model, data)

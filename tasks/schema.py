@@ -268,6 +268,7 @@ TABLES: dict[str, Table] = {
             "parity": number("largest logit difference from the parent, relative to its largest logit", null=True),
             "tolerance": number("accepted parity", null=True),
             "benchmark": Column(pl.Boolean, "whether it went on to the benchmark"),
+            "note": text("what training found out about these weights and a person should know", null=True),
             **OUTCOME,
         },
         unique=("name",),
@@ -503,7 +504,7 @@ TABLES: dict[str, Table] = {
     "summary": Table(
         "The end of the study: a row a variant × runtime × device × batch size, failed and skipped ones included.",
         {
-            "role": text("part it plays", "winner", "runner-up", "reference", null=True),
+            "role": text("part it plays", "winner", "runner-up", "reference", "provisional", null=True),
             "model": text("label of the model"),
             **WHICH,
             **BATCH,

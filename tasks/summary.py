@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks import tables as contract
+from tasks.budget import HURRIED
+from tasks.evidence import Evidence, evidence
 from tasks.intervals import compare, turns
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 KEY = ("variant", "runtime", "device")
 PARTS = ("variants", "benchmarks", "throughputs", "evaluations", "memory")
 """Tables that the summary is made of."""
+BESIDE = ("datasets", "predictions")
+"""Tables that say what the images can show; the summary is the same without them."""
 METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro F1"}
 TRAINING = ("train", "tune", "augment")
 EPS = 1e-9
@@ -47,13 +51,18 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Summary:
-    """The `summary` frame, its three rows that play a part, and why."""
+    """The `summary` frame, its rows that play a part, and why."""
 
     frame: pl.DataFrame
     winner: Row | None
     runner_up: Row | None
     reference: Row | None
     reason: str
+    """Sentences: `cautions` first, then the winner and why it is that one."""
+    provisional: Row | None = None
+    """Where there is no winner: the fastest row that is accurate enough, which was measured under bad conditions."""
+    cautions: tuple[str, ...] = ()
+    """Why the accuracy rule is met vacuously (tasks/evidence.py)."""
 
 
 WIDE = 100
@@ -70,12 +79,13 @@ def words(row: Mapping[str, Any]) -> str:
     return f"{row['variant']} on {row['runtime']}, {row['device']}, batch {row['batch_size']}"
 
 
-def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
+def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     """Join the tables of `PARTS` into the summary, compare every row with the reference and apply the study's rule.
 
     The reference is the most accurate (study.select.metric) fp32 unpruned model in PyTorch eager, on the study's device
     at the compared batch size. Latencies are compared with the reference model's row of the same device and batch size.
-    The winner is the eligible row of the smallest median latency at the compared batch size.
+    The winner is the eligible row of the smallest median latency at the compared batch size. Tables of `BESIDE` may be
+    lazy or missing: they say what the images can show of the rule.
     """
     rows = _joined(tables)
     rounds = {
@@ -104,11 +114,21 @@ def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
         key=lambda row: (row["latency_median_ms"], -row[metric], _place(row)),
     )
     winner, runner_up = (*ranked, None, None)[:2]
-    for role, part in (("reference", reference), ("runner-up", runner_up), ("winner", winner)):
+    provisional = min(_passed_over(rows, study, batch), key=_milliseconds, default=None) if winner is None else None
+    for role, part in (
+        ("reference", reference),
+        ("runner-up", runner_up),
+        ("winner", winner),
+        ("provisional", provisional),
+    ):
         if part is not None:
             part["role"] = role
-    reason = _reason(rows, study, rounds, reference, (winner, runner_up))
-    return Summary(contract.frame("summary", rows), winner, runner_up, reference, reason)
+    shown = evidence(tables, study, reference, winner or provisional)
+    told = _reason(rows, study, rounds, reference, (winner, runner_up, provisional), shown)
+    return Summary(
+        contract.frame("summary", rows), winner, runner_up, reference, " ".join((*shown.cautions, told)), provisional,
+        shown.cautions,
+    )  # fmt: skip
 
 
 def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:
@@ -189,52 +209,93 @@ def _compare(theirs: Rounds | None, own: Rounds | None) -> tuple[float, float, f
 
 
 def _reason(
-    rows: list[Row], study: Study, rounds: Mapping[Place, Rounds], reference: Row | None, best: tuple[Row | None, ...]
+    rows: list[Row],
+    study: Study,
+    rounds: Mapping[Place, Rounds],
+    reference: Row | None,
+    best: tuple[Row | None, ...],
+    shown: Evidence,
 ) -> str:
-    """One to four plain sentences; `best`: winner and runner-up."""
-    metric, name, allowed = study.select.metric, METRIC_NAMES[study.select.metric], f"{study.select.max_drop:g}"
-    winner, runner_up = best
+    """A few plain sentences; `best`: winner, runner-up and provisional best."""
+    winner, runner_up, provisional = best
     if reference is None:
         return ("No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
                 "is no reference for the accuracy rule.")  # fmt: skip
     if winner is None:
-        removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
-        counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
-        first = (f"No winner: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
-                 f"{allowed} of the reference's {name} ({reference[metric]:.3f}, {words(reference)}).")  # fmt: skip
-        return " ".join((first, *_passed_over(rows, study, reference["batch_size"])))
+        told = _no_winner(rows, study, reference)
+        if provisional is not None:
+            told += f" {_provisional(rows, study, reference, provisional)}"
+        return " ".join(filter(None, (told, shown.drop if provisional is not None else "")))
     if winner is reference:
-        first = (f"{words(winner)}: {_ms(winner)} median, {name} {winner[metric]:.3f}. It is the reference itself: "
+        first = (f"{words(winner)}: {_ms(winner)} median, {_score(winner, study)}. It is the reference itself: "
                  "no other form that may win has a smaller median.")  # fmt: skip
     else:
-        first = (f"{words(winner)}: {_ms(winner)} median{_against(winner, reference)}, {name} {winner[metric]:.3f} "
-                 f"against {reference[metric]:.3f}, within the allowed drop of {allowed}.")  # fmt: skip
+        first = f"{_compared(winner, reference, study)}."
     gate = "The held-out images decided only who passes this accuracy rule, not the order."
+    ahead = _passed_over(rows, study, winner["batch_size"], winner["latency_median_ms"])
     return " ".join(
-        (
-            first,
-            _second(winner, runner_up, rounds),
-            *_passed_over(rows, study, winner["batch_size"], winner["latency_median_ms"]),
-            gate,
-        )
+        filter(None, (first, shown.drop, _second(winner, runner_up, rounds), _marked_ahead(ahead, study), gate))
     )
 
 
-def _passed_over(rows: list[Row], study: Study, batch_size: int, winners_ms: float = math.inf) -> list[str]:
-    """Sentences on rows that would have won, had they been measured under good conditions."""
-    faster = [
-        row for row in rows
-        if row["batch_size"] == batch_size and row["conditions"] is not None and _accurate(row, study)
-        and row["latency_median_ms"] < winners_ms
-    ]  # fmt: skip
-    if not faster:
-        return []
-    best = min(faster, key=lambda row: row["latency_median_ms"])
-    likewise = f"; {len(faster) - 1} more likewise" if len(faster) > 1 else ""
+def _score(row: Row, study: Study) -> str:
+    return f"{METRIC_NAMES[study.select.metric]} {row[study.select.metric]:.3f}"
+
+
+def _compared(row: Row, reference: Row, study: Study) -> str:
+    """A row's figures beside the reference's."""
+    return (f"{words(row)}: {_ms(row)} median{_against(row, reference)}, {_score(row, study)} against "
+            f"{reference[study.select.metric]:.3f}, within the allowed drop of {study.select.max_drop:g}")  # fmt: skip
+
+
+def _no_winner(rows: list[Row], study: Study, reference: Row) -> str:
+    """What removed every row, counted."""
+    removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
+    counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
+    return (f"No winner: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
+            f"{study.select.max_drop:g} of the reference's {_score(reference, study)} ({words(reference)}).")  # fmt: skip
+
+
+def _provisional(rows: list[Row], study: Study, reference: Row, best: Row) -> str:
+    """The provisional best, why it is no winner yet, and what would confirm it."""
+    others = len(_passed_over(rows, study, best["batch_size"])) - 1
+    likewise = f"; {others} more that are accurate enough likewise" if others else ""
+    return (f"Provisional best: {_compared(best, reference, study)}. It was measured under bad conditions "
+            f"({best['conditions']}{likewise}). {_to_confirm(best, study)}")  # fmt: skip
+
+
+def _to_confirm(row: Row, study: Study) -> str:
+    """What the user can do about the bad conditions of a row."""
+    minutes = study.benchmark.minutes
+    hurried = [HURRIED in cause for cause in row["conditions"].split("; ")]
+    quiet = " while nothing else runs on this machine"
+    if minutes is None or not any(hurried):
+        return f"To confirm it, run the same command with --again benchmark{quiet}."
+    return (f"{minutes:g} minutes (benchmark.minutes) were too few: to confirm it, run the same command with "
+            f"--set benchmark.minutes={2 * minutes:g}{'' if all(hurried) else quiet}.")  # fmt: skip
+
+
+def _passed_over(rows: list[Row], study: Study, batch_size: int, winners_ms: float = math.inf) -> list[Row]:
+    """Rows that would have won, had they been measured under good conditions."""
     return [
-        f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
-        f"{_ms(best)} ({best['conditions']}{likewise}). On a quieter machine: the same command with --again benchmark."
-    ]
+        row for row in rows
+        if row["batch_size"] == batch_size and row["conditions"] is not None and row["status"] == "ok"
+        and _accurate(row, study) and row["latency_median_ms"] is not None and row["latency_median_ms"] < winners_ms
+    ]  # fmt: skip
+
+
+def _milliseconds(row: Row) -> float:
+    return float(row["latency_median_ms"])
+
+
+def _marked_ahead(faster: list[Row], study: Study) -> str:
+    """A sentence on the rows that `_passed_over` found ahead of the winner."""
+    if not faster:
+        return ""
+    best = min(faster, key=_milliseconds)
+    likewise = f"; {len(faster) - 1} more likewise" if len(faster) > 1 else ""
+    return (f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
+            f"{_ms(best)} ({best['conditions']}{likewise}). {_to_confirm(best, study)}")  # fmt: skip
 
 
 def _against(winner: Row, reference: Row) -> str:
