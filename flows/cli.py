@@ -237,6 +237,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
         run = run_study(study, arguments.out, tuple(arguments.again))
     from flows import published, report
+    from flows.conclusion import conclusion, held_out
     from tasks import tables
     from tasks.published import images_here
 
@@ -245,10 +246,13 @@ def _run(arguments: argparse.Namespace) -> None:
         print(published.text(published.compare(study.published, report.tables_of(out, run)), report.terminal_width()))
     summary, datasets = (tables.read(out, name, run).collect() for name in ("summary", "datasets"))
     compared = study.select.batch_size or min(study.benchmark.batch_sizes)
-    report.print_table(summary.filter(summary["batch_size"] == compared), compared, images_here({"datasets": datasets}))
-    folder = Path(arguments.out) / "runs" / run
-    told = json.loads((folder / "result.json").read_text())
-    print(f"\n{'winner: ' if told['winner'] else ''}{told['reason']}\nreport: {folder / 'report.html'}")
+    report.print_table(
+        summary.filter(summary["batch_size"] == compared),
+        compared,
+        held_out(datasets, images_here({"datasets": datasets})),
+    )
+    width = report.terminal_width() if sys.stdout.isatty() else None
+    print(f"\n{conclusion(out / 'runs' / run, width, colour=sys.stdout.isatty())}")
 
 
 def _reachable(study: Study) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.caching import stage
 from tasks.records import Result
 from tasks.schema import OF_A_STUDY
-from tasks.summary import BESIDE, PARTS, csv, summarise, words
+from tasks.summary import BESIDE, MARKED, PARTS, csv, marked_csv, summarise, words
 
 if TYPE_CHECKING:
     from tasks.records import Artifact, Study
@@ -42,6 +42,9 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
             found.frame.write_parquet(paths["summary"], compression="zstd")
             (folder / "benchmark_results.csv").write_text(csv(found.frame))
             files["benchmark_results.csv"] = work.store.put(folder / "benchmark_results.csv", "csv")
+            if (marked := marked_csv(found.frame)) is not None:
+                (folder / MARKED).write_text(marked)
+                files[MARKED] = work.store.put(folder / MARKED, "csv")
             winner, reason = found.winner and words(found.winner), found.reason
             merged["summary"] = paths["summary"]
         work.progress(2, 3, "checking all tables")

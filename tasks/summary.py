@@ -34,6 +34,8 @@ CSV_COLUMNS = (
     "model_name", "batch_size", "optimization_technique", "device", "model_size_mb", "accuracy_top_1", "accuracy_top_5",
     "ram_usage_mb", "vram_usage_mb", "latency_ms_per_batch", "throughput_samples_per_sec",
 )  # fmt: skip
+MARKED = "benchmark_results_marked.csv"
+"""File of the rows whose times benchmark_results.csv leaves empty."""
 
 Row = dict[str, Any]
 Place = tuple[str, str, str, int]
@@ -57,12 +59,17 @@ class Summary:
     winner: Row | None
     runner_up: Row | None
     reference: Row | None
-    reason: str
-    """Sentences: `cautions` first, then the winner and why it is that one."""
+    told: tuple[str, ...]
+    """The winner and why it is that one, a few sentences of plain English each."""
     provisional: Row | None = None
     """Where there is no winner: the fastest row that is accurate enough, which was measured under bad conditions."""
     cautions: tuple[str, ...] = ()
     """Why the accuracy rule is met vacuously (tasks/evidence.py)."""
+
+    @property
+    def reason(self) -> str:
+        """`cautions`, then `told`."""
+        return " ".join((*self.cautions, *self.told))
 
 
 WIDE = 100
@@ -121,14 +128,12 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
         ("winner", winner),
         ("provisional", provisional),
     ):
-        if part is not None:
+        if part is not None and not (part is reference and role == "provisional"):
             part["role"] = role
     shown = evidence(tables, study, reference, winner or provisional)
     told = _reason(rows, study, rounds, reference, (winner, runner_up, provisional), shown)
-    return Summary(
-        contract.frame("summary", rows), winner, runner_up, reference, " ".join((*shown.cautions, told)), provisional,
-        shown.cautions,
-    )  # fmt: skip
+    frame = contract.frame("summary", rows)
+    return Summary(frame, winner, runner_up, reference, tuple(filter(None, told)), provisional, shown.cautions)
 
 
 def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:
@@ -150,7 +155,9 @@ def _joined(tables: Mapping[str, pl.DataFrame]) -> list[Row]:
     """A row a benchmark, with the columns of the variant, its quality and its memory; absent ones are null."""
     columns = contract.TABLES["summary"].columns
     variants = tables["variants"].drop("status", "error", "path", "sha256").rename({"name": "variant"})
-    rates = tables["throughputs"].select(*KEY, "batch_size", throughput="images_per_second")
+    rates = tables["throughputs"].select(
+        *KEY, "batch_size", throughput="images_per_second", throughput_conditions="conditions"
+    )
     whole = (
         tables["benchmarks"]
         .join(variants, on="variant", how="left", validate="m:1", maintain_order="left")
@@ -215,17 +222,19 @@ def _reason(
     reference: Row | None,
     best: tuple[Row | None, ...],
     shown: Evidence,
-) -> str:
-    """A few plain sentences; `best`: winner, runner-up and provisional best."""
+) -> tuple[str, ...]:
+    """A few plain sentences each, or nothing; `best`: winner, runner-up and provisional best."""
     winner, runner_up, provisional = best
     if reference is None:
         return ("No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
-                "is no reference for the accuracy rule.")  # fmt: skip
+                "is no reference for the accuracy rule.",)  # fmt: skip
     if winner is None:
-        told = _no_winner(rows, study, reference)
-        if provisional is not None:
-            told += f" {_provisional(rows, study, reference, provisional)}"
-        return " ".join(filter(None, (told, shown.drop if provisional is not None else "")))
+        if provisional is None:
+            return (_no_winner(rows, study, reference, "No winner"),)
+        return (
+            _no_winner(rows, study, reference, "No winner yet"), _provisional(rows, study, reference, provisional),
+            shown.drop,
+        )  # fmt: skip
     if winner is reference:
         first = (f"{words(winner)}: {_ms(winner)} median, {_score(winner, study)}. It is the reference itself: "
                  "no other form that may win has a smaller median.")  # fmt: skip
@@ -233,9 +242,7 @@ def _reason(
         first = f"{_compared(winner, reference, study)}."
     gate = "The held-out images decided only who passes this accuracy rule, not the order."
     ahead = _passed_over(rows, study, winner["batch_size"], winner["latency_median_ms"])
-    return " ".join(
-        filter(None, (first, shown.drop, _second(winner, runner_up, rounds), _marked_ahead(ahead, study), gate))
-    )
+    return first, shown.drop, _second(winner, runner_up, rounds), _marked_ahead(ahead, study), gate
 
 
 def _score(row: Row, study: Study) -> str:
@@ -248,11 +255,11 @@ def _compared(row: Row, reference: Row, study: Study) -> str:
             f"{reference[study.select.metric]:.3f}, within the allowed drop of {study.select.max_drop:g}")  # fmt: skip
 
 
-def _no_winner(rows: list[Row], study: Study, reference: Row) -> str:
+def _no_winner(rows: list[Row], study: Study, reference: Row, so: str) -> str:
     """What removed every row, counted."""
     removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
     counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
-    return (f"No winner: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
+    return (f"{so}: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
             f"{study.select.max_drop:g} of the reference's {_score(reference, study)} ({words(reference)}).")  # fmt: skip
 
 
@@ -367,8 +374,36 @@ def csv(summary: pl.DataFrame) -> str:
     """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean;
     throughput: `rate_column`).
 
-    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were.
+    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were. Times that were
+    measured under bad conditions are empty: `marked_csv` has them.
     """
+    rows = summary.to_dicts()
+    return _csv([_csv_line(row, rate_column(rows)) for row in rows])
+
+
+def marked_csv(summary: pl.DataFrame) -> str | None:
+    """The rows whose times `csv` leaves empty, with these times and what was bad about them; None where there are none."""
+    rows = summary.to_dicts()
+    rate = rate_column(rows)
+    lines = [
+        (*_csv_line(row, rate, trusted=False), "; ".join(dict.fromkeys(filter(None, _marks(row, rate)))))
+        for row in rows if any(_marks(row, rate))
+    ]  # fmt: skip
+    return _csv(lines, "conditions") if lines else None
+
+
+def _marks(row: Row, rate: str) -> tuple[str | None, str | None]:
+    """What was bad about the measurement of the latency and of the samples a second; None: nothing."""
+    return row["conditions"], row["throughput_conditions"] if rate == "throughput" else row["conditions"]
+
+
+def _csv(lines: list[tuple[Any, ...]], *more: str) -> str:
+    types = [pl.String, pl.Int64, pl.String, pl.String] + [pl.Float64] * 7 + [pl.String] * len(more)
+    return pl.DataFrame(lines, schema=dict(zip((*CSV_COLUMNS, *more), types, strict=True)), orient="row").write_csv()
+
+
+def _csv_line(row: Row, rate: str, *, trusted: bool = True) -> tuple[Any, ...]:
+    """The figures of a row; `trusted`: without times that were measured under bad conditions."""
 
     def mb(value: int | None) -> float | None:
         return None if value is None else round(value / 1e6, 4)
@@ -376,14 +411,10 @@ def csv(summary: pl.DataFrame) -> str:
     def percent(value: float | None) -> float | None:
         return None if value is None else round(100 * value, 4)
 
-    lines, rate = [], rate_column(summary.iter_rows(named=True))
-    for row in summary.iter_rows(named=True):
-        ok = row["status"] == "ok"
-        figures = (
-            mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
-            mb(row["vram_peak_bytes"]), row["latency_mean_ms"], row[rate],
-        )  # fmt: skip
-        which = (row["model"], row["batch_size"], technique(row), row["device"])
-        lines.append((*which, *(figures if ok else [None] * len(figures))))
-    types = [pl.String, pl.Int64, pl.String, pl.String] + [pl.Float64] * 7
-    return pl.DataFrame(lines, schema=dict(zip(CSV_COLUMNS, types, strict=True)), orient="row").write_csv()
+    slow, few = (trusted and mark is not None for mark in _marks(row, rate))
+    figures = (
+        mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
+        mb(row["vram_peak_bytes"]), None if slow else row["latency_mean_ms"], None if few else row[rate],
+    )  # fmt: skip
+    which = (row["model"], row["batch_size"], technique(row), row["device"])
+    return (*which, *(figures if row["status"] == "ok" else [None] * len(figures)))
