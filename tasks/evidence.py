@@ -185,7 +185,7 @@ def _verdict(lost: int, mended: int, images: int, select: Select) -> str:
     if allowed <= 0:
         return f"{told}, and no number of images resolves a drop of 0."
     needed = images_needed(allowed, (lost + mended) / images)
-    return f"{told}; about {_whole(int(float(f'{needed:.2g}')))} would be needed."
+    return f"{told}; about {_whole(int(float(f'{needed:.2g}')))} would be needed if the two are equally good."
 
 
 def _share(value: float) -> str:
