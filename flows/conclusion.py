@@ -31,7 +31,9 @@ def conclusion(folder: Path, width: int | None = None, *, colour: bool = False) 
     lines = [f"{YELLOW}{_broken(line, width)}{PLAIN}" if colour else _broken(line, width) for line in lines]
     lines.append(_broken(f"{'winner: ' if told['winner'] else ''}{reason}", width))
     if (folder / MARKED).is_file():
-        told_of = f"benchmark_results.csv leaves times empty that were measured under bad conditions; {MARKED} has them."
+        told_of = (
+            f"benchmark_results.csv leaves times empty that were measured under bad conditions; {MARKED} has them."
+        )
         lines.append(_broken(told_of, width))
     return "\n".join([*lines, f"report: {folder / 'report.html'}"])
 

@@ -241,7 +241,9 @@ def page(
     if "scenarios" in small:
         about["scenarios"] = grid(SCENARIOS, small["scenarios"].to_dicts(), "The winner in LoadGen's scenarios")
         about["capacity"] = capacity(small["scenarios"].to_dicts())
-    marked = "summary" in small and marked_csv(small["summary"]) is not None
+    # A summary without this column is of an older version, which wrote no second file.
+    written = "summary" in small and "throughput_conditions" in small["summary"].columns
+    marked = written and marked_csv(small["summary"]) is not None
     about |= {"profiles": profiles, "exported": exported, "marked_file": MARKED if marked else None}
     folder = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)

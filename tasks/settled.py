@@ -45,7 +45,7 @@ def note(model: nn.Module, epochs: Sequence[Mapping[str, object]]) -> str | None
     }
     if share <= LEFT or best["train"] - best["validation"] < BEHIND:
         return None
-    return (f"BatchNorm's running statistics have not settled: after {steps} training step{'' if steps == 1 else 's'} "
-            f"{share:.0%} of them is still their initial value, and top-1 reached {best['train']:.3f} on training images but "
-            f"{best['validation']:.3f} on validation images. Train for more steps: more epochs (train.epochs, "
-            "train.patience) or smaller batches (train.batch_size).")  # fmt: skip
+    return (f"BatchNorm's running statistics have not settled: in the weights that go on, after {steps} training "
+            f"step{'' if steps == 1 else 's'}, {share:.0%} of them is still their initial value. Top-1 reached "
+            f"{best['train']:.3f} on training images but {best['validation']:.3f} on validation images. Train for more "
+            "steps: more epochs (train.epochs, train.patience) or smaller batches (train.batch_size).")  # fmt: skip

@@ -394,7 +394,7 @@ def marked_csv(summary: pl.DataFrame) -> str | None:
 
 def _marks(row: Row, rate: str) -> tuple[str | None, str | None]:
     """What was bad about the measurement of the latency and of the samples a second; None: nothing."""
-    return row["conditions"], row["throughput_conditions"] if rate == "throughput" else row["conditions"]
+    return row["conditions"], row.get("throughput_conditions") if rate == "throughput" else row["conditions"]
 
 
 def _csv(lines: list[tuple[Any, ...]], *more: str) -> str:
