@@ -112,7 +112,7 @@ def _knows_nothing(tables: Tables, reference: Row, images: int, allowed: float) 
                 f"{reference['top1']:.3f}."]  # fmt: skip
     else:
         return []
-    return [" ".join((told, *_notes(tables, reference)))]
+    return [told, *_notes(tables, reference)]
 
 
 def _notes(tables: Tables, reference: Row) -> list[str]:

@@ -311,7 +311,7 @@ def conditions(visits: list[Visit], levels: list[float]) -> str | None:
     found = []
     unstable = sum(not visit.answer["stable"] for visit in visits)
     hurried = 2 * sum(visit.answer.get("hurried", False) for visit in visits) > len(visits)
-    why = f" ({HURRIED})" if hurried else ""
+    why = f", {HURRIED}" if hurried else ""
     if 2 * unstable > len(visits):
         found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds{why}")
     if max(levels) > (1 + SPREAD) * min(levels):

@@ -159,7 +159,7 @@ def test_where_the_benchmark_had_too_little_time_more_of_it_is_advised_not_a_qui
             tables | {"benchmarks": tables["benchmarks"].with_columns(conditions=marked)}, study
         ).reason
 
-    hurried = f"warm-up windows did not agree in 3 of 3 rounds ({HURRIED})"
+    hurried = f"warm-up windows did not agree in 3 of 3 rounds, {HURRIED}"
     assert "--set benchmark.minutes=1." in advice(hurried, study) and "nothing else runs" not in advice(hurried, study)
     both = advice(f"{hurried}; other processes used 60% of the cores", study)
     assert "--set benchmark.minutes=1 while nothing else runs on this machine" in both
