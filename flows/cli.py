@@ -38,6 +38,8 @@ def _arguments() -> argparse.ArgumentParser:
     _scale_argument(run)
     run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
                      help="compute a stage although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
+    run.add_argument("--skip", action="append", default=[], metavar="STAGE",
+                     help="leave a stage out, e.g. build; may be repeated")  # fmt: skip
     run.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
     run.set_defaults(do=_run)
 
@@ -225,8 +227,11 @@ def _why(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    study = load(arguments.study, arguments.settings, arguments.scale)
+    from flows.plan import planned
+
+    study = load(arguments.study, arguments.settings, arguments.scale, arguments.skip)
     _reachable(study)
+    planned(study)  # what `auto` stands for here goes together with the other settings, or that is said at once
     from flows.console import shown
     from flows.server import connected, outcome
 
@@ -235,6 +240,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
         run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     from flows import published, report
+    from flows.conclusion import conclusion, held_out
     from tasks import tables
     from tasks.published import images_here
 
@@ -243,10 +249,13 @@ def _run(arguments: argparse.Namespace) -> None:
         print(published.text(published.compare(study.published, report.tables_of(out, run)), report.terminal_width()))
     summary, datasets = (tables.read(out, name, run).collect() for name in ("summary", "datasets"))
     compared = study.select.batch_size or min(study.benchmark.batch_sizes)
-    report.print_table(summary.filter(summary["batch_size"] == compared), compared, images_here({"datasets": datasets}))
-    folder = Path(arguments.out) / "runs" / run
-    told = json.loads((folder / "result.json").read_text())
-    print(f"\n{'winner: ' if told['winner'] else ''}{told['reason']}\nreport: {folder / 'report.html'}")
+    report.print_table(
+        summary.filter(summary["batch_size"] == compared),
+        compared,
+        held_out(datasets, images_here({"datasets": datasets})),
+    )
+    width = report.terminal_width() if sys.stdout.isatty() else None
+    print(f"\n{conclusion(out / 'runs' / run, width, colour=sys.stdout.isatty())}")
 
 
 def _reachable(study: Study) -> None:

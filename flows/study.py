@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows import liveness, logs
+from flows.plan import planned
 from flows.presets import quickstart
 from flows.progress import Progress, builds_aware, forms
 from flows.settings import to_toml
@@ -268,7 +269,9 @@ def _publish(run: Run, result: Result) -> None:
     _keep_models(run.variants, store, run.folder / "models")
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))
-    write_text(run.folder / "result.json", json.dumps({"winner": result.winner, "reason": result.reason}, indent=1))
+    write_text(
+        run.folder / "result.json", json.dumps(result.model_dump(include={"winner", "reason", "cautions"}), indent=1)
+    )
     page = report.render(out, run.context.run)
     with without_server(LOG, "the run's artifacts are not shown there"):
         artifacts.publish(run.study, run.context.run, result, page)
@@ -321,11 +324,15 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
-    run = Run(study, out, again)
+    plan = planned(study)
+    run = Run(plan.study, out, again)
     sweep(Path(run.context.out), LOG)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
-    write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
+    write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "auto": plan.chosen}, indent=1))
+    for setting, told in plan.chosen.items():
+        LOG.info("%s: auto is %s", setting, told)
+    study = plan.study
     data: Prepared = run.do(prepare_task, settings=study.data)
     for model in study.models:
         _techniques(run, model, data)

@@ -48,7 +48,8 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         setting = f"{policy}, longer" if suffix == LONGER else policy
         variant = weights(model, data, name, "augment", fitted.artifact, parent=tuned.variant.name, setting=setting)
         found.append((variant, fitted))
-        work.log.info("%s: %d epochs, validation F1 %.4f", name, how.epochs, fitted.validation_macro_f1)
+        work.log.info("%s: %d epochs, validation F1 %.4f of %d images", name, how.epochs, fitted.validation_macro_f1,
+                      data.validation_rows)  # fmt: skip
         return Trained(variant=variant, train=train_settings, validation_macro_f1=fitted.validation_macro_f1)
 
     finals = settings.policies
@@ -68,12 +69,14 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         if (made.validation_macro_f1 or 0.0) > (winner.validation_macro_f1 or 0.0):
             winner = made
     kept = winner.variant.model_copy(update={"benchmark": True})
-    work.log.info("%s: %s goes on with validation F1 %.4f", model.label, kept.name, winner.validation_macro_f1)
+    work.log.info("%s: %s goes on with validation F1 %.4f of %d images", model.label, kept.name,
+                  winner.validation_macro_f1, data.validation_rows)  # fmt: skip
     rows = [
         variant_row(
             kept if v.name == kept.name else v,
             validation_top1=f.validation_top1,
             validation_macro_f1=f.validation_macro_f1,
+            note=f.note,
         )
         for v, f in found
     ]

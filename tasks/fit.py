@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks import ddp
+from tasks import ddp, settled
 from tasks.checkpoints import load
 from tasks.devices import Unavailable, choose_device, missing_triton
 from tasks.loop import Diverged, Job, Run
@@ -30,6 +30,8 @@ class Fitted:
     validation_top1: float
     epochs: list[dict[str, object]] = field(repr=False)
     """Rows of the `epochs` table."""
+    note: str | None = None
+    """What a person should know about these weights."""
 
 
 def train_best(
@@ -90,4 +92,5 @@ def fit(
     with work.store.temporary() as folder:
         models.save(model.eval(), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
-    return Fitted(artifact, state["best"][0], state["best_top1"], state["epochs"])
+    note = settled.note(model, state["epochs"])
+    return Fitted(artifact, state["best"][0], state["best_top1"], state["epochs"], note)

@@ -268,7 +268,8 @@ class Run:
         self.job.work.progress(
             self.epoch, self.settings.epochs,
             f"{self.job.variant} epoch {self.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
-            f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f})",
+            f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f}; "
+            f"{self.job.data.validation_rows} images)",
         )  # fmt: skip
         return f1
 

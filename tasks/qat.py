@@ -113,8 +113,9 @@ def qat(
                                      f"largest one; qat.tolerance is {settings.tolerance:g}")  # fmt: skip
                 made |= {"artifact": work.store.put(path, "onnx", "int8"), "benchmark": setting != SYMMETRIC}
             measured |= {"validation_top1": form.top1, "validation_macro_f1": form.macro_f1}
-            work.log.info("%s: top-1 %.4f, macro F1 %.4f on validation images; logits differ from the fake-quantized model's "
-                          "by %.2g", made["name"], form.top1, form.macro_f1, measured["parity"])  # fmt: skip
+            work.log.info("%s: top-1 %.4f, macro F1 %.4f on %d validation images; logits differ from the fake-quantized "
+                          "model's by %.2g", made["name"], form.top1, form.macro_f1, len(rows),
+                          measured["parity"])  # fmt: skip
         except Exception as error:  # torchao's, the exporter's, the runtime's: one form less, and its row says why
             made |= {"status": "failed", "error": failure(error)}
             work.log.exception("%s failed", made["name"])

@@ -264,7 +264,8 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
             work.progress(done, len(names), f"{parent.name}/int8-{setting}")
         with locked({"cpu"}, work.log):
             _time([reference, *forms.values()], validation.read(chosen_rows[:1]))
-        work.log.info("%s: top-1 %.4f, %.3f ms", parent.name, reference.top1, reference.latency_ms)
+        work.log.info("%s: top-1 %.4f of %d validation images, %.3f ms", parent.name, reference.top1, len(truth),
+                      reference.latency_ms)  # fmt: skip
         chosen = set()
         for kind in (settings.settings, DYNAMIC):
             if candidates := [form for name, form in forms.items() if name in kind]:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import gpu, intervals, machine, measure, metrics, resume
-from tasks.budget import Budget
+from tasks.budget import HURRIED, Budget
 from tasks.candidate import WARMUP_SHARE, Candidate, CandidateError, Effort, Spec
 
 if TYPE_CHECKING:
@@ -312,10 +312,12 @@ def conditions(visits: list[Visit], levels: list[float]) -> str | None:
     """What was bad about a candidate's visits at one batch size; None: nothing. `levels`: a figure a visit to be stable."""
     found = []
     unstable = sum(not visit.answer["stable"] for visit in visits)
+    hurried = 2 * sum(visit.answer.get("hurried", False) for visit in visits) > len(visits)
+    why = f", {HURRIED}" if hurried else ""
     if 2 * unstable > len(visits):
-        found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds")
+        found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds{why}")
     if max(levels) > (1 + SPREAD) * min(levels):
-        found.append(f"rounds differ by {max(levels) / min(levels) - 1:.0%}")
+        found.append(f"rounds differ by {max(levels) / min(levels) - 1:.0%}{why}")
     certificates = [visit.answer["certificate"] for visit in visits]
     foreign = float(np.mean([certificate["foreign_cpu"] for certificate in certificates]))
     if foreign > FOREIGN_CPU:

@@ -10,6 +10,7 @@ from tasks.caching import stage
 from tasks.devices import choose_device
 from tasks.evaluation import Scores, evaluate
 from tasks.fit import Fitted, fit
+from tasks.metrics import FEW
 from tasks.records import Artifact, Model, Prepared, Train, Trained, Variant
 from tasks.store import file_sha256
 from tasks.variants import variant_row
@@ -113,6 +114,8 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
         name = f"{split}_macro_f1"
         spread |= {name: scores, f"{name}_mean": mean, f"{name}_std": std}
         told.append(f"{split} F1 {mean:.4f} ± {std or 0:.4f}")
+    if (note := made[best][0].note) is not None:
+        work.log.warning("%s: %s", variant, note)
     if len(settings.seeds) > 1:
         work.log.info("%s: %s (mean ± standard deviation of %d seeds); seed %d is best on validation", variant,
                       ", ".join(told), len(made), settings.seeds[best])  # fmt: skip
@@ -162,11 +165,17 @@ def train(work: Work, model: Model, data: Prepared, settings: Train, final: bool
     """Train `model` to saturation. `final`: no later stage makes weights of it, so these go on to the benchmark."""
     name = f"{model.label}/train"
     tables: dict[str, Artifact] = {}
+    if settings.epochs and data.validation_rows < FEW:
+        work.log.warning("%s: there are %d validation images, so which epoch, trial, policy and int8 setting scores best on "
+                         "them is largely chance; from %d images on a difference of 0.1 in top-1 can be told", name,
+                         data.validation_rows, FEW)  # fmt: skip
+    note: str | None = None
     if settings.epochs:
         seeded = train_seeds(work, model, data, settings, name, "train")
         artifact, setting = seeded.fitted.artifact, f"seed {seeded.seed}"
         f1: float | None = seeded.fitted.validation_macro_f1
         top1: float | None = seeded.fitted.validation_top1
+        note = seeded.fitted.note
         tables = {"epochs": work.rows("epochs", seeded.epochs), "seeds": work.rows("seeds", [seeded.spread])}
         evaluation = seeded.evaluation
     else:
@@ -176,7 +185,7 @@ def train(work: Work, model: Model, data: Prepared, settings: Train, final: bool
             f1, top1 = scores.macro_f1, scores.top1
         evaluation = evaluation_row(work, data, name, artifact, settings.device)
     variant = weights(model, data, name, "train", artifact, setting=setting, benchmark=final)
-    row = variant_row(variant, validation_top1=top1, validation_macro_f1=f1)
+    row = variant_row(variant, validation_top1=top1, validation_macro_f1=f1, note=note)
     return Trained(
         variant=variant,
         train=settings,

@@ -68,7 +68,7 @@ def search(
         trial.set_user_attr("outcome", outcome)  # before the trial ends: a finished one cannot be written to
         study.tell(trial, **told)
         work.progress(number + 1, settings.trials, f"{model.label}/tune trial {number + 1}/{settings.trials}: "
-                      f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])}"
+                      f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])} of {data.validation_rows} images"
                       f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}")  # fmt: skip
     outcomes = _outcomes(study)
     return [each["row"] for each in outcomes], [row for each in outcomes for row in each["epochs"]]
@@ -157,13 +157,13 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
         if fitted.validation_macro_f1 >= trained.validation_macro_f1:
             tuned = tuned.model_copy(update={"benchmark": final})
             result = Trained(variant=tuned, train=found, validation_macro_f1=fitted.validation_macro_f1)
-        rows.append(variant_row(tuned, validation_top1=fitted.validation_top1,
+        rows.append(variant_row(tuned, validation_top1=fitted.validation_top1, note=fitted.note,
                                 validation_macro_f1=fitted.validation_macro_f1))  # fmt: skip
         tables["evaluations"] = work.rows("evaluations", [seeded.evaluation])
         tables["seeds"] = work.rows("seeds", [seeded.spread])
     if result is trained:  # the first weights under a name of this stage, so that the lineage has one end
-        work.log.info("%s: tuning did not help; going on with the first training (validation F1 %.4f)", name,
-                      trained.validation_macro_f1)  # fmt: skip
+        work.log.info("%s: tuning did not help; going on with the first training (validation F1 %.4f of %d images)",
+                      name, trained.validation_macro_f1, data.validation_rows)  # fmt: skip
         kept = {"name": f"{name}-none", "stage": "tune", "parent": trained.variant.name, "setting": "as given"}
         result = trained.model_copy(update={"variant": trained.variant.model_copy(update={**kept, "benchmark": final})})
         rows.append(variant_row(result.variant, validation_macro_f1=trained.validation_macro_f1))

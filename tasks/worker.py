@@ -63,6 +63,17 @@ class Visit:
     spent: float = 0.0
     """Seconds in turns."""
 
+    @property
+    def hurried(self) -> bool:
+        """Whether the limit on its time left it less warm-up, time or queries than it should have had."""
+        how = self.effort
+        short = (
+            self.warmed["warmup_seconds"] < how.warmup_seconds
+            or self.spent < how.min_seconds
+            or sum(map(len, self.samples)) < how.min_queries
+        )
+        return how.limit is not None and short
+
 
 class Opened:
     """The opened model in the process: inputs in memory, a session a query in flight, the peak of memory."""
@@ -161,6 +172,7 @@ class Opened:
             started = time.perf_counter()
             arrays["gpu"] = self._split(visit.batch_size, len(arrays["samples"]))
             answer["gpu_seconds"] = time.perf_counter() - started
+        answer["hurried"] = visit.hurried
         np.savez(out, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
         return answer | visit.warmed | {"certificate": visit.watch.row()} | self._memory()
 

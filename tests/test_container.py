@@ -231,8 +231,11 @@ def test_the_steps_of_the_image_leave_s2s_table_a_report_and_the_profile(image: 
     assert (results / "benchmark_results.csv").read_text().splitlines()[0] == ",".join(CSV_COLUMNS)
     table = pl.read_csv(results / "benchmark_results.csv")
     assert set(table["device"]) == {"cpu"}
-    assert table["latency_ms_per_batch"].null_count() == 0
-    assert len(pl.read_parquet(results / "tables" / "summary.parquet")) == len(table)
+    summary = pl.read_parquet(results / "tables" / "summary.parquet")
+    assert len(summary) == len(table)
+    marked = summary["conditions"].is_not_null()  # on a busy machine: their times are in a second file
+    assert table["latency_ms_per_batch"].is_null().to_list() == marked.to_list()
+    assert (results / "benchmark_results_marked.csv").is_file() == bool(marked.any())
     assert "lenet5" in (results / "report.html").read_text()
     assert list(results.glob("profiles/lenet5_train-eager/tensorboard/*.pt.trace.json"))
     code = "import tasks; print(tasks.__file__)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
@@ -22,6 +22,9 @@ StageName = Literal[
     "prepare", "ablate", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "benchmark", "serve",
     "aggregate",
 ]  # fmt: skip
+
+SkippableStage = Literal["ablate", "tune", "augment", "prune", "quantize", "qat", "build", "serve"]
+"""Stages that a study can be without."""
 
 TASKS = Path(__file__).parent.parent
 
@@ -57,6 +60,28 @@ MAKES = {
     "engine": "build.precisions must not be empty",
 }
 """What a study must have so that a format is made."""
+
+
+AUTO = "auto"
+"""Among runtimes or engines' precisions: those that suit the machine that the study runs on."""
+
+
+def skippable(stage: str) -> str:
+    """The stage itself.
+
+    Raises
+    ------
+    ValueError
+        If no study can be without it, or there is no such stage.
+    """
+    accepted = ", ".join(get_args(SkippableStage))
+    if stage in get_args(StageName) and stage not in get_args(SkippableStage):
+        raise ValueError(
+            f"the stage {stage} cannot be skipped, as later stages need what it makes; accepted: {accepted}"
+        )
+    if stage not in get_args(StageName):
+        raise ValueError(f"there is no stage {stage!r}; accepted: {accepted}")
+    return stage
 
 
 def known(value: str, accepted: tuple[str, ...], what: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tasks.records._base import MAKES, Positive, Record, choices, formats, known, plugins
+from tasks.records._base import AUTO, MAKES, Positive, Record, choices, formats, known, plugins
 from tasks.records._train import device_name
 
 QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
@@ -70,8 +70,9 @@ class Build(Record):
     """TensorRT engines."""
 
     kind: Literal["build"] = "build"
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
-    """Empty leaves the stage out."""
+    precisions: tuple[Literal["auto", "fp32", "fp16", "int8"], ...] = ("auto",)
+    """An engine each. auto: all three where benchmark.runtimes has a runtime that executes engines (as its own auto has
+    where there is a GPU), else none. Empty leaves the stage out."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 128)
     """The optimisation profile: engines take 1 to the largest of these images, and are optimised for the middle one."""
     workspace_mb: Positive | None = None
@@ -82,10 +83,9 @@ class Benchmark(Record):
     """What is measured and for how long."""
 
     kind: Literal["benchmark"] = "benchmark"
-    runtimes: Annotated[tuple[Annotated[str, choices(*OF_A_STUDY)], ...], Field(min_length=1)] = (
-        "eager", "torchscript", "onnxruntime", "openvino", "tensorrt",
-    )  # fmt: skip
-    """File names in tasks/runtimes."""
+    runtimes: Annotated[tuple[Annotated[str, choices(AUTO, *OF_A_STUDY)], ...], Field(min_length=1)] = (AUTO,)
+    """File names in tasks/runtimes. auto: eager, torchscript, onnxruntime and openvino; where there is a GPU also tensorrt;
+    where the CPU has bf16 instructions also torch_compile and openvino_bf16. The log and environment.json say which."""
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
     """cpu, cuda:N; auto: cpu and the first GPU if there is one."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 8, 16, 32)
@@ -111,7 +111,7 @@ class Benchmark(Record):
     @field_validator("runtimes")
     @classmethod
     def _runtimes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(known(v, plugins("runtimes"), "runtime") for v in value))
+        return tuple(dict.fromkeys(known(v, (AUTO, *plugins("runtimes")), "runtime") for v in value))
 
     @field_validator("devices")
     @classmethod
