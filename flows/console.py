@@ -45,7 +45,7 @@ class _Bars(logging.Handler):
             console=Console(stderr=True), transient=True,
         )  # fmt: skip
         self.study = self.bars.add_task("study", total=None)
-        self.stage = self.bars.add_task("starting Prefect", total=None)
+        self.stage = self.bars.add_task("starting", total=None)
 
     def emit(self, record: logging.LogRecord) -> None:
         overall, progress = getattr(record, "overall", None), getattr(record, "progress", None)

@@ -16,6 +16,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tasks import machine, profilers, runtimes
+from tasks.causes import cause
 from tasks.diagnose import Case, Finding, diagnose
 from tasks.profilers._kinds import kind
 from tasks.store import replace
@@ -66,14 +67,7 @@ def profile(
     if (reason := adapter.unavailable(device)) is not None:
         raise ValueError(f"runtime {runtime}: {reason}")
     adapter.load_library(device)
-    session = adapter.open(path, device, len(inputs), threads)
-    try:
-        session.run(inputs)
-    except RuntimeError as error:
-        said = str(error).strip().splitlines()[-1]
-        raise ValueError(
-            f"{path.name} does not run on inputs of shape {'x'.join(map(str, inputs.shape))}: {said}"
-        ) from error
+    session = _opened(adapter, path, device, inputs, threads)
     latency_ms, split = _timed(session, inputs, queries)
     provider = session.provider
     session.close()
@@ -94,6 +88,22 @@ def profile(
         _write(result, made)
         replace(made, folder)
     return result
+
+
+def _opened(adapter: runtimes.Runtime, path: Path, device: str, inputs: np.ndarray, threads: int) -> runtimes.Session:
+    """A session that has answered a first query."""
+    try:
+        session = adapter.open(path, device, len(inputs), threads)
+    except Exception as error:  # each library has its own
+        raise ValueError(f"{path.name} cannot be opened: {cause(error)}") from error
+    try:
+        session.run(inputs)
+    except Exception as error:  # each library has its own
+        shape = "x".join(map(str, inputs.shape))
+        raise ValueError(
+            f"{path.name} does not run on inputs of shape {shape} ({inputs.dtype}): {cause(error)}"
+        ) from error
+    return session
 
 
 def _timed(session: Any, inputs: np.ndarray, queries: int) -> tuple[float, tuple[float, float, float, float] | None]:

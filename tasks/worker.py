@@ -20,6 +20,7 @@ import numpy as np
 
 from tasks import gpu, measure, runtimes, scenarios
 from tasks.candidate import Effort, Images, Spec
+from tasks.causes import cause
 from tasks.certificate import Watch
 from tasks.pixels import normalise
 
@@ -243,8 +244,7 @@ def main() -> None:
                 _answer(answers, getattr(opened, command)(**message))
         except Exception as error:
             traceback.print_exc()
-            first = str(error).strip().partition("\n")[0]
-            _answer(answers, {"error": f"{type(error).__name__}: {first}"})
+            _answer(answers, {"error": f"{type(error).__name__}: {cause(error)}"})
             if opened is None:
                 sys.exit(1)
 
