@@ -286,6 +286,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         Name of the run; its files are in <out>/runs/<name>.
     """
     LOG.setLevel(logging.INFO)
+    machine.keep_to_quota()
     for model in study.models:
         if model.pretrained is not None:
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
