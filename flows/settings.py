@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class Mistake(Exception):
     """Something the user wrote is wrong; the message is one line."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
 
 def _plain(record: BaseModel) -> dict[str, Any]:
     """JSON of a record without nulls (TOML has none) and without the `kind` that the place already tells."""
@@ -69,7 +72,7 @@ def _record_at(path: list[str]) -> type[BaseModel] | None:
     """The record that a dotted path of a study leads to."""
     found: Any = Study
     for name in path:
-        if name.isdigit():
+        if name.isdecimal():
             continue
         if not (isinstance(found, type) and issubclass(found, BaseModel)) or name not in found.model_fields:
             return None
@@ -83,12 +86,28 @@ def _record_in(annotation: Any) -> Any:
     return next((r for a in get_args(annotation) if (r := _record_in(a)) and r not in (Range, Choice)), None)
 
 
-def _value(text: str) -> Any:
+LONGEST = 1_000
+"""Characters of a message, or of a value in it, that are shown."""
+DEEP = "nested too deeply; a study has at most five levels"
+
+
+def one_line(text: object, longest: int = LONGEST) -> str:
+    """A message as one line that a terminal shows as it is: no control characters, the middle of what is long left out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return shown if len(shown) <= longest else f"{shown[: longest // 2]} … {shown[-longest // 2 :]}"
+
+
+def _value(key: str, text: str) -> Any:
     """A value as TOML writes it; what is not TOML is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except RecursionError:
+        raise Mistake(f"--set {key}: {DEEP}") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise Mistake(f"--set {key}: a number of {len(text)} digits is too long") from None
+    return found["value"] if len(found) == 1 else text  # text of several lines may hold more keys
 
 
 def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -102,28 +121,30 @@ def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         *path, last = key.split(".")
         for step, name in enumerate(path):
             if isinstance(place, list):
-                if not name.isdigit() or int(name) >= len(place):
-                    raise Mistake(
-                        f"--set {key}: {'.'.join(path[:step])} has entries 0 to {len(place) - 1}, not {name!r}"
-                    )
-                place = place[int(name)]
+                place = place[_entry(place, name, key, ".".join(path[:step]))]
             else:
                 place = place.setdefault(name, {})
             if not isinstance(place, (dict, list)):
                 raise Mistake(f"--set {key}: {'.'.join(path[: step + 1])} is a value, it has no {last!r}")
-        if isinstance(place, list):
-            if not last.isdigit() or int(last) >= len(place):
-                raise Mistake(f"--set {key}: {'.'.join(path)} has entries 0 to {len(place) - 1}, not {last!r}")
-            place[int(last)] = _value(text.strip())
-        else:
-            place[last] = _value(text.strip())
+        where = _entry(place, last, key, ".".join(path)) if isinstance(place, list) else last
+        place[where] = _value(key, text.strip())
     return values
+
+
+def _entry(entries: list[Any], name: str, key: str, path: str) -> int:
+    """The index that a part of a dotted key names in a list."""
+    if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < len(entries)):
+        there = f"entries 0 to {len(entries) - 1}" if entries else "no entries"
+        raise Mistake(f"--set {key}: {path} has {there}, not {name!r}")
+    return int(name)
 
 
 def study_from(values: dict[str, Any], where: str) -> Study:
     """A study from JSON values, strictly typed; a mistake names the key, what was given and what is accepted."""
     try:
         return Study.model_validate_json(json.dumps(values, default=str), strict=True)
+    except RecursionError:
+        raise Mistake(f"{where}: {DEEP}") from None
     except ValidationError as error:
         # A list with a wrong entry is also reported as too short; the entry is what is wrong.
         errors = [e for e in error.errors() if e["type"] != "too_short" or len(error.errors()) == 1]
@@ -143,7 +164,8 @@ def _line(error: Any) -> str:
         hint = f"did you mean {near[0]}? " if near else ""
         return f"unknown key {key}; {hint}{'.'.join(location[:-1]) or 'a study'} accepts {', '.join(accepted)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = "" if isinstance(error["input"], dict) or error["type"] == "missing" else f" (got {error['input']!r})"
+    told = one_line(repr(error["input"]), 60)
+    given = "" if isinstance(error["input"], dict) or error["type"] == "missing" else f" (got {told})"
     if error["type"] == "value_error":
         given = ""
     return f"{key + ': ' if key else ''}{message}{given}"
@@ -181,5 +203,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {"name": path.stem, **tomllib.loads(path.read_text())}
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise Mistake(f"{path}: {DEEP}") from None
+    except ValueError as error:  # not TOML, not UTF-8, or a whole number of more than 4,300 digits
         raise Mistake(f"{path}: not TOML: {error}") from None

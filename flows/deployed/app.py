@@ -29,7 +29,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, str(ABOUT["threads"]))  # as measured, and read when NumPy is imported
 
 import numpy  # noqa: E402
-from decoders import Decoders, Refused, share  # noqa: E402
+from decoders import WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
 from model import Model, probabilities  # noqa: E402
 from pixels import normalise  # noqa: E402  # burnish's own, copied: images are prepared as those that it was measured with
 
@@ -37,12 +37,16 @@ BODY_BYTES = 32 << 20  # of an image file; Cloud Run's own limit of a request
 BODIES_BYTES = 48 << 20  # of all image files that are waited for or waiting
 DISCARDED_BYTES = 128 << 20  # of a refused body are read, so that its sender sees the answer
 BODY_SECONDS = 30.0  # for an image file to arrive
-CONNECTIONS = 512  # at a time; above them the answer is 503
+CONNECTIONS = 256  # at a time; above them the answer is 503
+RESERVED_BYTES = BODIES_BYTES + CONNECTIONS * (
+    512 << 10
+)  # that the server itself may come to take: measured, 0.4 MiB each
+BUSY = "too many images at once; try again"
 TOP = 5
 LOG = logging.getLogger("uvicorn.error")
 
 MODEL = Model(HERE, ABOUT)
-DECODERS = Decoders(ABOUT["image_shape"][1], ABOUT["resize"], share(BODIES_BYTES))
+DECODERS = Decoders(ABOUT["image_shape"][1], ABOUT["resize"], share(RESERVED_BYTES))
 
 
 def prepare(image: bytes | bytearray) -> numpy.ndarray:
@@ -112,7 +116,7 @@ class Bodies:
                     if len(body) > BODY_BYTES:
                         raise large
                     if self.held > BODIES_BYTES:
-                        raise Refused(503, "too many images at once; try again")
+                        raise Refused(503, BUSY)
         except TimeoutError:
             raise Refused(408, f"the image file did not arrive within {BODY_SECONDS:g} s") from None
 
@@ -142,6 +146,7 @@ def application() -> Any:
     from starlette.routing import Route
 
     bodies = Bodies()
+    turns = asyncio.Semaphore(DECODERS.allowed.decoders + 1)  # one more: a model that is at work leaves no decoder idle
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -156,7 +161,17 @@ def application() -> Any:
                 await discard(parts)
             again = {"retry-after": "1"} if refused.status == 503 else {}
             return JSONResponse({"error": str(refused)}, refused.status, {"connection": "close"} | again)
-        status, found = await run_in_threadpool(predict, body, request.query_params.get("top"))
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await turns.acquire()
+        except TimeoutError:
+            return JSONResponse({"error": BUSY}, 503, {"retry-after": "1"})
+        try:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            status, found = await run_in_threadpool(predict, body, request.query_params.get("top"))
+        finally:
+            turns.release()
         return JSONResponse(found, status, {"retry-after": "1"} if status == 503 else {})
 
     async def answer(request: Request) -> Response:

@@ -19,6 +19,8 @@ class Patient(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         super().connection_made(transport)
+        # asyncio reads up to 256 KiB at a time, before uvicorn can say that it has enough; it has at 64 KiB.
+        transport.max_size = 64 << 10
         self._late: asyncio.TimerHandle | None = None
         self._begun: object = None
         self._within(HEADER_SECONDS)

@@ -23,8 +23,8 @@ import numpy
 import quota
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-SECONDS = 20.0  # that an image may take to decode; 20 megapixels take about one
-WAIT_SECONDS = 20.0  # that a request waits for a free decoder
+SECONDS = 10.0  # that an image may take to decode; 16 megapixels take about one
+WAIT_SECONDS = 10.0  # that an image waits for a free decoder
 MOST = 4  # decoders at a time, at most
 BASE_BYTES = 64 << 20  # Python, NumPy and Pillow in a decoder's process; about 45 MiB, measured
 WANTED_BYTES = 384 << 20  # for the pixels of one image: there are fewer decoders where memory is short
@@ -56,13 +56,13 @@ class Share(NamedTuple):
         return self.image_bytes // PIXEL_BYTES
 
 
-def share(bodies: int) -> Share:
-    """Divide four fifths of the memory that is free now, less `bodies` bytes of files waiting, among the decoders."""
+def share(reserved: int) -> Share:
+    """Divide four fifths of the memory that is free now, less what the server itself will take, among the decoders."""
     try:
         free = quota.memory_available()
     except OSError:
         free = WITHOUT_LIMIT
-    room = int(0.8 * free) - bodies
+    room = int(0.8 * free) - reserved
     count = min(MOST, quota.usable_processors(), max(1, room // (BASE_BYTES + WANTED_BYTES)))
     return Share(count, min(max(room // count - BASE_BYTES, LEAST_BYTES), 1 << 30))
 

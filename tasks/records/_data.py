@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from models import check
-from tasks.records._base import Fraction, Positive, Record, known, plugins
+from tasks.records._base import Channels, Fraction, Images, PathText, Pixels, Record, Seed, known, plugins
 
 
 class Data(Record):
@@ -16,20 +16,20 @@ class Data(Record):
     kind: Literal["data"] = "data"
     source: str = "digits"
     """File name in tasks/datasets: digits, parquet, folder, cifar10, cifar100 or tiny_imagenet."""
-    path: str = ""
+    path: PathText = ""
     """File, folder, or hub data-set name (parquet). Where a torchvision set or zip is kept (cifar10, tiny_imagenet)."""
-    image_size: Positive | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels to resize and centre-crop to; none: images keep their size and must agree on it."""
-    resize: Positive | None = None
+    resize: Pixels | None = None
     """The shorter side before the crop (ImageNet's usual 256 for 224); none: image_size itself."""
     mean: tuple[Fraction, ...] | None = None
     """To normalise with, per channel or one for all, of pixels scaled to 0..1 (pretrained weights say theirs); none: the
     training images' own."""
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1)], ...] | None = None
     """As mean: the standard deviation."""
-    train_limit: Positive | None = None
+    train_limit: Images | None = None
     """Keep at most this many training images (stratified, seeded)."""
-    test_limit: Positive | None = None
+    test_limit: Images | None = None
     """Keep at most this many test images (stratified, seeded)."""
     validation_fraction: Fraction = 0.1
     """Part of the training images held out to choose by, where the source has no validation split."""
@@ -37,7 +37,7 @@ class Data(Record):
     """Part of all images held out for testing, where the source has no test split; 1: all, and nothing is trained."""
     on_bad: Literal["refuse", "drop"] = "refuse"
     """Undecodable images, null images and labels out of range: refuse the data set, or drop the rows and say which."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @field_validator("source")
     @classmethod
@@ -70,16 +70,16 @@ class Model(Record):
     """A classifier by name."""
 
     kind: Literal["model"] = "model"
-    name: str = "lenet5"
+    name: Annotated[str, Field(max_length=200)] = "lenet5"
     """Name of a function in models/, timm:NAME or torchvision:NAME."""
-    width: Positive | None = None
+    width: Channels | None = None
     """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
-    upsample: Positive | None = None
+    upsample: Pixels | None = None
     """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it takes
     them as they are stored."""
     gelu: Literal["tanh"] | None = None
     """tanh: its GELU layers use the tanh approximation, in training as in every exported form; none: what the model has."""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or package:NAME."""
 
     @model_validator(mode="before")

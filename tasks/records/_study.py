@@ -17,11 +17,11 @@ class Study(Record):
     """One whole study: the preset, the TOML file, the command line's options and the Prefect form are this record."""
 
     kind: Literal["study"] = "study"
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "study"
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)] = "study"
     published: str = ""
     """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
     data: Data = Data()
-    models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=100)] = (Model(),)
     train: Train = Train()
     tune: Tune = Tune()
     ablate: Ablate = Ablate()
