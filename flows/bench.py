@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from flows.settings import Mistake
+from flows.trust import refuse_programs
 from tasks import machine, modelfile, rows, runtimes
 from tasks.benchmark import BATCHES, candidates
 from tasks.intervals import Turns, compare, turns
@@ -43,6 +44,7 @@ LOG = logging.getLogger("burnish")
 def bench(asked: argparse.Namespace) -> None:
     """Measure, print the table (or JSON) and leave the tables in <out>/bench/<time>."""
     files = [modelfile.inspect(Path(name)) for name in asked.files]
+    refuse_programs(files, asked.trust)
     settings = _settings(asked, files)
     device = machine.devices(settings.devices)[-1]  # auto: the GPU if there is one
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, asked.runtime, device)]

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
-from flows.settings import Mistake, load, to_toml
+from flows.damage import Damaged, check, check_profiles, explanations
+from flows.settings import Mistake, load, one_line, to_toml
+from flows.trust import trust_argument
 from tasks.records import StageName
 
 if TYPE_CHECKING:
@@ -134,6 +136,7 @@ def _bench_arguments(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--minutes", type=_positive, help="time that everything together may take: fewer queries then")
     bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one a core)")
     bench.add_argument("--throughput", action="store_true", help="also measure throughput: several queries in flight")
+    trust_argument(bench)
     bench.add_argument("--json", action="store_true", help="print JSON instead of the table")
     bench.add_argument("--out", default="artifacts", metavar="DIR", help="where tables go (default: %(default)s)")
     bench.set_defaults(do=_bench)
@@ -160,6 +163,7 @@ def _profile_arguments(show: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--queries", type=_count, default=20, metavar="N", help="queries to record (default: %(default)d)"
     )
+    trust_argument(show)
     show.add_argument("--netron", action="store_true", help="then show the graph in netron, until Ctrl-C")
     show.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
     show.set_defaults(do=_profile)
@@ -206,15 +210,17 @@ def _report(arguments: argparse.Namespace) -> None:
     from flows import report
 
     out = Path(arguments.out)
-    print(report.render(out, _newest(out, arguments.run, "study.toml")))
+    run = _newest(out, arguments.run, "study.toml")
+    check(out, run)
+    check_profiles(out, run)
+    print(report.render(out, run))
 
 
 def _why(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
-    folder = out / "runs" / _newest(out, arguments.run, "study.toml") / "why"
-    told = sorted((json.loads(p.read_text()) for p in folder.glob("*.json")), key=lambda t: t["at"])
-    print(f"run {folder.parent.name}")
-    for task in told:
+    run = _newest(out, arguments.run, "study.toml")
+    print(f"run {run}")
+    for task in explanations(out, run):
         print(f"{task['outcome']:<9} {task['task']}")
         for reason in task["differs"]:
             print(f"{'':9}   {reason}")
@@ -269,8 +275,11 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments.do(arguments)
     except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
-        print(f"burnish: {error}", file=sys.stderr)
+        print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 2
+    except Damaged as error:
+        print(f"burnish: {one_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("burnish: interrupted; the same command goes on where it stopped", file=sys.stderr)
         return 130

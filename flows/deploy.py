@@ -10,8 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.damage import anew, check
 from flows.settings import Mistake, load
-from tasks import runtimes, tables
+from tasks import runtimes, tables, told
 from tasks.records import Artifact
 from tasks.store import Store, replace
 from tasks.summary import sig, words
@@ -41,6 +42,7 @@ def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, st
     run = newest(out, asked.run, "result.json")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
         raise Mistake(f"--to {target}: exists, and is no folder that `burnish deploy` wrote; name a new one")
+    check(out, run, ("summary", "variants", "benchmarks"))
     row, notes = choose(out, run, asked.variant)
     for note in notes:
         print(note)
@@ -48,7 +50,8 @@ def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, st
     with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".deploy-") as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        write(out, run, row, folder)
+        with anew(out, run):
+            write(out, run, row, folder)
         folder.chmod(0o755)
         replace(folder, target.absolute())
     print(
@@ -151,8 +154,9 @@ def _told(out: Path, variants: dict[str, Row], variant: Row) -> Row:
     """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are asked their parent."""
     while variant["format"] in ("onnx", "torchscript"):
         path = _stored(out, variant)
-        if told := (_script if variant["format"] == "torchscript" else _onnx)(path):
-            return {key: json.loads(value) for key, value in told.items()}
+        said = told.export((_script if variant["format"] == "torchscript" else _onnx)(path), path)
+        if said is not None:
+            return said.model_dump(mode="json", exclude={"kind"})
         variant = variants[variant["parent"]]
     raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
 
@@ -162,14 +166,12 @@ def _onnx(path: Path) -> dict[str, str]:
 
     file = path if path.is_file() else next(path.glob("*.onnx"))
     found = onnx.load(str(file), load_external_data=False).metadata_props
-    return {entry.key: entry.value for entry in found if entry.key in ("classes", "mean", "std", "image_shape")}
+    return {entry.key: entry.value for entry in found}
 
 
 def _script(path: Path) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
-        return {
-            name.rpartition("/")[2]: archive.read(name).decode() for name in archive.namelist() if "/extra/" in name
-        }
+        return told.extras(archive, path)
 
 
 def _requirements(runtime: str) -> list[str]:

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import profiling_charts
+from flows.damage import anew, check
 from flows.grids import count, grid
 from flows.settings import Mistake
+from flows.trust import refuse_programs
 from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
 from tasks.records import Artifact, formats, plugins
@@ -57,9 +59,12 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     asked.device = machine.devices((asked.device,))[-1]  # auto: the GPU if there is one
     if asked.target is not None and asked.run is None and Path(asked.target).exists():
         file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
+        refuse_programs([file], asked.trust)  # a run's own TorchScript was made here, and the store knows its hash
     else:
         run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
-        file, shape, name = _variant(out, run, asked.target or _reference(out, run))
+        check(out, run, ("summary", "variants", "datasets"))
+        with anew(out, run):
+            file, shape, name = _variant(out, run, asked.target or _reference(out, run))
     runtime = asked.runtime or FIRST.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(f"--runtime: unknown runtime {runtime!r}; accepted: {', '.join(plugins('runtimes'))}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tasks.records import Choice, Range, Study
+from tasks.records import PATTERNS, Choice, Range, Study
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +86,7 @@ def _record_in(annotation: Any) -> Any:
     return next((r for a in get_args(annotation) if (r := _record_in(a)) and r not in (Range, Choice)), None)
 
 
-LONGEST = 1_000
+LONGEST = 4_000
 """Characters of a message, or of a value in it, that are shown."""
 DEEP = "nested too deeply; a study has at most five levels"
 
@@ -135,7 +135,7 @@ def _entry(entries: list[Any], name: str, key: str, path: str) -> int:
     """The index that a part of a dotted key names in a list."""
     if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < len(entries)):
         there = f"entries 0 to {len(entries) - 1}" if entries else "no entries"
-        raise Mistake(f"--set {key}: {path} has {there}, not {name!r}")
+        raise Mistake(f"--set {one_line(key, 100)}: {path} has {there}, not {one_line(name, 60)!r}")
     return int(name)
 
 
@@ -155,7 +155,10 @@ def _line(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     if location[:2] == ["tune", "space"]:
         del location[3:4]  # which kind of interval was tried: pydantic's word, not a key
-    key = ".".join(location)
+    scalar = len(location) > 1 and location[-1] in ("bool", "constrained-int", "constrained-float", "constrained-str")
+    if scalar:  # which type was tried: pydantic's word, not a key
+        del location[-1]
+    key = one_line(".".join(location), 100)
     if error["type"] == "extra_forbidden":
         tags: dict[str, type[BaseModel]] = {"range": Range, "choice": Choice}
         record = tags[error["loc"][3]] if location[:2] == ["tune", "space"] else _record_at(location[:-1])
@@ -164,6 +167,10 @@ def _line(error: Any) -> str:
         hint = f"did you mean {near[0]}? " if near else ""
         return f"unknown key {key}; {hint}{'.'.join(location[:-1]) or 'a study'} accepts {', '.join(accepted)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if scalar:
+        message = "expected true, false, a number from -1e12 to 1e12 or a text of up to 200 characters"
+    if error["type"] == "string_pattern_mismatch":
+        message = f"expected {PATTERNS[error['ctx']['pattern']]}"
     told = one_line(repr(error["input"]), 60)
     given = "" if isinstance(error["input"], dict) or error["type"] == "missing" else f" (got {told})"
     if error["type"] == "value_error":

@@ -240,7 +240,7 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
 
 def _publish(run: Run, result: Result) -> None:
     """Put the run's tables, files and report where a person looks for them, and show them in Prefect."""
-    from flows import report
+    from flows import damage, report
 
     out, store = Path(run.context.out), Store(Path(run.context.out) / "store")
     tables.publish({name: store.get(a) for name, a in result.tables.items()}, out, run.context.run)
@@ -254,6 +254,7 @@ def _publish(run: Run, result: Result) -> None:
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))
     write_text(run.folder / "result.json", json.dumps({"winner": result.winner, "reason": result.reason}, indent=1))
+    damage.record(out, run.context.run)
     page = report.render(out, run.context.run)
     summary = tables.read(out, "summary", run.context.run).collect()
     shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -132,19 +133,23 @@ def _onnx(path: Path, file: Path) -> ModelFile:
 
 
 def _torchscript(path: Path) -> ModelFile:
+    from tasks import told
+
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-            said = [archive.read(name) for name in names if name.endswith("/extra/image_shape")]  # by burnish's export
-    except zipfile.BadZipFile as error:
+            said = told.export(told.extras(archive, path), path)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:  # RuntimeError: encrypted
         raise ValueError(f"{path} is not a model ({error}: cut off?); {ACCEPTED}") from None
     if not any("/code/" in name for name in names):
         raise ValueError(f"{path} is a zip file without TorchScript code (a state dict?); {ACCEPTED}")
-    return ModelFile(path=path, format="torchscript", shape=tuple(json.loads(said[0])) if said else None)
+    return ModelFile(path=path, format="torchscript", shape=said.image_shape if said else None)
 
 
 def _safetensors(path: Path) -> ModelFile:
     from safetensors import SafetensorError, safe_open
+
+    from tasks import told
 
     try:
         with safe_open(str(path), framework="numpy") as file:
@@ -153,17 +158,16 @@ def _safetensors(path: Path) -> ModelFile:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     if "burnish" not in metadata:
         raise ValueError(f"{path} holds weights without an architecture; {ACCEPTED}")
-    built: dict[str, Any] = json.loads(metadata["burnish"])
-    size = built["image_size"]
-    return ModelFile(path=path, format="safetensors", shape=(built["in_channels"], size, size))
+    built = told.architecture(metadata["burnish"], path)
+    return ModelFile(path=path, format="safetensors", shape=(built.in_channels, built.image_size, built.image_size))
 
 
 def _null(path: Path) -> ModelFile:
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not a model ({error}); {ACCEPTED}") from None
-    if "milliseconds" not in found:
+    if not isinstance(found, dict) or "milliseconds" not in found:
         raise ValueError(f"{path} is not a model (JSON without milliseconds); {ACCEPTED}")
     return ModelFile(path=path, format="null", shape=(1,))
 

@@ -51,9 +51,14 @@ Scalar = (
     | Annotated[str, Field(max_length=200)]
 )
 """A value of another record's field, which that record checks too."""
-Name = Annotated[str, Field(pattern=r"^[^\p{C}/\\]{1,60}$")]
-"""What becomes part of a file's name, of at most 255 bytes, together with others: no control characters, no slashes."""
-PathText = Annotated[str, Field(pattern=r"^\P{Cc}*$", max_length=4_096)]
+PATTERNS = {
+    r"^[a-z0-9][a-z0-9_.-]{0,79}$": "1 to 80 lower-case letters, digits and _ . -, of which the first is a letter or a digit",
+    r"^\P{Cc}{0,4096}$": "a path of up to 4,096 characters, none of them a control character",
+}
+"""What texts must match -> the same in words."""
+STUDY, PATH = PATTERNS
+StudyName = Annotated[str, Field(pattern=STUDY)]
+PathText = Annotated[str, Field(pattern=PATH)]
 """A path or an address: no control characters, at most as long as Linux takes it."""
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.records._base import Channels, Fraction, Images, Name, Rate, Record, Scalar, Seed, SomeEpochs, known
+from tasks.records._base import Channels, Fraction, Images, Rate, Record, Scalar, Seed, SomeEpochs, known
 from tasks.records._data import Model
 from tasks.records._train import POLICIES, Train
 
@@ -75,7 +75,7 @@ class Ablate(Record):
     """Training techniques, each trained with alone, with all of them, and with none."""
 
     kind: Literal["ablate"] = "ablate"
-    techniques: dict[Name, dict[str, Scalar]] = {}
+    techniques: dict[str, dict[str, Scalar]] = {}
     """Name -> the fields of `train` that it sets, or of the model ("model.gelu"); none at all leaves the stage out."""
     plain: dict[str, Scalar] = {}
     """Such fields where no technique sets them, e.g. precision = "fp32"."""
@@ -86,6 +86,15 @@ class Ablate(Record):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     alone: tuple[str, ...] = ()
     """Techniques that are not part of all together, for one of the others excludes them."""
+
+    @field_validator("techniques")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:  # it becomes part of a file's name, of at most 255 bytes, together with others
+            if not name.isprintable() or not 0 < len(name) <= 60 or "/" in name or "\\" in name:
+                raise ValueError(f"{name[:60]!r} is no name of a technique; accepted: 1 to 60 printable characters, none of "
+                                 "them a slash")  # fmt: skip
+        return value
 
     @model_validator(mode="after")
     def _distinct(self) -> Ablate:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tasks.records._base import MAKES, Record, formats, known, plugins
+from tasks.records._base import MAKES, Record, StudyName, formats, known, plugins
 from tasks.records._data import Data, Model
 from tasks.records._forms import Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._search import Ablate, Augment, Prune, Tune
@@ -17,7 +17,7 @@ class Study(Record):
     """One whole study: the preset, the TOML file, the command line's options and the Prefect form are this record."""
 
     kind: Literal["study"] = "study"
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)] = "study"
+    name: StudyName = "study"
     published: str = ""
     """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
     data: Data = Data()
