@@ -219,8 +219,9 @@ def _report(arguments: argparse.Namespace) -> None:
 def _why(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     run = _newest(out, arguments.run, "study.toml")
+    told = explanations(out, run)
     print(f"run {run}")
-    for task in explanations(out, run):
+    for task in told:
         print(f"{task['outcome']:<9} {task['task']}")
         for reason in task["differs"]:
             print(f"{'':9}   {reason}")

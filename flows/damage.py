@@ -44,11 +44,12 @@ def check(out: Path, run: str, tables: Iterable[str] | None = None) -> None:
     """
     folder = out / "runs" / run
     sums = _sums(out, run)
-    found = (out / "tables").glob(f"*/{run}.parquet") if tables is None else (
-        out / "tables" / table / f"{run}.parquet" for table in tables
-    )  # fmt: skip
-    named = {name: folder / name for name in FILES} | {_name(path): path for path in found}
-    for name, path in named.items():
+    if tables is None:
+        names = {*FILES, *sums, *(_name(path) for path in (out / "tables").glob(f"*/{run}.parquet"))}
+    else:
+        names = {*FILES, *(_name(out / "tables" / table / f"{run}.parquet") for table in tables)}
+    for name in sorted(names):
+        path = folder / name if name in FILES else out / name.removeprefix("../../")
         if name in sums and not path.exists():
             raise _damaged(out, run, path, "is gone")
         if name in sums and file_sha256(path) != sums[name]:

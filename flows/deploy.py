@@ -142,7 +142,12 @@ def _threads(out: Path, run: str, row: Row) -> int:
     """Threads that a row was measured with."""
     keys = ("variant", "runtime", "device", "batch_size")
     measured = tables.read(out, "benchmarks", run).collect().to_dicts()
-    return int(next(one["threads"] for one in measured if all(one[key] == row[key] for key in keys)))
+    found = [one["threads"] for one in measured if all(one[key] == row[key] for key in keys)]
+    if not found or found[0] is None:
+        raise Mistake(
+            f"table benchmarks of {run} does not say how many threads {words(row)} was measured with; run the study again"
+        )
+    return int(found[0])
 
 
 def _stored(out: Path, variant: Row) -> Path:

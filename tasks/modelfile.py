@@ -111,7 +111,9 @@ def _onnx(path: Path, file: Path) -> ModelFile:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(file), load_external_data=False)
+        model = onnx.load(
+            str(file), format="protobuf", load_external_data=False
+        )  # not by the name: .json is tried as JSON
         onnx.checker.check_model(str(file))  # by its path: it looks for external data beside it
     except (DecodeError, onnx.checker.ValidationError, OSError) as error:
         what = str(error).strip().splitlines()[0] if str(error).strip() else "empty"

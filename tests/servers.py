@@ -104,6 +104,16 @@ class Made:
         keys = ("variant", "runtime", "device", "batch_size", "status")
         self._put("benchmarks", [{key: row[key] for key in keys} | {"threads": threads} for row in rows])
 
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Put back afterwards what `summarise` changes meanwhile."""
+        before = {name: tables.read(self.out, name, RUN).collect() for name in ("summary", "benchmarks")}
+        try:
+            yield
+        finally:
+            for name, rows in before.items():
+                rows.write_parquet(self.out / "tables" / name / f"{RUN}.parquet")
+
     def logits(self, runtime: str, variant: str) -> np.ndarray:
         """What the pipeline's own runtime answers for the test images."""
         found = next(one for one in self.variants if one.name == variant)

@@ -18,7 +18,7 @@ from conftest import shared
 from digits import digits
 from servers import IMAGES, RUN, Made, environment, load_app, png, post, served
 
-from tasks import tables
+from tasks import runtimes
 from tasks.datasets import open_source
 from tasks.prepare import prepare
 from tasks.records import Data
@@ -152,8 +152,7 @@ def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: Made, tmp_p
 def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_can(
     grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = tables.read(grey.out, "summary", RUN).collect()
-    try:
+    with grey.restored():
         grey.summarise({("lenet5/train", "torch_compile"): 0.5, ("lenet5/train/onnx", "openvino"): 1.0})
         folder = grey.deploy(tmp_path / "served")
         told = capsys.readouterr().out
@@ -164,8 +163,6 @@ def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_ca
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, device="cuda:0")
         grey.deploy(tmp_path / "none", code=2)
         assert "cannot be served alone, nor any form that is accurate enough" in capsys.readouterr().err
-    finally:
-        before.write_parquet(grey.out / "tables" / "summary" / f"{RUN}.parquet")
     assert not (tmp_path / "none").exists()
 
 
@@ -203,3 +200,88 @@ def test_its_own_requirements_are_enough(grey: Made, tmp_path: Path) -> None:
                           capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"'index': {grey.logits('onnxruntime', 'lenet5/train/onnx')[0].argmax()}" in done.stdout
+
+
+def session_options(options: Any) -> dict[str, Any]:
+    """What ONNX Runtime is told, of which the log level alone is not the model's."""
+    told = {name: getattr(options, name) for name in dir(type(options))
+            if not name.startswith("_") and not callable(getattr(options, name)) and "log" not in name}  # fmt: skip
+    entries = ("session.force_spinning_stop", "session.intra_op.allow_spinning", "session.set_denormal_as_zero")
+    return told | {name: options.get_session_config_entry(name) for name in entries if entry_of(options, name)}
+
+
+def entry_of(options: Any, name: str) -> bool:
+    try:
+        options.get_session_config_entry(name)
+    except RuntimeError:  # it was not told
+        return False
+    return True
+
+
+def test_onnxruntime_is_told_what_it_was_measured_with(
+    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    import onnxruntime
+
+    told: list[dict[str, Any]] = []
+    made = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, **more: Any) -> Any:
+        told.append(session_options(options))
+        return made(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    grey.logits("onnxruntime", "lenet5/train/onnx")
+    load_app(grey.deploy(tmp_path / "served"), monkeypatch)
+    measured, served_with = told
+    assert measured == served_with
+    assert measured["execution_mode"] == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert measured["session.force_spinning_stop"] == "1"
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
+def test_openvino_is_told_what_it_was_measured_with(
+    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None, runtime: str
+) -> None:
+    import openvino
+
+    reason = runtimes.load(runtime).unavailable("cpu")
+    told: list[tuple[Any, ...]] = []
+    made = openvino.Core.compile_model
+
+    def compiled(core: Any, model: Any, device: str, config: dict[str, Any]) -> Any:
+        told.append((str(model.input(0).partial_shape), device, config))
+        return made(core, model, device, config)
+
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", runtime): 1.0})
+        folder = grey.deploy(tmp_path / "served")
+    asked = json.loads((folder / "model.json").read_text())["settings"]["INFERENCE_PRECISION_HINT"]
+    assert asked == ("bf16" if runtime.endswith("bf16") else "f32")
+    monkeypatch.setattr(openvino.Core, "compile_model", compiled)
+    if reason:  # it does not run in another precision than it was measured in
+        with pytest.raises(SystemExit, match="was measured in bf16, which this CPU does not compute in"):
+            load_app(folder, monkeypatch)
+        return
+    grey.logits(runtime, "lenet5/train/onnx")
+    load_app(folder, monkeypatch)
+    assert told[0] == told[-1]
+    assert told[0][0] == "[1,1,8,8]"
+
+
+def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
+    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, batch=8)
+        grey.deploy(tmp_path / "served")
+        told = capsys.readouterr().out
+        assert (
+            "it was chosen at batch size 8, the server answers one image a query, which this run did not measure"
+            in told
+        )
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, winner=False)
+        grey.deploy(tmp_path / "none", code=2)
+        told = capsys.readouterr().err
+        assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in told
+        assert told.count("\n") == 1
