@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from flows import bench_table
 from flows.bench_table import label
 from flows.settings import Mistake
+from flows.trust import refuse_programs
 from tasks import machine, modelfile, rows, runtimes
 from tasks.benchmark import BATCHES, candidates
 from tasks.intervals import Turns, compare, turns
@@ -44,6 +45,7 @@ LOG = logging.getLogger("burnish")
 def bench(asked: argparse.Namespace) -> None:
     """Measure, print the table (or JSON) and leave the tables in <out>/bench/<time>."""
     files = [modelfile.inspect(path) for path in _ordered([Path(name) for name in asked.files], asked.reference)]
+    refuse_programs(files, asked.trust)
     settings = _settings(asked, files)
     device = machine.devices(settings.devices)[-1]  # auto: the GPU if there is one
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, asked.runtime, device)]

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import os
 import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
+from flows.damage import Damaged, check, check_profiles, explanations
 from flows.server import Lost
-from flows.settings import Mistake, load, to_toml
+from flows.settings import Mistake, load, one_line, to_toml
 from flows.supervisor import INTERRUPTED
+from flows.trust import trust_argument
 from tasks.records import StageName
 from tasks.space import DiskFull, watched
 
@@ -138,6 +139,7 @@ def _bench_arguments(bench: argparse.ArgumentParser) -> None:
     bench.add_argument("--minutes", type=_positive, help="time that everything together may take: fewer queries then")
     bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one a core)")
     bench.add_argument("--throughput", action="store_true", help="also measure throughput: several queries in flight")
+    trust_argument(bench)
     bench.add_argument("--json", action="store_true", help="print JSON instead of the table")
     bench.add_argument("--out", default="artifacts", metavar="DIR", help="where tables go (default: %(default)s)")
     bench.set_defaults(do=_bench)
@@ -164,6 +166,7 @@ def _profile_arguments(show: argparse.ArgumentParser) -> None:
     show.add_argument(
         "--queries", type=_count, default=20, metavar="N", help="queries to record (default: %(default)d)"
     )
+    trust_argument(show)
     show.add_argument("--netron", action="store_true", help="then show the graph in netron, until Ctrl-C")
     show.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
     show.set_defaults(do=_profile)
@@ -216,14 +219,17 @@ def _report(arguments: argparse.Namespace) -> None:
     from flows import report
 
     out = Path(arguments.out)
-    print(report.render(out, _newest(out, arguments.run, "study.toml")))
+    run = _newest(out, arguments.run, "study.toml")
+    check(out, run)
+    check_profiles(out, run)
+    print(report.render(out, run))
 
 
 def _why(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
-    folder = out / "runs" / _newest(out, arguments.run, "study.toml") / "why"
-    told = sorted((json.loads(p.read_text()) for p in folder.glob("*.json")), key=lambda t: t["at"])
-    print(f"run {folder.parent.name}")
+    run = _newest(out, arguments.run, "study.toml")
+    told = explanations(out, run)
+    print(f"run {run}")
     for task in told:
         print(f"{task['outcome']:<9} {task['task']}")
         for reason in task["differs"]:
@@ -292,9 +298,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with watched(getattr(arguments, "out", ".")):
             arguments.do(arguments)
-    except (Mistake, ValueError, DiskFull, Lost) as error:  # ValueError: what a stage says of the user's data
-        print(f"burnish: {error}", file=sys.stderr)
-        return 1 if isinstance(error, (DiskFull, Lost)) else 2
+    except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
+        print(f"burnish: {one_line(error)}", file=sys.stderr)
+        return 2
+    except (Damaged, DiskFull, Lost) as error:
+        print(f"burnish: {one_line(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130

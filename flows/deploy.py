@@ -10,11 +10,12 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.damage import anew, check
 from flows.settings import Mistake, load
-from tasks import tables
+from tasks import runtimes, tables, told
 from tasks.records import Artifact
 from tasks.store import Store, replace
-from tasks.summary import words
+from tasks.summary import sig, words
 
 if TYPE_CHECKING:
     import argparse
@@ -25,10 +26,12 @@ SERVED = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino_bf16":
 """Runtimes that execute a file without burnish -> their library on the package index, for a CPU."""
 LIBRARIES = ("numpy", "pillow", "starlette", "uvicorn")
 COPIED = {
-    HERE / "deployed" / "app.py": "app.py",
-    HERE / "deployed" / "Dockerfile": "Dockerfile",
+    **{
+        HERE / "deployed" / name: name for name in ("app.py", "connections.py", "decoders.py", "model.py", "Dockerfile")
+    },
     ROOT / "tasks" / "datasets" / "_decode.py": "decode.py",
     ROOT / "tasks" / "pixels.py": "pixels.py",
+    ROOT / "tasks" / "quota.py": "quota.py",
 }
 Row = dict[str, Any]
 
@@ -39,14 +42,16 @@ def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, st
     run = newest(out, asked.run, "result.json")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
         raise Mistake(f"--to {target}: exists, and is no folder that `burnish deploy` wrote; name a new one")
-    row, note = choose(out, run, asked.variant)
-    if note:
+    check(out, run, ("summary", "variants", "benchmarks"))
+    row, notes = choose(out, run, asked.variant)
+    for note in notes:
         print(note)
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".deploy-") as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        write(out, run, row, folder)
+        with anew(out, run):
+            write(out, run, row, folder)
         folder.chmod(0o755)
         replace(folder, target.absolute())
     print(
@@ -54,13 +59,15 @@ def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, st
     )
 
 
-def choose(out: Path, run: str, variant: str | None) -> tuple[Row, str | None]:
+def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
     """The row of the summary to deploy, and what the user should know: the winner, or the fastest that can be served.
+
+    The server answers one image a query, so the row is that of batch size 1 where it was measured.
 
     Raises
     ------
     Mistake
-        If nothing of the run, or of the variant named, can be served alone.
+        If the run has no winner and no variant is named, or what is asked for cannot be served alone.
     """
     rows = tables.read(out, "summary", run).collect().to_dicts()
     winner = next((row for row in rows if row["role"] == "winner"), None)
@@ -77,14 +84,31 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, str | None]:
         if not found:
             known = "cannot be served" if any(row["variant"] == variant for row in rows) else f"is no variant of {run}"
             raise Mistake(f"--variant {variant}: {known}; {kinds}")
-        return found[0], None
+        return _single(rows, found[0])
+    if winner is None:
+        raise Mistake(f"run {run} has no winner, so there is nothing to deploy by itself; its report says why, and "
+                      f"--variant NAME deploys a form of your choice; {kinds}")  # fmt: skip
     if winner in able:
-        return winner, None  # type: ignore[return-value]  # None is not in `able`
-    fit = [row for row in able if row["eligible"]]
-    what = f"the winner, {words(winner)}," if winner else f"run {run} has no winner: nothing"
+        return _single(rows, winner)
+    what, fit = f"the winner, {words(winner)},", [row for row in able if row["eligible"]]
     if not fit:
         raise Mistake(f"{what} cannot be served alone, nor any form that is accurate enough; {kinds} (--variant NAME)")
-    return fit[0], f"{what} cannot be served alone; deployed instead, the fastest that can: {words(fit[0])}"
+    row, notes = _single(rows, fit[0])
+    return row, [f"{what} cannot be served alone; deployed instead, the fastest that can: {words(fit[0])}", *notes]
+
+
+def _single(rows: list[Row], row: Row) -> tuple[Row, list[str]]:
+    """The same form at batch size 1, and what to say where that is not how it was chosen."""
+    if row["batch_size"] == 1:
+        return row, []
+    same = ("variant", "runtime", "device")
+    found = [
+        one for one in rows if one["batch_size"] == 1 and one["status"] == "ok" and all(one[k] == row[k] for k in same)
+    ]
+    told = f"it was chosen at batch size {row['batch_size']}, the server answers one image a query"
+    if not found:
+        return row, [f"{told}, which this run did not measure"]
+    return found[0], [f"{told}: {sig(found[0]['latency_median_ms'])} ms, measured"]
 
 
 def write(out: Path, run: str, row: Row, folder: Path) -> None:
@@ -100,16 +124,30 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
     name = f"model{suffix}"
     (folder / model.name).rename(folder / name)
     data = load(str(out / "runs" / run / "study.toml"), []).data
+    threads = _threads(out, run, row)
     about = {
         "file": name, "runtime": row["runtime"], "format": variant["format"], "precision": variant["precision"],
         **_told(out, variants, variant), "resize": data.resize, "top1": row["top1"], "sha256": variant["sha256"],
         "size_bytes": variant["size_bytes"], "run": run, "variant": variant["name"], "batch_size": row["batch_size"],
-        "latency_median_ms": row["latency_median_ms"], "burnish": _version("burnish"),
+        "latency_median_ms": row["latency_median_ms"], "burnish": _version("burnish"), "threads": threads,
+        "settings": runtimes.load(row["runtime"]).settings(threads),  # type: ignore[attr-defined]  # those SERVED have it
     }  # fmt: skip
     (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     for path, copy in COPIED.items():
         shutil.copyfile(path, folder / copy)
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements(row["runtime"])))
+
+
+def _threads(out: Path, run: str, row: Row) -> int:
+    """Threads that a row was measured with."""
+    keys = ("variant", "runtime", "device", "batch_size")
+    measured = tables.read(out, "benchmarks", run).collect().to_dicts()
+    found = [one["threads"] for one in measured if all(one[key] == row[key] for key in keys)]
+    if not found or found[0] is None:
+        raise Mistake(
+            f"table benchmarks of {run} does not say how many threads {words(row)} was measured with; run the study again"
+        )
+    return int(found[0])
 
 
 def _stored(out: Path, variant: Row) -> Path:
@@ -121,8 +159,9 @@ def _told(out: Path, variants: dict[str, Row], variant: Row) -> Row:
     """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are asked their parent."""
     while variant["format"] in ("onnx", "torchscript"):
         path = _stored(out, variant)
-        if told := (_script if variant["format"] == "torchscript" else _onnx)(path):
-            return {key: json.loads(value) for key, value in told.items()}
+        said = told.export((_script if variant["format"] == "torchscript" else _onnx)(path), path)
+        if said is not None:
+            return said.model_dump(mode="json", exclude={"kind"})
         variant = variants[variant["parent"]]
     raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
 
@@ -132,14 +171,12 @@ def _onnx(path: Path) -> dict[str, str]:
 
     file = path if path.is_file() else next(path.glob("*.onnx"))
     found = onnx.load(str(file), load_external_data=False).metadata_props
-    return {entry.key: entry.value for entry in found if entry.key in ("classes", "mean", "std", "image_shape")}
+    return {entry.key: entry.value for entry in found}
 
 
 def _script(path: Path) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
-        return {
-            name.rpartition("/")[2]: archive.read(name).decode() for name in archive.namelist() if "/extra/" in name
-        }
+        return told.extras(archive, path)
 
 
 def _requirements(runtime: str) -> list[str]:

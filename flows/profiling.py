@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import profiling_charts
+from flows.damage import anew, check
 from flows.grids import count, grid
 from flows.profiling_text import TOP, certificate, doubt, headline, text
 from flows.settings import Mistake
+from flows.trust import refuse_programs
 from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
 from tasks.profilers import LEAST_QUERIES
@@ -59,9 +61,12 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     asked.device = machine.devices((asked.device,))[-1]  # auto: the GPU if there is one
     if asked.target is not None and asked.run is None and Path(asked.target).exists():
         file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
+        refuse_programs([file], asked.trust)  # a run's own TorchScript was made here, and the store knows its hash
     else:
         run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
-        file, shape, name = _variant(out, run, asked.target or _reference(out, run))
+        check(out, run, ("summary", "variants", "datasets"))
+        with anew(out, run):
+            file, shape, name = _variant(out, run, asked.target or _reference(out, run))
     runtime = _runtime(asked, file, name)
     batch = asked.batch or file.batch or 1
     file.check_batches((batch,))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tasks.records import Choice, Range, Study, skippable
+from tasks.records import PATTERNS, Choice, Range, Study, skippable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 class Mistake(Exception):
     """Something the user wrote is wrong; the message is one line."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def plain(record: BaseModel) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def _record_at(path: list[str]) -> type[BaseModel] | None:
     """The record that a dotted path of a study leads to."""
     found: Any = Study
     for name in path:
-        if name.isdigit():
+        if name.isdecimal():
             continue
         if not (isinstance(found, type) and issubclass(found, BaseModel)) or name not in found.model_fields:
             return None
@@ -84,12 +87,28 @@ def _record_in(annotation: Any) -> Any:
     return next((r for a in get_args(annotation) if (r := _record_in(a)) and r not in (Range, Choice)), None)
 
 
-def _value(text: str) -> Any:
+LONGEST = 4_000
+"""Characters of a message, or of a value in it, that are shown."""
+DEEP = "nested too deeply; a study has at most five levels"
+
+
+def one_line(text: object, longest: int = LONGEST) -> str:
+    """A message as one line that a terminal shows as it is: no control characters, the middle of what is long left out."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    return shown if len(shown) <= longest else f"{shown[: longest // 2]} … {shown[-longest // 2 :]}"
+
+
+def _value(key: str, text: str) -> Any:
     """A value as TOML writes it; what is not TOML is a string."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        found = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    except RecursionError:
+        raise Mistake(f"--set {key}: {DEEP}") from None
+    except ValueError:  # Python reads no whole number of more than 4,300 digits
+        raise Mistake(f"--set {key}: a number of {len(text)} digits is too long") from None
+    return found["value"] if len(found) == 1 else text  # text of several lines may hold more keys
 
 
 def _refuse_bytes(setting: str) -> None:
@@ -112,28 +131,30 @@ def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         *path, last = key.split(".")
         for step, name in enumerate(path):
             if isinstance(place, list):
-                if not name.isdigit() or int(name) >= len(place):
-                    raise Mistake(
-                        f"--set {key}: {'.'.join(path[:step])} has entries 0 to {len(place) - 1}, not {name!r}"
-                    )
-                place = place[int(name)]
+                place = place[_entry(place, name, key, ".".join(path[:step]))]
             else:
                 place = place.setdefault(name, {})
             if not isinstance(place, (dict, list)):
                 raise Mistake(f"--set {key}: {'.'.join(path[: step + 1])} is a value, it has no {last!r}")
-        if isinstance(place, list):
-            if not last.isdigit() or int(last) >= len(place):
-                raise Mistake(f"--set {key}: {'.'.join(path)} has entries 0 to {len(place) - 1}, not {last!r}")
-            place[int(last)] = _value(text.strip())
-        else:
-            place[last] = _value(text.strip())
+        where = _entry(place, last, key, ".".join(path)) if isinstance(place, list) else last
+        place[where] = _value(key, text.strip())
     return values
+
+
+def _entry(entries: list[Any], name: str, key: str, path: str) -> int:
+    """The index that a part of a dotted key names in a list."""
+    if not (name.isascii() and name.isdecimal() and len(name) < 10 and int(name) < len(entries)):
+        there = f"entries 0 to {len(entries) - 1}" if entries else "no entries"
+        raise Mistake(f"--set {one_line(key, 100)}: {path} has {there}, not {one_line(name, 60)!r}")
+    return int(name)
 
 
 def study_from(values: dict[str, Any], where: str) -> Study:
     """A study from JSON values, strictly typed; a mistake names the key, what was given and what is accepted."""
     try:
         return Study.model_validate_json(json.dumps(values, default=str), strict=True)
+    except RecursionError:
+        raise Mistake(f"{where}: {DEEP}") from None
     except ValidationError as error:
         # A list with a wrong entry is also reported as too short; the entry is what is wrong.
         errors = [e for e in error.errors() if e["type"] != "too_short" or len(error.errors()) == 1]
@@ -144,7 +165,10 @@ def _line(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     if location[:2] == ["tune", "space"]:
         del location[3:4]  # which kind of interval was tried: pydantic's word, not a key
-    key = ".".join(location)
+    scalar = len(location) > 1 and location[-1] in ("bool", "constrained-int", "constrained-float", "constrained-str")
+    if scalar:  # which type was tried: pydantic's word, not a key
+        del location[-1]
+    key = one_line(".".join(location), 100)
     if error["type"] == "extra_forbidden":
         tags: dict[str, type[BaseModel]] = {"range": Range, "choice": Choice}
         record = tags[error["loc"][3]] if location[:2] == ["tune", "space"] else _record_at(location[:-1])
@@ -153,7 +177,12 @@ def _line(error: Any) -> str:
         hint = f"did you mean {near[0]}? " if near else ""
         return f"unknown key {key}; {hint}{'.'.join(location[:-1]) or 'a study'} accepts {', '.join(accepted)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = "" if isinstance(error["input"], dict) or error["type"] == "missing" else f" (got {error['input']!r})"
+    if scalar:
+        message = "expected true, false, a number from -1e12 to 1e12 or a text of up to 200 characters"
+    if error["type"] == "string_pattern_mismatch":
+        message = f"expected {PATTERNS[error['ctx']['pattern']]}"
+    told = one_line(repr(error["input"]), 60)
+    given = "" if isinstance(error["input"], dict) or error["type"] == "missing" else f" (got {told})"
     if error["type"] == "value_error":
         given = ""
     return f"{key + ': ' if key else ''}{message}{given}"
@@ -198,5 +227,7 @@ def _read(path: Path) -> dict[str, Any]:
         return {"name": path.stem, **tomllib.loads(path.read_text())}
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise Mistake(f"{path}: {DEEP}") from None
+    except ValueError as error:  # not TOML, not UTF-8, or a whole number of more than 4,300 digits
         raise Mistake(f"{path}: not TOML: {error}") from None

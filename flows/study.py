@@ -260,7 +260,7 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
 
 def _publish(run: Run, result: Result) -> None:
     """Put the run's tables, files and report where a person looks for them, and show them in Prefect."""
-    from flows import artifacts, report
+    from flows import artifacts, damage, report
 
     out, store = Path(run.context.out), Store(Path(run.context.out) / "store")
     tables.publish({name: store.get(a) for name, a in result.tables.items()}, out, run.context.run)
@@ -272,6 +272,7 @@ def _publish(run: Run, result: Result) -> None:
     write_text(
         run.folder / "result.json", json.dumps(result.model_dump(include={"winner", "reason", "cautions"}), indent=1)
     )
+    damage.record(out, run.context.run)
     page = report.render(out, run.context.run)
     with without_server(LOG, "the run's artifacts are not shown there"):
         artifacts.publish(run.study, run.context.run, result, page)
@@ -319,6 +320,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
 
 def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str, Result]:
     """Run a study to its end and return the run's name and its result."""
+    machine.keep_to_quota()
     for model in study.models:
         if model.pretrained is not None:
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed

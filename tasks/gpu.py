@@ -75,7 +75,7 @@ def visible_gpus(uuids: Sequence[str], listed: str | None) -> list[int]:
         return list(range(len(uuids)))
     found: list[int] = []
     for entry in map(str.strip, listed.split(",")):
-        if entry.isdigit():
+        if entry.isdecimal():
             matching = [int(entry)] if int(entry) < len(uuids) else []
         else:
             matching = [index for index, uuid in enumerate(uuids) if entry and uuid.startswith(entry)]

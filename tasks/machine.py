@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import math
 import os
 import platform
 from contextlib import suppress
@@ -13,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from tasks import gpu
+from tasks import gpu, quota
 
 # Instructions that decide how fast vector, bf16 and int8 arithmetic is (x86-64, then Arm), as /proc/cpuinfo names them.
 FEATURES = (
@@ -54,22 +53,25 @@ def cores() -> int:
     topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     siblings = {Path(topology.format(n)) for n in affinity()}
     usable = len({path.read_text() for path in siblings if path.exists()}) or len(siblings)
-    with suppress(OSError, ValueError):  # ValueError: "max", no quota
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        usable = min(usable, math.ceil(int(quota) / int(period)))
-    return max(usable, 1)
+    return max(1, min(usable, quota.usable_processors()))
+
+
+def keep_to_quota() -> None:
+    """Let PyTorch take no more threads than the container's quota allows; it sees the machine's cores alone.
+
+    It must be called before PyTorch is imported. OMP_NUM_THREADS that the user has set stays.
+    """
+    if quota.usable_processors() < len(affinity()):
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 
 
 def memory_available() -> int:
     """Bytes that new processes can take, within a container's limit."""
     import psutil
 
-    available = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    with suppress(OSError, ValueError):  # ValueError: "max", no limit
-        limit = int((group / "memory.max").read_text())
-        available = min(available, limit - int((group / "memory.current").read_text()))
-    return max(available, 0)
+    left = quota.memory_left()
+    available: int = psutil.virtual_memory().available
+    return available if left is None else min(available, left)
 
 
 def governor(root: Path = Path("/")) -> str | None:

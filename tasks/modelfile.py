@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,15 +188,21 @@ def _openvino(path: Path, file: Path) -> ModelFile:
 
 
 def _torchscript(path: Path) -> ModelFile:
+    from tasks import told
+
     try:
-        shape, dtype = torchfile.archive(path)
+        dtype = torchfile.input_type(path)
     except ValueError as error:
         raise _Unlike(str(error)) from None
-    return ModelFile(path=path, format="torchscript", shape=shape, dtype=dtype)
+    with zipfile.ZipFile(path) as archive:
+        said = told.export(told.extras(archive, path), path)
+    return ModelFile(path=path, format="torchscript", shape=said.image_shape if said else None, dtype=dtype)
 
 
 def _safetensors(path: Path) -> ModelFile:
     from safetensors import SafetensorError, safe_open
+
+    from tasks import told
 
     try:
         with safe_open(str(path), framework="numpy") as file:
@@ -204,17 +211,16 @@ def _safetensors(path: Path) -> ModelFile:
         raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     if "burnish" not in metadata:
         raise ValueError(f"{path} holds weights without an architecture; {ACCEPTED}")
-    built: dict[str, Any] = json.loads(metadata["burnish"])
-    size = built["image_size"]
-    return ModelFile(path=path, format="safetensors", shape=(built["in_channels"], size, size))
+    built = told.architecture(metadata["burnish"], path)
+    return ModelFile(path=path, format="safetensors", shape=(built.in_channels, built.image_size, built.image_size))
 
 
 def _null(path: Path) -> ModelFile:
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _Unlike(str(error)) from None
-    if "milliseconds" not in found:
+    if not isinstance(found, dict) or "milliseconds" not in found:
         raise _Unlike("JSON without milliseconds")
     return ModelFile(path=path, format="null", shape=(1,))
 

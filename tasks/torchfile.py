@@ -17,8 +17,8 @@ TYPES = {"FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "
 """Types of weights, in the order in which they are looked for, to NumPy's names."""
 
 
-def archive(path: Path) -> tuple[tuple[int, ...] | None, str]:
-    """(Shape of an image where the file says it, NumPy's name of its type) for a TorchScript archive.
+def input_type(path: Path) -> str:
+    """NumPy's name of the type of an image for a TorchScript archive.
 
     A module takes images of the type of its weights; float32 where it has weights of several types, or none.
 
@@ -34,14 +34,13 @@ def archive(path: Path) -> tuple[tuple[int, ...] | None, str]:
             names = opened.namelist()
             if not any("/code/" in name for name in names):
                 raise ValueError(_other(path, names))
-            said = [opened.read(name) for name in names if name.endswith("/extra/image_shape")]  # by burnish's export
             types = {stored.type_name for stored in _pickles.storages(opened)}
     except zipfile.BadZipFile as error:
         raise ValueError(f"no model: {error} (cut off?)") from None
     dtype = next((name for storage, name in TYPES.items() if storage in types), "float32")
     if dtype == "bfloat16":
         raise ValueError("its weights are bf16, for which NumPy has no type; save it as model.float() or model.half()")
-    return tuple(json.loads(said[0])) if said else None, dtype
+    return dtype
 
 
 def _other(path: Path, names: list[str]) -> str:

@@ -3,113 +3,30 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
-import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
 import urllib.request
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
 import pyarrow.parquet as pq
 import pytest
 from conftest import shared
-from digits import digits, stored
-from PIL import Image
+from digits import digits
+from servers import IMAGES, RUN, Made, environment, load_app, png, post, served
 
-from flows.cli import main
-from flows.settings import to_toml
-from tasks import runtimes, tables
-from tasks.datasets import load_arrays, open_source
-from tasks.export import export
-from tasks.pixels import normalise
+from tasks import runtimes
+from tasks.datasets import open_source
 from tasks.prepare import prepare
-from tasks.records import Data, Export, Model, Prepared, Study, Variant
-from tasks.store import write_text
+from tasks.records import Data
 from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
-
-RUN = "small-20260101-000000"
-IMAGES = 12
-
-
-class Made:
-    """An artifacts folder with a run whose winner is a real file, and what the pipeline says of its test images."""
-
-    def __init__(self, out: Path, work: Work, data: Prepared, settings: Data) -> None:
-        self.out, self.data, self.settings = out, data, settings
-        shape = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.image_size}
-        parent = stored(work, "lenet5", name="lenet5", **shape)
-        forms = export(work, data, parent, Export(images=8)).variants
-        onnx_form = next(form for form in forms if form.format == "onnx")
-        self.variants = (parent, *forms, self._bare(work, onnx_form))
-        self.pixels = load_arrays(work.store, data)[0][-IMAGES:]
-        self.inputs = normalise(self.pixels, data.mean, data.std)
-        rows = [
-            one.model_dump(include={"name", "model", "stage", "parent", "format", "precision", "status"})
-            | one.artifact.model_dump(include={"path", "sha256", "size_bytes"})
-            for one in self.variants
-        ]  # fmt: skip
-        self._put("variants", rows)
-        self.summarise({("lenet5/train", "eager"): 3.0, ("lenet5/train/onnx", "onnxruntime"): 1.0,
-                        ("lenet5/train/onnx", "openvino"): 2.0, ("lenet5/train/torchscript", "torchscript"): 4.0,
-                        ("lenet5/train/onnx/int8", "onnxruntime"): 5.0})  # fmt: skip
-        folder = out / "runs" / RUN
-        study = Study(
-            name="small", models=(Model(name="lenet5"),), data=settings.model_copy(update={"test_fraction": 0.5})
-        )
-        write_text(folder / "study.toml", to_toml(study))
-        write_text(folder / "result.json", "{}")
-
-    @staticmethod
-    def _bare(work: Work, form: Variant) -> Variant:
-        """As ONNX Runtime's quantizer leaves a file: without what the export had written into it."""
-        assert form.artifact
-        model = onnx.load(str(work.store.get(form.artifact)))
-        del model.metadata_props[:]
-        with work.store.temporary() as folder:
-            onnx.save(model, folder / "bare.onnx")
-            artifact = work.store.put(folder / "bare.onnx", "onnx", "int8")
-        return Variant(name=f"{form.name}/int8", model=form.model, stage="quantize", parent=form.name, format="onnx",
-                       precision="int8", artifact=artifact)  # fmt: skip
-
-    def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
-        (self.out / "tables" / table).mkdir(parents=True, exist_ok=True)
-        tables.frame(table, rows).write_parquet(self.out / "tables" / table / f"{RUN}.parquet")
-
-    def summarise(self, latencies: dict[tuple[str, str], float], device: str = "cpu") -> None:
-        """The first is the winner."""
-        self._put("summary", [
-            {"variant": variant, "runtime": runtime, "device": device, "batch_size": 1, "status": "ok", "top1": 0.5,
-             "eligible": True, "latency_median_ms": ms, "role": None if number else "winner"}
-            for number, ((variant, runtime), ms) in enumerate(sorted(latencies.items(), key=lambda item: item[1]))
-        ])  # fmt: skip
-
-    def logits(self, runtime: str, variant: str) -> np.ndarray:
-        """What the pipeline's own runtime answers for the test images."""
-        found = next(one for one in self.variants if one.name == variant)
-        assert found.artifact
-        session = runtimes.load(runtime).open(self.out / "store" / found.artifact.path, "cpu", 1, 1)
-        try:
-            return np.concatenate([session.run(self.inputs[i : i + 1]) for i in range(IMAGES)])
-        finally:
-            session.close()
-
-    def deploy(self, to: Path, *arguments: str, code: int = 0) -> Path:
-        assert main(["deploy", "--out", str(self.out), "--to", str(to), *arguments]) == code
-        return to
+    from pathlib import Path
 
 
 @pytest.fixture(scope="module")
@@ -132,51 +49,6 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
     return Made(out, work, prepare(work, settings), settings)
 
 
-def png(pixels: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-def environment(**more: str) -> dict[str, str]:
-    """Of a process that knows nothing of this project's folder."""
-    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
-
-
-@contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """app.py in a process of its own, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen([sys.executable, "app.py"], cwd=folder, env=environment(PORT=str(port)), text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-    try:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 60
-        while True:
-            try:
-                assert json.load(urllib.request.urlopen(f"{url}/healthz", timeout=5)) == {"status": "ok"}
-                break
-            except OSError:
-                assert process.poll() is None, process.communicate()[0]
-                assert time.monotonic() < deadline, "the server did not answer within 60 s"
-                time.sleep(0.1)
-        yield url
-    finally:
-        process.terminate()
-        process.communicate(timeout=30)
-    assert process.returncode in (0, -15)
-
-
-def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
-    try:
-        answer = urllib.request.urlopen(urllib.request.Request(url, body), timeout=30)
-    except urllib.error.HTTPError as error:
-        answer = error
-    with answer:
-        return answer.status, json.loads(answer.read())
-
-
 def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
     found = np.full(classes, np.nan)
     for one in answer["predictions"]:
@@ -193,18 +65,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 def alone() -> Iterator[None]:
     """Modules of a served folder are not kept for the next."""
     yield
-    for name in ("app", "decode", "pixels"):
+    for name in ("app", "connections", "decode", "decoders", "model", "pixels", "quota"):
         sys.modules.pop(name, None)
-
-
-def load_app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(folder))
-    spec = importlib.util.spec_from_file_location("app", folder / "app.py")
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_server_answers_as_the_pipeline_does(grey: Made, tmp_path: Path) -> None:
@@ -282,15 +144,15 @@ def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: Made, tmp_p
     assert [line.partition("==")[0] for line in lines] == ["numpy", "onnxruntime", "pillow", "starlette", "uvicorn"]
     assert all(line.partition("==")[2] for line in lines)
     copied = {path.name for path in folder.iterdir()}
-    assert copied == {"Dockerfile", "app.py", "decode.py", "model.json", "model.onnx", "pixels.py", "requirements.txt"}
+    assert copied == {"Dockerfile", "app.py", "connections.py", "decode.py", "decoders.py", "model.json", "model.onnx",
+                      "model.py", "pixels.py", "quota.py", "requirements.txt"}  # fmt: skip
     grey.deploy(folder)  # again: the folder is its own
 
 
 def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_can(
     grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = tables.read(grey.out, "summary", RUN).collect()
-    try:
+    with grey.restored():
         grey.summarise({("lenet5/train", "torch_compile"): 0.5, ("lenet5/train/onnx", "openvino"): 1.0})
         folder = grey.deploy(tmp_path / "served")
         told = capsys.readouterr().out
@@ -301,8 +163,6 @@ def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_ca
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, device="cuda:0")
         grey.deploy(tmp_path / "none", code=2)
         assert "cannot be served alone, nor any form that is accurate enough" in capsys.readouterr().err
-    finally:
-        before.write_parquet(grey.out / "tables" / "summary" / f"{RUN}.parquet")
     assert not (tmp_path / "none").exists()
 
 
@@ -340,3 +200,88 @@ def test_its_own_requirements_are_enough(grey: Made, tmp_path: Path) -> None:
                           capture_output=True, check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert f"'index': {grey.logits('onnxruntime', 'lenet5/train/onnx')[0].argmax()}" in done.stdout
+
+
+def session_options(options: Any) -> dict[str, Any]:
+    """What ONNX Runtime is told, of which the log level alone is not the model's."""
+    told = {name: getattr(options, name) for name in dir(type(options))
+            if not name.startswith("_") and not callable(getattr(options, name)) and "log" not in name}  # fmt: skip
+    entries = ("session.force_spinning_stop", "session.intra_op.allow_spinning", "session.set_denormal_as_zero")
+    return told | {name: options.get_session_config_entry(name) for name in entries if entry_of(options, name)}
+
+
+def entry_of(options: Any, name: str) -> bool:
+    try:
+        options.get_session_config_entry(name)
+    except RuntimeError:  # it was not told
+        return False
+    return True
+
+
+def test_onnxruntime_is_told_what_it_was_measured_with(
+    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    import onnxruntime
+
+    told: list[dict[str, Any]] = []
+    made = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, **more: Any) -> Any:
+        told.append(session_options(options))
+        return made(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    grey.logits("onnxruntime", "lenet5/train/onnx")
+    load_app(grey.deploy(tmp_path / "served"), monkeypatch)
+    measured, served_with = told
+    assert measured == served_with
+    assert measured["execution_mode"] == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert measured["session.force_spinning_stop"] == "1"
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
+def test_openvino_is_told_what_it_was_measured_with(
+    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None, runtime: str
+) -> None:
+    import openvino
+
+    reason = runtimes.load(runtime).unavailable("cpu")
+    told: list[tuple[Any, ...]] = []
+    made = openvino.Core.compile_model
+
+    def compiled(core: Any, model: Any, device: str, config: dict[str, Any]) -> Any:
+        told.append((str(model.input(0).partial_shape), device, config))
+        return made(core, model, device, config)
+
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", runtime): 1.0})
+        folder = grey.deploy(tmp_path / "served")
+    asked = json.loads((folder / "model.json").read_text())["settings"]["INFERENCE_PRECISION_HINT"]
+    assert asked == ("bf16" if runtime.endswith("bf16") else "f32")
+    monkeypatch.setattr(openvino.Core, "compile_model", compiled)
+    if reason:  # it does not run in another precision than it was measured in
+        with pytest.raises(SystemExit, match="was measured in bf16, which this CPU does not compute in"):
+            load_app(folder, monkeypatch)
+        return
+    grey.logits(runtime, "lenet5/train/onnx")
+    load_app(folder, monkeypatch)
+    assert told[0] == told[-1]
+    assert told[0][0] == "[1,1,8,8]"
+
+
+def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
+    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, batch=8)
+        grey.deploy(tmp_path / "served")
+        told = capsys.readouterr().out
+        assert (
+            "it was chosen at batch size 8, the server answers one image a query, which this run did not measure"
+            in told
+        )
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, winner=False)
+        grey.deploy(tmp_path / "none", code=2)
+        told = capsys.readouterr().err
+        assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in told
+        assert told.count("\n") == 1

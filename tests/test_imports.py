@@ -82,7 +82,7 @@ def test_each_runtimes_library_is_imported_in_its_adapter_alone():
     for library in ("onnxruntime", "openvino", "tensorrt"):
         found = {module_of(p) for p in FILES if uses(p, library)}
         adapters = {f"tasks.runtimes.{library}", f"tasks.runtimes._{library}", f"tasks.profilers.{library}"}
-        adapters |= {"flows.deployed.app"}  # the server that `burnish deploy` copies: it runs without burnish
+        adapters |= {"flows.deployed.model"}  # the server that `burnish deploy` copies: it runs without burnish
         # Quantizing and building use the same library's tools, not its way to execute.
         assert found <= {*adapters, "tasks.quantize", "tasks.build", "tasks.calibration"}, library
 

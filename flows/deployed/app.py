@@ -1,82 +1,58 @@
 """Serves one image classifier over HTTP, or as a function: `burnish deploy` wrote this folder.
 
-    python app.py                                                  # listens on $PORT (8080)
+    python app.py                                                  # listens on 127.0.0.1:8080 ($HOST, $PORT)
     curl --data-binary @photo.jpg 'localhost:8080/predict?top=3'   # -> {"predictions": [{"class": ..., ...}, ...]}
 
-`GET /healthz` answers 200 as soon as the model has answered a first query. What is no image is 400 and one line. The
-environment of Cloud Run, Knative and Azure Container Apps sets PORT; AWS Lambda calls `handler`.
+`GET /healthz` answers 200 as soon as the model has answered a first query. What is no image is 400 and one line, what is
+too large 413, another format than JPEG, PNG, WebP, BMP or GIF 415, more at once than there is memory for 503. The
+environment of Cloud Run, Knative and Azure Container Apps sets PORT; the Dockerfile sets HOST to 0.0.0.0; AWS Lambda calls
+`handler`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import logging
 import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy
-from decode import Bad, decode  # burnish's own, copied: images are prepared as those that it was measured with
-from pixels import normalise
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 HERE = Path(__file__).parent
 ABOUT: dict[str, Any] = json.loads((HERE / "model.json").read_text())
-LIMIT = 32 << 20  # bytes of an image file; Cloud Run's own limit of a request
+for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(_name, str(ABOUT["threads"]))  # as measured, and read when NumPy is imported
+
+import numpy  # noqa: E402
+from decoders import WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
+from model import Model, probabilities  # noqa: E402
+from pixels import normalise  # noqa: E402  # burnish's own, copied: images are prepared as those that it was measured with
+
+BODY_BYTES = 32 << 20  # of an image file; Cloud Run's own limit of a request
+BODIES_BYTES = 48 << 20  # of all image files that are waited for or waiting
+DISCARDED_BYTES = 128 << 20  # of a refused body are read, so that its sender sees the answer
+BODY_SECONDS = 30.0  # for an image file to arrive
+CONNECTIONS = 256  # at a time; above them the answer is 503
+RESERVED_BYTES = BODIES_BYTES + CONNECTIONS * (
+    512 << 10
+)  # that the server itself may come to take: measured, 0.4 MiB each
+BUSY = "too many images at once; try again"
 TOP = 5
+LOG = logging.getLogger("uvicorn.error")
+
+MODEL = Model(HERE, ABOUT)
+DECODERS = Decoders(ABOUT["image_shape"][1], ABOUT["resize"], share(RESERVED_BYTES))
 
 
-class Model:
-    """The model file in the runtime that it was measured in, on one thread a usable core."""
-
-    def __init__(self) -> None:
-        path, threads = HERE / ABOUT["file"], len(os.sched_getaffinity(0))
-        self._query = getattr(self, "_" + ABOUT["runtime"].partition("_")[0])(path, threads)
-        self.logits(numpy.zeros((1, *ABOUT["image_shape"]), "float32"))  # the first query takes longer: not a user's
-
-    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
-        """Normalised float32 (batch, channels, height, width) -> (batch, classes)."""
-        return self._query(inputs)
-
-    def _onnxruntime(self, path: Path, threads: int) -> Any:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        return lambda inputs: session.run(None, {session.get_inputs()[0].name: inputs})[0]
-
-    def _openvino(self, path: Path, threads: int) -> Any:
-        import openvino
-
-        precision = "bf16" if ABOUT["runtime"].endswith("bf16") else "f32"
-        asked = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
-        compiled = openvino.Core().compile_model(path, "CPU", asked | {"INFERENCE_NUM_THREADS": str(threads)})
-        # A request a query: one request does not serve two threads.
-        return lambda inputs: compiled.create_infer_request().infer([inputs])[0]
-
-    def _torchscript(self, path: Path, threads: int) -> Any:
-        import torch
-
-        torch.set_num_threads(threads)
-        module = torch.jit.load(str(path), map_location="cpu").eval()
-
-        def query(inputs: numpy.ndarray) -> numpy.ndarray:
-            with torch.inference_mode():
-                return module(torch.from_numpy(inputs)).float().numpy()
-
-        return query
-
-
-MODEL = Model()
-
-
-def prepare(image: bytes) -> numpy.ndarray:
-    """An image file's bytes -> what the model takes, (1, channels, height, width); ValueError: why not."""
-    channels, size, _ = ABOUT["image_shape"]
-    try:
-        pixels = decode(image, size, ABOUT["resize"])
-    except Bad as bad:
-        raise ValueError(": ".join(filter(None, bad.args))) from None
+def prepare(image: bytes | bytearray) -> numpy.ndarray:
+    """An image file's bytes -> what the model takes, (1, channels, height, width); `Refused`: why not."""
+    channels = ABOUT["image_shape"][0]
+    pixels = DECODERS.decode(image)
     if channels == 1 and pixels.ndim == 3:
         from PIL import Image
 
@@ -85,22 +61,24 @@ def prepare(image: bytes) -> numpy.ndarray:
     return normalise(shaped[None], ABOUT["mean"], ABOUT["std"])
 
 
-def predict(image: bytes, top: str | None) -> tuple[int, dict[str, Any]]:
+def predict(image: bytes | bytearray, top: str | None) -> tuple[int, dict[str, Any]]:
     """(HTTP status, answer): the `top` most probable classes of an image file, best first; without it, five."""
     try:
-        count = int(top or TOP)
+        count = TOP if top is None else int(top)
         if count < 1:
             raise ValueError
     except ValueError:
-        return 400, {"error": f"top: a whole number from 1 was expected, got {top!r}"}
+        return 400, {"error": f"top: a whole number from 1 was expected, got {(top or '')[:40]!r}"}
     try:
-        logits = MODEL.logits(prepare(image))[0].astype("float64")
-    except ValueError as error:
-        return 400, {"error": str(error)}
-    weights = numpy.exp(logits - logits.max())
-    best = numpy.argsort(-logits, kind="stable")[:count]
-    found = [{"class": ABOUT["classes"][i], "index": int(i), "probability": weights[i] / weights.sum()} for i in best]
-    return 200, {"predictions": found}
+        found = probabilities(MODEL.logits(prepare(image))[0].astype("float64"))
+    except Refused as error:
+        return error.status, {"error": str(error)}
+    except ArithmeticError as error:
+        return 500, {"error": str(error)}
+    best = numpy.argsort(-found, kind="stable")[:count]
+    return 200, {
+        "predictions": [{"class": ABOUT["classes"][i], "index": int(i), "probability": float(found[i])} for i in best]
+    }
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -116,30 +94,110 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": json.dumps(answer)}
 
 
+class Bodies:
+    """The image files in memory, over all requests."""
+
+    def __init__(self) -> None:
+        self.held = 0
+
+    async def read(self, parts: AsyncIterator[bytes], said: str, body: bytearray) -> None:
+        """Read a request's body into `body`; `Refused` where it is too large, too slow, or one too many.
+
+        `said`: its Content-Length, "" where there is none.
+        """
+        large = Refused(413, f"an image file of up to {BODY_BYTES >> 20} MiB is accepted")
+        if said and int(said) > BODY_BYTES:  # the HTTP parser lets digits alone through
+            raise large
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in parts:
+                    body += part
+                    self.held += len(part)
+                    if len(body) > BODY_BYTES:
+                        raise large
+                    if self.held > BODIES_BYTES:
+                        raise Refused(503, BUSY)
+        except TimeoutError:
+            raise Refused(408, f"the image file did not arrive within {BODY_SECONDS:g} s") from None
+
+    def release(self, body: bytearray) -> None:
+        """Forget a request's body."""
+        self.held -= len(body)
+        body.clear()
+
+
+async def discard(parts: AsyncIterator[bytes]) -> None:
+    """Read what is left of a refused body: a client that is still writing when the connection ends sees no answer."""
+    read = 0
+    with suppress(TimeoutError):
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in parts:
+                read += len(part)
+                if read > DISCARDED_BYTES:
+                    return
+
+
 def application() -> Any:
     """The ASGI application; a query runs in a thread, so that /healthz answers meanwhile."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
-    from starlette.requests import Request
-    from starlette.responses import JSONResponse
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, Response
     from starlette.routing import Route
 
-    async def healthz(request: Request) -> JSONResponse:
+    bodies = Bodies()
+    turns = asyncio.Semaphore(DECODERS.allowed.decoders + 1)  # one more: a model that is at work leaves no decoder idle
+
+    async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
-    async def answer(request: Request) -> JSONResponse:
+    async def answered(request: Request, body: bytearray) -> Response:
+        parts = request.stream()
+        try:
+            await bodies.read(parts, request.headers.get("content-length", ""), body)
+        except Refused as refused:
+            bodies.release(body)
+            if request.headers.get("expect", "").lower() != "100-continue":  # who says so asks before writing
+                await discard(parts)
+            again = {"retry-after": "1"} if refused.status == 503 else {}
+            return JSONResponse({"error": str(refused)}, refused.status, {"connection": "close"} | again)
+        try:
+            async with asyncio.timeout(WAIT_SECONDS):
+                await turns.acquire()
+        except TimeoutError:
+            return JSONResponse({"error": BUSY}, 503, {"retry-after": "1"})
+        try:
+            if await request.is_disconnected():
+                raise ClientDisconnect
+            status, found = await run_in_threadpool(predict, body, request.query_params.get("top"))
+        finally:
+            turns.release()
+        return JSONResponse(found, status, {"retry-after": "1"} if status == 503 else {})
+
+    async def answer(request: Request) -> Response:
         body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > LIMIT:
-                return JSONResponse({"error": f"an image file of up to {LIMIT >> 20} MiB is accepted"}, 413)
-        status, found = await run_in_threadpool(predict, bytes(body), request.query_params.get("top"))
-        return JSONResponse(found, status)
+        try:
+            return await answered(request, body)
+        except ClientDisconnect:
+            LOG.info("%s - went away after %d bytes of its image file", request.client, len(body))
+            return Response(status_code=499)  # nobody reads it
+        finally:
+            bodies.release(body)
 
     return Starlette(routes=[Route("/healthz", healthz), Route("/predict", answer, methods=["POST"])])
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Listen until SIGTERM or Ctrl-C."""
     import uvicorn
+    from connections import Patient
 
-    uvicorn.run(application(), host="0.0.0.0", port=int(os.environ.get("PORT", "8080")))
+    allowed = DECODERS.allowed
+    print(f"{ABOUT['variant']}: {MODEL.threads} threads a query, {allowed.decoders} decoders, images of up to "
+          f"{allowed.pixels / 1e6:.1f} megapixels", flush=True)  # fmt: skip
+    uvicorn.run(application(), host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8080")),
+                http=Patient, ws="none", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=10)  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

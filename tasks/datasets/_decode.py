@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -93,7 +92,9 @@ class Done(NamedTuple):
 
 def decode_all(jobs: Iterator[Job], size: int | None, resize: int | None = None) -> Iterator[Done]:
     """Decode in threads (Pillow's decoders release the interpreter's lock), in order and with few images in memory."""
-    workers = os.cpu_count() or 1
+    from tasks import quota  # late: `burnish deploy` copies this file beside the server, which runs without burnish
+
+    workers = quota.usable_processors()
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[list[Done]]] = deque()
         while batch := list(islice(jobs, BATCH)):

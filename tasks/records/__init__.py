@@ -7,7 +7,7 @@ arrays or live models. Every record carries `kind`, so that two different steps 
 
 from __future__ import annotations
 
-from tasks.records._base import AUTO, Record, StageName, formats, plugins, skippable
+from tasks.records._base import AUTO, PATTERNS, Record, StageName, formats, plugins, skippable
 from tasks.records._data import Data, Model
 from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._results import Artifact, Context, Forms, Measured, Output, Prepared, Result, Trained, Variant
@@ -19,6 +19,7 @@ from tasks.records._train import POLICIES, Train
 __all__ = [
     "AUTO",
     "OF_MODEL",
+    "PATTERNS",
     "POLICIES",
     "QAT_SETTINGS",
     "QUANTIZE_SETTINGS",

@@ -14,8 +14,59 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-Positive = Annotated[int, Field(gt=0)]
+# Every number of a study has a least and a greatest value, so that a slip (epochs = 10^23) is said before anything is
+# computed. The greatest is some ten times what anybody has had a use for; it is not what a machine can do.
+Epochs = Annotated[int, Field(ge=0, le=10_000)]
+"""The longest published trainings take some 1,000."""
+SomeEpochs = Annotated[int, Field(ge=1, le=10_000)]
+Images = Annotated[int, Field(ge=1, le=10_000_000_000)]
+"""LAION-5B, the largest public set, has 5.85 billion."""
+Pixels = Annotated[int, Field(ge=1, le=16_384)]
+"""Height or width. An image of 16,384 pixels takes 805 MB of uint8, as many as a JPEG decoder gives at a time."""
+Batch = Annotated[int, Field(ge=1, le=65_536)]
+"""Twice the 32,768 of the largest batches that ImageNet was trained with."""
+Batches = Annotated[tuple[Batch, ...], Field(min_length=1, max_length=100)]
+Times = Annotated[int, Field(ge=1, le=10_000)]
+"""Rounds, trials, steps, processes: each takes seconds at least."""
+Queries = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Threads = Annotated[int, Field(ge=0, le=8_192)]
+"""Linux on x86-64 is built for at most 8,192 processors."""
+Channels = Annotated[int, Field(ge=1, le=65_536)]
+Mebibytes = Annotated[int, Field(ge=1, le=16_777_216)]
+"""16 TiB."""
+Seconds = Annotated[float, Field(ge=0, le=604_800)]
+"""A week."""
+SomeSeconds = Annotated[float, Field(gt=0, le=604_800)]
+Minutes = Annotated[float, Field(gt=0, le=10_080)]
+"""A week."""
+Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
+"""An hour."""
+Rate = Annotated[float, Field(gt=0, le=1_000)]
+"""A learning rate; LARS goes to some 30."""
+Decay = Annotated[float, Field(ge=0, le=1_000)]
+Difference = Annotated[float, Field(gt=0, le=1_000)]
+"""A relative difference of logits."""
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""NumPy's generators, which Optuna and scikit-learn use, take no larger one."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Scalar = (
+    bool
+    | Annotated[int, Field(ge=-1_000_000_000_000, le=1_000_000_000_000)]
+    | Annotated[float, Field(ge=-1e12, le=1e12)]
+    | Annotated[str, Field(max_length=200)]
+)
+"""A value of another record's field, which that record checks too."""
+PATTERNS = {
+    r"^[a-z0-9][a-z0-9_.-]{0,79}$": "1 to 80 lower-case letters, digits and _ . -, of which the first is a letter or a digit",
+    r"^\P{Cc}{0,4096}$": "a path of up to 4,096 characters, none of them a control character",
+}
+"""What texts must match -> the same in words."""
+STUDY, PATH = PATTERNS
+ColumnName = Annotated[str, Field(min_length=1, max_length=1_000)]
+"""A column of a table."""
+StudyName = Annotated[str, Field(pattern=STUDY)]
+PathText = Annotated[str, Field(pattern=PATH)]
+"""A path or an address: no control characters, at most as long as Linux takes it."""
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 StageName = Literal[
@@ -96,9 +147,9 @@ def choices(*values: str) -> WithJsonSchema:
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, JSON in and out, unknown keys refused."""
+    """Base of all records: frozen, JSON in and out, unknown keys and numbers that are not finite refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     FORM_ASKS_KIND: ClassVar[bool] = False
     """Whether the form has to ask for `kind`, because records of other kinds can stand in the same place."""
 

@@ -7,7 +7,20 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from models import check
-from tasks.records._base import Fraction, Positive, Record, choices, known, plugins, source_settings
+from tasks.records._base import (
+    Channels,
+    ColumnName,
+    Fraction,
+    Images,
+    PathText,
+    Pixels,
+    Record,
+    Seed,
+    choices,
+    known,
+    plugins,
+    source_settings,
+)
 
 
 class Data(Record):
@@ -17,28 +30,28 @@ class Data(Record):
     source: Annotated[str, choices("auto", *plugins("datasets"))] = "auto"
     """auto: whatever data.path holds, or digits without a path. Else a file name in tasks/datasets: digits, parquet, folder,
     cifar10, cifar100 or tiny_imagenet."""
-    path: str = ""
+    path: PathText = ""
     """Folder of images or zip of it, table of labels beside images, Parquet file or folder, or hub data-set name. Where a
     torchvision set is kept or downloaded to (cifar10, cifar100)."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """What the folders in data.path are: classes; splits, with the classes inside; auto: told by their names and
     contents, and refused where both are possible."""
-    image: str | None = None
+    image: ColumnName | None = None
     """Column of the images, or of their file names in a table of labels; none: the only one that can be it."""
-    label: str | None = None
+    label: ColumnName | None = None
     """Column of the labels; none: `label`, or the only one that can be it."""
-    image_size: Positive | None = None
+    image_size: Pixels | None = None
     """Height and width in pixels to resize and centre-crop to; none: images keep their size and must agree on it."""
-    resize: Positive | None = None
+    resize: Pixels | None = None
     """The shorter side before the crop (ImageNet's usual 256 for 224); none: image_size itself."""
     mean: tuple[Fraction, ...] | None = None
     """To normalise with, per channel or one for all, of pixels scaled to 0..1 (pretrained weights say theirs); none: the
     training images' own."""
-    std: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    std: tuple[Annotated[float, Field(ge=1e-6, le=1)], ...] | None = None
     """As mean: the standard deviation."""
-    train_limit: Positive | None = None
+    train_limit: Images | None = None
     """Keep at most this many training images (stratified, seeded)."""
-    test_limit: Positive | None = None
+    test_limit: Images | None = None
     """Keep at most this many test images (stratified, seeded)."""
     validation_fraction: Fraction = 0.1
     """Part of the training images held out to choose by, where the source has no validation split."""
@@ -47,7 +60,7 @@ class Data(Record):
     on_bad: Literal["refuse", "drop"] = "refuse"
     """Undecodable images, null images and labels out of range; classes of which no image is used; over 1 % of the images
     not used: refuse the data set, or leave them out and say which."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @field_validator("source")
     @classmethod
@@ -93,16 +106,16 @@ class Model(Record):
     """A classifier by name."""
 
     kind: Literal["model"] = "model"
-    name: str = "lenet5"
+    name: Annotated[str, Field(max_length=200)] = "lenet5"
     """Name of a function in models/, timm:NAME or torchvision:NAME."""
-    width: Positive | None = None
+    width: Channels | None = None
     """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
-    upsample: Positive | None = None
+    upsample: Pixels | None = None
     """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it takes
     them as they are stored."""
     gelu: Literal["tanh"] | None = None
     """tanh: its GELU layers use the tanh approximation, in training as in every exported form; none: what the model has."""
-    pretrained: str | None = None
+    pretrained: PathText | None = None
     """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or package:NAME."""
 
     @model_validator(mode="before")

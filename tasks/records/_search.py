@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.records._base import Fraction, Positive, Record, choices, known
+from tasks.records._base import Channels, Fraction, Images, Rate, Record, Scalar, Seed, SomeEpochs, choices, known
 from tasks.records._data import Model
 from tasks.records._train import POLICIES, Train
 
@@ -19,8 +19,8 @@ class Range(Record):
 
     FORM_ASKS_KIND: ClassVar[bool] = True
     kind: Literal["range"] = "range"
-    low: float
-    high: float
+    low: Annotated[float, Field(ge=-1e12, le=1e12)]
+    high: Annotated[float, Field(ge=-1e12, le=1e12)]
     log: bool = False
 
     @model_validator(mode="after")
@@ -37,17 +37,17 @@ class Choice(Record):
 
     FORM_ASKS_KIND: ClassVar[bool] = True
     kind: Literal["choice"] = "choice"
-    values: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
+    values: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1_000)]
 
 
 class Tune(Record):
     """Hyper-parameter search over `Train` fields by Optuna."""
 
     kind: Literal["tune"] = "tune"
-    trials: Annotated[int, Field(ge=0)] = 8
+    trials: Annotated[int, Field(ge=0, le=100_000)] = 8
     """0 leaves the stage out."""
-    epochs: Positive = 5
-    train_limit: Positive | None = None
+    epochs: SomeEpochs = 5
+    train_limit: Images | None = None
     """Images a trial trains on; the best trial is retrained on all."""
     space: dict[str, Annotated[Range | Choice, Field(discriminator="kind")]] = {
         "learning_rate": Range(low=0.02, high=0.5, log=True),
@@ -55,7 +55,7 @@ class Tune(Record):
         "label_smoothing": Choice(values=(0.0, 0.1)),
     }
     """Train field -> what it is chosen from."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
 
     @field_validator("space")
     @classmethod
@@ -77,17 +77,26 @@ class Ablate(Record):
     """Training techniques, each trained with alone, with all of them, and with none."""
 
     kind: Literal["ablate"] = "ablate"
-    techniques: dict[str, dict[str, bool | int | float | str]] = {}
+    techniques: dict[str, dict[str, Scalar]] = {}
     """Name -> the fields of `train` that it sets, or of the model ("model.gelu"); none at all leaves the stage out."""
-    plain: dict[str, bool | int | float | str] = {}
+    plain: dict[str, Scalar] = {}
     """Such fields where no technique sets them, e.g. precision = "fp32"."""
-    epochs: Positive = 3
+    epochs: SomeEpochs = 3
     """Of each training; the first one's time, in which what compiles does so, is told apart."""
-    train_limit: Positive | None = None
+    train_limit: Images | None = None
     """Images of each training."""
-    seeds: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)] = (0,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     alone: tuple[str, ...] = ()
     """Techniques that are not part of all together, for one of the others excludes them."""
+
+    @field_validator("techniques")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:  # it becomes part of a file's name, of at most 255 bytes, together with others
+            if not name.isprintable() or not 0 < len(name) <= 60 or "/" in name or "\\" in name:
+                raise ValueError(f"{name[:60]!r} is no name of a technique; accepted: 1 to 60 printable characters, none of "
+                                 "them a slash")  # fmt: skip
+        return value
 
     @model_validator(mode="after")
     def _distinct(self) -> Ablate:
@@ -152,10 +161,10 @@ class Augment(Record):
     kind: Literal["augment"] = "augment"
     policies: tuple[Annotated[str, choices(*POLICIES)], ...] = ("none", "crop_flip", "trivialaugment")
     """Empty leaves the stage out."""
-    epochs: Positive | None = None
+    epochs: SomeEpochs | None = None
     """Epochs a policy; none: as train. With fewer, policies are tried in short and the best is retrained as train says; with
     more, every policy is trained so long, and so is the tuned training again."""
-    train_limit: Positive | None = None
+    train_limit: Images | None = None
     """Images a policy is tried on; the best one is retrained on all."""
 
     @field_validator("policies")
@@ -168,10 +177,10 @@ class Prune(Record):
     """Structured channel pruning and fine-tuning."""
 
     kind: Literal["prune"] = "prune"
-    ratios: tuple[Fraction, ...] = (0.25,)
+    ratios: Annotated[tuple[Fraction, ...], Field(max_length=100)] = (0.25,)
     """Part of the channels taken out of each layer, a variant a ratio; empty leaves the stage out."""
-    epochs: Positive = 5
+    epochs: SomeEpochs = 5
     """Fine-tuning epochs."""
-    learning_rate: Annotated[float, Field(gt=0)] = 0.02
-    round_to: Positive = 8
+    learning_rate: Rate = 0.02
+    round_to: Channels = 8
     """Channels stay a multiple of this; otherwise the result gets slower."""

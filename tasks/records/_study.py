@@ -6,7 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tasks.records._base import AUTO, MAKES, Record, SkippableStage, choices, formats, known, plugins, skippable
+from tasks.records._base import (
+    AUTO,
+    MAKES,
+    Record,
+    SkippableStage,
+    StudyName,
+    choices,
+    formats,
+    known,
+    plugins,
+    skippable,
+)
 from tasks.records._data import Data, Model
 from tasks.records._forms import Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._search import Ablate, Augment, Prune, Tune
@@ -18,14 +29,14 @@ class Study(Record):
     """One whole study: the preset, the TOML file, the command line's options and the Prefect form are this record."""
 
     kind: Literal["study"] = "study"
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "study"
+    name: StudyName = "study"
     skip: tuple[SkippableStage, ...] = ()
     """Stages that are left out, whatever their own settings say: ablate, tune, augment, prune, quantize, qat, build and
     serve can be."""
     published: Annotated[str, choices("", *plugins("published"))] = ""
     """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
     data: Data = Data()
-    models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=100)] = (Model(),)
     train: Train = Train()
     tune: Tune = Tune()
     ablate: Ablate = Ablate()

@@ -42,17 +42,26 @@ def load_library(device: str) -> None:
         onnxruntime.preload_dlls()
 
 
+SETTINGS: dict[str, Any] = {
+    "inter_op_num_threads": 1,
+    "execution_mode": "ORT_SEQUENTIAL",
+    "graph_optimization_level": "ORT_ENABLE_ALL",
+    "entries": {"session.force_spinning_stop": "1"},
+}
+"""Session options as every runtime on ONNX Runtime has them; `burnish deploy` writes them down for the server."""
+
+
 def options(threads: int, entries: dict[str, str]) -> Any:
-    """Session options as every runtime on ONNX Runtime has them, and further configuration entries."""
+    """Session options of `SETTINGS`, with further configuration entries."""
     import onnxruntime
 
     made = onnxruntime.SessionOptions()
     made.intra_op_num_threads = threads
-    made.inter_op_num_threads = 1
-    made.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    made.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    made.inter_op_num_threads = SETTINGS["inter_op_num_threads"]
+    made.execution_mode = getattr(onnxruntime.ExecutionMode, SETTINGS["execution_mode"])
+    made.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, SETTINGS["graph_optimization_level"])
     made.log_severity_level = ERROR
-    for key, value in ({"session.force_spinning_stop": "1"} | entries).items():
+    for key, value in (SETTINGS["entries"] | entries).items():
         made.add_session_config_entry(key, value)
     return made
 

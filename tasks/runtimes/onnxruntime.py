@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.runtimes import _cuda, _onnxruntime
 from tasks.runtimes._onnx import model_file
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx",)
 unavailable, load_library = _onnxruntime.unavailable, _onnxruntime.load_library
+
+
+def settings(threads: int) -> dict[str, Any]:
+    """What a session on the CPU is told beside its threads."""
+    return _onnxruntime.SETTINGS
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.runtimes import _openvino
 
@@ -12,9 +12,15 @@ if TYPE_CHECKING:
     from tasks.runtimes import Session
 
 FORMATS = ("onnx", "openvino")
+PRECISION = "f32"
 unavailable, load_library = _openvino.unavailable, _openvino.load_library
+
+
+def settings(threads: int) -> dict[str, Any]:
+    """OpenVINO's properties for one query in flight."""
+    return _openvino.configuration(PRECISION, threads, 1)
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
     """Open an ONNX file, a folder with one and its external data, or an OpenVINO .xml file."""
-    return _openvino.open(path, device, batch_size, "f32", threads, slots)
+    return _openvino.open(path, device, batch_size, PRECISION, threads, slots)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks import machine
 from tasks.runtimes import _openvino
@@ -14,7 +14,13 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx", "openvino")
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
+PRECISION = "bf16"
 load_library = _openvino.load_library
+
+
+def settings(threads: int) -> dict[str, Any]:
+    """OpenVINO's properties for one query in flight."""
+    return _openvino.configuration(PRECISION, threads, 1)
 
 
 def unavailable(device: str) -> str | None:
@@ -27,4 +33,4 @@ def unavailable(device: str) -> str | None:
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
     """Open an ONNX file, a folder with one and its external data, or an OpenVINO .xml file."""
-    return _openvino.open(path, device, batch_size, "bf16", threads, slots)
+    return _openvino.open(path, device, batch_size, PRECISION, threads, slots)

@@ -7,7 +7,7 @@ and 8 on an AVX-512 CPU: 0.96 to 1.06 times the latency).
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.causes import cause
 from tasks.runtimes import _torch
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 FORMATS = ("torchscript",)
 unavailable, load_library = _torch.unavailable, _torch.load_library
+
+
+def settings(threads: int) -> dict[str, Any]:
+    """Beside its threads PyTorch is told nothing on a CPU."""
+    return {}
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:

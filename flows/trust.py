@@ -1,0 +1,32 @@
+"""Model files that are programs: they run only where the user says so."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows.settings import Mistake
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+    from tasks.modelfile import ModelFile
+
+PROGRAMS = ("torchscript",)
+"""Formats that can read and write files as soon as they are opened: TorchScript has operators for it."""
+
+
+def trust_argument(command: argparse.ArgumentParser) -> None:
+    """Add `--trust`."""
+    command.add_argument(
+        "--trust", action="store_true", help="run TorchScript files, which are programs: know their author"
+    )
+
+
+def refuse_programs(files: Iterable[ModelFile], trusted: bool) -> None:
+    """Refuse files that are programs, with a `Mistake`, before anything opens them, unless they are trusted."""
+    programs = [file for file in files if file.format in PROGRAMS]
+    if programs and not trusted:
+        names = ", ".join(str(file.path) for file in programs)
+        raise Mistake(f"{names}: a TorchScript file is a program, which can read and write your files; if you know who made "
+                      "it, add --trust")  # fmt: skip

@@ -1,0 +1,293 @@
+"""The deployed server under attack: bombs, floods, slow and vanishing clients, and what is no HTTP."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bombs
+import pytest
+from digits import digits
+from groups import group, inside
+from PIL import Image
+from servers import Made, Server, post, running
+
+from tasks.records import Data
+from tasks.work import Work
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MEBIBYTE = 1 << 20
+SMALL = 300 * MEBIBYTE  # free memory as it is told to the server where no control group can be made
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A deployed LeNet-5 of scikit-learn's digits."""
+    out = tmp_path_factory.mktemp("out")
+    work = Work.at(out, "deploy")
+    return Made(out, work, digits(work, 60), Data(source="digits")).deploy(tmp_path_factory.mktemp("to") / "served")
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Server]:
+    """It is told that 300 MiB are free, and that requests may take a second or two."""
+    code = (f"import quota; quota.memory_available = lambda: {SMALL}; import connections, decoders; "
+            "connections.HEADER_SECONDS = 1; connections.REQUEST_SECONDS = 20; decoders.SECONDS = 2; import app; "
+            "app.BODY_SECONDS = 1.5; app.WAIT_SECONDS = 3; app.main()")  # fmt: skip
+    with running(folder, ("-c", code)) as started:
+        yield started
+    assert "Traceback" not in started.said
+    assert "Exception" not in started.said
+
+
+@pytest.fixture(scope="module")
+def digit() -> bytes:
+    file = io.BytesIO()
+    Image.new("L", (8, 8), 90).save(file, "PNG")
+    return file.getvalue()
+
+
+def raw(server: Server, request: bytes) -> bytes:
+    """What the server answers to bytes that need not be HTTP, until it closes the connection."""
+    answer = b""
+    with server.connect() as connection:
+        connection.sendall(request)
+        while part := connection.recv(65536):
+            answer += part
+    return answer
+
+
+def processes(pid: int) -> list[int]:
+    """A process and its children."""
+    return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
+
+def peak(pid: int) -> int:
+    """Most resident bytes of a process and those of its children, each at its own worst moment."""
+    found = 0
+    for one in processes(pid):
+        match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one}/status").read_text())
+        found += int(match[1]) * 1024 if match else 0  # a process that has ended has none
+    return found
+
+
+def flood(server: Server, body: bytes, count: int) -> Counter[Any]:
+    """Statuses of so many requests at once."""
+    seen: Counter[Any] = Counter()
+
+    def one() -> None:
+        seen[post(f"{server.url}/predict", body)[0]] += 1
+
+    threads = [threading.Thread(target=one) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return seen
+
+
+@pytest.mark.parametrize("kind", bombs.PIXELS)
+def test_more_pixels_than_there_is_memory_for_are_refused_before_they_are_decoded(server: Server, kind: str) -> None:
+    status, answer = post(f"{server.url}/predict", bombs.PIXELS[kind]())
+    assert status == 413, answer
+    assert "megapixels is accepted" in answer["error"]
+    assert peak(server.process.pid) < 400 * MEBIBYTE
+
+
+@pytest.mark.parametrize(
+    ("kind", "statuses"), [("text", {400}), ("profile", {400}), ("segments", {413}), ("scans", {413})]
+)
+def test_bombs_in_metadata_and_in_time_end_with_the_decoder_alone(
+    server: Server, digit: bytes, kind: str, statuses: set[int]
+) -> None:
+    status, answer = post(f"{server.url}/predict", bombs.METADATA[kind]())
+    assert status in statuses, answer
+    assert peak(server.process.pid) < 400 * MEBIBYTE
+    assert post(f"{server.url}/predict", digit)[0] == 200
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP"])
+def test_the_first_frame_of_an_animation_is_what_counts(server: Server, kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (0, 0, 0)).save(file, kind, lossless=True)
+    want = post(f"{server.url}/predict", file.getvalue())
+    assert want[0] == 200
+    assert post(f"{server.url}/predict", bombs.animated(kind)) == want
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "BMP", "GIF"])
+def test_every_format_is_answered_whole_and_refused_in_part(server: Server, kind: str) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(file, kind)
+    whole = file.getvalue()
+    assert post(f"{server.url}/predict", whole)[0] == 200
+    for length in (8, len(whole) // 3):
+        status, answer = post(f"{server.url}/predict", whole[:length])
+        assert status == 400, answer
+        assert "\n" not in answer["error"]
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "PPM", "JPEG2000", "ICO", "TGA", "EPS"])
+def test_other_formats_are_refused(server: Server, kind: str) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, kind)
+    status, answer = post(f"{server.url}/predict", file.getvalue())
+    assert status == 400
+    assert "accepted: JPEG, PNG, WEBP, BMP, GIF" in answer["error"]
+
+
+def test_a_container_of_512_mb_survives_two_hundred_bombs_at_once(folder: Path, digit: bytes) -> None:
+    large = bombs.png(3000)  # as many pixels as are accepted there, nearly: each is decoded
+    with group("memory", 512 * MEBIBYTE) as made:
+        with running(folder, prefix=inside(made)) as server:
+            begun = server.process.pid
+            for body in (bombs.PIXELS["png"](), large):
+                seen = flood(server, body, 200)
+                assert set(seen) <= {200, 413, 503}, seen
+                assert post(f"{server.url}/predict", digit)[0] == 200
+            assert server.process.poll() is None
+            assert processes(begun)[0] == begun
+        events = next(made / name for name in ("memory.events", "memory.oom_control") if (made / name).exists())
+        assert re.search(r"^oom_kill 0$", events.read_text(), re.M), events.read_text()
+    assert "Traceback" not in server.said
+
+
+def test_two_hundred_bombs_at_once_stay_within_the_memory_that_is_told_to_be_free(server: Server, digit: bytes) -> None:
+    seen = flood(server, bombs.png(2000), 200)
+    assert set(seen) <= {200, 503}, seen
+    assert seen[200] > 0
+    assert peak(server.process.pid) < 400 * MEBIBYTE
+    assert post(f"{server.url}/predict", digit)[0] == 200
+
+
+def test_a_body_that_does_not_come_is_given_up(server: Server) -> None:
+    begun = time.monotonic()
+    answer = raw(server, b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"did not arrive within 1.5 s" in answer
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("head", [b"", b"POST /predict HT", b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /hea"])
+def test_a_head_that_does_not_come_is_given_up(server: Server, head: bytes) -> None:
+    begun = time.monotonic()
+    answer = raw(server, head)
+    assert answer.count(b"HTTP/1.1 200") == head.count(b"healthz")
+    assert time.monotonic() - begun < 20
+
+
+def test_a_client_that_goes_away_is_one_line(server: Server, digit: bytes) -> None:
+    before = server.said.count("\n")
+    for body in (b"", digit[:30]):
+        with server.connect() as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n" + body)
+            time.sleep(0.2)
+            # RST, not FIN: nothing that it is sent is taken any more
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    deadline = time.monotonic() + 20
+    while server.said.count("went away") < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert "went away after 30 bytes of its image file" in server.said
+    assert server.said.count("\n") == before + 2
+    assert "Traceback" not in server.said
+
+
+def test_what_is_no_request_is_answered_or_closed(server: Server, digit: bytes) -> None:
+    length = str(len(digit)).encode()
+    close = b"Host: a\r\nConnection: close\r\n"
+    for request, status in (
+        (b"\0\xff\x16\x03\x01", b"400"),
+        (b"GET / HTTP/9.9\r\n\r\n", b"404"),
+        (b"GET /healthz HTTP/1.1\r\n" + close + b"X: " + b"a" * 200_000 + b"\r\n\r\n", b"400"),
+        (b"GET /" + b"a" * 200_000, b"400"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: -1\r\n\r\n", b"400"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: abc\r\n\r\n", b"400"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", b"400"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: 99999999999999999\r\n\r\n", b"413"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"\r\n", b"400"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"PUT /predict HTTP/1.1\r\n" + close + b"\r\n", b"405"),
+        (b"HEAD /healthz HTTP/1.1\r\n" + close + b"\r\n", b"200"),
+        (b"GET /../../etc/passwd HTTP/1.1\r\n" + close + b"\r\n", b"404"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: " + length + b"\r\n\r\n" + digit, b"200"),
+        (b"POST /predict HTTP/1.1\r\n" + close + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(
+            b"1\r\n" + digit[i : i + 1] + b"\r\n" for i in range(len(digit))) + b"0\r\n\r\n", b"200"),
+    ):  # fmt: skip
+        with server.connect() as connection:
+            connection.sendall(request)
+            answer = b""
+            try:
+                while part := connection.recv(65536):
+                    answer += part
+            except ConnectionResetError:  # it does not read on what it has refused
+                assert answer or status == b"400"
+        assert not answer or answer.split(b" ", 2)[1] == status, (request[:80], answer)
+    assert post(f"{server.url}/predict", digit)[0] == 200
+
+
+def test_requests_in_a_row_are_answered_in_a_row(server: Server, digit: bytes) -> None:
+    one = b"POST /predict?top=1 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%s" % (len(digit), digit)
+    answer = raw(server, one * 5 + b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    assert answer.count(b"HTTP/1.1 200 OK") == 6
+    assert answer.count(b'"predictions"') == 5
+
+
+@pytest.mark.parametrize("top", ["-1", "0", "1e9", "nan", "", "%00", "9" * 5000, "1.5", "<script>"])
+def test_a_number_of_classes_that_is_none_is_one_short_line(server: Server, digit: bytes, top: str) -> None:
+    status, answer = post(f"{server.url}/predict?top={top}", digit)
+    assert status == 400
+    assert answer["error"].startswith("top: a whole number from 1 was expected, got ")
+    assert len(answer["error"]) < 150
+
+
+def test_more_classes_than_there_are_is_all_of_them(server: Server, digit: bytes) -> None:
+    status, answer = post(f"{server.url}/predict?top=1000000000&top=3&other=1", digit)
+    assert (status, len(answer["predictions"])) in ((200, 3), (200, 10))
+
+
+def test_an_answer_is_json_that_a_strict_reader_takes(server: Server, digit: bytes) -> None:
+    body = raw(server, b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
+        len(digit), digit)).partition(b"\r\n\r\n")[2]  # fmt: skip
+    found = json.loads(body, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert sum(one["probability"] for one in found["predictions"]) <= 1 + 1e-9
+
+
+@pytest.mark.parametrize(("variables", "address"), [({}, "0100007F"), ({"HOST": "0.0.0.0"}, "00000000")])
+def test_it_listens_on_this_machine_alone_unless_told_otherwise(
+    folder: Path, variables: dict[str, str], address: str
+) -> None:
+    with running(folder, **variables) as server:
+        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+                     if line.split()[3] == "0A"]  # fmt: skip
+    assert f"{address}:{server.port:04X}" in listening
+    assert "HOST=0.0.0.0" in (folder / "Dockerfile").read_text()
+
+
+def test_the_decoders_end_with_the_server_however_it_ends(folder: Path) -> None:
+    with pytest.raises(AssertionError), running(folder) as server:  # its own check of the exit code
+        decoders = processes(server.process.pid)[1:]
+        assert decoders
+        server.process.kill()
+        deadline = time.monotonic() + 20
+        while any(Path(f"/proc/{pid}").exists() for pid in decoders) and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert not [pid for pid in decoders if Path(f"/proc/{pid}").exists()]
+
+
+def test_an_image_is_answered_although_its_decoder_was_killed_before(server: Server, digit: bytes) -> None:
+    import os
+    import signal
+
+    for pid in processes(server.process.pid)[1:]:
+        os.kill(pid, signal.SIGKILL)
+    assert post(f"{server.url}/predict", digit)[0] == 200
