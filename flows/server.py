@@ -121,6 +121,7 @@ class Server:
 
     def _found(self) -> None:
         self.lost = False
+        supervisor.hurry(False)
         self._prefect(retries=self._before[0], logs=self._before[1])
         LOG.info("Prefect's server at %s answers again", self.url)
 

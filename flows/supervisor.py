@@ -69,10 +69,10 @@ def supervise(work: Callable[[], int]) -> int:
     return code
 
 
-def hurry() -> None:
+def hurry(yes: bool = True) -> None:
     """End without what Python and libraries do at a process's end, such as sending to a server what is left to send."""
     global hurried  # noqa: PLW0603
-    hurried = True
+    hurried = yes
 
 
 def _end_now(code: int) -> NoReturn:

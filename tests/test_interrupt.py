@@ -32,7 +32,8 @@ HOW: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "SIGINT to the process": (130, lambda terminal: terminal.signal(signal.SIGINT)),
 }
 # Long enough to be interrupted everywhere.
-STUDY = (*TINY, "qat.epochs=1", "benchmark.rounds=4", "benchmark.min_seconds=0.5", "serve.seconds=1")
+STUDY = (*TINY, "qat.epochs=1", "benchmark.runtimes=['eager', 'onnxruntime']", "benchmark.batch_sizes=[1]",
+         "benchmark.throughput=false", "benchmark.min_seconds=0.5", "serve.seconds=1")  # fmt: skip
 
 
 @pytest.fixture
@@ -86,8 +87,10 @@ def test_every_stage_ends_at_once_and_the_same_command_goes_on(
     for number, stage in enumerate(STAGES):
         before = runs(out)
         terminals.append(terminal := Terminal(command, ROOT, os.environ | {"PREFECT_API_URL": server}))
-        terminal.wait_for(lambda: at_work(out, stage, before))  # noqa: B023
-        if stage in ("benchmark", "serve"):  # with its candidates' processes
+        # Where the machine is too noisy for a winner, there is nothing to serve, and the next stage begins at once.
+        at = (stage, "aggregate") if stage == "serve" else (stage,)
+        terminal.wait_for(lambda: any(at_work(out, one, before) for one in at))  # noqa: B023
+        if stage == "benchmark":  # with its candidates' processes
             terminal.wait_for(lambda: len(terminal.processes()) >= 3)
         time.sleep(0.3)
         interrupted(terminal, list(HOW)[number % len(HOW)])

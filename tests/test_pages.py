@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,18 +71,16 @@ class Place:
         study = load("quickstart", list(SHORT)).model_dump(mode="json", exclude_none=True)
         return {"study": study, "out": str(self.out)}
 
-    def ended(self, deployment: str, seconds: float, terminal: Terminal) -> dict[str, Any]:
-        """The newest run of a deployment once it has ended."""
+    def runs(self, deployment: str, *states: str) -> list[dict[str, Any]]:
+        """Runs of a deployment that are in one of the states."""
+        asked = {"deployment_id": {"any_": [deployment]}, "state": {"type": {"any_": states}}}
+        time.sleep(0.5)
+        return list(api(self.url, "flow_runs/filter", {"flow_runs": asked}))
+
+    def ended(self, deployment: str, terminal: Terminal) -> dict[str, Any]:
+        """The first run of a deployment that has ended."""
         found: list[dict[str, Any]] = []
-
-        def over() -> bool:
-            found[:] = api(self.url, "flow_runs/filter", {"flow_runs": {
-                "deployment_id": {"any_": [deployment]}, "state": {"type": {"not_any_": ["SCHEDULED", "PENDING", "RUNNING"]}},
-            }})  # fmt: skip
-            time.sleep(0.5)
-            return bool(found)
-
-        terminal.wait_for(over, seconds)
+        terminal.wait_for(lambda: found.extend(self.runs(deployment, "COMPLETED", "FAILED", "CRASHED")) or found, 400)
         return found[0]
 
 
@@ -119,16 +116,18 @@ def test_one_command_has_pages_and_a_worker_a_resumed_schedule_is_run_and_ctrl_c
     (schedule,) = nightly["schedules"]
     assert schedule["active"] is False
 
-    # Due in the next whole minute that leaves the command time to be typed.
-    due = datetime.now(UTC) + timedelta(seconds=45)
-    cron = {"schedule": {"cron": f"{due.minute} {due.hour} * * *", "timezone": "UTC"}}
-    api(place.url, f"deployments/{nightly['id']}/schedules/{schedule['id']}", cron, "PATCH")
+    # Due within a minute, whenever the next line is typed.
+    cron = {"schedule": {"cron": "* * * * *", "timezone": "UTC"}}
+    at = f"deployments/{nightly['id']}/schedules/{schedule['id']}"
+    api(place.url, at, cron, "PATCH")
     api(place.url, f"deployments/{nightly['id']}", {"parameters": place.parameters()}, "PATCH")
     listed, resumed = (shlex.split(line.replace("ID", schedule["id"])) for line in SCHEDULE)
     environment = place.environment | {"PREFECT_API_URL": place.url}
     subprocess.run([BIN / listed[0], *listed[1:]], env=environment, check=True, capture_output=True)
     subprocess.run([BIN / resumed[0], *resumed[1:]], env=environment, check=True, capture_output=True)
-    run = place.ended(nightly["id"], 400, terminal)
+    terminal.wait_for(lambda: place.runs(nightly["id"], "RUNNING"), 240)
+    api(place.url, at, {"active": False}, "PATCH")  # one is enough
+    run = place.ended(nightly["id"], terminal)
     assert run["auto_scheduled"], "made by the schedule, by nobody else"
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert list((place.out / "runs").glob("*/report.html"))
@@ -154,7 +153,7 @@ def test_the_long_way_works_in_the_order_of_the_readme(place: Place, closing: li
     assert set(deployments) == {deployment["name"] for deployment in made()}
     quick = deployments["quickstart"]["id"]
     api(place.url, f"deployments/{quick}/create_flow_run", {"parameters": place.parameters()})
-    run = place.ended(quick, 400, rest)
+    run = place.ended(quick, rest)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert {artifact["key"] for artifact in api(place.url, "artifacts/filter", {})} >= {"summary", "report", "winner"}
 

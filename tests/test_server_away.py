@@ -133,7 +133,7 @@ def test_the_temporary_server_is_killed_in_mid_run(bare: dict[str, str], tmp_pat
 
 
 REPORTS = """
-import sys, time
+import logging, sys, time
 from prefect import flow
 from tasks.caching import Context, call, stage
 from tasks.records import Output
@@ -153,9 +153,8 @@ made = stage(lambda inputs: "train/x")(train)
 
 @flow
 def reports() -> None:
+    logging.getLogger("burnish").setLevel(logging.INFO)
     call(made, Context(out=sys.argv[1], run="x-1-1"))
-
-reports()
 """
 
 
@@ -165,9 +164,9 @@ def test_progress_reports_do_not_wait_for_the_server(
 ) -> None:
     url, server = own_server
     (tmp_path / "reports.py").write_text(REPORTS)
-    environment = bare | {"PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, str(tmp_path / "reports.py"), str(tmp_path / "out")], env=environment,
-                               text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    environment = bare | {"PREFECT_API_URL": url, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    process = subprocess.Popen([sys.executable, "-c", "import reports; reports.reports()", str(tmp_path / "out")],
+                               env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL)  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     assert process.stdout.readline() == "now\n"
