@@ -179,7 +179,8 @@ class Checks:
             backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
             config = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
             self._context.add_data_docs_site("tables", config)
-            self._context.build_data_docs(build_index=False)
+            with data_docs.whole():
+                self._context.build_data_docs(build_index=False)
             in_order = {name: self.tables[name] for name in TABLES if name in self.tables}
             data_docs.make_readable(site, in_order, self.failures)
             store.replace(site, folder)
