@@ -107,6 +107,8 @@ class Stage:
     ) -> None:
         self.function, self.label_of, self.libraries = function, label, libraries
         self.modules, self.extra = modules, extra
+        self.computed = 0
+        """How often the stage was computed in this process, and not taken from the cache."""
 
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the key is made of, as (readable name -> value); `burnish why` compares these."""
