@@ -225,7 +225,7 @@ def stage(
         def run(*, turn: Turn, **inputs: Any) -> Any:
             if turn.found is not None:
                 handler = _OfRun(turn.context, turn.label)
-                handler.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, "cached: key %s", (turn.key,), None))
+                handler.handle(_record(logging.INFO, f"cached: key {turn.key}"))
                 handler.close()
                 return Completed(name="Cached", data=turn.found)
             return compute(turn, function, inputs, devices(inputs) if devices else ())
@@ -241,8 +241,14 @@ def stage(
     return wrap
 
 
+def _record(level: int, text: str, *, with_traceback: bool = False) -> logging.LogRecord:
+    """What is written to a stage's own log alone."""
+    return LOG.makeRecord(LOG.name, level, __file__, 0, text, (), sys.exc_info() if with_traceback else None)
+
+
 def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], devices: tuple[str, ...] = ()) -> Any:
     """Compute a stage's result and store it, with everything that is logged meanwhile in the run's folder."""
+    turn.stage.computed += 1
     log = logging.getLogger(f"burnish.{turn.label}")
     handlers = (_OfRun(turn.context, turn.label), _Progress())
     for handler in handlers:
@@ -254,11 +260,12 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
             with _alone(devices, log):
                 result = function(turn.work(log), **inputs)
             turn.keep(result)
-        seconds = f"done in {time.monotonic() - started:.1f} s"  # to the stage's own file: the study says it too
-        handlers[0].handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, seconds, (), None))
+        handlers[0].handle(
+            _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")
+        )  # the study says it too
         return result
     except BaseException:  # to the run's log with its traceback; who called says it to the user
-        handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, turn.label, (), sys.exc_info()))
+        handlers[0].handle(_record(logging.ERROR, turn.label, with_traceback=True))
         raise
     finally:
         for handler in handlers:

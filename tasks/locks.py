@@ -5,20 +5,48 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable, Iterable, Iterator
 
+NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What flock says on a file system without locks, as Lustre is without its option `flock`."""
 POLL_SECONDS = 0.2
 """How often a lock that another process holds is asked for again; an interruption is noticed in between."""
+
+
+@cache
+def _warn(folder: Path) -> None:
+    logging.getLogger("burnish").warning(
+        "the file system of %s has no locks: runs at the same time do the same work, and nothing of dead ones is removed",
+        folder,
+    )
+
+
+def lockable(folder: Path) -> bool:
+    """Whether files in a folder can be locked."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        if error.errno in NO_LOCKS:
+            return False
+        raise
+    finally:
+        os.close(handle)
+    return True
 
 
 def _is_at(handle: int, path: Path) -> bool:
@@ -37,7 +65,8 @@ def take(path: Path) -> int | None:
     Returns
     -------
     int or None
-        The open file, which `release` gives back; None where another holds the lock.
+        The open file, which `release` gives back; None where another holds the lock. On a file system without locks, which is
+        said once, everybody gets one.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -48,7 +77,10 @@ def take(path: Path) -> int | None:
         except BlockingIOError:
             os.close(handle)
             return None
-        except BaseException:
+        except OSError as error:
+            if error.errno in NO_LOCKS:
+                _warn(path.parent)
+                return handle
             os.close(handle)
             raise
         os.close(handle)  # its last holder removed the file after it was opened here: another now has that name
@@ -60,7 +92,8 @@ def release(handle: int, path: Path) -> None:
         if _is_at(handle, path):
             path.unlink()
     finally:
-        fcntl.flock(handle, fcntl.LOCK_UN)  # also for a forked child, which has the same open file
+        with suppress(OSError):  # there are no locks
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also for a forked child, which has the same open file
         os.close(handle)
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.locks import release, take
+from tasks.locks import lockable, release, take
 from tasks.store import LOCK, UNFINISHED, lock_of, remove
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ UNFINISHED_IN = ("store/results", "store/last/*", "tables/*", "profiles", "runs/
 
 def sweep(out: Path, log: logging.Logger) -> None:
     """Remove temporary files of dead runs, and scratch folders that no run will go on from."""
+    if not lockable(out):
+        return
     removed = [path for path in (*_temporary(out), *_scratch(out)) if _remove_dead(path, log)]
     folders = [path.name for path in removed if path.suffix != LOCK]
     if folders:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from tasks.records import Context
 
 LOG = logging.getLogger("burnish")
-SHORT = 300
-"""Letters of all reasons in a log line; the file that `burnish why` reads has them whole."""
+MOST, SHORT = 2, 300
+"""Reasons in a log line, and letters of them; the file that `burnish why` reads has all."""
 
 
 def slug(label: str) -> str:
@@ -43,11 +43,15 @@ def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: 
     told = {"task": label, "outcome": "hit" if hit else "computed", "key": key, "differs": reasons, "at": time.time()}
     write_text(Path(context.out) / "runs" / context.run / "why" / f"{slug(label)}.json", json.dumps(told, indent=1))
     write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
-    if hit:  # who runs the study says so
-        return
-    more = f" and {len(reasons) - 2} more, see `burnish why`" if len(reasons) > 2 else ""
-    said = f" ({'; '.join(reasons[:2])[:SHORT]}{more})" if reason or broken or before else ""
-    LOG.info("%s: computing%s", label, said, extra={"stage": label})
+    if not hit:
+        new = before is None and not reason
+        LOG.info("%s: computing%s", label, "" if new else f" ({_in_short(reasons)})", extra={"stage": label})
+
+
+def _in_short(reasons: list[str]) -> str:
+    """The first reasons, for a log line."""
+    more = f" and {len(reasons) - MOST} more, see `burnish why`" if len(reasons) > MOST else ""
+    return f"{'; '.join(reasons[:MOST])[:SHORT]}{more}"
 
 
 def _last_time(last: Path, label: str) -> tuple[dict[str, Any] | None, str]:

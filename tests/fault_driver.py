@@ -1,7 +1,7 @@
 """Lets every operation of the small study fail in turn, or the power, and tells what came of it.
 
-tests/test_faults.py starts it with tests/shim.cpp loaded. `python fault_driver.py FOLDER MODE FIRST STEP` prints a JSON line
-per fault, for every STEPth operation from FIRST on.
+tests/test_faults.py starts it with tests/shim.cpp loaded. `python fault_driver.py FOLDER MODE:FIRST:STEP ...` prints a JSON
+line per fault: of every STEPth operation from FIRST on. "power" starts children, so it has a process of its own.
 """
 
 from __future__ import annotations
@@ -240,23 +240,25 @@ def _warm_up() -> None:
 
 
 def main() -> None:
-    base, mode, first, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    base = Path(sys.argv[1])
     logging.getLogger("burnish").setLevel(logging.INFO)
     logging.getLogger("burnish").propagate = False
     shim = Shim(Path(os.environ["SHIM_STATE"]))
     shim.arm(None, Fault())
     _warm_up()
-    trial = Trial(base, shim, mode == "power")
-    shutil.rmtree(base, ignore_errors=True)
-    trial.out.mkdir(parents=True)
-    whole = trial.start(lambda: trial.first(Fault(), None), base / "told")
-    assert whole["code"] == 0, whole["error"]
-    total = json.loads((base / "count").read_text())[0]
-    trial.reference = whole["state"]
-    fault = MODES[mode]
-    for nth in range(first, total + 1 + trial.power, step):
-        told = trial.run(Fault(nth, fault.error, fault.lasting))
-        print(json.dumps({"nth": nth, "total": total, **told}), flush=True)
+    for spec in sys.argv[2:]:
+        mode, first, step = spec.split(":")
+        fault = MODES[mode]
+        trial = Trial(base, shim, mode == "power")
+        shutil.rmtree(base, ignore_errors=True)
+        trial.out.mkdir(parents=True)
+        whole = trial.start(lambda trial=trial: trial.first(Fault(), None), base / "told")  # type: ignore[misc]
+        assert whole["code"] == 0, whole["error"]
+        total = json.loads((base / "count").read_text())[0]
+        trial.reference = whole["state"]
+        for nth in range(int(first), total + 1 + trial.power, int(step)):
+            told = trial.run(Fault(nth, fault.error, fault.lasting))
+            print(json.dumps({"mode": mode, "nth": nth, "total": total, **told}), flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import SHORT
@@ -26,7 +27,7 @@ TOLERATED = {"mkdir", "link", "copy"}
 """What may fail once without ending the study: to make a folder that is there; a hard link or a copy within the kernel, in
 whose place bytes are copied."""
 HALVES = 2
-"""Processes that share a way to fail."""
+"""Processes that share the faults that do not end one."""
 
 
 @pytest.fixture(scope="module")
@@ -34,30 +35,41 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(tmp_path_factory.mktemp("shim"))
 
 
-def start(shim: Path, folder: Path, mode: str, first: int, step: int) -> subprocess.Popen[str]:
-    state = Shim(folder / f"{mode}-{first}.state")
-    environment = state.environment(shim) | {
+def start(shim: Path, folder: Path, *specs: str) -> subprocess.Popen[str]:
+    folder.mkdir()
+    environment = Shim(folder / "state").environment(shim) | {
         "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
-    driver = [sys.executable, str(ROOT / "tests" / "fault_driver.py"), str(folder / f"{mode}-{first}"), mode]
-    return subprocess.Popen([*driver, str(first), str(step)], env=environment, text=True, stdout=subprocess.PIPE)
+    driver = [sys.executable, str(ROOT / "tests" / "fault_driver.py"), str(folder / "study"), *specs]
+    return subprocess.Popen(driver, env=environment, text=True, stdout=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def cases(shim: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What came of every fault."""
+    steps = dict.fromkeys(STEPS, 1) if ALL else STEPS
+    power, errors = steps["power"], {mode: step for mode, step in steps.items() if mode != "power"}
+    folder = tmp_path_factory.mktemp("faults")
+    drivers = [start(shim, folder / "power", f"power:1:{power}")] + [
+        start(shim, folder / str(half), *(f"{mode}:{1 + half * step}:{HALVES * step}" for mode, step in errors.items()))
+        for half in range(HALVES)
+    ]
+    told = [driver.communicate()[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0] * len(drivers)
+    return [json.loads(line) for text in told for line in text.splitlines()]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", STEPS)
-def test_after_any_operation_has_failed_the_same_command_ends_well_and_repeats_no_finished_stage(shim, tmp_path, mode):
-    step = 1 if ALL else STEPS[mode]
-    drivers = [start(shim, tmp_path, mode, 1 + half * step, HALVES * step) for half in range(HALVES)]
-    told = [driver.communicate()[0] for driver in drivers]
-    assert [driver.returncode for driver in drivers] == [0] * HALVES
-    cases = sorted((json.loads(line) for text in told for line in text.splitlines()), key=lambda case: case["nth"])
-    total = cases[0]["total"]
+def test_after_any_operation_has_failed_the_same_command_ends_well_and_repeats_no_finished_stage(cases, mode):
+    cases = sorted((case for case in cases if case["mode"] == mode), key=lambda case: case["nth"])
+    step, total = 1 if ALL else STEPS[mode], cases[0]["total"]
     assert [case["nth"] for case in cases if case["nth"] <= total] == list(range(1, total + 1, step))
     print(f"{mode}: {len(cases)} of {total} operations failed in turn")
     assert [(case["nth"], case["what"], wrong) for case in cases for wrong in case["wrong"]] == []
     assert all(case["fired"] for case in cases if case["nth"] <= total)  # power fails once after the end, too
-    operations = {case["what"].split(" ")[0] for case in cases}
     if step == 1:
+        operations = {case["what"].split(" ")[0] for case in cases}
         assert operations >= {"create", "write", "fwrite", "copy", "allocate", "fsync", "rename", "mkdir", "link"}
     if mode != "power":  # what ends a study is one sentence (DiskFull), and hardly anything does not end it
         silent = {case["what"].split(" ")[0] for case in cases if not case["said"]}

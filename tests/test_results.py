@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -155,6 +156,22 @@ def test_records_come_back_as_they_were(tmp_path):
         (results.folder / "3").write_text(json.dumps({"record": "Path", "sha256": "", "result": {}}))
         results.read("3")
     assert results.read("4") is None
+
+
+def test_of_two_that_ask_for_it_again_at_once_one_computes(tmp_path):
+    ask(tmp_path)
+    context = Context.model_construct(out=str(tmp_path), run="study-20260101-000000", again=("rows",))
+    told = []
+    other = threading.Thread(target=lambda: told.append(ask(tmp_path, again=("rows",))))
+    with turn(STAGE, context, {"context": context, "name": "a"}) as mine:
+        assert mine.found is None
+        other.start()
+        time.sleep(1)
+        assert told == []
+        mine.keep(rows(mine.work(None), "a"))
+    other.join(10)
+    assert told == ["hit"]
+    assert ask(tmp_path, again=("rows",)) == "computed"
 
 
 WAITER = """

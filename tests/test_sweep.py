@@ -1,5 +1,6 @@
 """What dead runs left is removed at the next start, and nothing of a live one."""
 
+import errno
 import logging
 import os
 import signal
@@ -143,3 +144,20 @@ def test_the_same_content_is_not_taken_from_under_a_reader(tmp_path):
             inode = (store.get(kept[0]) / "a").stat().st_ino
     assert kept[0] == kept[1]
     assert (store.get(kept[1]) / "a").stat().st_ino == inode
+
+
+def test_without_locks_work_is_done_and_said_and_nothing_is_removed(tmp_path, caplog, monkeypatch):
+    def flock(handle, operation):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    store = Store(tmp_path / "store")
+    for _ in range(2):
+        with store.temporary() as folder:
+            (folder / "file").write_text("at work")
+            sweep(tmp_path, LOG)
+            assert (folder / "file").exists()
+            store.put(folder / "file", "text")
+    assert list((tmp_path / "store" / "tmp").iterdir()) == []
+    (warned,) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
+    assert warned.startswith(f"the file system of {tmp_path / 'store' / 'tmp'} has no locks: ")
