@@ -76,8 +76,9 @@ def size(count: int) -> str:
     """Bytes as a person reads them, e.g. 12.3 MB."""
     if count < 1000:
         return f"{count} bytes"
-    power = min(int(math.log10(count)) // 3, 4)
-    return f"{count / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+    rounded = float(f"{count:.3g}")
+    power = min(int(math.log10(rounded)) // 3, 4)
+    return f"{rounded / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 def _places(folders: tuple[str | Path, ...]) -> list[_Place]:

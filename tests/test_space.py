@@ -234,6 +234,15 @@ def test_whatever_a_library_says_of_a_full_disk_is_one_sentence(disk, error):
     sentence(told.value, folder)
 
 
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (345_128, "345 kB"), (999_999, "1 MB"), (1.84e9, "1.84 GB"),
+     (5e15, "5e+03 TB")],
+)  # fmt: skip
+def test_sizes_read_well(count, words):
+    assert space.size(int(count)) == words
+
+
 def test_what_is_no_full_disk_stays_what_it_is(disk, tmp_path):
     folder = disk("1m")
     with pytest.raises(RuntimeError, match="unexpected pos"), space.watched(tmp_path, folder):
