@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flows import supervisor
 from flows.settings import Mistake
 from tasks import parent
+from tasks.space import check_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -162,7 +163,10 @@ def start(port: int = 0, *, pages: bool = False) -> Server:
     ------
     Mistake
         If the port is taken.
+    DiskFull
+        If there is no room for its database.
     """
+    check_database()
     with socket.socket() as listening:  # bound here, so that no other process takes the port before the server has it
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -253,7 +253,6 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
     handlers = (_OfRun(turn.context, turn.label), _Progress())
     for handler in handlers:
         LOG.addHandler(handler)
-    turn.stage.computed += 1
     started = time.monotonic()
     try:
         with watched(turn.context.out):
