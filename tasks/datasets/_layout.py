@@ -260,8 +260,8 @@ def _refuse_cases(parts: dict[str, Classes], where: str) -> None:
     twice = sorted(name for name in names if folded[_fold(name)] > 1)
     per_split = any(len(set(map(_fold, classes))) < len(classes) for classes in parts.values())
     if twice and not per_split:
-        raise ValueError(f"data.path: {where}: the class folders {few(twice)} differ between the splits in capital letters or "
-                         "accents alone; give each class one name")  # fmt: skip
+        raise ValueError(f"data.path: {where}: the class folders {few(twice)} differ between the splits in capital letters "
+                         "or accents alone; give each class one name")  # fmt: skip
 
 
 def _note_beside(layout: Layout, top: Folder, classes: list[Folder]) -> None:
