@@ -1,5 +1,6 @@
-# burnish in a container; build_and_run.sh builds and runs it. Two targets: cpu, and cuda for an NVIDIA GPU with the
-# NVIDIA Container Toolkit. Both have the same wheels, which carry the CUDA libraries: PyTorch's default build needs them.
+# burnish in a container; build_and_run.sh builds and runs it. DEVICE is cpu, or cuda for an NVIDIA GPU with the NVIDIA
+# Container Toolkit.
+ARG DEVICE=cpu
 FROM python:3.11-slim AS base
 
 # torch.compile writes C++ and compiles it. Debian's mirrors keep one version of it only, so none is named.
@@ -19,9 +20,24 @@ WORKDIR /opt/burnish
 RUN python -m venv .venv
 RUN --mount=type=cache,target=/root/.cache \
     .venv/bin/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+
+FROM base AS cuda
+COPY requirements-gpu.txt ./
+RUN --mount=type=cache,target=/root/.cache \
+    .venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --compile-bytecode -r requirements-gpu.txt
+ENV NVIDIA_VISIBLE_DEVICES=all \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+
+# No GPU is seen, even where the container is given one.
+FROM base AS cpu
 COPY requirements.txt ./
 RUN --mount=type=cache,target=/root/.cache \
-    .venv/bin/uv pip install --python .venv/bin/python --quiet --compile-bytecode -r requirements.txt
+    .venv/bin/uv pip install --python .venv/bin/python --quiet --no-deps --compile-bytecode -r requirements.txt
+ENV CUDA_VISIBLE_DEVICES=
+
+# hadolint ignore=DL3006
+FROM ${DEVICE} AS burnish
+WORKDIR /opt/burnish
 COPY pyproject.toml requirements.in README.md LICENSE ./
 COPY models models
 COPY tasks tasks
@@ -39,11 +55,3 @@ VOLUME /results
 EXPOSE 6006
 ENTRYPOINT ["/opt/burnish/container.sh"]
 CMD ["study", "densenet121-imagenet"]
-
-FROM base AS cuda
-ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
-
-# The last target is the default. No GPU is seen, even where the container is given one.
-FROM base AS cpu
-ENV CUDA_VISIBLE_DEVICES=

@@ -1,40 +1,63 @@
-# Two commands do everything: `make demo` and `make test`. Both first make .venv with the pinned requirements.
+# `make demo` and `make test` do everything. Each first makes .venv with the pinned requirements that it needs.
+# `make setup` only makes it: for a CPU, with GPU=1 (the default where nvidia-smi works) for an NVIDIA GPU.
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv pip
-READY := .venv/.ready
+GPU ?= $(shell [ $$(uname -m) = x86_64 ] && nvidia-smi > /dev/null 2>&1 && echo 1)
+KIND := $(if $(filter-out 0,$(GPU)),gpu,cpu)
+RUN := requirements$(if $(filter gpu,$(KIND)),-gpu).txt
+READY := .venv/.ready-$(KIND)
+TOOLS := .venv/.ready-dev
+# The lists name every package, so nothing is resolved again (which would bring what the CPU's list leaves out).
+INSTALL := $(UV) install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 
 .PHONY: demo test lint lock deployments setup clean
 
 demo: $(READY)
 	$(BIN)/burnish run quickstart $(DEMO)
 
-test: $(READY) lint
+test: $(TOOLS) lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
 	$(BIN)/python -m pytest -m alone
 
-lint: $(READY)
+lint: $(TOOLS)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 setup: $(READY)
 
-$(READY): requirements.txt pyproject.toml
+.venv/bin/uv:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "burnish needs Python 3.11 or newer; $(PYTHON) is older. Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
-	$(UV) install --python $(BIN)/python --quiet --compile-bytecode -r requirements.txt
-	$(UV) install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
-	@touch $(READY)
+
+# ONNX Runtime's two builds are installed into the same folder, so that the one must go before the other comes.
+$(READY): .venv/bin/uv $(RUN) pyproject.toml
+	@rm -f .venv/.ready-cpu .venv/.ready-gpu
+	@$(UV) uninstall --python $(BIN)/python --quiet onnxruntime$(if $(filter cpu,$(KIND)),-gpu) 2> /dev/null || true
+	$(INSTALL) -r $(RUN)
+	$(INSTALL) --no-build-isolation --editable .
+ifeq ($(KIND),gpu)
+	@$(UV) install --python $(BIN)/python --quiet -r requirements-tensorrt.txt 2> .venv/tensorrt.log || \
+	  echo "TensorRT is not installed: its libraries' package index cannot be reached (.venv/tensorrt.log has the details). Engines are built by TensorRT for RTX." >&2
+endif
+	@touch $@
+
+$(TOOLS): $(READY) requirements-dev.txt
+	$(INSTALL) -r requirements-dev.txt
+	@touch $@
 
 deployments: $(READY)
 	$(BIN)/python -m flows.deployments > prefect.yaml.new && mv prefect.yaml.new prefect.yaml
 
-lock:
-	$(UV) compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet \
-	  requirements.in --output-file requirements.txt
+COMPILE = $(UV) compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
+lock: .venv/bin/uv
+	$(COMPILE) requirements.in --excludes cpu-excludes.txt --output-file requirements.txt
+	$(COMPILE) requirements.in requirements-gpu.in --constraints requirements.txt --no-emit-package onnxruntime \
+	  --output-file requirements-gpu.txt
+	$(COMPILE) requirements-dev.in --constraints requirements.txt --constraints requirements-gpu.txt --output-file requirements-dev.txt
 
 clean:
 	rm -rf .venv artifacts/store artifacts/tables artifacts/runs artifacts/scratch

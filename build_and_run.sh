@@ -90,7 +90,7 @@ if [[ -n $data ]]; then
   study+=(--set data.path=/data)
 fi
 
-DOCKER_BUILDKIT=1 "$engine" build --target "$device" --tag "$image" "$here"
+DOCKER_BUILDKIT=1 "$engine" build --build-arg "DEVICE=$device" --tag "$image" "$here"
 "$engine" run "${options[@]}" "${mounts[@]}" "$image" study "${study[@]}" "$@"
 echo "results: $output/benchmark_results.csv, $output/report.html, $output/tables/"
 if [[ -n $tensorboard ]]; then

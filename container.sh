@@ -11,6 +11,7 @@ case ${1:-} in
     burnish run "${@:2}" --out "$artifacts"
     burnish profile --device auto --out "$artifacts"
     run=$(dirname "$(burnish report --out "$artifacts")")
+    rm -f "$RESULTS/benchmark_results_marked.csv" # an earlier run's; this one may have none
     cp -r "$run/." "$RESULTS/"
     mkdir -p "$RESULTS/tables"
     for table in "$artifacts"/tables/*/"$(basename "$run").parquet"; do

@@ -23,6 +23,7 @@ from tasks.keys import digest
 from tasks.locks import locked
 from tasks.records import Benchmark, Variant, formats, plugins
 from tasks.rounds import fresh_processes, run
+from tasks.space import DiskFull, watched
 from tasks.store import Store, replace
 from tasks.summary import interval, sig
 from tasks.work import Work
@@ -88,8 +89,9 @@ def _scratch(out: Path, key: str) -> Iterator[Path]:
     folder = out / f".bench-{key[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield folder
-    except KeyboardInterrupt:
+        with watched(folder):
+            yield folder
+    except (KeyboardInterrupt, DiskFull):  # the same command goes on
         raise
     except BaseException:
         shutil.rmtree(folder)
@@ -156,6 +158,7 @@ def _read(work: Work, artifact: Any) -> pl.DataFrame:
 def _kept(work: Work, made: dict[str, Any], target: Path) -> Path:
     """The tables in a folder named by the time, there as a whole or not at all."""
     folder = work.scratch / "tables"
+    shutil.rmtree(folder, ignore_errors=True)  # of a bench that was killed here
     folder.mkdir()
     for name, artifact in made.items():
         shutil.copyfile(work.store.get(artifact), folder / f"{name}.parquet")

@@ -127,8 +127,11 @@ def tradeoff(
     )  # fmt: skip
 
 
-def training(epochs: pl.DataFrame, model: str, name: str) -> Figure:
-    """Loss and macro F1 by epoch of one model in one stage, training and validation."""
+def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = None) -> Figure:
+    """Loss and macro F1 by epoch of one model in one stage, training and validation.
+
+    `images`: validation images, where known.
+    """
     import altair as alt
 
     rows = [
@@ -150,7 +153,8 @@ def training(epochs: pl.DataFrame, model: str, name: str) -> Figure:
         for field, title in (("loss", "cross-entropy loss"), ("f1", "macro F1, share"))
     ]  # fmt: skip
     best = max((r for r in rows if r["split"] == "validation"), key=lambda r: r["f1"], default=None)
-    words = f"Best validation macro F1 {best['f1']:.3f} at epoch {best['epoch']} ({best['what']})." if best else ""
+    of = "" if images is None else f" of {images} images"
+    words = f"Best validation macro F1 {best['f1']:.3f}{of} at epoch {best['epoch']} ({best['what']})." if best else ""
     return figure(alt.hconcat(*panels, spacing=24), f"{model}, {name}", words, words)
 
 

@@ -11,23 +11,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
+from flows.server import Lost
 from flows.settings import Mistake, load, to_toml
+from flows.supervisor import INTERRUPTED
 from tasks.records import StageName
+from tasks.space import DiskFull, watched
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from tasks.records import Study
-
-# Before Prefect is imported: its own limit for a first start is too short, and what it tells is told by us.
-PREFECT = {
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_EXTRA_LOGGERS": "burnish",
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",
-    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    "DO_NOT_TRACK": "1",
-}
 
 
 def _arguments() -> argparse.ArgumentParser:
@@ -45,6 +38,8 @@ def _arguments() -> argparse.ArgumentParser:
     _scale_argument(run)
     run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
                      help="compute a stage although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
+    run.add_argument("--skip", action="append", default=[], metavar="STAGE",
+                     help="leave a stage out, e.g. build; may be repeated")  # fmt: skip
     run.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
     run.set_defaults(do=_run)
 
@@ -55,6 +50,11 @@ def _arguments() -> argparse.ArgumentParser:
     show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run")
     _scale_argument(show)
     show.set_defaults(do=_show)
+
+    ui = commands.add_parser("ui", help="start Prefect's pages with all presets, ready to be run, until Ctrl-C")
+    ui.add_argument("--port", type=_count, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
+    ui.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
+    ui.set_defaults(do=_ui)
 
     _bench_arguments(commands.add_parser("bench", help="measure and compare model files of your own"))
 
@@ -177,6 +177,12 @@ def _deploy(arguments: argparse.Namespace) -> None:
     run_deploy(arguments, _newest)
 
 
+def _ui(arguments: argparse.Namespace) -> None:
+    from flows.ui import ui
+
+    ui(arguments.port, Path(arguments.out))
+
+
 def _presets(arguments: argparse.Namespace) -> None:
     from flows.presets import presets
 
@@ -221,17 +227,20 @@ def _why(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    study = load(arguments.study, arguments.settings, arguments.scale)
+    from flows.plan import planned
+
+    study = load(arguments.study, arguments.settings, arguments.scale, arguments.skip)
     _reachable(study)
-    for name, value in PREFECT.items():
-        os.environ.setdefault(name, value)
+    planned(study)  # what `auto` stands for here goes together with the other settings, or that is said at once
     from flows.console import shown
+    from flows.server import connected, outcome
 
-    with shown():
-        from flows.study import run_study
+    with shown(), connected(Path(arguments.out)) as server:
+        from flows import study as flow
 
-        run = run_study(study, arguments.out, tuple(arguments.again))
+        run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     from flows import published, report
+    from flows.conclusion import conclusion, held_out
     from tasks import tables
     from tasks.published import images_here
 
@@ -240,10 +249,13 @@ def _run(arguments: argparse.Namespace) -> None:
         print(published.text(published.compare(study.published, report.tables_of(out, run)), report.terminal_width()))
     summary, datasets = (tables.read(out, name, run).collect() for name in ("summary", "datasets"))
     compared = study.select.batch_size or min(study.benchmark.batch_sizes)
-    report.print_table(summary.filter(summary["batch_size"] == compared), compared, images_here({"datasets": datasets}))
-    folder = Path(arguments.out) / "runs" / run
-    told = json.loads((folder / "result.json").read_text())
-    print(f"\n{'winner: ' if told['winner'] else ''}{told['reason']}\nreport: {folder / 'report.html'}")
+    report.print_table(
+        summary.filter(summary["batch_size"] == compared),
+        compared,
+        held_out(datasets, images_here({"datasets": datasets})),
+    )
+    width = report.terminal_width() if sys.stdout.isatty() else None
+    print(f"\n{conclusion(out / 'runs' / run, width, colour=sys.stdout.isatty())}")
 
 
 def _reachable(study: Study) -> None:
@@ -273,15 +285,16 @@ def main(argv: list[str] | None = None) -> int:
     # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        arguments.do(arguments)
-    except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
+        with watched(getattr(arguments, "out", ".")):
+            arguments.do(arguments)
+    except (Mistake, ValueError, DiskFull, Lost) as error:  # ValueError: what a stage says of the user's data
         print(f"burnish: {error}", file=sys.stderr)
-        return 2
+        return 1 if isinstance(error, (DiskFull, Lost)) else 2
     except KeyboardInterrupt:
-        print("burnish: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except SystemExit:
-        print("burnish: terminated; the same command goes on where it stopped", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         raise
     except BrokenPipeError:
         sys.stderr.close()
@@ -295,4 +308,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from flows.__main__ import main as supervised
+
+    sys.exit(supervised())

@@ -43,15 +43,18 @@ class Fit:
         return self.train - self.validation
 
 
-def training(epochs: pl.DataFrame) -> list[Figure]:
-    """A chart a model and stage; tuning's trials and augmentation policies are shown in their own sections."""
+def training(epochs: pl.DataFrame, images: int | None = None) -> list[Figure]:
+    """A chart a model and stage; tuning's trials and augmentation policies are shown in their own sections.
+
+    `images`: validation images, where known.
+    """
     import polars as pl
 
     kept = epochs.filter(~pl.col("variant").str.contains("/trial-"))
     groups = dict(kept.group_by("model", "stage", maintain_order=True))
     models = dict.fromkeys(model for model, _ in groups)
     return [
-        charts.training(groups[model, stage], str(model), said)
+        charts.training(groups[model, stage], str(model), said, images)
         for model in models for stage, said in STAGES.items() if (model, stage) in groups
     ]  # fmt: skip
 
@@ -88,7 +91,7 @@ def augmentation(
                 continue
             lines = {"none": plain, **runs} if plain else runs
             drawn = epochs.filter(epochs["variant"].is_in(list(lines.values()))).with_columns(variant=_policies(lines))
-            figures.append(charts.training(drawn, str(model), f"policies{' tried in short' if short else ''}"))
+            figures.append(charts.training(drawn, str(model), f"policies{' tried in short' if short else ''}", images))
             if plain and kept:
                 chosen = "none" if kept["name"] == plain else str(kept["setting"])
                 fits = {policy: fit for policy, fit in _fits(drawn).items() if policy != longer}

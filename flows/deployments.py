@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from flows.presets import presets, scaled
+from flows.settings import plain
 from flows.studies import SCALES, Scale
 
 HEAD = (
@@ -22,25 +23,29 @@ def deployment(name: str, preset: str, schedules: list[dict[str, Any]], *scale: 
         "description": (function.__doc__ or "").strip(),
         "entrypoint": "flows/study.py:run_study",
         "tags": ["burnish"],
-        "parameters": {"study": function(*scale).model_dump(mode="json", exclude_none=True), "out": "artifacts"},
+        "parameters": {"study": plain(function(*scale)), "out": "artifacts"},
         "work_pool": {"name": "burnish"},
         "schedules": schedules,
     }
 
 
-def render() -> str:
-    """The text of prefect.yaml."""
+def made() -> list[dict[str, Any]]:
+    """All deployments."""
     nightly = {"cron": "0 3 * * *", "timezone": "UTC", "active": False}
-    made = []
+    found = []
     for name in presets():
         if scaled(name):
-            made += [deployment(f"{name}-{scale}", name, [], scale) for scale in SCALES]
+            found += [deployment(f"{name}-{scale}", name, [], scale) for scale in SCALES]
         else:
-            made.append(deployment(name, name, []))
-    made.append(deployment("quickstart-nightly", "quickstart", [nightly]))
+            found.append(deployment(name, name, []))
+    return [*found, deployment("quickstart-nightly", "quickstart", [nightly])]
+
+
+def render() -> str:
+    """The text of prefect.yaml."""
     # The worker runs the flow from the folder in which it was started.
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $PWD }}"}}]
-    return HEAD + yaml.safe_dump({"name": "burnish", "pull": pull, "deployments": made}, sort_keys=False, width=120)
+    return HEAD + yaml.safe_dump({"name": "burnish", "pull": pull, "deployments": made()}, sort_keys=False, width=120)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flows.charts import Figure
     from flows.grids import Row
 
-ROLES = ("reference", "winner")
+ROLES = ("reference", "winner", "provisional")
 MOST = 20
 """Types of operators that are drawn each for itself."""
 

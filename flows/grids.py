@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from flows.folding import fold
 from tasks.summary import interval, sig
 
 if TYPE_CHECKING:
@@ -17,18 +18,21 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Spec = tuple[str, str, str, Callable[[Any], str]]
 """Header, unit, key of the row, how it is written (str: a text column)."""
-MARKS = {"winner": "★", "runner-up": "2", "reference": "R"}
+MARKS = {"winner": "★", "provisional": "?", "runner-up": "2", "reference": "R"}
 ABSENT = "–"
 ABSENT_WHY = {
     "process_std_ms": "one process alone", "images_per_second_std": "one round alone", "trouble": "nothing",
     "cpu_governor": "the kernel does not say (virtual machine?)", "power_w": "no meter can be read here",
     "note": "nothing to add", "target_rate": "the server scenario's", "kept": "the server scenario's",
+    "achieved_rate": "no rate was worth trying: one query alone exceeds the limit",
     "limit_ms": "the server scenario's", "throughput": "not asked for", "precision": "no image was called it",
     "recall": "no image is of it", "taken_for": "for nothing else",
     "macro_f1_std": "one seed alone", "epoch_seconds": "one epoch alone", "times": "one epoch alone",
     "epoch_seconds_low": "one epoch alone", "epoch_seconds_high": "one epoch alone",
     "verdict": "none itself, or fewer than four epochs to compare",
 }  # fmt: skip
+PLACES = {"runtime": "{}", "device": "{}", "batch_size": "batch {}"}
+"""Columns that say where a row was measured, and how they are told below its name."""
 SAYS_WHY = ("variant", "name", "adjusted", "technique")
 """Text columns with the reason below where a row is not ok, or was measured under bad conditions."""
 OF_A_CLASS = ("precision", "recall", "f1")
@@ -44,6 +48,9 @@ class Cell:
     number: bool = True
     below: str = ""
     """A second, small line."""
+    place: str = ""
+    """Of a column that says where a row was measured ("runtime", ...): what it says. A narrow page has no room for such
+    columns; they stand below the row's name there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,18 @@ class Grid:
     headers: list[tuple[str, str]]
     rows: list[tuple[str, str, list[Cell]]]
     caption: str
+    folded: list[tuple[str, list[str]]]
+    """Skipped rows of one reason each, which are not among `rows`: the line that stands for them, and which they are."""
+
+    @property
+    def numbers(self) -> list[bool]:
+        """Of each column, whether it holds numbers."""
+        return [cell.number for cell in self.rows[0][2]] if self.rows else [False] * len(self.headers)
+
+    @property
+    def places(self) -> list[bool]:
+        """Of each column, whether it says where a row was measured."""
+        return [bool(cell.place) for cell in self.rows[0][2]] if self.rows else [False] * len(self.headers)
 
 
 def mb(value: float) -> str:
@@ -262,6 +281,8 @@ def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
         marked = "marked" if row.get("conditions") else "stopped early" if row.get("stopped_early") else "ok"
         text = marked if value == "ok" else str(value)
         return Cell(text, text, reason, number=False)
+    if key in PLACES and value is not None:
+        return Cell(write(value), value, number=write is not str, place=PLACES[key].format(value))
     if value is None:
         return Cell(ABSENT, None, _absent(row, key), write is not str)
     if isinstance(value, str | bool):
@@ -276,17 +297,31 @@ def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
         if key == "speedup":
             below = interval(first, last)
             why = f"{row['verdict']}, 99 % interval: {below}"
+    if key == "throughput" and row.get("throughput_conditions"):
+        why = f"measured under bad conditions: {row['throughput_conditions']}"
+        return Cell(f"{write(value)}*", value, why)
     return Cell(write(value), value, why, below=below)
 
 
 def grid(specs: Sequence[Spec], rows: Iterable[Mapping[str, Any]], caption: str) -> Grid | None:
-    """A table of rows; None of no rows."""
+    """A table of rows; None of no rows. Two skipped rows of one reason, and more, become a line below the table."""
+    shown, folded = fold(rows, least=2)
     made = [
         (f"{row.get('role') or ''} {row.get('status', 'ok')}".strip(), row.get("role") or "",
          [cell(row, key, write) for _, _, key, write in specs])
-        for row in rows
+        for row in shown
     ]  # fmt: skip
-    return Grid([(name, unit) for name, unit, _, _ in specs], made, caption) if made else None
+    return Grid([(name, unit) for name, unit, _, _ in specs], made, caption, folded) if made or folded else None
+
+
+ON_VALIDATION = ("validation_macro_f1", "validation_top1", "score", "best_so_far")
+"""Columns of scores on validation images."""
+
+
+def of_images(specs: Sequence[Spec], images: int | None) -> list[Spec]:
+    """The columns, with the number of validation images in the unit of what was scored on them."""
+    said = "" if images is None else f" of {count(images)} images"
+    return [(name, f"{unit}{said if key in ON_VALIDATION else ''}", key, write) for name, unit, key, write in specs]
 
 
 def in_order(summary: pl.DataFrame, batch: int) -> list[Row]:

@@ -33,7 +33,7 @@ PAIRS, WORST = 20, 30
 PICTURES, PICTURES_APART = 20, 12
 SIDE = 96
 """Pixels: larger pictures are reduced to it, smaller ones shown enlarged by a whole factor up to it."""
-ORDER = ("winner", "reference", "runner-up", None)
+ORDER = ("winner", "provisional", "reference", "runner-up", None)
 KEY = ("variant", "runtime", "device")
 
 SCORES: list[Spec] = [

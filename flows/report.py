@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import charts, curves, published
+from flows.folding import fold
 from flows.graphs import graphs
 from flows.grids import (
     ABLATIONS,
@@ -33,13 +34,16 @@ from flows.grids import (
     grid,
     in_order,
     mb,
+    of_images,
     share,
 )  # fmt: skip
 from flows.mistakes import load_images, mistakes
+from tasks.evidence import handful
 from tasks.published import images_here
 from tasks.records import Study
+from tasks.scenarios import capacity
 from tasks.store import write_text
-from tasks.summary import METRIC_NAMES, PARTS, compared_batch, rate_column, sig, summarise, words
+from tasks.summary import MARKED, METRIC_NAMES, PARTS, compared_batch, marked_csv, rate_column, sig, summarise, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -56,8 +60,11 @@ WANTED = ("datasets", "ablations", "epochs", "seeds", "trials", "variants", "eva
 MANY_ROWS = ("predictions", "latencies")
 
 
-def _lineage(rows: Sequence[Row], held_out: Mapping[str, Row]) -> Row:
-    """Sections of the `variants` table; policies and pruned forms stand below the weights that they started from."""
+def _lineage(rows: Sequence[Row], held_out: Mapping[str, Row], validation: int | None) -> Row:
+    """Sections of the `variants` table; policies and pruned forms stand below the weights that they started from.
+
+    `validation`: validation images, where known.
+    """
     named = {row["name"]: row | {"held_out": held_out.get(row["name"], {}).get("macro_f1")} for row in rows}
 
     def below_parents(stage: str, column: str, said: str) -> list[Row]:
@@ -74,18 +81,22 @@ def _lineage(rows: Sequence[Row], held_out: Mapping[str, Row]) -> Row:
     quantized = [row for row in named.values() if row["stage"] in ("quantize", "qat")]
     forms = [row for row in named.values() if row["stage"] in ("export", "build")]
     return {
-        "policies": grid(POLICIES, below_parents("augment", "setting", "before this stage"), "Augmentation policies"),
-        "pruned": grid(PRUNED, pruned, "Pruning"),
-        "quantized": grid(QUANTIZED, quantized, "Quantization settings tried"),
+        "policies": grid(
+            of_images(POLICIES, validation),
+            below_parents("augment", "setting", "before this stage"),
+            "Augmentation policies",
+        ),
+        "pruned": grid(of_images(PRUNED, validation), pruned, "Pruning"),
+        "quantized": grid(of_images(QUANTIZED, validation), quantized, "Quantization settings tried"),
         "forms": grid(FORMS, forms, "Exported files and engines"),
     }
 
 
-def _tuning(trials: pl.DataFrame) -> list[tuple[Figure, Grid | None]]:
+def _tuning(trials: pl.DataFrame, validation: int | None) -> list[tuple[Figure, Grid | None]]:
     made = []
     for (model,), group in trials.sort("trial").group_by("model", maintain_order=True):
         rows = [row | {"adjusted": adjusted(row["adjusted"])} for row in group.to_dicts()]
-        made.append((charts.tuning(group, str(model)), grid(TRIALS, rows, f"Trials of {model}")))
+        made.append((charts.tuning(group, str(model)), grid(of_images(TRIALS, validation), rows, f"Trials of {model}")))
     return made
 
 
@@ -103,7 +114,7 @@ def _ablations(table: pl.DataFrame) -> list[Grid | None]:
 
 
 def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Winner, runner-up and reference with their figures."""
+    """Winner or provisional best, runner-up and reference with their figures."""
     cards = []
     for row in (row for row in rows if row["role"]):
         figures = [("median latency", f"{sig(row['latency_median_ms'])} ms")]
@@ -152,9 +163,34 @@ def _present(specs: Sequence[Spec], table: pl.DataFrame) -> list[Spec]:
     return [spec for spec in specs if spec[2] not in empty]
 
 
-def _validation_images(small: Mapping[str, pl.DataFrame]) -> int | None:
+def _lazy(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], name: str) -> dict[str, pl.LazyFrame]:
+    """A table that may be missing."""
+    return {name: tables[name].lazy()} if name in tables else {}
+
+
+def _images(small: Mapping[str, pl.DataFrame], split: str) -> int | None:
+    """Images of a split, where that is known."""
     sets = small["datasets"].iter_rows(named=True) if "datasets" in small else ()
-    return next((row["rows"] for row in sets if row["split"] == "validation"), None)
+    return next((row["rows"] for row in sets if row["split"] == split), None)
+
+
+def _data(small: Mapping[str, pl.DataFrame]) -> Row:
+    """The section on the data set, from the table `datasets`."""
+    sets = small["datasets"].to_dicts()
+    name = images_here(small)
+    dropped = [
+        (row["split"], number, why)
+        for row in sets
+        for number, why in zip(row["dropped_rows"], row["dropped_reasons"], strict=True)
+    ]
+    return {
+        "data": name,
+        "dataset": grid(DATASET, sets, f"{name}: the data set by split"),
+        "balance": charts.balance(small["datasets"]) if sets else None,
+        "layout": sets[0].get("layout") if sets else None,  # older versions of burnish did not say it
+        "left_out": sets[0].get("left_out") if sets else None,
+        "dropped": dropped,
+    }
 
 
 def page(
@@ -179,48 +215,47 @@ def page(
                   "missing": [name for name in WANTED if name not in tables]}  # fmt: skip
     if "summary" in small:
         about |= _candidates(small["summary"], tables["latencies"].lazy() if "latencies" in tables else None, study)
+    validation = _images(small, "validation")
+    about |= {"test_images": _images(small, "test"), "handful": handful(validation) if validation is not None else ""}
     complete = all(name in small for name in PARTS)
     about["complete"] = complete
-    about["reason"] = summarise(small, study).reason if complete else "A table that the winner is found by is missing."
+    outcome = summarise({**small, **_lazy(tables, "predictions")}, study) if complete else None
+    about["told"] = outcome.told if outcome else ("A table that the winner is found by is missing.",)
+    about["cautions"] = outcome.cautions if outcome else ()
     about["mistakes"] = mistakes(tables, images)
     if study.published:
         about |= {"published": published.compare(study.published, tables), "published_lines": published.lines,
                   "sourced": published.sourced, "starred": published.starred, "star": published.STAR,
                   "brackets": published.BRACKETS}  # fmt: skip
     if "epochs" in small:
-        about["curves"] = curves.training(small["epochs"])
+        about["curves"] = curves.training(small["epochs"], validation)
     if "ablations" in small:
         about["ablations"] = _ablations(small["ablations"])
     if "trials" in small:
-        about["tuning"] = _tuning(small["trials"])
+        about["tuning"] = _tuning(small["trials"], validation)
     if "variants" in small:
         scores = small["evaluations"].iter_rows(named=True) if "evaluations" in small else ()
         forms, held_out = small["variants"].to_dicts(), {row["variant"]: row for row in scores}
-        about |= _lineage(forms, held_out)
+        about |= _lineage(forms, held_out, validation)
+        about["notes"] = list(dict.fromkeys(filter(None, (row.get("note") for row in forms))))
         if "epochs" in small:
-            about["augmented"] = curves.augmentation(small["epochs"], forms, held_out, _validation_images(small))
+            about["augmented"] = curves.augmentation(small["epochs"], forms, held_out, validation)
     if "datasets" in small:
-        sets = small["datasets"].to_dicts()
-        about["data"] = images_here(small)
-        about["dataset"] = grid(DATASET, sets, f"{about['data']}: the data set by split")
-        about["balance"] = charts.balance(small["datasets"]) if sets else None
-        about["layout"] = sets[0].get("layout") if sets else None  # older versions of burnish did not say it
-        about["left_out"] = sets[0].get("left_out") if sets else None
-        about["dropped"] = [
-            (row["split"], number, why)
-            for row in sets
-            for number, why in zip(row["dropped_rows"], row["dropped_reasons"], strict=True)
-        ]
+        about |= _data(small)
     if "environments" in small:
         about["machine"] = [pair for row in small["environments"].to_dicts() for pair in row.items()]
     if "benchmarks" in small:
-        marked = small["benchmarks"].filter(pl.col("conditions").is_not_null())
-        about["conditions"] = [(words(row), row["conditions"]) for row in marked.to_dicts()]
+        bad = small["benchmarks"].filter(pl.col("conditions").is_not_null())
+        about["conditions"] = [(words(row), row["conditions"]) for row in bad.to_dicts()]
     about["measured"] = [found for name, specs, caption in MEASURED if name in small
                          and (found := grid(_present(specs, small[name]), small[name].to_dicts(), caption))]  # fmt: skip
     if "scenarios" in small:
         about["scenarios"] = grid(SCENARIOS, small["scenarios"].to_dicts(), "The winner in LoadGen's scenarios")
-    about |= {"profiles": profiles, "exported": exported}
+        about["capacity"] = capacity(small["scenarios"].to_dicts())
+    # A summary without this column is of an older version, which wrote no second file.
+    written = "summary" in small and "throughput_conditions" in small["summary"].columns
+    marked = written and marked_csv(small["summary"]) is not None
+    about |= {"profiles": profiles, "exported": exported, "marked_file": MARKED if marked else None}
     folder = FileSystemLoader(Path(__file__).parent)
     template = Environment(loader=folder, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     return template.get_template("report.html.j2").render(about)
@@ -270,8 +305,9 @@ def table_text(
 ) -> str:
     """The summary as text of at most `width` columns (fewer figures below 110); colours in a terminal alone.
 
-    `images`: what the scores are of, as the table `datasets` labels them.
+    `images`: what the scores are of, in words.
     Rows come in the order of the report: winner, runner-up, reference, the compared batch size (default: the smallest).
+    Skipped rows of one reason are one line below the table.
     """
     from rich import box
     from rich.console import Console
@@ -292,9 +328,10 @@ def table_text(
         table.add_column(names[key], justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     written = {key: write for _, _, key, write in SUMMARY}
-    styles = {"winner": "bold green", "runner-up": "cyan", "reference": "yellow"}
+    styles = {"winner": "bold green", "provisional": "bold", "runner-up": "cyan", "reference": "yellow"}
     reasons: dict[str, list[str]] = {}
-    for row in in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)):
+    rows, folded = fold(in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)))
+    for row in rows:
         status = cell(row, "status", str).text
         if status != "ok":
             # Conditions are many figures; the report has them.
@@ -310,9 +347,12 @@ def table_text(
     console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
     console.print(table)
     if images:
-        console.print(Text(f"top-1 and macro F1: of the held-out images of {images}"))
-    console.print(Text("★ winner   2 runner-up   R reference   – not measured   speed-up: times as fast as reference"))
-    for reason, variants in reasons.items():
+        console.print(Text(f"top-1 and macro F1: of {images}"))
+    best = (
+        "? provisional best, not confirmed" if "provisional" in summary["role"].to_list() else "★ winner   2 runner-up"
+    )
+    console.print(Text(f"{best}   R reference   – not measured   speed-up: times as fast as reference"))
+    for reason, variants in (*reasons.items(), *folded):
         who = list(dict.fromkeys(variants))
         more = f" and {len(who) - 3} more" if len(who) > 3 else ""
         console.print(Text(f"{reason} ({', '.join(who[:3])}{more})"))

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tasks.records import Choice, Range, Study
+from tasks.records import Choice, Range, Study, skippable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 
@@ -19,7 +20,7 @@ class Mistake(Exception):
     """Something the user wrote is wrong; the message is one line."""
 
 
-def _plain(record: BaseModel) -> dict[str, Any]:
+def plain(record: BaseModel) -> dict[str, Any]:
     """JSON of a record without nulls (TOML has none) and without the `kind` that the place already tells."""
 
     def clean(value: Any, keep: bool = False) -> Any:
@@ -38,7 +39,7 @@ def to_toml(study: Study) -> str:
 
     lines: list[str] = []
     record: type[BaseModel] | None = Study
-    for line in tomli_w.dumps(_plain(study)).splitlines():
+    for line in tomli_w.dumps(plain(study)).splitlines():
         if line.startswith("["):
             path = line.strip("[]").split(".")
             record = _record_at(path)
@@ -158,8 +159,8 @@ def _line(error: Any) -> str:
     return f"{key + ': ' if key else ''}{message}{given}"
 
 
-def load(name: str, settings: list[str], scale: str | None = None) -> Study:
-    """The study of a preset (at a scale, if it has several) or a TOML file, with `--set` applied.
+def load(name: str, settings: list[str], scale: str | None = None, skip: Sequence[str] = ()) -> Study:
+    """The study of a preset (at a scale, if it has several) or a TOML file, with `--set` and then `--skip` applied.
 
     Raises
     ------
@@ -174,7 +175,7 @@ def load(name: str, settings: list[str], scale: str | None = None) -> Study:
     if scale and not (name in known and scaled(name)):
         raise Mistake(f"--scale: {name} has one scale alone; {', '.join(filter(scaled, known))} have several")
     if name in known:
-        values = _plain(known[name](scale) if scale else known[name]())
+        values = plain(known[name](scale) if scale else known[name]())
     elif name.endswith(".toml"):
         values = _read(Path(name))
     else:
@@ -182,7 +183,14 @@ def load(name: str, settings: list[str], scale: str | None = None) -> Study:
         hint = f"did you mean {near[0]}? " if near else ""
         raise Mistake(f"unknown preset {name!r}; {hint}accepted: {', '.join(known)}, or a file ending in .toml")
     study_from(values, name)
-    return study_from(apply(values, settings), "--set" if settings else name)
+    values = apply(values, settings)
+    study_from(values, "--set" if settings else name)
+    for stage in skip:
+        try:
+            values["skip"] = [*values.get("skip", []), skippable(stage)]
+        except ValueError as error:
+            raise Mistake(f"--skip {stage}: {error}") from None
+    return study_from(values, "--skip")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -36,6 +36,8 @@ IMAGENET = Data(
 )  # fmt: skip
 """Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned models."""
 NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
+FILES = ("eager", "torchscript", "onnxruntime", "openvino")
+"""What executes the files of S2 and S4 on a CPU: their own tables have no row of an engine, so none is built there."""
 FEW = Data(train_limit=480, test_limit=200)
 """Digits for the large models of a smoke test."""
 QUICK = Benchmark(batch_sizes=(1, 8), rounds=3, processes=1, warmup_seconds=0.1, min_seconds=0.1,
@@ -115,14 +117,14 @@ def densenet121_imagenet(scale: Scale = "smoke") -> Study:
         tune=NO_TUNING,
         augment=NO_POLICIES,
         prune=Prune(ratios=(0.1,), epochs=4, learning_rate=0.01),
-        benchmark=Benchmark(batch_sizes=(1, 4, 8, 16, 32), rounds=5),
+        benchmark=Benchmark(batch_sizes=(1, 4, 8, 16, 32), rounds=5, runtimes=(*FILES, "tensorrt")),
     )
     if scale == "cpu":
         return _changed(
             study,
             data={"train_limit": 2_000},
             prune=Prune(ratios=(0.1,), epochs=1, learning_rate=0.01),
-            benchmark={"minutes": 60},
+            benchmark={"minutes": 60, "runtimes": FILES},
         )  # fmt: skip
     if scale == "smoke":
         return _changed(
@@ -132,8 +134,8 @@ def densenet121_imagenet(scale: Scale = "smoke") -> Study:
             train=Train(epochs=5, batch_size=24, optimizer="adamw", learning_rate=2e-3),
             prune=Prune(ratios=(0.1,), epochs=1, learning_rate=1e-3),
             benchmark=QUICK.model_copy(update={"batch_sizes": study.benchmark.batch_sizes, "processes": 2,
-                                               "throughput": True, "runtimes": ("eager", "onnxruntime", "tensorrt")}),
-            **FORMS,
+                                               "throughput": True, "runtimes": ("eager", "onnxruntime")}),
+            **{**FORMS, "build": Build()},
         )  # fmt: skip
     return study
 
@@ -209,13 +211,13 @@ def runtime_formats(scale: Scale = "smoke") -> Study:
         augment=NO_POLICIES,
         prune=NO_PRUNING,
         quantize=Quantize(settings=("u8s8-reduced", "u8s8", "u8s8-core", "s8s8")),
-        benchmark=Benchmark(batch_sizes=(1, 8), rounds=5),
+        benchmark=Benchmark(batch_sizes=(1, 8), rounds=5, runtimes=(*FILES, "tensorrt")),
     )  # fmt: skip
     if scale == "cpu":
         return _changed(
             study,
             data={"train_limit": 500},
-            benchmark={"minutes": 60},
+            benchmark={"minutes": 60, "runtimes": FILES},
         )  # fmt: skip
     if scale == "smoke":
         return _changed(
@@ -224,9 +226,8 @@ def runtime_formats(scale: Scale = "smoke") -> Study:
             models=(Model(name="resnet34", width=16), Model(name="densenet121"), Model(name="efficientnet_b0"),
                        Model(name="timm:convnext_atto", upsample=32)),
             train=Train(epochs=6, batch_size=24, optimizer="adamw", learning_rate=4e-3),
-            benchmark=QUICK.model_copy(update={"batch_sizes": (1,),
-                                               "runtimes": ("eager", "torchscript", "onnxruntime", "tensorrt")}),
-            **FORMS,
+            benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "torchscript", "onnxruntime")}),
+            **{**FORMS, "build": Build()},
         )  # fmt: skip
     return study
 

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
-from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.context import FlowRunContext
+from prefect.states import Completed, Failed
 
+from flows import liveness, logs
+from flows.plan import planned
 from flows.presets import quickstart
+from flows.progress import Progress, builds_aware, forms
 from flows.settings import to_toml
 from models import check_gelu, weights_file
 from tasks import machine, tables
@@ -23,8 +27,9 @@ from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
-from tasks.caching import call
+from tasks.caching import call, without_server
 from tasks.devices import Unavailable
+from tasks.durable import sync
 from tasks.export import export_task
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
@@ -32,8 +37,10 @@ from tasks.qat import qat_task
 from tasks.quantize import quantize_task
 from tasks.records import Artifact, Context, Model, Output, Prepared, Result, StageName, Study, Trained, Variant
 from tasks.serve import serve_task
-from tasks.store import Store, write_text
+from tasks.space import DiskFull
+from tasks.store import Store, beside, copy, made, replace, write_text
 from tasks.summary import PARTS
+from tasks.sweep import sweep
 from tasks.train import train_task
 from tasks.tune import tune_task
 from tasks.variants import variant_row
@@ -45,8 +52,11 @@ if TYPE_CHECKING:
     from prefect import Task
 
 LOG = logging.getLogger("burnish")
+logs.tidy_errors()
 DEFAULT = quickstart()
 """What the form in the Prefect UI starts from."""
+FINISHED: list[str] = []
+"""Runs of this process whose results are all on disk, also where Prefect's server could not be told."""
 
 
 class Unfinished(Exception):
@@ -62,15 +72,26 @@ class Run:
         self.folder = Path(self.context.out) / "runs" / self.context.run
         self.fragments: dict[str, list[Artifact]] = {}
         self.variants: list[Variant] = []
-        self.done, self.total = 0, _calls(study)
+        self.progress = Progress(study, Path(self.context.out))
+        self.ended = ""
+        """How many of all stages had ended when the last one did, in words."""
         self.error: Exception | None = None  # the first that a stage was survived with
 
     def do(self, made: Task[..., Any], **inputs: Any) -> Any:
         """Run a stage; an exception ends the study."""
-        result = call(made, self.context, **inputs)
+        about, started = made.about, time.monotonic()  # type: ignore[attr-defined]
+        before, label = about.computed, about.label_of(inputs)
+        self.progress.begin(made.name, _model_of(inputs), label)
+        try:
+            result = call(made, self.context, **inputs)
+        except Exception:
+            self.ended = self.progress.end(computed=False)
+            raise
+        computed = about.computed > before
+        self.ended = self.progress.end(computed)
+        seconds = f"done in {time.monotonic() - started:.1f} s" if computed else "cached"
+        LOG.info("%s: %s %s", self.ended, label, seconds)
         self.collect(result)
-        self.done += 1
-        LOG.debug("%d of %d", self.done, self.total, extra={"overall": (self.done, self.total)})
         return result
 
     def attempt(self, made: Task[..., Any], failed: Variant | dict[str, str], **inputs: Any) -> Any:
@@ -80,14 +101,16 @@ class Run:
         """
         try:
             return self.do(made, **inputs)
+        except DiskFull:  # nothing that follows could be written, and the same command goes on here
+            raise
         except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
             self.error = self.error or error
             skipped = isinstance(error, Unavailable)
             plain = isinstance(error, (Unavailable, ValueError))  # ValueError: of the user's settings or data
             told = (str(error) if plain else f"{type(error).__name__}: {error}").splitlines()[0]
             outcome: Any = {"status": "skipped" if skipped else "failed", "error": told}
-            LOG.log(logging.WARNING if skipped else logging.ERROR, "%s %s: %s",
-                    made.about.label_of(inputs), outcome["status"], told)  # type: ignore[attr-defined]  # fmt: skip
+            LOG.log(logging.WARNING if skipped else logging.ERROR, "%s: %s %s: %s",
+                    self.ended, made.about.label_of(inputs), outcome["status"], told)  # type: ignore[attr-defined]  # fmt: skip
             table: str = "ablations"
             row: dict[str, Any]
             if isinstance(failed, Variant):
@@ -110,25 +133,19 @@ def _new_run(out: Path, name: str) -> str:
     while True:
         run = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
-            (out / "runs" / run).mkdir(parents=True)
-            return run
+            (made(out / "runs") / run).mkdir()
         except FileExistsError:
             time.sleep(0.5)
+        else:
+            sync(out / "runs")
+            return run
 
 
-def _calls(study: Study) -> int:
-    parents = 1 + len(study.prune.ratios)
-    quantized, built = bool(study.quantize.settings or study.quantize.dynamic), bool(study.build.precisions)
-    weights = 1 + bool(study.tune.trials) + bool(study.augment.policies) + len(study.prune.ratios)
-    trained = bool(study.qat.epochs)
-    engine = trained and _symmetric(study)
-    each = len(study.ablate.names) + weights + parents * (1 + quantized + trained + built + engine)
-    return 3 + bool(study.serve.seconds) + len(study.models) * each
-
-
-def _symmetric(study: Study) -> bool:
-    """Whether an engine is built of a form of quantization-aware training."""
-    return "s8s8" in study.qat.settings and "int8" in study.build.precisions
+def _model_of(inputs: dict[str, Any]) -> str:
+    """Label of the model that a stage is run for; empty for a stage that is run once."""
+    if "model" in inputs:
+        return inputs["model"].label
+    return inputs["parent"].model if "parent" in inputs else ""
 
 
 def _failed(name: str, model: Model, stage: str, parent: str | None = None, format: str = "safetensors") -> Variant:
@@ -207,7 +224,7 @@ def _aware(run: Run, model: Model, data: Prepared, trained: Trained, onnx: Varia
         return
     run.variants.extend(made.variants)
     symmetric = next((v for v in made.variants if v.setting == "qat-s8s8" and v.status == "ok"), None)
-    if symmetric is not None and _symmetric(study):
+    if symmetric is not None and builds_aware(study):
         built = run.attempt(build_task, _failed(f"{symmetric.name}/engine", model, "build", symmetric.name, "engine"),
                             parent=symmetric, symmetric=symmetric,
                             settings=study.build.model_copy(update={"precisions": ("int8",)}))  # fmt: skip
@@ -226,48 +243,49 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
         except OSError:  # a file system without hard links
             shutil.copyfile(source, target)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    for variant in variants:
-        if not variant.benchmark or variant.artifact is None:
-            continue
-        source = store.get(variant.artifact)
-        target = folder / (variant.name.replace("/", "-") + source.suffix)
-        if source.is_dir():  # ONNX with external data
-            shutil.copytree(source, target, copy_function=link)
-        else:
-            link(str(source), str(target))
+    with beside(folder) as scratch:
+        models = scratch / folder.name
+        models.mkdir()
+        for variant in variants:
+            if not variant.benchmark or variant.artifact is None:
+                continue
+            source = store.get(variant.artifact)
+            target = models / (variant.name.replace("/", "-") + source.suffix)
+            if source.is_dir():  # ONNX with external data
+                shutil.copytree(source, target, copy_function=link)
+            else:
+                link(str(source), str(target))
+        replace(models, folder)
 
 
 def _publish(run: Run, result: Result) -> None:
     """Put the run's tables, files and report where a person looks for them, and show them in Prefect."""
-    from flows import report
+    from flows import artifacts, report
 
     out, store = Path(run.context.out), Store(Path(run.context.out) / "store")
     tables.publish({name: store.get(a) for name, a in result.tables.items()}, out, run.context.run)
     for name, artifact in result.files.items():
-        source, target = store.get(artifact), run.folder / name
-        if source.is_dir():
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        else:
-            shutil.copyfile(source, target)
+        copy(store.get(artifact), run.folder / name)
     _keep_models(run.variants, store, run.folder / "models")
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))
-    write_text(run.folder / "result.json", json.dumps({"winner": result.winner, "reason": result.reason}, indent=1))
+    write_text(
+        run.folder / "result.json", json.dumps(result.model_dump(include={"winner", "reason", "cautions"}), indent=1)
+    )
     page = report.render(out, run.context.run)
-    summary = tables.read(out, "summary", run.context.run).collect()
-    shown = ("role", "variant", "runtime", "device", "batch_size", "latency_median_ms", "top1", "macro_f1", "size_bytes",
-             "status", "error")  # fmt: skip
-    create_table_artifact(
-        table=summary.select(shown).to_dicts(), key="summary", description=f"Summary of {run.context.run}"
-    )
-    create_link_artifact(
-        link=page.as_uri(), link_text="report.html", key="report", description=f"Report of {run.context.run}"
-    )
-    create_markdown_artifact(markdown=f"**{result.winner or 'No winner'}**\n\n{result.reason}", key="winner")
+    with without_server(LOG, "the run's artifacts are not shown there"):
+        artifacts.publish(run.study, run.context.run, result, page)
 
 
-@flow(name="burnish", flow_run_name="{study.name}", log_prints=False)
+def _run_name() -> str:
+    """A flow run's name: as the person, or the form, gave it to a deployment's run; else the study's."""
+    of_it = FlowRunContext.get()
+    assert of_it is not None and of_it.flow_run is not None  # Prefect asks within the run
+    given = of_it.flow_run.deployment_id is not None and not of_it.flow_run.auto_scheduled
+    return str(of_it.flow_run.name if given else (of_it.parameters or {})["study"].name)
+
+
+@flow(name="burnish", flow_run_name=_run_name, log_prints=False)
 def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[StageName, ...] = ()) -> str:
     """Run a study: from images and classifiers to the fastest form that is still accurate enough.
 
@@ -283,27 +301,50 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     Returns
     -------
     str
-        Name of the run; its files are in <out>/runs/<name>.
+        Name of the run; its files are in <out>/runs/<name>. Prefect makes it of the state that the function returns, whose
+        message says the winner, that there is none, or what failed.
     """
     LOG.setLevel(logging.INFO)
+    logs.tidy_progress()
+    liveness.hold_current()
+    try:
+        run, result = _finished(study, out, again)
+    except Exception as error:  # not raised: Prefect would log it twice more, and the state is to say it in one line
+        plain = isinstance(error, (ValueError, Unavailable, Unfinished, DiskFull))
+        said = str(error) if plain else f"{type(error).__name__}: {error}".splitlines()[0]
+        return Failed(data=error, message=said)  # type: ignore[return-value]
+    said = f"Winner: {result.reason}" if result.winner else result.reason
+    return Completed(data=run, message=said)  # type: ignore[return-value]
+
+
+def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str, Result]:
+    """Run a study to its end and return the run's name and its result."""
     for model in study.models:
         if model.pretrained is not None:
             weights_file(model.pretrained)  # a file that is not there is said before anything is computed
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
-    run = Run(study, out, again)
+    plan = planned(study)
+    run = Run(plan.study, out, again)
+    sweep(Path(run.context.out), LOG)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
-    write_text(run.folder / "environment.json", json.dumps(machine.environment(), indent=1))
+    write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "auto": plan.chosen}, indent=1))
+    for setting, told in plan.chosen.items():
+        LOG.info("%s: auto is %s", setting, told)
+    study = plan.study
     data: Prepared = run.do(prepare_task, settings=study.data)
     for model in study.models:
         _techniques(run, model, data)
+        run.progress.close(model.label, "techniques")
     for model in study.models:
-        for weights in _weights(run, model, data):
+        for number, weights in enumerate(_weights(run, model, data)):
             _forms(run, model, data, weights)
+            run.progress.close(model.label, forms(number))
+        run.progress.close(model.label)
     if not any(v.status == "ok" and v.benchmark for v in run.variants):
         why = f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}"
-        raise ValueError(why) if isinstance(run.error, ValueError) else Unfinished(why)
+        raise (ValueError if isinstance(run.error, ValueError) else Unfinished)(why) from run.error
     run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)
     if study.serve.seconds:
         run.do(serve_task, data=data, variants=tuple(run.variants), study=study, settings=study.serve,
@@ -312,4 +353,6 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     _publish(run, result)
     LOG.info("%s", result.reason)
     LOG.info("report: %s", run.folder / "report.html")
-    return run.context.run
+    liveness.finish_current()
+    FINISHED.append(run.context.run)
+    return run.context.run, result

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.caching import stage
 from tasks.records import Result
 from tasks.schema import OF_A_STUDY
-from tasks.summary import PARTS, csv, summarise, words
+from tasks.summary import BESIDE, MARKED, PARTS, csv, marked_csv, summarise, words
 
 if TYPE_CHECKING:
     from tasks.records import Artifact, Study
@@ -30,15 +30,21 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
             contract.merge(name, [work.store.get(fragment) for fragment in fragments.get(name, ())], path)
         work.progress(1, 3, "checking the tables that the summary is made of")
         files, winner = {}, None
+        cautions: tuple[str, ...] = ()
         checks = contract.Checks()
         unfit = {failure.table for failure in checks.validate({name: paths[name] for name in PARTS})}
         if unfit:
             reason = f"No winner: tables that it is found by do not meet their expectations: {', '.join(sorted(unfit))}"
         else:
-            found = summarise({name: pl.read_parquet(paths[name]) for name in PARTS}, study)
+            beside = {name: pl.scan_parquet(paths[name]) for name in BESIDE}
+            found = summarise({name: pl.read_parquet(paths[name]) for name in PARTS} | beside, study)
+            cautions = found.cautions
             found.frame.write_parquet(paths["summary"], compression="zstd")
             (folder / "benchmark_results.csv").write_text(csv(found.frame))
             files["benchmark_results.csv"] = work.store.put(folder / "benchmark_results.csv", "csv")
+            if (marked := marked_csv(found.frame)) is not None:
+                (folder / MARKED).write_text(marked)
+                files[MARKED] = work.store.put(folder / MARKED, "csv")
             winner, reason = found.winner and words(found.winner), found.reason
             merged["summary"] = paths["summary"]
         work.progress(2, 3, "checking all tables")
@@ -48,7 +54,10 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
         unfit = {failure.table for failure in checks.failures}
         passed = {name: work.store.put(path, "parquet") for name, path in merged.items() if name not in unfit}
         work.progress(3, 3, f"{len(passed)} tables fit to be published, {len(unfit)} not")
-    return Result(tables=passed, winner=winner, reason=reason, files=files, failures=tuple(map(str, checks.failures)))
+    return Result(
+        tables=passed, winner=winner, reason=reason, cautions=cautions, files=files,
+        failures=tuple(map(str, checks.failures)),
+    )  # fmt: skip
 
 
 aggregate_task = stage(lambda inputs: "aggregate", libraries=("great-expectations", "polars"))(aggregate)

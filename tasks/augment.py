@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING
 from tasks.caching import stage
 from tasks.fit import Fitted
 from tasks.records import Augment, Model, Prepared, Train, Trained, Variant
-from tasks.train import LIBRARIES, Seeded, family, pretrained, train_seeds, weights
+from tasks.train import LIBRARIES, Seeded, family, images_seen, pretrained, train_seeds, weights
 from tasks.variants import LONGER, TRY, variant_row
 
 if TYPE_CHECKING:
     from tasks.work import Work
+
+
+def _images(data: Prepared, settings: Augment, tried: Train, full: Train | None = None) -> int:
+    """Training images that the stage sees, over all epochs, where each policy is tried and then one is trained in full."""
+    return len(settings.policies) * images_seen(data, tried) + (images_seen(data, full) if full else 0)
 
 
 def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: Augment) -> Trained:
@@ -25,24 +30,30 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
     assert tuned.validation_macro_f1 is not None  # what is trained has validation images
     epochs = settings.epochs or base.epochs
     full = base.model_copy(update={"epochs": max(epochs, base.epochs)})
+    limit = settings.train_limit or base.train_limit
+    short = base.model_copy(update={"epochs": epochs, "train_limit": limit})
+    in_short = settings.train_limit is not None or epochs < base.epochs
+    images, seen = _images(data, settings, short, full) if in_short else _images(data, settings, full), 0
     trained: list[Seeded] = []
     found: list[tuple[Variant, Fitted]] = []
 
     def run(policy: str, how: Train, suffix: str) -> Trained:
+        nonlocal seen
+        before, seen = seen, seen + images_seen(data, how)
+        part = work.part(min(before / images, 1.0), min(seen / images, 1.0))
         name = f"{model.label}/augment-{policy}{suffix}"
         train_settings = how.model_copy(update={"augment": policy})
-        trained.append(train_seeds(work, model, data, train_settings, name, "augment"))
+        trained.append(train_seeds(part, model, data, train_settings, name, "augment"))
         fitted = trained[-1].fitted
         setting = f"{policy}, longer" if suffix == LONGER else policy
         variant = weights(model, data, name, "augment", fitted.artifact, parent=tuned.variant.name, setting=setting)
         found.append((variant, fitted))
-        work.log.info("%s: %d epochs, validation F1 %.4f", name, how.epochs, fitted.validation_macro_f1)
+        work.log.info("%s: %d epochs, validation F1 %.4f of %d images", name, how.epochs, fitted.validation_macro_f1,
+                      data.validation_rows)  # fmt: skip
         return Trained(variant=variant, train=train_settings, validation_macro_f1=fitted.validation_macro_f1)
 
     finals = settings.policies
-    if settings.train_limit is not None or epochs < base.epochs:
-        limit = settings.train_limit or base.train_limit
-        short = base.model_copy(update={"epochs": epochs, "train_limit": limit})
+    if in_short:
         tries = {policy: run(policy, short, TRY).validation_macro_f1 or 0.0 for policy in settings.policies}
         best = max(tries, key=lambda policy: tries[policy])
         finals = tuple(policy for policy in settings.policies if policy in (best, base.augment))
@@ -58,12 +69,14 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         if (made.validation_macro_f1 or 0.0) > (winner.validation_macro_f1 or 0.0):
             winner = made
     kept = winner.variant.model_copy(update={"benchmark": True})
-    work.log.info("%s: %s goes on with validation F1 %.4f", model.label, kept.name, winner.validation_macro_f1)
+    work.log.info("%s: %s goes on with validation F1 %.4f of %d images", model.label, kept.name,
+                  winner.validation_macro_f1, data.validation_rows)  # fmt: skip
     rows = [
         variant_row(
             kept if v.name == kept.name else v,
             validation_top1=f.validation_top1,
             validation_macro_f1=f.validation_macro_f1,
+            note=f.note,
         )
         for v, f in found
     ]

@@ -205,7 +205,7 @@ def _names_key(data: Prepared) -> str:
 
 benchmark_task = stage(
     lambda inputs: "benchmark",
-    libraries=("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
     modules=lambda inputs: modules(inputs["settings"], inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint(), "names of the images": _names_key(inputs["data"])},
     devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["settings"].devices)}),

@@ -16,6 +16,8 @@ CALLS = 4  # queries of a visit at its shortest: the first, one of warm-up, one 
 SLOT_CALLS = (
     7  # of a slot: the first two (one slot after the other), two of warm-up, two measured, one that crosses a limit
 )
+HURRIED = "cut short by the minutes allowed"
+"""Stands in the `conditions` of a row for what was bad because its visits had too little time."""
 USED = 0.97  # of the minutes; the rest is for starting and for writing tables
 
 

@@ -140,6 +140,6 @@ def build(work: Work, parent: Variant, symmetric: Variant | None, settings: Buil
 
 build_task = stage(
     lambda inputs: f"build/{inputs['parent'].name}",
-    libraries=("tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "onnx", "onnxruntime-gpu"),
+    libraries=("tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "onnx", "onnxruntime"),
     extra=lambda inputs: {"machine": fingerprint()},  # a GPU decides which library builds, and for what
 )(build)

@@ -1,136 +1,52 @@
-"""The only cache policy, and the decorator that makes a Prefect task of a stage's plain function.
+"""The decorator that makes a Prefect task of a stage's plain function, whose result is stored under a key.
 
 Key = stage + its records + the sha256 of its inputs + the source of the stage's module and of the project modules that it
 imports + the versions of the libraries that do the work (+ the machine's fingerprint, where it matters). A hit counts only
-when every file that the stored result names is there with its size and hash; else the stage runs again.
+when every file that the stored result names is there with its size and hash; else the stage runs again (tasks/results.py).
+
+Prefect shows a hit as a cached task, but stores nothing: of a cache policy that fails it makes a task without a key, and of a
+result that cannot be written a log line, neither of which ends the run.
 """
 
 from __future__ import annotations
 
 import inspect
-import json
 import logging
+import os
 import platform
-import shutil
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from contextvars import copy_context
 from functools import wraps
 from pathlib import Path
-from threading import Timer
+from threading import Event, Thread, Timer
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
 from prefect import Task, task
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import CachePolicy
+from prefect.cache_policies import NO_CACHE
 from prefect.client.base import ServerType
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
-from prefect.context import TaskRunContext
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
-from prefect.filesystems import LocalFileSystem
-from prefect.results import ResultStore
+from prefect.states import Completed
 
-from tasks.keys import Stage, artifacts, digest
+from tasks.keys import Stage
 from tasks.records import Context
-from tasks.store import Store, write_text
-from tasks.work import Work
+from tasks.results import Turn, turn
+from tasks.space import watched
+from tasks.why import slug
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOG = logging.getLogger("burnish")
 EVERY_SECONDS = 5.0  # at most this often a progress artifact is written
-
-
-def results(out: str | Path) -> Path:
-    """Folder of the stored results, one JSON file a key."""
-    return Path(out).absolute() / "store" / "results"
-
-
-def _stored(context: Context, stage: str, key: str) -> tuple[bool, str]:
-    """(Whether a whole result is stored under the key, else why not).
-
-    A result that names bad files is removed, and that of a stage which is to be done again.
-    """
-    path = results(context.out) / key
-    if not path.exists():
-        return False, ""
-    if stage in context.again:
-        path.unlink()
-        return False, "asked for again"
-    store = Store(Path(context.out) / "store")
-    try:
-        record = ResultStore(result_storage=LocalFileSystem(basepath=str(path.parent))).read(key)
-        bad = [a.path for a in artifacts(record.result) if not store.intact(a)]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:  # cut off while it was written
-        bad = [f"{path.name} ({type(error).__name__})"]
-    if not bad:
-        return True, ""
-    path.unlink()
-    return False, f"stored file gone or changed: {', '.join(bad)}"
-
-
-class Verified(CachePolicy):
-    """Key as the module's docstring says; also writes down what `burnish why` tells."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-        super().__init__()
-
-    def compute_key(
-        self, task_ctx: TaskRunContext, inputs: dict[str, Any], flow_parameters: dict[str, Any], **kwargs: Any
-    ) -> str | None:
-        parts = self.stage.parts(inputs)
-        key, context, label = digest(parts), inputs["context"], self.stage.label_of(inputs)
-        hit, broken = _stored(context, self.stage.function.__name__, key)
-        _explain(context, label, key, parts, hit, broken)
-        if not hit:
-            self.stage.keys[task_ctx.task_run.id] = key
-        return key
-
-
-def _slug(label: str) -> str:
-    return label.replace("/", "-").replace(" ", "-")
-
-
-def _explain(context: Context, label: str, key: str, parts: dict[str, Any], hit: bool, broken: str) -> None:
-    """Write to the run's folder: hit or computed, and what differed from the last time this task was asked for."""
-    study = context.run.rpartition("-")[0].rpartition("-")[0] or context.run
-    last = Path(context.out) / "store" / "last" / study / f"{_slug(label)}.json"
-    before = json.loads(last.read_text()) if last.exists() else None
-    differs = []
-    if not hit:
-        if broken:
-            differs.append(broken)
-        if before is None:
-            differs.append("never run before in this folder")
-        else:
-            old = before["parts"]
-            for name in sorted(old.keys() | parts.keys()):
-                if old.get(name) != parts.get(name):
-                    differs.append(f"{name}: {_short(old.get(name))} -> {_short(parts.get(name))}")
-            if not differs:
-                differs.append("the last attempt did not finish")
-    told = {"task": label, "outcome": "hit" if hit else "computed", "key": key, "differs": differs, "at": time.time()}
-    write_text(Path(context.out) / "runs" / context.run / "why" / f"{_slug(label)}.json", json.dumps(told, indent=1))
-    write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
-    if hit:
-        handler = _OfRun(context, label)
-        handler.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, "cached: key %s", (key,), None))
-        handler.close()
-        LOG.info("%s: cached", label)
-    else:
-        LOG.info("%s: computing (%s)", label, "; ".join(differs)[:300], extra={"stage": label})
-
-
-def _short(value: Any) -> str:
-    if value is None:
-        return "absent"
-    text = str(value)
-    return text[:10] if len(text) == 64 else text
+LEASE_SECONDS = 60.0  # the least that Prefect takes: so long a run waits for one that was killed while it measured
+CLOSE_SECONDS = 1.0  # that a stage waits at its end for its last progress artifact
 
 
 class _OfRun(logging.FileHandler):
@@ -139,33 +55,75 @@ class _OfRun(logging.FileHandler):
     def __init__(self, context: Context, label: str) -> None:
         folder = Path(context.out) / "runs" / context.run / "logs"
         folder.mkdir(parents=True, exist_ok=True)
-        super().__init__(folder / f"{_slug(label)}.log")
+        super().__init__(folder / f"{slug(label)}.log")
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """What is wrong, as on a full disk, ends the stage: logging itself would print a traceback a line and go on."""
+        raise  # noqa: PLE0704 (it is called where the error is handled)
 
 
 class _Progress(logging.Handler):
-    """A stage's progress as an artifact of its Prefect task run, every few seconds."""
+    """A stage's progress as an artifact of its Prefect task run, every few seconds.
+
+    A thread of its own writes the newest one, so that the stage never waits for Prefect's server. What cannot be written is
+    left out: with the next report the server has it, and who watches over the server says that it is away.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.artifact: UUID | None = None
-        self.last = -EVERY_SECONDS
+        self._newest: tuple[float, str] | None = None
+        self._wake, self._closing = Event(), Event()
+        self._thread: Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         progress = getattr(record, "progress", None)
-        if not progress or (progress[0] < progress[1] and time.monotonic() - self.last < EVERY_SECONDS):
+        if not progress:
             return
-        self.last = time.monotonic()
-        share, text = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
-        try:
-            if self.artifact is None:
-                made = create_progress_artifact(share, description=text)
-                assert isinstance(made, UUID)  # a coroutine only where an event loop runs, which is not in a task
-                self.artifact = made
-            else:
-                update_progress_artifact(self.artifact, progress=share, description=text)
-        except (PrefectException, httpx.HTTPError):  # a server that is away for a moment does not end a training
-            self.handleError(record)
+        self._newest = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
+        if self._thread is None:  # with this thread's context, which says what task run it is
+            self._thread = Thread(target=copy_context().run, args=(self._write,), daemon=True, name="burnish-progress")
+            self._thread.start()
+        self._wake.set()
+
+    def _write(self) -> None:
+        artifact: UUID | None = None
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            closing = self._closing.is_set()
+            newest, self._newest = self._newest, None
+            if newest is not None:
+                try:
+                    artifact = _progress_artifact(artifact, *newest)
+                except (
+                    PrefectException,
+                    httpx.HTTPError,
+                    AssertionError,
+                ) as error:  # the last: Prefect's, out of retries
+                    logging.getLogger("burnish.progress").debug("not written: %s", error)
+            if closing:
+                return
+            self._closing.wait(EVERY_SECONDS)
+
+    def close(self) -> None:
+        """Leave the last report a moment to be written."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+        super().close()
+
+
+def _progress_artifact(artifact: UUID | None, share: float, text: str) -> UUID:
+    """Make the progress artifact of the current task run, or write `share` (in percent) and `text` into it."""
+    if artifact is not None:
+        update_progress_artifact(artifact, progress=share, description=text)
+        return artifact
+    made = create_progress_artifact(share, description=text)
+    if not isinstance(made, UUID):  # a coroutine only where an event loop runs, which is not in this thread
+        raise TypeError(type(made).__name__)
+    return made
 
 
 def _limits(devices: tuple[str, ...]) -> list[str]:
@@ -174,6 +132,8 @@ def _limits(devices: tuple[str, ...]) -> list[str]:
     None with a temporary server. A dead holder's slot would stay held: leases are in that server's memory, slots in the
     database that the next one opens. It has one flow run, which `locks.locked` keeps apart from others.
     """
+    if os.environ.get("BURNISH_TEMPORARY_SERVER"):  # set by who started it
+        return []
     with get_client(sync_client=True) as client:
         if client.server_type == ServerType.EPHEMERAL:
             return []
@@ -189,20 +149,44 @@ def _alone(devices: tuple[str, ...], log: logging.Logger) -> Iterator[None]:
     """Hold this machine's devices: no other flow run of the same server measures on them.
 
     The server lets go of a dead holder's slot when its lease is not renewed, unless the server itself was started anew.
+    Where it is away, `locks.locked` alone keeps other measurements of this machine off.
     """
-    with ExitStack() as held:
-        names = _limits(devices) if devices else []
-        if names:
-            freed = " && ".join(f"prefect gcl update '{name}' --active-slots 0" for name in names)
-            # Not by concurrency's own timeout: Prefect logs it as an error.
-            told = Timer(5, log.info, ("waiting for another flow run's measurements; if there is none: %s", freed))
-            told.daemon = True
-            told.start()
-            try:
-                held.enter_context(concurrency(names, strict=True))
-            finally:
-                told.cancel()
+    held = ExitStack()
+    with without_server(log, "other flow runs are not kept from measuring"):
+        _hold(held, devices, log)
+    try:
         yield
+    finally:
+        with without_server(log, "it was not told that the measurements have ended"):
+            held.close()
+
+
+@contextmanager
+def without_server(log: logging.Logger, left_out: str) -> Iterator[None]:
+    """Go on where Prefect's server is away, and say what is left out for it."""
+    try:
+        yield
+    except (PrefectException, httpx.HTTPError, AssertionError) as error:  # the last: Prefect's client, out of retries
+        log.warning("Prefect's server is away (%s): %s", type(error).__name__, left_out)
+
+
+def _hold(held: ExitStack, devices: tuple[str, ...], log: logging.Logger) -> None:
+    """Take the slots of the devices, and have `held` give them back."""
+    names = _limits(devices) if devices else []
+    if not names:
+        return
+    freed = " && ".join(f"prefect gcl update '{name}' --active-slots 0" for name in names)
+    # Not by concurrency's own timeout: Prefect logs it as an error.
+    told = Timer(5, log.info, ("waiting for another flow run's measurements; if there is none: %s", freed))
+    told.daemon = True
+    told.start()
+    try:
+        # A lease that is not renewed, since the server is away, must not end the measurement.
+        held.enter_context(
+            concurrency(names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
+        )
+    finally:
+        told.cancel()
 
 
 def stage(
@@ -215,7 +199,7 @@ def stage(
 ) -> Callable[[Callable[..., Any]], Task[..., Any]]:
     """Make a cached Prefect task of a stage's function.
 
-    The function's first parameter is `work: Work`; the task takes `context: Context` in its place and all others as they are.
+    The function's first parameter is `work: Work`; the task takes `turn: Turn` in its place (see `call`), and all others.
 
     Parameters
     ----------
@@ -235,44 +219,21 @@ def stage(
         about = Stage(function, label, libraries, modules, extra)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY
-        first = inspect.Parameter("context", keyword, annotation=Context)
+        first = inspect.Parameter("turn", keyword, annotation=Turn)
 
         @wraps(function)
-        def run(*, context: Context, **inputs: Any) -> Any:
-            name = label(inputs)
-            running = TaskRunContext.get()
-            key = about.keys.pop(running.task_run.id, None) if running else None
-            key = key or digest(about.parts(inputs))  # the policy failed (and said why), or nobody asked it
-            scratch = Path(context.out).absolute() / "scratch" / key[:16]
-            scratch.mkdir(parents=True, exist_ok=True)
-            handlers = (_OfRun(context, name), _Progress())
-            for handler in handlers:
-                LOG.addHandler(handler)
-            started = time.monotonic()
-            try:
-                log = logging.getLogger(f"burnish.{name}")
-                with _alone(devices(inputs) if devices else (), log):
-                    result = function(Work(Store(Path(context.out) / "store"), scratch, log), **inputs)
-                log.info("done in %.1f s", time.monotonic() - started)
-            except BaseException:  # to the run's log with its traceback; who called says it to the user
-                handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, name, (), sys.exc_info()))
-                raise
-            finally:
-                for handler in handlers:
-                    LOG.removeHandler(handler)
-                    handler.close()
-            shutil.rmtree(scratch, ignore_errors=True)
-            return result
+        def run(*, turn: Turn, **inputs: Any) -> Any:
+            if turn.found is not None:
+                handler = _OfRun(turn.context, turn.label)
+                handler.handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, "cached: key %s", (turn.key,), None))
+                handler.close()
+                return Completed(name="Cached", data=turn.found)
+            return compute(turn, function, inputs, devices(inputs) if devices else ())
 
         signature = inspect.Signature([first, *(p.replace(kind=keyword) for p in parameters)])
         run.__signature__ = signature  # type: ignore[attr-defined]
         made: Task[..., Any] = task(
-            name=function.__name__,
-            cache_policy=Verified(about),
-            persist_result=True,
-            result_serializer="json",
-            cache_result_in_memory=False,
-            log_prints=False,
+            name=function.__name__, cache_policy=NO_CACHE, persist_result=False, log_prints=False
         )(run)
         made.about = about  # type: ignore[attr-defined]
         return made
@@ -280,10 +241,34 @@ def stage(
     return wrap
 
 
+def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], devices: tuple[str, ...] = ()) -> Any:
+    """Compute a stage's result and store it, with everything that is logged meanwhile in the run's folder."""
+    log = logging.getLogger(f"burnish.{turn.label}")
+    handlers = (_OfRun(turn.context, turn.label), _Progress())
+    for handler in handlers:
+        LOG.addHandler(handler)
+    turn.stage.computed += 1
+    started = time.monotonic()
+    try:
+        with watched(turn.context.out):
+            with _alone(devices, log):
+                result = function(turn.work(log), **inputs)
+            turn.keep(result)
+        seconds = f"done in {time.monotonic() - started:.1f} s"  # to the stage's own file: the study says it too
+        handlers[0].handle(LOG.makeRecord(LOG.name, logging.INFO, __file__, 0, seconds, (), None))
+        return result
+    except BaseException:  # to the run's log with its traceback; who called says it to the user
+        handlers[0].handle(LOG.makeRecord(LOG.name, logging.ERROR, __file__, 0, turn.label, (), sys.exc_info()))
+        raise
+    finally:
+        for handler in handlers:
+            LOG.removeHandler(handler)
+            handler.close()
+
+
 def call(made: Task[..., Any], context: Context, **inputs: Any) -> Any:
-    """Run a stage's task now: its results go below the run's artifacts folder, its run is named by its label."""
-    name = made.about.label_of(inputs)  # type: ignore[attr-defined]
-    here = made.with_options(
-        result_storage=results(context.out), task_run_name=name.replace("{", "(").replace("}", ")")
-    )
-    return here(context=context, **inputs)
+    """Run a stage's task now, its task run named by its label; a result that is stored below `context.out` is taken."""
+    with watched(context.out), turn(made.about, context, inputs) as mine:  # type: ignore[attr-defined]
+        named = made.with_options(task_run_name=mine.label.replace("{", "(").replace("}", ")"))
+        result = named(turn=mine, **inputs)
+        return result if mine.found is None else mine.found  # Prefect hands on the state that a task returned as it is

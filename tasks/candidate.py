@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks import measure
+from tasks.space import DiskFull, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -148,6 +149,8 @@ class Candidate:
 
         Raises
         ------
+        DiskFull
+            If that is why the command failed.
         CandidateError
             If the command failed (the process lives), or the process died or hangs (it does not: see `alive`).
         """
@@ -160,12 +163,13 @@ class Candidate:
                 raise CandidateError(f"no answer within {patience:.0f} s; {self._last_line()}")
             read = os.read(self._process.stdout.fileno(), 65536)
             if not read:
-                raise CandidateError(f"process {self._death()}; {self._last_line()}")
+                with watched(self._log.parent):
+                    raise CandidateError(f"process {self._death()}; {self._last_line()}")
             self._buffer += read
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer = json.loads(line)
         if "error" in answer:
-            raise CandidateError(answer["error"])
+            raise DiskFull(answer["error"]) if answer["full"] else CandidateError(answer["error"])
         return answer
 
     @property

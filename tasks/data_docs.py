@@ -7,8 +7,10 @@ style is put in, and the index is written anew, with every failure on it, also t
 from __future__ import annotations
 
 import html
+import logging
 import re
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -16,7 +18,7 @@ import polars as pl
 from tasks.schema import TABLES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from tasks.tables import Failure
@@ -39,6 +41,28 @@ FROM_NETWORK = re.compile(
     r"|<style\b.*?</style>|<label\b.*?</label>|Validation Filter:|<strong>Actions</strong>",
     re.DOTALL,
 )
+
+
+@contextmanager
+def whole() -> Iterator[None]:
+    """Raise the first error that Great Expectations logs inside: of a page that it cannot write it would print a traceback,
+    leave the page empty and go on.
+    """
+    log = logging.getLogger("great_expectations")
+    errors: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
+    before = log.propagate
+    log.propagate = False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before
+    if errors:
+        why = errors[0].rpartition("Detailed information follows:")[2].partition("Traceback")[0]
+        raise RuntimeError(f"Great Expectations could not write Data Docs: {' '.join(why.split())}")
 
 
 def make_readable(site: Path, tables: Mapping[str, Path], failures: Sequence[Failure]) -> None:

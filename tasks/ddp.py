@@ -14,14 +14,16 @@ import signal
 import subprocess
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tasks import machine
+from tasks import machine, parent
 from tasks.devices import choose_device, release
 from tasks.group import Processes
 from tasks.loop import Diverged, Job, Run
 from tasks.records import Prepared, Train
+from tasks.space import DiskBroken, DiskFull, watched
 from tasks.store import Store
 from tasks.work import Work
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 MARK = "burnish: "
 """What a line of standard output starts with that is a message."""
-ERRORS = {error.__name__: error for error in (Diverged, ValueError)}
+ERRORS = {error.__name__: error for error in (Diverged, DiskBroken, DiskFull, ValueError)}
 """Errors that are the user's to mend reach them as they are."""
 
 
@@ -67,12 +69,13 @@ def launch(job: Job, model: nn.Module, on_epoch: Callable[[int, float], None] | 
     environment.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // count)))
     root = str(Path(__file__).resolve().parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
-               "-m", "tasks.ddp", str(folder)]  # fmt: skip
+    command = parent.command(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
+                             "-m", "tasks.ddp", str(folder))  # fmt: skip
     release()  # rank 0 trains on the GPU that this process may have trained on
     log = folder / "ddp.log"
     with log.open("w") as errors, subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+        start_new_session=True,
     ) as process:  # fmt: skip
         try:
             failed = _listen(job, process, on_epoch)
@@ -99,9 +102,11 @@ def _listen(
         elif "score" in said:
             if on_epoch:
                 on_epoch(said["epoch"], said["score"])
+        elif said["progress"]:
+            done, total = said["progress"]
+            job.work.progress(done, total, said["text"])
         else:
-            extra = {"progress": tuple(said["progress"])} if said["progress"] else None
-            job.work.log.log(said["level"], "%s", said["text"], extra=extra)
+            job.work.log.log(said["level"], "%s", said["text"])
     process.wait()
     return failed
 
@@ -113,10 +118,10 @@ def _error(job: Job, failed: dict[str, Any] | None, log: str) -> Exception:
     ended = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+).*\n\s*exitcode\s+: (-?\d+)", log)]
     killed = [(rank, signal.Signals(-code).name) for rank, code in ended if code < 0]
     killed.sort(key=lambda rank_name: rank_name[1] == "SIGTERM")  # by which torchrun ends the others
-    if killed:  # first: the others tell that they lost it
-        return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
     if failed and failed["error"] in ERRORS:
         return ERRORS[failed["error"]](failed["text"])
+    if killed:  # before what others tell, which is that they lost it
+        return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
     if failed:
         told = f"{failed['error']}: {failed['text']}"
         return RuntimeError(f"{job.variant}: rank {failed['rank']} of {count} failed: {told}; {kept}")
@@ -163,12 +168,14 @@ def main(folder: Path) -> None:
     settings = settings.model_copy(update={"device": device})
     job = Job(work, said["architecture"], data, settings, said["model_label"], said["variant"], said["stage"])
     try:
-        run = Run(job, models.load(folder / "ddp.safetensors"), group)
-        run.go(lambda epoch, score: _say(epoch=epoch, score=score))
+        with watched(folder):
+            run = Run(job, models.load(folder / "ddp.safetensors"), group)
+            run.go(lambda epoch, score: _say(epoch=epoch, score=score))
     except Exception as error:  # told to who asked for the training, and to torchrun by the exit code
-        traceback.print_exc()
         # A pipe takes up to 4,096 bytes whole (PIPE_BUF); a character is six bytes at most.
         _say(error=type(error).__name__, text=str(error)[:600], rank=group.rank)
+        with suppress(OSError):  # it goes to a file, for which there may be no room
+            traceback.print_exc()
         _end(1)  # other ranks wait for this one: torchrun ends them
     dist.barrier()
     dist.destroy_process_group()
@@ -187,4 +194,5 @@ def _end(code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
+    parent.end_with_parent(os.getppid())  # torchrun, which ends with who asked for the training
     main(Path(sys.argv[1]))

@@ -79,7 +79,8 @@ def _torchscript(model: nn.Module, example: Tensor, settings: Export, about: dic
     path = folder / "model.ts"
     with torch.no_grad():
         traced = torch.jit.trace(model, example, check_trace=False)  # the comparison with the parent checks it
-        torch.jit.save(torch.jit.freeze(traced), path, _extra_files=about)
+        with path.open("wb") as file:  # given the path, PyTorch ends the whole process where a write fails
+            torch.jit.save(torch.jit.freeze(traced), file, _extra_files=about)
     return path
 
 
@@ -157,8 +158,8 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
                 made |= {"artifact": work.store.put(file, form, "fp32"), "benchmark": True}
             measured["parity"] = difference
         except Exception as error:  # whatever an exporter raises: one form less, and its row says why
-            work.log.exception("%s failed", made["name"])
             made |= {"status": "failed", "error": failure(error)}
+            work.log.exception("%s failed", made["name"])
         else:
             work.progress(done, len(settings.formats), f"{made['name']}: {time.perf_counter() - started:.1f} s, "
                           f"relative difference {difference:.2g}")  # fmt: skip
@@ -177,6 +178,6 @@ def _family(inputs: dict[str, Any]) -> tuple[str, ...]:
 
 export_task = stage(
     lambda inputs: f"export/{inputs['parent'].name}",
-    libraries=("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime-gpu", "numpy"),
+    libraries=("torch", "torchvision", "timm", "onnx", "onnxscript", "onnxruntime", "numpy"),
     modules=_family,
 )(export)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks import ddp
+from tasks import ddp, settled
+from tasks.checkpoints import load
 from tasks.devices import Unavailable, choose_device, missing_triton
-from tasks.loop import Diverged, Job, Run, load
+from tasks.loop import Diverged, Job, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,8 @@ class Fitted:
     validation_top1: float
     epochs: list[dict[str, object]] = field(repr=False)
     """Rows of the `epochs` table."""
+    note: str | None = None
+    """What a person should know about these weights."""
 
 
 def train_best(
@@ -53,7 +56,8 @@ def train_best(
     architecture
         Arguments of `models.build`; stored with the weights.
     on_epoch
-        Called after each epoch with (epoch from 1, validation macro F1); may raise to end the training.
+        Called after each epoch with (epoch from 1, validation macro F1), first for those that a checkpoint holds; may raise
+        to end the training.
 
     Raises
     ------
@@ -69,7 +73,11 @@ def train_best(
         ddp.launch(job, model, on_epoch)
     else:
         Run(job, model).go(on_epoch)
-    state = load(job.checkpoint, "cpu")
+    newest = job.checkpoints.newest(work.log)
+    state = load(newest, "cpu") if newest else None
+    if state is None or not (state["epoch"] == settings.epochs or state["stale"] >= settings.patience):
+        raise RuntimeError(f"{variant}: the checkpoint that its training has just written is damaged: check the disk that "
+                           f"holds {work.scratch}; the same command trains on from what is left")  # fmt: skip
     model.load_state_dict(state["best_state"])
     return state
 
@@ -84,4 +92,5 @@ def fit(
     with work.store.temporary() as folder:
         models.save(model.eval(), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
-    return Fitted(artifact, state["best"][0], state["best_top1"], state["epochs"])
+    note = settled.note(model, state["epochs"])
+    return Fitted(artifact, state["best"][0], state["best_top1"], state["epochs"], note)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+T = TypeVar("T")
 
 
 class Group:
@@ -31,9 +34,9 @@ class Group:
         """Rows of all processes, one after the other."""
         return values
 
-    def first(self, values: list[float]) -> list[float]:
+    def first(self, value: T) -> T:
         """What rank 0 says."""
-        return values
+        return value
 
 
 class Processes(Group):
@@ -74,5 +77,5 @@ class Processes(Group):
     def gather(self, values: numpy.ndarray) -> numpy.ndarray:
         return numpy.concatenate(self._all(values))
 
-    def first(self, values: list[float]) -> list[float]:
-        return list(self._all(values)[0])
+    def first(self, value: T) -> T:
+        return self._all(value)[0]  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 PACKAGES = ("flows", "tasks", "models")
-UNCOUNTED = ("tasks.caching", "tasks.keys")
+UNCOUNTED = ("tasks.caching", "tasks.keys", "tasks.results", "tasks.why")
 """Modules that decide what is cached, not what comes out."""
 
 
@@ -108,8 +109,8 @@ class Stage:
     ) -> None:
         self.function, self.label_of, self.libraries = function, label, libraries
         self.modules, self.extra = modules, extra
-        self.keys: dict[Any, str] = {}
-        """Task run -> its key, from the policy to the task's body: parts may hash gigabytes."""
+        self.computed = 0
+        """How often the stage was computed in this process, and not taken from the cache."""
 
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the key is made of, as (readable name -> value); `burnish why` compares these."""
@@ -132,10 +133,11 @@ class Stage:
 
 
 def _version(library: str) -> str:
-    try:
-        return importlib.metadata.version(library)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
+    """The version of a library; of ONNX Runtime that of the build which is installed, for a CPU or for CUDA."""
+    for name in (library, f"{library}-gpu"):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "absent"
 
 
 def digest(parts: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import numpy
 from tasks import batchsize, metrics, policies
 from tasks.batches import Plan, blank, source, subset
 from tasks.checkpointing import checkpoint_blocks
+from tasks.checkpoints import Checkpoints, load
 from tasks.datasets import load_arrays
 from tasks.devices import choose_device, choose_precision, peak_bytes, reset_peak
 from tasks.evaluation import SPLITS, Scores, evaluate
@@ -26,7 +27,6 @@ from tasks.optimizers import Average, Optimizer, schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     import torch
     from torch import nn
@@ -58,15 +58,8 @@ class Job:
     stage: str
 
     @property
-    def checkpoint(self) -> Path:
-        return self.work.scratch / f"{self.variant.replace('/', '-')}-{self.settings.seeds[0]}.pt"
-
-
-def load(checkpoint: Path, device: str) -> dict[str, Any]:
-    """What `Run` saved after its last epoch."""
-    import torch
-
-    return torch.load(checkpoint, weights_only=True, map_location=device)  # type: ignore[no-any-return]
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.work.scratch, self.variant, self.settings.seeds[0])
 
 
 class Run:
@@ -103,7 +96,7 @@ class Run:
         self.source = source(images, labels, rows, self.device, settings, policy.each, self.log)
         ready = policies.Normaliser(data, self.device, settings.channels_last)
         self.augment = policies.Augmentation(policy, ready, settings.compile)
-        kept = load(job.checkpoint, self.device) if job.checkpoint.exists() else None
+        kept = self._kept()
         # Before the model is one of a group: ranks need not find the same size at the same time.
         found = kept["batch_size"] if kept else self._batch_size(len(rows))
         self.batch_size = self.group.lowest(found)
@@ -130,10 +123,19 @@ class Run:
 
         return Optimizer(model, self.settings, torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16"))  # type: ignore[attr-defined]
 
+    def _kept(self) -> dict[str, Any] | None:
+        """What a training that was cut off has left. Rank 0 says which checkpoint it is, so that all ranks go on alike."""
+        newest = self.job.checkpoints.newest(self.log) if self.group.rank == 0 else None
+        newest = self.group.first(newest)
+        return None if newest is None else load(newest, self.device)
+
     def go(self, on_epoch: Callable[[int, float], None] | None = None) -> None:
-        """Train; what was reached is in the checkpoint."""
+        """Train; what was reached is in the checkpoint. `on_epoch` is told of epochs before an interruption too."""
         import torch
 
+        if on_epoch and self.group.rank == 0:
+            for row in [row for row in self.epochs if row["split"] == "validation"]:
+                on_epoch(int(str(row["epoch"])), float(str(row["macro_f1"])))
         cudnn = torch.backends.cudnn
         tuned = cudnn.benchmark, cudnn.allow_tf32
         # Batches are of one size. TF32 in convolutions is PyTorch's default, which runtimes opened here may have changed.
@@ -266,7 +268,8 @@ class Run:
         self.job.work.progress(
             self.epoch, self.settings.epochs,
             f"{self.job.variant} epoch {self.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
-            f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f})",
+            f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f}; "
+            f"{self.job.data.validation_rows} images)",
         )  # fmt: skip
         return f1
 
@@ -301,16 +304,12 @@ class Run:
         return found
 
     def _save(self) -> None:
-        import torch
-
         whole = {"epoch": self.epoch, "step": self.step, "stale": self.stale, "best": list(self.best),
                  "epochs": self.epochs, "best_top1": self.best_top1, "best_state": self.best_state,
                  "batch_size": self.batch_size, "model": self.model.state_dict(),
                  "optimizer": self.optimizer.state_dict(),
                  "average": [self.average.steps, self.average.module.state_dict()] if self.average else None}  # fmt: skip
-        written = self.job.checkpoint.with_suffix(".writing")
-        torch.save(whole, written)
-        written.replace(self.job.checkpoint)
+        self.job.checkpoints.save(self.epoch, whole)
 
     def _resume(self, whole: dict[str, Any]) -> None:
         self.model.load_state_dict(whole["model"])

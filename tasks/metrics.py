@@ -7,6 +7,8 @@ import math
 import numpy as np
 
 Z = 1.959963984540054  # standard normal quantile of 97.5 %
+FEW = 35
+"""Fewer images than these resolve no drop of 0.1 in top-1, even where not one of them differs (`smallest_drop`)."""
 
 
 def predictions(logits: np.ndarray) -> np.ndarray:
@@ -58,6 +60,63 @@ def wilson(share: float, images: int) -> tuple[float, float]:
     half = Z * np.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
     scale = 1 + Z**2 / images
     return min(share, max(0.0, float((centre - half) / scale))), max(share, min(1.0, float((centre + half) / scale)))
+
+
+def paired_drop(lost: float, mended: float, images: int) -> tuple[float, float]:
+    """95 % score interval of a drop in top-1 between two classifiers on the same images (Tango 1998).
+
+    Parameters
+    ----------
+    lost, mended : images that the first classifier alone, or the second alone, has right; the drop is
+        (lost - mended) / images
+    images : all images, at least one
+
+    Returns
+    -------
+    low, high : shares in -1..1. They differ also where no image does: high is then Z² / (images + Z²).
+    """
+    return -_highest_drop(mended, lost, images), _highest_drop(lost, mended, images)
+
+
+def _highest_drop(lost: float, mended: float, images: int) -> float:
+    """The largest drop that the score test does not reject: the end of the interval, by bisection."""
+    observed = (lost - mended) / images
+
+    def rejected(drop: float) -> bool:
+        # Probability that the second classifier alone is right, the most likely one under this drop (Tango's q21).
+        b = (2 * images - lost + mended) * drop - lost - mended
+        mending = (math.sqrt(max(b * b + 8 * images * mended * drop * (1 - drop), 0.0)) - b) / (4 * images)
+        variance = (2 * mending + drop * (1 - drop)) / images
+        return (drop - observed) ** 2 > Z**2 * max(variance, 0.0)
+
+    low, high = observed, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if rejected(middle) else (middle, high)
+    return high
+
+
+def smallest_drop(images: int) -> float:
+    """The smallest drop that so many images can resolve: `paired_drop` excludes no smaller one, even if no image differs."""
+    return Z**2 / (images + Z**2)
+
+
+def images_needed(drop: float, differing: float = 0.0) -> int:
+    """Images from which `paired_drop` excludes a drop between two classifiers that are equally good.
+
+    Parameters
+    ----------
+    drop : share, above 0
+    differing : share of images that one of the two alone has right, as many as the other
+    """
+    few, many = 0, 1
+    while _highest_drop(differing * many / 2, differing * many / 2, many) > drop:
+        few, many = many, 2 * many
+    while many - few > 1:
+        middle = (few + many) // 2
+        enough = _highest_drop(differing * middle / 2, differing * middle / 2, middle) <= drop
+        few, many = (few, middle) if enough else (middle, many)
+    return many
 
 
 def _cells(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
 from dataclasses import dataclass, field
 from itertools import islice
+from math import prod
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import ImageFile
@@ -23,6 +25,7 @@ from tasks.datasets._statistics import chunks, duplicates, moments
 from tasks.datasets._told import BadRow, few, refusal, refuse_lost, tell_dropped, tell_left, tell_seen, where
 from tasks.datasets._words import shown
 from tasks.records import Artifact, Data, Prepared
+from tasks.space import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,6 +42,9 @@ class Pixels:
     """Decoded images, in the order of decoding; of three channels until it is known that all are greyscale."""
 
     images: np.ndarray
+    """uint8 (images that were to be decoded, height, width, 3), read-only; empty until all are decoded."""
+    side: int = 0
+    """Height and width in pixels; 0: none is decoded yet."""
     rows: list[tuple[int, int]] = field(default_factory=list)
     """(label, split) of each."""
     digests: list[bytes] = field(default_factory=list)
@@ -127,26 +133,42 @@ def _decode(
     total = sum(len(rows) for rows in split_of.values())
     made, bad, reported = Pixels(np.empty(0)), [], time.monotonic()
     decoded = decode_all(_jobs(parts, split_of), settings.image_size, settings.resize)
-    for number, one in enumerate(decoded, 1):
-        if time.monotonic() - reported > 1 or number == total:
-            work.progress(number, total, f"decoded {number} of {total} images")
-            reported = time.monotonic()
-        if isinstance(one.pixels, Bad):
-            reason, detail = one.pixels.args
-            bad.append(BadRow(one.part, one.row, reason, detail, one.name))
-            continue
-        height, width, *channels = one.pixels.shape
-        if not made.rows:
-            made.images = np.lib.format.open_memmap(folder / "decoded.npy", "w+", np.uint8, (total, height, width, 3))
-        if height != width or made.images.shape[1] != height:
-            raise _sizes_differ(made, one, decoded)
-        made.images[len(made.rows)] = one.pixels if channels else one.pixels[..., None]
-        made.rows.append((parts[one.part].labels[one.row] or 0, split_of[one.part][one.row]))
-        made.digests.append(one.digest)
-        made.names.append(one.name)
-        made.seen.append(one.seen)
-        made.colour |= bool(channels)
+    path = folder / "decoded.npy"
+    with path.open("wb") as file:
+        for number, one in enumerate(decoded, 1):
+            if time.monotonic() - reported > 1 or number == total:
+                work.progress(number, total, f"decoded {number} of {total} images")
+                reported = time.monotonic()
+            if isinstance(one.pixels, Bad):
+                reason, detail = one.pixels.args
+                bad.append(BadRow(one.part, one.row, reason, detail, one.name))
+                continue
+            height, width, *channels = one.pixels.shape
+            if height != width or made.side not in (0, height):
+                raise _sizes_differ(made, one, decoded)
+            if not made.rows:
+                made.side = height
+                _begin(file, work, (total, height, width, 3))
+            file.write(np.broadcast_to(one.pixels if channels else one.pixels[..., None], (height, width, 3)).tobytes())
+            made.rows.append((parts[one.part].labels[one.row] or 0, split_of[one.part][one.row]))
+            made.digests.append(one.digest)
+            made.names.append(one.name)
+            made.seen.append(one.seen)
+            made.colour |= bool(channels)
+    if made.rows:
+        made.images = np.load(path, mmap_mode="r")
     return made, bad
+
+
+def _begin(file: IO[bytes], work: Work, shape: tuple[int, ...]) -> None:
+    """Begin an npy file of uint8 with its header, and reserve the room for all of it.
+
+    Images are written to it, not to a memory map of it, where a full disk or a broken one would end the process (SIGBUS).
+    """
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    reserve(file, work.store.root.parent, len(header.getvalue()) + prod(shape), f"{shape[0]} decoded images")
+    file.write(header.getvalue())
 
 
 def _jobs(parts: dict[str, Part], split_of: dict[str, dict[int, int]]) -> Iterator[Job]:
@@ -157,7 +179,7 @@ def _jobs(parts: dict[str, Part], split_of: dict[str, dict[int, int]]) -> Iterat
 
 
 def _sizes_differ(made: Pixels, one: Done, decoded: Iterator[Done]) -> ValueError:
-    seen = [made.images.shape[1:3]] * len(made.rows)
+    seen = [(made.side, made.side)] * len(made.rows)
     seen += [np.shape(d.pixels)[:2] for d in (one, *islice(decoded, SIZES)) if not isinstance(d.pixels, Bad)]
     short = int(median(min(size) for size in seen))
     (height, width), (other_height, other_width) = seen[0], seen[len(made.rows)]
@@ -193,7 +215,7 @@ def _finish(
         if missing:
             level = logging.WARNING if split == "train" else logging.INFO
             work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), few(missing))
-    images = _compact(folder, made)
+    images = _compact(work, folder, made)
     rows, side, _, channels = images.shape
     mean, std = _normalisation(work, settings, images, np.flatnonzero(splits == 0))
     within, across = duplicates(made.digests, splits)
@@ -267,17 +289,18 @@ def _put_names(work: Work, path: Path, names: list[str]) -> Artifact | None:
     return work.store.put(path, "json")
 
 
-def _compact(folder: Path, made: Pixels) -> np.ndarray:
+def _compact(work: Work, folder: Path, made: Pixels) -> np.ndarray:
     """images.npy: without the room of rows that were dropped, of one channel if all are greyscale."""
     path, count = folder / "images.npy", len(made.rows)
     if made.colour and count == len(made.images):
         (folder / "decoded.npy").rename(path)
         return made.images
     shape = (count, *made.images.shape[1:3], 3 if made.colour else 1)
-    images = np.lib.format.open_memmap(path, "w+", np.uint8, shape)
-    for chunk in chunks(made.images, count):
-        images[chunk] = made.images[chunk, ..., : shape[3]]
-    return images
+    with path.open("wb") as file:
+        _begin(file, work, shape)
+        for chunk in chunks(made.images, count):
+            file.write(made.images[chunk, ..., : shape[3]].tobytes())
+    return np.load(path, mmap_mode="r")
 
 
 prepare_task = stage(

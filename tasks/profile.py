@@ -8,7 +8,6 @@ profile.json.
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import machine, profilers, runtimes
 from tasks.diagnose import Case, Finding, diagnose
 from tasks.profilers._kinds import kind
-from tasks.store import replace
+from tasks.store import beside, replace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -77,9 +76,8 @@ def profile(
     latency_ms, split = _timed(session, inputs, queries)
     provider = session.provider
     session.close()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
-        made = Path(scratch) / "profile"
+    with beside(folder) as scratch:
+        made = scratch / "profile"
         made.mkdir()
         found = profiler.measure(path, runtime, device, threads, inputs, queries, made)
         _, features = machine.cpu()

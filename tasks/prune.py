@@ -131,18 +131,26 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
     }
     raw = Variant(name=f"{name}-raw", parent=trained.variant.name, artifact=artifact, **common)
     scores = evaluate(network.to(choose_device(trained.train.device)), data, work.store, "validation")
-    work.log.info("%s: parameters %d -> %d, multiply-accumulates %d -> %d, validation F1 %.4f -> %.4f", name,
-                  parameters, left["parameters"], macs, left["macs"], trained.validation_macro_f1,
-                  scores.macro_f1)  # fmt: skip
+    work.log.info("%s: parameters %d -> %d, multiply-accumulates %d -> %d, validation F1 %.4f -> %.4f of %d images",
+                  name, parameters, left["parameters"], macs, left["macs"], trained.validation_macro_f1,
+                  scores.macro_f1, data.validation_rows)  # fmt: skip
 
     tuning = trained.train.model_copy(update={"epochs": settings.epochs, "patience": settings.epochs,
                                               "learning_rate": settings.learning_rate})  # fmt: skip
     fitted = fit(work, network, architecture, data, tuning, model_label=model.label, variant=name, stage="prune")
     variant = Variant(name=name, parent=trained.variant.name, artifact=fitted.artifact, benchmark=True, **common)
-    work.log.info("%s: validation F1 %.4f after fine-tuning", name, fitted.validation_macro_f1)
+    work.log.info("%s: validation F1 %.4f of %d images after fine-tuning", name, fitted.validation_macro_f1,
+                  data.validation_rows)  # fmt: skip
+    if fitted.note is not None:
+        work.log.warning("%s: %s", name, fitted.note)
     rows = [
         variant_row(raw, validation_top1=scores.top1, validation_macro_f1=scores.macro_f1),
-        variant_row(variant, validation_top1=fitted.validation_top1, validation_macro_f1=fitted.validation_macro_f1),
+        variant_row(
+            variant,
+            validation_top1=fitted.validation_top1,
+            validation_macro_f1=fitted.validation_macro_f1,
+            note=fitted.note,
+        ),
     ]
     return Trained(
         variant=variant,

@@ -84,7 +84,8 @@ def qat(
     tuning = _tuning(trained.train, settings)
     runtime.load_library("cpu")
     variants, told, epochs = [], [], []
-    for setting in settings.settings:
+    for number, setting in enumerate(settings.settings):
+        part = work.part(number / len(settings.settings), (number + 1) / len(settings.settings))
         made: dict[str, Any] = {
             "name": f"{fp32.name}/int8-qat-{setting}", "model": fp32.model, "stage": "qat", "format": "onnx",
             "parent": fp32.name, "precision": "int8", "setting": f"qat-{setting}", "parameters": fp32.parameters,
@@ -95,7 +96,7 @@ def qat(
             torch.manual_seed(tuning.seeds[0])
             example = torch.from_numpy(compared[:2])
             simulated = fake_quantized(models.load(source), example, setting)
-            state = train_best(work, simulated, models.architecture(source), data, tuning, model_label=model.label,
+            state = train_best(part, simulated, models.architecture(source), data, tuning, model_label=model.label,
                                variant=made["name"], stage="qat")  # fmt: skip
             epochs += state["epochs"]
             simulated.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
@@ -112,11 +113,12 @@ def qat(
                                      f"largest one; qat.tolerance is {settings.tolerance:g}")  # fmt: skip
                 made |= {"artifact": work.store.put(path, "onnx", "int8"), "benchmark": setting != SYMMETRIC}
             measured |= {"validation_top1": form.top1, "validation_macro_f1": form.macro_f1}
-            work.log.info("%s: top-1 %.4f, macro F1 %.4f on validation images; logits differ from the fake-quantized model's "
-                          "by %.2g", made["name"], form.top1, form.macro_f1, measured["parity"])  # fmt: skip
+            work.log.info("%s: top-1 %.4f, macro F1 %.4f on %d validation images; logits differ from the fake-quantized "
+                          "model's by %.2g", made["name"], form.top1, form.macro_f1, len(rows),
+                          measured["parity"])  # fmt: skip
         except Exception as error:  # torchao's, the exporter's, the runtime's: one form less, and its row says why
-            work.log.exception("%s failed", made["name"])
             made |= {"status": "failed", "error": failure(error)}
+            work.log.exception("%s failed", made["name"])
         variants.append(Variant(**made))
         told.append(variant_row(variants[-1], **measured))
     tables = {"variants": work.rows("variants", told)}
@@ -125,6 +127,6 @@ def qat(
 
 qat_task = stage(
     lambda inputs: f"qat/{inputs['fp32'].name}",
-    libraries=(*LIBRARIES, "torchao", "onnx", "onnxscript", "onnxruntime-gpu"),
+    libraries=(*LIBRARIES, "torchao", "onnx", "onnxscript", "onnxruntime"),
     modules=family,
 )(qat)

@@ -26,6 +26,7 @@ from tasks.measure import measure, warm_up
 from tasks.pixels import normalise
 from tasks.records import Forms, Prepared, Quantize, Variant
 from tasks.runtimes import onnxruntime as runtime
+from tasks.space import watched
 from tasks.variants import failure, variant_row
 
 if TYPE_CHECKING:
@@ -252,7 +253,7 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
         forms: dict[str, Form] = {}
         for done, setting in enumerate(names, 1):
             try:
-                with _quiet():
+                with _quiet(), watched(folder):
                     path = _make(setting, fp32, folder, calibration)
                 forms[setting] = scored(setting, path, validation, truth)
             except (
@@ -263,7 +264,8 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
             work.progress(done, len(names), f"{parent.name}/int8-{setting}")
         with locked({"cpu"}, work.log):
             _time([reference, *forms.values()], validation.read(chosen_rows[:1]))
-        work.log.info("%s: top-1 %.4f, %.3f ms", parent.name, reference.top1, reference.latency_ms)
+        work.log.info("%s: top-1 %.4f of %d validation images, %.3f ms", parent.name, reference.top1, len(truth),
+                      reference.latency_ms)  # fmt: skip
         chosen = set()
         for kind in (settings.settings, DYNAMIC):
             if candidates := [form for name, form in forms.items() if name in kind]:
@@ -298,7 +300,7 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
 
 quantize_task = stage(
     lambda inputs: f"quantize/{inputs['parent'].name}",
-    libraries=("onnx", "onnxruntime-gpu", "numpy"),
+    libraries=("onnx", "onnxruntime", "numpy"),
     extra=lambda inputs: {"machine": fingerprint()},  # latency decides
     devices=lambda inputs: ("cpu",),
 )(quantize)

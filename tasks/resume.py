@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.store import replace, write_text
+from tasks.durable import Series
 
 if TYPE_CHECKING:
+    import logging
     from pathlib import Path
 
     from tasks.records import Benchmark
@@ -18,6 +20,11 @@ if TYPE_CHECKING:
 
 STATE = ("provider", "baseline", "open_seconds", "started", "error")
 """Fields of a job that outlive its process."""
+
+
+def _rounds(folder: Path) -> Series:
+    """A file per round, from 0: samples as arrays, and `jobs`, JSON of everything else."""
+    return Series(folder, "round", ".npz")
 
 
 def _asked(jobs: list[Job], settings: Benchmark) -> str:
@@ -28,7 +35,7 @@ def _asked(jobs: list[Job], settings: Benchmark) -> str:
 
 
 def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> None:
-    """Keep round `number` (from 0); the JSON file, written last, says that it is whole."""
+    """Keep round `number` (from 0), whole or not at all."""
     arrays: dict[str, np.ndarray] = {}
     told: list[dict[str, Any]] = []
     for index, job in enumerate(jobs):
@@ -43,28 +50,45 @@ def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> Non
             visits[size] = {"process": visit.process, "answer": visit.answer}
         state = {name: getattr(job, name) for name in STATE}
         told.append({"visits": visits, "errors": job.errors, **state})
-    np.savez(folder / "round.npz", **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
-    replace(folder / "round.npz", folder / f"round-{number}.npz")
-    write_text(folder / f"round-{number}.json", json.dumps({"asked": _asked(jobs, settings), "jobs": told}))
+    arrays["jobs"] = np.array(json.dumps({"asked": _asked(jobs, settings), "jobs": told}))
+    packed = io.BytesIO()
+    np.savez(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
+    _rounds(folder).keep(number, lambda file: file.write(packed.getbuffer()))
 
 
-def load(folder: Path, jobs: list[Job], settings: Benchmark) -> int:
-    """Give jobs what finished rounds found out; returns how many there are. Rounds of anything else do not count."""
-    from tasks.rounds import Visit
-
+def load(folder: Path, jobs: list[Job], settings: Benchmark, log: logging.Logger) -> int:
+    """Give jobs what finished rounds found out; returns how many there are. Rounds of anything else do not count, nor do
+    those from the first damaged one on.
+    """
     number = 0
-    while (folder / f"round-{number}.json").exists():
-        told = json.loads((folder / f"round-{number}.json").read_text())
-        if told["asked"] != _asked(jobs, settings):
+    for kept in _rounds(folder).kept():
+        if kept.number != number:
             break
-        with np.load(folder / f"round-{number}.npz") as arrays:
-            for index, (job, kept) in enumerate(zip(jobs, told["jobs"], strict=True)):
-                for size, visit in kept["visits"].items():
-                    samples, turns = arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"]
-                    found = Visit(samples, turns, arrays.get(f"{index}-{size}-gpu"), visit["process"], visit["answer"])
-                    job.visits.setdefault(int(size), []).append(found)
-                for name in STATE:
-                    setattr(job, name, kept[name])
-                job.errors = {int(size): error for size, error in kept["errors"].items()}
+        if not kept.intact():
+            log.warning("round %d of an interrupted benchmark is damaged (%s does not hold what its name says) and removed; "
+                        "it and later rounds are measured again", number + 1, kept.path.name)  # fmt: skip
+            kept.path.unlink()
+            break
+        if not _take(kept.path, jobs, settings):
+            break
         number += 1
     return number
+
+
+def _take(path: Path, jobs: list[Job], settings: Benchmark) -> bool:
+    """Give jobs what one round found out, if it was measured for the same."""
+    from tasks.rounds import Visit
+
+    with np.load(path) as arrays:
+        told = json.loads(arrays["jobs"].item())
+        if told["asked"] != _asked(jobs, settings):
+            return False
+        for index, (job, kept) in enumerate(zip(jobs, told["jobs"], strict=True)):
+            for size, visit in kept["visits"].items():
+                samples, turns = arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"]
+                found = Visit(samples, turns, arrays.get(f"{index}-{size}-gpu"), visit["process"], visit["answer"])
+                job.visits.setdefault(int(size), []).append(found)
+            for name in STATE:
+                setattr(job, name, kept[name])
+            job.errors = {int(size): error for size, error in kept["errors"].items()}
+    return True

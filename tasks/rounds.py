@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import gpu, intervals, machine, measure, metrics, resume
-from tasks.budget import Budget
+from tasks.budget import HURRIED, Budget
 from tasks.candidate import WARMUP_SHARE, Candidate, CandidateError, Effort, Spec
 
 if TYPE_CHECKING:
@@ -167,9 +167,11 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                 own = [os.getpid(), *(job.process.pid for job in group if job.process)]
                 for size, visited in product(sizes, filter(None, together)):
                     what = visited[0].label if len(visited) == 1 else f"{len(visited)} candidates in turns"
+                    where = f"round {number + 1} of {rounds}, batch {size}: {what}"
                     efforts = [replace(effort, limit=limit) for limit in budget.next(visited, size)]
                     for share in _visit(work.log, visited, size, folder, efforts, own):
-                        work.progress(done + share * len(visited), total, f"round {number + 1}: {what} · batch {size}")
+                        reached = done + share * len(visited)
+                        work.progress(reached, total, f"{where} ({int(reached)} of {total} visits)")
                     done += len(visited)
                 for job in group:
                     if number == rounds - 1:
@@ -185,7 +187,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
 
 def _begun(log: logging.Logger, jobs: list[Job], settings: Benchmark, folder: Path) -> int:
     """Rounds that need not be repeated; the last one is, as its processes are evaluated."""
-    begun = min(resume.load(folder, jobs, settings), settings.rounds - 1)
+    begun = min(resume.load(folder, jobs, settings, log), settings.rounds - 1)
     if begun:
         log.info("%d rounds were finished before an interruption", begun)
     for job in jobs:
@@ -310,10 +312,12 @@ def conditions(visits: list[Visit], levels: list[float]) -> str | None:
     """What was bad about a candidate's visits at one batch size; None: nothing. `levels`: a figure a visit to be stable."""
     found = []
     unstable = sum(not visit.answer["stable"] for visit in visits)
+    hurried = 2 * sum(visit.answer.get("hurried", False) for visit in visits) > len(visits)
+    why = f", {HURRIED}" if hurried else ""
     if 2 * unstable > len(visits):
-        found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds")
+        found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds{why}")
     if max(levels) > (1 + SPREAD) * min(levels):
-        found.append(f"rounds differ by {max(levels) / min(levels) - 1:.0%}")
+        found.append(f"rounds differ by {max(levels) / min(levels) - 1:.0%}{why}")
     certificates = [visit.answer["certificate"] for visit in visits]
     foreign = float(np.mean([certificate["foreign_cpu"] for certificate in certificates]))
     if foreign > FOREIGN_CPU:

@@ -15,7 +15,7 @@ import numpy as np
 from tasks import intervals, measure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from threading import Event
 
 SPIN_NS = 500_000  # before an arrival; sleeping is late by up to about 0.1 ms
@@ -122,16 +122,14 @@ def server_capacity(
     Returns
     -------
     rate : queries a second; 0 where none keeps it
-    rows : of all trials; where none was worth it, one of rate 0 whose note says why
+    rows : of all trials; where none was worth it, one without a rate whose note says why
     """
     alone = measure.measure(query_of_slot[0], 0, min_queries, limit) / 1e6
     p99 = tail(alone, 99)
     if (p99 if p99 is not None else float(np.median(alone))) > limit_ms:
-        row = _row("server", len(query_of_slot), batch_size, 0.0, 0.0, float(alone.sum()) / 1e3, alone)
+        row = _row("server", len(query_of_slot), batch_size, None, None, float(alone.sum()) / 1e3, alone)
         what = "p99" if p99 is not None else "the median"
-        note = (
-            f"{what} of a query without any other, {p99 or np.median(alone):.4g} ms, exceeds the limit, {limit_ms:g} ms"
-        )
+        note = f"no rate keeps the limit: {what} of a query without any other is {p99 or np.median(alone):.4g} ms"
         return 0.0, [row | {"limit_ms": limit_ms, "kept": False, "note": note}]
     rows: list[dict[str, Any]] = []
     best, above = 0.0, highest
@@ -141,6 +139,23 @@ def server_capacity(
                            min_queries=min_queries, limit=limit))  # fmt: skip
         best, above = (rate, above) if rows[-1]["kept"] else (best, rate)
     return best, rows
+
+
+def capacity(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the server scenario found, in a sentence; None where there was none. `rows`: of the table `scenarios`."""
+    tried = [row for row in rows if row["scenario"] == "server"]
+    if not tried:
+        return None
+    limit = f"a p99 of {tried[0]['limit_ms']:.3g} ms"
+    best = max((row["target_rate"] for row in tried if row["kept"]), default=None)
+    if best is not None:
+        return f"Server: {best:.3g} queries a second is the highest rate tried that kept the limit, {limit}."
+    lowest = min((row["target_rate"] for row in tried if row["target_rate"]), default=None)
+    if lowest is None:
+        return f"Server: none kept the limit, {limit}: one query alone exceeds it."
+    return (
+        f"Server: none of the {len(tried)} rates tried, from {lowest:.3g} queries a second on, kept the limit, {limit}."
+    )
 
 
 def serve(
@@ -190,7 +205,7 @@ def _wait(until: int) -> None:
 
 
 def _row(
-    scenario: str, slots: int, batch_size: int, target: float | None, achieved: float, seconds: float,
+    scenario: str, slots: int, batch_size: int, target: float | None, achieved: float | None, seconds: float,
     latencies_ms: np.ndarray | None,
 ) -> dict[str, Any]:  # fmt: skip
     row: dict[str, Any] = {
@@ -199,7 +214,7 @@ def _row(
         "batch_size": batch_size,
         "target_rate": target,
         "achieved_rate": achieved,
-        "images_per_second": achieved * batch_size,
+        "images_per_second": None if achieved is None else achieved * batch_size,
         "seconds": float(seconds),
     }
     row |= dict.fromkeys(("latency_median_ms", "latency_p90_ms", "latency_p99_ms", "limit_ms", "kept", "note"))

@@ -270,6 +270,7 @@ TABLES: dict[str, Table] = {
             "parity": number("largest logit difference from the parent, relative to its largest logit", null=True),
             "tolerance": number("accepted parity", null=True),
             "benchmark": Column(pl.Boolean, "whether it went on to the benchmark"),
+            "note": text("what training found out about these weights and a person should know", null=True),
             **OUTCOME,
         },
         unique=("name",),
@@ -429,7 +430,9 @@ TABLES: dict[str, Table] = {
             "scenario": text("LoadGen's name", "single_stream", "offline", "server"),
             "slots": count("queries in flight at most", low=1),
             "target_rate": number("arrivals a second asked for (server)", null=True),
-            "achieved_rate": number("queries completed a second", null=True),
+            "achieved_rate": number(
+                "queries completed a second; null: none was tried, as one alone is too slow", null=True
+            ),
             "images_per_second": number("achieved_rate times the batch size", null=True),
             "queries": count("samples"),
             "seconds": number("from the first query to the last completion"),
@@ -506,7 +509,7 @@ TABLES: dict[str, Table] = {
     "summary": Table(
         "The end of the study: a row a variant × runtime × device × batch size, failed and skipped ones included.",
         {
-            "role": text("part it plays", "winner", "runner-up", "reference", null=True),
+            "role": text("part it plays", "winner", "runner-up", "reference", "provisional", null=True),
             "model": text("label of the model"),
             **WHICH,
             **BATCH,
@@ -535,6 +538,7 @@ TABLES: dict[str, Table] = {
             "pareto": Column(pl.Boolean, "no row of the same batch size is both faster and more accurate"),
             "eligible": Column(pl.Boolean, "ok, good conditions, drop within the study's rule"),
             "conditions": text("what was bad about the measurement", null=True),
+            "throughput_conditions": text("what was bad about the measurement of throughput", null=True),
             **OUTCOME,
         },
         unique=("variant", "runtime", "device", "batch_size"),

@@ -13,6 +13,7 @@ from tasks.caching import stage
 from tasks.candidate import Candidate
 from tasks.locks import locked
 from tasks.records import Output
+from tasks.scenarios import capacity
 from tasks.summary import PARTS, summarise, words
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def serve(
             finally:
                 process.kill()
     work.progress(3, 3, f"served {words(winner)}")
+    work.log.info("%s", capacity(rows))
     return Output(
         tables={"scenarios": work.rows("scenarios", [job.which | {"batch_size": size} | row for row in rows])}
     )
@@ -83,7 +85,7 @@ def _rate(rows: list[dict[str, Any]]) -> float | None:
 
 serve_task = stage(
     lambda inputs: "serve",
-    libraries=("torch", "onnxruntime-gpu", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
     modules=lambda inputs: modules(inputs["study"].benchmark, inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint()},
     devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["study"].benchmark.devices)}),

@@ -7,17 +7,24 @@ listing (name and sha256 of each file), so an ONNX file with external data is on
 from __future__ import annotations
 
 import hashlib
-import os
+import secrets
 import shutil
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tasks.durable import sync
+from tasks.locks import held
 from tasks.records import Artifact
+from tasks.space import watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+LOCK = ".lock"
+"""Suffix of the lock beside a folder that belongs to a live process."""
+UNFINISHED = ".tmp-"
+"""What the name of a file begins with that is being written."""
 
 
 class Corrupt(Exception):
@@ -45,33 +52,86 @@ def content(path: Path) -> tuple[str, int]:
     return lines.hexdigest(), total
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _sync_all(path: Path) -> None:
+    """Sync a file, or a folder with everything in it; a folder's own sync makes the names in it last."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            _sync_all(inner)
+    sync(path)
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that whoever works in a folder has locked (tasks/locks.py). It stands beside the folder."""
+    return folder.with_name(f"{folder.name}{LOCK}")
+
+
+def made(folder: Path) -> Path:
+    """Make a folder whose name outlives a loss of power: whatever a new name stands in is synced."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync(path.parent)
+    return folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def replace(source: Path, target: Path) -> None:
     """Put a finished file or folder where it belongs: synced, then renamed, so that it appears whole or not at all."""
-    for file in _listing(source) if source.is_dir() else [source]:
-        _sync(file)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        shutil.rmtree(target)
-    source.replace(target)
-    _sync(target.parent)
+    _sync_all(source)
+    made(target.parent)
+    if target.is_dir():  # a name of a folder with content is not given to another in one step
+        aside = source.with_name(f"{source.name}.old")
+        target.replace(aside)
+        source.replace(target)
+        remove(aside)
+    else:
+        source.replace(target)
+    sync(target.parent)
 
 
 def write_text(target: Path, text: str) -> None:
     """Write a small text file whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=".tmp-")
-    with os.fdopen(handle, "w") as file:
+    written = made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}"
+    with held(written) as handle, open(handle, "w", encoding="utf-8", closefd=False) as file:
         file.write(text)
-    Path(name).chmod(0o644)
-    replace(Path(name), target)
+        file.flush()
+        replace(written, target)
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[Path]:
+    """A new folder that belongs to this process until it is removed; that of a dead process is found by its lock."""
+    with held(lock_of(folder)):
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A scratch folder on the file system of `target`, removed afterwards."""
+    with _owned(made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}") as folder:
+        yield folder
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder, whole or not at all."""
+    with beside(target) as scratch:
+        copied = scratch / target.name
+        if source.is_dir():
+            shutil.copytree(source, copied)
+        else:
+            shutil.copyfile(source, copied)
+        replace(copied, target)
 
 
 class Store:
@@ -83,20 +143,24 @@ class Store:
     @contextmanager
     def temporary(self) -> Iterator[Path]:
         """A scratch folder on the same file system, removed afterwards."""
-        (self.root / "tmp").mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=self.root / "tmp"))
-        try:
+        with _owned(made(self.root / "tmp") / secrets.token_hex(8)) as folder, watched(self.root.parent):
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def put(self, path: Path, format: str, precision: str = "") -> Artifact:
         """Move a file or folder into the store. `path` must lie on the store's file system (see `temporary`)."""
         sha256, size = content(path)
         suffix = "" if path.is_dir() else path.suffix
         relative = f"{sha256[:2]}/{sha256}{suffix}"
-        replace(path, self.root / relative)
-        return Artifact(path=relative, sha256=sha256, size_bytes=size, format=format, precision=precision)
+        artifact = Artifact(path=relative, sha256=sha256, size_bytes=size, format=format, precision=precision)
+        target = self.root / relative
+        if self.intact(artifact):  # another run may be reading it
+            remove(path)
+            _sync_all(target)
+            sync(target.parent)
+            sync(self.root)
+        else:
+            replace(path, target)
+        return artifact
 
     def get(self, artifact: Artifact) -> Path:
         """Path of a stored artifact.
@@ -115,9 +179,9 @@ class Store:
         return path
 
     def intact(self, artifact: Artifact) -> bool:
-        """Whether `get` would succeed."""
+        """Whether `get` would succeed; a file that cannot be read is not intact."""
         try:
             self.get(artifact)
-        except Corrupt:
+        except (Corrupt, OSError):
             return False
         return True

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks import tables as contract
+from tasks.budget import HURRIED
+from tasks.evidence import Evidence, evidence
 from tasks.intervals import compare, turns
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 KEY = ("variant", "runtime", "device")
 PARTS = ("variants", "benchmarks", "throughputs", "evaluations", "memory")
 """Tables that the summary is made of."""
+BESIDE = ("datasets", "predictions")
+"""Tables that say what the images can show; the summary is the same without them."""
 METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro F1"}
 TRAINING = ("train", "tune", "augment")
 EPS = 1e-9
@@ -30,6 +34,8 @@ CSV_COLUMNS = (
     "model_name", "batch_size", "optimization_technique", "device", "model_size_mb", "accuracy_top_1", "accuracy_top_5",
     "ram_usage_mb", "vram_usage_mb", "latency_ms_per_batch", "throughput_samples_per_sec",
 )  # fmt: skip
+MARKED = "benchmark_results_marked.csv"
+"""File of the rows whose times benchmark_results.csv leaves empty."""
 
 Row = dict[str, Any]
 Place = tuple[str, str, str, int]
@@ -47,13 +53,23 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Summary:
-    """The `summary` frame, its three rows that play a part, and why."""
+    """The `summary` frame, its rows that play a part, and why."""
 
     frame: pl.DataFrame
     winner: Row | None
     runner_up: Row | None
     reference: Row | None
-    reason: str
+    told: tuple[str, ...]
+    """The winner and why it is that one, a few sentences of plain English each."""
+    provisional: Row | None = None
+    """Where there is no winner: the fastest row that is accurate enough, which was measured under bad conditions."""
+    cautions: tuple[str, ...] = ()
+    """Why the accuracy rule is met vacuously (tasks/evidence.py)."""
+
+    @property
+    def reason(self) -> str:
+        """`cautions`, then `told`."""
+        return " ".join((*self.cautions, *self.told))
 
 
 WIDE = 100
@@ -70,12 +86,13 @@ def words(row: Mapping[str, Any]) -> str:
     return f"{row['variant']} on {row['runtime']}, {row['device']}, batch {row['batch_size']}"
 
 
-def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
+def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     """Join the tables of `PARTS` into the summary, compare every row with the reference and apply the study's rule.
 
     The reference is the most accurate (study.select.metric) fp32 unpruned model in PyTorch eager, on the study's device
     at the compared batch size. Latencies are compared with the reference model's row of the same device and batch size.
-    The winner is the eligible row of the smallest median latency at the compared batch size.
+    The winner is the eligible row of the smallest median latency at the compared batch size. Tables of `BESIDE` may be
+    lazy or missing: they say what the images can show of the rule.
     """
     rows = _joined(tables)
     rounds = {
@@ -104,11 +121,19 @@ def summarise(tables: Mapping[str, pl.DataFrame], study: Study) -> Summary:
         key=lambda row: (row["latency_median_ms"], -row[metric], _place(row)),
     )
     winner, runner_up = (*ranked, None, None)[:2]
-    for role, part in (("reference", reference), ("runner-up", runner_up), ("winner", winner)):
-        if part is not None:
+    provisional = min(_passed_over(rows, study, batch), key=_milliseconds, default=None) if winner is None else None
+    for role, part in (
+        ("reference", reference),
+        ("runner-up", runner_up),
+        ("winner", winner),
+        ("provisional", provisional),
+    ):
+        if part is not None and not (part is reference and role == "provisional"):
             part["role"] = role
-    reason = _reason(rows, study, rounds, reference, (winner, runner_up))
-    return Summary(contract.frame("summary", rows), winner, runner_up, reference, reason)
+    shown = evidence(tables, study, reference, winner or provisional)
+    told = _reason(rows, study, rounds, reference, (winner, runner_up, provisional), shown)
+    frame = contract.frame("summary", rows)
+    return Summary(frame, winner, runner_up, reference, tuple(filter(None, told)), provisional, shown.cautions)
 
 
 def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:
@@ -130,7 +155,9 @@ def _joined(tables: Mapping[str, pl.DataFrame]) -> list[Row]:
     """A row a benchmark, with the columns of the variant, its quality and its memory; absent ones are null."""
     columns = contract.TABLES["summary"].columns
     variants = tables["variants"].drop("status", "error", "path", "sha256").rename({"name": "variant"})
-    rates = tables["throughputs"].select(*KEY, "batch_size", throughput="images_per_second")
+    rates = tables["throughputs"].select(
+        *KEY, "batch_size", throughput="images_per_second", throughput_conditions="conditions"
+    )
     whole = (
         tables["benchmarks"]
         .join(variants, on="variant", how="left", validate="m:1", maintain_order="left")
@@ -189,52 +216,93 @@ def _compare(theirs: Rounds | None, own: Rounds | None) -> tuple[float, float, f
 
 
 def _reason(
-    rows: list[Row], study: Study, rounds: Mapping[Place, Rounds], reference: Row | None, best: tuple[Row | None, ...]
-) -> str:
-    """One to four plain sentences; `best`: winner and runner-up."""
-    metric, name, allowed = study.select.metric, METRIC_NAMES[study.select.metric], f"{study.select.max_drop:g}"
-    winner, runner_up = best
+    rows: list[Row],
+    study: Study,
+    rounds: Mapping[Place, Rounds],
+    reference: Row | None,
+    best: tuple[Row | None, ...],
+    shown: Evidence,
+) -> tuple[str, ...]:
+    """A few plain sentences each, or nothing; `best`: winner, runner-up and provisional best."""
+    winner, runner_up, provisional = best
     if reference is None:
         return ("No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
-                "is no reference for the accuracy rule.")  # fmt: skip
+                "is no reference for the accuracy rule.",)  # fmt: skip
     if winner is None:
-        removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
-        counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
-        first = (f"No winner: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
-                 f"{allowed} of the reference's {name} ({reference[metric]:.3f}, {words(reference)}).")  # fmt: skip
-        return " ".join((first, *_passed_over(rows, study, reference["batch_size"])))
+        if provisional is None:
+            return (_no_winner(rows, study, reference, "No winner"),)
+        return (
+            _no_winner(rows, study, reference, "No winner yet"), _provisional(rows, study, reference, provisional),
+            shown.drop,
+        )  # fmt: skip
     if winner is reference:
-        first = (f"{words(winner)}: {_ms(winner)} median, {name} {winner[metric]:.3f}. It is the reference itself: "
+        first = (f"{words(winner)}: {_ms(winner)} median, {_score(winner, study)}. It is the reference itself: "
                  "no other form that may win has a smaller median.")  # fmt: skip
     else:
-        first = (f"{words(winner)}: {_ms(winner)} median{_against(winner, reference)}, {name} {winner[metric]:.3f} "
-                 f"against {reference[metric]:.3f}, within the allowed drop of {allowed}.")  # fmt: skip
+        first = f"{_compared(winner, reference, study)}."
     gate = "The held-out images decided only who passes this accuracy rule, not the order."
-    return " ".join(
-        (
-            first,
-            _second(winner, runner_up, rounds),
-            *_passed_over(rows, study, winner["batch_size"], winner["latency_median_ms"]),
-            gate,
-        )
-    )
+    ahead = _passed_over(rows, study, winner["batch_size"], winner["latency_median_ms"])
+    return first, shown.drop, _second(winner, runner_up, rounds), _marked_ahead(ahead, study), gate
 
 
-def _passed_over(rows: list[Row], study: Study, batch_size: int, winners_ms: float = math.inf) -> list[str]:
-    """Sentences on rows that would have won, had they been measured under good conditions."""
-    faster = [
-        row for row in rows
-        if row["batch_size"] == batch_size and row["conditions"] is not None and _accurate(row, study)
-        and row["latency_median_ms"] < winners_ms
-    ]  # fmt: skip
-    if not faster:
-        return []
-    best = min(faster, key=lambda row: row["latency_median_ms"])
-    likewise = f"; {len(faster) - 1} more likewise" if len(faster) > 1 else ""
+def _score(row: Row, study: Study) -> str:
+    return f"{METRIC_NAMES[study.select.metric]} {row[study.select.metric]:.3f}"
+
+
+def _compared(row: Row, reference: Row, study: Study) -> str:
+    """A row's figures beside the reference's."""
+    return (f"{words(row)}: {_ms(row)} median{_against(row, reference)}, {_score(row, study)} against "
+            f"{reference[study.select.metric]:.3f}, within the allowed drop of {study.select.max_drop:g}")  # fmt: skip
+
+
+def _no_winner(rows: list[Row], study: Study, reference: Row, so: str) -> str:
+    """What removed every row, counted."""
+    removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
+    counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
+    return (f"{so}: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
+            f"{study.select.max_drop:g} of the reference's {_score(reference, study)} ({words(reference)}).")  # fmt: skip
+
+
+def _provisional(rows: list[Row], study: Study, reference: Row, best: Row) -> str:
+    """The provisional best, why it is no winner yet, and what would confirm it."""
+    others = len(_passed_over(rows, study, best["batch_size"])) - 1
+    likewise = f"; {others} more that are accurate enough likewise" if others else ""
+    return (f"Provisional best: {_compared(best, reference, study)}. It was measured under bad conditions "
+            f"({best['conditions']}{likewise}). {_to_confirm(best, study)}")  # fmt: skip
+
+
+def _to_confirm(row: Row, study: Study) -> str:
+    """What the user can do about the bad conditions of a row."""
+    minutes = study.benchmark.minutes
+    hurried = [HURRIED in cause for cause in row["conditions"].split("; ")]
+    quiet = " while nothing else runs on this machine"
+    if minutes is None or not any(hurried):
+        return f"To confirm it, run the same command with --again benchmark{quiet}."
+    return (f"{minutes:g} minutes (benchmark.minutes) were too few: to confirm it, run the same command with "
+            f"--set benchmark.minutes={2 * minutes:g}{'' if all(hurried) else quiet}.")  # fmt: skip
+
+
+def _passed_over(rows: list[Row], study: Study, batch_size: int, winners_ms: float = math.inf) -> list[Row]:
+    """Rows that would have won, had they been measured under good conditions."""
     return [
-        f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
-        f"{_ms(best)} ({best['conditions']}{likewise}). On a quieter machine: the same command with --again benchmark."
-    ]
+        row for row in rows
+        if row["batch_size"] == batch_size and row["conditions"] is not None and row["status"] == "ok"
+        and _accurate(row, study) and row["latency_median_ms"] is not None and row["latency_median_ms"] < winners_ms
+    ]  # fmt: skip
+
+
+def _milliseconds(row: Row) -> float:
+    return float(row["latency_median_ms"])
+
+
+def _marked_ahead(faster: list[Row], study: Study) -> str:
+    """A sentence on the rows that `_passed_over` found ahead of the winner."""
+    if not faster:
+        return ""
+    best = min(faster, key=_milliseconds)
+    likewise = f"; {len(faster) - 1} more likewise" if len(faster) > 1 else ""
+    return (f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
+            f"{_ms(best)} ({best['conditions']}{likewise}). {_to_confirm(best, study)}")  # fmt: skip
 
 
 def _against(winner: Row, reference: Row) -> str:
@@ -306,8 +374,36 @@ def csv(summary: pl.DataFrame) -> str:
     """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean;
     throughput: `rate_column`).
 
-    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were.
+    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were. Times that were
+    measured under bad conditions are empty: `marked_csv` has them.
     """
+    rows = summary.to_dicts()
+    return _csv([_csv_line(row, rate_column(rows)) for row in rows])
+
+
+def marked_csv(summary: pl.DataFrame) -> str | None:
+    """The rows whose times `csv` leaves empty, with these times and what was bad about them; None where there are none."""
+    rows = summary.to_dicts()
+    rate = rate_column(rows)
+    lines = [
+        (*_csv_line(row, rate, trusted=False), "; ".join(dict.fromkeys(filter(None, _marks(row, rate)))))
+        for row in rows if any(_marks(row, rate))
+    ]  # fmt: skip
+    return _csv(lines, "conditions") if lines else None
+
+
+def _marks(row: Row, rate: str) -> tuple[str | None, str | None]:
+    """What was bad about the measurement of the latency and of the samples a second; None: nothing."""
+    return row["conditions"], row.get("throughput_conditions") if rate == "throughput" else row["conditions"]
+
+
+def _csv(lines: list[tuple[Any, ...]], *more: str) -> str:
+    types = [pl.String, pl.Int64, pl.String, pl.String] + [pl.Float64] * 7 + [pl.String] * len(more)
+    return pl.DataFrame(lines, schema=dict(zip((*CSV_COLUMNS, *more), types, strict=True)), orient="row").write_csv()
+
+
+def _csv_line(row: Row, rate: str, *, trusted: bool = True) -> tuple[Any, ...]:
+    """The figures of a row; `trusted`: without times that were measured under bad conditions."""
 
     def mb(value: int | None) -> float | None:
         return None if value is None else round(value / 1e6, 4)
@@ -315,14 +411,10 @@ def csv(summary: pl.DataFrame) -> str:
     def percent(value: float | None) -> float | None:
         return None if value is None else round(100 * value, 4)
 
-    lines, rate = [], rate_column(summary.iter_rows(named=True))
-    for row in summary.iter_rows(named=True):
-        ok = row["status"] == "ok"
-        figures = (
-            mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
-            mb(row["vram_peak_bytes"]), row["latency_mean_ms"], row[rate],
-        )  # fmt: skip
-        which = (row["model"], row["batch_size"], technique(row), row["device"])
-        lines.append((*which, *(figures if ok else [None] * len(figures))))
-    types = [pl.String, pl.Int64, pl.String, pl.String] + [pl.Float64] * 7
-    return pl.DataFrame(lines, schema=dict(zip(CSV_COLUMNS, types, strict=True)), orient="row").write_csv()
+    slow, few = (trusted and mark is not None for mark in _marks(row, rate))
+    figures = (
+        mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
+        mb(row["vram_peak_bytes"]), None if slow else row["latency_mean_ms"], None if few else row[rate],
+    )  # fmt: skip
+    which = (row["model"], row["batch_size"], technique(row), row["device"])
+    return (*which, *(figures if row["status"] == "ok" else [None] * len(figures)))

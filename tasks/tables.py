@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import tempfile
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -175,13 +174,13 @@ class Checks:
 
     def build_docs(self, folder: Path) -> None:
         """Write the Data Docs site of what was validated (index.html; readable without a network)."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
-            site = Path(scratch) / "site"
+        with store.beside(folder) as scratch:
+            site = scratch / "site"
             backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
             config = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
             self._context.add_data_docs_site("tables", config)
-            self._context.build_data_docs(build_index=False)
+            with data_docs.whole():
+                self._context.build_data_docs(build_index=False)
             in_order = {name: self.tables[name] for name in TABLES if name in self.tables}
             data_docs.make_readable(site, in_order, self.failures)
             store.replace(site, folder)
@@ -275,9 +274,8 @@ def publish(fragments: Mapping[str, Path], out: Path, run: str) -> dict[str, Pat
     published = {}
     for name, path in fragments.items():
         target = Path(out) / "tables" / name / f"{run}.parquet"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as scratch:
-            store.replace(Path(shutil.copyfile(path, Path(scratch) / target.name)), target)
+        with store.beside(target) as scratch:
+            store.replace(Path(shutil.copyfile(path, scratch / target.name)), target)
         published[name] = target
     return published
 
@@ -285,10 +283,9 @@ def publish(fragments: Mapping[str, Path], out: Path, run: str) -> dict[str, Pat
 def merge(name: str, paths: Sequence[Path], target: Path) -> None:
     """Concatenate Parquet fragments of a table, in their order, into one file; of no fragments, an empty one."""
     rows = pl.concat([pl.scan_parquet(path, glob=False) for path in paths]) if paths else frame(name, []).lazy()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tmp-") as scratch:
-        rows.sink_parquet(Path(scratch) / target.name, compression="zstd")
-        store.replace(Path(scratch) / target.name, target)
+    with store.beside(target) as scratch:
+        rows.sink_parquet(scratch / target.name, compression="zstd")
+        store.replace(scratch / target.name, target)
 
 
 def read(out: Path, name: str, run: str | None = None) -> pl.LazyFrame:

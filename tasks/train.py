@@ -10,6 +10,7 @@ from tasks.caching import stage
 from tasks.devices import choose_device
 from tasks.evaluation import Scores, evaluate
 from tasks.fit import Fitted, fit
+from tasks.metrics import FEW
 from tasks.records import Artifact, Model, Prepared, Train, Trained, Variant
 from tasks.store import file_sha256
 from tasks.variants import variant_row
@@ -85,14 +86,20 @@ class Seeded:
     """Row of `seeds`."""
 
 
+def images_seen(data: Prepared, settings: Train) -> int:
+    """Images that a training of all seeds sees, over all epochs, if it is not ended early."""
+    return len(settings.seeds) * settings.epochs * min(settings.train_limit or data.train_rows, data.train_rows)
+
+
 def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, variant: str, stage: str) -> Seeded:
     """Train once a seed. Test images tell how much seeds differ, never which one goes on."""
     import numpy
 
     made: list[tuple[Fitted, dict[str, object]]] = []
-    for seed in settings.seeds:
+    for number, seed in enumerate(settings.seeds):
         network, architecture = fresh(model, data, seed)
-        fitted = fit(work, network, architecture, data, settings.model_copy(update={"seeds": (seed,)}),
+        part = work.part(number / len(settings.seeds), (number + 1) / len(settings.seeds))
+        fitted = fit(part, network, architecture, data, settings.model_copy(update={"seeds": (seed,)}),
                      model_label=model.label, variant=variant, stage=stage)  # fmt: skip
         made.append((fitted, evaluation_row(work, data, variant, fitted.artifact, settings.device)))
     best = max(range(len(made)), key=lambda n: made[n][0].validation_macro_f1)
@@ -107,6 +114,8 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
         name = f"{split}_macro_f1"
         spread |= {name: scores, f"{name}_mean": mean, f"{name}_std": std}
         told.append(f"{split} F1 {mean:.4f} ± {std or 0:.4f}")
+    if (note := made[best][0].note) is not None:
+        work.log.warning("%s: %s", variant, note)
     if len(settings.seeds) > 1:
         work.log.info("%s: %s (mean ± standard deviation of %d seeds); seed %d is best on validation", variant,
                       ", ".join(told), len(made), settings.seeds[best])  # fmt: skip
@@ -156,11 +165,17 @@ def train(work: Work, model: Model, data: Prepared, settings: Train, final: bool
     """Train `model` to saturation. `final`: no later stage makes weights of it, so these go on to the benchmark."""
     name = f"{model.label}/train"
     tables: dict[str, Artifact] = {}
+    if settings.epochs and data.validation_rows < FEW:
+        work.log.warning("%s: there are %d validation images, so which epoch, trial, policy and int8 setting scores best on "
+                         "them is largely chance; from %d images on a difference of 0.1 in top-1 can be told", name,
+                         data.validation_rows, FEW)  # fmt: skip
+    note: str | None = None
     if settings.epochs:
         seeded = train_seeds(work, model, data, settings, name, "train")
         artifact, setting = seeded.fitted.artifact, f"seed {seeded.seed}"
         f1: float | None = seeded.fitted.validation_macro_f1
         top1: float | None = seeded.fitted.validation_top1
+        note = seeded.fitted.note
         tables = {"epochs": work.rows("epochs", seeded.epochs), "seeds": work.rows("seeds", [seeded.spread])}
         evaluation = seeded.evaluation
     else:
@@ -170,7 +185,7 @@ def train(work: Work, model: Model, data: Prepared, settings: Train, final: bool
             f1, top1 = scores.macro_f1, scores.top1
         evaluation = evaluation_row(work, data, name, artifact, settings.device)
     variant = weights(model, data, name, "train", artifact, setting=setting, benchmark=final)
-    row = variant_row(variant, validation_top1=top1, validation_macro_f1=f1)
+    row = variant_row(variant, validation_top1=top1, validation_macro_f1=f1, note=note)
     return Trained(
         variant=variant,
         train=settings,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.fit import Diverged, fit
 from tasks.records import Model, Prepared, Range, Train, Trained, Tune
-from tasks.train import LIBRARIES, family, fresh, pretrained, train_seeds, weights
+from tasks.train import LIBRARIES, family, fresh, images_seen, pretrained, train_seeds, weights
 from tasks.variants import variant_row
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ def search(
     search that was cut off goes on as if it had not been.
     """
     import optuna
-    from optuna.storages.journal import JournalFileBackend
+
+    from tasks.journal import Journal
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    journal = JournalFileBackend(str(work.scratch / "trials.log"))
+    journal = Journal(work.scratch / "trials.log", work.log)
     study = optuna.create_study(
         study_name="tune", direction="maximize", load_if_exists=True,
         storage=optuna.storages.JournalStorage(journal),
@@ -52,28 +53,39 @@ def search(
                                     "train_limit": settings.train_limit, "seeds": base.seeds[:1]})  # fmt: skip
     for cut in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(cut.number, state=optuna.trial.TrialState.FAIL)
-    done = [t for t in study.get_trials() if "row" in t.user_attrs]
-    for number in range(len(done), settings.trials):
+    for number in range(len(_outcomes(study)), settings.trials):
         study.sampler = optuna.samplers.TPESampler(seed=settings.seed * 1009 + number, n_startup_trials=4)
-        if number == 0:
+        if number == 0 and not study.get_trials(states=[optuna.trial.TrialState.WAITING]):
             study.enqueue_trial({name: getattr(base, name) for name in settings.space})
         trial = study.ask()
         values = {} if number == 0 else _suggest(trial, settings.space)
-        outcome, told = _trial(work, model, data, short.model_copy(update=values), trial, number)
-        best = [t.user_attrs["row"]["score"] for t in study.get_trials() if "row" in t.user_attrs]
-        scores = [s for s in [*best, outcome["row"]["score"]] if s is not None]
+        part = work.part(number / settings.trials, (number + 1) / settings.trials)
+        outcome, told = _trial(part, model, data, short.model_copy(update=values), trial, number)
+        rows = [each["row"] for each in (*_outcomes(study), outcome)]
+        scores = [row["score"] for row in rows if row["score"] is not None]
         outcome["row"] |= {"model": model.label, "trial": number, "adjusted": json.dumps(values),
                            "best_so_far": max(scores, default=None)}  # fmt: skip
-        for key, value in outcome.items():  # before the trial ends: a finished one cannot be written to
-            trial.set_user_attr(key, value)
+        trial.set_user_attr("outcome", outcome)  # before the trial ends: a finished one cannot be written to
         study.tell(trial, **told)
         work.progress(number + 1, settings.trials, f"{model.label}/tune trial {number + 1}/{settings.trials}: "
-                      f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])}"
+                      f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])} of {data.validation_rows} images"
                       f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}")  # fmt: skip
-    finished = sorted(
-        (t for t in study.get_trials() if "row" in t.user_attrs), key=lambda t: t.user_attrs["row"]["trial"]
-    )
-    return [t.user_attrs["row"] for t in finished], [row for t in finished for row in t.user_attrs["epochs"]]
+    outcomes = _outcomes(study)
+    return [each["row"] for each in outcomes], [row for each in outcomes for row in each["epochs"]]
+
+
+def _outcomes(study: optuna.Study) -> list[dict[str, Any]]:
+    """Row and curves of each trial that ended, in order. One that was cut off before Optuna was told of its end does not
+    count: Optuna has it as failed, and would not learn from it.
+    """
+    from optuna.trial import TrialState
+
+    outcomes = []
+    for trial in study.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL]):
+        outcome = trial.user_attrs.get("outcome")
+        if outcome and (trial.state != TrialState.FAIL or outcome["row"]["status"] == "failed"):
+            outcomes.append(outcome)
+    return sorted(outcomes, key=lambda outcome: outcome["row"]["trial"])
 
 
 def _percent(score: float | None) -> str:
@@ -114,13 +126,21 @@ def _trial(
     return {"row": row, "epochs": epochs}, told
 
 
+def _share_of_search(data: Prepared, train: Train, settings: Tune) -> float:
+    """The share of the stage that its trials take, the rest is the training with the best settings, by images seen."""
+    trial = train.model_copy(update={"epochs": settings.epochs, "train_limit": settings.train_limit, "seeds": (0,)})
+    search = settings.trials * images_seen(data, trial)
+    return search / (search + images_seen(data, train))
+
+
 def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: Tune, final: bool) -> Trained:
     """Search `settings.space` around the settings of `trained` and retrain the best.
 
     The weights that are better on validation go on: the retrained ones, or those the search started from.
     """
     assert trained.validation_macro_f1 is not None  # what is trained has validation images
-    trials, epochs = search(work, model, data, trained.train, settings)
+    searched = _share_of_search(data, trained.train, settings)
+    trials, epochs = search(work.part(0, searched), model, data, trained.train, settings)
     best = max((t for t in trials if t["score"] is not None), key=lambda t: t["score"], default=None)  # type: ignore[arg-type,return-value]
     if best is None:
         raise RuntimeError(f"{model.label}: every one of {len(trials)} trials failed: {trials[-1]['error']}")
@@ -129,7 +149,7 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
     result = trained
     if best["trial"] != 0:  # the study's own settings would train to the same weights again
         found = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
-        seeded = train_seeds(work, model, data, found, name, "tune")
+        seeded = train_seeds(work.part(searched, 1), model, data, found, name, "tune")
         fitted = seeded.fitted
         epochs += seeded.epochs
         tuned = weights(model, data, name, "tune", fitted.artifact, parent=trained.variant.name,
@@ -137,13 +157,13 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
         if fitted.validation_macro_f1 >= trained.validation_macro_f1:
             tuned = tuned.model_copy(update={"benchmark": final})
             result = Trained(variant=tuned, train=found, validation_macro_f1=fitted.validation_macro_f1)
-        rows.append(variant_row(tuned, validation_top1=fitted.validation_top1,
+        rows.append(variant_row(tuned, validation_top1=fitted.validation_top1, note=fitted.note,
                                 validation_macro_f1=fitted.validation_macro_f1))  # fmt: skip
         tables["evaluations"] = work.rows("evaluations", [seeded.evaluation])
         tables["seeds"] = work.rows("seeds", [seeded.spread])
     if result is trained:  # the first weights under a name of this stage, so that the lineage has one end
-        work.log.info("%s: tuning did not help; going on with the first training (validation F1 %.4f)", name,
-                      trained.validation_macro_f1)  # fmt: skip
+        work.log.info("%s: tuning did not help; going on with the first training (validation F1 %.4f of %d images)",
+                      name, trained.validation_macro_f1, data.validation_rows)  # fmt: skip
         kept = {"name": f"{name}-none", "stage": "tune", "parent": trained.variant.name, "setting": "as given"}
         result = trained.model_copy(update={"variant": trained.variant.model_copy(update={**kept, "benchmark": final})})
         rows.append(variant_row(result.variant, validation_macro_f1=trained.validation_macro_f1))

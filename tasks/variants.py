@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from tasks import space
+
 if TYPE_CHECKING:
     from tasks.records import Variant
 
@@ -24,7 +26,15 @@ def variant_row(variant: Variant, **measured: object) -> dict[str, object]:
 
 
 def failure(error: BaseException) -> str:
-    """Type and message of an exception in one line of at most 300 characters, for a failed variant's `error`."""
+    """Type and message of an exception in one line of at most 300 characters, for a failed variant's `error`.
+
+    Raises
+    ------
+    DiskFull
+        If that is what it is: it ends the study, as nothing that follows could be written.
+    """
+    if (full := space.found(error)) is not None:
+        raise full from error
     words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()  # exporters colour their messages
     line = f"{type(error).__name__}: {' '.join(words)}" if words else type(error).__name__
     return line if len(line) <= 300 else f"{line[:297]}..."

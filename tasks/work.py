@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,10 @@ class Work:
     store: Store
     scratch: Path
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("burnish"))
+    begin: float = 0.0
+    """Share of the stage that is done when this part of it begins."""
+    end: float = 1.0
+    """Share of the stage that is done when this part of it ends."""
 
     @classmethod
     def at(cls, out: str | Path, stage: str = "stage") -> Work:
@@ -36,7 +40,16 @@ class Work:
 
     def progress(self, done: float, total: float, text: str) -> None:
         """Report progress: a bar in a terminal, a log line now and then elsewhere."""
-        self.log.info("%s", text, extra={"progress": (done, total)})
+        share = min(done / total, 1.0) if total else 1.0
+        self.log.info("%s", text, extra={"progress": (self.begin + share * (self.end - self.begin), 1.0)})
+
+    def part(self, begin: float, end: float) -> Work:
+        """Surroundings for a part of the stage, which reports its own progress from 0 to 1.
+
+        `begin` and `end`: shares of this work that are done when the part begins and ends.
+        """
+        length = self.end - self.begin
+        return replace(self, begin=self.begin + begin * length, end=self.begin + end * length)
 
     def rows(self, table: str, rows: Iterable[Mapping[str, object]]) -> Artifact:
         """Store rows of a table as a Parquet fragment with that table's columns and types."""

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import gpu, measure, runtimes, scenarios
+from tasks import gpu, measure, runtimes, scenarios, space
 from tasks.candidate import Effort, Images, Spec
 from tasks.certificate import Watch
 from tasks.pixels import normalise
@@ -62,6 +62,17 @@ class Visit:
     """Of each turn, int64 nanoseconds."""
     spent: float = 0.0
     """Seconds in turns."""
+
+    @property
+    def hurried(self) -> bool:
+        """Whether the limit on its time left it less warm-up, time or queries than it should have had."""
+        how = self.effort
+        short = (
+            self.warmed["warmup_seconds"] < how.warmup_seconds
+            or self.spent < how.min_seconds
+            or sum(map(len, self.samples)) < how.min_queries
+        )
+        return how.limit is not None and short
 
 
 class Opened:
@@ -161,6 +172,7 @@ class Opened:
             started = time.perf_counter()
             arrays["gpu"] = self._split(visit.batch_size, len(arrays["samples"]))
             answer["gpu_seconds"] = time.perf_counter() - started
+        answer["hurried"] = visit.hurried
         np.savez(out, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
         return answer | visit.warmed | {"certificate": visit.watch.row()} | self._memory()
 
@@ -228,6 +240,11 @@ def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
     answers.flush()
 
 
+def _folders(message: dict[str, Any]) -> list[Path]:
+    """Folders that a command writes to."""
+    return [Path(message[key]).parent for key in ("out", "pool") if key in message]
+
+
 def main() -> None:
     """Answer commands until stdin ends; an exception is an answer too, a failed start is the last one."""
     answers = os.fdopen(os.dup(1), "w")
@@ -242,9 +259,12 @@ def main() -> None:
             else:
                 _answer(answers, getattr(opened, command)(**message))
         except Exception as error:
-            traceback.print_exc()
             first = str(error).strip().partition("\n")[0]
-            _answer(answers, {"error": f"{type(error).__name__}: {first}"})
+            full = space.found(error, *_folders(message))
+            _answer(
+                answers, {"error": str(full) if full else f"{type(error).__name__}: {first}", "full": full is not None}
+            )
+            traceback.print_exc()  # last: it goes to a file, for which there may be no room
             if opened is None:
                 sys.exit(1)
 

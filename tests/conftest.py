@@ -24,7 +24,7 @@ TINY = (
     "prune.ratios=[0.5]", "prune.epochs=1", "quantize.settings=['u8s8-reduced', 's8s8']", "quantize.calibration_images=32",
     "quantize.max_drop=1.0", "benchmark.rounds=2", "benchmark.min_seconds=0.05", "benchmark.min_queries=8",
     "benchmark.warmup_seconds=0.1", "benchmark.batch_sizes=[1, 8]", "benchmark.processes=1", "serve.seconds=0.05",
-    "serve.trials=2",
+    "serve.trials=2", "benchmark.runtimes=['eager', 'torchscript', 'onnxruntime', 'openvino', 'tensorrt']",
 )  # fmt: skip
 # The shortest study that has a winner.
 SHORT = (

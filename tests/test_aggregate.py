@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tasks import summary as subject
 from tasks import tables as contract
+from tasks.budget import HURRIED
 from tasks.records import Benchmark, Select, Study
 from tasks.schema import OF_A_STUDY
 
@@ -139,8 +140,43 @@ def test_without_an_eligible_row_there_is_no_winner_and_the_reason_counts_what_r
     )}  # fmt: skip
     found = subject.summarise(bad, factory.study())
     assert (found.winner, found.runner_up) == (None, None)
-    assert "of 24 rows at batch 1, 20 measured under bad conditions, 4 skipped" in found.reason
-    assert f"cannot win: {FAST} on onnxruntime, cpu, batch 1" in found.reason and "more likewise" in found.reason
+    assert found.told[0].startswith("No winner yet: of 24 rows at batch 1, 20 measured under bad conditions, 4 skipped")
+    assert found.provisional["variant"] == FAST
+    assert found.frame.filter(role="provisional")["variant"].to_list() == [FAST]
+    assert f"Provisional best: {FAST} on onnxruntime, cpu, batch 1: 0.865 ms median, 4.75" in found.reason
+    assert "(another process on the device; 7 more that are accurate enough likewise)" in found.reason
+    assert "with --again benchmark while nothing else runs on this machine" in found.reason
+
+
+def test_where_the_benchmark_had_too_little_time_more_of_it_is_advised_not_a_quieter_machine(
+    tables: dict[str, pl.DataFrame],
+) -> None:
+    study = factory.study().model_copy(update={"benchmark": Benchmark(minutes=0.5)})
+
+    def advice(conditions: str, study: Study) -> str:
+        marked = pl.when(pl.col("status") == "ok").then(pl.lit(conditions))
+        return subject.summarise(
+            tables | {"benchmarks": tables["benchmarks"].with_columns(conditions=marked)}, study
+        ).reason
+
+    hurried = f"warm-up windows did not agree in 3 of 3 rounds, {HURRIED}"
+    assert "--set benchmark.minutes=1." in advice(hurried, study) and "nothing else runs" not in advice(hurried, study)
+    both = advice(f"{hurried}; other processes used 60% of the cores", study)
+    assert "--set benchmark.minutes=1 while nothing else runs on this machine" in both
+    for told in (advice("rounds differ by 130%", study), advice(hurried, factory.study())):
+        assert "minutes=" not in told and "--again benchmark while nothing else runs" in told
+
+
+def test_without_an_accurate_row_nothing_is_provisional(tables: dict[str, pl.DataFrame]) -> None:
+    marked = tables["benchmarks"].with_columns(conditions=pl.when(pl.col("status") == "ok").then(pl.lit("busy")))
+    worse = tables["evaluations"].with_columns(top1=pl.when(pl.col("runtime") == "eager").then("top1").otherwise(0.1))
+    eager = tables["benchmarks"]["runtime"] != "eager"
+    kept = tables | {
+        "benchmarks": marked.with_columns(conditions=pl.when(eager).then("conditions")),
+        "evaluations": worse,
+    }
+    found = subject.summarise(kept, factory.study())
+    assert found.winner is not None and found.provisional is None and "provisional" not in found.frame["role"]
 
 
 def test_without_an_eager_fp32_row_there_is_no_reference_and_no_winner(tables: dict[str, pl.DataFrame]) -> None:
@@ -217,6 +253,25 @@ def test_csv_has_the_columns_of_study_s2_and_empty_figures_where_nothing_was_mea
             "ONNX int8 dynamic (onnxruntime)"} <= techniques  # fmt: skip
     skipped = [r for r in rows if "TensorRT" in r["optimization_technique"]]
     assert len(skipped) == 8 and all(list(r.values())[4:] == [None] * 7 for r in skipped)
+
+
+def test_csv_leaves_times_of_bad_conditions_empty_and_a_second_file_has_them(tables: dict[str, pl.DataFrame]) -> None:
+    assert subject.marked_csv(subject.summarise(tables, factory.study()).frame) is None
+    latency = changed(tables, "benchmarks", {"variant": FAST, "batch_size": 8}, conditions="busy")
+    frame = subject.summarise(
+        changed(latency, "throughputs", {"variant": SECOND, "batch_size": 1}, conditions="hot"), factory.study()
+    ).frame
+    rows = pl.read_csv(io.StringIO(subject.csv(frame))).to_dicts()
+    whole = pl.read_csv(io.StringIO(subject.csv(subject.summarise(tables, factory.study()).frame))).to_dicts()
+    differing = [(before, after) for before, after in zip(whole, rows, strict=True) if before != after]
+    (slow, slower), (few, fewer) = sorted(differing, key=lambda pair: -pair[0]["batch_size"])
+    assert slower == slow | {"latency_ms_per_batch": None} and fewer == few | {"throughput_samples_per_sec": None}
+    marked = pl.read_csv(io.StringIO(subject.marked_csv(frame) or ""))
+    assert marked.columns == [*subject.CSV_COLUMNS, "conditions"]
+    assert sorted(marked["conditions"]) == ["busy", "hot"]
+    assert {row["latency_ms_per_batch"] for row in marked.to_dicts()} == {
+        slow["latency_ms_per_batch"], few["latency_ms_per_batch"],
+    }  # fmt: skip
 
 
 def test_csv_has_one_measurement_of_throughput_in_all_rows() -> None:

@@ -39,19 +39,19 @@ PLACES = ("/opt/burnish", "/home/burnish", "/results")
 """Folders of the image that the Dockerfile names."""
 
 
-def steps(target: str) -> list[tuple[str, str]]:
-    """(instruction, value) of a target and of what it is built on, flags of the builder left out."""
+def steps(device: str) -> list[tuple[str, str]]:
+    """(instruction, value) of the image for a device and of what it is built on, flags of the builder left out."""
     stages: dict[str, list[tuple[str, str]]] = {}
     name = ""
     parser = dockerfile_parse.DockerfileParser(fileobj=io.BytesIO((ROOT / "Dockerfile").read_bytes()))
     for one in parser.structure:
         instruction, value = one["instruction"], re.sub(r"^(--\S+\s+)+", "", one["value"])
         if instruction == "FROM":
-            image, _, name = value.partition(" AS ")
+            image, _, name = value.replace("${DEVICE}", device).partition(" AS ")
             stages[name] = [*stages.get(image, [(instruction, image)])]
-        elif instruction != "COMMENT":
+        elif instruction not in ("COMMENT", "ARG"):
             stages[name].append((instruction, value))
-    return stages[target]
+    return stages[name]
 
 
 def tracked() -> list[str]:
@@ -84,9 +84,9 @@ def test_shellcheck_has_nothing_to_say(file: str) -> None:
     assert os.access(ROOT / file, os.X_OK)
 
 
-@pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_a_target_has_a_named_version_a_plain_user_and_tensorboards_port(target: str) -> None:
-    told = steps(target)
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_image_has_a_named_version_a_plain_user_and_tensorboards_port(device: str) -> None:
+    told = steps(device)
     kinds = [instruction for instruction, _ in told]
     assert "ADD" not in kinds
     values = dict(told)
@@ -101,7 +101,8 @@ def test_a_target_has_a_named_version_a_plain_user_and_tensorboards_port(target:
 
 def test_everything_that_is_copied_is_in_git_and_reaches_the_builder() -> None:
     files = context()
-    sources = [source for kind, value in steps("cpu") if kind == "COPY" for source in value.split()[:-1]]
+    told = steps("cpu") + steps("cuda")
+    sources = [source for kind, value in told if kind == "COPY" for source in value.split()[:-1]]
     for source in sources:
         assert any(file == source or file.startswith(f"{source}/") for file in files), source
     named = {source.partition("/")[0] for source in sources}
@@ -111,7 +112,10 @@ def test_everything_that_is_copied_is_in_git_and_reaches_the_builder() -> None:
 def test_the_image_installs_as_the_makefile_does() -> None:
     uv = re.compile(r"uv==[\d.]+")
     assert uv.findall((ROOT / "Dockerfile").read_text()) == uv.findall((ROOT / "Makefile").read_text())
-    assert any("install" in value and "-r requirements.txt" in value for _, value in steps("cpu"))
+    for device, pinned in (("cpu", "requirements.txt"), ("cuda", "requirements-gpu.txt")):
+        installs = [value for kind, value in steps(device) if kind == "RUN" and "-r requirements" in value]
+        assert [value.split("-r ")[1] for value in installs] == [pinned]
+        assert "--no-deps" in installs[0], "the list is whole; what it leaves out is not brought back"
 
 
 # ----------------------------------------------------------------------------------------------------------------- steps
@@ -124,7 +128,7 @@ class Image:
     (the user's home is made; where the tests run as root, the entry point runs as user 1000, who need not exist).
     """
 
-    def __init__(self, root: Path, target: str) -> None:
+    def __init__(self, root: Path, device: str) -> None:
         self.root, self.cwd = root, root
         (root / "bin").mkdir()
         (root / "bin" / "python").symlink_to(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
@@ -146,7 +150,7 @@ class Image:
         (root / "tmp").mkdir()
         (root / "tmp").chmod(0o1777)
         self.environment["TMPDIR"] = str(root / "tmp")
-        for instruction, value in steps(target):
+        for instruction, value in steps(device):
             getattr(self, f"_{instruction.lower()}", lambda value: None)(value)
 
     def placed(self, text: str) -> str:
@@ -185,7 +189,7 @@ class Image:
     def _run(self, value: str) -> None:
         ours = [step for step in value.split("&&") if step.split()[0] not in ("apt-get", "useradd", "rm")]
         if "-r requirements.txt" in value and not os.environ.get("BURNISH_WHOLE_IMAGE"):
-            uv = [sys.executable, "-m", "uv", "pip", "install", "--dry-run", "--python", sys.executable]
+            uv = [sys.executable, "-m", "uv", "pip", "install", "--no-deps", "--dry-run", "--python", sys.executable]
             done = self.execute([*uv, "-r", "requirements.txt"])
             if "Would make no changes" not in done.stdout:
                 pytest.skip("these tests do not run in the environment that requirements.txt describes")
@@ -227,8 +231,11 @@ def test_the_steps_of_the_image_leave_s2s_table_a_report_and_the_profile(image: 
     assert (results / "benchmark_results.csv").read_text().splitlines()[0] == ",".join(CSV_COLUMNS)
     table = pl.read_csv(results / "benchmark_results.csv")
     assert set(table["device"]) == {"cpu"}
-    assert table["latency_ms_per_batch"].null_count() == 0
-    assert len(pl.read_parquet(results / "tables" / "summary.parquet")) == len(table)
+    summary = pl.read_parquet(results / "tables" / "summary.parquet")
+    assert len(summary) == len(table)
+    marked = summary["conditions"].is_not_null()  # on a busy machine: their times are in a second file
+    assert table["latency_ms_per_batch"].is_null().to_list() == marked.to_list()
+    assert (results / "benchmark_results_marked.csv").is_file() == bool(marked.any())
     assert "lenet5" in (results / "report.html").read_text()
     assert list(results.glob("profiles/lenet5_train-eager/tensorboard/*.pt.trace.json"))
     code = "import tasks; print(tasks.__file__)"
@@ -244,20 +251,15 @@ def test_tensorboard_shows_the_profile_at_port_6006(image: Image, results: Path)
     process = subprocess.Popen([*image.entrypoint, "tensorboard"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                **image.surroundings())  # fmt: skip
     try:
-        deadline, traces, tags = time.monotonic() + 60, [], {}
-        while not (traces and tags) and time.monotonic() < deadline:
+        deadline, tags = time.monotonic() + 60, {}
+        while not tags and time.monotonic() < deadline:
             time.sleep(1)
             assert process.poll() is None
             try:
-                with urllib.request.urlopen(
-                    "http://127.0.0.1:6006/data/plugin/pytorch_profiler/runs", timeout=30
-                ) as answer:
-                    traces = json.load(answer)["runs"]
                 with urllib.request.urlopen("http://127.0.0.1:6006/data/plugin/images/tags", timeout=30) as answer:
                     tags = json.load(answer)
             except OSError:
                 continue
-        assert len(traces) == 1
         assert {name for found in tags.values() for name in found} == {"flame", "operators"}
     finally:
         process.terminate()
@@ -307,7 +309,7 @@ def test_one_command_builds_the_image_and_runs_the_study(engine: Engine) -> None
     engine.add("docker")
     told = engine.run("--output-dir", "./test_results").stdout
     build, run = engine.calls()
-    assert build == ["docker", "build", "--target", "cpu", "--tag", "burnish:cpu", str(ROOT)]
+    assert build == ["docker", "build", "--build-arg", "DEVICE=cpu", "--tag", "burnish:cpu", str(ROOT)]
     assert run[:2] == ["docker", "run"] and "--init" in run and "--pid" not in run
     assert run[-3:] == ["burnish:cpu", "study", "densenet121-imagenet"]
     assert mounted(run) == [f"type=bind,source={engine.folder}/test_results,target=/results"]
@@ -320,7 +322,7 @@ def test_options_reach_the_study_whole(engine: Engine) -> None:
     engine.run("--preset", "runtime-formats", "--scale", "cpu", "--data", "my images", "--tensorboard", "--device", "cuda",
                "--", "--set", "models=[{name=\"lenet5\"}]", "--set", "train.epochs=1")  # fmt: skip
     build, run, board = engine.calls()
-    assert build[3] == "cuda"
+    assert build[3] == "DEVICE=cuda"
     assert run[run.index("--gpus") + 1] == "all"
     assert run[run.index("--pid") + 1] == "host" and "--init" not in run
     assert run[run.index("burnish:cuda") + 1 :] == [

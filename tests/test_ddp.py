@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -55,7 +56,8 @@ def ranks(folder: Path) -> dict[int, int]:
 
 
 @pytest.mark.slow
-def test_a_killed_rank_ends_the_run_and_the_next_start_ends_where_one_process_would(tmp_path):
+def test_a_killed_rank_ends_the_run_and_the_next_start_ends_where_one_process_would(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     # LeNet-5 has no BatchNorm, of which each process would see its own part on a CPU.
     data = digits(Work.at(tmp_path))
     one = fitted(Work.at(tmp_path), data, TWO.model_copy(update={"processes": 1}))
@@ -71,7 +73,8 @@ def test_a_killed_rank_ends_the_run_and_the_next_start_ends_where_one_process_wo
         fitted(work, data, TWO, kill)
     assert not ranks(work.scratch)
     two = fitted(work, data, TWO, lambda epoch, score: seen.append(epoch))
-    assert seen[-1] == TWO.epochs and 1 not in seen
+    assert seen == list(range(1, TWO.epochs + 1)), "a tuner must be told of the epochs before the interruption too"
+    assert "lenet5/train: resumed after epoch 1" in caplog.text
     weights = [models.load(work.store.get(f.artifact)).state_dict() for f in (one, two)]
     for key, value in weights[0].items():
         torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-4)
@@ -84,6 +87,13 @@ def test_a_killed_rank_ends_the_run_and_the_next_start_ends_where_one_process_wo
     ):  # of ten epochs: later, a rounding error may turn an image
         values = [[row[name] for row in run.epochs[:20]] for run in (one, two)]
         assert values[1] == pytest.approx(values[0], abs=1e-6), name
+    newest = max(work.scratch.glob("*.pt"), key=lambda path: int(path.name.split(".")[1]))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    three = fitted(work, data, TWO)
+    assert f"the checkpoint after epoch {TWO.epochs} is damaged" in caplog.text
+    assert models.load(work.store.get(three.artifact)).state_dict().keys() == weights[1].keys()
+    for key, value in models.load(work.store.get(three.artifact)).state_dict().items():
+        torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

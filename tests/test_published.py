@@ -10,6 +10,7 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
+from flows.conclusion import held_out
 from flows.published import compare, lines, text
 from flows.report import page, table_text
 from tasks import schema, summary
@@ -302,6 +303,8 @@ def test_the_label_of_the_data_stands_in_header_tables_and_terminal(tables):
     assert "has the throughput" in html, "which of two measurements the CSV has"
     assert f"{copy}: the data set by split" in html
     assert f"; {copy} (" in compare("runtime_formats", known).here
-    assert f"of the held-out images of {copy}" in table_text(known["summary"], images=copy)
+    assert f"of the 362 held-out images of {copy}" in table_text(
+        known["summary"], images=held_out(known["datasets"], copy)
+    )
     old = known | {"datasets": known["datasets"].drop("label")}
     assert "; some/path (" in compare("runtime_formats", old).here, "a run of an older version"

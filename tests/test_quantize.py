@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAMES = (*QUANTIZE_SETTINGS, *DYNAMIC)
+KNOWN = 0.94
+"""Share of the validation digits that the parent must know: the agreement of one that knows little proves nothing."""
 ARCHITECTURE: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
 
 
@@ -43,20 +45,19 @@ def data(work: Work) -> Prepared:
 
 @pytest.fixture(scope="module")
 def parent(work: Work, data: Prepared) -> Variant:
-    """A ResNet trained on the training digits, as fp32 ONNX."""
+    """A ResNet trained on the training digits until it knows the validation digits, as fp32 ONNX."""
     images, labels, splits = load_arrays(work.store, data)
-    inputs = torch.from_numpy(normalise(images[splits == 0], data.mean, data.std))
-    targets = torch.from_numpy(labels[splits == 0])
+    inputs, targets = torch.tensor(normalise(images, data.mean, data.std)), torch.tensor(labels)
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # so small a model is no faster with more, and far slower beside other processes
-    model = models.build(**ARCHITECTURE).train()
+    model = models.build(**ARCHITECTURE)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    for _ in range(8):
-        for batch in torch.randperm(len(inputs)).split(64):
-            optimizer.zero_grad()
-            torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
-            optimizer.step()
+    # After as many epochs as this CPU's arithmetic needs: after 8 it knew 0.88 of the digits on one CPU, over 0.9 on others.
+    for _ in range(40):
+        learn(model, optimizer, inputs[splits == 0], targets[splits == 0])
+        if known(model, inputs[splits == 1], targets[splits == 1]) > KNOWN:
+            break
     with work.store.temporary() as folder:
         models.save(model, folder / "weights.safetensors", ARCHITECTURE)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
@@ -67,6 +68,23 @@ def parent(work: Work, data: Prepared) -> Variant:
     torch.set_num_threads(threads)
     assert variant.status == "ok", variant.error
     return variant
+
+
+def learn(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor
+) -> None:
+    """Train a model for one epoch."""
+    model.train()
+    for batch in torch.randperm(len(inputs)).split(64):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+        optimizer.step()
+
+
+def known(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Share of the images that a model names rightly."""
+    with torch.no_grad():
+        return (model.eval()(inputs).argmax(1) == targets).float().mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +130,7 @@ def test_each_form_agrees_with_its_parent(
 ) -> None:
     want, labels = logits(work, data, parent)
     got, _ = logits(work, data, made.variants[NAMES.index(setting)])
-    assert (want.argmax(1) == labels).mean() > 0.9  # else agreement proves little
+    assert (want.argmax(1) == labels).mean() > KNOWN  # else agreement proves little
     assert (want.argmax(1) == got.argmax(1)).mean() >= 0.97
     assert 1e-6 < abs(want - got).max() / abs(want).max() < 0.3  # int8 is not fp32
 

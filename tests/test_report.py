@@ -122,10 +122,31 @@ def test_every_chart_has_a_title_a_text_alternative_and_axes_with_units(text: st
         assert title in page.words
 
 
-def test_skipped_rows_stand_in_the_table_with_their_reason_and_dashes(text: str) -> None:
-    rows = re.findall(r'<tr class="skipped">.*?</tr>', text, re.DOTALL)
-    assert len(rows) == 3 * 8  # candidates, and the statistics of latency and of throughput
-    assert all("no GPU here; the engine was built and not executed" in row and ">–<" in row for row in rows)
+def test_skipped_rows_of_one_reason_are_one_line_which_names_them(text: str) -> None:
+    assert not re.findall(r'<tr class="skipped">', text)
+    lines = re.findall(r"<details class=\"note\"><summary>(.*?)</summary>(.*?)</details>", text, re.DOTALL)
+    told = [
+        names for line, names in lines if line == "8 rows skipped: no GPU here; the engine was built and not executed"
+    ]
+    assert len(told) == 3  # candidates, and the statistics of latency and of throughput
+    for names in told:
+        assert len(names.split(", ")) == 4 and "lenet5/augment-none/onnx/engine-fp16" in names
+
+
+def test_a_skipped_row_that_is_alone_stays_in_its_table_with_its_reason(tables: dict[str, pl.DataFrame]) -> None:
+    rows = pl.Series(range(tables["summary"].height))
+    first = tables["summary"].filter(pl.col("status") == "skipped").height
+    alone = tables["summary"].with_columns(
+        error=pl.when(pl.col("status") == "skipped").then(pl.concat_str(pl.lit("reason "), rows))
+    )
+    assert (
+        len(
+            re.findall(
+                r'<tr class="skipped">.*?reason \d+.*?>–<', few(tables | {"summary": alone}, "summary"), re.DOTALL
+            )
+        )
+        == first
+    )
 
 
 def test_a_missing_table_is_said_and_its_section_left_out(tables: dict[str, pl.DataFrame]) -> None:
@@ -145,8 +166,17 @@ def test_a_study_without_a_winner_says_why(tables: dict[str, pl.DataFrame]) -> N
     bad = tables["benchmarks"].with_columns(conditions=pl.when(pl.col("status") == "ok").then(pl.lit("throttled")))
     changed = tables | {"benchmarks": bad}
     changed["summary"] = summary.summarise(changed, factory.study()).frame
-    words = Page(few(changed, *summary.PARTS, "summary")).words
+    page = few(changed, *summary.PARTS, "summary")
+    words = Page(page).words
     assert "No winner" in words and "measured under bad conditions" in words
+    assert "No winner yet. Provisional best, not confirmed" in words and "--again benchmark" in words
+    (card,) = re.findall(r'<article class="card provisional">.*?</article>', page, re.DOTALL)
+    assert WINNER in card and "0.865 ms" in card
+    assert re.findall(r'<tr class="provisional ok">.*?</tr>', page, re.DOTALL)
+    assert summary.MARKED in Page(page).addresses
+    terminal = report.table_text(changed["summary"])
+    first = next(line for line in terminal.splitlines() if line.startswith("?"))
+    assert "0.865" in first and "? provisional best, not confirmed" in terminal and "★" not in terminal
 
 
 def test_what_a_data_set_or_an_error_says_is_never_markup(tables: dict[str, pl.DataFrame]) -> None:
@@ -162,7 +192,8 @@ def test_the_terminal_table_fits_120_columns_and_is_plain_elsewhere(tables: dict
     assert max(map(len, lines)) <= 120 and "\x1b" not in made
     first = next(line for line in lines if "★" in line)
     assert "resnet34-w16/prune-0.25/onnx/" in first and "0.865" in first and "onnxruntime" in first
-    assert "skipped: no GPU here" in made and "and 1 more" in made
+    assert "8 rows skipped: no GPU here" in made and "and 1 more" in made
+    assert sum("tensorrt" in line for line in lines) == 0, "they are that line alone"
     assert "\x1b[" in report.table_text(tables["summary"], terminal=True)
 
 
@@ -180,3 +211,27 @@ def test_printing_to_a_file_gives_the_plain_table(
 ) -> None:
     report.print_table(tables["summary"])
     assert capsys.readouterr().out == report.table_text(tables["summary"])
+
+
+def test_on_a_narrow_page_numbers_come_before_names_and_links(text: str) -> None:
+    """Where a row was measured stands below its name there, so that no column of words is before the figures."""
+    narrow = text[text.index("@media (max-width: 640px)") : text.index("@media print")]
+    assert ".place { display: none; }" in narrow and ".card dl { order: -1;" in narrow
+    table = text[text.index("Every candidate") : text.index('<h2 id="tradeoff">')]
+    heads = re.findall(r'<th scope="col" class="([^"]*)"><button type="button">([^<]*)', table)
+    assert [name for kind, name in heads if "place" not in kind][:2] == ["Variant", "Median"]
+    assert [name for kind, name in heads if "place" in kind] == ["Runtime", "Device", "Batch"]
+    first = re.findall(r"<tr class.*?</tr>", table, re.DOTALL)[0]
+    assert '<small class="where">onnxruntime, cpu, batch 1</small>' in first and first.count('class="n place"') == 1
+    contents = [found.start() for found in re.finditer("<nav ", text)]
+    assert len(contents) == 2 and contents[0] < text.index('<section class="cards"') < contents[1]
+    assert (
+        'class="wide"' in text[contents[0] : contents[0] + 40]
+        and 'class="narrow"' in text[contents[1] : contents[1] + 40]
+    )
+
+
+def test_scores_on_validation_images_say_how_many_these_are(tables: dict[str, pl.DataFrame]) -> None:
+    words = " ".join(Page(few(tables, "variants", "evaluations", "datasets", "trials")).words.split())
+    images = tables["datasets"].filter(split="validation")["rows"][0]
+    assert f"Validation macro F1share of {images} images" in words and f"Scoremacro F1 of {images} images" in words

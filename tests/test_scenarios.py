@@ -14,6 +14,7 @@ from scipy import stats
 
 from tasks import measure, scenarios
 from tasks.intervals import percentile
+from tasks.scenarios import capacity as capacity_told
 from tasks.scenarios import offline, serve, server, server_capacity, single_stream, tail
 
 pytestmark = pytest.mark.alone
@@ -172,8 +173,22 @@ def test_the_capacity_is_the_highest_rate_that_keeps_the_limit(clock: Clock) -> 
 def test_a_limit_below_the_service_time_gives_capacity_0_and_the_reason(clock: Clock) -> None:
     capacity, rows = server_capacity([clock.working(10)], 9.0, 100.0, seconds=1)
     assert capacity == 0
-    assert [(row["target_rate"], row["kept"], row.keys()) for row in rows] == [(0, False, COLUMNS)]
-    assert rows[0]["note"] == "p99 of a query without any other, 10 ms, exceeds the limit, 9 ms"
+    assert [(row["target_rate"], row["achieved_rate"], row["kept"], row.keys()) for row in rows] == [
+        (None, None, False, COLUMNS)
+    ]
+    assert capacity_told(rows) == "Server: none kept the limit, a p99 of 9 ms: one query alone exceeds it."
+    assert rows[0]["note"] == "no rate keeps the limit: p99 of a query without any other is 10 ms"
+
+
+def test_the_capacity_is_told_in_a_sentence_and_never_as_a_rate_of_zero() -> None:
+    def tried(*rates: tuple[float, bool]) -> list[dict[str, object]]:
+        return [{"scenario": "server", "target_rate": rate, "kept": kept, "limit_ms": 12.0} for rate, kept in rates]
+
+    told = capacity_told(tried((50.0, True), (75.0, False), (62.5, True)))
+    assert told == "Server: 62.5 queries a second is the highest rate tried that kept the limit, a p99 of 12 ms."
+    told = capacity_told(tried((50.0, False), (25.0, False)))
+    assert told == "Server: none of the 2 rates tried, from 25 queries a second on, kept the limit, a p99 of 12 ms."
+    assert capacity_told([{"scenario": "offline"}]) is None
 
 
 def test_in_real_time_two_slots_serve_in_order_at_once_and_within_a_millisecond_of_the_arrival() -> None:

@@ -48,11 +48,12 @@ def test_set_takes_typed_values_by_dotted_keys():
         ("data.source=parquet", ["data.path"]),
         ("train.optimizer=adm", ["train.optimizer", "sgd", "adamw"]),
         ("train.device=gpu", ["train.device", "cuda:0"]),
-        ("export.formats=['onnx']", ["torchscript", "export.formats"]),
+        ("skip=['export']", ["skip", "export cannot be skipped", "build"]),
+        ("skip=['exprt']", ["skip", "no stage 'exprt'", "build"]),
+        ("build.precisions=['fp8']", ["build.precisions", "fp16", "auto"]),
         ("export.formats=['torchscript']", ["onnx"]),
         ("benchmark.runtimes=['onnxruntime']", ["benchmark.runtimes", "eager"]),
         ("data.seed=-1", ["data.seed", "0"]),
-        ("build.precisions=[]", ["tensorrt", "build.precisions"]),
         ("select.batch_size=3", ["select.batch_size", "not measured", "has 1"]),
         ("tune.space.learning_rate.low=0.9", ["tune.space.learning_rate", "below high"]),
         ("tune.space.foo={kind='range', low=1, high=2}", ["foo", "learning_rate"]),
@@ -69,6 +70,22 @@ def test_a_mistake_is_one_line_naming_the_key_and_what_is_accepted(setting, word
     assert "\n" not in message
     for word in words:
         assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["export.formats=['onnx']"], ["torchscript", "export.formats"]),
+        (["build.precisions=[]"], ["tensorrt", "build.precisions"]),
+        (["benchmark.evaluation_batch=500"], ["build.batch_sizes", "500"]),
+    ],
+)
+def test_a_runtime_that_is_named_must_have_something_to_execute(settings, words):
+    named = "benchmark.runtimes=['eager', 'torchscript', 'tensorrt']"
+    with pytest.raises(Mistake) as caught:
+        load("quickstart", [named, *settings])
+    assert all(word in str(caught.value) for word in words), caught.value
+    load("quickstart", settings)  # auto leaves out what has not
 
 
 @given(

@@ -74,9 +74,16 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_wei
     work = Work.at(tmp_path)
     with pytest.raises(Cut):
         fitted(work, data, settings, on_epoch=cut)
-    seen = []
+    seen, trained, train_epoch = [], [], loop.Run._train
+
+    def spy(run):
+        trained.append(run.epoch)
+        return train_epoch(run)
+
+    monkeypatch.setattr(loop.Run, "_train", spy)
     resumed = fitted(work, data, settings, on_epoch=lambda epoch, score: seen.append(epoch))
-    assert seen == left
+    assert trained == left
+    assert seen == [1, 2, 3, 4], "a tuner must be told of the epochs before the interruption too"
     assert resumed.artifact.sha256 == whole.artifact.sha256
     assert len(resumed.epochs) == len(whole.epochs)
 
@@ -86,6 +93,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from digits import digits
+from tasks import loop
 from tasks.store import Store
 from tasks.work import Work
 from test_train import LENET, QUICK, fitted
@@ -93,7 +101,13 @@ out = Path({out!r})
 work = Work(Store(out / "store"), out / "scratch")
 work.scratch.mkdir(parents=True, exist_ok=True)
 long = QUICK.model_copy(update={{"epochs": 12, "patience": 12}})
-print(fitted(work, digits(work), long, on_epoch=lambda e, s: print("epoch", e, flush=True)).artifact.sha256, flush=True)
+train = loop.Run._train
+def told(run):
+    scores = train(run)
+    print("epoch", run.epoch, flush=True)
+    return scores
+loop.Run._train = told
+print(fitted(work, digits(work), long).artifact.sha256, flush=True)
 """
 
 
@@ -310,7 +324,7 @@ def test_the_step_in_which_pytorch_compiles_leaves_everything_as_it_was(tmp_path
     assert all(p.grad is None for p in warm.model.parameters())
     for run in (plain, warm):
         run.go()
-    first, second = (torch.load(run.job.checkpoint, weights_only=True) for run in (plain, warm))
+    first, second = (torch.load(run.job.checkpoints.newest(run.log), weights_only=True) for run in (plain, warm))
     for part in ("model", "best_state"):  # BatchNorm's statistics among them
         assert all(torch.equal(second[part][key], value) for key, value in first[part].items())
     assert str(first["optimizer"]) == str(second["optimizer"])

@@ -33,7 +33,7 @@ PRECISIONS = {"float": "fp32", "c10::Half": "fp16", "c10::BFloat16": "bf16"}
 def measure(
     path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
 ) -> Measured:
-    """Profile a model in PyTorch; `folder` also gets the TensorBoard log of torch-tb-profiler."""
+    """Profile a model in PyTorch; `folder` also gets the log that TensorBoard shows where torch-tb-profiler is installed."""
     import torch
     from torch import profiler
 

@@ -7,15 +7,17 @@ arrays or live models. Every record carries `kind`, so that two different steps 
 
 from __future__ import annotations
 
-from tasks.records._base import Record, StageName, formats, plugins
+from tasks.records._base import AUTO, Record, StageName, formats, plugins, skippable
 from tasks.records._data import Data, Model
 from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._results import Artifact, Context, Forms, Measured, Output, Prepared, Result, Trained, Variant
 from tasks.records._search import OF_MODEL, Ablate, Augment, Choice, Prune, Range, Tune
+from tasks.records._skip import without_skipped
 from tasks.records._study import Study
 from tasks.records._train import POLICIES, Train
 
 __all__ = [
+    "AUTO",
     "OF_MODEL",
     "POLICIES",
     "QAT_SETTINGS",
@@ -50,4 +52,6 @@ __all__ = [
     "Variant",
     "formats",
     "plugins",
+    "skippable",
+    "without_skipped",
 ]

@@ -7,14 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from models import check
-from tasks.records._base import Fraction, Positive, Record, known, plugins, source_settings
+from tasks.records._base import Fraction, Positive, Record, choices, known, plugins, source_settings
 
 
 class Data(Record):
     """Where images come from and how they are split."""
 
     kind: Literal["data"] = "data"
-    source: str = "auto"
+    source: Annotated[str, choices("auto", *plugins("datasets"))] = "auto"
     """auto: whatever data.path holds, or digits without a path. Else a file name in tasks/datasets: digits, parquet, folder,
     cifar10, cifar100 or tiny_imagenet."""
     path: str = ""

@@ -6,8 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from tasks.records._base import Positive, Record, known, plugins
+from tasks.records._base import AUTO, MAKES, Positive, Record, choices, formats, known, plugins
 from tasks.records._train import device_name
+
+QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
+QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
+OF_A_STUDY = tuple(name for name in plugins("runtimes") if {"safetensors", *MAKES} & set(formats(name)))
+"""Runtimes of which a study makes the files; others are for `burnish bench`."""
 
 
 class Export(Record):
@@ -26,7 +31,7 @@ class Quantize(Record):
     """Int8 forms of each ONNX file."""
 
     kind: Literal["quantize"] = "quantize"
-    settings: tuple[str, ...] = ("u8s8-reduced", "u8s8", "s8s8")
+    settings: tuple[Annotated[str, choices(*QUANTIZE_SETTINGS)], ...] = ("u8s8-reduced", "u8s8", "s8s8")
     """Static int8 settings tried (tasks/quantize.py says what each is); empty and dynamic false leave the stage out."""
     dynamic: bool = True
     """Also the dynamic int8 form."""
@@ -41,16 +46,13 @@ class Quantize(Record):
         return tuple(dict.fromkeys(known(v, QUANTIZE_SETTINGS, "quantization setting") for v in value))
 
 
-QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
-
-
 class Qat(Record):
     """Quantization-aware training: an int8 form of each model's weights, fine-tuned with the rounding in place."""
 
     kind: Literal["qat"] = "qat"
     epochs: Annotated[int, Field(ge=0)] = 0
     """Fine-tuning epochs, the best one on validation goes on; 0 leaves the stage out."""
-    settings: Annotated[tuple[str, ...], Field(min_length=1)] = ("u8s8-reduced",)
+    settings: Annotated[tuple[Annotated[str, choices(*QAT_SETTINGS)], ...], Field(min_length=1)] = ("u8s8-reduced",)
     """A training and a form each: u8s8-reduced (7-bit weights) for ONNX Runtime on any CPU, u8s8 for CPUs with VNNI or AMX,
     s8s8 (symmetric) for TensorRT, of which an engine is made too where build.precisions has int8."""
     learning_rate: Annotated[float, Field(gt=0)] = 0.002
@@ -64,15 +66,13 @@ class Qat(Record):
         return tuple(dict.fromkeys(known(v, QAT_SETTINGS, "setting of quantization-aware training") for v in value))
 
 
-QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
-
-
 class Build(Record):
     """TensorRT engines."""
 
     kind: Literal["build"] = "build"
-    precisions: tuple[Literal["fp32", "fp16", "int8"], ...] = ("fp32", "fp16", "int8")
-    """Empty leaves the stage out."""
+    precisions: tuple[Literal["auto", "fp32", "fp16", "int8"], ...] = ("auto",)
+    """An engine each. auto: all three where benchmark.runtimes has a runtime that executes engines (as its own auto has
+    where there is a GPU), else none. Empty leaves the stage out."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 8, 128)
     """The optimisation profile: engines take 1 to the largest of these images, and are optimised for the middle one."""
     workspace_mb: Positive | None = None
@@ -83,10 +83,9 @@ class Benchmark(Record):
     """What is measured and for how long."""
 
     kind: Literal["benchmark"] = "benchmark"
-    runtimes: Annotated[tuple[str, ...], Field(min_length=1)] = (
-        "eager", "torchscript", "onnxruntime", "openvino", "tensorrt",
-    )  # fmt: skip
-    """File names in tasks/runtimes."""
+    runtimes: Annotated[tuple[Annotated[str, choices(AUTO, *OF_A_STUDY)], ...], Field(min_length=1)] = (AUTO,)
+    """File names in tasks/runtimes. auto: eager, torchscript, onnxruntime and openvino; where there is a GPU also tensorrt;
+    where the CPU has bf16 instructions also torch_compile and openvino_bf16. The log and environment.json say which."""
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
     """cpu, cuda:N; auto: cpu and the first GPU if there is one."""
     batch_sizes: Annotated[tuple[Positive, ...], Field(min_length=1)] = (1, 4, 8, 16, 32)
@@ -112,7 +111,7 @@ class Benchmark(Record):
     @field_validator("runtimes")
     @classmethod
     def _runtimes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(known(v, plugins("runtimes"), "runtime") for v in value))
+        return tuple(dict.fromkeys(known(v, (AUTO, *plugins("runtimes")), "runtime") for v in value))
 
     @field_validator("devices")
     @classmethod

@@ -118,6 +118,9 @@ class Result(Output):
     winner: str | None
     """variant × runtime × device × batch size in words; None if no row qualifies."""
     reason: str
+    """Sentences: `cautions` first, then the winner and why it is that one."""
+    cautions: tuple[str, ...] = ()
+    """Why the accuracy rule is met vacuously; the beginning of `reason`."""
     files: dict[str, Artifact] = {}
     """File or folder name in the run's folder -> artifact."""
     failures: tuple[str, ...] = ()

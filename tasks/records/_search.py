@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.records._base import Fraction, Positive, Record, known
+from tasks.records._base import Fraction, Positive, Record, choices, known
 from tasks.records._data import Model
 from tasks.records._train import POLICIES, Train
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class Range(Record):
     """An interval to tune over."""
 
+    FORM_ASKS_KIND: ClassVar[bool] = True
     kind: Literal["range"] = "range"
     low: float
     high: float
@@ -34,6 +35,7 @@ class Range(Record):
 class Choice(Record):
     """A list of values to tune over."""
 
+    FORM_ASKS_KIND: ClassVar[bool] = True
     kind: Literal["choice"] = "choice"
     values: Annotated[tuple[bool | int | float | str, ...], Field(min_length=1)]
 
@@ -148,7 +150,7 @@ class Augment(Record):
     """Augmentation policies to try with the tuned settings."""
 
     kind: Literal["augment"] = "augment"
-    policies: tuple[str, ...] = ("none", "crop_flip", "trivialaugment")
+    policies: tuple[Annotated[str, choices(*POLICIES)], ...] = ("none", "crop_flip", "trivialaugment")
     """Empty leaves the stage out."""
     epochs: Positive | None = None
     """Epochs a policy; none: as train. With fewer, policies are tried in short and the best is retrained as train says; with

@@ -6,10 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from tasks.records._base import MAKES, Record, formats, known, plugins
+from tasks.records._base import AUTO, MAKES, Record, SkippableStage, choices, formats, known, plugins, skippable
 from tasks.records._data import Data, Model
 from tasks.records._forms import Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._search import Ablate, Augment, Prune, Tune
+from tasks.records._skip import without_skipped
 from tasks.records._train import Train
 
 
@@ -18,7 +19,10 @@ class Study(Record):
 
     kind: Literal["study"] = "study"
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")] = "study"
-    published: str = ""
+    skip: tuple[SkippableStage, ...] = ()
+    """Stages that are left out, whatever their own settings say: ablate, tune, augment, prune, quantize, qat, build and
+    serve can be."""
+    published: Annotated[str, choices("", *plugins("published"))] = ""
     """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
     data: Data = Data()
     models: Annotated[tuple[Model, ...], Field(min_length=1)] = (Model(),)
@@ -35,6 +39,13 @@ class Study(Record):
     serve: Serve = Serve()
     select: Select = Select()
 
+    @field_validator("skip", mode="before")
+    @classmethod
+    def _skip(cls, value: object) -> object:
+        if isinstance(value, (list, tuple)):
+            return tuple(skippable(stage) for stage in dict.fromkeys(map(str, value)))
+        return value
+
     @field_validator("published")
     @classmethod
     def _published(cls, value: str) -> str:
@@ -46,17 +57,25 @@ class Study(Record):
         if len(set(labels)) < len(labels):
             raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
         self._techniques()
-        if "eager" not in self.benchmark.runtimes:
-            raise ValueError("benchmark.runtimes: must contain 'eager', which the reference is measured with")
+        without_skipped(self)._together()
+        return self
+
+    def _together(self) -> None:
+        """What the stages ask of one another. What `auto` stands for is checked once it is known (flows/plan.py)."""
+        if not {"eager", AUTO} & set(self.benchmark.runtimes):
+            raise ValueError(
+                "benchmark.runtimes: must contain 'eager', which the reference is measured with, or 'auto'"
+            )
         made = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}
-        for runtime in self.benchmark.runtimes:
+        named = [name for name in self.benchmark.runtimes if name != AUTO]
+        for runtime in named:
             if not made & set(formats(runtime)):
                 form = formats(runtime)[0]
                 raise ValueError(
                     f"benchmark.runtimes: {runtime} executes {form}; {MAKES.get(form, 'no stage makes it')}"
                 )
         largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
-        engines = [name for name in self.benchmark.runtimes if "engine" in formats(name)]
+        engines = [name for name in named if "engine" in formats(name)]
         if engines and largest > max(self.build.batch_sizes):
             raise ValueError(f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
                              f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)")  # fmt: skip
@@ -66,7 +85,6 @@ class Study(Record):
         if self.select.batch_size is not None and self.select.batch_size not in self.benchmark.batch_sizes:
             raise ValueError(f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
                              f"{', '.join(map(str, self.benchmark.batch_sizes))}")  # fmt: skip
-        return self
 
     def _techniques(self) -> None:
         """What is trained with each technique must be settings that could stand alone."""
@@ -90,7 +108,7 @@ class Study(Record):
                              "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
         if self.qat.epochs:
             raise ValueError("qat: int8 is written as ONNX; export.formats must contain 'onnx', or set qat.epochs = 0")
-        if self.build.precisions:
+        if set(self.build.precisions) - {AUTO}:
             raise ValueError("build: engines are made from ONNX; export.formats must contain 'onnx', or set "
                              "build.precisions = []")  # fmt: skip
 

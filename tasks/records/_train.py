@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.records._base import Fraction, Positive, Record, known
+from tasks.records._base import Fraction, Positive, Record, choices, known
+
+POLICIES = ("none", "crop_flip", "crop", "erasing", "randaugment", "trivialaugment", "mixup", "cutmix")
 
 
 class Train(Record):
@@ -62,7 +64,7 @@ class Train(Record):
     """One training per seed; the one best on validation goes on, all are recorded."""
     train_limit: Positive | None = None
     """Train on at most this many images."""
-    augment: str = "none"
+    augment: Annotated[str, choices(*POLICIES)] = "none"
     """Augmentation policy; the augment stage sets it."""
     device: str = "auto"
     """auto (the GPU if there is one), cpu or cuda:N."""
@@ -98,9 +100,6 @@ class Train(Record):
         if self.compile and self.checkpointing:
             raise ValueError("compile chooses itself what to compute again; set checkpointing or compile to false")
         return self
-
-
-POLICIES = ("none", "crop_flip", "crop", "erasing", "randaugment", "trivialaugment", "mixup", "cutmix")
 
 
 def device_name(value: str, auto: bool = False) -> str:

@@ -1,0 +1,52 @@
+"""What a run came to, in the terminal: cautions, the winner or the provisional best, and where to read on."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import TYPE_CHECKING
+
+from tasks.summary import MARKED
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import polars as pl
+
+YELLOW, PLAIN = "\x1b[1;33m", "\x1b[0m"
+
+
+def conclusion(folder: Path, width: int | None = None, *, colour: bool = False) -> str:
+    """The last lines of a run, from its `result.json`.
+
+    Parameters
+    ----------
+    folder : <out>/runs/<run>
+    width : columns to break lines at; None: lines are as long as their sentences
+    """
+    told = json.loads((folder / "result.json").read_text())
+    cautions = told.get("cautions", [])
+    reason = told["reason"].removeprefix(" ".join(cautions)).strip()
+    lines = [f"caution: {caution}" for caution in cautions]
+    lines = [f"{YELLOW}{_broken(line, width)}{PLAIN}" if colour else _broken(line, width) for line in lines]
+    lines.append(_broken(f"{'winner: ' if told['winner'] else ''}{reason}", width))
+    if (folder / MARKED).is_file():
+        told_of = (
+            f"benchmark_results.csv leaves times empty that were measured under bad conditions; {MARKED} has them."
+        )
+        lines.append(_broken(told_of, width))
+    return "\n".join([*lines, f"report: {folder / 'report.html'}"])
+
+
+def _broken(line: str, width: int | None) -> str:
+    if width is None:
+        return line
+    return textwrap.fill(line, width, break_on_hyphens=False, break_long_words=False)
+
+
+def held_out(datasets: pl.DataFrame, label: str) -> str:
+    """What the scores of a run are of: "the 120 held-out images of digits"."""
+    rows = datasets.filter(datasets["split"] == "test")["rows"].to_list()
+    if not rows:
+        return f"the held-out images of {label}"
+    return f"the {rows[0]} held-out image{'' if rows[0] == 1 else 's'} of {label}"

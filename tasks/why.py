@@ -1,0 +1,85 @@
+"""What `burnish why` tells: for every stage of a run, whether it was computed, and what differed from the time before."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.keys import digest
+from tasks.store import remove, write_text
+
+if TYPE_CHECKING:
+    from tasks.records import Context
+
+LOG = logging.getLogger("burnish")
+SHORT = 300
+"""Letters of all reasons in a log line; the file that `burnish why` reads has them whole."""
+
+
+def slug(label: str) -> str:
+    """A stage's label as the name of a file."""
+    return label.replace("/", "-").replace(" ", "-")
+
+
+def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: bool, reason: str = "") -> None:
+    """Write to the run's folder and to the log: hit or computed, and what differs from the last time.
+
+    Parameters
+    ----------
+    parts
+        What the key is made of (tasks/keys.py).
+    reason
+        Why a stored result was not taken; empty where there was none.
+    """
+    study = context.run.rpartition("-")[0].rpartition("-")[0] or context.run
+    last = Path(context.out) / "store" / "last" / study / f"{slug(label)}.json"
+    before, broken = _last_time(last, label)
+    reasons = [text for text in (reason, broken) if text]
+    if not hit:
+        reasons += _differences(before, parts, bool(reasons))
+    told = {"task": label, "outcome": "hit" if hit else "computed", "key": key, "differs": reasons, "at": time.time()}
+    write_text(Path(context.out) / "runs" / context.run / "why" / f"{slug(label)}.json", json.dumps(told, indent=1))
+    write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
+    if hit:  # who runs the study says so
+        return
+    more = f" and {len(reasons) - 2} more, see `burnish why`" if len(reasons) > 2 else ""
+    said = f" ({'; '.join(reasons[:2])[:SHORT]}{more})" if reason or broken or before else ""
+    LOG.info("%s: computing%s", label, said, extra={"stage": label})
+
+
+def _last_time(last: Path, label: str) -> tuple[dict[str, Any] | None, str]:
+    """(What the key was made of the last time that this study asked for the stage, why that is not readable)."""
+    try:
+        told = json.loads(last.read_bytes())
+        if not (isinstance(told, dict) and isinstance(told.get("parts"), dict)):
+            raise ValueError("not the JSON of a stage's key")
+        if digest(told["parts"]) != told.get("key"):
+            raise ValueError("its content is not what its key is of")
+        return told["parts"], ""
+    except FileNotFoundError:
+        return None, ""
+    except (OSError, ValueError, RecursionError) as error:
+        said = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        broken = f"{last} was removed, because it is not readable: {said}"
+        LOG.warning("%s: %s", label, broken)
+        remove(last)
+        return None, broken
+
+
+def _differences(before: dict[str, Any] | None, parts: dict[str, Any], explained: bool) -> list[str]:
+    """What differs from the last time; `explained`: whether there is another reason already."""
+    if before is None:
+        return [] if explained else ["never run before in this folder"]
+    differing = [name for name in sorted(before.keys() | parts.keys()) if before.get(name) != parts.get(name)]
+    found = [f"{name}: {_short(before.get(name))} -> {_short(parts.get(name))}" for name in differing]
+    return found or ([] if explained else ["the last attempt did not finish"])
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "absent"
+    text = str(value)
+    return text[:10] if len(text) == 64 else text

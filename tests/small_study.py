@@ -1,0 +1,183 @@
+"""A study with the real machinery for everything that is written, and next to no work: for tests that let writing fail.
+
+Its stages are called as `tasks.caching.call` calls them, without Prefect's task runs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flows.study import _keep_models
+from tasks import caching, resume, tables, tune
+from tasks.candidate import Spec
+from tasks.checkpoints import Checkpoints, load
+from tasks.keys import Stage
+from tasks.records import Artifact, Benchmark, Context, Output, Result, Train, Trained, Tune, Variant
+from tasks.results import turn
+from tasks.rounds import Job, Visit
+from tasks.rows import frame, stored
+from tasks.space import reserve, watched
+from tasks.store import Store, copy, write_text
+from tasks.sweep import sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tasks.work import Work
+
+LOG = logging.getLogger("burnish")
+EPOCHS, TRIALS, ROUNDS = 3, 2, 2
+
+
+class Run:
+    """A run of the small study.
+
+    Parameters
+    ----------
+    out
+        Its artifacts folder.
+    ended
+        Called with the name of each stage that was computed, when its result is stored.
+    """
+
+    def __init__(self, out: Path, ended: Callable[[str], object]) -> None:
+        self.out, self.ended = out, ended
+        self.number = len(list((out / "runs").glob("*"))) + 1
+        self.context = Context(out=str(out), run=f"small-20260101-{self.number:06}")
+        self.computed: list[str] = []
+
+    def do(self, function: Callable[..., Any], **inputs: Any) -> Any:
+        about = Stage(function, lambda inputs: function.__name__, (), None, None)
+        with watched(self.out), turn(about, self.context, inputs) as mine:
+            if mine.found is not None:
+                return mine.found
+            self.computed.append(function.__name__)
+            result = caching.compute(mine, function, inputs)
+            self.ended(function.__name__)
+            return result
+
+    def __call__(self) -> Result:
+        with watched(self.out):
+            return self._study()
+
+    def _study(self) -> Result:
+        sweep(self.out, LOG)
+        folder = self.out / "runs" / self.context.run
+        write_text(folder / "study.toml", "name = 'small'\n")
+        images = self.do(prepared)
+        trained: Trained = self.do(trains, images=images.tables["images"])
+        tuned = self.do(tunes, trained=trained)
+        exported = self.do(exports, trained=trained)
+        measured = self.do(measures, variant=exported)
+        result: Result = self.do(aggregates, fragments=tuned.tables | measured.tables)
+        store = Store(self.out / "store")
+        tables.publish({name: store.get(a) for name, a in result.tables.items()}, self.out, self.context.run)
+        for name, artifact in result.files.items():
+            copy(store.get(artifact), folder / name)
+        _keep_models([exported], store, folder / "models")
+        write_text(folder / "result.json", json.dumps({"winner": result.winner, "reason": result.reason}))
+        return result
+
+
+def prepared(work: Work) -> Output:
+    """An array whose room is reserved before it is written, as images are, and one that is saved."""
+    pixels = np.arange(64 * 1024, dtype=np.uint8)
+    with work.store.temporary() as folder:
+        path = folder / "images.npy"
+        with path.open("wb") as file:
+            reserve(file, path, pixels.nbytes, "images")
+            file.write(pixels.tobytes())
+        np.save(folder / "labels.npy", np.arange(100))
+        images = work.store.put(path, "npy")
+        return Output(tables={"images": images, "labels": work.store.put(folder / "labels.npy", "npy")})
+
+
+def trains(work: Work, images: Artifact) -> Trained:
+    """Epochs with checkpoints, as a training has them."""
+    checkpoints = Checkpoints(work.scratch, "small/train", 0)
+    newest = checkpoints.newest(work.log)
+    weights = load(newest, "cpu") if newest else {"epoch": 0, "weights": [0.0]}
+    for epoch in range(int(weights["epoch"]) + 1, EPOCHS + 1):
+        weights = {"epoch": epoch, "weights": [*weights["weights"], epoch / 7]}
+        checkpoints.save(epoch, weights)
+        work.log.info("epoch %d", epoch)
+    with work.store.temporary() as folder:
+        (folder / "weights.safetensors").write_text(json.dumps(weights["weights"]))
+        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+    variant = Variant(name="small/train", model="small", stage="train", format="safetensors", artifact=artifact)
+    return Trained(variant=variant, train=Train(), validation_macro_f1=0.5)
+
+
+def tunes(work: Work, trained: Trained) -> Output:
+    """The real search, with trials that take no time."""
+    model: Any = SimpleNamespace(label="small")
+    data: Any = None
+    trials, _ = tune.search(work, model, data, trained.train, Tune(trials=TRIALS))
+    return Output(tables={"trials": work.rows("trials", trials)})
+
+
+def _trial(
+    work: Any, model: Any, data: Any, settings: Train, trial: Any, number: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    score = round(settings.learning_rate % 1, 6)
+    row = {"status": "ok", "error": None, "stopped_early": False, "score": score, "epochs": 1, "seconds": 0.0}
+    trial.report(score, 1)
+    return {"row": row, "epochs": []}, {"values": score}
+
+
+tune._trial = _trial
+caching._Progress = logging.NullHandler  # type: ignore[assignment,misc]  # progress goes to a server, not to a file
+
+
+def exports(work: Work, trained: Trained) -> Variant:
+    """A folder of two files, as ONNX with external data is."""
+    work.store.get(trained.variant.artifact)  # type: ignore[arg-type]
+    with work.store.temporary() as folder:
+        (folder / "onnx" / "inner").mkdir(parents=True)
+        (folder / "onnx" / "model.onnx").write_bytes(b"graph")
+        (folder / "onnx" / "inner" / "model.onnx.data").write_bytes(bytes(1000))
+        artifact = work.store.put(folder / "onnx", "onnx", "fp32")
+    return Variant(name="small/train/onnx", model="small", stage="export", parent="small/train", format="onnx",
+                   artifact=artifact, benchmark=True)  # fmt: skip
+
+
+def measures(work: Work, variant: Variant) -> Output:
+    """Rounds that are kept, and the tables of many rows and of few."""
+    settings = Benchmark(rounds=ROUNDS, batch_sizes=(1,))
+    spec = Spec(
+        runtime="onnxruntime", path=str(variant.name), device="cpu", threads=1, batch_sizes=(1,), pool="pool.npy"
+    )
+    job = Job(variant, "onnxruntime", "cpu", spec)
+    folder = work.scratch / "candidates"
+    folder.mkdir(exist_ok=True)
+    np.save(folder / "pool.npy", np.zeros(10))
+    for number in range(resume.load(folder, [job], settings, work.log), ROUNDS):
+        samples = np.arange(10, dtype=np.int64) + 1000 * (number + 1)
+        visit = Visit(samples=samples, turns=np.array([10]), gpu=None, process=1, answer={"level": 1.0})
+        job.visits.setdefault(1, []).append(visit)
+        resume.save(folder, number, [job], settings)
+    constant = job.which | {"batch_size": 1}
+    frames = [
+        frame("latencies", constant | {"round": number}, {"query": np.arange(10), "latency_ms": visit.samples / 1e6})
+        for number, visit in enumerate(job.visits[1], 1)
+    ]
+    return Output(tables={"latencies": stored(work, "latencies", frames)})
+
+
+def aggregates(work: Work, fragments: dict[str, Artifact]) -> Result:
+    """Tables merged, and a page beside them."""
+    with work.store.temporary() as folder:
+        merged = {}
+        for name in ("trials", "latencies"):
+            tables.merge(name, [work.store.get(fragments[name])], folder / f"{name}.parquet")
+            merged[name] = work.store.put(folder / f"{name}.parquet", "parquet")
+        (folder / "site").mkdir()
+        (folder / "site" / "index.html").write_text("<h1>tables</h1>")
+        files = {"data-docs": work.store.put(folder / "site", "folder")}
+    return Result(tables=merged, files=files, winner="small/train/onnx", reason="the only one")

@@ -1,0 +1,52 @@
+"""A visit that `benchmark.minutes` made too short knows it, and its bad conditions say so."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from tasks.budget import HURRIED
+from tasks.candidate import Candidate, Effort, Spec
+from tasks.rounds import Visit, conditions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_visit_says_whether_its_limit_left_it_too_little(tmp_path: Path) -> None:
+    np.save(tmp_path / "pool.npy", np.zeros((4, 1, 8, 8), np.float32))
+    (tmp_path / "model").write_text(json.dumps({"milliseconds": [2.0], "classes": 10}))
+    spec = Spec(runtime="null", path=str(tmp_path / "model"), device="cpu", threads=1, batch_sizes=(1,),
+                pool=str(tmp_path / "pool.npy"))  # fmt: skip
+    process = Candidate(spec, tmp_path / "log")
+
+    def hurried(**effort: float | int | None) -> bool:
+        process.warm_up("latency", 1, Effort(**effort), [])  # type: ignore[arg-type]
+        process.turn(1)
+        return bool(process.finish(tmp_path / "visit.npz")["hurried"])
+
+    try:
+        process.receive()
+        whole = {"warmup_seconds": 0.1, "min_seconds": 0.05, "min_queries": 5}
+        assert not hurried(**whole, limit=None)
+        assert not hurried(**whole, limit=60.0)
+        assert hurried(**whole | {"min_seconds": 30.0}, limit=0.3)
+        assert hurried(**whole | {"min_queries": 5000}, limit=0.3)
+        assert hurried(**whole | {"warmup_seconds": 30.0}, limit=0.3)
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("hurried", "said"), [((True, True, False), True), ((True, False, False), False)])
+def test_conditions_say_it_where_most_visits_were_cut_short(hurried: tuple[bool, ...], said: bool) -> None:
+    certificate = {"foreign_cpu": 0.5, "gpu_trouble": None}
+    visits = [
+        Visit(np.array([1]), np.array([1]), None, 1, {"stable": False, "hurried": one, "certificate": certificate})
+        for one in hurried
+    ]
+    unstable, differing, foreign = (conditions(visits, [100, 230, 105]) or "").split("; ")
+    assert (HURRIED in unstable, HURRIED in differing) == (said, said)
+    assert foreign == "other processes used 50% of the cores", "this has another remedy"

@@ -1,0 +1,231 @@
+"""How far a study is: its plan, its time left, the lines of the terminal and of the logs."""
+
+from __future__ import annotations
+
+import logging
+from itertools import pairwise
+from types import SimpleNamespace
+
+import pytest
+
+from flows import console, logs, progress
+from flows.console import Pace, in_words, view
+from flows.presets import presets
+from flows.progress import Durations, Progress, forms, plan
+from flows.settings import load
+from tasks.work import Work
+
+LABEL = "quantize/resnet34-w16/augment-crop/onnx"
+
+
+@pytest.fixture
+def now(monkeypatch):
+    """The time that burnish reads, in seconds; a test sets `now.seconds`."""
+    clock = SimpleNamespace(seconds=1000.0)
+    monkeypatch.setattr("time.monotonic", lambda: clock.seconds)
+    return clock
+
+
+def walk(study, out, fails=()):
+    """The words at every stage's end, if the flow begins the stages that its plan has; those in `fails` break off."""
+    told, found = [], Progress(study, out)
+    while found.waiting:
+        planned = found.waiting[0]
+        found.begin(planned.stage, planned.model, str(planned))
+        assert found.current == planned
+        told.append(found.end(computed=True))
+        if planned in fails:
+            found.close(planned.model, planned.part if planned.part.startswith("forms") else "")
+    return told
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_stage_of_a_study_is_counted_once(name, tmp_path):
+    study = load(name, [])
+    told = walk(study, tmp_path)
+    assert told == [f"{n} of {len(told)} stages" for n in range(1, len(told) + 1)]
+    made = plan(study)
+    assert len([p for p in made if p.stage == "train"]) == len(study.models)
+    assert [p.stage for p in made[:1] + made[-1:]] == ["prepare", "aggregate"]
+
+
+def test_what_a_failed_stage_takes_with_it_is_not_waited_for(tmp_path):
+    study = load("quickstart", ["models=['lenet5', {name='resnet34', width=8}]", "prune.ratios=[0.25, 0.5]"])
+    whole = plan(study)
+    export = next(p for p in whole if p.stage == "export" and p.part == forms(1))
+    told = walk(study, tmp_path, fails=[export])
+    assert told[-1] == f"{len(whole) - 2} of {len(whole) - 2} stages"  # no int8 and no engine of that one
+    train = next(p for p in whole if p.stage == "train")
+    told = walk(study, tmp_path, fails=[train])
+    gone = len([p for p in whole if p.model == train.model]) - 1
+    assert told[-1] == f"{len(whole) - gone} of {len(whole) - gone} stages"
+
+
+def test_eleven_pruned_forms_are_told_apart(tmp_path):
+    study = load("quickstart", ["models=['lenet5']", f"prune.ratios={[n / 20 for n in range(1, 12)]}"])
+    found = Progress(study, tmp_path)
+    found.close("lenet5", forms(1))
+    assert len([p for p in found.waiting if p.part == forms(11)]) == len(
+        [p for p in found.waiting if p.part == forms(2)]
+    )
+    assert not [p for p in found.waiting if p.part == forms(1)]
+
+
+def test_time_left_is_known_from_the_last_run_of_the_same_settings_alone(tmp_path, now):
+    study = load("quickstart", ["models=['lenet5']"])
+    found = Progress(study, tmp_path)
+    assert found.rest() is None
+    while found.waiting:
+        found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
+        now.seconds += 7
+        found.end(computed=True)
+    again = Progress(study, tmp_path)
+    assert again.rest() == pytest.approx(7 * again.total)
+    again.begin("prepare", "", "prepare")
+    assert again.expected() == pytest.approx(7)
+    longer = load("quickstart", ["models=['lenet5']", "train.epochs=99"])
+    known = Durations(longer, tmp_path)
+    assert [p.stage for p in plan(longer) if known.of(p) is None] == ["train", "tune", "augment", "prune"]
+    assert Progress(longer, tmp_path).rest() is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"prepare": 3}', '{"prepare": ["x", "y"]}', "\0"])
+def test_broken_durations_are_none(tmp_path, text):
+    study = load("quickstart", [])
+    broken = Durations(study, tmp_path)
+    broken.path.parent.mkdir(parents=True)
+    broken.path.write_text(text)
+    assert Durations(study, tmp_path).seconds == {}
+
+
+def test_a_stage_tells_when_it_ends_once_its_pace_is_known(now):
+    pace = Pace("train/lenet5")
+    assert pace.left(None) is None
+    pace.reached(0.1, "epoch 1/10")
+    assert pace.left(None) is None, "one report is no pace"
+    now.seconds += 10
+    pace.reached(0.2, "epoch 2/10")
+    assert pace.left(None) == pytest.approx(80)
+    now.seconds += 30
+    assert pace.left(None) == pytest.approx(50)
+    now.seconds += 200
+    assert pace.left(None) is None, "long over: what was foretold was wrong"
+
+
+def test_a_resumed_stage_tells_its_own_pace(now):
+    pace = Pace("train/lenet5")
+    now.seconds += 1
+    pace.reached(0.9, "epoch 27/30")
+    now.seconds += 20
+    pace.reached(0.95, "epoch 28/30")
+    assert pace.left(None) == pytest.approx(20, rel=0.1)
+
+
+def test_what_a_stage_took_before_is_told_until_it_has_a_pace(now):
+    pace = Pace("aggregate")
+    now.seconds += 4
+    assert pace.left(12.0) == pytest.approx(8)
+    now.seconds += 15
+    assert pace.left(12.0) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(0, "5 s"), (12, "10 s"), (54, "55 s"), (58, "1 min"), (200, "3 min"), (3600, "1 h"), (4900, "1 h 20 min")],
+)  # fmt: skip
+def test_time_is_no_finer_than_it_can_be_known(seconds, words):
+    assert in_words(seconds) == words
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_lines_of_a_terminal_are_no_wider_than_it_and_keep_their_figures(tmp_path, now, width):
+    study = load("quickstart", [])
+    found = Progress(study, tmp_path)
+    for _ in range(9):
+        found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
+        found.end(computed=False)
+    found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
+    pace = Pace(LABEL)
+    pace.reached(0.0, "")
+    now.seconds += 100
+    pace.reached(
+        0.25,
+        "resnet34-w16/augment-crop/onnx/int8-u8s8-reduced epoch 3/14: loss 0.713, train F1 0.9113, validation F1 0.9",
+    )
+    lines = [line.plain for line in view(width, found, pace)]
+    assert len(lines) == 3
+    assert all(len(line) <= width for line in lines)
+    assert lines[0].startswith(f"9 of {found.total} stages done")
+    assert lines[0].endswith("  1:40"), "the rest is not known: no time left"
+    assert "━" in lines[0]
+    assert lines[1].endswith("25%, about 5 min left")
+    assert lines[1].startswith("quanti")
+    assert lines[1].startswith(pace.label) == (width >= 80)
+
+
+def test_a_stage_that_has_just_begun_does_not_show_the_bar_of_the_one_before(tmp_path, now):
+    found, pace = Progress(load("quickstart", []), tmp_path), Pace("prepare")
+    found.begin("prepare", "", "prepare")
+    pace.reached(1.0, "decoded 1797 of 1797 images")
+    found.end(computed=True)
+    assert len(view(80, found, pace)) == 1
+    found.begin("train", "lenet5", "train/lenet5")
+    now.seconds += 3
+    assert [line.plain for line in view(80, found, pace)][1:] == ["train/lenet5  0:03"]
+
+
+def test_before_the_first_stage_and_after_the_last_the_terminal_says_what_is_done(tmp_path):
+    assert [line.plain for line in view(80, None, Pace())] == ["starting"]
+    study = load("quickstart", [])
+    found = Progress(study, tmp_path)
+    while found.waiting:
+        found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
+        found.end(computed=False)
+    assert [line.plain for line in view(80, found, Pace("aggregate"))][1:] == ["writing the report"]
+
+
+def test_without_a_study_the_terminal_shows_the_measurement_alone(now):
+    pace = Pace()
+    pace.reached(0.5, "round 5 of 10, batch 1: 2 candidates in turns (10 of 20 visits)")
+    lines = [line.plain for line in view(80, None, pace)]
+    assert lines[0].startswith("working  ━") and lines[0].endswith("50%")
+    assert lines[1].strip().startswith("round 5 of 10")
+
+
+def test_logs_have_a_line_about_progress_in_ten_seconds_at_most_and_every_other_line(now):
+    seen = []
+    logger = logging.Logger("burnish")
+    handler = logging.Handler()
+    handler.emit = lambda record: seen.append((now.seconds, record.getMessage()))  # type: ignore[method-assign]
+    handler.addFilter(logs.Sparse())
+    logger.addHandler(handler)
+    work = Work(None, None, logger)  # type: ignore[arg-type]
+    for turn in range(400):
+        work.progress(turn, 400, f"turn {turn}")
+        if turn % 100 == 0:
+            logger.info("stage %d", turn)
+        now.seconds += 0.25
+    assert [text for _, text in seen if text.startswith("stage")] == ["stage 0", "stage 100", "stage 200", "stage 300"]
+    times = [at for at, text in seen if text.startswith("turn")]
+    assert len(times) == 10
+    assert min(b - a for a, b in pairwise(times)) >= 10
+
+
+def test_parts_of_a_stage_make_one_progress():
+    shares = []
+    logger = logging.Logger("burnish")
+    handler = logging.Handler()
+    handler.emit = lambda record: shares.append(record.progress[0] / record.progress[1])  # type: ignore[method-assign]
+    logger.addHandler(handler)
+    whole = Work(None, None, logger)  # type: ignore[arg-type]
+    for number in range(3):
+        for seed in range(2):
+            for epoch in range(1, 5):
+                whole.part(number / 3, (number + 1) / 3).part(seed / 2, (seed + 1) / 2).progress(epoch, 4, "epoch")
+    assert shares == pytest.approx([n / 24 for n in range(1, 25)])
+    whole.progress(0, 0, "nothing to do")
+    assert shares[-1] == 1
+
+
+def test_the_terminal_and_the_flow_read_the_same_progress():
+    assert console.Progress is progress.Progress

@@ -1,0 +1,231 @@
+"""Prefect's server away, for good or from the beginning, and a home that nothing can be written to."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from conftest import ROOT, SHORT
+
+from flows.server import AWAY_SECONDS
+from tasks.caching import EVERY_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SAID_SECONDS = 60.0
+STUDY = (*SHORT, "train.epochs=60", "train.patience=60")
+
+
+class Run:
+    """A run of the study without a terminal; lines that it writes, each with the time since the start."""
+
+    def __init__(self, out: Path, environment: dict[str, str]) -> None:
+        self.out = out
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in STUDY)],
+            cwd=ROOT, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        self.lines: list[tuple[float, str]] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append((time.monotonic(), line.rstrip()))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(line for _, line in self.lines)
+
+    def wait_for(self, condition: Callable[[], Any], seconds: float = 300) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.text[-3000:]
+            assert time.monotonic() < deadline, self.text[-3000:]
+            time.sleep(0.1)
+
+    def said(self, words: str) -> float | None:
+        """When it was said."""
+        return next((at for at, line in self.lines if words in line), None)
+
+    def end(self) -> int:
+        code = self.process.wait(400)
+        self._reader.join(10)
+        return code
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> dict[str, str]:
+    """An environment without a server, and with a Prefect home of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return environment | {"PREFECT_HOME": str(tmp_path / "prefect")}
+
+
+@pytest.fixture
+def own_server(bare: dict[str, str], tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server for this test alone, as `prefect server start` starts it: it is killed."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/api"
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start", "--port", str(port)], cwd=ROOT,
+                                   env=bare, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+    deadline = time.monotonic() + 180
+    while True:
+        try:
+            urllib.request.urlopen(f"{url}/health", timeout=5).read()
+            break
+        except OSError:
+            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-2000:]
+            time.sleep(0.5)
+    yield url, process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def finished_without(run: Run, killed: float) -> None:
+    """The run said within a minute that the server was gone, finished without it, and showed nothing of Prefect's."""
+    assert run.end() == 0, run.text[-3000:]
+    said = run.said("the run goes on without it") or run.said("Prefect's server is away")
+    assert said is not None and said - killed < SAID_SECONDS, run.text
+    assert list((run.out / "runs").glob("*/report.html"))
+    assert all(re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line) for _, line in run.lines), "no line but our own"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_goes_for_good_in_mid_run(
+    number: signal.Signals, own_server: tuple[str, subprocess.Popen[bytes]], bare: dict[str, str], tmp_path: Path
+) -> None:
+    url, server = own_server
+    run = Run(tmp_path / "artifacts", bare | {"PREFECT_API_URL": url})
+    run.wait_for(lambda: run.said("train/lenet5: computing"))
+    os.killpg(server.pid, number)
+    killed = time.monotonic()
+    finished_without(run, killed)
+    assert (run.lines[-1][0] - killed) < 4 * AWAY_SECONDS + 60
+
+
+@pytest.mark.slow
+def test_the_temporary_server_is_killed_in_mid_run(bare: dict[str, str], tmp_path: Path) -> None:
+    run = Run(tmp_path / "artifacts", bare)
+    run.wait_for(lambda: run.said("train/lenet5: computing"))
+    (server,) = (p for p in psutil.Process(run.process.pid).children(recursive=True) if "uvicorn" in p.cmdline())
+    server.kill()
+    killed = time.monotonic()
+    finished_without(run, killed)
+    assert run.said("Prefect's temporary server has ended")
+
+
+REPORTS = """
+import sys, time
+from prefect import flow
+from tasks.caching import Context, call, stage
+from tasks.records import Output
+
+def train(work) -> Output:
+    begin = time.monotonic()
+    for epoch in range(40):
+        if epoch == 20:
+            print("now", flush=True)
+            sys.stdin.readline()
+        time.sleep(0.3)
+        work.progress(epoch + 1, 40, f"epoch {epoch + 1}")
+    print("seconds", time.monotonic() - begin, flush=True)
+    return Output(tables={})
+
+made = stage(lambda inputs: "train/x")(train)
+
+@flow
+def reports() -> None:
+    call(made, Context(out=sys.argv[1], run="x-1-1"))
+
+reports()
+"""
+
+
+@pytest.mark.slow
+def test_progress_reports_do_not_wait_for_the_server(
+    own_server: tuple[str, subprocess.Popen[bytes]], bare: dict[str, str], tmp_path: Path
+) -> None:
+    url, server = own_server
+    (tmp_path / "reports.py").write_text(REPORTS)
+    environment = bare | {"PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([sys.executable, str(tmp_path / "reports.py"), str(tmp_path / "out")], env=environment,
+                               text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                               stderr=subprocess.DEVNULL)  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    assert process.stdout.readline() == "now\n"
+    made = artifacts(url)
+    os.killpg(server.pid, signal.SIGSTOP)  # it takes connections, and answers none
+    process.stdin.write("\n")
+    process.stdin.flush()
+    told = process.stdout.readline().split()
+    process.kill()
+    assert made and made[0]["type"] == "progress" and 0 < made[0]["data"] <= 50, "while it was there, it was told"
+    assert told[0] == "seconds" and float(told[1]) < 40 * 0.3 + EVERY_SECONDS, "12 s of work, whatever the server does"
+
+
+def artifacts(url: str) -> list[dict[str, Any]]:
+    import json
+
+    request = urllib.request.Request(f"{url}/artifacts/filter", b"{}", {"Content-Type": "application/json"})
+    made: list[dict[str, Any]] = json.loads(urllib.request.urlopen(request, timeout=30).read())
+    return made
+
+
+def start(environment: dict[str, str], out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out),
+                           *(f"--set={s}" for s in settings)], cwd=ROOT, env=environment, text=True, timeout=400,
+                          check=False, capture_output=True)  # fmt: skip
+
+
+def test_an_address_where_nothing_answers_is_one_line_that_says_how_to_unset_it(
+    bare: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # taken, and not listening
+        url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
+        done = start(bare | {"PREFECT_API_URL": url}, tmp_path / "artifacts")
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2
+        assert line.startswith(f"burnish: PREFECT_API_URL is {url}, where no Prefect server answers")
+        assert "unset PREFECT_API_URL" in line
+        # The same address by a setting of Prefect's own.
+        home = Path(bare["PREFECT_HOME"])
+        (home / "profiles.toml").write_text(f'active = "own"\n[profiles.own]\nPREFECT_API_URL = "{url}"\n')
+        done = start(bare, tmp_path / "artifacts")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "prefect config unset PREFECT_API_URL" in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["file", "missing"])
+def test_where_home_cannot_be_written_prefects_files_go_below_out(
+    home: str, bare: dict[str, str], tmp_path: Path
+) -> None:
+    place = tmp_path / "home" if home == "file" else Path("/proc/nobody")
+    if home == "file":
+        place.write_text("no folder")
+    del bare["PREFECT_HOME"]
+    done = start(bare | {"HOME": str(place)}, tmp_path / "artifacts", *SHORT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"{place / '.prefect'} cannot be written" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "artifacts" / "prefect" / "prefect.db").stat().st_size > 0
