@@ -119,7 +119,11 @@ _count.__name__ = "positive whole number"
 
 def _bench_arguments(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
-        "files", nargs="+", metavar="FILE", help="ONNX, TorchScript, TensorRT engine, burnish's safetensors"
+        "files", nargs="+", metavar="FILE",
+        help="ONNX, TorchScript, OpenVINO (.xml), TensorRT engine, burnish's safetensors",
+    )  # fmt: skip
+    bench.add_argument(
+        "--reference", metavar="FILE", help="file that the others are compared with (default: the first)"
     )
     bench.add_argument("--runtime", default=(), type=lambda text: tuple(text.split(",")), metavar="NAME,...",
                        help="runtimes (default: the first by name that takes the file; files of tasks/runtimes)")  # fmt: skip
@@ -282,6 +286,7 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted, 143 terminated."""
     arguments = _arguments().parse_args(argv)
+    os.environ.setdefault("DO_NOT_TRACK", "1")  # before Prefect is imported: its client shows a notice otherwise
     # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)
     try:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import profiling_charts
 from flows.grids import count, grid
+from flows.profiling_text import TOP, certificate, doubt, headline, text
 from flows.settings import Mistake
 from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
+from tasks.profilers import LEAST_QUERIES
 from tasks.records import Artifact, formats, plugins
-from tasks.store import Store, write_text
+from tasks.store import Store, replace, write_text
 from tasks.summary import TRAINING, sig
 
 if TYPE_CHECKING:
@@ -26,12 +30,10 @@ if TYPE_CHECKING:
     from flows.grids import Spec
     from tasks.modelfile import ModelFile
 
-TOP = 15
-NODES = 6
-"""So many nodes of a finding are named in a terminal; findings.parquet and the report have all."""
-FIRST = {"safetensors": "eager", "torchscript": "torchscript", "onnx": "onnxruntime", "engine": "tensorrt"}
+FIRST = {"safetensors": "eager", "torchscript": "torchscript", "onnx": "onnxruntime", "openvino": "openvino",
+         "engine": "tensorrt"}  # fmt: skip
 """Runtime that a format is profiled in, unless another is asked for."""
-NETRON = ("onnx", "torchscript")
+NETRON = ("onnx", "torchscript", "openvino")
 OPERATORS: list[Spec] = [
     ("Operator", "", "name", str),
     ("Module", "", "path", str),
@@ -60,6 +62,36 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     else:
         run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
         file, shape, name = _variant(out, run, asked.target or _reference(out, run))
+    runtime = _runtime(asked, file, name)
+    batch = asked.batch or file.batch or 1
+    file.check_batches((batch,))
+    inputs = file.inputs(batch, asked.input_shape or shape)
+    label = name.replace("/", "_") if run else file.path.stem
+    folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
+        made, path = Path(scratch) / "profile", file.executable(Path(scratch) / "file")
+        result = profile(path, file.format, runtime, asked.device, asked.threads or machine.cores(), inputs, made,
+                         name=name, queries=asked.queries)  # fmt: skip
+        _draw(result, made)
+        folder = _kept(result, made, folder)
+    print(text(result), end="")
+    for note in file.notes:
+        print(f"note: {name}: {note}")
+    print(f"\nprofile: {folder}")
+    if (folder / "tensorboard").is_dir():
+        print(f"in TensorBoard: tensorboard --logdir {folder / 'tensorboard'}")
+    if run:
+        from flows import report
+
+        why = "" if result.trusted else f" (without this profile: {doubt(result)})"
+        print(f"report: {report.render(out, run)}{why}")
+    if asked.netron:
+        _show(file)
+
+
+def _runtime(asked: argparse.Namespace, file: ModelFile, name: str) -> str:
+    """The runtime asked for, or the plainest for the format; a Mistake where it cannot execute the file here."""
     runtime = asked.runtime or FIRST.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(f"--runtime: unknown runtime {runtime!r}; accepted: {', '.join(plugins('runtimes'))}")
@@ -69,30 +101,33 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     if (reason := runtimes.load(runtime).unavailable(asked.device)) is not None:
         raise Mistake(f"--runtime {runtime}: {reason}")
     if asked.netron and file.format not in NETRON:
-        raise Mistake(f"--netron shows {' and '.join(NETRON)} files, {name} is {file.format}")
-    batch = asked.batch or file.batch or 1
-    file.check_batches((batch,))
-    inputs = file.inputs(batch, asked.input_shape or shape)
-    label = name.replace("/", "_") if run else file.path.stem
-    folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
-    result = profile(file.path.absolute(), file.format, runtime, asked.device, asked.threads or machine.cores(), inputs,
-                     folder, name=name, queries=asked.queries)  # fmt: skip
-    charts = {"flame": profiling_charts.flame(result), "operators": profiling_charts.by_type(result)}
-    drawn = {name: figure.svg for name, figure in charts.items() if figure}
+        raise Mistake(f"--netron shows {', '.join(NETRON)} files, {name} is {file.format}")
+    return runtime
+
+
+def _draw(result: Profile, folder: Path) -> None:
+    """Charts as SVG files and on TensorBoard's pages; of too few queries there are none."""
+    charts = {"flame": profiling_charts.flame, "operators": profiling_charts.by_type} if result.enough else {}
+    drawn = {name: figure.svg for name, draw in charts.items() if (figure := draw(result))}
     for chart, svg in drawn.items():
         write_text(folder / f"{chart}.svg", svg)
     if (folder / "tensorboard").is_dir():
         _to_tensorboard(result, drawn, folder / "tensorboard")
-    print(text(result), end="")
-    print(f"\nprofile: {folder}")
-    if (folder / "tensorboard").is_dir():
-        print(f"in TensorBoard: tensorboard --logdir {folder / 'tensorboard'}")
-    if run:
-        from flows import report
 
-        print(f"report: {report.render(out, run)}")
-    if asked.netron:
-        _show(file)
+
+def _kept(result: Profile, made: Path, folder: Path) -> Path:
+    """Put a profile where it belongs: beside an earlier one that can be trusted where itself cannot, else in its place."""
+    disturbed = folder.with_name(f"{folder.name}-disturbed")
+    try:
+        earlier = json.loads((folder / "profile.json").read_text())
+    except (FileNotFoundError, ValueError):  # none, or a torn one, in whose place this one goes
+        earlier = {"queries": 0}
+    good = earlier["queries"] >= LEAST_QUERIES and earlier.get("conditions") is None
+    target = disturbed if good and not result.trusted else folder
+    replace(made, target)
+    if result.trusted and disturbed.is_dir():
+        shutil.rmtree(disturbed)
+    return target
 
 
 def _reference(out: Path, run: str) -> str:
@@ -122,7 +157,7 @@ def _to_tensorboard(result: Profile, charts: dict[str, str], log: Path) -> None:
         "| operator | module | type | ms a query | share | by |",
         "|---|---|---|---|---|---|",
     ]
-    for row in result.operators[:TOP]:
+    for row in result.operators[:TOP] if result.enough else ():
         cells = (row["name"], row["path"], row["type"], sig(row["mean_ms"]), f"{row['share']:.1%}", row["provider"])
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     for finding in result.findings:
@@ -157,76 +192,19 @@ def _variant(out: Path, run: str, name: str) -> tuple[ModelFile, tuple[int, ...]
     return file, shape, name
 
 
-def text(result: Profile, width: int | None = None) -> str:
-    """The operators with the most time and the findings, for a terminal."""
-    import io
-
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    terminal = sys.stdout.isatty()
-    width = width or (min(shutil.get_terminal_size((120, 24)).columns, 140) if terminal else 120)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    rows = result.operators[:TOP]
-    modules = any(row["path"] for row in rows)
-    for title in ("operator", *(["module"] if modules else []), "type", "", "ms a query", "share", "by"):
-        table.add_column(title, justify="right" if title in ("ms a query", "share") else "left", no_wrap=True)
-    longest = (width - 36) // (4 if modules else 3)
-    for row in rows:
-        module = row["path"].replace("/", ".")
-        words = [row["name"], *(["" if module == row["name"] else module] if modules else []), row["type"]]
-        by = "" if row["provider"] == row["type"] else row["provider"]
-        table.add_row(*(Text(_short(word, longest)) for word in words), row["precision"] or "", sig(row["mean_ms"]),
-                      f"{row['share']:.1%}", Text(_short(by, longest)))  # fmt: skip
-    target = io.StringIO()
-    console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
-    console.print(Text(headline(result)), soft_wrap=True)
-    console.print(table)
-    if len(result.operators) > TOP:
-        rest = result.operators[TOP:]
-        console.print(Text(f"and {len(rest)} more, {sum(row['share'] for row in rest):.1%} of the time"))
-    console.print(Text("\nwhy is it not faster?", style="bold"))
-    if not result.findings:
-        console.print(Text("nothing found"))
-    styles = {"high": "bold red", "medium": "yellow", "low": "cyan"}
-    for finding in result.findings:
-        console.print(Text(f"{finding.severity}: {finding.what}", style=styles[finding.severity]))
-        more = f" and {len(finding.nodes) - NODES} more" if len(finding.nodes) > NODES else ""
-        lines = [finding.evidence, *([f"nodes: {', '.join(finding.nodes[:NODES])}{more}"] if finding.nodes else []),
-                 f"remedy: {finding.remedy}"]  # fmt: skip
-        for line in lines:
-            console.print(Text(line), soft_wrap=False, style="", width=width)
-    return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"
-
-
-def _short(word: str, longest: int) -> str:
-    """The beginning and the end of a long name; numbers at its end tell it from others."""
-    return word if len(word) <= longest else f"{word[: longest // 2]}…{word[-((longest - 1) // 2) :]}"
-
-
-def headline(result: Profile) -> str:
-    """What was profiled, and how its operators' time stands to its latency."""
-    threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}" if result.device == "cpu" else ""
-    words = (f"{result.name} in {result.runtime} ({result.provider}), batch {result.batch_size}, {result.device}{threads}: "
-             f"median {sig(result.latency_ms)} ms a query; its operators take {sig(result.operators_ms)} ms under the "
-             f"profiler (mean of {result.queries} queries)")  # fmt: skip
-    if result.split_ms:
-        parts = zip(("H2D", "enqueue", "compute", "D2H"), result.split_ms, strict=True)
-        words += "; " + ", ".join(f"{name} {sig(ms)} ms" for name, ms in parts)
-    return words
-
-
 def profiles(run_folder: Path) -> list[dict[str, Any]]:
     """What the report shows of a run's profiles."""
-    shown = []
+    shown: list[dict[str, Any]] = []
     for file in sorted((run_folder / "profiles").glob("*/profile.json")):
         result = read(file.parent)
+        if not result.trusted:
+            shown.append({"name": result.name, "runtime": result.runtime, "doubt": doubt(result)})
+            continue
         flames = [profiling_charts.flame(result, width) for width in (1000, 440)]
         shown.append({
             "id": file.parent.name, "name": result.name, "runtime": result.runtime, "headline": headline(result),
-            "findings": result.findings, "flames": flames if all(flames) else None, "types": profiling_charts.by_type(result),
+            "certificate": certificate(result), "findings": result.findings, "flames": flames if all(flames) else None,
+            "types": profiling_charts.by_type(result),
             "operators": grid(OPERATORS, result.operators[:TOP], f"The first of {len(result.operators)} operators by time; "
                               "operators.parquet has all"),
         })  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models import _library
+from models._checkpoints import brief, read
 
 if TYPE_CHECKING:
     import torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     State = dict[str, torch.Tensor]
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
 SHOWN = 3  # entries of a kind that a message names
 HEAD_STD = 0.01  # of the weights of a new head
 
@@ -75,7 +76,7 @@ def load_into(model: nn.Module, name: str, source: str, image_size: int) -> Load
     if path is None:
         state, where, normalisation = _from_hub(name)
     else:
-        state, where, normalisation = _read(path), str(path), None
+        state, where, normalisation = read(path, model.state_dict(), notes), str(path), None
     state = _fitted(state, model, name, image_size, where, notes)
     model.load_state_dict(state)
     return Loaded([f"pretrained weights of {where}", *notes], normalisation)
@@ -100,39 +101,8 @@ def _from_hub(name: str) -> tuple[State, str, tuple[Any, Any] | None]:
         network, prepare = get_model(called, weights=weights), weights.transforms()
         return network.state_dict(), f"torchvision {weights}", (tuple(prepare.mean), tuple(prepare.std))
     except Exception as error:  # no network, no such file, a damaged download: each hub has its own errors for it
-        raise ValueError(f"pretrained: the weights of {name} cannot be had from {library}'s hub ({_brief(error)}); "
+        raise ValueError(f"pretrained: the weights of {name} cannot be had from {library}'s hub ({brief(error)}); "
                          "give a file, or package:NAME") from error  # fmt: skip
-
-
-def _brief(error: Exception) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:197]}..."
-
-
-def _read(path: Path) -> State:
-    """A state dict from safetensors or from torch.save, never by executing what a file says."""
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            found: Any = load_file(str(path))
-        else:
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except SafetensorError as error:
-        raise ValueError(f"pretrained: {path} is not a whole safetensors file: {_brief(error)}") from error
-    except Exception as error:  # on damaged bytes the unpickler raises nearly anything
-        raise ValueError(f"pretrained: {path} cannot be read as a state dict: {_brief(error)}") from error
-    for key in ("state_dict", "model"):  # checkpoints of training scripts
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(v, torch.Tensor) for v in found.values()):
-        raise ValueError(f"pretrained: {path} holds no state dict (names of entries with their tensors)")
-    for prefix in ("module.", "_orig_mod."):  # left by DistributedDataParallel and torch.compile
-        if all(key.startswith(prefix) for key in found):
-            found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return dict(found)
 
 
 def head(model: nn.Module) -> str:
@@ -155,7 +125,7 @@ def _fitted(state: State, model: nn.Module, name: str, image_size: int, where: s
         try:
             state = convert(state, model)
         except (KeyError, RuntimeError, ValueError, AssertionError) as error:
-            raise ValueError(f"pretrained: {where}: not the weights of {name} ({_brief(error)})") from error
+            raise ValueError(f"pretrained: {where}: not the weights of {name} ({brief(error)})") from error
     embedding = "encoder.pos_embedding"  # torchvision's ViT
     if embedding in want and embedding in state and state[embedding].shape[1:2] != want[embedding].shape[1:2]:
         from torchvision.models.vision_transformer import interpolate_embeddings

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks.profilers import LEAST_QUERIES
 from tasks.profilers._kinds import kind
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Finding:
     """As the runtime or the graph names them; empty where it is about the whole."""
     evidence: str
     remedy: str
+    share: float = 0.0
+    """Of the operators' time, what it is about; of two findings alike in severity that with more comes first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +92,101 @@ def _simulated(case: Case) -> list[Operator]:
     return [one for one in case.profile.operators if "fake_quant" in one.type]
 
 
+def _dynamic(case: Case) -> list[Operator]:
+    """Convolutions of a dynamically quantized model, and what finds the ranges of their inputs in every query."""
+    convolutions = [one for one in case.profile.operators if _heavy(one) and "conv" in one.type.lower()]
+    if not case.profile.dynamic or not convolutions:
+        return []
+    return [*convolutions, *(one for one in case.profile.operators if one.type == "DynamicQuantizeLinear")]
+
+
+def dynamic_convolutions(case: Case) -> list[Finding]:
+    """Convolutions in a form of int8 that was made for matrix products."""
+    found = _dynamic(case)
+    share = case.share(found)
+    if share < MEDIUM:
+        return []
+    integer = [one for one in found if "Integer" in one.type]
+    how = (
+        "ONNX Runtime computes ConvInteger without its fast int8 kernels"
+        if integer
+        else f"{case.runtime} computes them in floating point"
+    )
+    return [
+        Finding(
+            severity=_severity(share), what="integer convolutions of dynamic quantization", nodes=_names(found), share=share,
+            evidence=f"{share:.0%} of the time: {how}, and the range of every input is found anew in each query",
+            remedy="quantize statically (Q/DQ with calibrated ranges: onnxruntime.quantization.quantize_static, or burnish's "
+            "setting u8s8); where it must be dynamic, leave convolutions out: quantize_dynamic(..., "
+            'op_types_to_quantize=["MatMul"])',
+        )
+    ]  # fmt: skip
+
+
+REMEDIES = {
+    "PyTorch executes": "export it to ONNX or TorchScript, or compile it: all of them fold it into the convolution before it",
+    "training mode": "export the model after model.eval()",
+    "no constants": "take the weights out of the graph's inputs (ONNX Runtime's remove_initializer_from_input.py)",
+    "no convolution": "train it in the order convolution, BatchNormalization, activation; else run it in a runtime that "
+    "fuses it with the activation (OpenVINO, TensorRT, torch_compile)",
+    "used elsewhere": "use the output of the BatchNormalization in both places, or run it in OpenVINO or TensorRT",
+}
+"""Words of a reason (`Measured.normalisations`) and what helps against it."""
+
+
+def unfolded_normalisations(case: Case) -> list[Finding]:
+    """BatchNormalization that is computed, though it could be part of the convolution before it."""
+    reasons = case.profile.normalisations if not case.profile.overridable else {}
+    found = [one for one in case.profile.operators if one.name in reasons]
+    share = case.share(found)
+    if share < MEDIUM:
+        return []
+    said = list(dict.fromkeys(reasons[one.name] for one in found))
+    remedies = [remedy for words, remedy in REMEDIES.items() if any(words in reason for reason in said)]
+    return [
+        Finding(
+            severity=_severity(share), what="BatchNormalization that was not folded into a convolution", nodes=_names(found),
+            evidence=f"{len(found)} take {share:.0%} of the time: {'; '.join(said)}", share=share,
+            remedy="; ".join(remedies) or "fold it before the export (torch.nn.utils.fuse_conv_bn_eval)",
+        )
+    ]  # fmt: skip
+
+
+def weights_as_inputs(case: Case) -> list[Finding]:
+    """Weights that a runtime cannot take for constants: nothing is folded, and no layout chosen for convolutions."""
+    if not case.profile.overridable:
+        return []
+    heavy = [one for one in case.profile.operators if _heavy(one)]
+    return [
+        Finding(
+            severity="high", what="weights that are inputs of the graph", nodes=_names(heavy), share=case.share(heavy),
+            evidence=f"{case.profile.overridable} weights could be given anew with each query, so that {case.runtime} folds "
+            "nothing into convolutions and lays out none of their weights",
+            remedy="take them out of the graph's inputs (ONNX Runtime's remove_initializer_from_input.py, or "
+            "keep_initializers_as_inputs=False when exporting)",
+        )
+    ]  # fmt: skip
+
+
+def too_few_queries(case: Case) -> list[Finding]:
+    """Queries so few that a stall of the machine in one of them would be put down to an operator."""
+    if case.profile.queries >= LEAST_QUERIES:
+        return []
+    count = f"{case.profile.queries} quer{'y' if case.profile.queries == 1 else 'ies'}"
+    return [
+        Finding(
+            severity="high", what="too few queries to say where the time goes", nodes=(),
+            evidence=f"operators could be summed over {count}, and their shares need {LEAST_QUERIES}; where a runtime tells "
+            "queries apart, the calmest quarter of the recorded ones counts",
+            remedy=f"--queries {4 * LEAST_QUERIES} or more",
+        )
+    ]  # fmt: skip
+
+
 def _all_in_float(case: Case) -> list[Operator]:
     """The heavy operators, where the model is quantized and every one of them computes in floating point."""
+    if _dynamic(case):
+        return []
     heavy = [one for one in case.profile.operators if _heavy(one)]
     # A library that does not say in what it computes (precision None) proves nothing.
     return heavy if case.profile.quantized and all(one.precision in FLOATS for one in heavy) else []
@@ -103,6 +199,7 @@ def fake_quantization(case: Case) -> list[Finding]:
         return [
             Finding(
                 severity="high", what="fake quantization: int8 is simulated in floating point", nodes=_names(simulated),
+                share=share,
                 evidence=f"{len(simulated)} fake-quantize operators take {share:.0%} of the time, and nothing runs in int8",
                 remedy="never time it as int8: export it with Q/DQ nodes and run that in ONNX Runtime, OpenVINO or TensorRT",
             )
@@ -112,7 +209,7 @@ def fake_quantization(case: Case) -> list[Finding]:
         return [
             Finding(
                 severity="high", what="fake quantization: no Q/DQ pair was fused, everything computes in floating point",
-                nodes=_names(heavy),
+                nodes=_names(heavy), share=case.share(heavy),
                 evidence=f"all {len(heavy)} convolutions and matrix products ran in {heavy[0].precision}; conversions "
                 f"take {conversions:.0%} of the time",
                 remedy="quantize in a form that this runtime has int8 kernels for: uint8 activations with int8 weights per "
@@ -134,7 +231,7 @@ def unfused_pairs(case: Case) -> list[Finding]:
     types = ", ".join(sorted({one.type for one in left}))
     return [
         Finding(
-            severity=_severity(share), what="Q/DQ pairs that were not fused", nodes=_names(left),
+            severity=_severity(share), what="Q/DQ pairs that were not fused", nodes=_names(left), share=share,
             evidence=f"{len(left)} operators ({types}) compute in floating point between Q/DQ nodes or convert back and "
             f"forth; with the conversions beside them {share:.0%} of the time",
             remedy="quantize so that both sides of the operator have the form its int8 kernel takes (u8s8 for ONNX Runtime "
@@ -145,7 +242,7 @@ def unfused_pairs(case: Case) -> list[Finding]:
 
 def left_in_float(case: Case) -> list[Finding]:
     """Operators of an int8 model that were never quantized."""
-    if not case.profile.quantized or _all_in_float(case) or _simulated(case):
+    if not case.profile.quantized or _all_in_float(case) or _simulated(case) or _dynamic(case):
         return []
     left = [one for one in case.of_kind("compute") if one.precision in FLOATS and not one.unfused]
     share = case.share(left)
@@ -160,7 +257,7 @@ def left_in_float(case: Case) -> list[Finding]:
     return [
         Finding(
             severity=_severity(share), what="operators left in floating point in an int8 model", nodes=_names(left),
-            evidence=f"{len(left)} operators take {share:.0%} of the time: {by_type}",
+            share=share, evidence=f"{len(left)} operators take {share:.0%} of the time: {by_type}",
             remedy=remedy,
         )
     ]  # fmt: skip
@@ -168,15 +265,20 @@ def left_in_float(case: Case) -> list[Finding]:
 
 def conversions(case: Case) -> list[Finding]:
     """Time that goes into types and layouts."""
-    found = case.of_kind("convert", "reorder", "copy")
+    caused = {one.name for one in _dynamic(case)}  # told with the convolutions that need them
+    found = [one for one in case.of_kind("convert", "reorder", "copy") if one.name not in caused]
     share = case.share(found)
     if share < (CONVERSIONS if len(found) > EDGES else HIGH):
         return []
     words = {"convert": "type conversions", "reorder": "layout changes", "copy": "copies"}
-    parts = [f"{word} {case.share(same):.0%}" for name, word in words.items() if (same := case.of_kind(name))]
+    parts = [
+        f"{word} {case.share(same):.0%}"
+        for name, word in words.items()
+        if (same := [one for one in found if one in case.of_kind(name)])
+    ]
     return [
         Finding(
-            severity=_severity(share), what="conversions and reorders", nodes=_names(found),
+            severity=_severity(share), what="conversions and reorders", nodes=_names(found), share=share,
             evidence=f"{share:.0%} of the time computes nothing: {', '.join(parts)}",
             remedy="keep neighbours in one type and layout: quantize the operators between these nodes as well, or none of "
             "them; fix input shapes; on a GPU look for operators that fall back to the CPU",
@@ -201,7 +303,7 @@ def odd_channels(case: Case) -> list[Finding]:
             severity=_severity(share) if timed else "medium",
             what=f"convolutions with channels that are no multiple of {MULTIPLE}",
             nodes=tuple(f"{one.name} ({one.in_channels}→{one.out_channels})" for one in odd),
-            evidence=f"{len(odd)} of {len(case.profile.convolutions)} convolutions{took}",
+            evidence=f"{len(odd)} of {len(case.profile.convolutions)} convolutions{took}", share=share,
             remedy=f"round widths to multiples of {MULTIPLE} (prune with round_to={MULTIPLE}); more channels can be faster",
         )
     ]  # fmt: skip
@@ -250,12 +352,15 @@ def too_few_threads(case: Case) -> list[Finding]:
 
 
 RULES: Sequence[Callable[[Case], list[Finding]]] = (
-    fake_quantization, unfused_pairs, left_in_float, conversions, odd_channels, no_int8_instructions, enqueue_bound,
-    too_few_threads,
+    fake_quantization, dynamic_convolutions, weights_as_inputs, unfolded_normalisations, unfused_pairs, left_in_float,
+    conversions, odd_channels, no_int8_instructions, enqueue_bound, too_few_threads,
 )  # fmt: skip
+WITHOUT_SHARES: Sequence[Callable[[Case], list[Finding]]] = (no_int8_instructions, enqueue_bound, too_few_threads)
+"""Rules that need no share of time: those that are left where there are too few queries."""
 
 
 def diagnose(case: Case) -> list[Finding]:
-    """Everything found, the most severe first; empty: nothing found."""
-    found = [finding for rule in RULES for finding in rule(case)]
-    return sorted(found, key=lambda one: SEVERITIES.index(one.severity))
+    """Everything found, the most severe first and among those what takes most of the time; empty: nothing found."""
+    few = too_few_queries(case)
+    found = [finding for rule in (WITHOUT_SHARES if few else RULES) for finding in rule(case)]
+    return [*few, *sorted(found, key=lambda one: (SEVERITIES.index(one.severity), -one.share))]

@@ -5,11 +5,13 @@ Files have one input whose first axis is the batch.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tasks import onnxfile, openvinofile, torchfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +19,17 @@ if TYPE_CHECKING:
     from tasks.records import Artifact
 
 ENGINES = (b"ftrt", b"vtrt")  # first bytes of TensorRT's and of TensorRT for RTX's engines
-ACCEPTED = "accepted: ONNX, TorchScript, TensorRT engines, safetensors written by burnish"
+ACCEPTED = "accepted: ONNX, TorchScript, OpenVINO (.xml), TensorRT engines, safetensors written by burnish"
+OTHERS = {
+    b"version https://git-lfs": "a Git LFS pointer: git lfs pull fetches the model itself",
+    b"<!doctype html": "a web page: the download was not of the model itself",
+    b"<html": "a web page: the download was not of the model itself",
+    b"\x89HDF": "HDF5, as Keras writes it: export it as ONNX (tf2onnx, or model.export)",
+    b"\x93NUMPY": "an array of NumPy",
+    b"\x1f\x8b": "compressed by gzip: unpack it",
+    b"ustar": "a tar archive: unpack it",
+}
+"""First bytes of what people take for a model or have instead of one, and what to do about it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +42,11 @@ class ModelFile:
     shape: tuple[int | None, ...] | None = None
     """None: the file does not say."""
     dtype: str = "float32"
+    """Of the input, as NumPy names it."""
+    data: tuple[tuple[str, Path], ...] = ()
+    """Further files that hold its weights: (place relative to the file, the real file)."""
+    notes: tuple[str, ...] = ()
+    """What is strange about the file, which is measured all the same."""
 
     def inputs(self, rows: int, asked: tuple[int, ...] | None, seed: int = 0) -> np.ndarray:
         """Random inputs, (rows, ...): normal floats, bytes 0 to 255, other integers 0 or 1.
@@ -70,77 +87,111 @@ class ModelFile:
             )
 
     def artifact(self) -> Artifact:
-        """The file as an artifact, at its absolute path."""
+        """The file as an artifact, at its absolute path; its hash and size are those of all its files together."""
         from tasks.records import Artifact
-        from tasks.store import content
+        from tasks.store import content, file_sha256
 
         sha256, size = content(self.path)
+        if self.data and not self.path.is_dir():
+            lines = [sha256, *(f"{place}\0{file_sha256(real)}" for place, real in self.data)]
+            sha256 = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+            size += sum(real.stat().st_size for _, real in self.data)
         return Artifact(path=str(self.path.absolute()), sha256=sha256, size_bytes=size, format=self.format)
+
+    def executable(self, folder: Path) -> Path:
+        """The absolute path that runtimes open: the file itself, or a copy in `folder` where they would refuse it."""
+        if self.format != "onnx":
+            return self.path.absolute()
+        file = _single(self.path) if self.path.is_dir() else self.path
+        made = onnxfile.executable(file, self.data, folder)
+        return self.path.absolute() if made == file else made.absolute()
 
 
 def inspect(path: Path) -> ModelFile:
-    """Look at a model file, or at a folder with one .onnx file and its external data.
+    """Look at a model file, or at a folder with one .onnx file and its external data, or with one OpenVINO .xml file.
 
     Raises
     ------
     ValueError
         If there is no such file, it is no model, it has several inputs, or it is cut off: one line.
     """
-    if path.is_dir():
-        if len(list(path.glob("*.onnx"))) != 1:
-            raise ValueError(f"{path}: a folder must hold one .onnx file")
-        return _onnx(path, next(path.glob("*.onnx")))
-    if not path.is_file():
-        raise ValueError(f"{path}: no such file")
-    with path.open("rb") as file:
-        head = file.read(16)
+    try:
+        return _inspected(path)
+    except _Unlike as error:
+        raise ValueError(f"{path} is not a model that is executed here ({error}); {ACCEPTED}") from None
+
+
+class _Unlike(Exception):
+    """A file is none of what is accepted; what it is instead."""
+
+
+def _single(folder: Path) -> Path:
+    """The one model of a folder."""
+    found = sorted(folder.glob("*.onnx")) or sorted(folder.glob("*.xml"))
+    if len(found) != 1:
+        several = f", it has {', '.join(file.name for file in found)}: name one of them" if found else ""
+        raise ValueError(f"{folder}: a folder must hold one .onnx file or one OpenVINO .xml file{several}")
+    return found[0]
+
+
+def _inspected(path: Path) -> ModelFile:
+    file = _single(path) if path.is_dir() else path
+    if not file.is_file():
+        raise ValueError(f"{file}: no such file")
+    with file.open("rb") as opened:
+        head = opened.read(512)
     if head[:4] in ENGINES:
         return ModelFile(path=path, format="engine", **_profile(path))
-    if head[:4] == b"PK\x03\x04":
+    if head[:4] == torchfile.ZIP:
         return _torchscript(path)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
         return _safetensors(path)
     if head.lstrip()[:1] == b"{":
         return _null(path)
-    return _onnx(path, path)
+    if head.lstrip().startswith(openvinofile.HEADS):
+        return _openvino(path, file)
+    if what := _other(file, head):
+        raise _Unlike(what)
+    return _onnx(path, file)
+
+
+def _other(file: Path, head: bytes) -> str | None:
+    """What a file is that is no model, by its first bytes; None: it may be ONNX, which has none of its own."""
+    if head[4:8] == b"TFL3":
+        return "TensorFlow Lite: give the ONNX file that it was made of"
+    if head[:1] == torchfile.PICKLE:
+        return torchfile.pickled(file)
+    starts = (head.lstrip().lower(), head, head[257:])
+    found = [what for start, what in OTHERS.items() if any(one.startswith(start) for one in starts)]
+    if not found and file.suffix == ".bin" and file.with_suffix(".xml").is_file():
+        return f"the weights of {file.with_suffix('.xml').name}: give that"
+    return found[0] if found else None
 
 
 def _onnx(path: Path, file: Path) -> ModelFile:
-    import onnx
-    from google.protobuf.message import DecodeError
-
     try:
-        model = onnx.load(str(file), load_external_data=False)
-        onnx.checker.check_model(str(file))  # by its path: it looks for external data beside it
-    except (DecodeError, onnx.checker.ValidationError, OSError) as error:
-        what = str(error).strip().splitlines()[0] if str(error).strip() else "empty"
-        raise ValueError(f"{path} is not a model ({what}); {ACCEPTED}") from None
-    if not model.graph.node:
-        raise ValueError(f"{path} is not a model (no operators); {ACCEPTED}")
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise ValueError(
-            f"{path} has {len(inputs)} inputs ({', '.join(i.name for i in inputs)}); models of one are measured"
-        )
-    tensor = inputs[0].type.tensor_type
-    sizes = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
-    if not sizes:
-        raise ValueError(f"{path}: its input {inputs[0].name} has no batch axis")
-    dtype = str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-    return ModelFile(path=path, format="onnx", batch=sizes[0], shape=tuple(sizes[1:]), dtype=dtype)
+        found = onnxfile.describe(file)
+    except onnxfile.NotOnnx as error:
+        raise _Unlike(str(error)) from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return ModelFile(path=path, format="onnx", **found._asdict())
+
+
+def _openvino(path: Path, file: Path) -> ModelFile:
+    try:
+        batch, shape, dtype, data = openvinofile.describe(file)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    return ModelFile(path=file, format="openvino", batch=batch, shape=shape, dtype=dtype, data=data)
 
 
 def _torchscript(path: Path) -> ModelFile:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            said = [archive.read(name) for name in names if name.endswith("/extra/image_shape")]  # by burnish's export
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is not a model ({error}: cut off?); {ACCEPTED}") from None
-    if not any("/code/" in name for name in names):
-        raise ValueError(f"{path} is a zip file without TorchScript code (a state dict?); {ACCEPTED}")
-    return ModelFile(path=path, format="torchscript", shape=tuple(json.loads(said[0])) if said else None)
+        shape, dtype = torchfile.archive(path)
+    except ValueError as error:
+        raise _Unlike(str(error)) from None
+    return ModelFile(path=path, format="torchscript", shape=shape, dtype=dtype)
 
 
 def _safetensors(path: Path) -> ModelFile:
@@ -162,9 +213,9 @@ def _null(path: Path) -> ModelFile:
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is not a model ({error}); {ACCEPTED}") from None
+        raise _Unlike(str(error)) from None
     if "milliseconds" not in found:
-        raise ValueError(f"{path} is not a model (JSON without milliseconds); {ACCEPTED}")
+        raise _Unlike("JSON without milliseconds")
     return ModelFile(path=path, format="null", shape=(1,))
 
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from tasks import gpu, measure, runtimes, scenarios, space
 from tasks.candidate import Effort, Images, Spec
+from tasks.causes import cause
 from tasks.certificate import Watch
 from tasks.pixels import normalise
 
@@ -259,10 +260,10 @@ def main() -> None:
             else:
                 _answer(answers, getattr(opened, command)(**message))
         except Exception as error:
-            first = str(error).strip().partition("\n")[0]
             full = space.found(error, *_folders(message))
             _answer(
-                answers, {"error": str(full) if full else f"{type(error).__name__}: {first}", "full": full is not None}
+                answers,
+                {"error": str(full) if full else f"{type(error).__name__}: {cause(error)}", "full": full is not None},
             )
             traceback.print_exc()  # last: it goes to a file, for which there may be no room
             if opened is None:

@@ -21,7 +21,7 @@ from conftest import skip_without_engines
 from digits import digits, stored
 
 from flows import cli, profiling_charts, report
-from flows.profiling import text
+from flows.profiling_text import text
 from flows.settings import to_toml
 from tasks import profilers, runtimes, tables
 from tasks.build import build
@@ -74,7 +74,7 @@ def files(run: Path) -> dict[str, Path]:
 
 def made(files: dict[str, Path], runtime: str, folder: Path, **others: Any) -> Profile:
     form = RUNTIMES.get(runtime, "safetensors")
-    return profile(files[form], form, runtime, "cpu", 1, INPUTS, folder / "profile", **{"queries": 8, **others})
+    return profile(files[form], form, runtime, "cpu", 1, INPUTS, folder / "profile", **{"queries": 20, **others})
 
 
 @pytest.fixture(scope="module", params=list(RUNTIMES))
@@ -114,7 +114,10 @@ def test_operators_are_told_by_their_module(result: Profile) -> None:
 
 
 def test_a_float_resnet_is_healthy_but_for_idle_cores(result: Profile) -> None:
-    assert {one.what for one in result.findings} <= {"fewer threads than physical cores"}
+    allowed = {"fewer threads than physical cores"}
+    if result.runtime == "eager":  # which folds nothing
+        allowed.add("BatchNormalization that was not folded into a convolution")
+    assert {one.what for one in result.findings} <= allowed
 
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
@@ -139,6 +142,7 @@ def test_compiled_kernels_are_rows(files: dict[str, Path], tmp_path: Path) -> No
     assert any(row["provider"] == "generated" for row in result.operators), "kernels of Inductor's own"
 
 
+@pytest.mark.alone
 def test_onnxruntimes_operators_take_about_as_long_as_its_queries(files: dict[str, Path], tmp_path: Path) -> None:
     """Queries between which a stall fell are left out, so that the profile is the quieter of the two."""
     ratios = [
@@ -147,6 +151,7 @@ def test_onnxruntimes_operators_take_about_as_long_as_its_queries(files: dict[st
     assert 0.3 < np.median(ratios) < 3
 
 
+@pytest.mark.alone
 def test_openvinos_counters_are_of_the_recorded_queries(files: dict[str, Path], tmp_path: Path) -> None:
     found = made(files, "openvino", tmp_path, queries=40)
     assert 0.2 < found.operators_ms / found.latency_ms < 1.5
@@ -192,7 +197,7 @@ def test_what_cannot_be_profiled_is_one_clear_line(files: dict[str, Path], tmp_p
         profilers.load("null")
     with pytest.raises(ValueError, match=r"runtime eager executes safetensors, not onnx"):
         profile(files["onnx"], "onnx", "eager", "cpu", 1, INPUTS, tmp_path / "p")
-    with pytest.raises(ValueError, match=r"does not run on inputs of shape 1x3x8x8: .*channels"):
+    with pytest.raises(ValueError, match=r"does not run on inputs of shape 1x3x8x8 \(float32\): .*channels"):
         profile(
             files["torchscript"],
             "torchscript",
@@ -223,8 +228,9 @@ def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None
 
 
 def test_the_text_fits_and_tells_findings_with_their_remedy(result: Profile) -> None:
-    told = text(result, 100)
-    assert max(map(len, told.splitlines()[1:])) <= 100
+    for width in (80, 100):
+        told = text(result, width)
+        assert max(map(len, told.splitlines())) <= width
     assert "share" in told
     assert "why is it not faster?" in told
     for finding in result.findings:
@@ -234,8 +240,13 @@ def test_the_text_fits_and_tells_findings_with_their_remedy(result: Profile) -> 
         assert "nothing found" in told
 
 
-def test_a_variant_is_profiled_and_its_report_shows_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--out", str(run), "--queries", "5", "--threads", "1"]
+def test_a_variant_is_profiled_and_its_report_shows_it(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "tasks.profile._conditions", lambda certificate, stable: None
+    )  # other tests run beside this one
+    arguments = ["--out", str(run), "--queries", "20", "--threads", "1"]
     for name in ("resnet34-w16/train/onnx", "resnet34-w16/train/torchscript"):
         assert cli.main(["profile", name, *arguments]) == 0
     told = capsys.readouterr().out
@@ -268,7 +279,7 @@ def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorb
     tables.frame("summary", rows).write_parquet(run / "tables" / "summary" / f"{RUN}.parquet")
     (run / "runs" / RUN / "result.json").write_text("{}")
     monkeypatch.setattr(report, "render", lambda out, name: out)  # it needs every table
-    assert cli.main(["profile", "--out", str(run), "--queries", "5", "--threads", "1"]) == 0
+    assert cli.main(["profile", "--out", str(run), "--queries", "20", "--threads", "1"]) == 0
     assert "resnet34-w16/train in eager" in capsys.readouterr().out
     log = EventAccumulator(str(run / "runs" / RUN / "profiles" / "resnet34-w16_train-eager" / "tensorboard")).Reload()
     assert set(log.Tags()["images"]) == {"flame", "operators"}
@@ -283,7 +294,7 @@ def test_a_file_is_profiled_without_any_run(
     own = tmp_path / "mine.onnx"
     own.write_bytes(files["onnx"].read_bytes())
     assert (
-        cli.main(["profile", str(own), "--out", str(tmp_path / "out"), "--runtime", "openvino", "--queries", "4"]) == 0
+        cli.main(["profile", str(own), "--out", str(tmp_path / "out"), "--runtime", "openvino", "--queries", "5"]) == 0
     )
     assert (tmp_path / "out" / "profiles" / "mine-openvino" / "operators.parquet").is_file()
     assert "Convolution" in capsys.readouterr().out
@@ -306,7 +317,7 @@ def test_a_file_is_profiled_without_any_run(
         (["resnet34-w16/train/onnx", "--device", "cuda:99"], "cuda:99: this machine has "),
         (["resnet34-w16/train/onnx", "--run", "other"], "no run 'other'"),
         (["resnet34-w16/train/onnx", "--input-shape", "3,8,8"], "an image of shape 3x8x8 does not fit its input"),
-        (["resnet34-w16/train", "--netron"], "--netron shows onnx and torchscript files"),
+        (["resnet34-w16/train", "--netron"], "--netron shows onnx, torchscript, openvino files"),
         (["no/such.onnx"], "neither a file nor a variant"),
     ],
 )

@@ -3,8 +3,9 @@
 Such a file imports its library when it is told to, never at its top, and has
 
 - `RUNTIMES`: names of the runtimes (tasks/runtimes) that execute with this library;
-- `measure(path, runtime, device, threads, inputs, queries, folder)`: run `WARMUP` queries, then `queries` under the
-  library's own profiler, write `trace.json` (Chrome's trace format) into `folder`, and return `Measured`.
+- `measure(path, runtime, device, threads, inputs, queries, folder, watch)`: run `WARMUP` queries, then `queries` under the
+  library's own profiler (these within `watch`, which sees what else the machine does), write `trace.json` (Chrome's trace
+  format) into `folder`, and return `Measured`.
 
 A profiler slows a query down: its figures are shares, not latencies.
 """
@@ -12,7 +13,8 @@ A profiler slows a query down: its figures are shares, not latencies.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 WARMUP = 5
 """Queries before those that are recorded."""
+LEAST_QUERIES = 5
+"""Queries that operators must be summed over for their shares to say anything: a stall in one of fewer is half of them."""
 Stacks = dict[tuple[str, ...], float]
 """Module path and operators, outermost first -> own time, ms a query; in the order of execution."""
 
@@ -68,6 +72,17 @@ class Measured:
     convolutions: list[Convolution]
     quantized: bool
     """Whether the file is an int8 model: it holds quantized operators or Q/DQ nodes."""
+    dynamic: bool = False
+    """Whether it finds the ranges of activations in every query (DynamicQuantizeLinear)."""
+    normalisations: dict[str, str] = field(default_factory=dict)
+    """Operators that are a BatchNormalization of their own (by name), and why each was not folded into a convolution."""
+    overridable: int = 0
+    """Weights that are inputs of the graph at the same time, so that a runtime takes none of them for a constant."""
+
+
+Watching = AbstractContextManager[object]
+"""What watches the machine while queries are recorded; it can be entered again and again."""
+UNWATCHED: Watching = nullcontext()
 
 
 class Profiler(Protocol):
@@ -76,8 +91,9 @@ class Profiler(Protocol):
     RUNTIMES: tuple[str, ...]
 
     def measure(
-        self, path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
-    ) -> Measured: ...
+        self, path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+        watch: Watching = UNWATCHED,
+    ) -> Measured: ...  # fmt: skip
 
 
 def load(runtime: str) -> Profiler:

@@ -40,6 +40,44 @@ def is_quantized(model: onnx.ModelProto) -> bool:
     return any(n.op_type in (*QUANTIZE, "DynamicQuantizeLinear") or is_integer(n.op_type) for n in model.graph.node)
 
 
+def is_dynamic(model: onnx.ModelProto) -> bool:
+    """Whether the ranges of activations are found in every query."""
+    return any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
+
+
+def overridable(model: onnx.ModelProto) -> int:
+    """How many weights are inputs of the graph, too: a caller could give others, so that they are no constants.
+
+    Exporters of before 2019 write them so (IR version 3), and some scripts still do.
+    """
+    return len({tensor.name for tensor in model.graph.initializer} & {value.name for value in model.graph.input})
+
+
+def unfolded(model: onnx.ModelProto) -> dict[str, str]:
+    """Names of BatchNormalization nodes, and what keeps a runtime from folding each into the convolution before it."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    uses = Counter(name for node in model.graph.node for name in node.input)
+    uses.update(value.name for value in model.graph.output)
+    stored = {tensor.name for tensor in model.graph.initializer} - {value.name for value in model.graph.input}
+    found = {}
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        before = made.get(node.input[0])
+        if any(attribute.name == "training_mode" and attribute.i for attribute in node.attribute):
+            reason = "it is in training mode"
+        elif not set(node.input[1:]) <= stored:
+            reason = "its weights are no constants of the graph"
+        elif before is None or before.op_type not in ("Conv", "ConvTranspose"):
+            reason = f"it follows {before.op_type if before else 'the input'}, no convolution"
+        elif uses[node.input[0]] > 1:
+            reason = "what its convolution gives is used elsewhere, too"
+        else:
+            reason = "the runtime did not fold it"
+        found[node.name] = reason
+    return found
+
+
 def operator_counts(model: onnx.ModelProto) -> Counter[str]:
     """Operators of each type, those of the bodies of loops and branches included."""
 

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import WARMUP, Measured, Operator, _onnx
+from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _onnx
 from tasks.profilers._common import calm, stacks_of
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
@@ -25,13 +25,14 @@ TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8"
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
-) -> Measured:
+    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    watch: Watching = UNWATCHED,
+) -> Measured:  # fmt: skip
     """Profile an ONNX file on ONNX Runtime's CPU or CUDA provider."""
     file = model_file(path)
     source = _onnx.read(file)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        events = _run(file, source, device, threads, inputs, queries, Path(scratch))
+        events = _run(file, source, device, threads, inputs, queries, Path(scratch), watch)
         optimized = _onnx.read(Path(scratch) / "optimized.onnx")
     (folder / "trace.json").write_text(json.dumps({"traceEvents": events}))
     runs = [event for event in events if event["name"] == "model_run"]
@@ -43,12 +44,26 @@ def measure(
     operators.sort(key=lambda one: one.name in constant)  # they run before all others, whatever they belong to
     return Measured(
         queries=len(kept), operators=operators, stacks=stacks_of(operators, len(kept)), quantized=_onnx.is_quantized(source),
-        convolutions=_onnx.convolutions(source, modules),
+        convolutions=_onnx.convolutions(source, modules), dynamic=_onnx.is_dynamic(source),
+        normalisations=_normalisations(operators, _onnx.unfolded(source)), overridable=_onnx.overridable(source),
     )  # fmt: skip
 
 
+def _normalisations(operators: list[Operator], reasons: dict[str, str]) -> dict[str, str]:
+    """Operators that are a BatchNormalization, with the reasons that the file tells.
+
+    Where ONNX Runtime lays out convolutions in blocks, it makes a convolution of one weight per channel of such a node.
+    """
+    found = {}
+    for one in operators:
+        name = one.name.removesuffix("_bn_nchwc")
+        if one.type == "BatchNormalization" or (name != one.name and name in reasons):
+            found[one.name] = reasons.get(name, "ONNX Runtime did not fold it")
+    return found
+
+
 def _run(
-    file: Path, model: Any, device: str, threads: int, inputs: np.ndarray, queries: int, scratch: Path
+    file: Path, model: Any, device: str, threads: int, inputs: np.ndarray, queries: int, scratch: Path, watch: Watching
 ) -> list[dict[str, Any]]:
     """Events of the profile, those of the recorded queries alone; the optimized graph goes into `scratch`."""
     import onnxruntime
@@ -69,8 +84,11 @@ def _run(
     if session.get_providers()[0] != asked:
         raise RuntimeError(f"asked for {asked}, ONNX Runtime gave {session.get_providers()[0]}")
     name = session.get_inputs()[0].name
-    for _ in range(WARMUP + queries):
+    for _ in range(WARMUP):
         session.run(None, {name: inputs})
+    with watch:
+        for _ in range(queries):
+            session.run(None, {name: inputs})
     events = json.loads(Path(session.end_profiling()).read_text())
     start = sorted(event["ts"] for event in events if event["name"] == "model_run")[WARMUP]
     return [event for event in events if event["ts"] >= start]

@@ -13,13 +13,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import WARMUP, Measured, Operator, _onnx
+from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _onnx
 from tasks.profilers._common import stacks_of, write_trace
 from tasks.runtimes import _openvino
 from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:
     import numpy as np
+    import onnx
 
 ROUNDS = 3
 RUNTIMES = ("openvino", "openvino_bf16")
@@ -27,13 +28,14 @@ TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
-) -> Measured:
-    """Profile an ONNX file in OpenVINO on the CPU."""
+    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    watch: Watching = UNWATCHED,
+) -> Measured:  # fmt: skip
+    """Profile an ONNX file, or one in OpenVINO's own format, in OpenVINO on the CPU."""
     file = model_file(path)
-    source = _onnx.read(file)
     core = _openvino.library().Core()
     model = core.read_model(file)
+    source = _own(model) if file.suffix == ".xml" else _onnx.read(file)
     model.reshape({model.inputs[0]: list(inputs.shape)})
     precision = "bf16" if runtime.endswith("bf16") else "f32"
     settings = _openvino.configuration(precision, threads, 1) | {"PERF_COUNT": True}
@@ -44,8 +46,9 @@ def measure(
         for _ in range(WARMUP):
             request.infer([inputs])
         before = _counters(request)
-        for _ in range(queries):
-            request.infer([inputs])
+        with watch:
+            for _ in range(queries):
+                request.infer([inputs])
         after = _counters(request)
         rounds.append({name: _between(before.get(name), info, queries) for name, info in after.items()})
     originals = {
@@ -66,8 +69,34 @@ def measure(
     write_trace(folder, operators, queries, "OpenVINO counts durations; operators are shown one after the other")
     return Measured(
         queries=queries, operators=operators, stacks=stacks_of(operators, queries), quantized=_onnx.is_quantized(source),
-        convolutions=_onnx.convolutions(source, modules),
+        convolutions=_onnx.convolutions(source, modules), dynamic=_onnx.is_dynamic(source),
     )  # fmt: skip
+
+
+def _own(model: Any) -> onnx.ModelProto:
+    """What the rules look at of a model in OpenVINO's own format, as a graph of ONNX nodes: convolutions and Q/DQ.
+
+    It has no modules. FakeQuantize and weights of 8 bits are how that format writes an int8 model.
+    """
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    nodes, weights = [], []
+    for node in model.get_ordered_ops():
+        kind, name = node.get_type_name(), node.get_friendly_name()
+        eight_bits = (
+            kind == "Constant" and node.get_element_type().get_type_name() in ("i8", "u8") and node.shape != [1]
+        )
+        if kind == "FakeQuantize" or eight_bits:
+            nodes.append(helper.make_node("QuantizeLinear", ["x", "s"], [f"{name}_q"], name=name))
+        elif kind in ("Convolution", "GroupConvolution"):
+            shape = list(node.input_value(1).get_partial_shape().to_shape())
+            groups = shape[0] if kind == "GroupConvolution" else 1
+            sizes = [shape[0] * shape[1], *shape[2:]] if kind == "GroupConvolution" else shape
+            # One number stands for all: only the shape is looked at.
+            weights.append(numpy_helper.from_array(np.broadcast_to(np.int8(0), sizes), f"{name}.w"))
+            nodes.append(helper.make_node("Conv", ["x", f"{name}.w"], [name], name=name, group=groups))
+    return helper.make_model(helper.make_graph(nodes, "own", [], [], weights))
 
 
 def _between(before: Any, after: Any, queries: int) -> float:

@@ -14,7 +14,7 @@ from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import WARMUP, Convolution, Measured, Operator, Stacks
+from tasks.profilers import UNWATCHED, WARMUP, Convolution, Measured, Operator, Stacks, Watching
 from tasks.profilers._common import calm
 from tasks.runtimes import load
 
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 RUNTIMES = ("eager", "torchscript", "torch_compile", "torch_compile_max")
 MODULE, STEP = "module ", "ProfilerStep"
 GENERATED = ("graph_", "cpp_fused", "triton_")  # kernels that torch.compile wrote
+AS_WRITTEN = "PyTorch executes the modules as they are written"
 PRECISIONS = {"float": "fp32", "c10::Half": "fp16", "c10::BFloat16": "bf16"}
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
-) -> Measured:
+    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    watch: Watching = UNWATCHED,
+) -> Measured:  # fmt: skip
     """Profile a model in PyTorch; `folder` also gets the log that TensorBoard shows where torch-tb-profiler is installed."""
     import torch
     from torch import profiler
@@ -57,9 +59,13 @@ def measure(
             schedule=profiler.schedule(wait=0, warmup=WARMUP, active=queries, repeat=1),
             on_trace_ready=profiler.tensorboard_trace_handler(str(log), worker_name=runtime),
         ) as recorded:  # fmt: skip
-            for _ in range(WARMUP + queries):
+            for _ in range(WARMUP):
                 session.run(inputs)
                 recorded.step()
+            with watch:
+                for _ in range(queries):
+                    session.run(inputs)
+                    recorded.step()
     session.close()
     shutil.copyfile(next(log.glob("*.pt.trace.json")), folder / "trace.json")
     if runtime == "torchscript":
@@ -74,8 +80,9 @@ def measure(
     operators = tree.operators()
     stacks = {path: ms / len(kept) for path, ms in tree.stacks.items()}
     quantized = any("quantized::" in one.type or "fake_quant" in one.type for one in operators)
+    alone = [one.name for one in operators if one.type == "aten::batch_norm"]
     return Measured(queries=len(kept), operators=operators, stacks=stacks, convolutions=[*convolutions.values()],
-                    quantized=quantized)  # fmt: skip
+                    quantized=quantized, normalisations=dict.fromkeys(alone, AS_WRITTEN))  # fmt: skip
 
 
 @contextmanager

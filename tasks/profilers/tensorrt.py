@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import WARMUP, Measured, Operator
+from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching
 from tasks.profilers._common import stacks_of, write_trace
 from tasks.runtimes import _tensorrt
 
@@ -24,8 +24,9 @@ TYPES = {"Int8": "int8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path
-) -> Measured:
+    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    watch: Watching = UNWATCHED,
+) -> Measured:  # fmt: skip
     """Profile a serialized engine on a GPU."""
     import torch
 
@@ -44,11 +45,14 @@ def measure(
     bound = _tensorrt.Bound(engine, context, torch.from_numpy(inputs).to(device))
     stream, profiler = torch.cuda.Stream(), Profiler()
     torch.cuda.synchronize()  # the inputs are there
-    for query in range(WARMUP + queries):
-        if query == WARMUP:
-            context.profiler = profiler
+    for _ in range(WARMUP):
         bound.enqueue(stream)
         stream.synchronize()
+    context.profiler = profiler
+    with watch:
+        for _ in range(queries):
+            bound.enqueue(stream)
+            stream.synchronize()
     told = engine.engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
     layers = {one["Name"]: one for one in json.loads(told).get("Layers", []) if isinstance(one, dict)}
     operators = [_operator(layer, ms, layers.get(layer, {})) for layer, ms in profiler.times.items()]

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.causes import cause
 from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Model:
         try:
             self._model = self._core.read_model(model_file(path))
         except RuntimeError as error:
-            raise ValueError(f"{path.name}: OpenVINO does not read it: {_reason(error)}") from error
+            raise ValueError(f"{path.name}: OpenVINO does not read it: {cause(error)}") from error
         if len(self._model.inputs) != 1:
             raise ValueError(f"{path.name}: expected one input, found {len(self._model.inputs)}")
         # Here, by one thread: two at once in the first such call of a process wait for each other for ever (2026.4).
@@ -114,15 +115,10 @@ class Model:
                 except RuntimeError as error:
                     self._shape = None
                     raise ValueError(
-                        f"the model does not take inputs of shape {list(shape)}: {_reason(error)}"
+                        f"the model does not take inputs of shape {list(shape)}: {cause(error)}"
                     ) from error
                 self._shape = asked
             return self._compiled.create_infer_request()
-
-
-def _reason(error: Exception) -> str:
-    """The last line of OpenVINO's message; those before it are places in its source."""
-    return str(error).strip().splitlines()[-1].strip()
 
 
 class Session:
@@ -159,7 +155,7 @@ class Session:
 
 
 def open(path: Path, device: str, batch_size: int, precision: str, threads: int, slots: int) -> Session:
-    """Open an ONNX file, or a folder with one and its external data.
+    """Open an ONNX file, a folder with one and its external data, or an OpenVINO .xml file with its .bin beside it.
 
     Raises
     ------

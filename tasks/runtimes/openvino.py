@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     from tasks.runtimes import Session
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "openvino")
 unavailable, load_library = _openvino.unavailable, _openvino.load_library
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
-    """Open an ONNX file, or a folder with one and its external data."""
+    """Open an ONNX file, a folder with one and its external data, or an OpenVINO .xml file."""
     return _openvino.open(path, device, batch_size, "f32", threads, slots)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from tasks.runtimes import Session
 
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "openvino")
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 load_library = _openvino.load_library
 
@@ -26,5 +26,5 @@ def unavailable(device: str) -> str | None:
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
-    """Open an ONNX file, or a folder with one and its external data."""
+    """Open an ONNX file, a folder with one and its external data, or an OpenVINO .xml file."""
     return _openvino.open(path, device, batch_size, "bf16", threads, slots)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from tasks.causes import cause
 from tasks.runtimes import _torch
 
 if TYPE_CHECKING:
@@ -37,5 +38,5 @@ def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1)
         try:
             module = torch.jit.load(str(path), map_location=device).eval()
         except RuntimeError as error:
-            raise ValueError(f"{path.name} is not a TorchScript file: {str(error).partition(chr(10))[0]}") from error
+            raise ValueError(f"{path.name} is not a TorchScript file: {cause(error)}") from error
     return _torch.session(module, device, f"TorchScript ({device})")

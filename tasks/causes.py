@@ -1,0 +1,41 @@
+"""The cause in a library's message, in one line: it stands first, last or in the middle, as the library has it."""
+
+from __future__ import annotations
+
+import re
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+PLACE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ [\w:~<>]+\([^()]*\)\s*(?:const )?")
+"""A place in ONNX Runtime's source: file, line and the function with its arguments."""
+STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
+WRAPPERS = ("Exception from ", "Check '", "FrontEnd API failed", "While validating ", "Model wasn't fully converted")
+"""How lines begin with which OpenVINO says where it was, not what was wrong."""
+LONGEST = 400
+
+
+def cause(error: BaseException) -> str:
+    """What was wrong, in one line, without stacks and places in the library's source."""
+    lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if lines[0].startswith("The following operation failed in the TorchScript interpreter"):
+        words = re.sub(r"^\w+(Error|Exception): ", "", lines[-1])
+    elif lines[0].startswith("[ONNXRuntimeError]"):
+        words = " ".join(PLACE.sub(" ", STATUS.sub("", " ".join(lines))).split())
+    elif lines[0].startswith("Exception from "):
+        words = _openvino(lines)
+    else:
+        words = lines[0]
+    return words if len(words) <= LONGEST else f"{words[: LONGEST - 3]}..."
+
+
+def _openvino(lines: list[str]) -> str:
+    """The reason after the last place; of several operators that were not converted that of the first, with its name."""
+    starts = [number for number, line in enumerate(lines) if line.startswith("-- ")]
+    where = ""
+    if starts:
+        where = lines[starts[0]].removeprefix("-- ").partition(" with a message")[0] + ": "
+        ends = [*starts[1:], *(number for number, line in enumerate(lines) if line == "Summary:"), len(lines)]
+        lines = lines[starts[0] + 1 : min(ends)] or lines
+    said = [line for line in lines if not line.startswith(WRAPPERS)]
+    return where + (said or lines)[-1]
