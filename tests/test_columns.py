@@ -173,6 +173,17 @@ def test_parts_have_the_names_that_folders_may_have(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_files_beside_the_parquet_files_are_said(tmp_path: Path) -> None:
+    write(tmp_path / "train.parquet", image=pa.array(BYTES), label=NUMBERS)
+    (tmp_path / "README.md").write_text("card")
+    (tmp_path / ".gitattributes").write_text("")
+    (one,) = opened("auto", tmp_path).images.left
+    assert (one.said, one.harmless) == ("1 file that is not Parquet: README.md", True)
+    (tmp_path / "more.tar").write_bytes(b"images")
+    (one,) = opened("auto", tmp_path).images.left
+    assert (one.said, one.harmless) == ("2 files that are not Parquet: README.md, more.tar", False)
+
+
 def test_images_are_named_by_their_path_or_else_by_file_and_row(tmp_path: Path) -> None:
     rows = [(png(i), i % 2) for i in range(20)]
     with_paths = write_parquet(tmp_path / "set" / "train.parquet", rows, ["a", "b"])

@@ -74,6 +74,11 @@ def test_folders_that_a_table_contradicts_are_refused_with_both_readings(tmp_pat
         opened(root).parts  # noqa: B018
     assert set(counts(opened(root, layout="classes"))["train"]) == {"images_part_1", "images_part_2"}
     assert counts(opened(root, label="dx")) == {"train": {"mel": 4, "nv": 4}}
+    (root / "meta.csv").write_text("image,width\n" + "".join(f"{n},{i % 2}\n" for i, n in enumerate(named)))
+    assert set(counts(opened(root))["train"]) == {"images_part_1", "images_part_2"}, "a width is no label"
+    numbered = "image,label\n" + "".join(f"{n},{int('part_2' in n)}\n" for n in named)
+    (root / "meta.csv").write_text(numbered)
+    assert set(counts(opened(root))["train"]) == {"images_part_1", "images_part_2"}, "the same classes by number"
     agreeing = "image,class\n" + "".join(f"{n},{n.split('/')[0]}\n" for n in named)
     (root / "meta.csv").write_text(agreeing)
     assert set(counts(opened(root))["train"]) == {"images_part_1", "images_part_2"}
@@ -83,6 +88,7 @@ def test_folders_that_a_table_contradicts_are_refused_with_both_readings(tmp_pat
     ("table", "said"),
     [
         ("file,a,b\n0.png,x,y\n1.png,y,x\n", "no column of t.csv is called label.*the columns are a, b"),
+        ("file,class,target\n0.png,x,y\n1.png,y,x\n", "the columns are class, target"),
         ("file,label\n0.png,x\n0.png,y\n", "0.png has two labels, x and y"),
         ("file,label\nnone.png,x\n", "no table .* that names its images, but t.csv"),
         ("file,label\n0.png,\xff\n", "t.csv cannot be read"),

@@ -123,7 +123,8 @@ def test_an_extra_folder_around_the_classes_is_passed_and_said(tmp_path: Path) -
         ({"train/steam": 2, "train/diesel": 2, "bus": 2, "car": 2},
          "two ways: train as splits, beside which bus, car .* data.layout=classes or data.layout=splits decides"),
         ({"train": 3, "test": 3}, "test, train .* are called after splits and hold images directly.*data.layout=classes"),
-        ({"train/Cat": 3, "train/dog": 3, "test/cat": 1}, "Cat, cat differ between the splits in capital letters alone"),
+        ({"train/Cat": 3, "train/dog": 3, "test/cat": 1}, "Cat, cat differ between the splits in capital letters or"),
+        ({"train/café": 3, "train/dog": 3, "test/cafe\u0301": 1, "test/dog": 1}, "differ between the splits"),
         ({"val/a": 1, "val/b": 1, "valid/a": 1, "train/a": 1, "train/b": 1}, "are both validation images; keep one"),
     ],
 )  # fmt: skip
@@ -325,8 +326,11 @@ def packed(root: Path, target: Path) -> Path:
 def test_a_zip_is_read_as_the_folder_that_it_unpacks_to(tmp_path: Path, work: Work) -> None:
     root = tree(tmp_path / "set", {f"{split}/{c}": 4 for split in ("train", "test") for c in TWO})
     archive = packed(root, tmp_path / "set.zip")
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(archive, "a") as more:
+        more.writestr("set/train/cat/000.png", (root / "train" / "cat" / "000.png").read_bytes())
     folder, unpacked = opened(root), opened(archive)
     assert counts(unpacked) == counts(folder) and unpacked.classes == folder.classes
+    assert "1 file or folder with the name of a later one in the zip" in left(unpacked)
     one, two = (prepare(work, Data(path=str(path))) for path in (root, archive))
     assert one.images.sha256 == two.images.sha256 and one.labels.sha256 == two.labels.sha256
     assert not list(tmp_path.glob("set.zip/*")) and sorted(p.name for p in tmp_path.iterdir()) == [

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Rows = list[dict[str, str]]
 
 LABELS = ("label", "labels", "class", "class_name", "classname", "category", "target")
-"""Columns that are taken for the label by their name, the first first."""
+"""Columns that are taken for the label by their name: the first of these, or the only one of the others."""
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 MOST = 20
 """Tables that are looked into, at most."""
@@ -94,8 +94,9 @@ def read_labels(tree: Tree, tables: list[str], data: Data, where: str) -> Layout
                          + (f"; data.label={data.label} asks for one" if data.label else ""))  # fmt: skip
     if not any(table.label for table in read):
         columns = ", ".join(dict.fromkeys(c for table in read for c in table.rows[0] if c != table.image))
-        raise ValueError(f"data.label: no column of {few([t.name for t in read])} is called label, so that the column must "
-                         f"be named; the columns are {columns or 'none besides the images'}")  # fmt: skip
+        raise ValueError(f"data.label: no column of {few([t.name for t in read])} is called label, or the only one "
+                         "that can be it, so that it must be named; the columns are "
+                         f"{columns or 'none besides the images'}")  # fmt: skip
     label_of, split_said, missing = _join(read, images)
     return _laid_out(tree, [table for table in read if table.label], label_of, split_said, missing)
 
@@ -118,9 +119,9 @@ def _label(rows: Rows, columns: list[str], image: str, asked: str | None) -> str
     """The column of labels: the one asked for, the one so called, or the only one that can be it."""
     if asked:
         return asked if asked in columns else None
-    named = [c for name in LABELS for c in columns if c.lower() == name]
+    named = [c for c in columns if c.lower() == "label"] or [c for c in columns if c.lower() in LABELS and c != image]
     if named:
-        return named[0]
+        return named[0] if len(named) == 1 else None
     others = [c for c in columns if c not in ("", image) and c.lower() not in SPLIT_COLUMNS]
     return others[0] if len(others) == 1 and len({row.get(others[0]) for row in rows}) < max(len(rows), 2) else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -224,11 +225,11 @@ def _classes(top: Folder, inside: list[Folder], where: str) -> Layout:
 
 def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where: str) -> Layout:
     layout = Layout({}, "")
-    known = {f.name.casefold() for f in descend(splits["train"]).holding()} if "train" in splits else set()
+    known = {_fold(f.name) for f in descend(splits["train"]).holding()} if "train" in splits else set()
     for split, folder in splits.items():
         start = descend(folder)
         classes = start.holding()
-        strange = len(classes) == 1 and len(known) > 1 and classes[0].name.casefold() not in known  # test/unknown
+        strange = len(classes) == 1 and len(known) > 1 and _fold(classes[0].name) not in known  # test/unknown
         if split != "train" and (not classes or strange):
             count = sum(1 for _ in folder.every("images"))
             layout.left.append(Left(f"{counted(count, 'image')} in {shown(folder.path)} without class folders, and so "
@@ -248,15 +249,19 @@ def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where:
     return layout
 
 
+def _fold(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def _refuse_cases(parts: dict[str, Classes], where: str) -> None:
-    """Refuse class folders of one name in capitals in one split and in small letters in another."""
+    """Refuse class folders whose names differ between splits in capital letters, or in how accents are encoded, alone."""
     names = {name for classes in parts.values() for name in classes}
-    folded = Counter(name.casefold() for name in names)
-    twice = sorted(name for name in names if folded[name.casefold()] > 1)
-    per_split = any(len({name.casefold() for name in classes}) < len(classes) for classes in parts.values())
+    folded = Counter(map(_fold, names))
+    twice = sorted(name for name in names if folded[_fold(name)] > 1)
+    per_split = any(len(set(map(_fold, classes))) < len(classes) for classes in parts.values())
     if twice and not per_split:
         raise ValueError(f"data.path: {where}: the class folders {few(twice)} differ between the splits in capital letters "
-                         "alone; give each class one name")  # fmt: skip
+                         "or accents alone; give each class one name")  # fmt: skip
 
 
 def _note_beside(layout: Layout, top: Folder, classes: list[Folder]) -> None:

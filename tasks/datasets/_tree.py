@@ -161,7 +161,8 @@ def _left(name: str) -> str | None:
 def _zip_tree(path: Path) -> Tree:
     try:
         archive = zipfile.ZipFile(path)
-        entries = {_name_in_zip(info): info for info in archive.infolist()}
+        listed = archive.infolist()
+        entries = {_name_in_zip(info): info for info in listed}
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"data.path: {shown(str(path))} is not a whole zip file ({error})") from error
     if any(info.flag_bits & 1 for info in entries.values()):
@@ -184,6 +185,8 @@ def _zip_tree(path: Path) -> Tree:
             raise ValueError(f"data.path: {shown(str(path))} is damaged at {shown(info.filename)}: {error}") from error
 
     tree = Tree(path, read, archive=True)
+    if doubled := len(listed) - len(entries):
+        tree.skipped["with the name of a later one in the zip"] = doubled
     for name, info in entries.items():
         steps = name.strip("/").split("/")
         reason = next((why for step in steps if (why := _left(step))), None)

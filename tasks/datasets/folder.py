@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tasks.datasets import Images, Left, Part, Source, fingerprint, location
-from tasks.datasets._labels import find_tables, is_table, read_labels
+from tasks.datasets._labels import LABELS, find_tables, is_table, read_labels
 from tasks.datasets._layout import Layout, NoClasses, folders_of, read_layout
 from tasks.datasets._tree import JUNK, Tree, read_tree
 from tasks.datasets._words import counted, few, shown
@@ -83,8 +83,11 @@ def _refuse_other_labels(tree: Tree, tables: list[str], data: Data, layout: Layo
         return
     by_folder = {n: name for classes in layout.parts.values() for name, images in classes.items() for n in images}
     by_table = {n: name for classes in labelled.parts.values() for name, images in classes.items() for n in images}
-    both = [n for n in by_folder if n in by_table]
-    if 2 * len(both) >= len(by_folder) and any(by_folder[n] != by_table[n] for n in both):
+    both = {(by_folder[n], by_table[n]) for n in by_folder if n in by_table}
+    one_to_one = len(both) == len({folder for folder, _ in both}) == len({label for _, label in both})
+    covered = sum(n in by_table for n in by_folder)
+    numbers = labelled.column.lower() not in LABELS and all(label.isdecimal() for _, label in both)  # a width, a time
+    if 2 * covered >= len(by_folder) and not one_to_one and not numbers:
         raise ValueError(f"data.path: {where} can be read in two ways: the folders as classes (set data.layout=classes), "
                          f"or the labels in column {labelled.column} of {few(labelled.tables)} (set "
                          f"data.label={labelled.column})")  # fmt: skip

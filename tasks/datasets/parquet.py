@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.datasets import Images, Part, Source, fingerprint, location
+from tasks.datasets import Images, Left, Part, Source, fingerprint, location
 from tasks.datasets._columns import check_same, damaged, find_columns, images_of, name_classes, open_file, read_labels
-from tasks.datasets._words import HUB_NAME, PARQUET, is_junk, settle, split_of
+from tasks.datasets._words import HUB_NAME, PARQUET, counted, few, is_junk, settle, split_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 READS = ("path", "image", "label")
 NEEDS = ("path",)
+CARD = (".md", ".json", ".txt", ".yaml")
+"""Suffixes of the files that describe a data set."""
 BATCH_ROWS = 128  # rows decompressed at a time
 
 
@@ -48,7 +51,11 @@ def open(data: Data) -> Source:
         files, root = find()
         return fingerprint([path for paths in files.values() for path in paths], root)
 
-    return Source(lambda: _load(find()[0], data), content)
+    def load() -> Images:
+        images = _load(find()[0], data)
+        return replace(images, left=images.left + _beside(location(data)))
+
+    return Source(load, content)
 
 
 def _find(data: Data) -> tuple[Files, Path]:
@@ -57,14 +64,25 @@ def _find(data: Data) -> tuple[Files, Path]:
     if path.is_file():
         return {"train": [path]}, path.parent
     if path.is_dir():
-        names = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.name.lower().endswith(PARQUET)]
-        names = [name for name in names if not any(s.startswith(".") or is_junk(s) for s in name.split("/"))]
-        chosen = _choose(names, None, data.path)
+        chosen = _choose([name for name in _files(path) if name.lower().endswith(PARQUET)], None, data.path)
         return {part: [path / name for name in found] for part, found in chosen.items()}, path
     if match := HUB_NAME.fullmatch(data.path):
         return _download(match["repo"], match["config"], data.path)
     raise ValueError(f"data.path: {data.path} is not there; give a .parquet file, a folder of them, or a data set's "
                      "name on the Hugging Face hub (owner/name)")  # fmt: skip
+
+
+def _files(folder: Path) -> list[str]:
+    """Names of the files in a folder and below it, without hidden ones and what systems leave behind."""
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in names if not any(step.startswith(".") or is_junk(step) for step in name.split("/"))]
+
+
+def _beside(path: Path) -> tuple[Left, ...]:
+    """The files of a folder that are not Parquet; a data set's card is no loss."""
+    others = sorted(name for name in _files(path) if not name.lower().endswith(PARQUET)) if path.is_dir() else []
+    said = f"{counted(len(others), 'file that is', 'files that are')} not Parquet: {few(others)}"
+    return (Left(said, harmless=all(name.endswith(CARD) for name in others)),) if others else ()
 
 
 def _part_of(name: str) -> str | None:
