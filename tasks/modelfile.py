@@ -6,6 +6,7 @@ Files have one input whose first axis is the batch.
 from __future__ import annotations
 
 import json
+import math
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -42,7 +43,13 @@ class ModelFile:
         """
         import numpy as np
 
+        from tasks import machine
+
         shape, rng = self._fitted(asked), np.random.default_rng(seed)
+        size, free = rows * math.prod(shape) * np.dtype(self.dtype).itemsize, machine.memory_available()
+        if 2 * size > free:  # twice: this process holds them, and the one that is measured
+            raise ValueError(f"{self.path}: {rows} inputs of shape {'x'.join(map(str, shape))} take {size / 1e9:.3g} GB "
+                             f"twice, {free / 1e9:.3g} GB of memory are free; ask for smaller batches or images")  # fmt: skip
         if self.dtype.startswith("float"):
             return rng.standard_normal((rows, *shape), np.float32).astype(self.dtype)
         high = 256 if self.dtype == "uint8" else 2
