@@ -139,10 +139,10 @@ def _settings(asked: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
         )
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"runtimes": "runtime", "devices": "device", "batch_sizes": "batch"}.get(
+        option = {"runtimes": "runtime", "devices": "device", "batch_sizes": "batch", "min_seconds": "seconds"}.get(
             str(first["loc"][0]), first["loc"][0]
         )
-        raise Mistake(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from None
+        raise Mistake(f"--{option}: {first['msg'].removeprefix('Value error, ').removeprefix('Input ')}") from None
 
 
 def _ordered(paths: list[Path], reference: str | None) -> list[Path]:

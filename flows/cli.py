@@ -95,27 +95,26 @@ def _scale_argument(command: argparse.ArgumentParser) -> None:
 
 def _numbers(text: str) -> tuple[int, ...]:
     """Positive integers, e.g. 1,8 or 3x224x224."""
-    numbers = tuple(int(part) for part in text.replace("x", ",").split(","))
-    if min(numbers) < 1:
-        raise ValueError
-    return numbers
+    return tuple(_count(part) for part in text.replace("x", ",").split(","))
 
 
 def _positive(text: str) -> float:
-    if not 0 < float(text) < float("inf"):
+    if not 0 < float(text) <= MOST:
         raise ValueError
     return float(text)
 
 
 def _count(text: str) -> int:
-    if int(text) < 1:
+    if not 1 <= int(text) <= MOST:
         raise ValueError
     return int(text)
 
 
+MOST = 1_000_000
+"""Of what an option counts: pixels, images, queries, threads, seconds; a million is more than anybody waits for."""
 # What argparse calls them when they are refused.
-_numbers.__name__, _positive.__name__ = "list of positive whole numbers", "positive number"
-_count.__name__ = "positive whole number"
+_numbers.__name__, _positive.__name__ = "list of whole numbers from 1 to a million", "number up to a million"
+_count.__name__ = "whole number from 1 to a million"
 
 
 def _bench_arguments(bench: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,13 @@ class ModelFile:
         """
         import numpy as np
 
+        from tasks import machine
+
         shape, rng = self._fitted(asked), np.random.default_rng(seed)
+        size, free = rows * math.prod(shape) * np.dtype(self.dtype).itemsize, machine.memory_available()
+        if 2 * size > free:  # twice: this process holds them, and the one that is measured
+            raise ValueError(f"{self.path}: {rows} inputs of shape {'x'.join(map(str, shape))} take {size / 1e9:.3g} GB "
+                             f"twice, {free / 1e9:.3g} GB of memory are free; ask for smaller batches or images")  # fmt: skip
         if self.dtype.startswith("float"):
             return rng.standard_normal((rows, *shape), np.float32).astype(self.dtype)
         high = 256 if self.dtype == "uint8" else 2

@@ -333,7 +333,7 @@ def test_a_mistake_is_one_line_and_code_2(
 @pytest.mark.slow
 def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flows.cli", "profile", str(files["torchscript"]), "--input-shape", "1,8,8",
-               "--queries", "4", "--netron", "--out", str(tmp_path)]  # fmt: skip
+               "--queries", "4", "--netron", "--trust", "--out", str(tmp_path)]  # fmt: skip
     with subprocess.Popen(command, cwd=Path(cli.__file__).parent.parent, text=True, stdout=subprocess.PIPE,
                           stderr=subprocess.PIPE, env={**os.environ, "DISPLAY": ""}) as process:  # fmt: skip
         assert process.stdout is not None
