@@ -25,11 +25,10 @@ def conclusion(folder: Path, width: int | None = None, *, colour: bool = False) 
     width : columns to break lines at; None: lines are as long as their sentences
     """
     told = json.loads((folder / "result.json").read_text())
-    cautions = told.get("cautions", [])
-    reason = told["reason"].removeprefix(" ".join(cautions)).strip()
-    lines = [f"caution: {caution}" for caution in cautions]
-    lines = [f"{YELLOW}{_broken(line, width)}{PLAIN}" if colour else _broken(line, width) for line in lines]
-    lines.append(_broken(f"{'winner: ' if told['winner'] else ''}{reason}", width))
+    cautions = [_broken(f"caution: {caution}", width) for caution in told.get("cautions", [])]
+    lines = [f"{YELLOW}{caution}{PLAIN}" if colour else caution for caution in cautions]
+    first, *others = told.get("sentences") or [told["reason"]]  # an older run has the reason alone
+    lines += [_broken(part, width) for part in (f"{'winner: ' if told['winner'] else ''}{first}", *others)]
     if (folder / MARKED).is_file():
         told_of = (
             f"benchmark_results.csv leaves times empty that were measured under bad conditions; {MARKED} has them."

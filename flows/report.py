@@ -220,7 +220,7 @@ def page(
     complete = all(name in small for name in PARTS)
     about["complete"] = complete
     outcome = summarise({**small, **_lazy(tables, "predictions")}, study) if complete else None
-    about["told"] = outcome.told if outcome else ("A table that the winner is found by is missing.",)
+    about["sentences"] = outcome.sentences if outcome else ("A table that the winner is found by is missing.",)
     about["cautions"] = outcome.cautions if outcome else ()
     about["mistakes"] = mistakes(tables, images)
     if study.published:
@@ -323,7 +323,8 @@ def table_text(
              "images_per_second": "images\n/s", "top1": "top-1", "macro_f1": "macro\nF1", "size_bytes": "size\nMB",
              "speedup": "speed-\nup"}  # fmt: skip
     figures = [key for key in names if width >= 110 or key not in ("latency_p90_ms", "images_per_second", "size_bytes")]
-    room = max(width - (86 if width >= 110 else 63), 12)  # what the other columns leave for names
+    longest = max((len(runtime) for runtime in summary["runtime"]), default=0)
+    room = max(width - (75 if width >= 110 else 52) - longest, 12)  # what the other columns leave for names
     for key in figures:
         table.add_column(names[key], justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)

@@ -270,7 +270,8 @@ def _publish(run: Run, result: Result) -> None:
     if result.failures:
         raise Unfinished("not published: " + "; ".join(result.failures))
     write_text(
-        run.folder / "result.json", json.dumps(result.model_dump(include={"winner", "reason", "cautions"}), indent=1)
+        run.folder / "result.json",
+        json.dumps(result.model_dump(include={"winner", "reason", "cautions", "sentences"}), indent=1),
     )
     damage.record(out, run.context.run)
     page = report.render(out, run.context.run)

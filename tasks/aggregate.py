@@ -30,7 +30,7 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
             contract.merge(name, [work.store.get(fragment) for fragment in fragments.get(name, ())], path)
         work.progress(1, 3, "checking the tables that the summary is made of")
         files, winner = {}, None
-        cautions: tuple[str, ...] = ()
+        cautions, sentences = tuple[str, ...](), tuple[str, ...]()
         checks = contract.Checks()
         unfit = {failure.table for failure in checks.validate({name: paths[name] for name in PARTS})}
         if unfit:
@@ -38,7 +38,7 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
         else:
             beside = {name: pl.scan_parquet(paths[name]) for name in BESIDE}
             found = summarise({name: pl.read_parquet(paths[name]) for name in PARTS} | beside, study)
-            cautions = found.cautions
+            cautions, sentences = found.cautions, found.sentences
             found.frame.write_parquet(paths["summary"], compression="zstd")
             (folder / "benchmark_results.csv").write_text(csv(found.frame))
             files["benchmark_results.csv"] = work.store.put(folder / "benchmark_results.csv", "csv")
@@ -55,7 +55,8 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
         passed = {name: work.store.put(path, "parquet") for name, path in merged.items() if name not in unfit}
         work.progress(3, 3, f"{len(passed)} tables fit to be published, {len(unfit)} not")
     return Result(
-        tables=passed, winner=winner, reason=reason, cautions=cautions, files=files,
+        tables=passed, winner=winner, reason=reason, cautions=cautions, sentences=sentences,
+        files=files,
         failures=tuple(map(str, checks.failures)),
     )  # fmt: skip
 

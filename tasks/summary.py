@@ -59,7 +59,7 @@ class Summary:
     winner: Row | None
     runner_up: Row | None
     reference: Row | None
-    told: tuple[str, ...]
+    sentences: tuple[str, ...]
     """The winner and why it is that one, a few sentences of plain English each."""
     provisional: Row | None = None
     """Where there is no winner: the fastest row that is accurate enough, which was measured under bad conditions."""
@@ -68,8 +68,8 @@ class Summary:
 
     @property
     def reason(self) -> str:
-        """`cautions`, then `told`."""
-        return " ".join((*self.cautions, *self.told))
+        """`cautions`, then `sentences`."""
+        return " ".join((*self.cautions, *self.sentences))
 
 
 WIDE = 100
@@ -131,9 +131,9 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
         if part is not None and not (part is reference and role == "provisional"):
             part["role"] = role
     shown = evidence(tables, study, reference, winner or provisional)
-    told = _reason(rows, study, rounds, reference, (winner, runner_up, provisional), shown)
+    sentences = _reason(rows, study, rounds, reference, (winner, runner_up, provisional), shown)
     frame = contract.frame("summary", rows)
-    return Summary(frame, winner, runner_up, reference, tuple(filter(None, told)), provisional, shown.cautions)
+    return Summary(frame, winner, runner_up, reference, tuple(filter(None, sentences)), provisional, shown.cautions)
 
 
 def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:

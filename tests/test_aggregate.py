@@ -140,7 +140,9 @@ def test_without_an_eligible_row_there_is_no_winner_and_the_reason_counts_what_r
     )}  # fmt: skip
     found = subject.summarise(bad, factory.study())
     assert (found.winner, found.runner_up) == (None, None)
-    assert found.told[0].startswith("No winner yet: of 24 rows at batch 1, 20 measured under bad conditions, 4 skipped")
+    assert found.sentences[0].startswith(
+        "No winner yet: of 24 rows at batch 1, 20 measured under bad conditions, 4 skipped"
+    )
     assert found.provisional["variant"] == FAST
     assert found.frame.filter(role="provisional")["variant"].to_list() == [FAST]
     assert f"Provisional best: {FAST} on onnxruntime, cpu, batch 1: 0.865 ms median, 4.75" in found.reason

@@ -104,7 +104,7 @@ def with_scores(tables: Tables, variant: str, top1: float) -> Tables:
 def test_the_winner_comes_with_the_interval_of_its_drop_and_the_images_that_would_settle_it(tables: Tables) -> None:
     found = summary.summarise(tables, factory.study())
     assert found.cautions == ()
-    (told,) = [part for part in found.told if part.startswith("Of 360 test images")]
+    (told,) = [part for part in found.sentences if part.startswith("Of 360 test images")]
     assert "3 turned from right to wrong and 0 from wrong to right: a drop in top-1 of 0.008" in told
     assert "between -0.002 and 0.024" in told and "do not show that the allowed drop of 0.01 is kept" in told
     assert "can resolve is 0.016; about 570 would be needed" in told
@@ -175,11 +175,16 @@ def test_the_terminal_says_cautions_before_the_winner_and_breaks_lines_at_its_wi
 ) -> None:
     found = summary.summarise(cut(tables, 5), factory.study())
     (tmp_path / "result.json").write_text(
-        json.dumps({"winner": summary.words(found.winner or {}), "reason": found.reason, "cautions": found.cautions})
-    )
+        json.dumps({"winner": summary.words(found.winner or {}), "reason": found.reason, "cautions": found.cautions,
+                    "sentences": found.sentences})
+    )  # fmt: skip
     plain = conclusion(tmp_path).splitlines()
-    assert [line.partition(":")[0] for line in plain] == ["caution"] * len(found.cautions) + ["winner", "report"]
-    assert f"winner: {' '.join(found.told)}" in plain and str(found.cautions[0]) in plain[0]
+    said = [
+        *(f"caution: {caution}" for caution in found.cautions),
+        f"winner: {found.sentences[0]}",
+        *found.sentences[1:],
+    ]
+    assert plain[:-1] == said and len(found.cautions) == 1 and plain[-1].startswith("report: ")
     narrow = conclusion(tmp_path, 80, colour=True)
     assert all(len(line) <= 80 + 11 for line in narrow.splitlines()[:-1]) and "\x1b[1;33mcaution" in narrow
     (tmp_path / summary.MARKED).touch()

@@ -121,6 +121,8 @@ class Result(Output):
     """Sentences: `cautions` first, then the winner and why it is that one."""
     cautions: tuple[str, ...] = ()
     """Why the accuracy rule is met vacuously; the beginning of `reason`."""
+    sentences: tuple[str, ...] = ()
+    """The rest of `reason`, a few sentences each."""
     files: dict[str, Artifact] = {}
     """File or folder name in the run's folder -> artifact."""
     failures: tuple[str, ...] = ()
