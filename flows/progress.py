@@ -115,9 +115,14 @@ class Progress:
         self.done += 1
         return f"{self.done} of {self.total} stages"
 
-    def close(self, model: str, part: str = "") -> None:
-        """Take what was planned for a part of a model's work, or for all of it, and did not come, off the plan."""
-        self.waiting = [planned for planned in self.waiting if planned.model != model or part not in ("", planned.part)]
+    def close(self, model: str, part: str) -> None:
+        """Take what was planned for a part of a model's work, and did not come, off the plan."""
+        self.waiting = [planned for planned in self.waiting if planned.model != model or planned.part != part]
+
+    def keep_forms(self, model: str, weights: int) -> None:
+        """Keep of a model's plan the forms of so many weights: those are made, and no others come."""
+        kept = [forms(number) for number in range(weights)]
+        self.waiting = [planned for planned in self.waiting if planned.model != model or planned.part in kept]
 
     def expected(self) -> float | None:
         """Seconds that the stage at work took the last time with these settings; None where that is not known."""

@@ -35,7 +35,10 @@ def walk(study, out, fails=()):
         assert found.current == planned
         told.append(found.end(computed=True))
         if planned in fails:
-            found.close(planned.model, planned.part if planned.part.startswith("forms") else "")
+            if planned.part.startswith("forms"):
+                found.close(planned.model, planned.part)
+            else:
+                found.keep_forms(planned.model, 0)
     return told
 
 
