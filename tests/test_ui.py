@@ -17,7 +17,7 @@ from itertools import pairwise
 import pytest
 from conftest import ROOT, SHORT
 from PIL import Image
-from terminal import watch
+from screen import watch
 
 from flows.artifacts import MARKED
 from flows.settings import load, plain
