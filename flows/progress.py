@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from tasks.records import Study
 
+LOG = logging.getLogger("burnish")
 TRAINING = ("ablate", "train", "tune", "augment", "prune", "qat")
 MEASURING = ("benchmark", "serve", "aggregate")
 
@@ -162,7 +164,10 @@ class Durations:
     def note(self, planned: Planned, seconds: float) -> None:
         """Remember how long a stage took."""
         self.seconds[str(planned)] = (self._settings(planned), round(seconds, 2))
-        write_text(self.path, json.dumps(self.seconds, indent=1))
+        try:
+            write_text(self.path, json.dumps(self.seconds, indent=1))
+        except OSError as error:  # no reason to lose the stage
+            LOG.warning("how long %s took could not be written to %s: %s", planned, self.path, error.strerror)
 
     def _settings(self, planned: Planned) -> str:
         sections = {"data", "models", planned.stage}

@@ -101,6 +101,12 @@ def test_broken_durations_are_none(tmp_path, text):
     assert Durations(study, tmp_path).seconds == {}
 
 
+def test_a_time_that_cannot_be_written_is_said_and_the_study_goes_on(tmp_path, caplog):
+    (tmp_path / "store").write_text("a file in the way of the folder")
+    assert walk(load("quickstart", ["models=['lenet5']"]), tmp_path)[0].startswith("1 of ")
+    assert "how long prepare took could not be written" in caplog.text
+
+
 def test_a_stage_tells_when_it_ends_once_its_pace_is_known(now):
     pace = Pace("train/lenet5")
     assert pace.left(None) is None
