@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from tasks.records import Study
 
+LOG = logging.getLogger("burnish")
 TRAINING = ("ablate", "train", "tune", "augment", "prune", "qat")
 MEASURING = ("benchmark", "serve", "aggregate")
 
@@ -115,9 +117,14 @@ class Progress:
         self.done += 1
         return f"{self.done} of {self.total} stages"
 
-    def close(self, model: str, part: str = "") -> None:
-        """Take what was planned for a part of a model's work, or for all of it, and did not come, off the plan."""
-        self.waiting = [planned for planned in self.waiting if planned.model != model or part not in ("", planned.part)]
+    def close(self, model: str, part: str) -> None:
+        """Take what was planned for a part of a model's work, and did not come, off the plan."""
+        self.waiting = [planned for planned in self.waiting if planned.model != model or planned.part != part]
+
+    def keep_forms(self, model: str, weights: int) -> None:
+        """Keep of a model's plan the forms of so many weights: those are made, and no others come."""
+        kept = [forms(number) for number in range(weights)]
+        self.waiting = [planned for planned in self.waiting if planned.model != model or planned.part in kept]
 
     def expected(self) -> float | None:
         """Seconds that the stage at work took the last time with these settings; None where that is not known."""
@@ -157,7 +164,10 @@ class Durations:
     def note(self, planned: Planned, seconds: float) -> None:
         """Remember how long a stage took."""
         self.seconds[str(planned)] = (self._settings(planned), round(seconds, 2))
-        write_text(self.path, json.dumps(self.seconds, indent=1))
+        try:
+            write_text(self.path, json.dumps(self.seconds, indent=1))
+        except OSError as error:  # no reason to lose the stage
+            LOG.warning("how long %s took could not be written to %s: %s", planned, self.path, error.strerror)
 
     def _settings(self, planned: Planned) -> str:
         sections = {"data", "models", planned.stage}

@@ -341,10 +341,11 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
         _techniques(run, model, data)
         run.progress.close(model.label, "techniques")
     for model in study.models:
-        for number, weights in enumerate(_weights(run, model, data)):
+        made = _weights(run, model, data)
+        run.progress.keep_forms(model.label, len(made))
+        for number, weights in enumerate(made):
             _forms(run, model, data, weights)
             run.progress.close(model.label, forms(number))
-        run.progress.close(model.label)
     if not any(v.status == "ok" and v.benchmark for v in run.variants):
         why = f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}"
         raise (ValueError if isinstance(run.error, ValueError) else Unfinished)(why) from run.error

@@ -8,7 +8,6 @@ from conftest import ROOT
 from jsonschema import Draft202012Validator
 from prefect.utilities.callables import parameter_schema
 
-from flows import deployments
 from flows.presets import presets
 from flows.settings import plain
 from flows.study import run_study
@@ -84,11 +83,9 @@ def test_values_pass_the_schema_with_and_without_their_kinds(schema, name):
     assert list(check.iter_errors({"study": other})), "the kind of another record is refused"
 
 
-def test_the_deployments_file_is_of_today_and_fills_the_form_without_constants(schema):
-    text = (ROOT / "prefect.yaml").read_text()
-    assert text == deployments.render()
+def test_the_deployments_file_fills_the_form_without_constants(schema):
     check = Draft202012Validator(schema)
-    for made in yaml.safe_load(text)["deployments"]:
+    for made in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
         check.validate(made["parameters"])
         assert not [
             name for name, part in made["parameters"]["study"].items() if isinstance(part, dict) and "kind" in part

@@ -35,7 +35,10 @@ def walk(study, out, fails=()):
         assert found.current == planned
         told.append(found.end(computed=True))
         if planned in fails:
-            found.close(planned.model, planned.part if planned.part.startswith("forms") else "")
+            if planned.part.startswith("forms"):
+                found.close(planned.model, planned.part)
+            else:
+                found.keep_forms(planned.model, 0)
     return told
 
 
@@ -96,6 +99,12 @@ def test_broken_durations_are_none(tmp_path, text):
     broken.path.parent.mkdir(parents=True)
     broken.path.write_text(text)
     assert Durations(study, tmp_path).seconds == {}
+
+
+def test_a_time_that_cannot_be_written_is_said_and_the_study_goes_on(tmp_path, caplog):
+    (tmp_path / "store").write_text("a file in the way of the folder")
+    assert walk(load("quickstart", ["models=['lenet5']"]), tmp_path)[0].startswith("1 of ")
+    assert "how long prepare took could not be written" in caplog.text
 
 
 def test_a_stage_tells_when_it_ends_once_its_pace_is_known(now):
