@@ -2,173 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib.metadata
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn
 
+from flows.arguments import completion, parser
 from flows.damage import Damaged, check, check_profiles, explanations
 from flows.server import Lost
 from flows.settings import Mistake, load, one_line, to_toml
 from flows.supervisor import INTERRUPTED
-from flows.trust import trust_argument
-from tasks.records import StageName
 from tasks.space import DiskFull, watched
 
 if TYPE_CHECKING:
+    import argparse
     from types import FrameType
 
     from tasks.records import Study
-
-
-def _arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="burnish",
-        description="From images and a classifier to its fastest deployable form that is still accurate enough.",
-    )
-    parser.add_argument("--version", action="version", version=f"burnish {_version()}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="run a study on this machine")
-    run.add_argument("study", metavar="PRESET|FILE.toml", help="a preset (see `burnish presets`) or a study as TOML")
-    run.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-                     help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated")  # fmt: skip
-    _scale_argument(run)
-    run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
-                     help="compute a stage although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
-    run.add_argument("--skip", action="append", default=[], metavar="STAGE",
-                     help="leave a stage out, e.g. build; may be repeated")  # fmt: skip
-    run.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
-    run.set_defaults(do=_run)
-
-    commands.add_parser("presets", help="list the presets").set_defaults(do=_presets)
-
-    show = commands.add_parser("show", help="print a preset as TOML, ready to edit and run")
-    show.add_argument("study", metavar="PRESET|FILE.toml")
-    show.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="as for run")
-    _scale_argument(show)
-    show.set_defaults(do=_show)
-
-    ui = commands.add_parser("ui", help="start Prefect's pages with all presets, ready to be run, until Ctrl-C")
-    ui.add_argument("--port", type=_count, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
-    ui.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts go (default: %(default)s)")
-    ui.set_defaults(do=_ui)
-
-    _bench_arguments(commands.add_parser("bench", help="measure and compare model files of your own"))
-
-    _profile_arguments(
-        commands.add_parser("profile", help="show where the time of a model goes, and why it is not faster")
-    )
-
-    deploy = commands.add_parser("deploy", help="write the winner of a run as a folder that serves it over HTTP")
-    deploy.add_argument("run", nargs="?", metavar="RUN", help="name of a run (default: the newest)")
-    deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
-    deploy.add_argument("--variant", metavar="NAME", help="another variant of the run than its winner")
-    deploy.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
-    deploy.set_defaults(do=_deploy)
-
-    report = commands.add_parser("report", help="write a run's report anew from its tables, and print its path")
-    why = commands.add_parser("why", help="say for each task of a run: hit or computed, and what differed")
-    for command, do in ((report, _report), (why, _why)):
-        command.add_argument("run", nargs="?", metavar="RUN", help="name of a run (default: the newest)")
-        command.add_argument(
-            "--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)"
-        )
-        command.set_defaults(do=do)
-    return parser
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("burnish")
-    except importlib.metadata.PackageNotFoundError:  # python -m flows.cli in a checkout
-        return "(not installed)"
-
-
-def _scale_argument(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--scale", choices=("smoke", "cpu", "full"),
-                         help="of a published study: minutes on digits (default), an evening on a CPU, one GPU")  # fmt: skip
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """Positive integers, e.g. 1,8 or 3x224x224."""
-    return tuple(_count(part) for part in text.replace("x", ",").split(","))
-
-
-def _positive(text: str) -> float:
-    if not 0 < float(text) <= MOST:
-        raise ValueError
-    return float(text)
-
-
-def _count(text: str) -> int:
-    if not 1 <= int(text) <= MOST:
-        raise ValueError
-    return int(text)
-
-
-MOST = 1_000_000
-"""Of what an option counts: pixels, images, queries, threads, seconds; a million is more than anybody waits for."""
-# What argparse calls them when they are refused.
-_numbers.__name__, _positive.__name__ = "list of whole numbers from 1 to a million", "number up to a million"
-_count.__name__ = "whole number from 1 to a million"
-
-
-def _bench_arguments(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument(
-        "files", nargs="+", metavar="FILE",
-        help="ONNX, TorchScript, OpenVINO (.xml), TensorRT engine, burnish's safetensors",
-    )  # fmt: skip
-    bench.add_argument(
-        "--reference", metavar="FILE", help="file that the others are compared with (default: the first)"
-    )
-    bench.add_argument("--runtime", default=(), type=lambda text: tuple(text.split(",")), metavar="NAME,...",
-                       help="runtimes (default: the first by name that takes the file; files of tasks/runtimes)")  # fmt: skip
-    bench.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
-    bench.add_argument("--batch", type=_numbers, metavar="N,...", help="batch sizes (default: the file's, or 1)")
-    bench.add_argument("--input-shape", type=_numbers, metavar="N,...",
-                       help="shape of one image where the file leaves it open, e.g. 3,224,224")  # fmt: skip
-    bench.add_argument("--seconds", type=_positive, default=10.0,
-                       help="least time that each is measured, over all rounds (default: %(default)g)")  # fmt: skip
-    bench.add_argument("--rounds", type=int, choices=range(1, 101), default=10, metavar="N",
-                       help="visits, each in a fresh process (default: %(default)d)")  # fmt: skip
-    bench.add_argument("--minutes", type=_positive, help="time that everything together may take: fewer queries then")
-    bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one a core)")
-    bench.add_argument("--throughput", action="store_true", help="also measure throughput: several queries in flight")
-    trust_argument(bench)
-    bench.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    bench.add_argument("--out", default="artifacts", metavar="DIR", help="where tables go (default: %(default)s)")
-    bench.set_defaults(do=_bench)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
     from flows.bench import bench
 
     bench(arguments)
-
-
-def _profile_arguments(show: argparse.ArgumentParser) -> None:
-    show.add_argument(
-        "target", nargs="?", metavar="VARIANT|FILE",
-        help="a variant of a run (its report names them; default: its unpruned model in PyTorch), or a model file",
-    )  # fmt: skip
-    show.add_argument("--run", metavar="RUN", help="run that the variant is of (default: the newest)")
-    show.add_argument("--runtime", metavar="NAME", help="runtime (default: the plainest that takes the file)")
-    show.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
-    show.add_argument("--batch", type=_count, metavar="N", help="images a query (default: the file's, or 1)")
-    show.add_argument("--threads", type=_count, metavar="N", help="threads on a CPU (default: one a core)")
-    show.add_argument("--input-shape", type=_numbers, metavar="N,...",
-                      help="shape of one image where the file leaves it open, e.g. 3,224,224")  # fmt: skip
-    show.add_argument(
-        "--queries", type=_count, default=20, metavar="N", help="queries to record (default: %(default)d)"
-    )
-    trust_argument(show)
-    show.add_argument("--netron", action="store_true", help="then show the graph in netron, until Ctrl-C")
-    show.add_argument("--out", default="artifacts", metavar="DIR", help="where artifacts are (default: %(default)s)")
-    show.set_defaults(do=_profile)
 
 
 def _profile(arguments: argparse.Namespace) -> None:
@@ -284,13 +141,24 @@ def _reachable(study: Study) -> None:
             raise Mistake(f"{where}{error}") from None
 
 
+def _completion(arguments: argparse.Namespace) -> None:
+    print(completion(parser(DO), arguments.shell))
+
+
+DO = {
+    "run": _run, "presets": _presets, "show": _show, "ui": _ui, "bench": _bench, "profile": _profile, "deploy": _deploy,
+    "report": _report, "why": _why, "completion": _completion,
+}  # fmt: skip
+"""Name of a command -> what carries it out."""
+
+
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted, 143 terminated."""
-    arguments = _arguments().parse_args(argv)
+    arguments = parser(DO).parse_args(argv)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # before Prefect is imported: its client shows a notice otherwise
     # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)

@@ -1,0 +1,217 @@
+"""The command line of `burnish`: its commands, their options and their help, each with examples."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from typing import TYPE_CHECKING, get_args
+
+from flows.trust import trust_argument
+from tasks.records import StageName, plugins
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Do = Callable[[argparse.Namespace], None]
+
+MOST = 1_000_000
+"""Of what an option counts: pixels, images, queries, threads, seconds; a million is more than anybody waits for."""
+RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")  # null is for tests of the measuring
+SHELLS = ("bash", "zsh", "tcsh")
+COMMANDS = {
+    "run": "run a study on this machine",
+    "presets": "list the presets",
+    "show": "print a preset as TOML, ready to edit and run",
+    "ui": "start Prefect's pages with all presets, ready to be run, until Ctrl-C",
+    "bench": "measure and compare model files of your own",
+    "profile": "show where the time of a model goes, and why it is not faster",
+    "deploy": "write the winner of a run as a folder that serves it over HTTP",
+    "report": "write a run's report anew from its tables, and print its path",
+    "why": "say for each task of a run: hit or computed, and what differed",
+    "completion": "print a script that completes burnish's commands and options in a shell",
+}
+EXAMPLES = {
+    "run": "burnish run quickstart --set data.path=photos/ --set data.image_size=64 --skip tune",
+    "presets": "burnish presets",
+    "show": "burnish show quickstart > my-study.toml && burnish run my-study.toml",
+    "ui": "burnish ui --port 4201",
+    "bench": "burnish bench model.onnx model-int8.onnx --runtime onnxruntime,openvino --batch 1,8",
+    "profile": "burnish profile model.onnx --runtime openvino --netron",
+    "deploy": "burnish deploy --to served/ && cd served && python app.py",
+    "report": "burnish report --out /data/burnish",
+    "why": "burnish why",
+    "completion": "burnish completion bash > ~/.local/share/bash-completion/completions/burnish",
+}
+
+
+def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
+    """The parser of the command line.
+
+    Parameters
+    ----------
+    do
+        Name of a command of `COMMANDS` -> the function that carries it out.
+    """
+    top = argparse.ArgumentParser(
+        prog="burnish",
+        description="From images and a classifier to its fastest deployable form that is still accurate enough.",
+        epilog="for example:\n  burnish run quickstart\nburnish COMMAND --help has an example of its own.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"burnish {_version()}")
+    subparsers = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands: dict[str, argparse.ArgumentParser] = {}
+    for name, text in COMMANDS.items():
+        commands[name] = subparsers.add_parser(
+            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"for example:\n  {EXAMPLES[name]}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is copied, so it stays on one line
+        )  # fmt: skip
+        commands[name].set_defaults(do=do[name])
+    _run(commands["run"])
+    _study(commands["show"])
+    _ui(commands["ui"])
+    _bench(commands["bench"])
+    _profile(commands["profile"])
+    _deploy(commands["deploy"])
+    for name in ("report", "why"):
+        _run_name(commands[name])
+        _out(commands[name], "where artifacts are")
+    commands["completion"].add_argument("shell", choices=SHELLS)
+    return top
+
+
+def completion(top: argparse.ArgumentParser, shell: str) -> str:
+    """A script for a shell of `SHELLS` that completes the commands, options, files and folders of a parser."""
+    import shtab
+
+    for action in _actions(top):
+        if "FILE" in str(action.metavar):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]
+        elif action.metavar == "DIR":
+            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
+    return str(shtab.complete(top, shell=shell))
+
+
+def _actions(top: argparse.ArgumentParser) -> list[argparse.Action]:
+    """All arguments of a parser and of its commands."""
+    actions = list(top._actions)
+    for action in top._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            actions += [one for command in action.choices.values() for one in command._actions]
+    return actions
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("burnish")
+    except importlib.metadata.PackageNotFoundError:  # python -m flows.cli in a checkout
+        return "(not installed)"
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Positive integers, e.g. 1,8 or 3x224x224."""
+    return tuple(_count(part) for part in text.replace("x", ",").split(","))
+
+
+def _positive(text: str) -> float:
+    if not 0 < float(text) <= MOST:
+        raise ValueError
+    return float(text)
+
+
+def _count(text: str) -> int:
+    if not 1 <= int(text) <= MOST:
+        raise ValueError
+    return int(text)
+
+
+# What argparse calls them when they are refused.
+_numbers.__name__, _positive.__name__ = "list of whole numbers from 1 to a million", "number up to a million"
+_count.__name__ = "whole number from 1 to a million"
+
+
+def _out(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--out", default="artifacts", metavar="DIR", help=f"{text} (default: %(default)s)")
+
+
+def _run_name(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", nargs="?", metavar="RUN", help="name of a run (default: the newest)")
+
+
+def _study(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "study", metavar="PRESET|FILE.toml", help="a preset (see `burnish presets`) or a study as TOML"
+    )
+    command.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
+                         help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated")  # fmt: skip
+    command.add_argument("--scale", choices=("smoke", "cpu", "full"),
+                         help="of a published study: minutes on digits (default), an evening on a CPU, one GPU")  # fmt: skip
+
+
+def _run(run: argparse.ArgumentParser) -> None:
+    _study(run)
+    run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
+                     help="compute a stage although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
+    run.add_argument("--skip", action="append", default=[], metavar="STAGE",
+                     help="leave a stage out, e.g. build; may be repeated")  # fmt: skip
+    _out(run, "where artifacts go")
+
+
+def _ui(ui: argparse.ArgumentParser) -> None:
+    ui.add_argument("--port", type=_count, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
+    _out(ui, "where artifacts go")
+
+
+def _machine(command: argparse.ArgumentParser) -> None:
+    """Options of what runs a model file, and on what."""
+    command.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
+    command.add_argument("--input-shape", type=_numbers, metavar="N,...",
+                         help="shape of one image where the file leaves it open, e.g. 3,224,224")  # fmt: skip
+    trust_argument(command)
+
+
+def _bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument(
+        "files", nargs="+", metavar="FILE",
+        help="ONNX, TorchScript, OpenVINO (.xml), TensorRT engine, burnish's safetensors",
+    )  # fmt: skip
+    bench.add_argument(
+        "--reference", metavar="FILE", help="file that the others are compared with (default: the first)"
+    )
+    bench.add_argument("--runtime", default=(), type=lambda text: tuple(text.split(",")), metavar="NAME,...",
+                       help=f"of {RUNTIMES} (default: the first of these that takes the file)")  # fmt: skip
+    bench.add_argument("--batch", type=_numbers, metavar="N,...", help="batch sizes (default: the file's, or 1)")
+    bench.add_argument("--seconds", type=_positive, default=10.0,
+                       help="least time that each is measured, over all rounds (default: %(default)g)")  # fmt: skip
+    bench.add_argument("--rounds", type=int, choices=range(1, 101), default=10, metavar="N",
+                       help="visits, each in a fresh process (default: %(default)d)")  # fmt: skip
+    bench.add_argument("--minutes", type=_positive, help="time that everything together may take: fewer queries then")
+    bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one per core)")
+    bench.add_argument("--throughput", action="store_true", help="also measure throughput: several queries in flight")
+    _machine(bench)
+    bench.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    _out(bench, "where tables go")
+
+
+def _profile(profile: argparse.ArgumentParser) -> None:
+    profile.add_argument(
+        "target", nargs="?", metavar="VARIANT|FILE",
+        help="a variant of a run (its report names them; default: its unpruned model in PyTorch), or a model file",
+    )  # fmt: skip
+    profile.add_argument("--run", metavar="RUN", help="run that the variant is of (default: the newest)")
+    profile.add_argument("--runtime", metavar="NAME", help=f"of {RUNTIMES} (default: the plainest that takes the file)")
+    profile.add_argument("--batch", type=_count, metavar="N", help="images per query (default: the file's, or 1)")
+    profile.add_argument("--threads", type=_count, metavar="N", help="threads on a CPU (default: one per core)")
+    profile.add_argument(
+        "--queries", type=_count, default=20, metavar="N", help="queries to record (default: %(default)d)"
+    )
+    _machine(profile)
+    profile.add_argument("--netron", action="store_true", help="then show the graph in netron, until Ctrl-C")
+    _out(profile, "where artifacts are")
+
+
+def _deploy(deploy: argparse.ArgumentParser) -> None:
+    _run_name(deploy)
+    deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
+    deploy.add_argument("--variant", metavar="NAME", help="another variant of the run than its winner")
+    _out(deploy, "where artifacts are")
