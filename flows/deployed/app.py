@@ -193,7 +193,7 @@ def main() -> None:
     from connections import Patient
 
     allowed = DECODERS.allowed
-    print(f"{ABOUT['variant']}: {MODEL.threads} threads a query, {allowed.decoders} decoders, images of up to "
+    print(f"{ABOUT['variant']}: threads per query {MODEL.threads}, decoders {allowed.decoders}, images of up to "
           f"{allowed.pixels / 1e6:.1f} megapixels", flush=True)  # fmt: skip
     uvicorn.run(application(), host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8080")),
                 http=Patient, ws="none", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=10)  # fmt: skip

@@ -26,9 +26,10 @@ class Model:
         usable = quota.usable_processors()
         self.threads = min(about["threads"], usable)
         if self.threads < about["threads"]:
-            print(
-                f"measured with {about['threads']} threads; this machine or container lends {usable}", file=sys.stderr
+            told = (
+                f"the model was measured with {about['threads']} threads; this machine or container has {usable} for it"
             )
+            print(told, file=sys.stderr)
         self._turns = threading.BoundedSemaphore(max(1, usable // self.threads))
         self._shape = (1, *about["image_shape"])
         self._query = OPEN[about["runtime"]](folder / about["file"], about["settings"], self.threads, self._shape)

@@ -127,7 +127,7 @@ class Benchmark(Record):
     minutes: Minutes | None = None
     """Time that all visits together may take; where it is short, each measures fewer queries."""
     threads: Threads = 0
-    """Threads on a CPU, over all queries in flight; 0: one a core."""
+    """Threads on a CPU, over all queries in flight; 0: one per core, within the affinity and a container's quota."""
     evaluation_batch: Batch = 100
     """Batch size of the accuracy measurement."""
 
