@@ -109,7 +109,9 @@ def _chosen(best: _Candidate, others: list[_Candidate]) -> str:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    """Names of a file for a message: not all of many, and nothing in them that would steer a terminal."""
+    words = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def _candidates(content: Any, keys: tuple[str, ...]) -> Iterator[_Candidate]:
@@ -163,8 +165,11 @@ def _cause(error: Exception, path: Path) -> str:
     text = str(error)
     if "TorchScript archive" in text:
         return "it is a TorchScript program; give the weights as torch.save(model.state_dict(), ...) writes them"
-    if found := re.search(r"GLOBAL ([\w.]+)", text):
-        return f"it holds {found[1]}, which is not loaded, as that could run code of the file{_remedy(path)}"
+    if found := re.search(r"GLOBAL (.+?) (?:was not an allowed|whose module)", text):
+        blocked = (found[1],) if "is blocked" in text else ()
+        return f"it holds {_listed((found[1],))}, which is not loaded, as that could run code of the file" + (
+            _calls(blocked) if blocked else _remedy(path)
+        )
     reason = text.rpartition("WeightsUnpickler error:")[2].partition("Please use")[0].strip()
     first = re.split(r"(?<=\.)\s", reason.splitlines()[0] if reason else "")[0]
     return brief(ValueError(first or type(error).__name__)) + (" (is the file cut off?)" if _is_cut_off(path) else "")
@@ -179,14 +184,12 @@ def _is_cut_off(path: Path) -> bool:
 
 def _remedy(path: Path) -> str:
     """The line of Python that makes a state dict of a file, letting in just the classes that it names; else a warning."""
-    import torch
-
     try:
-        content, names = _pickles.outline(path), torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
-    except ValueError:  # written before PyTorch 1.6, or damaged
-        return SAVE_ALONE
+        content, names = _pickles.outline(path)
+    except ValueError:  # damaged, or it names what no file of weights has
+        return "; leave it, or have its state dict saved alone where it was made: torch.save(model.state_dict(), ...)"
     if calls := tuple(sorted(name for name in names if not _is_data(name))):
-        return f"; it calls {_listed(calls)}, which no weights need: do not open it, and ask where it comes from"
+        return _calls(calls)
     where = _weights_in(content)
     if where is None or any(name.startswith("__main__.") for name in names):
         return SAVE_ALONE
@@ -202,10 +205,15 @@ def _remedy(path: Path) -> str:
     return f"; this makes a file of its weights alone, with nothing else let in: python -c {shlex.quote(code)}"
 
 
+def _calls(names: tuple[str, ...]) -> str:
+    """A warning of a file that names functions."""
+    return f"; it calls {_listed(names)}, which no weights need: do not open it, and ask where it comes from"
+
+
 def _is_data(name: str) -> bool:
     """Whether a name is that of a class of data, as far as can be told without loading it."""
     top, last = name.partition(".")[0], name.rpartition(".")[2]
-    if not re.fullmatch(r"[\w.]+", name):  # it goes into a line of Python
+    if not re.fullmatch(r"\w+(\.\w+)+", name):  # it goes into a line of Python
         return False
     if top == "numpy":
         return last in REBUILDERS
@@ -216,21 +224,8 @@ def _weights_in(content: Any) -> str | None:
     """Python after `torch.load(...)` that gives the state dict; None where there is none to be seen."""
     if isinstance(content, _pickles.Inert):
         return ".state_dict()"
-    found = list(_outlined(content, ()))
-    averaged = [keys for keys in found if any(map(AVERAGED.search, keys))]
-    keys = next(iter([*averaged, *found]), None)
-    return None if keys is None else "".join(f"[{json.dumps(key)}]" for key in keys)
-
-
-def _outlined(content: Any, keys: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Where an outline has dicts of tensors."""
-    if not isinstance(content, dict) or len(keys) > DEPTH:
-        return
-    if any(getattr(value, "name", "").startswith("torch._utils._rebuild_") for value in content.values()):
-        yield keys
-    for key, value in content.items():
-        if isinstance(key, str):
-            yield from _outlined(value, (*keys, key))
+    found = sorted(_candidates(content, ()), key=lambda one: not one.averaged)
+    return "".join(f"[{json.dumps(key)}]" for key in found[0].keys) if found else None
 
 
 def _held(content: Any) -> str:

@@ -34,7 +34,7 @@ def input_type(path: Path) -> str:
             names = opened.namelist()
             if not any("/code/" in name for name in names):
                 raise ValueError(_other(path, names))
-            types = {stored.type_name for stored in _pickles.storages(opened)}
+            types = _pickles.storage_types(opened)
     except zipfile.BadZipFile as error:
         raise ValueError(f"no model: {error} (cut off?)") from None
     dtype = next((name for storage, name in TYPES.items() if storage in types), "float32")
@@ -62,7 +62,7 @@ def pickled(path: Path) -> str:
     from models import _pickles
 
     try:
-        content = _pickles.outline(path)
+        content, _ = _pickles.outline(path)
     except ValueError:
         return "a pickle that torch.save did not write, or a damaged one; pickles are never opened, as that runs their code"
     if isinstance(content, _pickles.Inert):
