@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 
 from flows.settings import Mistake, load, to_toml
 from tasks.records import StageName
-from tasks.space import DiskFull, watched
+from tasks.space import DiskFull, check_database, watched
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -224,6 +224,7 @@ def _why(arguments: argparse.Namespace) -> None:
 def _run(arguments: argparse.Namespace) -> None:
     study = load(arguments.study, arguments.settings, arguments.scale)
     _reachable(study)
+    check_database()
     for name, value in PREFECT.items():
         os.environ.setdefault(name, value)
     from flows.console import shown

@@ -10,8 +10,6 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
-from optuna.storages.journal import BaseJournalBackend
-
 from tasks.durable import sync
 
 if TYPE_CHECKING:
@@ -23,8 +21,10 @@ def _hash(before: str, operation: bytes) -> str:
     return hashlib.sha256(before.encode() + operation).hexdigest()
 
 
-class Journal(BaseJournalBackend):
+class Journal:
     """Operations in a file of one process. From its first damaged line on, what a file holds does not count.
+
+    It has the methods of Optuna's BaseJournalBackend, and is none, as importing Optuna takes seconds.
 
     Parameters
     ----------

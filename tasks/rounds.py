@@ -8,6 +8,7 @@ turns of two candidates are pairs. When memory does not hold all of them, they a
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -184,7 +185,11 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
 
 
 def _begun(log: logging.Logger, jobs: list[Job], settings: Benchmark, folder: Path) -> int:
-    """Rounds that need not be repeated; the last one is, as its processes are evaluated."""
+    """Rounds that need not be repeated; the last one is, as its processes are evaluated. What an interrupted run has compiled
+    is removed: nothing tells whether it is whole.
+    """
+    for compiled in ("inductor", "triton"):
+        shutil.rmtree(folder / compiled, ignore_errors=True)
     begun = min(resume.load(folder, jobs, settings, log), settings.rounds - 1)
     if begun:
         log.info("%d rounds were finished before an interruption", begun)

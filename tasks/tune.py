@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.caching import stage
 from tasks.fit import Diverged, fit
+from tasks.journal import Journal
 from tasks.records import Model, Prepared, Range, Train, Trained, Tune
 from tasks.train import LIBRARIES, family, fresh, pretrained, train_seeds, weights
 from tasks.variants import variant_row
@@ -40,13 +41,11 @@ def search(
     """
     import optuna
 
-    from tasks.journal import Journal
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = Journal(work.scratch / "trials.log", work.log)
     study = optuna.create_study(
         study_name="tune", direction="maximize", load_if_exists=True,
-        storage=optuna.storages.JournalStorage(journal),
+        storage=optuna.storages.JournalStorage(journal),  # type: ignore[arg-type]  # two methods are all that it calls
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
     )  # fmt: skip
     short = base.model_copy(update={"epochs": settings.epochs, "patience": settings.epochs,

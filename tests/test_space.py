@@ -14,6 +14,7 @@ import pytest
 from conftest import SHORT, Burnish
 from digits import digits, stored
 
+from flows.cli import main
 from tasks import loop, space, tables
 from tasks.candidate import Candidate, Images, Spec
 from tasks.durable import Series
@@ -234,6 +235,15 @@ def test_whatever_a_library_says_of_a_full_disk_is_one_sentence(disk, error):
     sentence(told.value, folder)
 
 
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (345_128, "345 kB"), (999_999, "1 MB"), (1.84e9, "1.84 GB"),
+     (5e15, "5e+03 TB")],
+)  # fmt: skip
+def test_sizes_read_well(count, words):
+    assert space.size(int(count)) == words
+
+
 def test_what_is_no_full_disk_stays_what_it_is(disk, tmp_path):
     folder = disk("1m")
     with pytest.raises(RuntimeError, match="unexpected pos"), space.watched(tmp_path, folder):
@@ -242,6 +252,16 @@ def test_what_is_no_full_disk_stays_what_it_is(disk, tmp_path):
     for mistake in (ValueError("train.epochs: 0"), KeyboardInterrupt()):
         with pytest.raises(type(mistake)), space.watched(folder):
             raise mistake
+
+
+def test_no_room_for_prefects_database_is_said_before_a_server_is_started(disk, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PREFECT_HOME", str(disk("4m") / "prefect"))
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    assert main(["run", "quickstart", "--out", str(tmp_path / "out")]) == 1
+    (told,) = capsys.readouterr().err.splitlines()
+    assert "/disk/prefect is full: only 4.19 MB of 4.19 MB are free and the database takes 8.39 MB" in told
+    assert "with the variable PREFECT_HOME, and the same command goes on" in told
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
