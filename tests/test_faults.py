@@ -60,6 +60,7 @@ def cases(shim: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200 if ALL else 900)
 @pytest.mark.parametrize("mode", STEPS)
 def test_after_any_operation_has_failed_the_same_command_ends_well_and_repeats_no_finished_stage(cases, mode):
     cases = sorted((case for case in cases if case["mode"] == mode), key=lambda case: case["nth"])
@@ -79,6 +80,7 @@ def test_after_any_operation_has_failed_the_same_command_ends_well_and_repeats_n
 SAMPLES = 6
 
 
+@pytest.mark.timeout(7200)
 @pytest.mark.skipif(not ALL, reason="takes a quarter of an hour: BURNISH_FAULTS=all")
 def test_after_operations_of_a_real_command_have_failed_it_ends_well(shim, tmp_path):
     state = Shim(tmp_path / "state")
