@@ -18,7 +18,7 @@ from tasks.candidate import Images, Spec
 from tasks.devices import release
 from tasks.locks import locked
 from tasks.pixels import normalise
-from tasks.records import Measured
+from tasks.records import AUTO, Measured
 from tasks.rounds import Job, run
 from tasks.rows import frame, stored, tables
 
@@ -84,6 +84,7 @@ def _plan(
     jobs: list[Job] = []
     rows: list[dict[str, object]] = []
     devices = machine.devices(settings.devices)
+    assert AUTO not in settings.runtimes, "flows/plan.py decides what it stands for"
     asked = Images(images=str(work.store.get(data.images)), rows=str(folder / "rows.npy"), mean=data.mean, std=data.std,
                    batch_size=settings.evaluation_batch)  # fmt: skip
 

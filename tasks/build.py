@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.gpu import gpus
 from tasks.machine import fingerprint
-from tasks.records import Artifact, Build, Forms, Variant
+from tasks.records import AUTO, Artifact, Build, Forms, Variant
 from tasks.runtimes._onnx import model_file
 from tasks.runtimes._tensorrt import PRODUCTS, RTX, TENSORRT, backend, recorder
 from tasks.variants import failure, variant_row
@@ -111,6 +111,7 @@ def build(work: Work, parent: Variant, symmetric: Variant | None, settings: Buil
     parent : the fp32 ONNX form
     symmetric : its int8 form by the quantize setting s8s8, if it was made; TensorRT parses no other of them
     """
+    assert AUTO not in settings.precisions, "flows/plan.py decides what it stands for"
     variants = []
     for done, precision in enumerate(settings.precisions, 1):
         made: dict[str, Any] = {

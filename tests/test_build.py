@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PRECISIONS = ("fp32", "fp16", "int8")
+ALL = Build(precisions=PRECISIONS)
 needs_builder = pytest.mark.skipif(
     tensorrt.importlib.util.find_spec(tensorrt.RTX) is None, reason="TensorRT for RTX is not installed"
 )
@@ -55,7 +56,7 @@ def onnx_forms(work: Work, data: Prepared) -> tuple[Variant, Variant]:
 
 @pytest.fixture(scope="module")
 def made(work: Work, onnx_forms: tuple[Variant, Variant]) -> Forms:
-    return build(work, *onnx_forms, Build())
+    return build(work, *onnx_forms, ALL)
 
 
 def rows(work: Work, forms: Forms) -> list[dict[str, Any]]:
@@ -136,7 +137,7 @@ def test_every_engine_is_skipped_with_the_reason_where_no_library_can_be_importe
 ) -> None:
     for cards in ((), ({"name": "a GPU"},)):
         monkeypatch.setattr(stage, "gpus", lambda cards=cards: cards)
-        forms = build(work, *onnx_forms, Build())
+        forms = build(work, *onnx_forms, ALL)
         assert [v.status for v in forms.variants] == ["skipped"] * 3
         for variant, row in zip(forms.variants, rows(work, forms), strict=True):
             assert variant.error is not None and row["error"] == variant.error and not row["benchmark"]
@@ -183,7 +184,7 @@ def test_what_the_parser_refuses_is_a_failed_row_of_one_line(work: Work, onnx_fo
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(7, np.int8), tensor.name))
         onnx.save(model, folder / "b.onnx")
         asymmetric = symmetric.model_copy(update={"artifact": work.store.put(folder / "b.onnx", "onnx")})
-    forms = build(work, broken, asymmetric, Build())
+    forms = build(work, broken, asymmetric, ALL)
     assert [v.status for v in forms.variants] == ["failed"] * 3
     for variant in forms.variants:
         assert variant.error and "\n" not in variant.error and len(variant.error) <= 300 and not variant.benchmark
