@@ -264,6 +264,14 @@ def test_a_variant_is_profiled_and_its_report_shows_it(
     assert page.count("Why is it not faster?") == 2
     assert "layer4/2/conv2" in page
     assert 'href="profiles/resnet34-w16_train_onnx-onnxruntime/trace.json"' in page
+    assert page.count("Certificate: ") == 2
+    about = folder / "resnet34-w16_train_onnx-onnxruntime" / "profile.json"
+    kept = about.read_text()
+    about.write_text(json.dumps(json.loads(kept) | {"conditions": "other processes used 90% of the cores"}))
+    page = report.render(run, RUN).read_text()
+    about.write_text(kept)
+    assert "was profiled, and is not shown: other processes used 90% of the cores; profile it again" in page
+    assert page.count("Why is it not faster?") == 1
 
 
 def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorboard_needs_no_network_for_it(
