@@ -11,7 +11,7 @@ TOOLS := .venv/.ready-dev
 # The lists name every package, so nothing is resolved again (which would bring what the CPU's list leaves out).
 INSTALL := $(UV) install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 
-.PHONY: demo test lint lock deployments setup clean
+.PHONY: demo test lint lock deployments pictures setup clean
 
 demo: $(READY)
 	$(BIN)/burnish run quickstart $(DEMO)
@@ -51,6 +51,10 @@ $(TOOLS): $(READY) requirements-dev.txt
 
 deployments: $(READY)
 	$(BIN)/python -m flows.deployments > prefect.yaml.new && mv prefect.yaml.new prefect.yaml
+
+# The README's two pictures; chromium draws the report.
+pictures: $(READY)
+	$(BIN)/python docs/pictures.py quickstart
 
 COMPILE = $(UV) compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 lock: .venv/bin/uv

@@ -1,4 +1,4 @@
-"""Prefect's pages as README says: every command of its section is read from there and typed into a terminal."""
+"""Prefect's pages as docs/prefect.md says: every command is read from there and typed into a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BIN = Path(sys.executable).parent
-SECTION = (ROOT / "README.md").read_text().partition("## Three ways in")[2].partition("\n## ")[0]
+SECTION = (ROOT / "docs" / "prefect.md").read_text()
 UI, SERVER, REST = (block.strip().splitlines() for block in re.findall(r"^```\n(.*?)^```", SECTION, re.M | re.S))
 SCHEDULE = re.findall(r"`(prefect deployment schedule [^`]+)`", SECTION)
 NIGHTLY = "burnish/quickstart-nightly"
@@ -40,7 +40,7 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
 
 
 class Place:
-    """A free port, a Prefect home of its own, and what is typed with README's port replaced."""
+    """A free port, a Prefect home of its own, and what is typed with the page's port replaced."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
