@@ -5,20 +5,24 @@ Thresholds are shares of the operators' time, so that what cannot matter is not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.profilers import LEAST_QUERIES
-from tasks.profilers._kinds import kind
+from tasks.findings import HIGH, MEDIUM, SEVERITIES, Case, Finding, heavy, names, severity
+from tasks.main_causes import (
+    dynamic,
+    dynamic_convolutions,
+    too_few_queries,
+    unfolded_normalisations,
+    weights_as_inputs,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
-    from tasks.profilers import Measured, Operator
+    from tasks.profilers import Operator
 
-SEVERITIES = ("high", "medium", "low")
-HIGH, MEDIUM = 0.2, 0.05
-"""Shares of time from which a finding is severe, or is told at all where only its time makes it one."""
+__all__ = ["Case", "Finding", "diagnose"]
+
 CONVERSIONS = 0.1
 """Share of time that conversions, reorders and copies may take together; HIGH where they are no more than EDGES."""
 EDGES = 4
@@ -27,64 +31,9 @@ MULTIPLE = 8
 """Channels fill vectors of 8 floats (AVX2), blocks of 8 (NCHWc) and tensor cores' tiles of 8 halves."""
 IMAGE_CHANNELS = 4
 """Up to so many input channels are an image's, which nobody can change."""
-HEAVY = ("conv", "matmul", "gemm", "linear", "fullyconnected", "addmm")
-"""Operators with nearly all arithmetic of a classifier, by what their types hold."""
 INT8_DOTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 """Features of /proc/cpuinfo: int8 products summed in 32 bits by one instruction (x86-64, then Arm)."""
 FLOATS = ("fp32", "fp16", "bf16")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """Something that keeps a model from being faster."""
-
-    severity: str
-    what: str
-    nodes: tuple[str, ...]
-    """As the runtime or the graph names them; empty where it is about the whole."""
-    evidence: str
-    remedy: str
-    share: float = 0.0
-    """Of the operators' time, what it is about; of two findings alike in severity that with more comes first."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """What the rules look at."""
-
-    profile: Measured
-    runtime: str
-    device: str
-    threads: int
-    cores: int
-    """Physical cores that the process may use."""
-    cpu_features: tuple[str, ...]
-    """Those of machine.FEATURES that the CPU has."""
-    split: tuple[float, float, float, float] | None = None
-    """H2D, enqueue, compute and D2H of a query, ms; of CUDA sessions alone."""
-
-    def share(self, operators: Iterable[Operator]) -> float:
-        """Their share of all operators' time."""
-        total = sum(one.total_ms for one in self.profile.operators)
-        return sum(one.total_ms for one in operators) / total if total else 0.0
-
-    def of_kind(self, *kinds: str) -> list[Operator]:
-        """Operators of some kinds, those with the most time first."""
-        found = [one for one in self.profile.operators if kind(one.type, one.name) in kinds]
-        return sorted(found, key=lambda one: -one.total_ms)
-
-
-def _severity(share: float) -> str:
-    return "high" if share >= HIGH else "medium" if share >= MEDIUM else "low"
-
-
-def _names(operators: Iterable[Operator]) -> tuple[str, ...]:
-    return tuple(one.name for one in sorted(operators, key=lambda one: -one.total_ms))
-
-
-def _heavy(one: Operator) -> bool:
-    # The kind comes first: QuantizeLinear and Convert hold such words, too.
-    return kind(one.type, one.name) == "compute" and any(word in one.type.lower() for word in HEAVY)
 
 
 def _simulated(case: Case) -> list[Operator]:
@@ -92,104 +41,13 @@ def _simulated(case: Case) -> list[Operator]:
     return [one for one in case.profile.operators if "fake_quant" in one.type]
 
 
-def _dynamic(case: Case) -> list[Operator]:
-    """Convolutions of a dynamically quantized model, and what finds the ranges of their inputs in every query."""
-    convolutions = [one for one in case.profile.operators if _heavy(one) and "conv" in one.type.lower()]
-    if not case.profile.dynamic or not convolutions:
-        return []
-    return [*convolutions, *(one for one in case.profile.operators if one.type == "DynamicQuantizeLinear")]
-
-
-def dynamic_convolutions(case: Case) -> list[Finding]:
-    """Convolutions in a form of int8 that was made for matrix products."""
-    found = _dynamic(case)
-    share = case.share(found)
-    if share < MEDIUM:
-        return []
-    integer = [one for one in found if "Integer" in one.type]
-    how = (
-        "ONNX Runtime computes ConvInteger without its fast int8 kernels"
-        if integer
-        else f"{case.runtime} computes them in floating point"
-    )
-    return [
-        Finding(
-            severity=_severity(share), what="integer convolutions of dynamic quantization", nodes=_names(found), share=share,
-            evidence=f"{share:.0%} of the time: {how}, and the range of every input is found anew in each query",
-            remedy="quantize statically (Q/DQ with calibrated ranges: onnxruntime.quantization.quantize_static, or burnish's "
-            "setting u8s8); where it must be dynamic, leave convolutions out: quantize_dynamic(..., "
-            'op_types_to_quantize=["MatMul"])',
-        )
-    ]  # fmt: skip
-
-
-REMEDIES = {
-    "PyTorch executes": "export it to ONNX or TorchScript, or compile it: all of them fold it into the convolution before it",
-    "training mode": "export the model after model.eval()",
-    "no constants": "take the weights out of the graph's inputs (ONNX Runtime's remove_initializer_from_input.py)",
-    "no convolution": "train it in the order convolution, BatchNormalization, activation; else run it in a runtime that "
-    "fuses it with the activation (OpenVINO, TensorRT, torch_compile)",
-    "used elsewhere": "use the output of the BatchNormalization in both places, or run it in OpenVINO or TensorRT",
-}
-"""Words of a reason (`Measured.normalisations`) and what helps against it."""
-
-
-def unfolded_normalisations(case: Case) -> list[Finding]:
-    """BatchNormalization that is computed, though it could be part of the convolution before it."""
-    reasons = case.profile.normalisations if not case.profile.overridable else {}
-    found = [one for one in case.profile.operators if one.name in reasons]
-    share = case.share(found)
-    if share < MEDIUM:
-        return []
-    said = list(dict.fromkeys(reasons[one.name] for one in found))
-    remedies = [remedy for words, remedy in REMEDIES.items() if any(words in reason for reason in said)]
-    return [
-        Finding(
-            severity=_severity(share), what="BatchNormalization that was not folded into a convolution", nodes=_names(found),
-            evidence=f"{len(found)} take {share:.0%} of the time: {'; '.join(said)}", share=share,
-            remedy="; ".join(remedies) or "fold it before the export (torch.nn.utils.fuse_conv_bn_eval)",
-        )
-    ]  # fmt: skip
-
-
-def weights_as_inputs(case: Case) -> list[Finding]:
-    """Weights that a runtime cannot take for constants: nothing is folded, and no layout chosen for convolutions."""
-    if not case.profile.overridable:
-        return []
-    heavy = [one for one in case.profile.operators if _heavy(one)]
-    return [
-        Finding(
-            severity="high", what="weights that are inputs of the graph", nodes=_names(heavy), share=case.share(heavy),
-            evidence=f"{case.profile.overridable} weights could be given anew with each query, so that {case.runtime} folds "
-            "nothing into convolutions and lays out none of their weights",
-            remedy="take them out of the graph's inputs (ONNX Runtime's remove_initializer_from_input.py, or "
-            "keep_initializers_as_inputs=False when exporting)",
-        )
-    ]  # fmt: skip
-
-
-def too_few_queries(case: Case) -> list[Finding]:
-    """Queries so few that a stall of the machine in one of them would be put down to an operator."""
-    if case.profile.queries >= LEAST_QUERIES:
-        return []
-    count = f"{case.profile.queries} quer{'y' if case.profile.queries == 1 else 'ies'}"
-    return [
-        Finding(
-            severity="high", what="too few queries to say where the time goes", nodes=(),
-            evidence=f"operators could be summed over {count}, and their shares need {LEAST_QUERIES}; where a runtime tells "
-            "queries apart, the calmest quarter of the recorded ones counts",
-            remedy=f"--queries {4 * LEAST_QUERIES} or more",
-        )
-    ]  # fmt: skip
-
-
 def _all_in_float(case: Case) -> list[Operator]:
     """The heavy operators, where the model is quantized and every one of them computes in floating point."""
-    if _dynamic(case):
+    if dynamic(case):
         return []
-    heavy = [one for one in case.profile.operators if _heavy(one)]
+    products = [one for one in case.profile.operators if heavy(one)]
     # A library that does not say in what it computes (precision None) proves nothing.
-    return heavy if case.profile.quantized and all(one.precision in FLOATS for one in heavy) else []
+    return products if case.profile.quantized and all(one.precision in FLOATS for one in products) else []
 
 
 def fake_quantization(case: Case) -> list[Finding]:
@@ -198,19 +56,19 @@ def fake_quantization(case: Case) -> list[Finding]:
         share = case.share(simulated)
         return [
             Finding(
-                severity="high", what="fake quantization: int8 is simulated in floating point", nodes=_names(simulated),
+                severity="high", what="fake quantization: int8 is simulated in floating point", nodes=names(simulated),
                 share=share,
                 evidence=f"{len(simulated)} fake-quantize operators take {share:.0%} of the time, and nothing runs in int8",
                 remedy="never time it as int8: export it with Q/DQ nodes and run that in ONNX Runtime, OpenVINO or TensorRT",
             )
         ]  # fmt: skip
-    if heavy := _all_in_float(case):
+    if products := _all_in_float(case):
         conversions = case.share(case.of_kind("convert"))
         return [
             Finding(
                 severity="high", what="fake quantization: no Q/DQ pair was fused, everything computes in floating point",
-                nodes=_names(heavy), share=case.share(heavy),
-                evidence=f"all {len(heavy)} convolutions and matrix products ran in {heavy[0].precision}; conversions "
+                nodes=names(products), share=case.share(products),
+                evidence=f"all {len(products)} convolutions and matrix products ran in {products[0].precision}; conversions "
                 f"take {conversions:.0%} of the time",
                 remedy="quantize in a form that this runtime has int8 kernels for: uint8 activations with int8 weights per "
                 "channel (u8s8) for ONNX Runtime on a CPU, symmetric int8 (s8s8) for TensorRT; or run the file in OpenVINO",
@@ -226,12 +84,12 @@ def unfused_pairs(case: Case) -> list[Finding]:
     left = [one for one in case.profile.operators if one.unfused]
     # Integer operators have them at their edges: the conversions beside an unfused one count with it.
     share = case.share(left) + (case.share(case.of_kind("convert")) if left else 0.0)
-    if not any(map(_heavy, left)) and case.share(left) < MEDIUM and (len(left) < 2 or share < CONVERSIONS):
+    if not any(map(heavy, left)) and case.share(left) < MEDIUM and (len(left) < 2 or share < CONVERSIONS):
         return []
     types = ", ".join(sorted({one.type for one in left}))
     return [
         Finding(
-            severity=_severity(share), what="Q/DQ pairs that were not fused", nodes=_names(left), share=share,
+            severity=severity(share), what="Q/DQ pairs that were not fused", nodes=names(left), share=share,
             evidence=f"{len(left)} operators ({types}) compute in floating point between Q/DQ nodes or convert back and "
             f"forth; with the conversions beside them {share:.0%} of the time",
             remedy="quantize so that both sides of the operator have the form its int8 kernel takes (u8s8 for ONNX Runtime "
@@ -242,11 +100,11 @@ def unfused_pairs(case: Case) -> list[Finding]:
 
 def left_in_float(case: Case) -> list[Finding]:
     """Operators of an int8 model that were never quantized."""
-    if not case.profile.quantized or _all_in_float(case) or _simulated(case) or _dynamic(case):
+    if not case.profile.quantized or _all_in_float(case) or _simulated(case) or dynamic(case):
         return []
     left = [one for one in case.of_kind("compute") if one.precision in FLOATS and not one.unfused]
     share = case.share(left)
-    if not any(map(_heavy, left)) and share < MEDIUM:
+    if not any(map(heavy, left)) and share < MEDIUM:
         return []
     by_type = ", ".join(sorted({f"{one.type} ({one.precision})" for one in left}))
     remedy = "quantize these operators too (op_types_to_quantize; look for excluded nodes) where accuracy allows it"
@@ -256,7 +114,7 @@ def left_in_float(case: Case) -> list[Finding]:
         )
     return [
         Finding(
-            severity=_severity(share), what="operators left in floating point in an int8 model", nodes=_names(left),
+            severity=severity(share), what="operators left in floating point in an int8 model", nodes=names(left),
             share=share, evidence=f"{len(left)} operators take {share:.0%} of the time: {by_type}",
             remedy=remedy,
         )
@@ -265,7 +123,7 @@ def left_in_float(case: Case) -> list[Finding]:
 
 def conversions(case: Case) -> list[Finding]:
     """Time that goes into types and layouts."""
-    caused = {one.name for one in _dynamic(case)}  # told with the convolutions that need them
+    caused = {one.name for one in dynamic(case)}  # told with the convolutions that need them
     found = [one for one in case.of_kind("convert", "reorder", "copy") if one.name not in caused]
     share = case.share(found)
     if share < (CONVERSIONS if len(found) > EDGES else HIGH):
@@ -278,7 +136,7 @@ def conversions(case: Case) -> list[Finding]:
     ]
     return [
         Finding(
-            severity=_severity(share), what="conversions and reorders", nodes=_names(found), share=share,
+            severity=severity(share), what="conversions and reorders", nodes=names(found), share=share,
             evidence=f"{share:.0%} of the time computes nothing: {', '.join(parts)}",
             remedy="keep neighbours in one type and layout: quantize the operators between these nodes as well, or none of "
             "them; fix input shapes; on a GPU look for operators that fall back to the CPU",
@@ -295,12 +153,12 @@ def odd_channels(case: Case) -> list[Finding]:
     if not odd:
         return []
     paths, names = {one.path for one in odd if one.path}, {one.name for one in odd}
-    timed = [one for one in case.profile.operators if _heavy(one) and (one.path in paths or one.name in names)]
+    timed = [one for one in case.profile.operators if heavy(one) and (one.path in paths or one.name in names)]
     share = case.share(timed)
     took = f", {share:.0%} of the time" if timed else ""
     return [
         Finding(
-            severity=_severity(share) if timed else "medium",
+            severity=severity(share) if timed else "medium",
             what=f"convolutions with channels that are no multiple of {MULTIPLE}",
             nodes=tuple(f"{one.name} ({one.in_channels}→{one.out_channels})" for one in odd),
             evidence=f"{len(odd)} of {len(case.profile.convolutions)} convolutions{took}", share=share,
@@ -344,7 +202,7 @@ def too_few_threads(case: Case) -> list[Finding]:
         return []
     return [
         Finding(
-            severity=_severity(1 - case.threads / case.cores), what="fewer threads than physical cores", nodes=(),
+            severity=severity(1 - case.threads / case.cores), what="fewer threads than physical cores", nodes=(),
             evidence=f"{case.threads} of {case.cores} cores compute",
             remedy=f"--threads {case.cores} (benchmark.threads in a study), unless queries run side by side on the others",
         )
