@@ -154,7 +154,6 @@ def test_a_default_study_has_no_skipped_row_on_a_cpu_and_no_skipped_stage(burnis
     settings = ("models=['lenet5']", "train.epochs=1", "benchmark.rounds=1", "benchmark.min_seconds=0.05",
                 "benchmark.min_queries=8", "benchmark.warmup_seconds=0.1")  # fmt: skip
     skipped = [f"--skip={stage}" for stage in ("tune", "augment", "prune", "quantize", "serve")]
-    burnish.environment |= {"TORCH_COMPILE_DISABLE": "1"}  # what it makes is tested with the runtimes: half a minute
     done = burnish("run", "quickstart", "--out", str(burnish.out), *skipped, *(f"--set={s}" for s in settings))
     assert {task.partition("/")[0] for task in burnish.why()} == {
         "prepare", "train", "export", "benchmark", "aggregate",
