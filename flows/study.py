@@ -28,6 +28,7 @@ from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching import call, without_server
+from tasks.causes import cause
 from tasks.devices import Unavailable
 from tasks.durable import sync
 from tasks.export import export_task
@@ -107,7 +108,7 @@ class Run:
             self.error = self.error or error
             skipped = isinstance(error, Unavailable)
             plain = isinstance(error, (Unavailable, ValueError))  # ValueError: of the user's settings or data
-            told = (str(error) if plain else f"{type(error).__name__}: {error}").splitlines()[0]
+            told = str(error).splitlines()[0] if plain else f"{type(error).__name__}: {cause(error)}"
             outcome: Any = {"status": "skipped" if skipped else "failed", "error": told}
             LOG.log(logging.WARNING if skipped else logging.ERROR, "%s: %s %s: %s",
                     self.ended, made.about.label_of(inputs), outcome["status"], told)  # type: ignore[attr-defined]  # fmt: skip
@@ -313,7 +314,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         run, result = _finished(study, out, again)
     except Exception as error:  # not raised: Prefect would log it twice more, and the state is to say it in one line
         plain = isinstance(error, (ValueError, Unavailable, Unfinished, DiskFull))
-        said = str(error) if plain else f"{type(error).__name__}: {error}".splitlines()[0]
+        said = str(error) if plain else f"{type(error).__name__}: {cause(error)}"
         return Failed(data=error, message=said)  # type: ignore[return-value]
     said = f"Winner: {result.reason}" if result.winner else result.reason
     return Completed(data=run, message=said)  # type: ignore[return-value]
