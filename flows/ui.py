@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("burnish")
 POOL = "burnish"
 LOOK_SECONDS = 0.5
+KEPT = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}
+"""Of a schedule, what a person may have changed."""
 
 
 def ui(port: int, out: Path) -> None:
@@ -97,10 +99,9 @@ def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
     names = []
     for wanted in made():
         name: str = wanted["name"]
-        schedules: list[Any] | None = wanted["schedules"]
         try:
-            client.read_deployment_by_name(f"{run_study.name}/{name}")
-            schedules = None  # as they are
+            there = client.read_deployment_by_name(f"{run_study.name}/{name}")
+            schedules = [_as_it_is(schedule) for schedule in there.schedules]  # without, the server drops them
         except ObjectNotFound:
             schedules = [_schedule(schedule) for schedule in wanted["schedules"]]
         client.create_deployment(
@@ -118,6 +119,13 @@ def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
         )
         names.append(name)
     return names
+
+
+def _as_it_is(there: Any) -> Any:
+    """A deployment's schedule, to be deployed again as the person left it."""
+    from prefect.client.schemas.actions import DeploymentScheduleCreate
+
+    return DeploymentScheduleCreate(**there.model_dump(include=set(DeploymentScheduleCreate.model_fields) & KEPT))
 
 
 def _schedule(given: dict[str, Any]) -> Any:
