@@ -105,10 +105,10 @@ def test_every_damage_to_a_checkpoint_is_noticed(tmp_path, caplog):
         assert not newest.exists()
 
 
-def _searched(work: Work) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+def _searched(work: Work, data: Any) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Rows of a search of six trials, without what time each took, and of its epochs."""
     space = {"learning_rate": Range(low=0.01, high=0.2, log=True), "label_smoothing": Choice(values=(0.0, 0.1))}
-    rows, epochs = tune.search(work, LENET, None, QUICK, Tune(trials=6, epochs=3, space=space))  # type: ignore[arg-type]
+    rows, epochs = tune.search(work, LENET, data, QUICK, Tune(trials=6, epochs=3, space=space))
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows], epochs
 
 
@@ -125,11 +125,12 @@ def test_a_damaged_tuning_journal_gives_the_undisturbed_search(tmp_path, monkeyp
     monkeypatch.setattr(tune, "fit", _scored)
     monkeypatch.setattr(tune, "fresh", lambda model, data, seed: (None, {}))
     work = Work.at(tmp_path)
-    whole = _searched(work)
+    data = digits(work)
+    whole = _searched(work, data)
     assert len(whole[0]) == 6
     assert {row["stopped_early"] for row in whole[0]} == {True, False}
     content = (work.scratch / "trials.log").read_bytes()
-    assert _searched(work) == whole and not caplog.records
+    assert _searched(work, data) == whole and not caplog.records
     lines = content.splitlines(keepends=True)
     torn = [b"".join(lines[:count]) for count in range(len(lines))]  # ended by the kernel between two operations
     for bad in (*torn, *damages(content, 30)):
@@ -137,10 +138,10 @@ def test_a_damaged_tuning_journal_gives_the_undisturbed_search(tmp_path, monkeyp
         shutil.rmtree(work.scratch)
         work.scratch.mkdir()
         (work.scratch / "trials.log").write_bytes(bad)
-        assert _searched(work) == whole, len(bad)
+        assert _searched(work, data) == whole, len(bad)
         assert ("trials.log is damaged from line" in caplog.text) == (bad not in torn)
         caplog.clear()
-        assert _searched(work) == whole and not caplog.records, "what was redone is whole"
+        assert _searched(work, data) == whole and not caplog.records, "what was redone is whole"
 
 
 def _jobs(rounds: int) -> list[Job]:
