@@ -133,7 +133,7 @@ def test_a_damaged_tuning_journal_gives_the_undisturbed_search(tmp_path, monkeyp
     assert _searched(work, data) == whole and not caplog.records
     lines = content.splitlines(keepends=True)
     torn = [b"".join(lines[:count]) for count in range(len(lines))]  # ended by the kernel between two operations
-    for bad in (*torn, *damages(content, 30)):
+    for bad in (*torn, *damages(content, 12)):
         caplog.clear()
         shutil.rmtree(work.scratch)
         work.scratch.mkdir()
