@@ -201,7 +201,7 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     burnish = Burnish(tmp_path / "artifacts", server, cwd=tmp_path)
-    done = burnish.run(*SHORT, "models=['lenet5', {name='resnet34', width=8}]", "train.learning_rate=1e9",
+    done = burnish.run(*SHORT, "models=['lenet5', {name='resnet34', width=8}]", "train.learning_rate=1000",
                        "train.schedule='constant'", "train.epochs=1", code=1)  # fmt: skip
     assert "Traceback" not in done.stderr
     assert "no variant to measure" in done.stderr

@@ -188,7 +188,7 @@ def failed(server, tmp_path_factory):
                    capture_output=True)  # fmt: skip
     deployment = api(server, "deployments/name/burnish/quickstart")
     diverges = plain(
-        load("quickstart", [*SHORT, "train.learning_rate=1e9", "train.schedule='constant'", "train.epochs=1"])
+        load("quickstart", [*SHORT, "train.learning_rate=1000", "train.schedule='constant'", "train.epochs=1"])
     )
     impossible = plain(load("quickstart", [*SHORT])) | {"benchmark": {"runtimes": ["onnxruntime"]}}
     runs = {
