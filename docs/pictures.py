@@ -1,6 +1,6 @@
 """Make the README's pictures: the report in headless Chromium, and what a terminal shows at the end of a run.
 
-make pictures        # runs `burnish run cifar10-small` (minutes where it is cached) and needs chromium on the PATH
+make pictures        # runs `burnish run quickstart` with LeNet-5 alone (minutes); needs chromium on the PATH
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ def draw_page(page: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("arguments", nargs="+", help="arguments of `burnish run`")
-    parser.add_argument("--out", default="artifacts", help="where the run's artifacts are (default: %(default)s)")
+        parser.add_argument("--out", default="artifacts", help="where the run's artifacts are (default: %(default)s)")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of `burnish run`")
     given = parser.parse_args()
     burnish = Path(sys.executable).parent / "burnish"
     text = terminal([str(burnish), "run", *given.arguments, "--out", given.out])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from flows.trust import trust_argument
 from tasks.records import StageName, plugins
@@ -44,6 +44,14 @@ EXAMPLES = {
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit code 2."""
+        self.exit(2, f"burnish: {message}; see {self.prog} --help\n")
+
+
 def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     """The parser of the command line.
 
@@ -52,7 +60,7 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     do
         Name of a command of `COMMANDS` -> the function that carries it out.
     """
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="burnish",
         description="From images and a classifier to its fastest deployable form that is still accurate enough.",
         epilog="for example:\n  burnish run quickstart\nburnish COMMAND --help has an example of its own.",
@@ -157,8 +165,17 @@ def _run(run: argparse.ArgumentParser) -> None:
     _out(run, "where artifacts go")
 
 
+def _port(text: str) -> int:
+    if not 1 <= int(text) <= 65_535:
+        raise ValueError
+    return int(text)
+
+
+_port.__name__ = "port from 1 to 65535"
+
+
 def _ui(ui: argparse.ArgumentParser) -> None:
-    ui.add_argument("--port", type=_count, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
+    ui.add_argument("--port", type=_port, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
     _out(ui, "where artifacts go")
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 PALETTE = ["#0d9488", "#ea580c", "#7c3aed", "#2563eb", "#db2777", "#65a30d", "#ca8a04", "#64748b"]
-SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right", "triangle-left"]
+SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right", "triangle-left",
+          "wedge", "arrow", "stroke"]  # fmt: skip
 WIDE = 8
 """Largest latency over smallest from which its axis is logarithmic."""
 DOTS = 48
@@ -120,10 +121,12 @@ def tradeoff(
     chart = alt.layer(gate, spread, front, points, ring, label).properties(width=width - 80, height=340)
     best = sorted((r for r in shown if r["pareto"]), key=lambda r: r["ms"])
     words = "; ".join(f"{r['model']} {r['form']} {r['ms']:.3g} ms at {r['score']:.3f}" for r in best)
+    dashed = "Dashed: the Pareto front (no candidate is both faster and more accurate). " if len(best) > 1 else ""
     return figure(
-        chart, f"Accuracy against latency, {place}", f"On the Pareto front: {words}.",
-        "Dashed: the Pareto front (no candidate is both faster and more accurate). Vertical bars: 95 % intervals of "
-        f"the accuracy. Pink line: the least {name} that the study's rule accepts. Up and left is better.",
+        chart, f"Accuracy against latency, {place}",
+        f"On the Pareto front: {words or 'no row that was measured under good conditions'}.",
+        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's rule accepts. "
+        "Up and left is better.",
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from flows.arguments import completion, parser
 from flows.damage import Damaged, check, check_profiles, explanations
 from flows.server import Lost
 from flows.settings import Mistake, load, one_line, to_toml
-from flows.supervisor import INTERRUPTED
+from flows.supervisor import farewell
 from tasks.space import DiskFull, watched
 
 if TYPE_CHECKING:
@@ -172,10 +172,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
+        print(farewell(), file=sys.stderr)
         return 130
     except SystemExit:
-        print(INTERRUPTED, file=sys.stderr)
+        print(farewell(), file=sys.stderr)
         raise
     except BrokenPipeError:
         sys.stderr.close()

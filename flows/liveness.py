@@ -124,7 +124,9 @@ def mark_crashed(*, everything: bool) -> int:
     for name in ours | marked:
         (_folder() / name).unlink(missing_ok=True)
     if marked:
-        LOG.info("%d earlier runs that ended without a word are marked as crashed in Prefect", len(marked))
+        LOG.info(
+            "%d earlier run%s ended without a word: marked as crashed in Prefect", len(marked), "s"[: len(marked) > 1]
+        )
     return len(marked)
 
 

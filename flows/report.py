@@ -16,6 +16,7 @@ from flows.folding import fold
 from flows.graphs import graphs
 from flows.grids import (
     ABLATIONS,
+    ABSENT,
     CERTIFICATES,
     DATASET,
     FORMS,
@@ -43,7 +44,19 @@ from tasks.published import images_here
 from tasks.records import Study
 from tasks.scenarios import capacity
 from tasks.store import write_text
-from tasks.summary import MARKED, METRIC_NAMES, PARTS, compared_batch, marked_csv, rate_column, sig, summarise, words
+from tasks.summary import (
+    MARKED,
+    METRIC_NAMES,
+    PARTS,
+    compared_batch,
+    interval,
+    marked_csv,
+    rate_column,
+    resolved,
+    sig,
+    summarise,
+    words,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -119,7 +132,13 @@ def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
     for row in (row for row in rows if row["role"]):
         figures = [("median latency", f"{sig(row['latency_median_ms'])} ms")]
         if row["role"] != "reference" and row["speedup"] is not None:
-            figures.append(("times as fast as the reference", f"{sig(row['speedup'])} ×"))
+            known = resolved(row["speedup_low"], row["speedup_high"])
+            times = (
+                f"{sig(row['speedup'])} ×"
+                if known
+                else f"{ABSENT} ({interval(row['speedup_low'], row['speedup_high'])})"
+            )
+            figures.append(("times as fast as the reference", times))
         figures += [("images a second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
                     ("size", f"{mb(row['size_bytes'])} MB")]  # fmt: skip
         cards.append({"role": row["role"], "words": words(row), "figures": figures})

@@ -356,7 +356,6 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
                fragments={name: tuple(run.fragments[name]) for name in PARTS})  # fmt: skip
     result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
     _publish(run, result)
-    LOG.info("%s", result.reason)
     LOG.info("report: %s", run.folder / "report.html")
     liveness.finish_current()
     FINISHED.append(run.context.run)

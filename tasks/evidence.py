@@ -169,8 +169,10 @@ def _differences(tables: Tables, reference: Row, chosen: Row) -> tuple[int, int,
 def _drop(lost: int, mended: int, images: int) -> str:
     """The drop in top-1 with its interval."""
     low, high = paired_drop(lost, mended, images)
-    return (f"Of {count(images, 'test')}, {lost} turned from right to wrong and {mended} from wrong to right: a drop in "
-            f"top-1 of {(lost - mended) / images:.3f}, with 95 % confidence between {low:.3f} and {high:.3f}.")  # fmt: skip
+    change = f"a gain in top-1 of {(mended - lost) / images:.3f}" if mended > lost else (
+        f"a drop in top-1 of {(lost - mended) / images:.3f}")  # fmt: skip
+    return (f"Of {count(images, 'test')}, {lost} turned from right to wrong and {mended} from wrong to right: {change}; the "
+            f"drop is between {low:.3f} and {high:.3f} with 95 % confidence.")  # fmt: skip
 
 
 def _verdict(lost: int, mended: int, images: int, select: Select) -> str:

@@ -21,6 +21,7 @@ WEIGHTS = {"u8s8": 127, "u8s8-reduced": 64, "s8s8": 127}
 
 def _load_library() -> None:
     """Import torchao; torch 2.15 warns of how it registers its own constants, which a user can do nothing about."""
+    logging.getLogger("torchao.kernel.intmm").setLevel(logging.ERROR)  # warns of a missing Triton, also on a CPU
     said = logging.getLogger("torch.utils._pytree")
     level = said.level
     said.setLevel(logging.ERROR)

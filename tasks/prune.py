@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ def cost(model: nn.Module, example: Tensor) -> tuple[int, int]:
     Multiply-accumulates are those of convolutions and matrix products (attention included), biases and element-wise
     operations left out: half of what PyTorch's FLOP counter says.
     """
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # warns of a missing Triton when imported
     from torch.utils.flop_counter import FlopCounterMode
 
     training = model.training

@@ -271,8 +271,9 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
             if candidates := [form for name, form in forms.items() if name in kind]:
                 best, why = choose(candidates, reference.top1, settings.max_drop)
                 chosen.add(best.setting)
-                work.log.info("%s: int8-%s goes on (top-1 %.4f, %.3f ms, %.2f × fp32's): %s", parent.name, best.setting,
-                              best.top1, best.latency_ms, best.latency_ms / reference.latency_ms, why)  # fmt: skip
+                work.log.info("%s: int8 setting %s chosen (validation top-1 %.4f, %.3f ms, %.2f times as fast as fp32): %s",
+                              parent.name, best.setting, best.top1, best.latency_ms,
+                              reference.latency_ms / best.latency_ms, why)  # fmt: skip
         variants, rows = [], []
         for setting in names:
             made: dict[str, Any] = {

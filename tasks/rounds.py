@@ -322,7 +322,8 @@ def conditions(visits: list[Visit], levels: list[float]) -> str | None:
     if 2 * unstable > len(visits):
         found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds{why}")
     if max(levels) > (1 + SPREAD) * min(levels):
-        found.append(f"rounds differ by {max(levels) / min(levels) - 1:.0%}{why}")
+        times = max(levels) / min(levels)
+        found.append(f"rounds differ by {f'{times - 1:.0%}' if times < 10 else f'a factor of {times:.0f}'}{why}")
     certificates = [visit.answer["certificate"] for visit in visits]
     foreign = float(np.mean([certificate["foreign_cpu"] for certificate in certificates]))
     if foreign > FOREIGN_CPU:

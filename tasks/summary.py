@@ -259,14 +259,15 @@ def _no_winner(rows: list[Row], study: Study, reference: Row, so: str) -> str:
     """What removed every row, counted."""
     removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
     counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
-    return (f"{so}: of {removed.total()} rows at batch {reference['batch_size']}, {counts}. A winner may lose "
-            f"{study.select.max_drop:g} of the reference's {_score(reference, study)} ({words(reference)}).")  # fmt: skip
+    whole = f"{so}: none of the {removed.total()} rows at batch {reference['batch_size']} may win ({counts})."
+    return (f"{whole} A winner may lose {study.select.max_drop:g} of the reference's {_score(reference, study)} "
+            f"({words(reference)}).")  # fmt: skip
 
 
 def _provisional(rows: list[Row], study: Study, reference: Row, best: Row) -> str:
     """The provisional best, why it is no winner yet, and what would confirm it."""
     others = len(_passed_over(rows, study, best["batch_size"])) - 1
-    likewise = f"; {others} more that are accurate enough likewise" if others else ""
+    likewise = f"; so were {others} more that are accurate enough" if others else ""
     return (f"Provisional best: {_compared(best, reference, study)}. It was measured under bad conditions "
             f"({best['conditions']}{likewise}). {_to_confirm(best, study)}")  # fmt: skip
 
@@ -309,16 +310,24 @@ def _against(winner: Row, reference: Row) -> str:
     if winner["speedup"] is None:
         return ""
     how = {"faster": "", "slower": "", "indistinguishable": ", not distinguishable from it"}[winner["verdict"]]
+    if not resolved(winner["speedup_low"], winner["speedup_high"]):
+        why = interval(winner["speedup_low"], winner["speedup_high"])
+        return f" (the reference's {_ms(reference)}; how many times as fast is not known: {why})"
     base = f"eager, {_ms(reference)}" if winner["device"] == reference["device"] else f"eager on {winner['device']}"
     times = _times(winner["speedup"], winner["speedup_low"], winner["speedup_high"])
     return f", {times} as fast as the reference ({base}){how}"
+
+
+def resolved(low: float, high: float | None) -> bool:
+    """Whether a ratio's interval says anything."""
+    return high is not None and high < WIDE * low
 
 
 def interval(low: float, high: float | None, to: str = "–") -> str:
     """The ends of a ratio's interval, or why there are none that say anything."""
     if high is None:
         return "one round"
-    return f"{sig(low)}{to}{sig(high)}" if high < WIDE * low else "too few rounds"
+    return f"{sig(low)}{to}{sig(high)}" if resolved(low, high) else "too few rounds"
 
 
 def _times(ratio: float, low: float, high: float | None) -> str:

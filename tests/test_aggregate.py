@@ -141,12 +141,12 @@ def test_without_an_eligible_row_there_is_no_winner_and_the_reason_counts_what_r
     found = subject.summarise(bad, factory.study())
     assert (found.winner, found.runner_up) == (None, None)
     assert found.sentences[0].startswith(
-        "No winner yet: of 24 rows at batch 1, 20 measured under bad conditions, 4 skipped"
+        "No winner yet: none of the 24 rows at batch 1 may win (20 measured under bad conditions, 4 skipped)"
     )
     assert found.provisional["variant"] == FAST
     assert found.frame.filter(role="provisional")["variant"].to_list() == [FAST]
     assert f"Provisional best: {FAST} on onnxruntime, cpu, batch 1: 0.865 ms median, 4.75" in found.reason
-    assert "(another process on the device; 7 more that are accurate enough likewise)" in found.reason
+    assert "(another process on the device; so were 7 more that are accurate enough)" in found.reason
     assert "with --again benchmark while nothing else runs on this machine" in found.reason
 
 
