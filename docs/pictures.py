@@ -68,7 +68,7 @@ def draw_page(page: Path, target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-        parser.add_argument("--out", default="artifacts", help="where the run's artifacts are (default: %(default)s)")
+    parser.add_argument("--out", default="artifacts", help="where the run's artifacts are (default: %(default)s)")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="arguments of `burnish run`")
     given = parser.parse_args()
     burnish = Path(sys.executable).parent / "burnish"

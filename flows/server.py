@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, TypeVar
 from flows import supervisor
 from flows.settings import Mistake
 from tasks import parent
+from tasks.locks import held
 from tasks.space import check_database
 
 if TYPE_CHECKING:
@@ -81,7 +82,12 @@ class Server:
             return False
 
     def wait(self) -> None:
-        """Wait until it answers, then watch over it.
+        """Wait until it answers, then watch over it. Raises as `answered` does."""
+        self.answered()
+        threading.Thread(target=self._watch, daemon=True, name="burnish-server-watch").start()
+
+    def answered(self) -> None:
+        """Wait until it answers.
 
         Raises
         ------
@@ -97,7 +103,6 @@ class Server:
                     f"Prefect's server did not answer within {START_SECONDS:.0f} s; what it wrote is in {self.log}"
                 )
             time.sleep(0.2)
-        threading.Thread(target=self._watch, daemon=True, name="burnish-server-watch").start()
 
     def _watch(self) -> None:
         answered = time.monotonic()
@@ -159,6 +164,8 @@ class Server:
 def start(port: int = 0, *, pages: bool = False) -> Server:
     """Start a server of our own on this machine alone. `pages`: with Prefect's UI and the services that schedule runs.
 
+    The first one of a Prefect home makes the database. Two that do so at once fail, so that others wait for it to answer.
+
     Raises
     ------
     Mistake
@@ -167,6 +174,16 @@ def start(port: int = 0, *, pages: bool = False) -> Server:
         If there is no room for its database.
     """
     check_database()
+    home = Path(os.environ["PREFECT_HOME"])
+    with held(home / "burnish-start.lock"):
+        first = not (home / "prefect.db").exists()
+        server = _start(port, pages)
+        if first:
+            server.answered()
+    return server
+
+
+def _start(port: int, pages: bool) -> Server:
     with socket.socket() as listening:  # bound here, so that no other process takes the port before the server has it
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

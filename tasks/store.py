@@ -159,6 +159,8 @@ class Store:
             sync(target.parent)
             sync(self.root)
         else:
+            if path.is_file():
+                path.chmod(0o644)  # safetensors and temporary files are made for their owner alone
             replace(path, target)
         return artifact
 

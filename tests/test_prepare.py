@@ -166,7 +166,7 @@ def test_broken_is_refused_with_every_row_and_what_to_do(work: Work) -> None:
     text = str(error.value)
     assert "\n" not in text
     for reason, rows in BROKEN.items():
-        group = re.search(rf"train part, {reason}: {len(rows)} \(rows (.*?)\)(;|$)", text)
+        group = re.search(rf"train part, {reason}: {len(rows)} \(rows (.*?)\)(;|:|$)", text)
         assert group, reason
         assert [int(n) for n in re.findall(r"(?:^|, )(\d+)", group[1])] == rows
     assert not list((work.store.root / "tmp").iterdir())

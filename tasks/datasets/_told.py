@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 SHOWN = 20  # rows of a kind, or classes, that a message names
 LEVELS = 16
 """Of images with 16 bits per channel: values of which 8 bits keep no more levels are refused (12 bits, kept in 16)."""
+UNDECODABLE = "undecodable image"
+"""The reason whose cause differs by image."""
 LOST = 0.01
 """Share of the images above which it is refused that they are not used."""
 
@@ -85,7 +87,9 @@ def refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueE
     lines = []
     for (part, reason), rows in groups.items():
         named = few([f"{one.row} ({one.called})" if one.called else str(one.row) for one in rows])
-        lines.append(f"{part} part, {reason}: {len(rows)} (rows {named})")
+        causes = list(dict.fromkeys(one.detail for one in rows if reason == UNDECODABLE and one.detail))
+        why = f": {', '.join(causes[:3])}{', and others' if len(causes) > 3 else ''}" if causes else ""
+        lines.append(f"{part} part, {reason}: {len(rows)} (rows {named}){why}")
     return ValueError(f"{len(bad)} of {_rows(parts)} rows of {where(settings)} cannot be used: {'; '.join(lines)}; "
                       "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
 
