@@ -54,7 +54,7 @@ deployments: $(READY)
 
 # The README's two pictures; chromium draws the report.
 pictures: $(READY)
-	$(BIN)/python docs/pictures.py quickstart --set 'models=["lenet5"]' --set benchmark.batch_sizes=[1]
+	$(BIN)/python docs/pictures.py quickstart --again benchmark --set 'models=["lenet5"]' --set benchmark.batch_sizes=[1]
 
 COMPILE = $(UV) compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 lock: .venv/bin/uv
