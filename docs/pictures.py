@@ -9,6 +9,7 @@ import argparse
 import io
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -50,7 +51,9 @@ def draw_terminal(text: str, command: list[str], target: Path) -> None:
     console = Console(record=True, width=COLUMNS, file=io.StringIO())
     console.print(f"$ {' '.join(command)}", highlight=False)
     console.print(Text.from_ansi(text))
-    target.write_text(console.export_svg(title="burnish", clear=False))
+    picture = console.export_svg(title="burnish", clear=False)
+    # Rich names fonts on a server of others; a font of the reader's own machine will do.
+    target.write_text(re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL))
 
 
 def draw_page(page: Path, target: Path) -> None:
