@@ -233,7 +233,7 @@ def test_killed_without_a_word_it_takes_all_its_processes_with_it_and_is_marked_
     burnish = Burnish(out, None)
     burnish.environment = environment
     done = burnish.run(*SHORT, "train.epochs=1")
-    assert "1 earlier runs that ended without a word are marked as crashed" in done.stderr
+    assert "1 earlier run ended without a word: marked as crashed" in done.stderr
     assert burnish.why()["train/lenet5"] == "hit"
     states = states_of(tmp_path / "prefect" / "prefect.db")
     assert states == {"flow_run": ["COMPLETED", "CRASHED"], "task_run": {"COMPLETED", "CRASHED"}}
