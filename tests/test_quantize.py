@@ -281,7 +281,7 @@ def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
     assert (failed.status, failed.error, failed.artifact) == ("failed", "NotImplementedError: no such kernel", None)
     assert not failed.benchmark and (good.status, good.benchmark) == ("ok", True)
     assert rows(work, forms)[failed.name]["error"] == failed.error
-    assert "int8-s8s8 goes on" in caplog.text and "int8-u8s8: NotImplementedError" in caplog.text
+    assert "int8 setting s8s8 chosen" in caplog.text and "int8-u8s8: NotImplementedError" in caplog.text
 
 
 def test_a_graph_without_anything_to_quantize_says_so(work: Work, data: Prepared, tmp_path: Path) -> None:
