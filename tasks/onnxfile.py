@@ -55,7 +55,7 @@ def describe(file: Path) -> Described:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(file), load_external_data=False)
+        model = onnx.load(str(file), format="protobuf", load_external_data=False)  # not by the name
     except (DecodeError, OSError) as error:
         raise NotOnnx(" ".join(str(error).split()) or "empty") from None
     if not model.graph.node:
@@ -179,7 +179,7 @@ def executable(file: Path, data: tuple[tuple[str, Path], ...], folder: Path) -> 
 
     own = os.path.realpath(file.parent)
     away = any(not real.is_relative_to(own) for _, real in data)
-    model = onnx.load(str(file), load_external_data=False)
+    model = onnx.load(str(file), format="protobuf", load_external_data=False)
     zeros = _zeros(model)
     if not away and not zeros:
         return file

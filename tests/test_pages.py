@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from conftest import ROOT, SHORT
+from conftest import ROOT, SHORT, api
 from terminal import Terminal
 
 from flows.deployments import made
@@ -29,14 +28,6 @@ SECTION = (ROOT / "docs" / "prefect.md").read_text()
 UI, SERVER, REST = (block.strip().splitlines() for block in re.findall(r"^```\n(.*?)^```", SECTION, re.M | re.S))
 SCHEDULE = re.findall(r"`(prefect deployment schedule [^`]+)`", SECTION)
 NIGHTLY = "burnish/quickstart-nightly"
-
-
-def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
-    """Ask Prefect's server; None is a GET."""
-    request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode() if body is not None else None,
-                                     {"Content-Type": "application/json"}, method=method)  # fmt: skip
-    answer = urllib.request.urlopen(request, timeout=30).read()
-    return json.loads(answer) if answer else None
 
 
 class Place:

@@ -10,12 +10,11 @@ import re
 import subprocess
 import sys
 import time
-import urllib.request
 from datetime import datetime
 from itertools import pairwise
 
 import pytest
-from conftest import ROOT, SHORT
+from conftest import ROOT, SHORT, api
 from PIL import Image
 from screen import watch
 
@@ -26,12 +25,6 @@ from tasks import tables
 pytestmark = pytest.mark.slow
 PROGRESS = re.compile(r" of \d+ visits\)| epoch \d+/|decoded \d|checking |fit to be published")
 STAGES = re.compile(r"^(\d+) of (\d+) stages done  (?:[━]+  )?\d+:\d\d(, about \d+ \w+ left)?$")
-
-
-def api(server, path, body=None):
-    request = urllib.request.Request(f"{server}/{path}", json.dumps(body).encode() if body is not None else None,
-                                     {"Content-Type": "application/json"})  # fmt: skip
-    return json.loads(urllib.request.urlopen(request, timeout=30).read())
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +65,8 @@ def test_a_terminal_shows_stages_done_of_all_and_how_far_the_stage_at_work_is(wa
     assert any(
         re.match(r"  round \d of 2, batch 1: 2 candidates in turns \(\d of 4 visits\)", below[1]) for below in measuring
     )
-    assert any("train/lenet5  ━" in below[0] for _, _, _, below in found if below)
+    # Training may end between two looks at the screen; the export, of some seconds, does not.
+    assert any(below[0].startswith("export/lenet5/train") for _, _, _, below in found if below)
     assert all(left is None for done, _, left, _ in found if done < 4), (
         "a first run cannot know it before its last stage"
     )
@@ -122,7 +116,7 @@ def test_the_summary_in_prefect_is_rounded_and_says_conditions_and_speed_up(serv
         assert float(row["top-1, share"]) == pytest.approx(true["top1"], abs=0.0005)
         assert row["status"] == (MARKED if true["conditions"] else "ok")
         assert row["conditions"] == (true["conditions"] or "good")
-        if true["role"] != "reference":
+        if (true["speedup_low"], true["speedup_high"]) != (1.0, 1.0):  # the reference, which may be the winner too
             times, interval = re.fullmatch(r"(\S+) \((.+)\)", row["speed-up"]).groups()
             assert float(times) == pytest.approx(true["speedup"], rel=0.005)
             assert re.fullmatch(r"\S+–\S+|too few rounds|one round", interval)
@@ -204,7 +198,11 @@ def failed(server, tmp_path_factory):
             while {api(server, f"flow_runs/{run}")["state_type"] for run in runs.values()} != {"FAILED"}:
                 assert time.monotonic() < deadline, (folder / "worker.log").read_text()[-3000:]
                 time.sleep(1)
-            time.sleep(5)  # Prefect sends logs every two seconds, the last ones when the process ends
+            # Prefect sends logs every two seconds, the last ones when the process ends.
+            while not all(any(e["level"] >= 40 for e in log_of(server, run)) for run in runs.values()):
+                assert time.monotonic() < deadline, (folder / "worker.log").read_text()[-3000:]
+                time.sleep(1)
+            time.sleep(5)
         finally:
             worker.terminate()
             worker.wait(60)
@@ -222,13 +220,11 @@ def test_a_run_keeps_the_name_that_a_person_gave_it(failed):
 
 def test_a_run_that_fails_says_why_in_its_state_and_once_in_its_log_with_one_traceback(failed):
     flow_run, log = failed["Tuesday's attempt"]
-    why = "the loss is inf at epoch 1"
-    assert flow_run["state"]["message"].startswith(
-        f"no variant to measure: lenet5/train: Diverged: lenet5/train: {why}"
-    )
+    why = "Diverged: lenet5/train: the loss is (nan|inf) at epoch 1"
+    assert re.match(f"no variant to measure: lenet5/train: {why}", flow_run["state"]["message"])
     errors = [entry["message"] for entry in log if entry["level"] >= 40]
     assert len(errors) == 3, errors
-    assert errors[0].startswith(f"2 of 5 stages: train/lenet5 failed: Diverged: lenet5/train: {why}")
+    assert re.match(f"2 of 5 stages: train/lenet5 failed: {why}", errors[0])
     assert errors[1].startswith("Finished in state Failed('no variant to measure: lenet5/train")
     assert errors[2].startswith("This is where the run failed:\nTraceback")
     assert "tasks/loop.py" in errors[2], "the stage's own traceback"
