@@ -125,6 +125,9 @@ def _runtimes(file: ModelFile, asked: tuple[str, ...], device: str) -> tuple[str
 
 def _settings(asked: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
     fixed = [file.batch for file in files if file.batch is not None]
+    unknown = [name for name in asked.runtime if name not in plugins("runtimes")]
+    if unknown:  # a study's `auto` is no runtime here
+        raise Mistake(f"--runtime: unknown runtime {unknown[0]!r}; accepted: {', '.join(plugins('runtimes'))}")
     try:
         return Benchmark(
             runtimes=tuple(asked.runtime) or plugins("runtimes"),

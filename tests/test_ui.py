@@ -235,6 +235,6 @@ def test_a_run_that_fails_says_why_in_its_state_and_once_in_its_log_with_one_tra
 
 def test_values_that_cannot_go_together_are_refused_in_one_line(failed):
     flow_run, log = failed["no reference"]
-    why = "benchmark.runtimes: must contain 'eager', which the reference is measured with"
+    why = "benchmark.runtimes: must contain 'eager', which the reference is measured with, or 'auto'"
     assert why in flow_run["state"]["message"]
     assert [entry["message"] for entry in log if entry["level"] >= 40] == [f"refused: study: {why}"]
