@@ -33,7 +33,8 @@ HOW: dict[str, tuple[int, Callable[[Terminal], None]]] = {
 }
 # Long enough to be interrupted everywhere.
 STUDY = (*TINY, "qat.epochs=1", "benchmark.runtimes=['eager', 'onnxruntime']", "benchmark.batch_sizes=[1]",
-         "benchmark.throughput=false", "benchmark.min_seconds=0.5", "serve.seconds=1")  # fmt: skip
+         "benchmark.throughput=false", "benchmark.min_seconds=0.5", "serve.seconds=1",
+         "build.precisions=['fp32']")  # fmt: skip
 
 
 @pytest.fixture
