@@ -84,6 +84,8 @@ class Server:
     def wait(self) -> None:
         """Wait until it answers, then watch over it. Raises as `answered` does."""
         self.answered()
+        # Prefect's handler asks it before it writes to the terminal that a log line could not be sent: burnish says it.
+        logging.raiseExceptions = False
         threading.Thread(target=self._watch, daemon=True, name="burnish-server-watch").start()
 
     def answered(self) -> None:
@@ -143,7 +145,6 @@ class Server:
             else:
                 os.environ[name] = value
         _reread()
-        logging.raiseExceptions = logs != "false"  # Prefect's handler asks it before it complains to the terminal
 
     def close(self) -> None:
         """Watch no longer."""

@@ -60,6 +60,25 @@ def _quiet_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _same_environment_after_a_module(_quiet_prefect: None) -> Iterator[None]:
+    """What burnish, called in this process, sets in the environment does not reach the tests that follow."""
+    yield from _restored()
+
+
+@pytest.fixture(autouse=True)
+def _same_environment_after_a_test() -> Iterator[None]:
+    yield from _restored()
+
+
+def _restored() -> Iterator[None]:
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
+
+
 @pytest.fixture(autouse=True)
 def _same_threads() -> Iterator[None]:
     """Runtimes opened in this process set PyTorch's threads, and results depend on their number: give them back."""

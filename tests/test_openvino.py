@@ -74,16 +74,22 @@ def test_asked_for_f32_it_runs_f32_also_where_its_own_choice_is_bf16(path: Path)
 
 
 def test_bf16_runs_bf16_where_the_cpu_has_it_and_says_so_where_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if openvino_bf16.INSTRUCTIONS & set(machine.cpu()[1]):
-        assert openvino_bf16.unavailable("cpu") is None
+    if openvino_bf16.unavailable("cpu") is None:
+        assert openvino_bf16.INSTRUCTIONS & set(machine.cpu()[1])
         inputs = np.random.default_rng(1).standard_normal((2, 3, 16, 16), np.float32)
         session, answer = answered("openvino_bf16", path, inputs)
         want = answered("openvino", path, inputs)[1]
         assert precisions(session) == {"bf16"}
         assert "bf16" in session.provider
         assert 1e-4 < np.abs(answer - want).max() / np.abs(want).max() < 0.05
+    for name in openvino_bf16.LIMITS:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "cpu", lambda: ("old", ("avx2",)))
     assert openvino_bf16.unavailable("cpu") == "this CPU has no bf16 instructions"
+    monkeypatch.setattr(machine, "cpu", lambda: ("new", ("avx2", "amx_bf16")))
+    assert openvino_bf16.unavailable("cpu") is None
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "avx2")
+    assert openvino_bf16.unavailable("cpu") == "oneDNN is kept from bf16 instructions (ONEDNN_MAX_CPU_ISA=avx2)"
 
 
 def test_slots_are_streams_that_share_the_threads(path: Path) -> None:

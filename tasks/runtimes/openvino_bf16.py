@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from tasks import machine
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx", "openvino")
 INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+"""Environment variables that keep oneDNN, which OpenVINO computes with, to older instructions."""
+WITHOUT = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""Values of these under which OpenVINO runs a file in fp32 whatever it is told; it claims bf16 all the same (2026.4)."""
 PRECISION = "bf16"
 load_library = _openvino.load_library
 
@@ -28,6 +33,9 @@ def unavailable(device: str) -> str | None:
     reason = _openvino.unavailable(device)
     if reason is None and not INSTRUCTIONS & set(machine.cpu()[1]):
         return "this CPU has no bf16 instructions"
+    limits = [f"{name}={os.environ[name]}" for name in LIMITS if os.environ.get(name, "").upper() in WITHOUT]
+    if reason is None and limits:
+        return f"oneDNN is kept from bf16 instructions ({limits[0]})"
     return reason
 
 
