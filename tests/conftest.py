@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,12 @@ SHORT = (
     "build.precisions=[]", "export.formats=['onnx']", "benchmark.runtimes=['eager', 'onnxruntime']",
     "benchmark.batch_sizes=[1]", "benchmark.throughput=false", "serve.seconds=0",
 )  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have the most slow tests: none of them is left to run alone at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 def shared() -> Path:

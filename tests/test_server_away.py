@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,68 +68,86 @@ class Run:
         return code
 
 
-@pytest.fixture
-def bare(tmp_path: Path) -> dict[str, str]:
-    """An environment without a server, and with a Prefect home of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    return environment | {"PREFECT_HOME": str(tmp_path / "prefect")}
-
-
-@pytest.fixture
-def own_server(bare: dict[str, str], tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server for this test alone, as `prefect server start` starts it: it is killed."""
+@contextmanager
+def own_server(environment: dict[str, str], folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A server for one test alone, as `prefect server start` starts it: it is killed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}/api"
-    with (tmp_path / "server.log").open("wb") as log:
+    with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start", "--port", str(port)], cwd=ROOT,
-                                   env=bare, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
-    deadline = time.monotonic() + 180
-    while True:
-        try:
-            urllib.request.urlopen(f"{url}/health", timeout=5).read()
-            break
-        except OSError:
-            assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()[-2000:]
-            time.sleep(0.5)
-    yield url, process
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+                                   env=environment, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+    try:
+        deadline = time.monotonic() + 180
+        while True:
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).read()
+                break
+            except OSError:
+                assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
+                time.sleep(0.5)
+        yield url, process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
-def finished_without(run: Run, killed: float) -> None:
-    """The run said within a minute that the server was gone, finished without it, and showed nothing of Prefect's."""
-    assert run.end() == 0, run.text[-3000:]
+def bare(folder: Path) -> dict[str, str]:
+    """An environment without a server, and with a Prefect home of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return environment | {"PREFECT_HOME": str(folder / "prefect")}
+
+
+def without_server(kind: str, folder: Path) -> tuple[Run, float]:
+    """A run that has ended, whose server went away in the middle of its training, and when that was."""
+    environment = bare(folder)
+    if kind == "temporary":
+        run = Run(folder / "artifacts", environment)
+        run.wait_for(lambda: run.said("train/lenet5: computing"))
+        (server,) = (p for p in psutil.Process(run.process.pid).children(recursive=True) if "uvicorn" in p.cmdline())
+        server.kill()
+        killed = time.monotonic()
+        run.end()
+        return run, killed
+    with own_server(environment, folder) as (url, process):
+        run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
+        run.wait_for(lambda: run.said("train/lenet5: computing"))
+        os.killpg(process.pid, getattr(signal, kind))
+        killed = time.monotonic()
+        run.end()
+    return run, killed
+
+
+KINDS = ("SIGKILL", "SIGSTOP", "temporary")
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, float]]:
+    """What became of runs whose servers were killed, stopped (it takes connections, and answers none), or their own.
+
+    All at once: most of the time they wait for an answer.
+    """
+    folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
+    with ThreadPoolExecutor(len(KINDS)) as pool:
+        ended = {kind: pool.submit(without_server, kind, folder) for kind, folder in folders.items()}
+        return {kind: one.result() for kind, one in ended.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_whose_server_goes_for_good_says_so_and_finishes_without_it(
+    kind: str, left: dict[str, tuple[Run, float]]
+) -> None:
+    run, killed = left[kind]
+    assert run.process.returncode == 0, run.text[-3000:]
     said = run.said("the run goes on without it") or run.said("Prefect's server is away")
     assert said is not None and said - killed < SAID_SECONDS, run.text
+    assert (run.said("Prefect's temporary server has ended") is not None) == (kind == "temporary")
     assert list((run.out / "runs").glob("*/report.html"))
-    assert [line for _, line in run.lines if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)] == []
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_server_that_goes_for_good_in_mid_run(
-    number: signal.Signals, own_server: tuple[str, subprocess.Popen[bytes]], bare: dict[str, str], tmp_path: Path
-) -> None:
-    url, server = own_server
-    run = Run(tmp_path / "artifacts", bare | {"PREFECT_API_URL": url})
-    run.wait_for(lambda: run.said("train/lenet5: computing"))
-    os.killpg(server.pid, number)
-    killed = time.monotonic()
-    finished_without(run, killed)
-
-
-@pytest.mark.slow
-def test_the_temporary_server_is_killed_in_mid_run(bare: dict[str, str], tmp_path: Path) -> None:
-    run = Run(tmp_path / "artifacts", bare)
-    run.wait_for(lambda: run.said("train/lenet5: computing"))
-    (server,) = (p for p in psutil.Process(run.process.pid).children(recursive=True) if "uvicorn" in p.cmdline())
-    server.kill()
-    killed = time.monotonic()
-    finished_without(run, killed)
-    assert run.said("Prefect's temporary server has ended")
+    others = [line for _, line in run.lines if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)]
+    assert others == [], "it shows nothing of Prefect's"
 
 
 REPORTS = """
@@ -157,12 +177,14 @@ def reports() -> None:
 
 
 @pytest.mark.slow
-def test_progress_reports_do_not_wait_for_the_server(
-    own_server: tuple[str, subprocess.Popen[bytes]], bare: dict[str, str], tmp_path: Path
-) -> None:
-    url, server = own_server
+def test_progress_reports_do_not_wait_for_the_server(tmp_path: Path) -> None:
+    with own_server(bare(tmp_path), tmp_path) as (url, server):
+        waits_for_nothing(url, server, tmp_path)
+
+
+def waits_for_nothing(url: str, server: subprocess.Popen[bytes], tmp_path: Path) -> None:
     (tmp_path / "reports.py").write_text(REPORTS)
-    environment = bare | {"PREFECT_API_URL": url, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    environment = bare(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     process = subprocess.Popen([sys.executable, "-c", "import reports; reports.reports()", str(tmp_path / "out")],
                                env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                stderr=subprocess.DEVNULL)  # fmt: skip
@@ -192,32 +214,32 @@ def start(environment: dict[str, str], out: Path, *settings: str) -> subprocess.
                           check=False, capture_output=True)  # fmt: skip
 
 
-def test_an_address_where_nothing_answers_is_one_line_that_says_how_to_unset_it(
-    bare: dict[str, str], tmp_path: Path
-) -> None:
+def test_an_address_where_nothing_answers_is_one_line_that_says_how_to_unset_it(tmp_path: Path) -> None:
+    environment = bare(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))  # taken, and not listening
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
-        done = start(bare | {"PREFECT_API_URL": url}, tmp_path / "artifacts")
+        done = start(environment | {"PREFECT_API_URL": url}, tmp_path / "artifacts")
         (line,) = done.stderr.splitlines()
         assert done.returncode == 2
         assert line.startswith(f"burnish: PREFECT_API_URL is {url}, where no Prefect server answers")
         assert "unset PREFECT_API_URL" in line
         # The same address by a setting of Prefect's own.
-        home = Path(bare["PREFECT_HOME"])
+        home = Path(environment["PREFECT_HOME"])
         (home / "profiles.toml").write_text(f'active = "own"\n[profiles.own]\nPREFECT_API_URL = "{url}"\n')
-        done = start(bare, tmp_path / "artifacts")
+        done = start(environment, tmp_path / "artifacts")
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert "prefect config unset PREFECT_API_URL" in line
 
 
 @pytest.mark.slow
-def test_where_home_cannot_be_written_prefects_files_go_below_out(bare: dict[str, str], tmp_path: Path) -> None:
+def test_where_home_cannot_be_written_prefects_files_go_below_out(tmp_path: Path) -> None:
+    environment = bare(tmp_path)
     home = tmp_path / "home"
     home.write_text("no folder, so that root cannot write into it either")
-    del bare["PREFECT_HOME"]
-    done = start(bare | {"HOME": str(home)}, tmp_path / "artifacts", *SHORT)
+    del environment["PREFECT_HOME"]
+    done = start(environment | {"HOME": str(home)}, tmp_path / "artifacts", *SHORT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"{home / '.prefect'} cannot be written" in done.stderr
     assert "Traceback" not in done.stderr
