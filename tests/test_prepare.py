@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tasks import quota
 from tasks.datasets import load_arrays
 from tasks.datasets._split import holdout, roles, sample
 from tasks.datasets._statistics import duplicates, moments
@@ -273,6 +274,33 @@ def test_images_that_are_not_square_need_a_size(tmp_path: Path, work: Work) -> N
     assert load_arrays(work.store, prepared)[0].shape == (12, 5, 5, 3)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        (
+            {"image_size": 16_384},
+            r"data.image_size = 16384: 1,797 images would take 1.45 TB on",
+        ),
+        ({"image_size": 8, "resize": 9_500}, r"data.resize = 9500: .* of memory .*; choose a smaller data.resize"),
+    ],
+)
+def test_a_size_that_fits_no_disk_or_memory_is_refused_by_its_setting(work: Work, sizes: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said) as error:
+        prepare(work, Data(source="digits", **sizes))
+    assert "undecodable" not in str(error.value)
+
+
+def test_a_size_whose_decoding_needs_more_memory_than_there_is_is_refused(
+    work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Data(source="digits", image_size=16)
+    monkeypatch.setattr(quota, "memory_available", lambda: 256 * 10 * quota.usable_processors() - 1)
+    with pytest.raises(ValueError, match=r"data.image_size = 16: .* kB of memory while they are decoded"):
+        prepare(work, data)
+    monkeypatch.setattr(quota, "memory_available", lambda: 256 * 10 * quota.usable_processors())
+    assert prepare(work, data).image_size == 16
+
+
 def test_images_of_two_sizes_need_a_size(tmp_path: Path, work: Work) -> None:
     root = folder(folder(tmp_path / "set", {"a": 6}), {"b": 6}, size=(9, 9))
     with pytest.raises(ValueError, match=r"there are 6x6 and 9x9 pixels in row 6 of the train part \(b/000.png\)"):
@@ -346,18 +374,24 @@ def test_a_set_too_small_to_split_is_refused(tmp_path: Path, work: Work) -> None
         prepare(work, Data(source="folder", path=str(root)))
 
 
-def test_a_class_without_training_images_is_warned_of(
+def test_a_class_without_training_images_is_refused_unless_allowed(
     tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = folder(tmp_path / "set", {"train/a": 5, "train/b": 5, "test/a": 2, "test/c": 2})
-    prepare(work, Data(source="folder", path=str(root)))
-    assert "train: no image of 1 classes: c" in caplog.text
+    data = Data(source="folder", path=str(root))
+    with pytest.raises(
+        ValueError, match=r"not used would be the class c \(no training image, 2 in other parts\); .*on_bad=drop"
+    ):
+        prepare(work, data)
+    prepare(work, data.model_copy(update={"on_bad": "drop"}))
+    assert "train: no image of 1 class: c" in caplog.text
+    assert "test: no image of 1 class: b, so that nothing is measured of them" in caplog.text
 
 
 def test_a_single_class_in_training_is_refused(tmp_path: Path, work: Work) -> None:
     root = folder(tmp_path / "set", {"train/a": 5, "test/b": 5})
     with pytest.raises(ValueError, match="the train split has 4 images of 1 classes, which is too few"):
-        prepare(work, Data(source="folder", path=str(root)))
+        prepare(work, Data(source="folder", path=str(root), on_bad="drop"))
 
 
 def test_all_images_may_be_test_images_normalised_as_stated(work: Work) -> None:
