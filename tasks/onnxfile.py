@@ -65,9 +65,10 @@ def describe(file: Path) -> Described:
     if sizes == []:
         raise ValueError(f"its input {_input(model).name} has no batch axis")
     data = tuple(_external(model, file))
-    notes = [f"executed although onnx's checker says: {complaint}"] if (complaint := _complaint(model, file)) else []
-    if _zeros(model):
-        notes.append("sizes of 0 in its input are taken as open; a copy of the file that says so is executed")
+    notes = [complaint] if (complaint := _complaint(model, file)) else []
+    if below := sorted({d.dim_value for d in tensor.shape.dim if d.HasField("dim_value") and d.dim_value < 1}):
+        notes.append(f"its input has a size of {' and of '.join(map(str, below))}, which is no size and is taken as any size"
+                     + ("; a copy of the file that says so is executed" if _zeros(model) else ""))  # fmt: skip
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind not in "fiub":
         name = onnx.TensorProto.DataType.Name(tensor.elem_type)
@@ -149,9 +150,12 @@ def _folders(file: Path) -> list[Path]:
 
 
 def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
-    """What onnx's checker says of the graph, in one line; external data is not its matter (it refuses every link)."""
+    """What onnx's checker says of the graph, in one sentence; external data is not its matter (it refuses every link)."""
     import onnx
 
+    if model.ir_version > onnx.IR_VERSION:  # the checker looks no further then
+        return (f"it is of ONNX IR version {model.ir_version}, newer than the {onnx.IR_VERSION} that the installed onnx "
+                "library knows, and so it is measured unchecked, with each runtime that loads it")  # fmt: skip
     try:
         if not _stored_apart(model):
             onnx.checker.check_model(str(file))  # from its path: the checker takes no more than 2 GB from memory
@@ -165,7 +169,8 @@ def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
         onnx.checker.check_model(bare)
     except (onnx.checker.ValidationError, ValueError) as error:
         words = " ".join(str(error).partition("==> Context")[0].split())
-        return words if len(words) <= 200 else f"{words[:197]}..."
+        words = words if len(words) <= 200 else f"{words[:197]}..."
+        return f"onnx's checker refuses it ({words.rstrip('.')}), but it is measured with each runtime that loads it"
     return None
 
 
