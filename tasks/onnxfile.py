@@ -68,7 +68,7 @@ def describe(file: Path) -> Described:
     notes = [complaint] if (complaint := _complaint(model, file)) else []
     if below := sorted({d.dim_value for d in tensor.shape.dim if d.HasField("dim_value") and d.dim_value < 1}):
         notes.append(f"its input has a size of {' and of '.join(map(str, below))}, which is no size and is taken as any size"
-                     + ("; a copy of the file that says so is executed" if _zeros(model) else ""))  # fmt: skip
+                     + ("; a copy of the file that says so is executed" if _odd(model) else ""))  # fmt: skip
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind not in "fiub":
         name = onnx.TensorProto.DataType.Name(tensor.elem_type)
@@ -94,10 +94,14 @@ def _sizes(tensor: Any) -> list[int | None]:
     return [d.dim_value if d.HasField("dim_value") and d.dim_value >= 1 else None for d in tensor.shape.dim]
 
 
-def _zeros(model: onnx.ModelProto) -> list[Any]:
-    """Sizes of 0 that the graph's input and outputs have. ONNX Runtime takes -1 as open, and 0 as nothing but 0."""
+def _odd(model: onnx.ModelProto) -> list[Any]:
+    """Sizes below 1, -1 apart, that the graph's input and outputs have, where the input has one.
+
+    Every runtime takes -1 as open, ONNX Runtime takes 0 as nothing but 0, and OpenVINO -5 as 0.
+    """
     values = (_input(model), *model.graph.output, *model.graph.value_info)
-    found = [[d for d in v.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value == 0] for v in values]
+    found = [[d for d in v.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value < 1 and d.dim_value != -1]
+             for v in values]  # fmt: skip
     return [size for sizes in found for size in sizes] if found[0] else []
 
 
@@ -185,10 +189,10 @@ def executable(file: Path, data: tuple[tuple[str, Path], ...], folder: Path) -> 
     own = os.path.realpath(file.parent)
     away = any(not real.is_relative_to(own) for _, real in data)
     model = onnx.load(str(file), format="protobuf", load_external_data=False)
-    zeros = _zeros(model)
-    if not away and not zeros:
+    odd = _odd(model)
+    if not away and not odd:
         return file
-    for size in zeros:
+    for size in odd:
         size.ClearField("dim_value")
     folder.mkdir(parents=True, exist_ok=True)
     names = {place: f"weights-{number}" for number, (place, _) in enumerate(data)}
