@@ -18,7 +18,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from tasks import quota
 from tasks.datasets import load_arrays
 from tasks.datasets._split import holdout, roles, sample
 from tasks.datasets._statistics import duplicates, moments
@@ -272,33 +271,6 @@ def test_images_that_are_not_square_need_a_size(tmp_path: Path, work: Work) -> N
         prepare(work, Data(source="folder", path=str(root)))
     prepared = prepare(work, Data(source="folder", path=str(root), image_size=5))
     assert load_arrays(work.store, prepared)[0].shape == (12, 5, 5, 3)
-
-
-@pytest.mark.parametrize(
-    ("sizes", "said"),
-    [
-        (
-            {"image_size": 16_384},
-            r"data.image_size = 16384: 1,797 images would take 1.45 TB on",
-        ),
-        ({"image_size": 8, "resize": 9_500}, r"data.resize = 9500: .* of memory .*; choose a smaller data.resize"),
-    ],
-)
-def test_a_size_that_fits_no_disk_or_memory_is_refused_by_its_setting(work: Work, sizes: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as error:
-        prepare(work, Data(source="digits", **sizes))
-    assert "undecodable" not in str(error.value)
-
-
-def test_a_size_whose_decoding_needs_more_memory_than_there_is_is_refused(
-    work: Work, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data = Data(source="digits", image_size=16)
-    monkeypatch.setattr(quota, "memory_available", lambda: 256 * 10 * quota.usable_processors() - 1)
-    with pytest.raises(ValueError, match=r"data.image_size = 16: .* kB of memory while they are decoded"):
-        prepare(work, data)
-    monkeypatch.setattr(quota, "memory_available", lambda: 256 * 10 * quota.usable_processors())
-    assert prepare(work, data).image_size == 16
 
 
 def test_images_of_two_sizes_need_a_size(tmp_path: Path, work: Work) -> None:
