@@ -77,7 +77,7 @@ def read(path: Path, want: Mapping[str, torch.Tensor], notes: list[str]) -> Stat
         If the file is damaged, holds objects that would have to be run, or no state dict: one line.
     """
     content = _content(path)
-    candidates = [_unprefixed(one, want) for one in _candidates(content, ())]
+    candidates = [_unprefixed(part, want) for one in _candidates(content, ()) for part in _networks(one, want)]
     if not candidates:
         raise ValueError(
             f"pretrained: {path} holds no state dict (names of entries with their tensors); {_held(content)}"
@@ -90,7 +90,7 @@ def read(path: Path, want: Mapping[str, torch.Tensor], notes: list[str]) -> Stat
 
     best, prefix = candidates[max(range(len(candidates)), key=rank)]
     if best.keys:
-        notes.append(_chosen(best, [one for one, _ in candidates if one is not best]))
+        notes.append(_chosen(best, [one for one, _ in candidates if one is not best], _other_averages(content)))
     if prefix:
         notes.append(f"the prefix {prefix!r} of its entries is left out")
     if best.left_out:
@@ -98,13 +98,43 @@ def read(path: Path, want: Mapping[str, torch.Tensor], notes: list[str]) -> Stat
     return best.state
 
 
-def _chosen(best: _Candidate, others: list[_Candidate]) -> str:
-    """Which state dict of a file is used, and whether it has averaged weights."""
+def _networks(candidate: _Candidate, want: Mapping[str, torch.Tensor]) -> list[_Candidate]:
+    """A state dict of several networks (model, ema_model, criterion) as one per network, if one of them is the model."""
+    parts: dict[str, State] = {}
+    for key, value in candidate.state.items():
+        if key not in COUNTERS:
+            first, _, rest = key.partition(".")
+            parts.setdefault(first, {})[rest] = value
+    if len(parts) < 2 or not any(want.keys() <= state.keys() for state in parts.values()):
+        return [candidate]
+    return [_Candidate((*candidate.keys, first), state, ()) for first, state in parts.items()]
+
+
+def _other_averages(content: Any, keys: tuple[str, ...] = ()) -> list[str]:
+    """Where a file holds averaged weights in a form that is no state dict, e.g. a list of tensors (torch_ema)."""
+    if not isinstance(content, dict):
+        listed = isinstance(content, (list, tuple)) and bool(content)
+        return [".".join(keys)] if listed and AVERAGED.search(".".join(keys)) else []
+    if len(keys) > DEPTH:
+        return []
+    return [
+        found
+        for key, value in content.items()
+        if isinstance(key, str)
+        for found in _other_averages(value, (*keys, key))
+    ]
+
+
+def _chosen(best: _Candidate, others: list[_Candidate], lists: list[str]) -> str:
+    """Which state dict of a file is used, and whether it has averaged weights, of which `lists` are no state dicts."""
     beside = ", ".join(repr(one.where) for one in others)
     if best.averaged:
         return f"the averaged weights (EMA) of {best.where!r} are used" + (f", not those of {beside}" if others else "")
     if any(one.averaged for one in others):
         return f"the weights are those of {best.where!r}; of {beside}, fewer entries fit this model"
+    if lists:
+        where = _listed(tuple(lists))
+        return f"the weights are those of {best.where!r}; the averaged ones (EMA) of {where} have no names and are not used"
     return f"the weights are those of {best.where!r}; the file holds no averaged ones (EMA)"
 
 

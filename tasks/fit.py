@@ -92,5 +92,5 @@ def fit(
     with work.store.temporary() as folder:
         models.save(model.eval(), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
-    note = settled.note(model, state["epochs"])
+    note = settled.note(model, state["model"], state["epochs"], data, work.store)
     return Fitted(artifact, state["best"][0], state["best_top1"], state["epochs"], note)

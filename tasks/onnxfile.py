@@ -65,9 +65,10 @@ def describe(file: Path) -> Described:
     if sizes == []:
         raise ValueError(f"its input {_input(model).name} has no batch axis")
     data = tuple(_external(model, file))
-    notes = [f"executed although onnx's checker says: {complaint}"] if (complaint := _complaint(model, file)) else []
-    if _zeros(model):
-        notes.append("sizes of 0 in its input are taken as open; a copy of the file that says so is executed")
+    notes = [complaint] if (complaint := _complaint(model, file)) else []
+    if below := sorted({d.dim_value for d in tensor.shape.dim if d.HasField("dim_value") and d.dim_value < 1}):
+        notes.append(f"its input has a size of {' and of '.join(map(str, below))}, which is no size and is taken as any size"
+                     + ("; a copy of the file that says so is executed" if _odd(model) else ""))  # fmt: skip
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind not in "fiub":
         name = onnx.TensorProto.DataType.Name(tensor.elem_type)
@@ -93,10 +94,14 @@ def _sizes(tensor: Any) -> list[int | None]:
     return [d.dim_value if d.HasField("dim_value") and d.dim_value >= 1 else None for d in tensor.shape.dim]
 
 
-def _zeros(model: onnx.ModelProto) -> list[Any]:
-    """Sizes of 0 that the graph's input and outputs have. ONNX Runtime takes -1 as open, and 0 as nothing but 0."""
+def _odd(model: onnx.ModelProto) -> list[Any]:
+    """Sizes below 1, -1 apart, that the graph's input and outputs have, where the input has one.
+
+    Every runtime takes -1 as open, ONNX Runtime takes 0 as nothing but 0, and OpenVINO -5 as 0.
+    """
     values = (_input(model), *model.graph.output, *model.graph.value_info)
-    found = [[d for d in v.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value == 0] for v in values]
+    found = [[d for d in v.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value < 1 and d.dim_value != -1]
+             for v in values]  # fmt: skip
     return [size for sizes in found for size in sizes] if found[0] else []
 
 
@@ -149,9 +154,12 @@ def _folders(file: Path) -> list[Path]:
 
 
 def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
-    """What onnx's checker says of the graph, in one line; external data is not its matter (it refuses every link)."""
+    """What onnx's checker says of the graph, in one sentence; external data is not its matter (it refuses every link)."""
     import onnx
 
+    if model.ir_version > onnx.IR_VERSION:  # the checker looks no further then
+        return (f"it is of ONNX IR version {model.ir_version}, newer than the {onnx.IR_VERSION} that the installed onnx "
+                "library knows, and so it is measured unchecked, with each runtime that loads it")  # fmt: skip
     try:
         if not _stored_apart(model):
             onnx.checker.check_model(str(file))  # from its path: the checker takes no more than 2 GB from memory
@@ -165,7 +173,8 @@ def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
         onnx.checker.check_model(bare)
     except (onnx.checker.ValidationError, ValueError) as error:
         words = " ".join(str(error).partition("==> Context")[0].split())
-        return words if len(words) <= 200 else f"{words[:197]}..."
+        words = words if len(words) <= 200 else f"{words[:197]}..."
+        return f"onnx's checker refuses it ({words.rstrip('.')}), but it is measured with each runtime that loads it"
     return None
 
 
@@ -180,10 +189,10 @@ def executable(file: Path, data: tuple[tuple[str, Path], ...], folder: Path) -> 
     own = os.path.realpath(file.parent)
     away = any(not real.is_relative_to(own) for _, real in data)
     model = onnx.load(str(file), format="protobuf", load_external_data=False)
-    zeros = _zeros(model)
-    if not away and not zeros:
+    odd = _odd(model)
+    if not away and not odd:
         return file
-    for size in zeros:
+    for size in odd:
         size.ClearField("dim_value")
     folder.mkdir(parents=True, exist_ok=True)
     names = {place: f"weights-{number}" for number, (place, _) in enumerate(data)}

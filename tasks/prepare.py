@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import time
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,10 +19,21 @@ from tasks.datasets import open_source
 from tasks.datasets._decode import Bad, Done, Job, Seen, decode_all
 from tasks.datasets._find import resolve
 from tasks.datasets._label import label
+from tasks.datasets._room import refuse_too_large
 from tasks.datasets._split import SPLITS, plan, roles
 from tasks.datasets._statistics import chunks, duplicates, moments
-from tasks.datasets._told import BadRow, few, refusal, refuse_lost, tell_dropped, tell_left, tell_seen, where
-from tasks.datasets._words import shown
+from tasks.datasets._told import (
+    BadRow,
+    few,
+    refusal,
+    refuse_absent,
+    refuse_lost,
+    tell_dropped,
+    tell_left,
+    tell_seen,
+    where,
+)
+from tasks.datasets._words import counted, shown
 from tasks.records import Artifact, Data, Prepared
 from tasks.space import reserve
 
@@ -79,7 +89,9 @@ def prepare(work: Work, settings: Data) -> Prepared:
     usable, bad = _check_labels(parts, len(source.classes))
     if bad and settings.on_bad == "refuse" and not all(len(labels) for _, labels in usable.values()):
         raise refusal(bad, parts, settings)
+    refuse_absent(source.images, usable, settings)
     chosen = plan(usable, settings, work.log)
+    refuse_too_large(settings, sum(len(rows) for _, rows in chosen.values()), work.store.root)
     ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default, which other libraries are known to change
     with work.store.temporary() as folder:
         pixels, undecoded = _decode(work, folder, parts, chosen, settings)
@@ -213,8 +225,8 @@ def _finish(
             raise ValueError(f"{where(settings)}: the {split} split has {counts.sum()} images of "
                              f"{len(classes) - len(missing)} classes, which is too few")  # fmt: skip
         if missing:
-            level = logging.WARNING if split == "train" else logging.INFO
-            work.log.log(level, "%s: no image of %d classes: %s", split, len(missing), few(missing))
+            work.log.warning("%s: no image of %s: %s%s", split, counted(len(missing), "class", "classes"), few(missing),
+                             "" if split == "train" else ", so that nothing is measured of them")  # fmt: skip
     images = _compact(work, folder, made)
     rows, side, _, channels = images.shape
     mean, std = _normalisation(work, settings, images, np.flatnonzero(splits == 0))
@@ -235,7 +247,7 @@ def _finish(
             "duplicates_within": within[i], "duplicates_across": across[i],
             "dropped": len(gone), "dropped_rows": [one.row for one in gone],
             "dropped_reasons": [str(one) for one in gone],
-            "layout": source.images.layout,
+            "layout": "; merged: ".join(filter(None, (source.images.layout, few(source.images.merged)))),
             "left_out": [left.said for left in source.images.left] + [f"class {name}" for name in source.images.lost],
         })  # fmt: skip
         if across[i]:

@@ -66,6 +66,29 @@ def webp() -> bytes:
     return bytes(file)
 
 
+def webp_lossy() -> bytes:
+    """A plain WebP whose key frame tells the largest size there is: 16,383 pixels a side."""
+    file = _small("WEBP", quality=50)
+    assert file[12:16] == b"VP8 " and file[23:26] == b"\x9d\x01\x2a"
+    file[26:30] = struct.pack("<HH", 16_383, 16_383)
+    return bytes(file)
+
+
+def webp_lossless() -> bytes:
+    """A lossless WebP that tells 16,383 pixels a side."""
+    file = _small("WEBP", lossless=True)
+    assert file[12:16] == b"VP8L"
+    file[21:25] = struct.pack("<I", struct.unpack("<I", file[21:25])[0] & 0xF0000000 | 16_382 << 14 | 16_382)
+    return bytes(file)
+
+
+def webp_whole(side: int) -> bytes:
+    """A whole WebP of one colour, in few bytes."""
+    file = io.BytesIO()
+    Image.new("RGB", (side, side)).save(file, "WEBP", quality=0, method=0)
+    return file.getvalue()
+
+
 def text(mebibytes: int = 64) -> bytes:
     """A small PNG with a compressed text of so many mebibytes."""
     packed = zlib.compress(bytes(mebibytes << 20), 9)
@@ -100,5 +123,13 @@ def animated(kind: str, frames: int = 300) -> bytes:
     return file.getvalue()
 
 
-PIXELS = {"png": lambda: png(SIDE, grey=True), "jpeg": jpeg, "gif": gif, "bmp": bmp, "webp": webp}
+PIXELS = {
+    "png": lambda: png(SIDE, grey=True),
+    "jpeg": jpeg,
+    "gif": gif,
+    "bmp": bmp,
+    "webp": webp,
+    "webp_lossy": webp_lossy,
+    "webp_lossless": webp_lossless,
+}
 METADATA = {"text": text, "profile": profile, "segments": segments, "scans": scans}

@@ -148,6 +148,7 @@ def test_an_interrupted_bench_goes_on_after_its_last_whole_round(
         assert main(["bench", str(file), *QUICK, "--out", str(tmp_path / "out")]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out" / "bench").exists()
+    assert len(list((tmp_path / "out").glob(".bench-*"))) == 1, "what the same command goes on with"
     told = bench(capsys, file, *QUICK, "--out", tmp_path / "out")
     assert [row["rounds"] for row in told["benchmarks"]] == [3]
     (folder,) = (tmp_path / "out" / "bench").iterdir()

@@ -44,16 +44,37 @@ def test_affinity_reads_as_ranges(numbers: tuple[int, ...], text: str) -> None:
     assert ranges(numbers) == text
 
 
-def test_a_certificate_of_a_cpu_is_whole_and_plain_json() -> None:
-    with Watch("cpu", ()) as watch:
+def test_a_certificate_of_a_cpu_is_whole_and_plain_json(tmp_path: Path, library: Nvml) -> None:
+    """All that a CPU can tell is told, of a machine that tells it; of a GPU, which is there too, nothing."""
+    for number in machine.affinity():
+        put(tmp_path / CPUFREQ.format(number) / "scaling_cur_freq", 2_500_000)
+        put(tmp_path / CPUFREQ.format(number) / "scaling_governor", "schedutil")
+    meter(tmp_path, "intel-rapl:0", "package-0", 1_000_000)
+    with Watch("cpu", (), tmp_path) as watch:
         time.sleep(0.05)
+        meter(tmp_path, "intel-rapl:0", "package-0", 2_000_000)
     row = watch.row()
     assert json.loads(json.dumps(row)) == row
+    assert {key for key in row if row[key] is None} == {
+        "energy_note", *(f"gpu_{name}" for name in ("sm_mhz", "memory_mhz", "temperature_c", "trouble", "driver"))
+    }  # fmt: skip
     assert row["cpu_model"] == machine.cpu()[0]
     assert row["affinity"] == ranges(machine.affinity())
     assert 0 <= row["foreign_cpu"] <= 1
-    assert (row["energy_j"] is None) == (row["energy_source"] is None) == (row["energy_note"] is not None)
-    assert [row[key] for key in row if key.startswith("gpu_")] == [None] * 5
+    assert (row["cpu_mhz"], row["cpu_governor"], row["energy_source"]) == (2500, "schedutil", "RAPL package-0")
+    assert row["energy_j"] == pytest.approx(1) and row["power_w"] == pytest.approx(1 / watch.seconds)
+    assert gpu.gpus(), "the made library shows one"
+
+
+def test_a_certificate_of_this_machine_says_of_each_reading_what_it_is_or_why_there_is_none() -> None:
+    with Watch("cpu", ()) as watch:
+        time.sleep(0.05)
+    row = watch.row()
+    assert (row["energy_j"], row["energy_source"]) == (None, None) if row["energy_note"] else row["energy_j"] >= 0
+    own = [Path("/") / CPUFREQ.format(number) / "scaling_governor" for number in machine.affinity()]
+    assert row["cpu_governor"] == (
+        " ".join(sorted({path.read_text().strip() for path in own if path.exists()})) or None
+    )
 
 
 def test_clock_and_governor_are_the_usable_processors_own_at_both_ends(

@@ -83,6 +83,16 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
         lambda state: {"model": state, "ema": {"a.weight": torch.zeros(3, 3)}},
         ("the weights are those of 'model'; of 'ema', fewer entries fit this model",),
     ),
+    "average beside the model": (
+        lambda state: {"state_dict": {**prefixed("model.", zeros(state)), **prefixed("ema_model.", state),
+                                      "criterion.weight": torch.ones(2)}},
+        ("the averaged weights (EMA) of 'state_dict.ema_model' are used, not those of 'state_dict.model', "
+         "'state_dict.criterion'",),
+    ),
+    "average without names": (
+        lambda state: {"model": state, "ema": {"decay": 0.9, "shadow_params": [torch.ones(2)]}},
+        ("the weights are those of 'model'; the averaged ones (EMA) of ema.shadow_params have no names and are not used",),
+    ),
     "two networks": (lambda state: {"teacher": {"big.weight": torch.zeros(9, 9)}, "student": state}, ("'student'",)),
 }  # fmt: skip
 

@@ -330,13 +330,13 @@ def test_folder_has_a_class_a_sub_folder_sorted(tmp_path: Path) -> None:
     (root / "cat" / "notes.txt").write_text("no image")
     (root / "empty").mkdir()
     source = opened("folder", root)
+    assert source.images.lost == ("empty (an empty folder)",)
     assert source.classes == ("cat", "dog")
     assert list(source.parts) == ["train"]
     part = source.parts["train"]
     assert [(label, name) for _, label, name in part] == [(0, "cat/deep/er.png"), (1, "dog/1.png"), (1, "dog/2.PNG")]
     assert values(part) == [3, 1, 2]
     assert [left.said for left in source.images.left] == [
-        "the folder empty, which holds no images",
         "1 file that is no image, by content: cat/notes.txt",
         "1 file or folder hidden by a dot before the name",
     ]

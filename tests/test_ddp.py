@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -112,9 +113,31 @@ def test_a_training_that_is_ended_from_outside_ends_its_processes(tmp_path, monk
     torchrun.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\necho '{said}'\nexec sleep 60\n")
     torchrun.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(torchrun))
+    lived = []
+
+    def end(epoch: int, score: float) -> None:
+        lived.append((epoch, score, Path("/proc", (tmp_path / "pid").read_text().strip()).exists()))
+        raise ZeroDivisionError
+
     with pytest.raises(ZeroDivisionError):
-        fitted(work, digits(work), TWO, lambda epoch, score: 1 // 0)
-    assert not (Path("/proc") / (tmp_path / "pid").read_text().strip()).exists()
+        fitted(work, digits(work), TWO, end)
+    assert lived == [(1, 0.5, True)]
+    assert not Path("/proc", (tmp_path / "pid").read_text().strip()).exists()
+
+
+def test_ranks_are_found_by_their_folder_and_number(tmp_path):
+    """The other tests say of a training that has ended that there are none."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "tasks.ddp", str(tmp_path)]
+    with subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": "1"}) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while not ranks(tmp_path) and time.monotonic() < deadline:  # between fork and exec it has another command
+                time.sleep(0.01)
+            assert ranks(tmp_path) == {1: process.pid}
+            assert not ranks(tmp_path / "other")
+        finally:
+            process.kill()
+    assert not ranks(tmp_path)
 
 
 def test_what_torchrun_and_the_ranks_say_becomes_one_line(tmp_path):

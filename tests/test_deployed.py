@@ -9,7 +9,9 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +106,21 @@ def test_more_pixels_than_there_is_memory_for_are_refused_before_they_are_decode
     assert peak(server.process.pid) < 400 * MEBIBYTE
 
 
+def test_a_webp_within_the_limit_of_pixels_that_needs_more_memory_is_too_large_and_a_damaged_one_is_not(
+    server: Server,
+) -> None:
+    """Its library says the same of both: could not create decoder object."""
+    allowed = re.search(r"images of up to ([\d.]+) megapixels", server.said)
+    assert allowed
+    large = bombs.webp_whole(int(0.95 * (1e6 * float(allowed[1])) ** 0.5))
+    status, answer = post(f"{server.url}/predict", large)
+    assert (status, answer["error"][:45]) == (413, "the image needs more memory than it is given;")
+    small = bombs.webp_whole(64)
+    assert post(f"{server.url}/predict", small)[0] == 200
+    status, answer = post(f"{server.url}/predict", small[: len(small) // 2])
+    assert (status, answer["error"]) == (400, "undecodable image: could not create decoder object")
+
+
 @pytest.mark.parametrize(
     ("kind", "statuses"), [("text", {400}), ("profile", {400}), ("segments", {413}), ("scans", {413})]
 )
@@ -184,6 +201,32 @@ def test_a_head_that_does_not_come_is_given_up(server: Server, head: bytes) -> N
     answer = raw(server, head)
     assert answer.count(b"HTTP/1.1 200") == head.count(b"healthz")
     assert time.monotonic() - begun < 20
+
+
+def test_connections_that_send_nothing_and_requests_at_the_limit_keep_no_health_check_out(
+    folder: Path, digit: bytes
+) -> None:
+    """Heads may take a minute here, so that what makes room is not that their time is over."""
+    code = "import connections; connections.HEADER_SECONDS = 60; import app; app.REQUESTS = 2; app.main()"
+    with running(folder, ("-c", code)) as server, ExitStack() as held:
+        for number in range(300):
+            connection = held.enter_context(server.connect())
+            connection.sendall(b"" if number % 2 else b"POST /predict HT")
+        with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
+            assert answer.status == 200
+        assert post(f"{server.url}/predict", digit)[0] == 200
+        assert server.said.count("too many connections wait without a request") >= 300 - 128
+        for _ in range(2):
+            body = held.enter_context(server.connect())
+            body.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
+        time.sleep(0.5)
+        before = server.said.count("\n")
+        status, told = post(f"{server.url}/predict", digit)
+        assert (status, told["error"]) == (503, "too many images at once; try again")
+        assert server.said.count("\n") - before <= 2, "the answer, and a connection that made room for it"
+        assert '"POST /predict HTTP/1.1" 503' in server.said
+        with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
+            assert answer.status == 200
 
 
 def test_a_client_that_goes_away_is_one_line(server: Server, digit: bytes) -> None:

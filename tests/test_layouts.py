@@ -199,7 +199,10 @@ def test_a_class_of_no_image_is_refused_unless_allowed(tmp_path: Path, work: Wor
     (root / "notes" / "1.txt").write_text("no class")
     (root / "ring").mkdir()
     np.save(root / "ring" / "1.npy", np.zeros((8, 8, 3)))
-    said = r"not used would be the class ring \(1 file, none of which is an image\); .*data\.on_bad=drop"
+    said = (
+        r"not used would be the classes ring \(1 file, none of which is an image\), void \(an empty folder\); "
+        r".*data\.on_bad=drop"
+    )
     with pytest.raises(ValueError, match=said):
         prepare(work, Data(path=str(root)))
     assert prepare(work, Data(path=str(root), on_bad="drop")).classes == ("cat", "dog")

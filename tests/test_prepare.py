@@ -346,18 +346,24 @@ def test_a_set_too_small_to_split_is_refused(tmp_path: Path, work: Work) -> None
         prepare(work, Data(source="folder", path=str(root)))
 
 
-def test_a_class_without_training_images_is_warned_of(
+def test_a_class_without_training_images_is_refused_unless_allowed(
     tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = folder(tmp_path / "set", {"train/a": 5, "train/b": 5, "test/a": 2, "test/c": 2})
-    prepare(work, Data(source="folder", path=str(root)))
-    assert "train: no image of 1 classes: c" in caplog.text
+    data = Data(source="folder", path=str(root))
+    with pytest.raises(
+        ValueError, match=r"not used would be the class c \(no training image, 2 in other parts\); .*on_bad=drop"
+    ):
+        prepare(work, data)
+    prepare(work, data.model_copy(update={"on_bad": "drop"}))
+    assert "train: no image of 1 class: c" in caplog.text
+    assert "test: no image of 1 class: b, so that nothing is measured of them" in caplog.text
 
 
 def test_a_single_class_in_training_is_refused(tmp_path: Path, work: Work) -> None:
     root = folder(tmp_path / "set", {"train/a": 5, "test/b": 5})
     with pytest.raises(ValueError, match="the train split has 4 images of 1 classes, which is too few"):
-        prepare(work, Data(source="folder", path=str(root)))
+        prepare(work, Data(source="folder", path=str(root), on_bad="drop"))
 
 
 def test_all_images_may_be_test_images_normalised_as_stated(work: Work) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,10 @@ NAMES = (*QUANTIZE_SETTINGS, *DYNAMIC)
 KNOWN = 0.94
 """Share of the validation digits that the parent must know: the agreement of one that knows little proves nothing."""
 ARCHITECTURE: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
+
+
+WARNED = "out-of-range"
+"""In ONNX Runtime's warning of weights that it cannot quantize."""
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +305,7 @@ def test_a_graph_without_anything_to_quantize_says_so(work: Work, data: Prepared
 
 
 def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
-    work: Work, data: Prepared, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    work: Work, data: Prepared, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # DenseNet's: a norm before an activation. ONNX Runtime would quantize its weights, with a warning for each.
     text = '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {' \
@@ -318,10 +323,17 @@ def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
         onnx.save(model, folder / "m.onnx")
         artifact = work.store.put(folder / "m.onnx", "onnx", "fp32")
     plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
-    made = quantize(work, data, plain, Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32))
+    settings = Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32)
+    monkeypatch.setattr(stage, "_quiet", nullcontext)  # or no warning would be seen, whatever is done
+    made = quantize(work, data, plain, settings)
     assert made.variants[0].artifact is not None, made.variants[0].error
     graph = onnx.load(work.store.get(made.variants[0].artifact)).graph
     (norm,) = (node for node in graph.node if node.op_type == "BatchNormalization")
     assert set(norm.input[1:]) <= {tensor.name for tensor in graph.initializer}, "not behind a DequantizeLinear"
     assert sum(node.op_type == "DequantizeLinear" for node in graph.node) >= 4, "convolutions are quantized"
-    assert "out-of-range" not in caplog.text
+    assert WARNED not in caplog.text
+    arguments = stage.static_arguments("u8s8-reduced")
+    everything = arguments | {"op_types_to_quantize": [*arguments["op_types_to_quantize"], "BatchNormalization"]}
+    monkeypatch.setattr(stage, "static_arguments", lambda setting: everything)
+    quantize(work, data, plain, settings)
+    assert WARNED in caplog.text, "what is kept away by it"

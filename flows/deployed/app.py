@@ -37,10 +37,9 @@ BODY_BYTES = 32 << 20  # of an image file; Cloud Run's own limit of a request
 BODIES_BYTES = 48 << 20  # of all image files that are waited for or waiting
 DISCARDED_BYTES = 128 << 20  # of a refused body are read, so that its sender sees the answer
 BODY_SECONDS = 30.0  # for an image file to arrive
-CONNECTIONS = 256  # at a time; above them the answer is 503
-RESERVED_BYTES = BODIES_BYTES + CONNECTIONS * (
-    512 << 10
-)  # that the server itself may come to take: measured, 0.4 MiB each
+REQUESTS = 192  # for predictions at a time; above them the answer is 503, and /healthz answers as ever
+# That the server itself may come to take. Measured: 0.4 MiB per request, 0.2 MiB per connection that waits.
+RESERVED_BYTES = BODIES_BYTES + REQUESTS * (512 << 10) + 128 * (256 << 10)
 BUSY = "too many images at once; try again"
 TOP = 5
 LOG = logging.getLogger("uvicorn.error")
@@ -146,6 +145,7 @@ def application() -> Any:
     from starlette.routing import Route
 
     bodies = Bodies()
+    requests = 0
     turns = asyncio.Semaphore(DECODERS.allowed.decoders + 1)  # one more: a model that is at work leaves no decoder idle
 
     async def healthz(request: Request) -> Response:
@@ -175,13 +175,18 @@ def application() -> Any:
         return JSONResponse(found, status, {"retry-after": "1"} if status == 503 else {})
 
     async def answer(request: Request) -> Response:
+        nonlocal requests
+        if requests >= REQUESTS:  # its body is not read: that would keep the connection
+            return JSONResponse({"error": BUSY}, 503, {"connection": "close", "retry-after": "1"})
         body = bytearray()
+        requests += 1
         try:
             return await answered(request, body)
         except ClientDisconnect:
             LOG.info("%s - went away after %d bytes of its image file", request.client, len(body))
             return Response(status_code=499)  # nobody reads it
         finally:
+            requests -= 1
             bodies.release(body)
 
     return Starlette(routes=[Route("/healthz", healthz), Route("/predict", answer, methods=["POST"])])
@@ -196,7 +201,7 @@ def main() -> None:
     print(f"{ABOUT['variant']}: threads per query {MODEL.threads}, decoders {allowed.decoders}, images of up to "
           f"{allowed.pixels / 1e6:.1f} megapixels", flush=True)  # fmt: skip
     uvicorn.run(application(), host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8080")),
-                http=Patient, ws="none", limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=10)  # fmt: skip
+                http=Patient, ws="none", timeout_graceful_shutdown=10)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ WANTED_BYTES = 384 << 20  # for the pixels of one image: there are fewer decoder
 SPENT = 507  # between the processes: the kernel refused memory, and what is left of the process is not relied on
 LEAST_BYTES = 96 << 20  # for the pixels of one image, however short memory is
 PIXEL_BYTES = 10  # of the plainest image, a progressive JPEG: 4 in Pillow's RGB, 6 in its coefficients
+WEBP_PIXEL_BYTES, WEBP_FILE_BYTES = 40, 3  # with which the dearest WebP, with alpha and noise, is decoded: measured
 ANSWER_BYTES = 64 << 20  # of pixels, at most: 4,600 x 4,600 in colour
 WITHOUT_LIMIT = 2 << 30  # memory that is reckoned with where the system does not tell it
 
@@ -202,12 +203,29 @@ def _decoded(image: bytes, told: dict[str, Any]) -> tuple[int, bytes]:
         known = f"undecodable image: of no known format; accepted: {', '.join(FORMATS)}"
         return 400, (known if image else "empty image: 0 bytes").encode()
     except Exception as error:  # on damaged bytes Pillow raises nearly anything
-        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+        pixels = _webp_pixels(image)
+        short = pixels and WEBP_PIXEL_BYTES * pixels + WEBP_FILE_BYTES * len(image) > told["bytes"]
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError) or short:
             return SPENT, f"the image needs more memory than it is given; {large}".encode()
         said = (
             filter(None, error.args) if isinstance(error, Bad) else ("undecodable image", " ".join(str(error).split()))
         )
         return 400, ": ".join(said).encode()
+
+
+def _webp_pixels(image: bytes) -> int:
+    """Pixels of a WebP by its head (RFC 9649); 0: it is none. Its library says of refused memory what it says of damage."""
+    kind = image[12:16] if image[:4] == b"RIFF" and image[8:12] == b"WEBP" and len(image) >= 30 else b""
+    if kind == b"VP8X":
+        sides = [1 + int.from_bytes(image[at : at + 3], "little") for at in (24, 27)]
+    elif kind == b"VP8L":
+        bits = int.from_bytes(image[21:25], "little")
+        sides = [1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)]
+    elif kind == b"VP8 ":
+        sides = [size & 0x3FFF for size in struct.unpack("<HH", image[26:30])]
+    else:
+        return 0
+    return sides[0] * sides[1]
 
 
 def _pixels(image: bytes, told: dict[str, Any]) -> bytes:

@@ -77,6 +77,8 @@ class Images:
     """What is not used."""
     lost: tuple[str, ...] = ()
     """Classes of which no image is used, with the reason."""
+    merged: tuple[str, ...] = ()
+    """Classes whose images come from several folders, with the number of each."""
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,8 @@ _MAGIC = (
 
 ORIENTATION = 0x0112  # EXIF tag
 PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
-BATCH = 32  # images that a thread is handed at a time
+BATCH = 32  # images that a thread is handed at a time, at most
+BATCH_BYTES = 64 << 20  # of their pixels, unless one alone has more
 
 
 def format_of(head: bytes) -> str | None:
@@ -95,9 +96,10 @@ def decode_all(jobs: Iterator[Job], size: int | None, resize: int | None = None)
     from tasks import quota  # late: `burnish deploy` copies this file beside the server, which runs without burnish
 
     workers = quota.usable_processors()
+    together = max(1, min(BATCH, BATCH_BYTES // (3 * (size or 1) ** 2)))
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[list[Done]]] = deque()
-        while batch := list(islice(jobs, BATCH)):
+        while batch := list(islice(jobs, together)):
             ahead.append(pool.submit(_decode_batch, batch, size, resize))
             if len(ahead) > workers:
                 yield from ahead.popleft().result()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import format_of
+from tasks.datasets._place import check_place
 from tasks.datasets._tree import HEAD, SUFFIXES
 from tasks.datasets._words import HUB_NAME, PARQUET, TABLES, is_junk, shown
 
@@ -34,10 +35,12 @@ def resolve(data: Data) -> Data:
     Raises
     ------
     ValueError
-        If nothing that a source reads lies at data.path, or two sources read it.
+        If nothing that a source reads lies at data.path, what is there cannot hold data, or two sources read it.
     """
     from pydantic import ValidationError
 
+    if data.path:
+        check_place(Path(data.path).expanduser())
     if data.source != "auto":
         return data
     source = _source(data.path) if data.path else "digits"

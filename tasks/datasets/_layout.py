@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     Classes = dict[str, list[str]]
     """Class folder -> names of its images, sorted."""
 
+MERGED = 5
+"""Folders inside of a class that a message names."""
 DECIDES = "data.layout=classes or data.layout=splits decides"
 
 
@@ -68,6 +70,8 @@ class Layout:
     left: list[Left] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     """Class folders of which nothing is used."""
+    merged: list[str] = field(default_factory=list)
+    """Class folders whose images come from several folders inside, with the number of each."""
     unlabelled: dict[str, list[str]] = field(default_factory=dict)
     """Split -> images whose label a table leaves empty."""
     tables: list[str] = field(default_factory=list)
@@ -127,6 +131,15 @@ def read_layout(root: Folder, asked: str, where: str) -> Layout:
     if not inside and not top.images:
         raise ValueError(f"data.path: {where} has no sub-folder with images in it; a folder per class is needed, e.g. "
                          f"{where}/cat/1.jpg")  # fmt: skip
+    layout = _told_apart(top, inside, asked, where)
+    folder = root
+    while folder is not top:
+        _note_empty(layout, folder)
+        (folder,) = folder.holding()
+    return layout
+
+
+def _told_apart(top: Folder, inside: list[Folder], asked: str, where: str) -> Layout:
     if asked == "classes":
         return _classes(top, inside, where)
     if not inside:
@@ -187,14 +200,15 @@ def _inverted(top: Folder, inside: list[Folder]) -> Layout | None:
     means = settle({word[0] for word in words.values() if word})
     if len({means[word[0]] for word in words.values() if word}) < len(words):
         return None
-    parts: dict[str, Classes] = {}
+    layout = Layout({}, f"the classes are the {len(inside)} folders in {top.where}, the splits the folders "
+                        f"{few(sorted(words))} in each of them")  # fmt: skip
     for folder in inside:
         for split in folder.holding():
             word = words[split.name]
             assert word
-            parts.setdefault(means[word[0]], {})[folder.name] = list(split.every("images"))
-    layout = Layout(parts, f"the classes are the {len(inside)} folders in {top.where}, the splits the folders "
-                           f"{few(sorted(words))} in each of them")  # fmt: skip
+            layout.parts.setdefault(means[word[0]], {})[folder.name] = list(split.every("images"))
+            _note_merged(layout, split)
+        _note_beside(layout, folder, [])
     _note_beside(layout, top, [])
     return layout
 
@@ -220,6 +234,8 @@ def _classes(top: Folder, inside: list[Folder], where: str) -> Layout:
     layout = Layout({"train": {f.name: list(f.every("images")) for f in inside}},
                     f"the classes are the {len(inside)} folders in {top.where}; there are no split folders")  # fmt: skip
     _note_beside(layout, top, inside)
+    for folder in inside:
+        _note_merged(layout, folder)
     return layout
 
 
@@ -237,6 +253,9 @@ def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where:
             continue
         layout.parts[split] = {f.name: list(f.every("images")) for f in classes}
         _note_beside(layout, start, classes)
+        for one in classes:
+            _note_merged(layout, one)
+    _note_empty(layout, top)
     _refuse_cases(layout.parts, where)
     words = ", ".join(f"{shown(splits[split].path)} ({split})" for split in SPLITS if split in layout.parts)
     layout.said = f"the splits are the folders {words}, the classes the folders in them"
@@ -275,10 +294,40 @@ def _note_beside(layout: Layout, top: Folder, classes: list[Folder]) -> None:
         data = sum(1 for _ in folder.every("others"))
         if data:
             layout.lost.append(f"{shown(folder.path)} ({counted(data, 'file')}, none of which is an image)")
+        elif next(folder.every("texts"), None):
+            layout.left.append(_without_images(folder))
         else:
-            texts = sum(1 for _ in folder.every("texts"))
-            layout.left.append(Left(f"the folder {shown(folder.path)}, which holds no images"
-                                    + (f" ({counted(texts, 'text file')})" if texts else "")))  # fmt: skip
+            layout.lost.append(f"{shown(folder.path)} (an empty folder)")
     layout.lost += [
         f"{shown(link)} (a link to a folder that is read already, or that this one is in)" for link in top.links
     ]
+
+
+def _note_empty(layout: Layout, above: Folder) -> None:
+    """Note the folders without images beside those that hold the classes, which may have been meant for a split."""
+    layout.left += [
+        _without_images(folder) for _, folder in sorted(above.below.items()) if not (folder.images or folder.holding())
+    ]
+
+
+def _without_images(folder: Folder) -> Left:
+    texts = sum(1 for _ in folder.every("texts"))
+    what = "split folder" if split_of(folder.name) else "folder"
+    return Left(
+        f"the {what} {shown(folder.path)}, which holds no images"
+        + (f" ({counted(texts, 'text file')})" if texts else "")
+    )
+
+
+def _note_merged(layout: Layout, folder: Folder) -> None:
+    """Note where the images of one class come from several folders, which may have been meant as classes themselves."""
+    start = folder
+    while not start.images and len(start.holding()) == 1:
+        (start,) = start.holding()
+    inside = start.holding()
+    if len(inside) + bool(start.images) < 2:
+        return
+    each = [f"{shown(one.name)} {sum(1 for _ in one.every('images')):,}" for one in inside[:MERGED]]
+    each += [f"{len(inside) - MERGED} more folders"] if len(inside) > MERGED else []
+    each += [f"itself {len(start.images):,}"] if start.images else []
+    layout.merged.append(f"{shown(folder.path)} ({', '.join(each)})")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from tasks.datasets._words import counted, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from tasks.datasets import Images, Part
     from tasks.datasets._decode import Seen
@@ -65,11 +67,45 @@ def refuse_lost(images: Images, settings: Data) -> None:
     lost, rows = sum(left.lost for left in images.left), _rows(images.parts)
     if settings.on_bad == "drop" or not (images.lost or lost > LOST * (rows + lost)):
         return
-    what = [f"the {'class' if len(images.lost) == 1 else 'classes'} {few(images.lost)}"] if images.lost else []
+    what = [_classes(images.lost)] if images.lost else []
     said = "; ".join(left.said for left in images.left if left.lost)
     what += [f"{lost} of {rows + lost} images: {said}"] if lost else []
-    raise ValueError(f"{where(settings)}: not used would be {', and '.join(what)}; correct this, or leave them out with "
-                     f"data.on_bad=drop (read as: {images.layout})")  # fmt: skip
+    raise _not_used(", and ".join(what), images, settings)
+
+
+def _classes(lost: Sequence[str]) -> str:
+    return f"the {'class' if len(lost) == 1 else 'classes'} {few(lost)}"
+
+
+def _not_used(what: str, images: Images, settings: Data) -> ValueError:
+    return ValueError(f"{where(settings)}: not used would be {what}; correct this, or leave them out with "
+                      f"data.on_bad=drop (read as: {images.layout})")  # fmt: skip
+
+
+def refuse_absent(images: Images, usable: Mapping[str, tuple[np.ndarray, np.ndarray]], settings: Data) -> None:
+    """Refuse a class of which there is no image, or none to train on, unless the user allows it or nothing is trained.
+
+    Parameters
+    ----------
+    usable
+        Part -> (rows, labels) of the images whose labels are good, before any are left out by a limit.
+
+    Raises
+    ------
+    ValueError
+        With the classes, and how the source was read.
+    """
+    if settings.on_bad == "drop" or settings.test_fraction == 1:
+        return
+    rows = {part: np.bincount(labels, minlength=len(images.classes)) for part, (_, labels) in usable.items()}
+    every = np.sum(list(rows.values()), axis=0)
+    trained = rows.get("train", every)
+    lost = [
+        f"{name} (" + (f"no training image, {every[i]} in other parts)" if every[i] else "no image)")
+        for i, name in enumerate(images.classes) if not trained[i]
+    ]  # fmt: skip
+    if lost:
+        raise _not_used(_classes(lost), images, settings)
 
 
 def tell_left(log: logging.Logger, images: Images) -> None:
@@ -78,6 +114,10 @@ def tell_left(log: logging.Logger, images: Images) -> None:
         log.log(logging.INFO if left.harmless else logging.WARNING, "not used: %s", left.said)
     for name in images.lost:
         log.warning("not used: class %s", name)
+    if images.merged:
+        several = counted(len(images.merged), "class has images of several folders, which are",
+                          "classes have images of several folders, which are")  # fmt: skip
+        log.warning("%s taken as one class: %s", several, few(images.merged))
 
 
 def refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueError:

@@ -23,6 +23,8 @@ HEAD = 512
 """Bytes at the beginning of a file that tell what it is."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
 """Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left out."""
+MOST = 20_000
+"""Files that are looked into before the first image is found, at most."""
 ENTRY_BYTES = 1 << 30
 """An image file in a zip may not unpack to more."""
 JUNK, HIDDEN = "left by systems and notebooks", "hidden by a dot before the name"
@@ -96,6 +98,9 @@ def read_tree(root: Path) -> Tree:
         try:
             for name, entry in _walk(root, tree):
                 tree.add(name, lambda entry=entry: _head(entry.path))  # type: ignore[misc]
+                if not tree.images and len(tree.texts) + len(tree.others) >= MOST:
+                    raise ValueError(f"data.path: the first {MOST:,} files in {shown(str(root))} hold no image; give the "
+                                     "folder of the images itself")  # fmt: skip
         except OSError as error:
             raise ValueError(f"data.path: {shown(str(error.filename))} cannot be read: {error.strerror}") from error
         return tree.sorted()

@@ -114,7 +114,8 @@ def _load(tree: Tree, layout: Layout) -> Images:
     told = layout.said
     if tree.unnamed:
         told += f"; {counted(tree.unnamed, 'file is an image', 'files are images')} by content, not by suffix"
-    return Images(tuple(said), parts, told, (*layout.left, *_beside(tree, layout)), tuple(layout.lost))
+    return Images(tuple(said), parts, told, (*layout.left, *_beside(tree, layout)), tuple(layout.lost),
+                  tuple(layout.merged))  # fmt: skip
 
 
 def _part(files: list[tuple[str, int | None]], tree: Tree) -> Part:

@@ -1,0 +1,31 @@
+"""The row of the `environments` table: what a machine that tells everything says of itself."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from tasks import gpu, machine
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+def test_what_the_machine_tells_is_in_its_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = tmp_path / "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor"
+    place.parent.mkdir(parents=True)
+    place.write_text("powersave\n")
+    monkeypatch.setattr(machine, "affinity", lambda: (3,))
+    assert machine.governor(tmp_path) == "powersave"
+    monkeypatch.setattr(machine.governor, "__defaults__", (tmp_path,))
+    monkeypatch.setattr(machine, "cpu", lambda: ("a CPU", ("avx2", "fma")))
+    monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "a GPU", "driver": "999.1", "memory_bytes": 10**9},))
+    row = machine.environment()
+    assert [key for key, value in row.items() if value is None] == []
+    told = {
+        key: row[key] for key in ("cpu_model", "cpu_features", "cpu_governor", "gpu", "gpu_driver", "gpu_memory_bytes")
+    }
+    assert list(told.values()) == ["a CPU", "avx2 fma", "powersave", "a GPU", "999.1", 10**9]
+    assert json.loads(str(row["libraries"]))["torch"]
