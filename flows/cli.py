@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -47,11 +48,9 @@ def _ui(arguments: argparse.Namespace) -> None:
 
 
 def _presets(arguments: argparse.Namespace) -> None:
-    from flows.presets import presets
+    from flows.presets import listed, presets
 
-    known = presets()
-    for name, function in known.items():
-        print(f"{name:<{max(map(len, known))}}  {(function.__doc__ or '').strip().splitlines()[0]}")
+    print(listed(presets(), shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 def _show(arguments: argparse.Namespace) -> None:

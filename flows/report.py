@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sys
-import textwrap
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +38,7 @@ from flows.grids import (
     share,
 )  # fmt: skip
 from flows.mistakes import load_images, mistakes
+from flows.names import broken
 from tasks.evidence import handful
 from tasks.published import images_here
 from tasks.records import Study
@@ -357,9 +357,8 @@ def table_text(
             # Conditions are many figures; the report has them.
             why = row["error"] or "measured under bad conditions (the report says which); it cannot win"
             reasons.setdefault(f"{status}: {why}", []).append(row["variant"])
-        parts = textwrap.wrap(row["variant"].replace("/", "/ "), room, break_on_hyphens=False)
         table.add_row(
-            MARKS.get(row["role"], ""), Text("\n".join(parts).replace("/ ", "/")), row["runtime"], row["device"],
+            MARKS.get(row["role"], ""), Text(broken(row["variant"], room)), row["runtime"], row["device"],
             *(cell(row, key, written[key]).text for key in figures), status,
             style=styles.get(row["role"], "" if status == "ok" else "dim"),
         )  # fmt: skip
