@@ -31,6 +31,7 @@ from flows.grids import (
     TRIALS,
     adjusted,
     cell,
+    fact,
     grid,
     in_order,
     mb,
@@ -139,7 +140,7 @@ def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
                 else f"{ABSENT} ({interval(row['speedup_low'], row['speedup_high'])})"
             )
             figures.append(("times as fast as the reference", times))
-        figures += [("images a second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
+        figures += [("images per second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
                     ("size", f"{mb(row['size_bytes'])} MB")]  # fmt: skip
         cards.append({"role": row["role"], "words": words(row), "figures": figures})
     return cards
@@ -262,7 +263,9 @@ def page(
     if "datasets" in small:
         about |= _data(small)
     if "environments" in small:
-        about["machine"] = [pair for row in small["environments"].to_dicts() for pair in row.items()]
+        about["machine"] = [
+            (key, fact(key, value)) for row in small["environments"].to_dicts() for key, value in row.items()
+        ]
     if "benchmarks" in small:
         bad = small["benchmarks"].filter(pl.col("conditions").is_not_null())
         about["conditions"] = [(words(row), row["conditions"]) for row in bad.to_dicts()]
