@@ -181,7 +181,7 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
     )  # fmt: skip
     scores = [r["score"] for r in rows if r["score"] is not None]
     words = f"{len(rows)} trials; best {max(scores):.3f}, first {scores[0]:.3f}." if scores else "No trial has a score."
-    return figure(alt.layer(line, dots), f"{model}, tuning", words, "Line: the best score so far.")
+    return figure(alt.layer(line, dots), f"{model}, tuning", words, "The line is the best score so far.")
 
 
 def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[tuple[str, str], str]) -> Figure | None:

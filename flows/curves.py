@@ -158,7 +158,9 @@ def _verdict(fits: Mapping[str, Fit], chosen: str, short: bool, images: int | No
 
 def reason(fit: Fit, plain: Fit) -> str:
     """Why a policy is worse than none, from the two trainings' scores."""
-    scores = f"training F1 was {fit.train:.3f} ({plain.train:.3f} without augmentation), validation F1 {fit.validation:.3f}"
+    scores = (
+        f"training F1 was {fit.train:.3f} ({plain.train:.3f} without augmentation), validation F1 {fit.validation:.3f}"
+    )
     rising = f", and the validation score was still rising at the end (by {fit.rising:.3f})" if fit.rising else ""
     if fit.policy in MIXED:
         said = "training is scored on mixed images of two labels, so its score says little of the fit"

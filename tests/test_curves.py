@@ -140,7 +140,10 @@ def test_seeds_are_judged_by_their_mean() -> None:
     epochs = PLAIN + run("augment-crop", [0.9] * EPOCHS, [0.7] * EPOCHS) + other
     forms = [form("augment-crop", "crop"), form("augment-none", "none", goes_on=True)]
     _, why, seeds = told(epochs, forms)
-    assert why.startswith("The policy crop reached 0.600: it is overfit") and seeds == "Scores here are means over 2 seeds."
+    assert (
+        why.startswith("The policy crop reached 0.600: it is overfit")
+        and seeds == "Scores here are means over 2 seeds."
+    )
 
 
 def test_the_page_shows_the_verdict_beside_the_curves_and_says_whose_curves_they_are() -> None:
