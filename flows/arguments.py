@@ -30,7 +30,7 @@ COMMANDS = {
     "profile": "show where the time of a model goes, and why it is not faster",
     "deploy": "write the winner of a run as a folder that serves it over HTTP",
     "report": "write a run's report anew from its tables, and print its path",
-    "why": "say of each stage of a run whether it was computed or cached, and why",
+    "why": "say of each stage of a run whether it was computed or a hit, and why",
     "completion": "print a script that completes burnish's commands and options in a shell",
 }
 EXAMPLES = {

@@ -114,13 +114,12 @@ def _doubts(row: Row, winner: Row | None, allowed: float) -> list[str]:
         why.append("how much accuracy it loses is not known")
     elif row["drop"] > allowed + EPS:
         why.append(f"it loses {row['drop']:.3f} of the reference's accuracy, where the study allows {allowed:g}")
-    if winner is None:
-        told = "which has none"
-    else:
-        told = f"which is {words(winner)}, at {sig(winner['latency_median_ms'])} ms"
+    told = "there is none"
+    if winner is not None:
+        told = f"that is {words(winner)}, at {sig(winner['latency_median_ms'])} ms"
         if not why:
             why.append(f"it takes {sig(row['latency_median_ms'])} ms")
-    return [f"note: {words(row)}, is not the run's winner, {told}{''.join(f'; {reason}' for reason in why)}"]
+    return ["; ".join([f"note: {words(row)}, is not the run's winner ({told})", *why])]
 
 
 def _single(rows: list[Row], row: Row) -> tuple[Row, list[str]]:

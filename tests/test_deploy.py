@@ -181,7 +181,7 @@ def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
             grey._put("summary", [row | (mark if row["variant"] == other else {}) for row in rows])
             folder = grey.deploy(tmp_path / f"served-{number}", "--variant", other)
             (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
-            assert f"{other} on torchscript, cpu, batch 1, is not the run's winner, which is {winner}" in note
+            assert f"{other} on torchscript, cpu, batch 1, is not the run's winner (that is {winner}" in note
             assert words in note
             assert json.loads((folder / "model.json").read_text())["variant"] == other
             grey.deploy(tmp_path / f"winner-{number}", "--variant", winner)
