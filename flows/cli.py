@@ -66,8 +66,8 @@ def _newest(out: Path, run: str | None, file: str) -> str:
     if not names:
         begun = sorted(path.parent.name for path in (out / "runs").glob("*/study.toml"))
         if begun:
-            raise Mistake(f"no run in {out / 'runs'} is finished ({', '.join(begun[-3:])}); the command that began it continues "
-                          "it")  # fmt: skip
+            told = ", ".join(begun[-3:])
+            raise Mistake(f"no run in {out / 'runs'} is finished ({told}); the command that began it continues it")
         raise Mistake(f"no runs in {out / 'runs'}; start one with: burnish run quickstart")
     if run is not None and run not in names:
         raise Mistake(f"no run {run!r} in {out / 'runs'}; there is {', '.join(names[-5:])}")
