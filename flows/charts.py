@@ -53,6 +53,14 @@ class Figure:
     svg: str
 
 
+def warm_up() -> None:
+    """Load what draws charts, which takes a second (measured on two cores): the first chart then takes milliseconds."""
+    import altair as alt
+    import vl_convert
+
+    vl_convert.vegalite_to_svg(alt.Chart(alt.Data(values=[])).mark_point().to_dict())
+
+
 def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
     import vl_convert
 

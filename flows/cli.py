@@ -105,8 +105,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from flows.server import connected, outcome
 
     with shown(), connected(Path(arguments.out)) as server:
+        from flows import charts
         from flows import study as flow
 
+        charts.warm_up()  # while the server starts
         run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     from flows import published, report
     from flows.conclusion import conclusion, held_out
