@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import re
 from typing import TYPE_CHECKING, NoReturn, get_args
 
 from flows.trust import trust_argument
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 MOST = 1_000_000
 """Of what an option counts: pixels, images, queries, threads, seconds; a million is more than anybody waits for."""
+ROUNDS = 100
+"""Of a benchmark, at most."""
 RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")  # null is for tests of the measuring
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
@@ -27,15 +30,15 @@ COMMANDS = {
     "profile": "show where the time of a model goes, and why it is not faster",
     "deploy": "write the winner of a run as a folder that serves it over HTTP",
     "report": "write a run's report anew from its tables, and print its path",
-    "why": "say for each task of a run: hit or computed, and what differed",
+    "why": "say of each stage of a run whether it was computed or a hit, and why",
     "completion": "print a script that completes burnish's commands and options in a shell",
 }
 EXAMPLES = {
-    "run": "burnish run quickstart --set data.path=photos/ --set data.image_size=64 --skip tune",
+    "run": "burnish run quickstart --set data.path=photos/ --skip tune",
     "presets": "burnish presets",
     "show": "burnish show quickstart > my-study.toml && burnish run my-study.toml",
     "ui": "burnish ui --port 4201",
-    "bench": "burnish bench model.onnx model-int8.onnx --runtime onnxruntime,openvino --batch 1,8",
+    "bench": "burnish bench a.onnx a-int8.onnx --runtime onnxruntime,openvino --batch 1,8",
     "profile": "burnish profile model.onnx --runtime openvino --netron",
     "deploy": "burnish deploy --to served/ && cd served && python app.py",
     "report": "burnish report --out /data/burnish",
@@ -48,8 +51,10 @@ class Parser(argparse.ArgumentParser):
     """A parser that tells a mistake in one line."""
 
     def error(self, message: str) -> NoReturn:
-        """End with exit code 2."""
-        self.exit(2, f"burnish: {message}; see {self.prog} --help\n")
+        """End with exit code 2. What a type of this module is called says what is accepted."""
+        told = re.sub(r"^argument (\S+): invalid ((?:list of )?(?:whole |positive )?(?:number|port).*) value: (.*)$",
+                      r"\1 \3: accepted is a \2", message)  # fmt: skip
+        self.exit(2, f"burnish: {told.removeprefix('argument ')}; see {self.prog} --help\n")
 
 
 def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
@@ -62,7 +67,7 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     """
     top = Parser(
         prog="burnish",
-        description="From images and a classifier to its fastest deployable form that is still accurate enough.",
+        description="From images and a classifier to its fastest deployable form that is still\naccurate enough.",
         epilog="for example:\n  burnish run quickstart\nburnish COMMAND --help has an example of its own.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -83,7 +88,7 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     _deploy(commands["deploy"])
     for name in ("report", "why"):
         _run_name(commands[name])
-        _out(commands[name], "where artifacts are")
+        _out(commands[name], "folder in which the run is")
     commands["completion"].add_argument("shell", choices=SHELLS)
     return top
 
@@ -133,9 +138,15 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _rounds(text: str) -> int:
+    if not 1 <= int(text) <= ROUNDS:
+        raise ValueError
+    return int(text)
+
+
 # What argparse calls them when they are refused.
-_numbers.__name__, _positive.__name__ = "list of whole numbers from 1 to a million", "number up to a million"
-_count.__name__ = "whole number from 1 to a million"
+_numbers.__name__, _positive.__name__ = "list of whole numbers from 1 to a million", "positive number up to a million"
+_count.__name__, _rounds.__name__ = "whole number from 1 to a million", f"whole number from 1 to {ROUNDS}"
 
 
 def _out(command: argparse.ArgumentParser, text: str) -> None:
@@ -152,17 +163,20 @@ def _study(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
                          help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated")  # fmt: skip
-    command.add_argument("--scale", choices=("smoke", "cpu", "full"),
-                         help="of a published study: minutes on digits (default), an evening on a CPU, one GPU")  # fmt: skip
+    command.add_argument(
+        "--scale",
+        choices=("smoke", "cpu", "full"),
+        help="size of a published study: minutes on digits (default), an evening on a CPU, a GPU",
+    )
 
 
 def _run(run: argparse.ArgumentParser) -> None:
     _study(run)
     run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
-                     help="compute a stage although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
+                     help="compute a stage anew although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
     run.add_argument("--skip", action="append", default=[], metavar="STAGE",
                      help="leave a stage out, e.g. build; may be repeated")  # fmt: skip
-    _out(run, "where artifacts go")
+    _out(run, "folder for what runs leave")
 
 
 def _port(text: str) -> int:
@@ -176,7 +190,7 @@ _port.__name__ = "port from 1 to 65535"
 
 def _ui(ui: argparse.ArgumentParser) -> None:
     ui.add_argument("--port", type=_port, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
-    _out(ui, "where artifacts go")
+    _out(ui, "folder for what runs leave")
 
 
 def _machine(command: argparse.ArgumentParser) -> None:
@@ -196,18 +210,26 @@ def _bench(bench: argparse.ArgumentParser) -> None:
         "--reference", metavar="FILE", help="file that the others are compared with (default: the first)"
     )
     bench.add_argument("--runtime", default=(), type=lambda text: tuple(text.split(",")), metavar="NAME,...",
-                       help=f"of {RUNTIMES} (default: the first of these that takes the file)")  # fmt: skip
+                       help=f"one or more of {RUNTIMES} (default: the first of these that takes the file)")  # fmt: skip
     bench.add_argument("--batch", type=_numbers, metavar="N,...", help="batch sizes (default: the file's, or 1)")
-    bench.add_argument("--seconds", type=_positive, default=10.0,
-                       help="least time that each is measured, over all rounds (default: %(default)g)")  # fmt: skip
-    bench.add_argument("--rounds", type=int, choices=range(1, 101), default=10, metavar="N",
-                       help="visits, each in a fresh process (default: %(default)d)")  # fmt: skip
-    bench.add_argument("--minutes", type=_positive, help="time that everything together may take: fewer queries then")
+    bench.add_argument(
+        "--seconds",
+        type=_positive,
+        default=10.0,
+        help="least time for which each file is measured, all rounds together (default: %(default)g)",
+    )
+    bench.add_argument("--rounds", type=_rounds, default=10, metavar="N",
+                       help="rounds, each in fresh processes, from 1 to 100 (default: %(default)d)")  # fmt: skip
+    bench.add_argument(
+        "--minutes", type=_positive, help="minutes that everything together may take; fewer queries are measured then"
+    )
     bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one per core)")
-    bench.add_argument("--throughput", action="store_true", help="also measure throughput: several queries in flight")
+    bench.add_argument(
+        "--throughput", action="store_true", help="measure throughput too, with several queries in flight"
+    )
     _machine(bench)
     bench.add_argument("--json", action="store_true", help="print JSON instead of the table")
-    _out(bench, "where tables go")
+    _out(bench, "folder for tables")
 
 
 def _profile(profile: argparse.ArgumentParser) -> None:
@@ -216,19 +238,26 @@ def _profile(profile: argparse.ArgumentParser) -> None:
         help="a variant of a run (its report names them; default: its unpruned model in PyTorch), or a model file",
     )  # fmt: skip
     profile.add_argument("--run", metavar="RUN", help="run that the variant is of (default: the newest)")
-    profile.add_argument("--runtime", metavar="NAME", help=f"of {RUNTIMES} (default: the plainest that takes the file)")
+    profile.add_argument(
+        "--runtime", metavar="NAME", help=f"one of {RUNTIMES} (default: the plainest that takes the file)"
+    )
     profile.add_argument("--batch", type=_count, metavar="N", help="images per query (default: the file's, or 1)")
     profile.add_argument("--threads", type=_count, metavar="N", help="threads on a CPU (default: one per core)")
     profile.add_argument(
-        "--queries", type=_count, default=20, metavar="N", help="queries to record (default: %(default)d)"
+        "--queries",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="queries to record, of which the calmest quarter counts where the runtime tells queries apart (default: "
+        "%(default)d)",
     )
     _machine(profile)
-    profile.add_argument("--netron", action="store_true", help="then show the graph in netron, until Ctrl-C")
-    _out(profile, "where artifacts are")
+    profile.add_argument("--netron", action="store_true", help="show the graph in netron afterwards, until Ctrl-C")
+    _out(profile, "folder for profiles, and in which the run is")
 
 
 def _deploy(deploy: argparse.ArgumentParser) -> None:
     _run_name(deploy)
     deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
-    deploy.add_argument("--variant", metavar="NAME", help="another variant of the run than its winner")
-    _out(deploy, "where artifacts are")
+    deploy.add_argument("--variant", metavar="NAME", help="deploy this variant of the run in place of its winner")
+    _out(deploy, "folder in which the run is")

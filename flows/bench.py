@@ -112,7 +112,7 @@ def _runtimes(file: ModelFile, asked: tuple[str, ...], device: str) -> tuple[str
     if not asked:
         usable = [name for name in able if reasons[name] is None]
         if not usable:
-            raise Mistake(f"{file.path} ({file.format}): {'; '.join(filter(None, reasons.values()))}")
+            raise Mistake(f"{file.path} ({file.format}): {'; '.join(dict.fromkeys(filter(None, reasons.values())))}")
         return (usable[0],)
     fitting = tuple(name for name in asked if name in able)
     if not fitting:

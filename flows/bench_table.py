@@ -9,6 +9,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from flows.names import broken
 from tasks.summary import interval, sig
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Row = dict[str, Any]
 NARROW, WIDEST = 100, 140
 """Columns where no terminal tells how many it has, and at most."""
 SHORTEST = 18
-"""Letters that a model's name keeps before further columns are left out."""
+"""Columns that models' names keep before further figures are left out; longer names take several lines."""
 FOLDED = 2
 """From more notes of one kind than this a single line is made."""
 UNCLEAR = "unclear"
@@ -122,6 +123,7 @@ def _table(experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row
     """The rows with as many columns as fit."""
     from rich import box
     from rich.table import Table
+    from rich.text import Text
 
     rows = _sorted(experiment, rows)
     columns: dict[str, list[str]] = {}
@@ -146,7 +148,7 @@ def _table(experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row
     for number, row in enumerate(rows):
         if number and row["batch_size"] != rows[number - 1]["batch_size"]:
             table.add_row()
-        table.add_row(_short(row["variant"], longest), *(cells[number] for cells in columns.values()))
+        table.add_row(Text(broken(row["variant"], max(longest - 2, 3))), *(cells[number] for cells in columns.values()))
     return table
 
 
@@ -173,12 +175,6 @@ def _ends(found: Row) -> str:
 def _wide(column: tuple[str, list[str]]) -> int:
     name, cells = column
     return max(map(len, (name, *cells))) + 2
-
-
-def _short(name: str, longest: int) -> str:
-    """The beginning and the end of a long name; what tells it from others often stands at its end."""
-    longest = max(longest - 2, 3)
-    return name if len(name) <= longest else f"{name[: longest // 2]}…{name[-((longest - 1) // 2) :]}"
 
 
 def folded(notes: Iterable[tuple[str, str]]) -> list[str]:

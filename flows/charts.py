@@ -53,6 +53,14 @@ class Figure:
     svg: str
 
 
+def warm_up() -> None:
+    """Load what draws charts, which takes a second (measured on two cores): the first chart then takes milliseconds."""
+    import altair as alt
+    import vl_convert
+
+    vl_convert.vegalite_to_svg(alt.Chart(alt.Data(values=[])).mark_point().to_dict())
+
+
 def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
     import vl_convert
 
@@ -181,7 +189,7 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
     )  # fmt: skip
     scores = [r["score"] for r in rows if r["score"] is not None]
     words = f"{len(rows)} trials; best {max(scores):.3f}, first {scores[0]:.3f}." if scores else "No trial has a score."
-    return figure(alt.layer(line, dots), f"{model}, tuning", words, "Line: the best score so far.")
+    return figure(alt.layer(line, dots), f"{model}, tuning", words, "The line is the best score so far.")
 
 
 def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[tuple[str, str], str]) -> Figure | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -47,11 +48,9 @@ def _ui(arguments: argparse.Namespace) -> None:
 
 
 def _presets(arguments: argparse.Namespace) -> None:
-    from flows.presets import presets
+    from flows.presets import listed, presets
 
-    known = presets()
-    for name, function in known.items():
-        print(f"{name:<{max(map(len, known))}}  {(function.__doc__ or '').strip().splitlines()[0]}")
+    print(listed(presets(), shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
 
 
 def _show(arguments: argparse.Namespace) -> None:
@@ -65,6 +64,10 @@ def _newest(out: Path, run: str | None, file: str) -> str:
     names = [p.name for p in runs]
     names = sorted(set(names), key=lambda name: name.rpartition("-")[0].rpartition("-")[2] + name.rpartition("-")[2])
     if not names:
+        begun = sorted(path.parent.name for path in (out / "runs").glob("*/study.toml"))
+        if begun:
+            told = ", ".join(begun[-3:])
+            raise Mistake(f"no run in {out / 'runs'} is finished ({told}); the command that began it continues it")
         raise Mistake(f"no runs in {out / 'runs'}; start one with: burnish run quickstart")
     if run is not None and run not in names:
         raise Mistake(f"no run {run!r} in {out / 'runs'}; there is {', '.join(names[-5:])}")
@@ -102,8 +105,10 @@ def _run(arguments: argparse.Namespace) -> None:
     from flows.server import connected, outcome
 
     with shown(), connected(Path(arguments.out)) as server:
+        from flows import charts
         from flows import study as flow
 
+        charts.warm_up()  # while the server starts
         run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     from flows import published, report
     from flows.conclusion import conclusion, held_out

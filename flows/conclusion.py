@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from tasks.records import Result
+
 YELLOW, PLAIN = "\x1b[1;33m", "\x1b[0m"
 
 
@@ -35,6 +37,14 @@ def conclusion(folder: Path, width: int | None = None, *, colour: bool = False) 
         )
         lines.append(_broken(told_of, width))
     return "\n".join([*lines, f"report: {folder / 'report.html'}"])
+
+
+def in_one_line(result: Result) -> str:
+    """The first sentence of what a run came to, for a list of runs; its artifacts have the rest."""
+    first = (result.sentences or (result.reason,))[0]
+    more = f" ({len(result.cautions)} cautions in the report)" if len(result.cautions) > 1 else ""
+    more = more or (" (a caution in the report)" if result.cautions else "")
+    return f"{'Winner: ' if result.winner else ''}{first}{more}"
 
 
 def _broken(line: str, width: int | None) -> str:

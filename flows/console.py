@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.logs import Sparse
+from flows.logs import Sparse, is_detail
 from flows.progress import Progress
 
 if TYPE_CHECKING:
@@ -152,6 +152,7 @@ class _Terminal(logging.Handler):
 
         self.console = console
         self.pace = Pace()
+        self.addFilter(lambda record: not is_detail(record))
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
     def _render(self) -> Text:

@@ -146,7 +146,7 @@ def _verdict(fits: Mapping[str, Fit], chosen: str, short: bool, images: int | No
         return []
     which = "tried in short, no policy" if short else "no policy"
     told = [f"{which.capitalize()} beat training without augmentation (validation macro F1 {plain.validation:.3f})."]
-    told += [f"{fit.policy}, {fit.validation:.3f}: {reason(fit, plain)}." for fit in others]
+    told += [f"The policy {fit.policy} reached {fit.validation:.3f}: {reason(fit, plain)}." for fit in others]
     nearest = max(others, key=lambda fit: fit.validation)
     if images:
         noise = 1.96 * sum(f.validation * (1 - f.validation) / images for f in (nearest, plain)) ** 0.5
@@ -158,18 +158,20 @@ def _verdict(fits: Mapping[str, Fit], chosen: str, short: bool, images: int | No
 
 def reason(fit: Fit, plain: Fit) -> str:
     """Why a policy is worse than none, from the two trainings' scores."""
-    scores = f"training F1 {fit.train:.3f} ({plain.train:.3f} without augmentation), validation {fit.validation:.3f}"
-    rising = f", validation still rising at the end (+{fit.rising:.3f})" if fit.rising else ""
+    scores = (
+        f"training F1 was {fit.train:.3f} ({plain.train:.3f} without augmentation), validation F1 {fit.validation:.3f}"
+    )
+    rising = f", and the validation score was still rising at the end (by {fit.rising:.3f})" if fit.rising else ""
     if fit.policy in MIXED:
-        said = "scored on mixed images of two labels, training says little of the fit"
-        return f"underfit{rising}; train longer" if fit.rising else f"{said}, and validation had stopped rising"
+        said = "training is scored on mixed images of two labels, so its score says little of the fit"
+        return f"it is underfit{rising}; train longer" if fit.rising else f"{said}, and validation had stopped rising"
     if plain.train - fit.train > NEAR and fit.gap <= max(NEAR, plain.gap / 2):
-        remedy = "train longer" if fit.rising else "a milder policy, a larger model or a higher learning rate"
-        return f"underfit: {scores}{rising}; {remedy}"
+        remedy = "longer training" if fit.rising else "a milder policy, a larger model or a higher learning rate"
+        return f"it is underfit: {scores}{rising}; try {remedy}"
     if fit.gap > NEAR:
         remedy = "a stronger policy, more images or a smaller model"
-        return f"overfit, for all the augmentation: {scores}{rising}; {remedy}"
-    return f"neither underfit nor overfit: {scores}{rising}; training without augmentation leaves little to gain"
+        return f"it is overfit in spite of the augmentation: {scores}{rising}; try {remedy}"
+    return f"it is neither underfit nor overfit: {scores}{rising}; training without augmentation leaves little to gain"
 
 
 def _worse_when_held_out(fits: Mapping[str, Fit], chosen: str, own: Row | None, plain: Row | None) -> list[str]:

@@ -15,7 +15,7 @@ from flows.settings import Mistake, load
 from tasks import runtimes, tables, told
 from tasks.records import Artifact
 from tasks.store import Store, replace
-from tasks.summary import sig, words
+from tasks.summary import EPS, sig, words
 
 if TYPE_CHECKING:
     import argparse
@@ -84,7 +84,8 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
         if not found:
             known = "cannot be served" if any(row["variant"] == variant for row in rows) else f"is no variant of {run}"
             raise Mistake(f"--variant {variant}: {known}; {kinds}")
-        return _single(rows, found[0])
+        row, notes = _single(rows, found[0])
+        return row, [*_doubts(row, winner, _allowed_drop(out, run)), *notes]
     if winner is None:
         raise Mistake(f"run {run} has no winner, so there is nothing to deploy by itself; its report says why, and "
                       f"--variant NAME deploys a form of your choice; {kinds}")  # fmt: skip
@@ -95,6 +96,30 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
         raise Mistake(f"{what} cannot be served alone, nor any form that is accurate enough; {kinds} (--variant NAME)")
     row, notes = _single(rows, fit[0])
     return row, [f"{what} cannot be served alone; deployed instead, the fastest that can: {words(fit[0])}", *notes]
+
+
+def _allowed_drop(out: Path, run: str) -> float:
+    """Accuracy that a winner of the run may lose."""
+    return load(str(out / "runs" / run / "study.toml"), []).select.max_drop
+
+
+def _doubts(row: Row, winner: Row | None, allowed: float) -> list[str]:
+    """Why a row that was asked for by name is not the winner, in one line; nothing of the winner itself."""
+    if row["role"] == "winner":
+        return []
+    why = []
+    if row["conditions"]:
+        why.append(f"it was measured under bad conditions ({row['conditions']}), so that its figures may be wrong")
+    if row["drop"] is None:
+        why.append("how much accuracy it loses is not known")
+    elif row["drop"] > allowed + EPS:
+        why.append(f"it loses {row['drop']:.3f} of the reference's accuracy, where the study allows {allowed:g}")
+    told = "there is none"
+    if winner is not None:
+        told = f"that is {words(winner)}, at {sig(winner['latency_median_ms'])} ms"
+        if not why:
+            why.append(f"it takes {sig(row['latency_median_ms'])} ms")
+    return ["; ".join([f"note: {words(row)}, is not the run's winner ({told})", *why])]
 
 
 def _single(rows: list[Row], row: Row) -> tuple[Row, list[str]]:

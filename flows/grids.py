@@ -94,12 +94,23 @@ def yes(value: bool) -> str:
     return "yes" if value else "no"
 
 
+def fact(key: str, value: Any) -> str:
+    """A fact about the machine, of the table `environments`."""
+    if value is None:
+        return "not known" if key == "cpu_governor" else "none"
+    if key == "libraries":
+        return ", ".join(f"{name} {version}" for name, version in json.loads(value).items())
+    if key.endswith("_bytes"):
+        return f"{sig(value / 1e9)} GB"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
 VARIANT: Spec = ("Variant", "", "name", str)
 STATUS: Spec = ("Status", "", "status", str)
 SIZE: Spec = ("Size", "MB", "size_bytes", mb)
 F1: Spec = ("Validation macro F1", "share", "validation_macro_f1", share)
 HELD_OUT: Spec = ("Held-out macro F1", "share", "held_out", share)
-GOES_ON: Spec = ("Goes on", "", "benchmark", yes)
+GOES_ON: Spec = ("Used further", "", "benchmark", yes)
 SUMMARY: list[Spec] = [
     ("Variant", "", "variant", str),
     ("Runtime", "", "runtime", str),
@@ -137,7 +148,7 @@ STATISTICS: list[Spec] = [
     ("Std. dev. of their means", "ms", "process_std_ms", sig),
     ("Opening", "s", "open_seconds", sig),
     ("First query", "s", "first_query_seconds", sig),
-    ("Energy", "mJ an image", "energy_per_image_mj", sig),
+    ("Energy", "mJ per image", "energy_per_image_mj", sig),
     STATUS,
 ]
 THROUGHPUT: list[Spec] = [
@@ -146,7 +157,7 @@ THROUGHPUT: list[Spec] = [
     ("Queries", "", "queries", count),
     ("Throughput", "images/s", "images_per_second", sig),
     ("Std. dev. over rounds", "images/s", "images_per_second_std", sig),
-    ("Energy", "mJ an image", "energy_per_image_mj", sig),
+    ("Energy", "mJ per image", "energy_per_image_mj", sig),
     STATUS,
 ]
 GPU_TIMES: list[Spec] = [
@@ -225,7 +236,7 @@ PRUNED: list[Spec] = [
     VARIANT,
     ("When", "", "when", str),
     ("Parameters", "", "parameters", count),
-    ("MACs", "millions an image", "macs", mb),
+    ("MACs", "millions per image", "macs", mb),
     SIZE,
     F1,
     HELD_OUT,
@@ -245,8 +256,8 @@ FORMS: list[Spec] = [
     ("Format", "", "format", str),
     ("Precision", "", "precision", str),
     SIZE,
-    ("Logit difference", "of the largest", "parity", "{:.1e}".format),
-    ("Accepted", "", "tolerance", "{:.0e}".format),
+    ("Logit difference", "share of the largest", "parity", "{:.1e}".format),
+    ("Accepted", "at most", "tolerance", "{:.0e}".format),
     STATUS,
 ]
 DATASET: list[Spec] = [

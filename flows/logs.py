@@ -13,14 +13,21 @@ if TYPE_CHECKING:
 EVERY_SECONDS = 10.0
 
 
+def is_detail(record: logging.LogRecord) -> bool:
+    """Whether a line is one of many alike, such as a candidate's accuracy: the stage's own file has it, nothing else."""
+    return bool(getattr(record, "detail", False))
+
+
 class Sparse(logging.Filter):
-    """Lets a line about progress pass at most every ten seconds, and every other line."""
+    """Lets a line about progress pass at most every ten seconds, no details, and every other line."""
 
     def __init__(self) -> None:
         super().__init__()
         self.last = -EVERY_SECONDS
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if is_detail(record):
+            return False
         if getattr(record, "progress", None) is None:
             return True
         now = time.monotonic()

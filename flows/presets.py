@@ -6,6 +6,7 @@ Those of the published studies are in flows/studies.py, and take a scale.
 from __future__ import annotations
 
 import inspect
+import textwrap
 from typing import TYPE_CHECKING
 
 from flows import studies
@@ -72,6 +73,18 @@ def presets() -> dict[str, Callable[..., Study]]:
         and getattr(value, "__annotations__", {}).get("return") == "Study"
         and not name.startswith("_")
     }
+
+
+def listed(known: dict[str, Callable[..., Study]], width: int | None) -> str:
+    """Names and what they are, a line each, or as many as a terminal of `width` columns needs (None: no terminal)."""
+    longest = max(map(len, known))
+    lines = [f"{name:<{longest}}  {(preset.__doc__ or '').strip().splitlines()[0]}" for name, preset in known.items()]
+    if width is None:
+        return "\n".join(lines)
+    folded = (
+        textwrap.fill(line, width, subsequent_indent=" " * (longest + 2), break_on_hyphens=False) for line in lines
+    )
+    return "\n".join(folded)
 
 
 def scaled(preset: str) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from flows.names import broken, shared
 from tasks.summary import sig
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ NODES = 6
 """So many nodes of a finding are named in a terminal; findings.parquet and the report have all."""
 WIDE = 100
 """Columns from which a terminal is shown what executes an operator, too."""
+GAP = 2
+"""Columns between two columns of the table."""
 MAIN = 0.2
 """Share of the time from which the first finding is the main cause."""
 
@@ -66,25 +69,24 @@ def _operators(result: Profile, width: int) -> Table:
     from rich.text import Text
 
     rows = result.operators[:TOP]
-    modules, by = any(row["path"] for row in rows), width >= WIDE
+    module = [row["path"].replace("/", ".") for row in rows]
+    words = {"operator": [row["name"] for row in rows]}
+    if any(module):
+        words["module"] = ["" if path == row["name"] else path for path, row in zip(module, rows, strict=True)]
+    words["type"] = [row["type"] for row in rows]
+    figures = {"": [row["precision"] or "" for row in rows], "ms a query": [sig(row["mean_ms"]) for row in rows],
+               "share": [f"{row['share']:.1%}" for row in rows]}  # fmt: skip
+    by = {"by": ["" if row["provider"] == row["type"] else row["provider"] for row in rows]} if width >= WIDE else {}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in (
-        "operator",
-        *(["module"] if modules else []),
-        "type",
-        "",
-        "ms a query",
-        "share",
-        *(["by"] if by else []),
-    ):
+    for title in (*words, *figures, *by):
         table.add_column(title, justify="right" if title in ("ms a query", "share") else "left", no_wrap=True)
-    longest = (width - 36) // (2 + modules + by)
-    for row in rows:
-        module = row["path"].replace("/", ".")
-        words = [row["name"], *(["" if module == row["name"] else module] if modules else []), row["type"]]
-        provider = "" if row["provider"] == row["type"] else row["provider"]
-        table.add_row(*(Text(_short(word, longest)) for word in words), row["precision"] or "", sig(row["mean_ms"]),
-                      f"{row['share']:.1%}", *([Text(_short(provider, longest))] if by else []))  # fmt: skip
+    taken = sum(max(map(len, (title, *cells))) + GAP for title, cells in figures.items())
+    names = words | by
+    wanted = [max(map(len, (title, *cells))) for title, cells in names.items()]
+    rooms = dict(zip(names, shared(wanted, width - taken - GAP * len(names)), strict=True))
+    told = {title: [broken(cell, rooms[title]) for cell in cells] for title, cells in names.items()} | figures
+    for number in range(len(rows)):
+        table.add_row(*(Text(told[title][number]) for title in (*words, *figures, *by)))
     return table
 
 
@@ -99,11 +101,6 @@ def certificate(result: Profile) -> str:
     return ", ".join(words.format(row[key]) for key, words in figures if row.get(key) is not None)
 
 
-def _short(word: str, longest: int) -> str:
-    """The beginning and the end of a long name; numbers at its end tell it from others."""
-    return word if len(word) <= longest else f"{word[: longest // 2]}…{word[-((longest - 1) // 2) :]}"
-
-
 def headline(result: Profile) -> str:
     """What was profiled, and how its operators' time stands to its latency."""
     threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}" if result.device == "cpu" else ""
@@ -112,13 +109,18 @@ def headline(result: Profile) -> str:
         f"median {sig(result.latency_ms)} ms a query"
     )
     if result.enough:
-        words += (
-            f"; its operators take {sig(result.operators_ms)} ms under the profiler (mean of {result.queries} queries)"
-        )
+        words += f"; its operators take {sig(result.operators_ms)} ms a query under the profiler ({_counted(result)})"
     if result.split_ms:
         parts = zip(("H2D", "enqueue", "compute", "D2H"), result.split_ms, strict=True)
         words += "; " + ", ".join(f"{name} {sig(ms)} ms" for name, ms in parts)
     return words
+
+
+def _counted(result: Profile) -> str:
+    """Which queries the operators' times are of."""
+    if result.queries < result.recorded:
+        return f"mean of the calmest {result.queries} of {result.recorded} recorded queries"
+    return f"mean of {result.queries} recorded queries"
 
 
 def doubt(result: Profile) -> str:

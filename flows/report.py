@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 import sys
-import textwrap
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ from flows.grids import (
     TRIALS,
     adjusted,
     cell,
+    fact,
     grid,
     in_order,
     mb,
@@ -39,6 +39,7 @@ from flows.grids import (
     share,
 )  # fmt: skip
 from flows.mistakes import load_images, mistakes
+from flows.names import broken
 from tasks.evidence import handful
 from tasks.published import images_here
 from tasks.records import Study
@@ -139,7 +140,7 @@ def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
                 else f"{ABSENT} ({interval(row['speedup_low'], row['speedup_high'])})"
             )
             figures.append(("times as fast as the reference", times))
-        figures += [("images a second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
+        figures += [("images per second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
                     ("size", f"{mb(row['size_bytes'])} MB")]  # fmt: skip
         cards.append({"role": row["role"], "words": words(row), "figures": figures})
     return cards
@@ -262,7 +263,9 @@ def page(
     if "datasets" in small:
         about |= _data(small)
     if "environments" in small:
-        about["machine"] = [pair for row in small["environments"].to_dicts() for pair in row.items()]
+        about["machine"] = [
+            (key, fact(key, value)) for row in small["environments"].to_dicts() for key, value in row.items()
+        ]
     if "benchmarks" in small:
         bad = small["benchmarks"].filter(pl.col("conditions").is_not_null())
         about["conditions"] = [(words(row), row["conditions"]) for row in bad.to_dicts()]
@@ -357,9 +360,8 @@ def table_text(
             # Conditions are many figures; the report has them.
             why = row["error"] or "measured under bad conditions (the report says which); it cannot win"
             reasons.setdefault(f"{status}: {why}", []).append(row["variant"])
-        parts = textwrap.wrap(row["variant"].replace("/", "/ "), room, break_on_hyphens=False)
         table.add_row(
-            MARKS.get(row["role"], ""), Text("\n".join(parts).replace("/ ", "/")), row["runtime"], row["device"],
+            MARKS.get(row["role"], ""), Text(broken(row["variant"], room)), row["runtime"], row["device"],
             *(cell(row, key, written[key]).text for key in figures), status,
             style=styles.get(row["role"], "" if status == "ok" else "dim"),
         )  # fmt: skip

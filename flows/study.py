@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
 from flows import liveness, logs
+from flows.conclusion import in_one_line
 from flows.plan import planned
 from flows.presets import quickstart
 from flows.progress import Progress, builds_aware, forms
@@ -316,8 +317,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
         plain = isinstance(error, (ValueError, Unavailable, Unfinished, DiskFull))
         said = str(error) if plain else f"{type(error).__name__}: {cause(error)}"
         return Failed(data=error, message=said)  # type: ignore[return-value]
-    said = f"Winner: {result.reason}" if result.winner else result.reason
-    return Completed(data=run, message=said)  # type: ignore[return-value]
+    return Completed(data=run, message=in_one_line(result))  # type: ignore[return-value]
 
 
 def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str, Result]:

@@ -19,7 +19,9 @@ PROGRAMS = ("torchscript",)
 def trust_argument(command: argparse.ArgumentParser) -> None:
     """Add `--trust`."""
     command.add_argument(
-        "--trust", action="store_true", help="run TorchScript files, which are programs: know their author"
+        "--trust",
+        action="store_true",
+        help="run TorchScript files, which are programs; only where you know their author",
     )
 
 

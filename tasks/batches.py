@@ -191,7 +191,8 @@ def source(
     told = f"{len(rows)} training images of {size / 1e6:.1f} MB"
     room = free * ROOM / (settings.processes if device == "cpu" else 1)
     if each is None and (settings.loading == "device" or (settings.loading == "auto" and size <= room)):
-        log.info("%s live on %s, which has %.1f GB free", told, device, free / 1e9)
+        # The same for each training of a run.
+        log.info("%s are kept on %s, which has %.1f GB free", told, device, free / 1e9, extra={"detail": True})
         return Resident(images, labels, rows, device)
     why = (
         "the policy works on one image at a time" if each is not None

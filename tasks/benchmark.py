@@ -157,7 +157,7 @@ def _evaluations(
             if parent and parent.logits is not None
             else None,
         }
-        log.info("%s: top-1 %.4f, macro F1 %.4f", job.label, top1, macro)
+        log.info("%s: top-1 %.4f, macro F1 %.4f", job.label, top1, macro, extra={"detail": True})
 
 
 def _ancestor(job: Job, evaluated: list[Job], parents: Mapping[str, str | None]) -> Job | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.findings import HIGH, MEDIUM, SEVERITIES, Case, Finding, heavy, names, severity
+from tasks.findings import HIGH, MEDIUM, SEVERITIES, Case, Finding, counted, heavy, names, severity
 from tasks.main_causes import (
     dynamic,
     dynamic_convolutions,
@@ -26,7 +26,8 @@ __all__ = ["Case", "Finding", "diagnose"]
 CONVERSIONS = 0.1
 """Share of time that conversions, reorders and copies may take together; HIGH where they are no more than EDGES."""
 EDGES = 4
-"""Conversions that a model may need at its input and output, to and from the library's own type and layout."""
+"""Conversions that a model may need at its input and output, to and from the library's own type and layout, where the
+library does not tell which those are (`Operator.edge`)."""
 MULTIPLE = 8
 """Channels fill vectors of 8 floats (AVX2), blocks of 8 (NCHWc) and tensor cores' tiles of 8 halves."""
 IMAGE_CHANNELS = 4
@@ -58,7 +59,8 @@ def fake_quantization(case: Case) -> list[Finding]:
             Finding(
                 severity="high", what="fake quantization: int8 is simulated in floating point", nodes=names(simulated),
                 share=share,
-                evidence=f"{len(simulated)} fake-quantize operators take {share:.0%} of the time, and nothing runs in int8",
+                evidence=f"{share:.0%} of the time is taken by {counted(len(simulated), 'fake-quantize operator')}, "
+                "and nothing runs in int8",
                 remedy="never time it as int8: export it with Q/DQ nodes and run that in ONNX Runtime, OpenVINO or TensorRT",
             )
         ]  # fmt: skip
@@ -68,8 +70,8 @@ def fake_quantization(case: Case) -> list[Finding]:
             Finding(
                 severity="high", what="fake quantization: no Q/DQ pair was fused, everything computes in floating point",
                 nodes=names(products), share=case.share(products),
-                evidence=f"all {len(products)} convolutions and matrix products ran in {products[0].precision}; conversions "
-                f"take {conversions:.0%} of the time",
+                evidence=f"every convolution and matrix product ({len(products)}) ran in {products[0].precision}; "
+                f"conversions take {conversions:.0%} of the time",
                 remedy="quantize in a form that this runtime has int8 kernels for: uint8 activations with int8 weights per "
                 "channel (u8s8) for ONNX Runtime on a CPU, symmetric int8 (s8s8) for TensorRT; or run the file in OpenVINO",
             )
@@ -83,15 +85,16 @@ def unfused_pairs(case: Case) -> list[Finding]:
         return []
     left = [one for one in case.profile.operators if one.unfused]
     # Integer operators have them at their edges: the conversions beside an unfused one count with it.
-    share = case.share(left) + (case.share(case.of_kind("convert")) if left else 0.0)
+    beside = [one for one in case.of_kind("convert") if not one.edge]
+    share = case.share(left) + (case.share(beside) if left else 0.0)
     if not any(map(heavy, left)) and case.share(left) < MEDIUM and (len(left) < 2 or share < CONVERSIONS):
         return []
     types = ", ".join(sorted({one.type for one in left}))
     return [
         Finding(
             severity=severity(share), what="Q/DQ pairs that were not fused", nodes=names(left), share=share,
-            evidence=f"{len(left)} operators ({types}) compute in floating point between Q/DQ nodes or convert back and "
-            f"forth; with the conversions beside them {share:.0%} of the time",
+            evidence=f"in floating point between Q/DQ nodes, or converted back and forth: {counted(len(left), 'operator')} "
+            f"({types}); with the conversions beside them {share:.0%} of the time",
             remedy="quantize so that both sides of the operator have the form its int8 kernel takes (u8s8 for ONNX Runtime "
             "on a CPU, activations fused with their convolution), or leave this operator out of quantization",
         )
@@ -115,7 +118,7 @@ def left_in_float(case: Case) -> list[Finding]:
     return [
         Finding(
             severity=severity(share), what="operators left in floating point in an int8 model", nodes=names(left),
-            share=share, evidence=f"{len(left)} operators take {share:.0%} of the time: {by_type}",
+            share=share, evidence=f"{share:.0%} of the time is taken by {counted(len(left), 'operator')}: {by_type}",
             remedy=remedy,
         )
     ]  # fmt: skip
@@ -124,7 +127,7 @@ def left_in_float(case: Case) -> list[Finding]:
 def conversions(case: Case) -> list[Finding]:
     """Time that goes into types and layouts."""
     caused = {one.name for one in dynamic(case)}  # told with the convolutions that need them
-    found = [one for one in case.of_kind("convert", "reorder", "copy") if one.name not in caused]
+    found = [one for one in case.of_kind("convert", "reorder", "copy") if one.name not in caused and not one.edge]
     share = case.share(found)
     if share < (CONVERSIONS if len(found) > EDGES else HIGH):
         return []

@@ -59,6 +59,11 @@ class Case:
         return sorted(found, key=lambda one: -one.total_ms)
 
 
+def counted(number: int, what: str) -> str:
+    """1 operator, 2 operators."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def severity(share: float) -> str:
     return "high" if share >= HIGH else "medium" if share >= MEDIUM else "low"
 

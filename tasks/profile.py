@@ -43,7 +43,7 @@ class Profile:
     batch_size: int
     threads: int
     queries: int
-    """That the operators are summed over."""
+    """Queries that the operators are summed over (see `profilers.Measured`)."""
     latency_ms: float
     """Median of at least as many queries without the profiler, input and output in host memory."""
     operators_ms: float
@@ -58,6 +58,8 @@ class Profile:
     """The machine while it was timed and profiled: see `tasks.certificate.Watch.row`."""
     conditions: str | None = None
     """What was bad about them; None: nothing."""
+    recorded: int = 0
+    """Queries that were recorded; 0 in profiles of older versions, which did not say it."""
 
     @property
     def enough(self) -> bool:
@@ -104,7 +106,7 @@ def profile(
             threads=threads, queries=found.queries, latency_ms=latency_ms,
             operators_ms=sum(one.total_ms for one in found.operators) / found.queries, split_ms=split,
             operators=_rows(found), stacks=found.stacks, findings=diagnose(case), certificate=certificate,
-            conditions=_conditions(certificate, stable),
+            conditions=_conditions(certificate, stable), recorded=queries,
         )  # fmt: skip
         _write(result, made)
         replace(made, folder)

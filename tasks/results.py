@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import records, why
 from tasks.keys import artifacts, digest
+from tasks.left import continues
 from tasks.locks import held
 from tasks.records import Context, Record
 from tasks.store import Store, lock_of, made, remove, write_text
@@ -157,7 +158,8 @@ def turn(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Tur
             results.remove(key)
         else:
             found, reason = _settled(results, key, label)
-        why.tell(context, label, key, parts, hit=found is not None, reason=reason)
+        left = "" if found is not None else continues(scratch_of(context, key))
+        why.tell(context, label, key, parts, hit=found is not None, reason=reason, left=left)
         yield Turn(stage, context, label, key, found)
 
 

@@ -66,8 +66,9 @@ def search(
                            "best_so_far": max(scores, default=None)}  # fmt: skip
         trial.set_user_attr("outcome", outcome)  # before the trial ends: a finished one cannot be written to
         study.tell(trial, **told)
+        score = f"validation F1 {_percent(outcome['row']['score'])} of {data.validation_rows} images"
         work.progress(number + 1, settings.trials, f"{model.label}/tune trial {number + 1}/{settings.trials}: "
-                      f"{values or 'as given'} -> F1 {_percent(outcome['row']['score'])} of {data.validation_rows} images"
+                      f"{_in_words(values)}: {score}"
                       f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}")  # fmt: skip
     outcomes = _outcomes(study)
     return [each["row"] for each in outcomes], [row for each in outcomes for row in each["epochs"]]
@@ -85,6 +86,12 @@ def _outcomes(study: optuna.Study) -> list[dict[str, Any]]:
         if outcome and (trial.state != TrialState.FAIL or outcome["row"]["status"] == "failed"):
             outcomes.append(outcome)
     return sorted(outcomes, key=lambda outcome: outcome["row"]["trial"])
+
+
+def _in_words(values: dict[str, Any]) -> str:
+    """What a trial adjusted, for a log line."""
+    told = (f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items())
+    return ", ".join(told) or "as given"
 
 
 def _percent(score: float | None) -> str:

@@ -24,7 +24,8 @@ def slug(label: str) -> str:
     return label.replace("/", "-").replace(" ", "-")
 
 
-def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: bool, reason: str = "") -> None:
+def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: bool, reason: str = "",
+         left: str = "") -> None:  # fmt: skip
     """Write to the run's folder and to the log: hit or computed, and what differs from the last time.
 
     Parameters
@@ -33,18 +34,20 @@ def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: 
         What the key is made of (tasks/keys.py).
     reason
         Why a stored result was not taken; empty where there was none.
+    left
+        What the stage continues from (tasks/left.py); empty where it starts at its beginning.
     """
     study = context.run.rpartition("-")[0].rpartition("-")[0] or context.run
     last = Path(context.out) / "store" / "last" / study / f"{slug(label)}.json"
     before, broken = _last_time(last, label)
-    reasons = [text for text in (reason, broken) if text]
-    if not hit:
+    reasons = [text for text in (reason, broken, "" if hit else left) if text]
+    if not hit and not left:  # what ran last is no reason for what had begun before
         reasons += _differences(before, parts, bool(reasons))
     told = {"task": label, "outcome": "hit" if hit else "computed", "key": key, "differs": reasons, "at": time.time()}
     write_text(Path(context.out) / "runs" / context.run / "why" / f"{slug(label)}.json", json.dumps(told, indent=1))
     write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
     if not hit:
-        new = before is None and not reason
+        new = before is None and not reason and not left
         LOG.info("%s: computing%s", label, "" if new else f" ({_in_short(reasons)})", extra={"stage": label})
 
 

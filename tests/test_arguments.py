@@ -29,6 +29,29 @@ def test_help_has_an_example_that_the_parser_takes(command: str) -> None:
     assert f"for example:\n  {EXAMPLES[command]}" in subparser.format_help()
 
 
+def test_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    top = parser(dict.fromkeys(COMMANDS, lambda _: None))
+    subparsers = next(action for action in top._actions if action.dest == "command").choices
+    for one in (top, *subparsers.values()):
+        assert [line for line in one.format_help().splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize("arguments", [
+    ("bench", "a.onnx", "--rounds", "0"), ("bench", "a.onnx", "--batch", "1,x"), ("bench", "a.onnx", "--seconds", "0"),
+    ("profile", "--queries", "0"), ("ui", "--port", "0"), ("run", "quickstart", "--scale", "x"),
+])  # fmt: skip
+def test_a_mistake_is_a_short_line_with_what_is_accepted(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser(dict.fromkeys(COMMANDS, lambda _: None)).parse_args(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert len(line) < 130
+    assert f"{arguments[-2]}" in line and ("accepted is a" in line or "choose from" in line)
+
+
 @pytest.mark.parametrize("command", ["bench", "profile"])
 def test_help_names_the_runtimes(command: str) -> None:
     told = burnish(command, "--help").split()

@@ -172,7 +172,7 @@ def test_where_images_live_is_chosen_by_their_size_and_said_in_one_line(monkeypa
         assert len(caplog.messages) == 1
         return type(found), caplog.messages[0]
 
-    assert made(4 * images.nbytes) == (Resident, "40 training images of 0.0 MB live on cpu, which has 0.0 GB free")
+    assert made(4 * images.nbytes) == (Resident, "40 training images of 0.0 MB are kept on cpu, which has 0.0 GB free")
     kind, line = made(4 * images.nbytes - 1)
     assert (
         kind is Gathered

@@ -57,8 +57,10 @@ def lost(train: Sequence[float], validation: Sequence[float], policy: str = "cro
 def test_low_training_scores_that_still_rise_are_underfit_and_want_more_epochs() -> None:
     first, why = lost([score - 0.05 for score in RISING], RISING)
     assert first == "No policy beat training without augmentation (validation macro F1 0.800)."
-    assert why.startswith("crop, 0.680: underfit: training F1 0.630 (1.000 without augmentation), validation 0.680")
-    assert "still rising at the end (+0.040); train longer" in why
+    assert why.startswith(
+        "The policy crop reached 0.680: it is underfit: training F1 was 0.630 (1.000 without augmentation)"
+    )
+    assert "still rising at the end (by 0.040); try longer training" in why
 
 
 def test_low_training_scores_that_have_stopped_are_underfit_and_want_something_else() -> None:
@@ -68,7 +70,7 @@ def test_low_training_scores_that_have_stopped_are_underfit_and_want_something_e
 
 def test_high_training_and_low_validation_scores_are_overfit() -> None:
     _, why = lost([0.99] * EPOCHS, [0.75] * EPOCHS)
-    assert "overfit" in why and "underfit" not in why and "training F1 0.990" in why
+    assert "overfit" in why and "underfit" not in why and "training F1 was 0.990" in why
 
 
 def test_training_without_augmentation_that_leaves_nothing_to_gain_is_neither() -> None:
@@ -113,12 +115,14 @@ def test_policies_trained_for_more_epochs_are_compared_with_none_trained_for_as_
     epochs = PLAIN + run("augment-none-long", [0.99] * EPOCHS, [0.85] * EPOCHS)
     epochs += run("augment-crop", [0.7] * EPOCHS, [0.82] * EPOCHS)
     first, why = told(epochs, [longer | {"benchmark": True}, form("augment-crop", "crop")])
-    assert "(validation macro F1 0.850)" in first and why.startswith("crop, 0.820")
+    assert "(validation macro F1 0.850)" in first and why.startswith("The policy crop reached 0.820")
     kept = form("augment-none", "none", goes_on=True)  # the tuned weights: worse when trained for longer
     epochs = PLAIN + run("augment-none-long", [0.99] * EPOCHS, [0.75] * EPOCHS)
     epochs += run("augment-crop", [0.7] * EPOCHS, [0.78] * EPOCHS)
     first, *why = told(epochs, [longer, form("augment-crop", "crop"), kept])
-    assert "(validation macro F1 0.800)" in first and len(why) == 1 and why[0].startswith("crop, 0.780")
+    assert (
+        "(validation macro F1 0.800)" in first and len(why) == 1 and why[0].startswith("The policy crop reached 0.780")
+    )
     assert told(PLAIN + run("augment-none-long", [0.9] * EPOCHS, [0.7] * EPOCHS), [longer, kept]) == []
 
 
@@ -128,7 +132,7 @@ def test_one_that_won_in_short_and_lost_in_full_is_told_of_its_full_training_alo
     forms = [form("augment-none-try", "none"), form("augment-crop-try", "crop"), form("augment-crop", "crop"),
              form("augment-none", "none", goes_on=True)]  # fmt: skip
     first, why = told(epochs, forms)
-    assert first.startswith("No policy") and why.startswith("crop, 0.720: underfit")
+    assert first.startswith("No policy") and why.startswith("The policy crop reached 0.720: it is underfit")
 
 
 def test_seeds_are_judged_by_their_mean() -> None:
@@ -136,7 +140,10 @@ def test_seeds_are_judged_by_their_mean() -> None:
     epochs = PLAIN + run("augment-crop", [0.9] * EPOCHS, [0.7] * EPOCHS) + other
     forms = [form("augment-crop", "crop"), form("augment-none", "none", goes_on=True)]
     _, why, seeds = told(epochs, forms)
-    assert why.startswith("crop, 0.600: overfit") and seeds == "Scores here are means over 2 seeds."
+    assert (
+        why.startswith("The policy crop reached 0.600: it is overfit")
+        and seeds == "Scores here are means over 2 seeds."
+    )
 
 
 def test_the_page_shows_the_verdict_beside_the_curves_and_says_whose_curves_they_are() -> None:
@@ -144,5 +151,5 @@ def test_the_page_shows_the_verdict_beside_the_curves_and_says_whose_curves_they
     some = {name: tables[name] for name in ("epochs", "variants", "evaluations", "datasets")}
     words = " ".join(Page(report.page(some, factory.study(), {}, "run-1")).words.split())
     assert "Why augmentation did not help: No policy beat training without augmentation" in words
-    assert "crop_flip, 0.9" in words and "resolve differences of about" in words
+    assert "crop_flip reached 0.9" in words and "resolve differences of about" in words
     assert "held-out (test) images are evaluated once, when training has ended" in words

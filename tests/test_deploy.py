@@ -19,7 +19,7 @@ from conftest import shared
 from digits import digits
 from servers import IMAGES, RUN, Made, environment, load_app, png, post, served
 
-from tasks import runtimes
+from tasks import runtimes, tables
 from tasks.datasets import open_source
 from tasks.prepare import prepare
 from tasks.records import Data
@@ -164,6 +164,28 @@ def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_ca
         grey.deploy(tmp_path / "none", code=2)
         assert "cannot be served alone, nor any form that is accurate enough" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
+    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, winner = "lenet5/train/torchscript", "lenet5/train/onnx"
+    for number, (mark, words) in enumerate((
+        ({"drop": 0.0, "eligible": True}, "it takes 2.00 ms"),
+        ({"drop": 0.0, "eligible": False, "conditions": "windows unstable"}, "bad conditions (windows unstable), so that"),
+        ({"drop": 0.125, "eligible": False}, "it loses 0.125 of the reference's accuracy, where the study allows 0.01"),
+    )):  # fmt: skip
+        with grey.restored():
+            grey.summarise({(winner, "onnxruntime"): 1.0, (other, "torchscript"): 2.0})
+            rows = tables.read(grey.out, "summary", RUN).collect().to_dicts()
+            grey._put("summary", [row | (mark if row["variant"] == other else {}) for row in rows])
+            folder = grey.deploy(tmp_path / f"served-{number}", "--variant", other)
+            (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+            assert f"{other} on torchscript, cpu, batch 1, is not the run's winner (that is {winner}" in note
+            assert words in note
+            assert json.loads((folder / "model.json").read_text())["variant"] == other
+            grey.deploy(tmp_path / f"winner-{number}", "--variant", winner)
+            assert "note: " not in capsys.readouterr().out
 
 
 def test_mistakes_are_one_line_and_exit_code_2(grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

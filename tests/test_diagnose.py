@@ -120,6 +120,22 @@ def test_a_healthy_int8_graph_has_no_finding(tmp_path: Path, runtime: str) -> No
     assert found(graph, tmp_path, runtime=runtime) == {}
 
 
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_conversions_at_the_input_and_the_output_are_no_advice(tmp_path: Path, runtime: str) -> None:
+    """So small a graph spends most of its time in them, and no form of quantization is without them."""
+    graph = Graph()
+    graph.quantized("input")
+    graph.conv("only", 8, 16, int8=True)
+    graph.quantized("only")
+    path = graph.save(tmp_path / "model.onnx")
+    inputs = np.ones((1, 16, 32, 32), np.float32)
+    measured = profilers.load(runtime).measure(path, runtime, "cpu", 1, inputs, 20, tmp_path)
+    edges = {one.name for one in measured.operators if one.edge}
+    assert edges and not any(one.edge for one in measured.operators if "Conv" in one.type)
+    assert runtime == "openvino" or edges >= {"input_q", "only_dq"}, "OpenVINO has names of its own for them"
+    assert "conversions and reorders" not in by_words(diagnose(Case(profile=measured, **ROOMY)))
+
+
 def test_a_pair_around_an_operator_without_an_int8_form_is_named_as_not_fused(tmp_path: Path) -> None:
     graph = Graph()
     graph.quantized("input")

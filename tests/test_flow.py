@@ -245,7 +245,7 @@ def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish
     assert datasets["rows"].sum() == 186
     assert set(datasets["source"]) == {"parquet"}, "found by content"
     page = next((burnish.out / "runs").glob("*/report.html")).read_text()
-    assert f"Read as: {datasets['layout'][0]}" in page
+    assert f"Layout in which the images were read: {datasets['layout'][0]}" in page
     said = polars.read_parquet(burnish.out / "tables" / "predictions" / "*.parquet")
     assert said["file"].str.contains(r"^\w+/\w+\.(jpg|png)$").all()
     mistake = said.filter(polars.col("label") != polars.col("prediction")).sort("confidence", descending=True)

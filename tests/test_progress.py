@@ -13,6 +13,8 @@ from flows.console import Pace, in_words, view
 from flows.presets import presets
 from flows.progress import Durations, Progress, forms, plan
 from flows.settings import load
+from tasks import caching
+from tasks.records import Context
 from tasks.work import Work
 
 LABEL = "quantize/resnet34-w16/augment-crop/onnx"
@@ -218,6 +220,24 @@ def test_logs_have_a_line_about_progress_in_ten_seconds_at_most_and_every_other_
     times = [at for at, text in seen if text.startswith("turn")]
     assert len(times) == 10
     assert min(b - a for a, b in pairwise(times)) >= 10
+
+
+def test_details_stand_in_the_stages_own_file_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger("burnish"), "handlers", [])
+    monkeypatch.setenv("TERM", "xterm-256color")
+    logger = logging.getLogger("burnish.benchmark")
+    for terminal in ("1", ""):
+        monkeypatch.setenv("FORCE_COLOR", terminal)
+        with console.shown():
+            of_stage = caching._OfRun(Context(out=str(tmp_path), run=f"run{terminal}"), "benchmark")
+            logging.getLogger("burnish").addHandler(of_stage)
+            logger.info("a candidate's accuracy", extra={"detail": True})
+            logger.info("the stage is done")
+            logging.getLogger("burnish").removeHandler(of_stage)
+            of_stage.close()
+        shown = capsys.readouterr().err
+        assert "the stage is done" in shown and "accuracy" not in shown
+        assert "accuracy" in (tmp_path / "runs" / f"run{terminal}" / "logs" / "benchmark.log").read_text()
 
 
 def test_parts_of_a_stage_make_one_progress():

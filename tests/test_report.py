@@ -122,6 +122,33 @@ def test_every_chart_has_a_title_a_text_alternative_and_axes_with_units(text: st
         assert title in page.words
 
 
+class Boxes(HTMLParser):
+    """Classes of the <div> elements around each table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.around: list[list[str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "div":
+            self.open.append(dict(attrs).get("class") or "")
+        elif tag == "table":
+            self.around.append(list(self.open))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "div":
+            self.open.pop()
+
+
+def test_every_table_scrolls_and_has_the_whole_width(text: str) -> None:
+    """In half of it, beside a chart, the trials' table was cut."""
+    around = Boxes(text).around
+    assert len(around) > 8
+    assert all(boxes[-1] == "scroll" and "grid" not in boxes for boxes in around), around
+
+
 def test_skipped_rows_of_one_reason_are_one_line_which_names_them(text: str) -> None:
     assert not re.findall(r'<tr class="skipped">', text)
     lines = re.findall(r"<details class=\"note\"><summary>(.*?)</summary>(.*?)</details>", text, re.DOTALL)

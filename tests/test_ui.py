@@ -155,7 +155,9 @@ def test_the_state_of_a_run_says_the_winner_or_that_there_is_none(server, out, w
     flow_run = api(server, f"flow_runs/{artifacts_of(server, run)['winner']['flow_run_id']}")
     result = json.loads((run / "result.json").read_text())
     assert flow_run["state"]["type"] == "COMPLETED"
-    assert flow_run["state"]["message"] == f"Winner: {result['reason']}" if result["winner"] else result["reason"]
+    message = flow_run["state"]["message"]
+    assert message.startswith(f"{'Winner: ' if result['winner'] else ''}{result['sentences'][0]}")
+    assert message == message.splitlines()[0] and len(message) < 400
     assert flow_run["name"] == "quickstart"
 
 

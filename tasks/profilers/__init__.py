@@ -48,6 +48,9 @@ class Operator:
     """Execution provider, or the implementation that was chosen."""
     unfused: bool = False
     """An operator that computes in floating point between Q/DQ nodes which stand to be fused with it."""
+    edge: bool = False
+    """A conversion at the graph's own input or output, which no form of quantization avoids. False where the library does not
+    tell what feeds an operator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,8 @@ class Measured:
     """What a profiler found."""
 
     queries: int
-    """Recorded queries that the operators are summed over."""
+    """Queries that the operators are summed over: the calmest quarter of the recorded ones where the library tells queries
+    apart, else all."""
     operators: list[Operator]
     stacks: Stacks
     convolutions: list[Convolution]

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _onnx
+from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _edges, _onnx
 from tasks.profilers._common import calm, stacks_of
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
@@ -40,6 +41,8 @@ def measure(
     events = [event for event in events if any(start <= event["ts"] <= end for start, end in kept)]
     modules, left = _onnx.Modules(source), _onnx.unfused(optimized)
     operators = _operators(events, modules, {node.name: node for node in optimized.graph.node}, left)
+    edges = _edges.of_onnx(optimized, {node.name for node in source.graph.node})
+    operators = [replace(one, edge=one.name in edges) for one in operators]
     constant = _onnx.constant(optimized)
     operators.sort(key=lambda one: one.name in constant)  # they run before all others, whatever they belong to
     return Measured(

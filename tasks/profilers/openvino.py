@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _onnx
+from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _edges, _onnx
 from tasks.profilers._common import stacks_of, write_trace
 from tasks.runtimes import _openvino
 from tasks.runtimes._onnx import model_file
@@ -51,9 +51,11 @@ def measure(
                 request.infer([inputs])
         after = _counters(request)
         rounds.append({name: _between(before.get(name), info, queries) for name, info in after.items()})
+    executed = compiled.get_runtime_model()
+    edges = _edges.of_openvino(executed, {node.get_friendly_name() for node in model.get_ordered_ops()})
     originals = {
         node.get_friendly_name(): str(node.get_rt_info()["originalLayersNames"].value).split(",")
-        for node in compiled.get_runtime_model().get_ordered_ops()
+        for node in executed.get_ordered_ops()
         if "originalLayersNames" in node.get_rt_info()
     }
     modules, operators = _onnx.Modules(source), []
@@ -63,7 +65,7 @@ def measure(
             Operator(
                 name=name, path=modules.path([*originals.get(name, ()), name]), type=info.node_type, calls=queries,
                 total_ms=median(times[name] for times in rounds if name in times), precision=TYPES.get(arithmetic),
-                provider=implementation or info.exec_type,
+                provider=implementation or info.exec_type, edge=name in edges,
             )
         )  # fmt: skip
     write_trace(folder, operators, queries, "OpenVINO counts durations; operators are shown one after the other")

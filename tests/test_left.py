@@ -1,0 +1,78 @@
+"""A stage that goes on from what an interruption left says so, whatever the same study asked for in between."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from flows.cli import main
+from tasks.checkpoints import Checkpoints
+from tasks.durable import Series
+from tasks.journal import Journal
+from tasks.keys import Stage
+from tasks.records import Context, Output
+from tasks.results import turn
+
+LOG = logging.getLogger("burnish")
+
+
+def train(work, epochs: int) -> Output:
+    """A stage that is never computed to its end here."""
+    raise KeyboardInterrupt
+
+
+STAGE = Stage(train, lambda inputs: "train/x", (), None, None)
+
+
+def attempt(out: Path, epochs: int, leave=lambda scratch: None) -> list[str]:
+    """Begin the stage, leave something in its scratch folder, be interrupted; why it was computed."""
+    context = Context(out=str(out), run="study-20260101-000000")
+    with turn(STAGE, context, {"epochs": epochs}) as mine:
+        assert mine.found is None
+        leave(mine.work(LOG).scratch)
+    return json.loads((out / "runs" / context.run / "why" / "train-x.json").read_text())["differs"]
+
+
+def checkpoints(*epochs: int):
+    def leave(scratch: Path) -> None:
+        for epoch in epochs:
+            Checkpoints(scratch, "x/train", 0).save(epoch, {"epoch": epoch})
+
+    return leave
+
+
+def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
+    assert attempt(tmp_path, 14, checkpoints(6, 7)) == ["never run before in this folder"]
+    assert "epochs" in attempt(tmp_path, 3)[0], "another study of this name in between"
+    said = []
+    # Not caplog: once Prefect has been imported, the logger hands nothing to the root.
+    monkeypatch.setattr("tasks.why.LOG.info", lambda text, *parts, **_: said.append(text % parts))
+    assert attempt(tmp_path, 14) == ["continues from epoch 7's checkpoint"]
+    assert said == ["train/x: computing (continues from epoch 7's checkpoint)"]
+    (newest,) = (tmp_path / "scratch").glob("*/*.7.*.pt")
+    newest.write_bytes(b"torn")
+    assert attempt(tmp_path, 14) == ["continues from epoch 6's checkpoint"]
+
+
+@pytest.mark.parametrize("command", [("deploy", "--to", "served"), ("profile",)])
+def test_a_run_that_is_not_finished_is_named(tmp_path, capsys, command):
+    begun = tmp_path / "runs" / "study-20260101-000000"
+    begun.mkdir(parents=True)
+    (begun / "study.toml").touch()
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert "is finished (study-20260101-000000); the command that began it continues it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("leave", "said"), [
+    (lambda scratch: Series(scratch, "round", ".npz").keep(1, lambda file: file.write(b"samples")),
+     "continues from the benchmark's round 2"),
+    (lambda scratch: Journal(scratch / "trials.log", LOG).append_logs([{"op_code": 0}]),
+     "continues the search that was interrupted"),
+    (lambda scratch: None, "the last attempt did not finish"),
+])  # fmt: skip
+def test_rounds_and_trials_are_said_too(tmp_path, leave, said):
+    attempt(tmp_path, 14, leave)
+    assert attempt(tmp_path, 14) == [said]
