@@ -27,6 +27,9 @@ class Output(Record):
     """What every stage returns at least: its rows, a Parquet fragment a table."""
 
     tables: dict[str, Artifact] = {}
+    passing: tuple[str, ...] = ()
+    """Failures among its rows that say nothing of what was asked for, as of a process that was killed: this run takes such a
+    result, and the next one computes the stage again."""
 
 
 class Prepared(Output):
