@@ -19,6 +19,7 @@ from flows.grids import count, grid
 from flows.profiling_text import TOP, certificate, doubt, headline, text
 from flows.settings import Mistake
 from flows.trust import refuse_programs
+from flows.unfinished import unfinished
 from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
 from tasks.profilers import LEAST_QUERIES
@@ -64,6 +65,8 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
         refuse_programs([file], asked.trust)  # a run's own TorchScript was made here, and the store knows its hash
     else:
         run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
+        if not (out / "tables" / "variants" / f"{run}.parquet").is_file() and (told := unfinished(out, run)):
+            raise Mistake(told)
         check(out, run, ("summary", "variants", "datasets"))
         with anew(out, run):
             file, shape, name = _variant(out, run, asked.target or _reference(out, run))

@@ -182,8 +182,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                         _evaluate(work.log, job, folder)
                     if len(groups) > 1:
                         job.stop()
-            if not any(job.killed for job in jobs):  # from that round on all are measured again, as rounds are pairs
-                resume.save(folder, number, jobs, settings)
+            resume.save(folder, number, jobs, settings)
         work.progress(total, total, f"{len(jobs)} candidates measured")
     finally:
         for job in jobs:
