@@ -177,8 +177,8 @@ def main(argv: list[str] | None = None) -> int:
     # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        refuse_unusable(arguments)
         with watched(getattr(arguments, "out", ".")):
-            refuse_unusable(arguments)
             arguments.do(arguments)
     except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
         print(f"burnish: {one_line(error)}", file=sys.stderr)

@@ -39,13 +39,14 @@ def _refuse(option: str, given: str, *, written: bool) -> None:
         raise Mistake(f"{option}: an empty text is no folder; name one")
     try:
         there = _nearest(Path(given))
-        reason = "" if there.is_dir() else f"{there} is {'a link to nothing' if there.is_symlink() else 'a file'}"
-        if written and not reason:
-            reason = _unwritable(there)
+        if there.is_dir():
+            why = _unwritable(there) if written else ""
+        else:
+            why = f"no folder can be there, as {there} is {'a link to nothing' if there.is_symlink() else 'a file'}"
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-    if reason:
-        raise Mistake(f"{option} {given}: it cannot be the folder ({reason}); name another one")
+        why = f"no folder can be there ({error.strerror})"
+    if why:
+        raise Mistake(f"{option} {given}: {why}; name another folder")
 
 
 def _nearest(path: Path) -> Path:
@@ -63,4 +64,4 @@ def _unwritable(folder: Path) -> str:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return ""
-        return f"in {folder} nothing can be written: {error.strerror}"
+        return f"nothing can be written in {folder} ({error.strerror})"
