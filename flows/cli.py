@@ -12,12 +12,13 @@ from flows.arguments import completion, parser
 from flows.damage import Damaged, check, check_profiles, explanations
 from flows.folders import refuse_unusable
 from flows.server import Lost
-from flows.settings import Mistake, load, one_line, to_toml
+from flows.settings import Mistake, load, one_line, repeated, to_toml
 from flows.supervisor import farewell
 from tasks.space import DiskFull, watched
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from types import FrameType
 
     from tasks.records import Study
@@ -56,7 +57,15 @@ def _presets(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(to_toml(load(arguments.study, arguments.settings, arguments.scale)), end="")
+    print(to_toml(_asked(arguments, ())), end="")
+
+
+def _asked(arguments: argparse.Namespace, skip: Sequence[str]) -> Study:
+    """The study that the command line asks for."""
+    study = load(arguments.study, arguments.settings, arguments.scale, skip)
+    for told in repeated(arguments.settings):
+        print(f"burnish: {told}", file=sys.stderr)
+    return study
 
 
 def _newest(out: Path, run: str | None, file: str) -> str:
@@ -108,7 +117,7 @@ def _run(arguments: argparse.Namespace) -> None:
     from flows.devices_here import refuse_missing
     from flows.plan import planned
 
-    study = load(arguments.study, arguments.settings, arguments.scale, arguments.skip)
+    study = _asked(arguments, arguments.skip)
     _reachable(study)
     # What `auto` stands for here goes together with the other settings, or that is said at once; so of devices.
     refuse_missing(planned(study).study)

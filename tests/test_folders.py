@@ -58,7 +58,9 @@ def test_a_folder_that_cannot_be_is_refused(
     refused([command, *WITH_OUT[command], "--out", wrong], WRONG[wrong].format(place), capsys)
 
 
-@pytest.mark.parametrize("wrong", ["", "file", "file/below", "link", "long" * 100], ids=lambda text: text[:10] or "empty")
+@pytest.mark.parametrize(
+    "wrong", ["", "file", "file/below", "link", "long" * 100], ids=lambda text: text[:10] or "empty"
+)
 def test_so_is_one_to_deploy_to(wrong: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(["deploy", "--to", wrong], WRONG[wrong].format(place), capsys)
 
@@ -68,14 +70,18 @@ def unwritable(place: Path) -> Iterator[Path]:
     """A file system that takes nothing: permissions would not keep root from writing."""
     folder = place / "unwritable"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True, check=False
+    )
     if mounted.returncode:
         pytest.skip("mounting a file system is for root")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_what_cannot_be_written_is_refused_to_those_who_write(unwritable: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_cannot_be_written_is_refused_to_those_who_write(
+    unwritable: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = f"nothing can be written in {unwritable} (Read-only file system); name another folder"
     for command in sorted(WITH_OUT.keys() - {"why", "deploy"}):
         refused([command, *WITH_OUT[command], "--out", "unwritable/below"], words, capsys)

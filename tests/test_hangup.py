@@ -7,7 +7,7 @@ import pty
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,19 +16,18 @@ from test_interrupt import LONG_CALL, ROOT
 
 from flows.supervisor import INTERRUPTED
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 # Its own last words, while the terminal is away, must not change how it ends.
 WORK = "print('more', flush=True) if time.sleep(600) else 0"
 
 
-def started(tmp_path: Path, work: str, log: Path | None = None, before: str = "") -> tuple[subprocess.Popen[bytes], int]:
+def started(
+    tmp_path: Path, work: str, log: Path | None = None, before: str = ""
+) -> tuple[subprocess.Popen[bytes], int]:
     """A command on a terminal of its own, at work; standard error goes to a file where one is given."""
     program = tmp_path / "program.py"
     program.write_text(before + LONG_CALL.format(root=str(ROOT), work=work))
     master, slave = pty.openpty()
-    with open(log or os.devnull, "wb") as file:
+    with (log or Path(os.devnull)).open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", FOREGROUND, sys.executable, str(program)],
             stdin=slave, stdout=slave, stderr=file if log else slave,
@@ -55,7 +54,9 @@ def test_a_closed_terminal_ends_the_work_with_129_and_one_line(tmp_path: Path, r
 
 def test_under_nohup_the_work_goes_on(tmp_path: Path) -> None:
     ignored = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    process, master = started(tmp_path, f"time.sleep(1); open({str(tmp_path / 'done')!r}, 'w')", tmp_path / "log", ignored)
+    process, master = started(
+        tmp_path, f"time.sleep(1); open({str(tmp_path / 'done')!r}, 'w')", tmp_path / "log", ignored
+    )
     os.close(master)
     assert process.wait(20) == 0
     assert (tmp_path / "done").exists()

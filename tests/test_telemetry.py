@@ -1,4 +1,4 @@
-"""ONNX Runtime's telemetry is off in every process of burnish's and in what it deploys: it would write and send, and complains."""
+"""ONNX Runtime's telemetry is off in every process of burnish and of what it deploys: it writes, sends and complains."""
 
 from __future__ import annotations
 

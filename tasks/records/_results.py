@@ -31,6 +31,10 @@ class Output(Record):
     """Failures among its rows that say nothing of what was asked for, as of a process that was killed: this run takes such a
     result, and the next one computes the stage again."""
 
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        return True
+
 
 class Prepared(Output):
     """Decoded images: arrays of one row an image, in one order."""
@@ -142,3 +146,7 @@ class Context(Record):
     """The run's name."""
     again: tuple[StageName, ...] = ()
     """Stages whose stored results are not taken."""
+
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        return True
