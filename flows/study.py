@@ -22,7 +22,7 @@ from flows.presets import quickstart
 from flows.progress import Progress, builds_aware, forms
 from flows.settings import to_toml
 from flows.unfinished import Unfinished, failure, under_way
-from models import check_gelu, weights_file
+from models import check_gelu, check_weights
 from tasks import machine, tables
 from tasks.ablate import ablate_task
 from tasks.aggregate import aggregate_task
@@ -321,7 +321,7 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     machine.keep_to_quota()
     for model in study.models:
         if model.pretrained is not None:
-            weights_file(model.pretrained)  # a file that is not there is said before anything is computed
+            check_weights(model.pretrained)  # a file that cannot be read is said before anything is computed, once
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
     plan = planned(study)
