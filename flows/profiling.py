@@ -24,6 +24,7 @@ from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
 from tasks.profilers import LEAST_QUERIES
 from tasks.records import Artifact, formats, plugins
+from tasks.space import watched
 from tasks.store import Store, replace, write_text
 from tasks.summary import TRAINING, sig
 
@@ -77,7 +78,7 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     label = name.replace("/", "_") if run else file.path.stem
     folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch, watched(out):
         made, path = Path(scratch) / "profile", file.executable(Path(scratch) / "file")
         result = profile(path, file.format, runtime, asked.device, asked.threads or machine.cores(), inputs, made,
                          name=name, queries=asked.queries)  # fmt: skip
