@@ -181,8 +181,8 @@ def found(error: BaseException, *folders: str | Path, option: str = "--out") -> 
         return DiskFull((full or places[0]).told("" if full else " now that what had been written of it is removed"))
     if full is None or not _unexplained(error):
         return None
-    words = textwrap.shorten(str(error) or type(error).__name__, WORDS_OF_CAUSE, placeholder=" …")
-    return DiskFull(f"{full.told()}; what failed there said: {words}")
+    words = textwrap.shorten(str(error), WORDS_OF_CAUSE, placeholder=" …")
+    return DiskFull(f"{full.told()}; what failed there said: {words}" if words else full.told())
 
 
 def _unexplained(error: BaseException) -> bool:
