@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, NoReturn
 
 from flows.arguments import completion, parser
 from flows.damage import Damaged, check, check_profiles, explanations
+from flows.folders import refuse_unusable
 from flows.server import Lost
-from flows.settings import Mistake, load, one_line, to_toml
+from flows.settings import Mistake, load, one_line, repeated, to_toml
 from flows.supervisor import farewell
 from tasks.space import DiskFull, watched
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Sequence
     from types import FrameType
 
     from tasks.records import Study
@@ -54,31 +56,46 @@ def _presets(arguments: argparse.Namespace) -> None:
 
 
 def _show(arguments: argparse.Namespace) -> None:
-    print(to_toml(load(arguments.study, arguments.settings, arguments.scale)), end="")
+    print(to_toml(_asked(arguments, ())), end="")
+
+
+def _asked(arguments: argparse.Namespace, skip: Sequence[str]) -> Study:
+    """The study that the command line asks for."""
+    study = load(arguments.study, arguments.settings, arguments.scale, skip)
+    for told in repeated(arguments.settings):
+        print(f"burnish: {told}", file=sys.stderr)
+    return study
 
 
 def _newest(out: Path, run: str | None, file: str) -> str:
     """The run asked for, or the newest, that has left `file`."""
-    runs = sorted((p.parent.parent if p.is_dir() else p.parent for p in (out / "runs").glob(f"*/{file}")),
-                  key=lambda p: p.stat().st_ctime)  # fmt: skip
-    names = [p.name for p in runs]
-    names = sorted(set(names), key=lambda name: name.rpartition("-")[0].rpartition("-")[2] + name.rpartition("-")[2])
-    if not names:
-        begun = sorted(path.parent.name for path in (out / "runs").glob("*/study.toml"))
-        if begun:
-            told = ", ".join(begun[-3:])
-            raise Mistake(f"no run in {out / 'runs'} is finished ({told}); the command that began it continues it")
+    from flows.unfinished import unfinished
+
+    able, begun = _runs(out, file), _runs(out, "study.toml")
+    if not able and not begun:
         raise Mistake(f"no runs in {out / 'runs'}; start one with: burnish run quickstart")
-    if run is not None and run not in names:
-        raise Mistake(f"no run {run!r} in {out / 'runs'}; there is {', '.join(names[-5:])}")
-    return run or names[-1]
+    wanted = run or (able or begun)[-1]
+    if wanted in able:
+        return wanted
+    if wanted in begun:
+        raise Mistake(unfinished(out, wanted))
+    raise Mistake(f"no run {run!r} in {out / 'runs'}; there is {', '.join((able or begun)[-5:])}")
+
+
+def _runs(out: Path, file: str) -> list[str]:
+    """Runs that have left a file, the newest last."""
+    names = {path.parent.name for path in (out / "runs").glob(f"*/{file}")}
+    return sorted(names, key=lambda name: name.rpartition("-")[0].rpartition("-")[2] + name.rpartition("-")[2])
 
 
 def _report(arguments: argparse.Namespace) -> None:
     from flows import report
+    from flows.unfinished import unfinished
 
     out = Path(arguments.out)
     run = _newest(out, arguments.run, "study.toml")
+    if told := unfinished(out, run):
+        print(f"burnish: {one_line(told)}", file=sys.stderr)
     check(out, run)
     check_profiles(out, run)
     print(report.render(out, run))
@@ -96,11 +113,13 @@ def _why(arguments: argparse.Namespace) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> None:
+    from flows.devices_here import refuse_missing
     from flows.plan import planned
 
-    study = load(arguments.study, arguments.settings, arguments.scale, arguments.skip)
+    study = _asked(arguments, arguments.skip)
     _reachable(study)
-    planned(study)  # what `auto` stands for here goes together with the other settings, or that is said at once
+    # What `auto` stands for here goes together with the other settings, or that is said at once; so of devices.
+    refuse_missing(planned(study).study)
     from flows.console import shown
     from flows.server import connected, outcome
 
@@ -162,12 +181,13 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted, 143 terminated."""
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 128 + a signal's number ended by it."""
     arguments = parser(DO).parse_args(argv)
     os.environ.setdefault("DO_NOT_TRACK", "1")  # before Prefect is imported: its client shows a notice otherwise
     # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        refuse_unusable(arguments)
         with watched(getattr(arguments, "out", ".")):
             arguments.do(arguments)
     except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data

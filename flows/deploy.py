@@ -14,6 +14,7 @@ from flows.damage import anew, check
 from flows.settings import Mistake, load
 from tasks import runtimes, tables, told
 from tasks.records import Artifact
+from tasks.space import watched
 from tasks.store import Store, replace
 from tasks.summary import EPS, sig, words
 
@@ -50,10 +51,10 @@ def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, st
     with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".deploy-") as scratch:
         folder = Path(scratch) / "new"
         folder.mkdir()
-        with anew(out, run):
+        with watched(target, option="--to"), anew(out, run):
             write(out, run, row, folder)
-        folder.chmod(0o755)
-        replace(folder, target.absolute())
+            folder.chmod(0o755)
+            replace(folder, target.absolute())
     print(
         f"{words(row)} of {run}: {target}\nhere: python app.py; as an image: docker build {target}; see {target}/app.py"
     )

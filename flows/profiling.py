@@ -19,10 +19,12 @@ from flows.grids import count, grid
 from flows.profiling_text import TOP, certificate, doubt, headline, text
 from flows.settings import Mistake
 from flows.trust import refuse_programs
+from flows.unfinished import unfinished
 from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
 from tasks.profilers import LEAST_QUERIES
 from tasks.records import Artifact, formats, plugins
+from tasks.space import watched
 from tasks.store import Store, replace, write_text
 from tasks.summary import TRAINING, sig
 
@@ -64,6 +66,8 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
         refuse_programs([file], asked.trust)  # a run's own TorchScript was made here, and the store knows its hash
     else:
         run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
+        if not (out / "tables" / "variants" / f"{run}.parquet").is_file() and (told := unfinished(out, run)):
+            raise Mistake(told)
         check(out, run, ("summary", "variants", "datasets"))
         with anew(out, run):
             file, shape, name = _variant(out, run, asked.target or _reference(out, run))
@@ -74,7 +78,7 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     label = name.replace("/", "_") if run else file.path.stem
     folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch, watched(out):
         made, path = Path(scratch) / "profile", file.executable(Path(scratch) / "file")
         result = profile(path, file.format, runtime, asked.device, asked.threads or machine.cores(), inputs, made,
                          name=name, queries=asked.queries)  # fmt: skip

@@ -40,6 +40,7 @@ from flows.grids import (
 )  # fmt: skip
 from flows.mistakes import load_images, mistakes
 from flows.names import broken
+from flows.unfinished import unfinished
 from tasks.evidence import handful
 from tasks.published import images_here
 from tasks.records import Study
@@ -60,7 +61,7 @@ from tasks.summary import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import polars as pl
 
@@ -72,6 +73,8 @@ WANTED = ("datasets", "ablations", "epochs", "seeds", "trials", "variants", "eva
           "benchmarks", "throughputs", "gpu_times", "scenarios", "certificates", "memory", "environments",
           "summary")  # fmt: skip
 MANY_ROWS = ("predictions", "latencies")
+LINKED = ("benchmark_results.csv", "data_docs/index.html")
+"""Files of the run that the report has links to."""
 
 
 def _lineage(rows: Sequence[Row], held_out: Mapping[str, Row], validation: int | None) -> Row:
@@ -221,11 +224,15 @@ def page(
     profiles: Sequence[Row] = (),
     images: Images | str = "the report was made without the store",
     exported: Sequence[Row] = (),
+    *,
+    unfinished: str = "",
+    files: Collection[str] = LINKED,
 ) -> str:
     """The report as HTML, complete in itself. `MANY_ROWS` may be lazy; a table that is missing is said to be so.
 
     `profiles`: as flows.profiling.profiles gives them. `images`: the prepared ones, or why they are not there.
-    `exported`: as flows.graphs.graphs gives them.
+    `exported`: as flows.graphs.graphs gives them. `unfinished`: why the run has no results, as flows.unfinished says it.
+    `files`: those of `LINKED` that are there.
     """
     import polars as pl
     from jinja2 import Environment, FileSystemLoader
@@ -241,6 +248,7 @@ def page(
     about["complete"] = complete
     outcome = summarise({**small, **_lazy(tables, "predictions")}, study) if complete else None
     about["sentences"] = outcome.sentences if outcome else ("A table that the winner is found by is missing.",)
+    about |= {"unfinished": unfinished, "files": files}
     about["cautions"] = outcome.cautions if outcome else ()
     about["mistakes"] = mistakes(tables, images)
     if study.published:
@@ -314,7 +322,9 @@ def render(out: Path, run: str) -> Path:
     facts = json.loads(environment.read_text()) if environment.is_file() else {}
     sets = found.get("datasets")
     images = load_images(Path(out), sets.lazy().collect() if sets is not None else None)
-    text = page(found, study, facts, run, profiles(folder), images, graphs(Path(out), found))
+    linked = [name for name in LINKED if (folder / name).is_file()]
+    text = page(found, study, facts, run, profiles(folder), images, graphs(Path(out), found),
+                unfinished=unfinished(Path(out), run), files=linked)  # fmt: skip
     write_text(folder / "report.html", text)
     return folder / "report.html"
 

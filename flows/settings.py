@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
+from collections import Counter
 from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -90,6 +92,10 @@ def _record_in(annotation: Any) -> Any:
 LONGEST = 4_000
 """Characters of a message, or of a value in it, that are shown."""
 DEEP = "nested too deeply; a study has at most five levels"
+DOTTED = re.compile(r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:[ \t]*\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){50}""")
+"""A dotted key of more than fifty levels: tomllib takes 17 s for one of 20,000."""
+LARGEST = 1_000_000
+"""Characters of a study's file; the longest preset has some 20,000."""
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
@@ -98,10 +104,25 @@ def one_line(text: object, longest: int = LONGEST) -> str:
     return shown if len(shown) <= longest else f"{shown[: longest // 2]} … {shown[-longest // 2 :]}"
 
 
+def _toml(text: str) -> dict[str, Any]:
+    """What a text in TOML says; RecursionError where it is nested too deeply."""
+    if DOTTED.search(text):
+        raise RecursionError
+    return tomllib.loads(text)
+
+
+def repeated(settings: Sequence[str]) -> list[str]:
+    """What to tell of each key that `--set` gives several values: the last one counts."""
+    keys = [setting.partition("=")[0].strip() for setting in settings]
+    last = dict(zip(keys, settings, strict=True))
+    return [f"--set {one_line(key, 100)} is given {count} times; the last one counts: {one_line(last[key], 200)}"
+            for key, count in Counter(keys).items() if count > 1]  # fmt: skip
+
+
 def _value(key: str, text: str) -> Any:
     """A value as TOML writes it; what is not TOML is a string."""
     try:
-        found = tomllib.loads(f"value = {text}")
+        found = _toml(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
     except RecursionError:
@@ -216,7 +237,7 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
     study_from(values, "--set" if settings else name)
     for stage in skip:
         try:
-            values["skip"] = [*values.get("skip", []), skippable(stage)]
+            values["skip"] = list(dict.fromkeys([*values.get("skip", []), skippable(stage)]))
         except ValueError as error:
             raise Mistake(f"--skip {stage}: {error}") from None
     return study_from(values, "--skip")
@@ -224,7 +245,11 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return {"name": path.stem, **tomllib.loads(path.read_text())}
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise Mistake(f"{path}: it has more than {LARGEST} characters, which no study needs; is it another file?")
+        return {"name": path.stem, **_toml(text)}
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:

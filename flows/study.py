@@ -17,11 +17,13 @@ from prefect.states import Completed, Failed
 
 from flows import liveness, logs
 from flows.conclusion import in_one_line
-from flows.plan import planned
+from flows.devices_here import refuse_missing
+from flows.plan import Plan, planned
 from flows.presets import quickstart
 from flows.progress import Progress, builds_aware, forms
 from flows.settings import to_toml
-from models import check_gelu, weights_file
+from flows.unfinished import Unfinished, failure, under_way
+from models import check_gelu, check_weights
 from tasks import machine, tables
 from tasks.ablate import ablate_task
 from tasks.aggregate import aggregate_task
@@ -59,10 +61,6 @@ DEFAULT = quickstart()
 """What the form in the Prefect UI starts from."""
 FINISHED: list[str] = []
 """Runs of this process whose results are all on disk, also where Prefect's server could not be told."""
-
-
-class Unfinished(Exception):
-    """The study ran to its end, but a table was not fit to be published, or no variant could be measured."""
 
 
 class Run:
@@ -314,9 +312,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     try:
         run, result = _finished(study, out, again)
     except Exception as error:  # not raised: Prefect would log it twice more, and the state is to say it in one line
-        plain = isinstance(error, (ValueError, Unavailable, Unfinished, DiskFull))
-        said = str(error) if plain else f"{type(error).__name__}: {cause(error)}"
-        return Failed(data=error, message=said)  # type: ignore[return-value]
+        return Failed(data=error, message=failure(error))  # type: ignore[return-value]
     return Completed(data=run, message=in_one_line(result))  # type: ignore[return-value]
 
 
@@ -325,11 +321,18 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     machine.keep_to_quota()
     for model in study.models:
         if model.pretrained is not None:
-            weights_file(model.pretrained)  # a file that is not there is said before anything is computed
+            check_weights(model.pretrained)  # a file that cannot be read is said before anything is computed, once
         if model.gelu is not None:
             check_gelu(model.name)  # likewise
     plan = planned(study)
+    refuse_missing(plan.study)
     run = Run(plan.study, out, again)
+    with under_way(run.folder):
+        return run.context.run, _results(run, study, plan)
+
+
+def _results(run: Run, study: Study, plan: Plan) -> Result:
+    """Carry out a study as it is on this machine, up to what is published. `study`: as it was asked for."""
     sweep(Path(run.context.out), LOG)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
@@ -359,4 +362,4 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     LOG.info("report: %s", run.folder / "report.html")
     liveness.finish_current()
     FINISHED.append(run.context.run)
-    return run.context.run, result
+    return result

@@ -26,7 +26,8 @@ GRACE_SECONDS = 1.5  # for the work to end by itself: with what follows it stays
 SWEEP_SECONDS = 1.0  # until killed processes have gone; the kernel needs milliseconds
 hurried = False
 """Whether nothing is waited for when this process's work is done: it was told to end, or Prefect's server is gone."""
-ENDING = (signal.SIGINT, signal.SIGTERM)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The last: the terminal was closed."""
 CAUSES = {
     signal.SIGKILL: "as the kernel does when memory runs out",
     signal.SIGBUS: "as happens when a disk is full or a file is cut while it is read",
@@ -34,10 +35,11 @@ CAUSES = {
 
 
 def supervise(work: Callable[[], int]) -> int:
-    """Do `work` in a child process. Returns its exit code; 130 after SIGINT, 143 after SIGTERM."""
+    """Do `work` in a child process. Returns its exit code; 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP."""
     waited = {*ENDING, signal.SIGTSTP, signal.SIGCHLD}
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a script's background job: Ctrl-C is not meant for it
-        waited.remove(signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:  # it is not meant for a script's background job, or under nohup
+            waited.remove(number)
     adopt_orphans()
     front = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
@@ -56,17 +58,22 @@ def supervise(work: Callable[[], int]) -> int:
     if code != 0:
         _sweep()
     if asked is not None and code != 0:
-        if sys.stderr.isatty():
-            sys.stderr.write("\x1b[?25h\n")  # a progress bar was not closed: it hides the cursor, and has no line's end
-        print(farewell(), file=sys.stderr)
+        # A progress bar was not closed: it hides the cursor, and has no line's end.
+        _say(f"\x1b[?25h\n{farewell()}" if sys.stderr.isatty() else farewell())
         return 128 + asked
     if code < 0:
         number = signal.Signals(-code)
         cause = f" ({CAUSES[number]})" if number in CAUSES else ""
-        print(f"burnish: failed: the process at work was ended by {number.name}{cause}; the same command goes on where "
-              "it stopped", file=sys.stderr)  # fmt: skip
+        _say(f"burnish: failed: the process at work was ended by {number.name}{cause}; the same command goes on where "
+             "it stopped")  # fmt: skip
         return 1
     return code
+
+
+def _say(text: str) -> None:
+    """A line to standard error, past Python's buffer: where the terminal is gone, what stays in it changes the exit code."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
 
 
 def farewell() -> str:

@@ -68,6 +68,16 @@ def weights_file(source: str) -> Path | None:
     return _pretrained.locate(source)
 
 
+def check_weights(source: str) -> None:
+    """Refuse a file of `pretrained = source` that is not there or holds no weights, with a ValueError of one line.
+
+    The file is read as a whole. Whether its weights are those of the model is found out where they are loaded.
+    """
+    path = weights_file(source)
+    if path is not None:
+        _pretrained.read(path, {}, [])
+
+
 def check_gelu(name: str) -> None:
     """Refuse `gelu` where the model has no GELU to approximate, with a ValueError. Its library is imported for it."""
     import torch

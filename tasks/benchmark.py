@@ -64,9 +64,11 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
             "environments": work.rows("environments", [environment]),
             "evaluations": work.rows("evaluations", evaluations),
             "predictions": stored(work, "predictions", _predictions(jobs, rows, labels, _names(work, data, rows))),
-        }
+        },
+        passing=tuple(f"{job.label}: {job.error}" for job in jobs if job.killed),
     )
-    shutil.rmtree(folder)
+    if not made.passing:  # else the rounds before are there for the next run
+        shutil.rmtree(folder)
     return made
 
 

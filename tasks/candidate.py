@@ -27,8 +27,16 @@ PATIENCE_SECONDS = 900  # a candidate that has not answered for so long hangs
 WARMUP_SHARE = 0.35  # of a limited visit
 
 
+ENDED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""Signals that end a process from outside. Those of its own crash are others, as SIGSEGV and SIGABRT."""
+
+
 class CandidateError(Exception):
     """What a candidate could not do, in one line."""
+
+
+class Killed(CandidateError):
+    """A candidate's process was ended from outside, which says nothing of the candidate: it may go well the next time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +159,8 @@ class Candidate:
         ------
         DiskFull
             If that is why the command failed.
+        Killed
+            If the process was ended from outside.
         CandidateError
             If the command failed (the process lives), or the process died or hangs (it does not: see `alive`).
         """
@@ -164,7 +174,7 @@ class Candidate:
             read = os.read(self._process.stdout.fileno(), 65536)
             if not read:
                 with watched(self._log.parent):
-                    raise CandidateError(f"process {self._death()}; {self._last_line()}")
+                    raise self._death()
             self._buffer += read
         line, _, self._buffer = self._buffer.partition(b"\n")
         answer = json.loads(line)
@@ -177,9 +187,13 @@ class Candidate:
         """Whether the process still runs."""
         return self._process.poll() is None
 
-    def _death(self) -> str:
+    def _death(self) -> CandidateError:
         code = self._process.wait()
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        if -code in ENDED:
+            cause = ", as by the kernel where memory runs out" if -code == signal.SIGKILL else ""
+            return Killed(f"killed by {signal.Signals(-code).name}{cause}; the same command measures it again")
+        died = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return CandidateError(f"process {died}; {self._last_line()}")
 
     def _last_line(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()

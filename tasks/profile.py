@@ -21,6 +21,7 @@ from tasks.diagnose import Case, Finding, diagnose
 from tasks.profilers import LEAST_QUERIES
 from tasks.profilers._kinds import kind
 from tasks.rounds import FOREIGN_CPU
+from tasks.space import watched
 from tasks.store import beside, replace
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def profile(
     stable, latency_ms, split = _timed(session, inputs, queries, watch)
     provider = session.provider
     session.close()
-    with beside(folder) as scratch:
+    with beside(folder) as scratch, watched(folder):
         made = scratch / "profile"
         made.mkdir()
         found = profiler.measure(path, runtime, device, threads, inputs, queries, made, watch)

@@ -20,7 +20,7 @@ from tasks import records, why
 from tasks.keys import artifacts, digest
 from tasks.left import continues
 from tasks.locks import held
-from tasks.records import Context, Record
+from tasks.records import Context, Output, Record
 from tasks.store import Store, lock_of, made, remove, write_text
 from tasks.work import Work
 
@@ -125,7 +125,14 @@ class Turn:
         return Work(self.results.store, made(self.scratch), log)
 
     def keep(self, result: Record) -> None:
-        """Store the stage's result, then remove what it would have gone on from. An error of writing is the stage's."""
+        """Store the stage's result, then remove what it would have gone on from. An error of writing is the stage's.
+
+        A result with failures that may pass is not stored, so that the next run computes the stage again.
+        """
+        if isinstance(result, Output) and result.passing:
+            LOG.warning("%s: its result is not kept, and the same command computes it again: %s",
+                        self.label, "; ".join(result.passing))  # fmt: skip
+            return
         self.results.write(self.key, result)
         shutil.rmtree(self.scratch, ignore_errors=True)  # tasks/sweep.py removes what remains of a finished stage
 

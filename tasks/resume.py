@@ -35,7 +35,12 @@ def _asked(jobs: list[Job], settings: Benchmark) -> str:
 
 
 def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> None:
-    """Keep round `number` (from 0), whole or not at all."""
+    """Keep round `number` (from 0), whole or not at all; not where a candidate was killed in it or before.
+
+    Candidates' rounds are compared in pairs, so that from there on all are measured again.
+    """
+    if any(job.killed for job in jobs):
+        return
     arrays: dict[str, np.ndarray] = {}
     told: list[dict[str, Any]] = []
     for index, job in enumerate(jobs):

@@ -23,7 +23,7 @@ import numpy as np
 
 from tasks import gpu, intervals, machine, measure, metrics, resume
 from tasks.budget import HURRIED, Budget
-from tasks.candidate import WARMUP_SHARE, Candidate, CandidateError, Effort, Spec
+from tasks.candidate import WARMUP_SHARE, Candidate, CandidateError, Effort, Killed, Spec
 
 if TYPE_CHECKING:
     import logging
@@ -96,6 +96,8 @@ class Job:
     """Processes started so far."""
     error: str | None = None
     """What ended all of it."""
+    killed: bool = False
+    """Whether that was a signal from outside."""
     errors: dict[int, str] = field(default_factory=dict)
     """By batch size: what ended that one alone."""
     visits: dict[int, list[Visit]] = field(default_factory=dict)
@@ -127,6 +129,7 @@ class Job:
             self.errors[batch_size] = str(error)
         else:
             self.error = str(error)
+            self.killed = isinstance(error, Killed)
             self.stop()
         log.warning("%s failed: %s", self.label, error)
 
@@ -309,6 +312,8 @@ def _evaluate(log: logging.Logger, job: Job, folder: Path) -> None:
         logits = np.load(out)
         metrics.predictions(logits)
         job.logits = logits
+    except Killed as error:
+        job.fail(log, error)
     except (CandidateError, ValueError) as error:
         job.fail(log, CandidateError(f"evaluation: {error}"))
 

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shutil
+import textwrap
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ BROKEN_WORDS = ("Input/output error", "os error 5)", "Read-only file system", "o
 LITTLE = 64 * 1024
 """Bytes. Where less is free, a failure that does not tell its cause is put down to it: a write that did not fit has filled
 the disk to its last block, or nearly."""
+PASSING = (".tmp-", ".bench-", ".deploy-")
+"""What the names of folders begin with that burnish makes for a moment."""
+WORDS_OF_CAUSE = 160
+"""Characters of a library's own message."""
 BLOCK = 1 << 20
 DATABASE = 8 << 20
 """Bytes of Prefect's database and its write-ahead log: 1.5 and 4.2 MB were measured when it was new, and runs add to it."""
@@ -74,11 +79,14 @@ class _Place:
         return _Place(Path(path).absolute(), "").there.stat().st_dev == self.there.stat().st_dev
 
     def told(self, missing: str = "") -> str:
-        """The sentence."""
+        """The sentence. It names the folder that a person knows, not one below it that is there for a moment."""
+        parts = self.folder.parts
+        hidden = next((number for number, part in enumerate(parts) if part.startswith(PASSING)), len(parts))
+        folder = Path(*parts[:hidden])
         total = shutil.disk_usage(self.there).total
         left = "no more file can be made, although" if self.files == 0 and self.free >= LITTLE else "only"
         left = f"{left} {size(self.free)} of {size(total)} are free{missing}"
-        return (f"the disk of {self.folder} is full: {left}; make room there or choose {self.elsewhere}, and the same "
+        return (f"the disk of {folder} is full: {left}; make room there or choose {self.elsewhere}, and the same "
                 "command goes on")  # fmt: skip
 
 
@@ -97,11 +105,11 @@ def _prefect() -> _Place:
     return _Place(Path(home).expanduser().absolute(), elsewhere)
 
 
-def _places(folders: tuple[str | Path, ...]) -> list[_Place]:
-    """The folders that are written to, and those that every run writes to."""
+def _places(folders: tuple[str | Path, ...], option: str) -> list[_Place]:
+    """The folders that are written to, which an option chooses, and those that every run writes to."""
     memory = Path("/dev/shm")
     return [
-        *(_Place(Path(folder).absolute(), "another folder with --out") for folder in folders),
+        *(_Place(Path(folder).absolute(), f"another folder with {option}") for folder in folders),
         _Place(Path(os.environ.get("TMPDIR") or "/tmp"), "another folder for temporary files with the variable TMPDIR"),
         _prefect(),
         *([_Place(memory, "a larger one (docker run --shm-size), or train.workers=0")] if memory.is_dir() else []),
@@ -141,7 +149,7 @@ def _file(error: BaseException) -> str | None:
     return os.fsdecode(name) if isinstance(name, str | bytes) else None
 
 
-def found(error: BaseException, *folders: str | Path) -> DiskFull | None:
+def found(error: BaseException, *folders: str | Path, option: str = "--out") -> DiskFull | None:
     """The full or broken disk that an exception comes from, if it does.
 
     Parameters
@@ -150,11 +158,13 @@ def found(error: BaseException, *folders: str | Path) -> DiskFull | None:
         With what led to it.
     folders
         Folders that were written to, whose free space is looked at.
+    option
+        By which a person chooses them.
     """
     chain = _chain(error)
     if already := next((one for one in chain if isinstance(one, DiskFull)), None):
         return already
-    places = _places(folders)
+    places = _places(folders, option)
     full = next((place for place in places if place.little), None)
     sign = next((one for one in chain if _broken(one)), None)
     if sign and (full is None or (isinstance(sign, OSError) and sign.errno in BROKEN)):
@@ -171,8 +181,8 @@ def found(error: BaseException, *folders: str | Path) -> DiskFull | None:
         return DiskFull((full or places[0]).told("" if full else " now that what had been written of it is removed"))
     if full is None or not _unexplained(error):
         return None
-    words = " ".join(str(error).split())
-    return DiskFull(f"{full.told()} ({type(error).__name__}: {words[:120]})")
+    words = textwrap.shorten(str(error), WORDS_OF_CAUSE, placeholder=" …")
+    return DiskFull(f"{full.told()}; what failed there said: {words}" if words else full.told())
 
 
 def _unexplained(error: BaseException) -> bool:
@@ -183,15 +193,15 @@ def _unexplained(error: BaseException) -> bool:
 
 
 @contextmanager
-def watched(*folders: str | Path) -> Iterator[None]:
-    """Raise DiskFull for whatever a full disk makes fail inside.
+def watched(*folders: str | Path, option: str = "--out") -> Iterator[None]:
+    """Raise DiskFull for whatever a full disk makes fail inside. `option`: by which a person chooses the folders.
 
     It must look before anything is removed there, so it stands within what cleans up.
     """
     try:
         yield
     except Exception as error:
-        if (full := found(error, *folders)) is not None and full is not error:
+        if (full := found(error, *folders, option=option)) is not None and full is not error:
             raise full from error
         raise
 

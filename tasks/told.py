@@ -46,6 +46,10 @@ class Export(Record):
     std: Annotated[tuple[Annotated[float, Field(ge=1e-6, le=1_000)], ...], Field(min_length=1, max_length=3)]
     image_shape: tuple[Literal[1, 3], Pixels, Pixels]
 
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        return True
+
 
 R = TypeVar("R", bound=Record)
 

@@ -82,7 +82,7 @@ def _differences(before: dict[str, Any] | None, parts: dict[str, Any], explained
         return [] if explained else ["never run before in this folder"]
     differing = [name for name in sorted(before.keys() | parts.keys()) if before.get(name) != parts.get(name)]
     found = [f"{name}: {_short(before.get(name))} -> {_short(parts.get(name))}" for name in differing]
-    return found or ([] if explained else ["the last attempt did not finish"])
+    return found or ([] if explained else ["the last attempt left no result to keep"])
 
 
 def _short(value: Any) -> str:

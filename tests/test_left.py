@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
 from tasks.checkpoints import Checkpoints
 from tasks.durable import Series
 from tasks.journal import Journal
@@ -55,15 +54,6 @@ def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
     (newest,) = (tmp_path / "scratch").glob("*/*.7.*.pt")
     newest.write_bytes(b"torn")
     assert attempt(tmp_path, 14) == ["continues from epoch 6's checkpoint"]
-
-
-@pytest.mark.parametrize("command", [("deploy", "--to", "served"), ("profile",)])
-def test_a_run_that_is_not_finished_is_named(tmp_path, capsys, command):
-    begun = tmp_path / "runs" / "study-20260101-000000"
-    begun.mkdir(parents=True)
-    (begun / "study.toml").touch()
-    assert main([*command, "--out", str(tmp_path)]) == 2
-    assert "is finished (study-20260101-000000); the command that began it continues it" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("leave", "said"), [

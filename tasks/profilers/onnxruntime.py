@@ -17,6 +17,7 @@ from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _ed
 from tasks.profilers._common import calm, stacks_of
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
+from tasks.space import watched
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,7 @@ def measure(
     """Profile an ONNX file on ONNX Runtime's CPU or CUDA provider."""
     file = model_file(path)
     source = _onnx.read(file)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, watched(folder):
         events = _run(file, source, device, threads, inputs, queries, Path(scratch), watch)
         optimized = _onnx.read(Path(scratch) / "optimized.onnx")
     (folder / "trace.json").write_text(json.dumps({"traceEvents": events}))

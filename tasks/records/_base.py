@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -153,6 +153,21 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     FORM_ASKS_KIND: ClassVar[bool] = False
     """Whether the form has to ask for `kind`, because records of other kinds can stand in the same place."""
+
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        """Whether the same value may stand several times in a list. A record in which that means something says so."""
+        return False
+
+    @field_validator("*")
+    @classmethod
+    def _each_once(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, tuple) and info.field_name and not cls.may_repeat(info.field_name):
+            shown = [repr(getattr(entry, "label", entry)) for entry in value]
+            twice = next((entry for number, entry in enumerate(shown) if entry in shown[:number]), None)
+            if twice is not None:
+                raise ValueError(f"each may stand once, got {twice} several times")
+        return value
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

@@ -62,6 +62,10 @@ class Data(Record):
     not used: refuse the data set, or leave them out and say which."""
     seed: Seed = 0
 
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        return field in ("mean", "std")
+
     @field_validator("source")
     @classmethod
     def _source(cls, value: str) -> str:

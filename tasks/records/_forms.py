@@ -66,7 +66,7 @@ class Quantize(Record):
     @field_validator("settings")
     @classmethod
     def _settings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(known(v, QUANTIZE_SETTINGS, "quantization setting") for v in value))
+        return tuple(known(v, QUANTIZE_SETTINGS, "quantization setting") for v in value)
 
 
 class Qat(Record):
@@ -86,7 +86,7 @@ class Qat(Record):
     @field_validator("settings")
     @classmethod
     def _settings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(known(v, QAT_SETTINGS, "setting of quantization-aware training") for v in value))
+        return tuple(known(v, QAT_SETTINGS, "setting of quantization-aware training") for v in value)
 
 
 class Build(Record):
@@ -134,17 +134,17 @@ class Benchmark(Record):
     @field_validator("runtimes")
     @classmethod
     def _runtimes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(known(v, (AUTO, *plugins("runtimes")), "runtime") for v in value))
+        return tuple(known(v, (AUTO, *plugins("runtimes")), "runtime") for v in value)
 
     @field_validator("devices")
     @classmethod
     def _devices(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(device_name(v, auto=True) for v in value))
+        return tuple(device_name(v, auto=True) for v in value)
 
     @field_validator("batch_sizes")
     @classmethod
     def _batches(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(sorted(set(value)))
+        return tuple(sorted(value))
 
 
 class Serve(Record):

@@ -27,6 +27,13 @@ class Output(Record):
     """What every stage returns at least: its rows, a Parquet fragment a table."""
 
     tables: dict[str, Artifact] = {}
+    passing: tuple[str, ...] = ()
+    """Failures among its rows that say nothing of what was asked for, as of a process that was killed: this run takes such a
+    result, and the next one computes the stage again."""
+
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        return True
 
 
 class Prepared(Output):
@@ -139,3 +146,7 @@ class Context(Record):
     """The run's name."""
     again: tuple[StageName, ...] = ()
     """Stages whose stored results are not taken."""
+
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        return True

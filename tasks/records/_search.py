@@ -170,7 +170,7 @@ class Augment(Record):
     @field_validator("policies")
     @classmethod
     def _policies(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(known(v, POLICIES, "augmentation policy") for v in value))
+        return tuple(known(v, POLICIES, "augmentation policy") for v in value)
 
 
 class Prune(Record):

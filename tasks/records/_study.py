@@ -54,7 +54,7 @@ class Study(Record):
     @classmethod
     def _skip(cls, value: object) -> object:
         if isinstance(value, (list, tuple)):
-            return tuple(skippable(stage) for stage in dict.fromkeys(map(str, value)))
+            return tuple(skippable(stage) for stage in map(str, value))
         return value
 
     @field_validator("published")

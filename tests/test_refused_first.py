@@ -1,0 +1,82 @@
+"""What cannot work is refused before anything is computed: devices that are not there, files of weights without weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flows import study as flow
+from flows.cli import main
+from flows.devices_here import refuse_missing
+from flows.plan import planned
+from flows.settings import load
+from tasks import gpu
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CARD = {"name": "NVIDIA H100", "driver": "1", "memory_bytes": 1 << 36}
+
+
+def refused(*settings: str) -> str:
+    with pytest.raises(ValueError, match=r".") as caught:
+        refuse_missing(planned(load("quickstart", list(settings))).study)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("cards", [0, 2])
+def test_every_setting_that_names_a_device_that_is_not_there(cards: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "gpus", lambda: (CARD,) * cards)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    there = "only 2 NVIDIA GPUs" if cards else "no NVIDIA GPU"
+    accepted = "auto, cpu, cuda:0, cuda:1" if cards else "auto, cpu"
+    for setting, key in (("train.device=cuda:99", "train.device"),
+                         ("benchmark.devices=['cpu', 'cuda:99']", "benchmark.devices"),
+                         ("ablate.techniques={far={device='cuda:99'}}", "ablate (technique far), train.device")):  # fmt: skip
+        assert refused(setting) == f"{key}: cuda:99: this machine has {there}; accepted here: {accepted}"
+    refuse_missing(planned(load("quickstart", ["train.device=auto", "benchmark.devices=['auto']"])).study)
+    if cards:
+        refuse_missing(planned(load("quickstart", ["train.device=cuda:1", "train.processes=1"])).study)
+        assert "train.processes: 3 need a GPU each, this machine has 2" in refused("train.processes=3")
+    else:
+        refuse_missing(planned(load("quickstart", ["train.processes=3"])).study)
+
+
+def test_the_command_starts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "gpus", lambda: ())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    out = tmp_path / "out"
+    assert main(["run", "quickstart", "--out", str(out), "--set", "train.device=cuda:0"]) == 2
+    told = capsys.readouterr()
+    assert told.err == "burnish: train.device: cuda:0: this machine has no NVIDIA GPU; accepted here: auto, cpu\n"
+    assert not out.exists()
+
+
+def _no_weights(path: Path) -> None:
+    import torch
+
+    torch.save({"x": torch.zeros(3)}, path)
+
+
+FILES: dict[str, tuple[Any, str]] = {
+    "garbage.pt": (lambda path: path.write_text("garbage"), "cannot be read as a state dict"),
+    "garbage.safetensors": (lambda path: path.write_text("garbage"), "is not a whole safetensors file"),
+    "other.pt": (_no_weights, "holds no state dict"),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_without_weights_is_said_once(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make, words = FILES[name]
+    make(tmp_path / name)
+    study = load("quickstart", [f"models=[{{name='lenet5', pretrained='{tmp_path / name}'}}]"])
+    caplog.set_level(logging.INFO)
+    with pytest.raises(ValueError, match=rf"^pretrained: \S+{name} {words}"):
+        flow._finished(study, str(tmp_path / "out"), ())
+    assert not (tmp_path / "out").exists()
+    assert not caplog.records, "no stage has begun"

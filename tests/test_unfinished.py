@@ -1,0 +1,75 @@
+"""Of a run that has no results, every command says whether it is going, has failed or was interrupted, and what goes on."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from flows.cli import main
+from flows.settings import load, to_toml
+from flows.unfinished import FAILED, GOING, under_way
+from tasks.store import write_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OLD, RUN = "quickstart-20260101-000000", "quickstart-20260102-000000"
+TOLD = {
+    "going": "run {run} is still going, so it has no results yet",
+    "failed": "run {run} failed, so it has no results: train.epochs: no; once that is mended, this goes on where it stopped: "
+    "{command}",
+    "crashed": "run {run} failed, so it has no results: KeyError: 'left'; once that is mended, this goes on where it stopped:"
+    " {command}",
+    "interrupted": "run {run} was interrupted, so it has no results yet; this goes on where it stopped: {command}",
+}
+ENDS = {"failed": ValueError("train.epochs: no"), "crashed": KeyError("left"), "interrupted": KeyboardInterrupt()}
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    write_text(tmp_path / "runs" / RUN / "study.toml", to_toml(load("quickstart", [])))
+    return tmp_path
+
+
+@pytest.mark.parametrize("state", TOLD)
+def test_each_command_says_it_and_links_nothing_that_is_not_there(
+    out: Path, state: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = out / "runs" / RUN
+    told = TOLD[state].format(run=RUN, command=f"burnish run {folder / 'study.toml'} --out {out}")
+    with ExitStack() as stack:
+        if state == "going":
+            stack.enter_context(under_way(folder))
+        else:
+            with suppress(ValueError, KeyError, KeyboardInterrupt), under_way(folder):
+                raise ENDS[state]
+        assert (folder / GOING).exists() == (state == "going")
+        assert (folder / FAILED).exists() == (state in ("failed", "crashed"))
+        for command in (["deploy", "--to", str(out / "to")], ["deploy", RUN, "--to", str(out / "to")], ["profile"],
+                        ["profile", "--run", RUN], ["profile", "lenet5/train"]):  # fmt: skip
+            assert main([*command, "--out", str(out)]) == 2
+            assert capsys.readouterr().err == f"burnish: {told}\n"
+        assert main(["report", "--out", str(out)]) == 0
+        assert capsys.readouterr() == (f"{folder / 'report.html'}\n", f"burnish: {told}\n")
+    page = (folder / "report.html").read_text()
+    assert "Not finished:" in page
+    assert f"run {RUN} " in page
+    assert "Not published" not in page
+    assert not re.findall(r'href="[^#][^"]*"', page)
+    assert main(["why", "--out", str(out)]) == 0
+
+
+def test_a_run_that_has_ended_is_taken_before_a_newer_one_without_results(
+    out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("study.toml", "result.json"):
+        write_text(out / "runs" / OLD / name, "{}")
+    assert main(["deploy", RUN, "--to", str(out / "to"), "--out", str(out)]) == 2
+    assert f"run {RUN} was interrupted" in capsys.readouterr().err
+    assert main(["deploy", "nothing", "--to", str(out / "to"), "--out", str(out)]) == 2
+    assert capsys.readouterr().err == f"burnish: no run 'nothing' in {out / 'runs'}; there is {OLD}\n"
+    main(["deploy", "--to", str(out / "to"), "--out", str(out)])
+    assert OLD in capsys.readouterr().err, "what is left of it is looked at"
