@@ -17,7 +17,7 @@ demo: $(READY)
 	$(BIN)/burnish run quickstart $(DEMO)
 
 test: $(TOOLS) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
 	$(BIN)/python -m pytest -m alone
 
 lint: $(TOOLS)
