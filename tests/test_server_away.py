@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import ROOT, SHORT
+from conftest import ROOT, SHORT, last
 
 from tasks.caching import EVERY_SECONDS
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SAID_SECONDS = 60.0
-STUDY = (*SHORT, "train.epochs=60", "train.patience=60")
+STUDY = last(*SHORT, "train.epochs=60", "train.patience=60")
 
 
 class Run:

@@ -22,7 +22,7 @@ MEMORY_BYTES = 10
 
 
 def refuse_too_large(settings: Data, images: int, folder: Path) -> None:
-    """Refuse an image size with which the images cannot be decoded on this machine.
+    """Refuse an image size with which the images cannot be decoded on this machine, however much room is made on its disk.
 
     Parameters
     ----------
@@ -42,12 +42,13 @@ def refuse_too_large(settings: Data, images: int, folder: Path) -> None:
         return
     side = max(settings.image_size, settings.resize or 0)
     disk, memory = images * settings.image_size**2 * DISK_BYTES, quota.usable_processors() * side**2 * MEMORY_BYTES
-    free = next(shutil.disk_usage(place).free for place in (folder, *folder.parents) if place.exists())
+    # A disk that is only too full is said where the room is reserved.
+    room = next(shutil.disk_usage(place).total for place in (folder, *folder.parents) if place.exists())
     available = quota.memory_available()
     most = Image.MAX_IMAGE_PIXELS or side**2
-    if disk <= free and memory <= available and side**2 <= most:
+    if disk <= room and memory <= available and side**2 <= most:
         return
     name = "data.image_size" if side == settings.image_size else "data.resize"
-    raise ValueError(f"{name} = {side}: {images:,} images would take {size(disk)} on the disk, where {size(free)} are free, "
+    raise ValueError(f"{name} = {side}: {images:,} images would take {size(disk)} on the disk, which has {size(room)}, "
                      f"and {size(memory)} of memory while they are decoded, where {size(available)} are available; an image "
                      f"may have {int(most**0.5):,} pixels per side at most; choose a smaller {name}")  # fmt: skip
