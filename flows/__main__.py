@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import locale
+import os
 import sys
 
 from flows.supervisor import supervise
@@ -15,6 +17,8 @@ def _work() -> int:
 
 def main() -> int:
     """Entry point of the installed command; returns the exit code."""
+    if locale.getencoding().lower() not in ("utf-8", "utf8"):  # every file that is read and written is UTF-8
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     return supervise(_work)
 
 

@@ -14,7 +14,7 @@ from flows import charts
 from flows.grids import ABSENT, MARKS, SUMMARY, cell, in_order
 from flows.report import tables_of
 from tasks.published import images_here
-from tasks.summary import METRIC_NAMES, compared_batch, interval, sig
+from tasks.summary import METRIC_NAMES, compared_batch, sig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,7 +46,7 @@ def publish(study: Study, run: str, result: Result, page: Path) -> None:
     create_table_artifact(table=shown, key="summary", description=f"Every candidate of {run}. {LEGEND}")
     winner = f"**Winner: {_escaped(result.winner)}**\n\n" if result.winner else ""
     winner += _escaped(result.reason)  # which begins with "No winner" where there is none
-    create_markdown_artifact(winner, key="winner", description=f"Winner of {run}")
+    create_markdown_artifact(winner, key="winner", description=f"Which form of {run} to deploy")
     report = "\n\n".join([f"# {_escaped(run)}", winner, *_report(study, tables, rows, page)])
     create_markdown_artifact(report, key="report", description=f"Report of {run}")
 
@@ -67,8 +67,8 @@ def _report(study: Study, tables: Mapping[str, Any], rows: Sequence[Row], page: 
 
 
 LEGEND = (
-    "★ winner, 2 runner-up, R reference. Speed-up: times as fast as the reference, with its 99 % interval from paired "
-    f"rounds. {ABSENT} not measured."
+    "★ winner, ? provisional best, 2 runner-up, R reference. Speed-up: times as fast as the reference, with its "
+    f"99 % interval from paired rounds. {ABSENT} not measured, or too few rounds to say."
 )
 
 
@@ -99,7 +99,8 @@ def _speedup(row: Row) -> str:
         return ABSENT
     if row["role"] == "reference":
         return "1"
-    return f"{sig(row['speedup'])} ({interval(row['speedup_low'], row['speedup_high'])})"
+    shown = cell(row, "speedup", sig)
+    return f"{shown.text} ({shown.below})"
 
 
 def _table(rows: Sequence[Row], metric: str) -> str:

@@ -56,7 +56,8 @@ def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, st
             folder.chmod(0o755)
             replace(folder, target.absolute())
     print(
-        f"{words(row)} of {run}: {target}\nhere: python app.py; as an image: docker build {target}; see {target}/app.py"
+        f"{words(row)} of {run}: {target}\n"
+        f"start it with: cd {target} && python app.py; as an image: docker build {target}; see {target}/app.py"
     )
 
 

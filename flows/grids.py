@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows.folding import fold
-from tasks.summary import interval, sig
+from tasks.summary import interval, resolved, sig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -298,6 +298,14 @@ def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
         return Cell(ABSENT, None, _absent(row, key), write is not str)
     if isinstance(value, str | bool):
         return Cell(write(value), str(value), number=False, below=reason if key in SAYS_WHY else "")
+    return _figure(row, key, write)
+
+
+def _figure(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
+    """A number, with what its interval or its conditions say of it."""
+    value = row[key]
+    if key == "speedup" and row.get("speedup_low") is not None:
+        return _speed_up(row, write)
     why, below = "", ""
     stem, unit = (key[:-3], "_ms") if key.endswith("_ms") else (key, "")
     first, last = row.get(f"{stem}_low{unit}"), row.get(f"{stem}_high{unit}")
@@ -305,13 +313,18 @@ def cell(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Cell:
         low, high = write(first), write(last)
         why = f"{95 if key in ('top1', 'macro_f1', *OF_A_CLASS) else 99} % interval {low} to {high}"
         below = f"{low}–{high}" if key in OF_A_CLASS else ""
-        if key == "speedup":
-            below = interval(first, last)
-            why = f"{row['verdict']}, 99 % interval: {below}"
     if key == "throughput" and row.get("throughput_conditions"):
         why = f"measured under bad conditions: {row['throughput_conditions']}"
         return Cell(f"{write(value)}*", value, why)
     return Cell(write(value), value, why, below=below)
+
+
+def _speed_up(row: Mapping[str, Any], write: Callable[[Any], str]) -> Cell:
+    """The speed-up and its interval; a dash where there were too few rounds: the figure is then as good as any other."""
+    below = interval(row["speedup_low"], row["speedup_high"])
+    known = resolved(row["speedup_low"], row["speedup_high"])
+    why = f"{row['verdict']}, 99 % interval: {below}"
+    return Cell(write(row["speedup"]) if known else ABSENT, row["speedup"] if known else None, why, below=below)
 
 
 def grid(specs: Sequence[Spec], rows: Iterable[Mapping[str, Any]], caption: str) -> Grid | None:

@@ -15,7 +15,6 @@ from flows.folding import fold
 from flows.graphs import graphs
 from flows.grids import (
     ABLATIONS,
-    ABSENT,
     CERTIFICATES,
     DATASET,
     FORMS,
@@ -51,10 +50,8 @@ from tasks.summary import (
     METRIC_NAMES,
     PARTS,
     compared_batch,
-    interval,
     marked_csv,
     rate_column,
-    resolved,
     sig,
     summarise,
     words,
@@ -136,12 +133,8 @@ def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
     for row in (row for row in rows if row["role"]):
         figures = [("median latency", f"{sig(row['latency_median_ms'])} ms")]
         if row["role"] != "reference" and row["speedup"] is not None:
-            known = resolved(row["speedup_low"], row["speedup_high"])
-            times = (
-                f"{sig(row['speedup'])} ×"
-                if known
-                else f"{ABSENT} ({interval(row['speedup_low'], row['speedup_high'])})"
-            )
+            shown = cell(row, "speedup", sig)
+            times = f"{shown.text} ×" if shown.sort is not None else f"{shown.text} ({shown.below})"
             figures.append(("times as fast as the reference", times))
         figures += [("images per second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
                     ("size", f"{mb(row['size_bytes'])} MB")]  # fmt: skip
@@ -383,7 +376,9 @@ def table_text(
     best = (
         "? provisional best, not confirmed" if "provisional" in summary["role"].to_list() else "★ winner   2 runner-up"
     )
-    console.print(Text(f"{best}   R reference   – not measured   speed-up: times as fast as reference"))
+    console.print(
+        Text(f"{best}   R reference   – not measured, or too few rounds   speed-up: times as fast as reference")
+    )
     for reason, variants in (*reasons.items(), *folded):
         who = list(dict.fromkeys(variants))
         more = f" and {len(who) - 3} more" if len(who) > 3 else ""

@@ -209,13 +209,13 @@ def test_connections_that_send_nothing_and_requests_at_the_limit_keep_no_health_
     """Heads may take a minute here, so that what makes room is not that their time is over."""
     code = "import connections; connections.HEADER_SECONDS = 60; import app; app.REQUESTS = 2; app.main()"
     with running(folder, ("-c", code)) as server, ExitStack() as held:
-        for number in range(300):
+        for number in range(600):
             connection = held.enter_context(server.connect())
             connection.sendall(b"" if number % 2 else b"POST /predict HT")
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
             assert answer.status == 200
         assert post(f"{server.url}/predict", digit)[0] == 200
-        assert server.said.count("too many connections wait without a request") >= 300 - 128
+        assert server.said.count("too many connections wait without a request") >= 600 - 512
         for _ in range(2):
             body = held.enter_context(server.connect())
             body.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")

@@ -75,7 +75,7 @@ def sentence(error: BaseException | str, folder: Path) -> None:
 def test_decoding_says_what_is_missing_before_it_begins(disk):
     folder = disk("300k")
     with pytest.raises(DiskFull, match=r"and 1797 decoded images take 345 kB, so \S+ kB are missing;") as told:
-        prepare(Work(Store(folder / "out" / "store"), folder), Data(image_size=8))
+        prepare(Work(Store(folder / "out" / "store"), folder), Data())
     sentence(told.value, folder / "out")
 
 

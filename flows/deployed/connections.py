@@ -13,9 +13,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEADER_SECONDS = 10.0  # for the head of a request, from the connection or from its first byte
 REQUEST_SECONDS = 90.0  # for all the rest: the body, decoding, the answer and its being read
-WAITING = (
-    128  # connections without the whole head of a request; one more, and the one that has waited longest is closed
-)
+WAITING = 512  # connections without the whole head of a request; of more, the one that has waited longest is closed
 
 
 class Patient(H11Protocol):
