@@ -17,7 +17,10 @@ def _work() -> int:
 
 def main() -> int:
     """Entry point of the installed command; returns the exit code."""
-    if locale.getencoding().lower() not in ("utf-8", "utf8"):  # every file that is read and written is UTF-8
+    if not sys.flags.utf8_mode and locale.getencoding().lower() not in (
+        "utf-8",
+        "utf8",
+    ):  # every file that is read and written is UTF-8
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     return supervise(_work)
 
