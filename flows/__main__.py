@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import locale
 import os
 import sys
@@ -17,10 +18,8 @@ def _work() -> int:
 
 def main() -> int:
     """Entry point of the installed command; returns the exit code."""
-    if not sys.flags.utf8_mode and locale.getencoding().lower() not in (
-        "utf-8",
-        "utf8",
-    ):  # every file that is read and written is UTF-8
+    # Every file that is read and written is UTF-8.
+    if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     return supervise(_work)
 
