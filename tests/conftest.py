@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,18 +110,22 @@ def _default_threads() -> None:
 
 
 @pytest.fixture(scope="session")
-def server(_quiet_prefect: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+def server(_quiet_prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Prefect server, started for the session."""
+    with prefect_server(tmp_path_factory.mktemp("server"), dict(os.environ)) as (url, _):
+        yield url
+
+
+@contextmanager
+def prefect_server(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A real Prefect server, as a person starts it, in a process group of its own: its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    log = tmp_path_factory.mktemp("server") / "server.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-            stdout=file, stderr=file, cwd=ROOT,
-        )  # fmt: skip
+    url, log = f"http://127.0.0.1:{port}/api", folder / "server.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start", "--port", str(port)], cwd=ROOT,
+                                   env=environment, stdout=file, stderr=file, start_new_session=True)  # fmt: skip
     try:
         deadline = time.monotonic() + 180
         while True:
@@ -128,12 +134,13 @@ def server(_quiet_prefect: None, tmp_path_factory: pytest.TempPathFactory) -> st
                 break
             except OSError:
                 assert process.poll() is None, log.read_text()[-2000:]
-                assert time.monotonic() < deadline, "the Prefect server did not answer within 180 s"
+                assert time.monotonic() < deadline, log.read_text()[-2000:]
                 time.sleep(0.5)
-        yield url
+        yield url, process
     finally:
-        process.terminate()
-        process.wait(30)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:

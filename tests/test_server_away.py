@@ -12,18 +12,17 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
-from conftest import ROOT, SHORT, last
+from conftest import ROOT, SHORT, last, prefect_server
 
 from tasks.caching import EVERY_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 SAID_SECONDS = 60.0
 STUDY = last(*SHORT, "train.epochs=60", "train.patience=60")
@@ -68,32 +67,6 @@ class Run:
         return code
 
 
-@contextmanager
-def own_server(environment: dict[str, str], folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A server for one test alone, as `prefect server start` starts it: it is killed."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://127.0.0.1:{port}/api"
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start", "--port", str(port)], cwd=ROOT,
-                                   env=environment, stdout=log, stderr=log, start_new_session=True)  # fmt: skip
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).read()
-                break
-            except OSError:
-                assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
-                time.sleep(0.5)
-        yield url, process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 def bare(folder: Path) -> dict[str, str]:
     """An environment without a server, and with a Prefect home of its own."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
@@ -111,7 +84,7 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
         killed = time.monotonic()
         run.end()
         return run, killed
-    with own_server(environment, folder) as (url, process):
+    with prefect_server(folder, environment) as (url, process):
         run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
         run.wait_for(lambda: run.said("train/lenet5: computing"))
         os.killpg(process.pid, getattr(signal, kind))
@@ -178,7 +151,7 @@ def reports() -> None:
 
 @pytest.mark.slow
 def test_progress_reports_do_not_wait_for_the_server(tmp_path: Path) -> None:
-    with own_server(bare(tmp_path), tmp_path) as (url, server):
+    with prefect_server(tmp_path, bare(tmp_path)) as (url, server):
         waits_for_nothing(url, server, tmp_path)
 
 
