@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy
 
-from tasks import batchsize, metrics, policies
+from tasks import batchsize, compilation, metrics, policies
 from tasks.batches import Plan, blank, source, subset
 from tasks.checkpointing import checkpoint_blocks
 from tasks.checkpoints import Checkpoints, load
@@ -101,7 +101,7 @@ class Run:
         found = kept["batch_size"] if kept else self._batch_size(len(rows))
         self.batch_size = self.group.lowest(found)
         self.parallel = self.group.wrap(self.model, self.device)
-        self.stepped = torch.compile(self.parallel) if settings.compile else self.parallel
+        self.stepped = compilation.compiled(self.parallel) if settings.compile else self.parallel
         self.plan = Plan(len(rows), self.batch_size, self.group.rank, self.group.size)
         self.batches = len(self.plan.parts)
         self.steps = settings.epochs * -(-self.batches // settings.accumulate)

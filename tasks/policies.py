@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tasks import compilation
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -116,7 +118,7 @@ class Augmentation:
         import torch
 
         self.policy, self.ready = policy, ready
-        self.apply = torch.compile(self._apply) if compiled else self._apply
+        self.apply = compilation.compiled(self._apply) if compiled else self._apply
 
     def _apply(self, pixels: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         if self.policy.crop or self.policy.flip:

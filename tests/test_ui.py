@@ -118,8 +118,10 @@ def test_the_summary_in_prefect_is_rounded_and_says_conditions_and_speed_up(serv
         assert row["conditions"] == (true["conditions"] or "good")
         if (true["speedup_low"], true["speedup_high"]) != (1.0, 1.0):  # the reference, which may be the winner too
             times, interval = re.fullmatch(r"(\S+) \((.+)\)", row["speed-up"]).groups()
-            assert float(times) == pytest.approx(true["speedup"], rel=0.005)
-            assert re.fullmatch(r"\S+–\S+|too few rounds|one round", interval)
+            if re.fullmatch(r"\S+–\S+", interval):
+                assert float(times) == pytest.approx(true["speedup"], rel=0.005)
+            else:
+                assert (times, interval) in {("–", "too few rounds"), ("–", "one round")}
         assert not re.search(r"\d\.\d{5}", json.dumps({k: v for k, v in row.items() if k != "conditions"}))
 
 

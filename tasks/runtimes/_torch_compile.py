@@ -16,6 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks import compilation
 from tasks.runtimes import _torch
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Compiled:
     def __init__(self, module: torch.nn.Module, mode: str | None, freezing: bool) -> None:
         import torch
 
-        self._compiled = torch.compile(module, fullgraph=True, dynamic=False, mode=mode)
+        self._compiled = compilation.compiled(module, fullgraph=True, dynamic=False, mode=mode)
         self._freezing, self._lock, self._seen = freezing, threading.Lock(), threading.local()
 
     def __call__(self, inputs: torch.Tensor) -> Any:
