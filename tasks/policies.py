@@ -115,7 +115,6 @@ class Augmentation:
     """A policy's batched part and the normalisation, on the device; compiled into few kernels where asked for."""
 
     def __init__(self, policy: Policy, ready: Normaliser, compiled: bool) -> None:
-        import torch
 
         self.policy, self.ready = policy, ready
         self.apply = compilation.compiled(self._apply) if compiled else self._apply

@@ -60,7 +60,6 @@ class Compiled:
     """A module compiled in `mode` (torch.compile's; None is its default) for each input shape that comes."""
 
     def __init__(self, module: torch.nn.Module, mode: str | None, freezing: bool) -> None:
-        import torch
 
         self._compiled = compilation.compiled(module, fullgraph=True, dynamic=False, mode=mode)
         self._freezing, self._lock, self._seen = freezing, threading.Lock(), threading.local()
