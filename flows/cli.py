@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from flows.arguments import completion, parser
-from flows.damage import Damaged, check, check_profiles, explanations
+from flows.damage import Damaged, check, check_profiles
 from flows.folders import refuse_unusable
 from flows.server import Lost
 from flows.settings import Mistake, load, one_line, repeated, to_toml
@@ -102,9 +102,11 @@ def _report(arguments: argparse.Namespace) -> None:
 
 
 def _why(arguments: argparse.Namespace) -> None:
+    from flows.so_far import stages
+
     out = Path(arguments.out)
     run = _newest(out, arguments.run, "study.toml")
-    told = explanations(out, run)
+    told = stages(out, run)
     print(f"run {run}")
     for task in told:
         print(f"{task['outcome']:<9} {task['task']}")

@@ -39,6 +39,7 @@ from flows.grids import (
 )  # fmt: skip
 from flows.mistakes import load_images, mistakes
 from flows.names import broken
+from flows.so_far import stages, tables_so_far
 from flows.unfinished import unfinished
 from tasks.evidence import handful
 from tasks.published import images_here
@@ -219,12 +220,14 @@ def page(
     exported: Sequence[Row] = (),
     *,
     unfinished: str = "",
+    begun: Sequence[Row] = (),
     files: Collection[str] = LINKED,
 ) -> str:
     """The report as HTML, complete in itself. `MANY_ROWS` may be lazy; a table that is missing is said to be so.
 
     `profiles`: as flows.profiling.profiles gives them. `images`: the prepared ones, or why they are not there.
     `exported`: as flows.graphs.graphs gives them. `unfinished`: why the run has no results, as flows.unfinished says it.
+    `begun`: the stages of a run without results, as flows.so_far gives them.
     `files`: those of `LINKED` that are there.
     """
     import polars as pl
@@ -237,11 +240,12 @@ def page(
         about |= _candidates(small["summary"], tables["latencies"].lazy() if "latencies" in tables else None, study)
     validation = _images(small, "validation")
     about |= {"test_images": _images(small, "test"), "handful": handful(validation) if validation is not None else ""}
-    complete = all(name in small for name in PARTS)
+    complete = not unfinished and all(name in small for name in PARTS)
     about["complete"] = complete
     outcome = summarise({**small, **_lazy(tables, "predictions")}, study) if complete else None
-    about["sentences"] = outcome.sentences if outcome else ("A table that the winner is found by is missing.",)
-    about |= {"unfinished": unfinished, "files": files}
+    unknown = "The run has no results yet." if unfinished else "A table that the winner is found by is missing."
+    about["sentences"] = outcome.sentences if outcome else (unknown,)
+    about |= {"unfinished": unfinished, "begun": begun, "files": files}
     about["cautions"] = outcome.cautions if outcome else ()
     about["mistakes"] = mistakes(tables, images)
     if study.published:
@@ -311,13 +315,17 @@ def render(out: Path, run: str) -> Path:
         raise ValueError(f"no run {run!r} in {out}: {folder / 'study.toml'} is not there")
     study = Study.model_validate(tomllib.loads((folder / "study.toml").read_text()))
     environment = folder / "environment.json"
-    found = tables_of(Path(out), run)
+    found, told = tables_of(Path(out), run), unfinished(Path(out), run)
+    if told and not found:
+        left, damaged = tables_so_far(Path(out), run)
+        found = {name: table if name in MANY_ROWS else table.collect() for name, table in left.items()}
+        told += "".join(f"; {one}" for one in damaged)
     facts = json.loads(environment.read_text()) if environment.is_file() else {}
     sets = found.get("datasets")
     images = load_images(Path(out), sets.lazy().collect() if sets is not None else None)
     linked = [name for name in LINKED if (folder / name).is_file()]
     text = page(found, study, facts, run, profiles(folder), images, graphs(Path(out), found),
-                unfinished=unfinished(Path(out), run), files=linked)  # fmt: skip
+                unfinished=told, begun=stages(Path(out), run) if told else (), files=linked)  # fmt: skip
     write_text(folder / "report.html", text)
     return folder / "report.html"
 

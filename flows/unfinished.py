@@ -49,7 +49,7 @@ def unfinished(out: Path, run: str) -> str:
     folder = out / "runs" / run
     if (folder / "result.json").is_file():
         return ""
-    if _is_going(folder):
+    if is_going(folder):
         return f"run {run} is still going, so it has no results yet"
     command = f"burnish run {folder / 'study.toml'} --out {out}"
     with suppress(OSError, UnicodeDecodeError):
@@ -58,7 +58,8 @@ def unfinished(out: Path, run: str) -> str:
     return f"run {run} was interrupted, so it has no results yet; this goes on where it stopped: {command}"
 
 
-def _is_going(folder: Path) -> bool:
+def is_going(folder: Path) -> bool:
+    """Whether a process is at work on the run of a folder."""
     try:
         with (folder / GOING).open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

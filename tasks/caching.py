@@ -34,10 +34,11 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.states import Completed
 
+from tasks import why
 from tasks.keys import Stage
 from tasks.records import Context
 from tasks.results import Turn, turn
-from tasks.space import watched
+from tasks.space import DiskFull, watched
 from tasks.why import slug
 
 if TYPE_CHECKING:
@@ -259,11 +260,15 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
             with _alone(devices, log):
                 result = function(turn.work(log), **inputs)
             turn.keep(result)
+            why.ended(turn.context, turn.label, why.COMPUTED)
         handlers[0].handle(
             _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")
         )  # the study says it too
         return result
-    except BaseException:  # to the run's log with its traceback; who called says it to the user
+    except BaseException as error:  # to the run's log with its traceback; who called says it to the user
+        if isinstance(error, Exception):
+            with suppress(OSError, DiskFull):  # the disk may be what failed
+                why.ended(turn.context, turn.label, why.FAILED)
         handlers[0].handle(_record(logging.ERROR, turn.label, with_traceback=True))
         raise
     finally:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("burnish")
 MOST, SHORT = 2, 300
 """Reasons in a log line, and letters of them; the file that `burnish why` reads has all."""
+BEGUN, COMPUTED, FAILED = "begun", "computed", "failed"
+"""Outcomes of a stage whose result was not stored before; `begun` remains where it was cut off."""
 
 
 def slug(label: str) -> str:
@@ -43,12 +45,22 @@ def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: 
     reasons = [text for text in (reason, broken, "" if hit else left) if text]
     if not hit and not left:  # what ran last is no reason for what had begun before
         reasons += _differences(before, parts, bool(reasons))
-    told = {"task": label, "outcome": "hit" if hit else "computed", "key": key, "differs": reasons, "at": time.time()}
-    write_text(Path(context.out) / "runs" / context.run / "why" / f"{slug(label)}.json", json.dumps(told, indent=1))
+    told = {"task": label, "outcome": "hit" if hit else BEGUN, "key": key, "differs": reasons, "at": time.time()}
+    write_text(_file(context, label), json.dumps(told, indent=1))
     write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
     if not hit:
         new = before is None and not reason and not left
         LOG.info("%s: computing%s", label, "" if new else f" ({_in_short(reasons)})", extra={"stage": label})
+
+
+def ended(context: Context, label: str, outcome: str) -> None:
+    """Write to the run's folder how a stage that was computed has ended: computed, or failed."""
+    file = _file(context, label)
+    write_text(file, json.dumps(json.loads(file.read_text()) | {"outcome": outcome}, indent=1))
+
+
+def _file(context: Context, label: str) -> Path:
+    return Path(context.out) / "runs" / context.run / "why" / f"{slug(label)}.json"
 
 
 def _in_short(reasons: list[str]) -> str:

@@ -95,6 +95,14 @@ def test_every_stage_ends_at_once_and_the_same_command_goes_on(
             terminal.wait_for(lambda: len(terminal.processes()) >= 3)
         time.sleep(0.3)
         interrupted(terminal, list(HOW)[number % len(HOW)])
+        if stage == "train":
+            assert Burnish(out, server).why()["train/lenet5"] == "stopped"
+        if stage == "benchmark":
+            Burnish(out, server)("report", "--out", str(out))
+            (page,) = [(run / "report.html").read_text() for run in runs(out) - before]
+            assert 'id="training"' in page, "the finished stages' results are shown"
+            assert "lenet5/prune-0.5" in page
+            assert "visited in turn" not in page, "nothing is told as done that was not"
     burnish = Burnish(out, server)
     burnish.run(*STUDY)
     told = burnish.why()

@@ -14,6 +14,7 @@ from tasks.journal import Journal
 from tasks.keys import Stage
 from tasks.records import Context, Output
 from tasks.results import turn
+from tasks.why import BEGUN
 
 LOG = logging.getLogger("burnish")
 
@@ -32,7 +33,9 @@ def attempt(out: Path, epochs: int, leave=lambda scratch: None) -> list[str]:
     with turn(STAGE, context, {"epochs": epochs}) as mine:
         assert mine.found is None
         leave(mine.work(LOG).scratch)
-    return json.loads((out / "runs" / context.run / "why" / "train-x.json").read_text())["differs"]
+    told = json.loads((out / "runs" / context.run / "why" / "train-x.json").read_text())
+    assert told["outcome"] == BEGUN
+    return told["differs"]
 
 
 def checkpoints(*epochs: int):

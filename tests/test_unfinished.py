@@ -58,6 +58,7 @@ def test_each_command_says_it_and_links_nothing_that_is_not_there(
     assert "Not finished:" in page
     assert f"run {RUN} " in page
     assert "Not published" not in page
+    assert "visited in turn" not in page, "nothing was measured yet"
     assert not re.findall(r'href="[^#][^"]*"', page)
     assert main(["why", "--out", str(out)]) == 0
 
