@@ -43,7 +43,7 @@ class Pace:
         """Note the share that is done, and what the stage says."""
         self.last = (time.monotonic(), share)
         self.doing = doing
-        if self.first is None or share < self.first[1]:
+        if self.first is None or share <= self.first[1]:  # what passes before the share grows is no part of the pace
             self.first = self.last
 
     @property

@@ -230,7 +230,7 @@ def choose(forms: list[Form], reference: float, max_drop: float) -> tuple[Form, 
     tied = [form for form in within if form.latency_ms <= limit]
     why = f"fastest within {max_drop:g} of top-1"
     if len(tied) > 1:
-        why = f"most accurate of {len(tied)} settings equally fast ({', '.join(f.setting for f in tied)}) and {why}"
+        why = f"{why}; of {len(tied)} settings equally fast ({', '.join(f.setting for f in tied)}) the most accurate"
     return max(tied, key=lambda f: (f.top1, f.macro_f1, -f.latency_ms)), why
 
 

@@ -27,7 +27,7 @@ from tasks.candidate import WARMUP_SHARE, Candidate, CandidateError, Effort, Kil
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from tasks.records import Benchmark, Variant
     from tasks.work import Work
@@ -156,13 +156,17 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
     effort = Effort(
         warmup_seconds=settings.warmup_seconds, min_seconds=settings.min_seconds, min_queries=settings.min_queries
     )
+
+    def tell(text: str) -> None:
+        work.progress(done, total, text)
+
     try:
         for number in range(begun, rounds):
             for group in groups:
                 if starts[number]:
                     for job in group:
                         job.stop()
-                    _start(work.log, [job for job in group if job.error is None], folder, budget)
+                    _start(work.log, [job for job in group if job.error is None], folder, budget, tell)
                 first = number * len(group) // rounds
                 order = group[first:] + group[:first]
                 alone = [[job] for job in order if job.experiment != "latency"]
@@ -179,7 +183,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                     done += len(visited)
                 for job in group:
                     if number == rounds - 1:
-                        _evaluate(work.log, job, folder)
+                        _evaluate(work.log, job, folder, tell)
                     if len(groups) > 1:
                         job.stop()
             resume.save(folder, number, jobs, settings)
@@ -197,7 +201,7 @@ def _begun(log: logging.Logger, jobs: list[Job], settings: Benchmark, folder: Pa
         shutil.rmtree(folder / compiled, ignore_errors=True)
     begun = min(resume.load(folder, jobs, settings, log), settings.rounds - 1)
     if begun:
-        log.info("%d rounds were finished before an interruption", begun)
+        log.info("rounds finished before an interruption: %d", begun)
     for job in jobs:
         job.visits = {size: visits[:begun] for size, visits in job.visits.items()}
     return begun
@@ -228,7 +232,7 @@ def _groups(jobs: list[Job], memory: Mapping[str, float]) -> list[list[Job]]:
     return groups
 
 
-def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget) -> None:
+def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget, tell: Callable[[str], None]) -> None:
     """Start processes, a few at a time: each imports its library and opens its model, then sleeps until it is visited."""
 
     def one(job: Job) -> None:
@@ -242,8 +246,10 @@ def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget) -
             job.fail(log, error)
 
     begin = time.monotonic()
+    tell(f"opening {len(jobs)} candidates")
     with ThreadPoolExecutor(STARTED_AT_ONCE) as pool:
-        list(pool.map(one, jobs))
+        for number, _ in enumerate(pool.map(one, jobs), 1):
+            tell(f"opened {number} of {len(jobs)} candidates, the last: {jobs[number - 1].label}")
     budget.started(len(jobs), time.monotonic() - begin)
 
 
@@ -303,9 +309,10 @@ def _turns(effort: Effort, query_ns: float) -> int:
     return max(1, min(TURNS, int(seconds / max(TURN_SECONDS, TURN_QUERIES * query))))
 
 
-def _evaluate(log: logging.Logger, job: Job, folder: Path) -> None:
+def _evaluate(log: logging.Logger, job: Job, folder: Path, tell: Callable[[str], None]) -> None:
     if job.process is None or job.experiment != "latency" or job.spec.images is None:
         return
+    tell(f"{job.variant.name} · {job.runtime} · {job.device}: all held-out images")
     out = folder / "logits.npy"
     try:
         job.process.ask("evaluate", out=str(out))

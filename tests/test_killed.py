@@ -87,6 +87,6 @@ def test_only_what_was_ended_from_outside_is_measured_again(
         assert (again, told["second"]) == (False, ("failed", TOLD[number])), "its own crash is its result"
         return
     assert (again, told) == (True, {"first": ("ok", None), "second": ("ok", None)})
-    assert "1 rounds were finished before" in caplog.text, "the rounds before it are paired, and kept"
+    assert "rounds finished before an interruption: 1" in caplog.text, "the rounds before it are paired, and kept"
     assert run(tmp_path, data, variants)[0] is False
     assert not list((tmp_path / "scratch").glob("*/candidates"))

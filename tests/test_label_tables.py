@@ -111,7 +111,7 @@ def test_images_without_a_row_rows_without_an_image_and_empty_labels_are_refused
     with pytest.raises(ValueError, match=said):
         prepare(work, Data(path=str(root)))
     (root / "t.csv").write_text("\n".join(["file,label", *rows, "9.png,"]))
-    with pytest.raises(ValueError, match=r"null label: 1 \(rows 9 \(9.png\)\)"):
+    with pytest.raises(ValueError, match=r"null label: 1 \(row 9 \(9.png\)\)"):
         prepare(work, Data(path=str(root)))
 
 

@@ -351,7 +351,7 @@ def test_a_zip_that_is_damaged_encrypted_or_of_something_else_is_one_line(tmp_pa
     content = archive.read_bytes()
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(content.replace(b"IDAT", b"XXXX", 1))
-    with pytest.raises(ValueError, match=r"undecodable image: 1 \(rows 0 \(set/cat/000.png\)\)"):
+    with pytest.raises(ValueError, match=r"undecodable image: 1 \(row 0 \(set/cat/000.png\)\)"):
         prepare(work, Data(path=str(damaged)))
     cut = tmp_path / "cut.zip"
     cut.write_bytes(content[: len(content) // 2])

@@ -166,7 +166,7 @@ def test_broken_is_refused_with_every_row_and_what_to_do(work: Work) -> None:
     text = str(error.value)
     assert "\n" not in text
     for reason, rows in BROKEN.items():
-        group = re.search(rf"train part, {reason}: {len(rows)} \(rows (.*?)\)(;|:|$)", text)
+        group = re.search(rf"train part, {reason}: {len(rows)} \(rows? (.*?)\)(;|:|$)", text)
         assert group, reason
         assert [int(n) for n in re.findall(r"(?:^|, )(\d+)", group[1])] == rows
     assert not list((work.store.root / "tmp").iterdir())
@@ -197,9 +197,9 @@ def test_bad_rows_of_every_part_are_named_in_one_refusal(tmp_path: Path, work: W
     with pytest.raises(ValueError, match="3 of 24 rows") as error:
         prepare(work, Data(source="folder", path=str(root)))
     for part in (
-        "train part, empty image: 1 (rows 1 (train/a/001.png))",
-        "validation part, undecodable image: 1 (rows 7 (val/b/003.png))",
-        "test part, undecodable image: 1 (rows 2 (test/a/002.png))",
+        "train part, empty image: 1 (row 1 (train/a/001.png))",
+        "validation part, undecodable image: 1 (row 7 (val/b/003.png))",
+        "test part, undecodable image: 1 (row 2 (test/a/002.png))",
     ):
         assert part in str(error.value)
     rows = datasets(work, prepare(work, Data(source="folder", path=str(root), on_bad="drop")))
@@ -225,7 +225,7 @@ def test_labels_are_checked_in_rows_that_a_limit_leaves_out(tmp_path: Path, work
     parquet(tmp_path / "x", [0, 1] * 20 + [None, 7], "train")
     parquet(tmp_path / "x", [0, 1] * 4, "test")
     data = Data(source="parquet", path=str(tmp_path / "x"), train_limit=10, test_limit=4)
-    with pytest.raises(ValueError, match=r"null label: 1 \(rows 40\); train part, label out of range: 1 \(rows 41\)"):
+    with pytest.raises(ValueError, match=r"null label: 1 \(row 40\); train part, label out of range: 1 \(row 41\)"):
         prepare(work, data)
     prepared = prepare(work, data.model_copy(update={"on_bad": "drop"}))
     assert (prepared.train_rows, prepared.validation_rows, prepared.test_rows) == (9, 1, 4)

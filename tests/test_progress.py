@@ -123,6 +123,17 @@ def test_a_stage_tells_when_it_ends_once_its_pace_is_known(now):
     assert pace.left(None) is None, "long over: what was foretold was wrong"
 
 
+def test_what_passes_before_a_stage_gets_on_is_no_part_of_its_pace(now):
+    pace = Pace("benchmark")
+    for opened in (1, 2):
+        pace.reached(0.0, f"opened {opened} of 2 candidates")
+        now.seconds += 50
+    pace.reached(0.0, "round 1 of 5")
+    now.seconds += 10
+    pace.reached(0.1, "round 1 of 5")
+    assert pace.left(None) == pytest.approx(90)
+
+
 def test_a_resumed_stage_tells_its_own_pace(now):
     pace = Pace("train/lenet5")
     now.seconds += 1

@@ -212,7 +212,7 @@ def form(setting: str, top1: float, latency_ms: float) -> Form:
         (
             [("a", 0.895, 1.0), ("b", 0.90, 1.0 + TIE / 2), ("c", 0.91, 1.2)],
             "b",
-            "most accurate of 2 settings equally fast",
+            "fastest within 0.01 of top-1; of 2 settings equally fast (a, b) the most accurate",
         ),
         ([("a", 0.95, 1.0), ("b", 0.97, 2.0)], "a", "fastest within 0.01"),
     ],

@@ -129,7 +129,7 @@ def refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueE
         named = few([f"{one.row} ({one.called})" if one.called else str(one.row) for one in rows])
         causes = list(dict.fromkeys(one.detail for one in rows if reason == UNDECODABLE and one.detail))
         why = f": {', '.join(causes[:3])}{', and others' if len(causes) > 3 else ''}" if causes else ""
-        lines.append(f"{part} part, {reason}: {len(rows)} (rows {named}){why}")
+        lines.append(f"{part} part, {reason}: {len(rows)} ({'row' if len(rows) == 1 else 'rows'} {named}){why}")
     return ValueError(f"{len(bad)} of {_rows(parts)} rows of {where(settings)} cannot be used: {'; '.join(lines)}; "
                       "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
 
