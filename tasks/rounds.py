@@ -149,7 +149,8 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
     sizes = sorted(settings.batch_sizes)  # ascending, for the peak of memory
     rounds, processes = settings.rounds, fresh_processes(settings)
     begun = _begun(work.log, jobs, settings, folder)
-    done, total = float(begun * len(jobs) * len(sizes)), rounds * len(jobs) * len(sizes)
+    done, visits = float(begun * len(jobs) * len(sizes)), rounds * len(jobs) * len(sizes)
+    total = visits + sum(map(_is_evaluated, jobs))
     starts = [len(groups) > 1 or n * processes // rounds != (n - 1) * processes // rounds for n in range(rounds)]
     starts[begun] = True
     budget = Budget(work.log, settings.minutes, jobs, sizes, rounds - begun, len(jobs) * sum(starts[begun:]))
@@ -174,16 +175,16 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
                 # This process too: training left it a context on the GPU, where it is no stranger.
                 own = [os.getpid(), *(job.process.pid for job in group if job.process)]
                 for size, visited in product(sizes, filter(None, together)):
-                    what = visited[0].label if len(visited) == 1 else f"{len(visited)} candidates in turns"
-                    where = f"round {number + 1} of {rounds}, batch {size}: {what}"
+                    where = f"round {number + 1} of {rounds}, batch {size}"
                     efforts = [replace(effort, limit=limit) for limit in budget.next(visited, size)]
-                    for share in _visit(work.log, visited, size, folder, efforts, own):
+                    for share, doing in _visit(work.log, visited, size, folder, efforts, own):
                         reached = done + share * len(visited)
-                        work.progress(reached, total, f"{where} ({int(reached)} of {total} visits)")
+                        work.progress(reached, total, f"{where} ({int(reached)} of {visits} visits): {doing}")
                     done += len(visited)
                 for job in group:
-                    if number == rounds - 1:
+                    if number == rounds - 1 and _is_evaluated(job):
                         _evaluate(work.log, job, folder, tell)
+                        done += 1
                     if len(groups) > 1:
                         job.stop()
             resume.save(folder, number, jobs, settings)
@@ -255,10 +256,10 @@ def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget, t
 
 def _visit(
     log: logging.Logger, jobs: list[Job], size: int, folder: Path, efforts: list[Effort], own: list[int]
-) -> Iterator[float]:
+) -> Iterator[tuple[float, str]]:
     """One round of one batch size: all warm up, then measure in turns; those that have failed are left out.
 
-    Yields the share that is done. `own`: processes of all candidates.
+    Yields the share that is done, and what is done next. `own`: processes of all candidates.
     """
 
     @contextmanager
@@ -274,13 +275,14 @@ def _visit(
 
     turns = TURNS if jobs[0].experiment == "latency" else 1
     for number, job in enumerate(able(jobs)):
-        yield WARMUP_SHARE * number / len(jobs)
+        yield WARMUP_SHARE * number / len(jobs), f"{job.label}, warming up"
         effort = efforts[jobs.index(job)]
         with process(job) as candidate:
             level = candidate.warm_up(job.experiment, size, effort, own)
             turns = min(turns, _turns(effort, level)) if turns > 1 else 1
     for turn in range(turns):
-        yield WARMUP_SHARE + (1 - WARMUP_SHARE) * turn / turns
+        what = jobs[0].label if len(jobs) == 1 else f"{len(jobs)} candidates in turns"
+        yield WARMUP_SHARE + (1 - WARMUP_SHARE) * turn / turns, what
         first = turn % len(jobs)
         for job in able(jobs[first:] + jobs[:first]):
             with process(job) as candidate:
@@ -309,8 +311,13 @@ def _turns(effort: Effort, query_ns: float) -> int:
     return max(1, min(TURNS, int(seconds / max(TURN_SECONDS, TURN_QUERIES * query))))
 
 
+def _is_evaluated(job: Job) -> bool:
+    """Whether a candidate takes the held-out images, when its rounds have ended."""
+    return job.experiment == "latency" and job.spec.images is not None
+
+
 def _evaluate(log: logging.Logger, job: Job, folder: Path, tell: Callable[[str], None]) -> None:
-    if job.process is None or job.experiment != "latency" or job.spec.images is None:
+    if job.process is None:
         return
     tell(f"{job.variant.name} · {job.runtime} · {job.device}: all held-out images")
     out = folder / "logits.npy"

@@ -208,7 +208,7 @@ def test_before_the_first_stage_and_after_the_last_the_terminal_says_what_is_don
 
 def test_without_a_study_the_terminal_shows_the_measurement_alone(now):
     pace = Pace()
-    pace.reached(0.5, "round 5 of 10, batch 1: 2 candidates in turns (10 of 20 visits)")
+    pace.reached(0.5, "round 5 of 10, batch 1 (10 of 20 visits): 2 candidates in turns")
     lines = [line.plain for line in view(80, None, pace)]
     assert lines[0].startswith("working  ━") and lines[0].endswith("50%")
     assert lines[1].strip().startswith("round 5 of 10")

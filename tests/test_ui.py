@@ -63,7 +63,7 @@ def test_a_terminal_shows_stages_done_of_all_and_how_far_the_stage_at_work_is(wa
     shares = [int(re.search(r"(\d+)%", below[0])[1]) for below in measuring]
     assert shares == sorted(shares) and len(set(shares)) > 3
     assert any(
-        re.match(r"  round \d of 2, batch 1: 2 candidates in turns \(\d of 4 visits\)", below[1]) for below in measuring
+        re.match(r"  round \d of 2, batch 1 \(\d of 4 visits\): 2 candidates in turns", below[1]) for below in measuring
     )
     # Training may end between two looks at the screen; the export, of some seconds, does not.
     assert any(below[0].startswith("export/lenet5/train") for _, _, _, below in found if below)
