@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-# Becomes the command as the terminal's foreground process group. SIGINT: a test run in the background has it ignored.
+# Becomes the command as the terminal's foreground process group. A test run in the background, or under nohup, ignores
+# SIGINT and SIGHUP, which its children would inherit.
 FOREGROUND = """
 import fcntl, os, signal, sys, termios
 os.setsid()
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
 

@@ -15,6 +15,7 @@ from flows.settings import Mistake, load
 from tasks import gpu, machine, runtimes, tables
 from tasks.records import without_skipped
 from tasks.records._skip import LEFT_OUT
+from tasks.runtimes import openvino_bf16
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,6 +34,8 @@ def this(monkeypatch: pytest.MonkeyPatch):
         found = tuple({"name": name, "driver": "1", "memory_bytes": 2**34} for name in gpus)
         monkeypatch.setattr(gpu, "gpus", lambda: found)
 
+    for limit in openvino_bf16.LIMITS:
+        monkeypatch.delenv(limit, raising=False)
     make()
     return make
 

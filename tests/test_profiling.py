@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import re
@@ -214,10 +215,15 @@ def test_what_cannot_be_profiled_is_one_clear_line(files: dict[str, Path], tmp_p
 
 
 def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
+    # How many parts there are depends on what the CPU's kernels fuse; those that count are all there.
+    whole = sum(result.stacks.values())
+    counted = ["/".join(stack) for stack, ms in result.stacks.items() if ms >= 0.02 * whole]
+    assert len(counted) > 3
     for width in (1000, 440):
         figure = profiling_charts.flame(result, width)
         assert figure
-        assert figure.svg.count("<title>") == figure.svg.count('aria-roledescription="rect mark"') > 15
+        assert all(f"<title>{html.escape(where)}: " in figure.svg for where in counted)
+        assert figure.svg.count("<title>") == figure.svg.count('aria-roledescription="rect mark"')
         assert "nan" not in figure.svg.lower()
         assert "Longest: " in figure.svg
     if result.runtime != "torchscript":

@@ -93,10 +93,14 @@ class Decoders:
             decoder = self._free.get(timeout=WAIT_SECONDS)
         except queue.Empty:
             raise Refused(503, "too many images at once; try again") from None
-        if not decoder.alive:  # ended by the kernel or an administrator meanwhile
-            decoder = _Decoder(self._told)
         try:
-            status, answer = decoder.ask(image)
+            try:
+                status, answer = decoder.ask(image)
+            except Died:  # ended by the kernel or an administrator, perhaps before it had the image
+                decoder = _Decoder(self._told)
+                status, answer = decoder.ask(image)
+        except Died:
+            raise Refused(413, "the image needs more memory than it is given") from None
         finally:
             self._free.put(decoder if decoder.alive else _Decoder(self._told))
         if status != 200:
@@ -107,6 +111,10 @@ class Decoders:
         """End the processes."""
         while not self._free.empty():
             self._free.get().end()
+
+
+class Died(Exception):
+    """A decoder's process has ended without an answer."""
 
 
 class _Decoder:
@@ -122,7 +130,13 @@ class _Decoder:
         return self._process.poll() is None
 
     def ask(self, image: bytes | bytearray) -> tuple[int, bytes]:
-        """(HTTP status, pixels as npy or words); a process that dies of the image is not `alive` afterwards."""
+        """(HTTP status, pixels as npy or words). A process that has spent its memory or time is not `alive` afterwards.
+
+        Raises
+        ------
+        Died
+            If the process ended without an answer.
+        """
         assert self._process.stdin
         assert self._process.stdout
         late = threading.Event()
@@ -142,8 +156,9 @@ class _Decoder:
             return 413, answer
         except (BrokenPipeError, EOFError):
             self.end()
-            why = f"takes more than {SECONDS:g} s to decode" if late.is_set() else "needs more memory than it is given"
-            return 413, f"the image {why}".encode()
+            if not late.is_set():
+                raise Died from None
+            return 413, f"the image takes more than {SECONDS:g} s to decode".encode()
         finally:
             timer.cancel()
 

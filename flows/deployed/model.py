@@ -65,11 +65,15 @@ def _openvino(path: Path, settings: dict[str, Any], threads: int, shape: tuple[i
     core = openvino.Core()
     model = core.read_model(path)
     model.reshape({0: openvino.PartialShape(list(shape))})  # as measured: compiled for the shape that comes
-    compiled = core.compile_model(model, "CPU", settings | {"INFERENCE_NUM_THREADS": str(threads)})
-    given, asked = (
-        compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name(),
-        settings["INFERENCE_PRECISION_HINT"],
-    )
+    asked = settings["INFERENCE_PRECISION_HINT"]
+    try:
+        compiled = core.compile_model(model, "CPU", settings | {"INFERENCE_NUM_THREADS": str(threads)})
+    except RuntimeError as error:
+        said = str(error).strip().splitlines()[-1].strip()
+        raise SystemExit(
+            f"OpenVINO cannot compile the model in {asked}, as it was measured, on this CPU: {said}"
+        ) from None
+    given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if given != asked:
         raise SystemExit(f"the model was measured in {asked}, which this CPU does not compute in (OpenVINO gave {given}); "
                          "deploy another form: burnish deploy --variant NAME")  # fmt: skip
