@@ -252,7 +252,7 @@ def train(work) -> Output:
     time.sleep(5)
     return Output(tables={})
 
-made = stage(lambda inputs: "train/x")(train)
+made = stage(lambda inputs: "train/both")(train)
 
 @flow
 def both(run: str) -> None:
@@ -278,4 +278,4 @@ def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cache
         assert time.monotonic() < deadline, states
         time.sleep(0.5)
         states = [run["state"]["name"] for run in json.loads(urllib.request.urlopen(request, timeout=30).read())
-                  if run["name"] == "train/x"]  # fmt: skip
+                  if run["name"] == "train/both"]  # fmt: skip
