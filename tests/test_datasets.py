@@ -338,7 +338,7 @@ def test_folder_has_a_class_a_sub_folder_sorted(tmp_path: Path) -> None:
     assert values(part) == [3, 1, 2]
     assert [left.said for left in source.images.left] == [
         "1 file that is no image, by content: cat/notes.txt",
-        "1 file or folder hidden by a dot before the name",
+        "1 image hidden by a name that begins with a dot: cat/.hidden.png",
     ]
     assert source.images.layout == "the classes are the 2 folders in data.path; there are no split folders"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import format_of
+from tasks.datasets._hidden import HEAD, SUFFIXES
 from tasks.datasets._place import check_place
-from tasks.datasets._tree import HEAD, SUFFIXES
 from tasks.datasets._words import HUB_NAME, PARQUET, TABLES, is_junk, shown
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import Bad, format_of
+from tasks.datasets._hidden import HEAD, SUFFIXES, first_bytes, images_in, is_hidden, is_image
 from tasks.datasets._words import is_junk, shown
 
 if TYPE_CHECKING:
@@ -19,15 +20,11 @@ if TYPE_CHECKING:
 
     from tasks.datasets import Encoded
 
-HEAD = 512
-"""Bytes at the beginning of a file that tell what it is."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
-"""Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left out."""
 MOST = 20_000
 """Files that are looked into before the first image is found, at most."""
 ENTRY_BYTES = 1 << 30
 """An image file in a zip may not unpack to more."""
-JUNK, HIDDEN = "left by systems and notebooks", "hidden by a dot before the name"
+JUNK, HIDDEN = "left by systems, notebooks and tools", "hidden by a dot before the name, without images"
 """Why files and folders are no part of a data set by their names."""
 
 
@@ -54,6 +51,15 @@ class Tree:
     """Images by content whose suffix is not an image's."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Why -> number of files and folders that are no part of a data set by their names."""
+    hidden: dict[str, int] = field(default_factory=dict)
+    """Files, and folders with a slash at the end, whose names begin with a dot -> number of images in each, 1 or more."""
+
+    def hide(self, name: str, images: int) -> None:
+        """Sort a hidden file or folder in."""
+        if images:
+            self.hidden[name] = self.hidden.get(name, 0) + images
+        else:
+            self.skipped[HIDDEN] += 1
 
     def add(self, name: str, head: Callable[[], bytes]) -> None:
         """Sort a file in, by its suffix or else by its first bytes."""
@@ -97,7 +103,7 @@ def read_tree(root: Path) -> Tree:
         tree = Tree(root, lambda name: root / name)
         try:
             for name, entry in _walk(root, tree):
-                tree.add(name, lambda entry=entry: _head(entry.path))  # type: ignore[misc]
+                tree.add(name, lambda entry=entry: first_bytes(entry.path))  # type: ignore[misc]
                 if not tree.images and len(tree.texts) + len(tree.others) >= MOST:
                     raise ValueError(f"data.path: the first {MOST:,} files in {shown(str(root))} hold no image; give the "
                                      "folder of the images itself")  # fmt: skip
@@ -108,11 +114,6 @@ def read_tree(root: Path) -> Tree:
         return _zip_tree(root)
     what = "a file" if root.exists() else "not there"
     raise ValueError(f"data.path: {shown(str(root))} is {what}; a folder is needed, or a zip of one")
-
-
-def _head(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(HEAD)
 
 
 def _ident(path: Path) -> tuple[int, int]:
@@ -137,9 +138,14 @@ def _walk(root: Path, tree: Tree) -> Iterator[tuple[str, os.DirEntry[str]]]:
         with os.scandir(root / name) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 below = f"{name}/{entry.name}" if name else entry.name
-                if reason := _left(entry.name):
-                    tree.skipped[reason] += 1
-                elif (kind := _kind(entry)) == "file":
+                kind = _kind(entry)
+                if is_junk(entry.name, folder=kind == "folder"):
+                    tree.skipped[JUNK] += 1
+                elif is_hidden(entry.name):
+                    tree.hide(
+                        f"{below}/" if kind == "folder" else below, images_in(Path(entry.path), root) if kind else 0
+                    )
+                elif kind == "file":
                     yield below, entry
                 elif kind == "folder":
                     (links if entry.is_symlink() else folders).append(below)
@@ -154,13 +160,6 @@ def _kind(entry: os.DirEntry[str]) -> str:
         if entry.is_symlink():  # a chain of links that leads back to itself
             return ""
         raise
-
-
-def _left(name: str) -> str | None:
-    """Why a file or folder is no part of a data set by its name, if it is not."""
-    if is_junk(name):
-        return JUNK
-    return HIDDEN if name.startswith(".") else None
 
 
 def _zip_tree(path: Path) -> Tree:
@@ -194,11 +193,15 @@ def _zip_tree(path: Path) -> Tree:
         tree.skipped["with the name of a later one in the zip"] = doubled
     for name, info in entries.items():
         steps = name.strip("/").split("/")
-        reason = next((why for step in steps if (why := _left(step))), None)
-        if reason:
-            tree.skipped[reason] += 1
+        folders = steps if info.is_dir() else steps[:-1]
+        if any(is_junk(step, folder=True) for step in folders) or (not info.is_dir() and is_junk(steps[-1])):
+            tree.skipped[JUNK] += 1
             continue
-        tree.folders.extend("/".join(steps[: i + 1]) for i in range(len(steps) - (not info.is_dir())))
+        if (hidden := next((i for i, step in enumerate(steps, 1) if is_hidden(step)), None)) is not None:
+            image = not info.is_dir() and is_image(name, lambda info=info: head(info))  # type: ignore[misc]
+            tree.hide("/".join(steps[:hidden]) + "/" * (hidden < len(steps)), int(image))
+            continue
+        tree.folders.extend("/".join(folders[: i + 1]) for i in range(len(folders)))
         if stat.S_ISLNK(info.external_attr >> 16):
             tree.dead.append(name)
         elif not info.is_dir():
