@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -49,6 +50,8 @@ class Tree:
     """Links to nothing, pipes, sockets and devices."""
     unnamed: int = 0
     """Images by content whose suffix is not an image's."""
+    absolute: int = 0
+    """Members of a zip with an absolute path, which are read as below the zip's root."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Why -> number of files and folders that are no part of a data set by their names."""
     hidden: dict[str, int] = field(default_factory=dict)
@@ -166,7 +169,7 @@ def _zip_tree(path: Path) -> Tree:
     try:
         archive = zipfile.ZipFile(path)
         listed = archive.infolist()
-        entries = {_name_in_zip(info): info for info in listed}
+        entries = {_inside(_name_in_zip(info), path): info for info in listed}
     except (zipfile.BadZipFile, OSError) as error:
         raise ValueError(f"data.path: {shown(str(path))} is not a whole zip file ({error})") from error
     if any(info.flag_bits & 1 for info in entries.values()):
@@ -188,26 +191,52 @@ def _zip_tree(path: Path) -> Tree:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"data.path: {shown(str(path))} is damaged at {shown(info.filename)}: {error}") from error
 
-    tree = Tree(path, read, archive=True)
+    tree = Tree(path, read, archive=True, absolute=sum(_is_absolute(_name_in_zip(info)) for info in listed))
     if doubled := len(listed) - len(entries):
         tree.skipped["with the name of a later one in the zip"] = doubled
     for name, info in entries.items():
-        steps = name.strip("/").split("/")
-        folders = steps if info.is_dir() else steps[:-1]
-        if any(is_junk(step, folder=True) for step in folders) or (not info.is_dir() and is_junk(steps[-1])):
-            tree.skipped[JUNK] += 1
-            continue
-        if (hidden := next((i for i, step in enumerate(steps, 1) if is_hidden(step)), None)) is not None:
-            image = not info.is_dir() and is_image(name, lambda info=info: head(info))  # type: ignore[misc]
-            tree.hide("/".join(steps[:hidden]) + "/" * (hidden < len(steps)), int(image))
-            continue
-        tree.folders.extend("/".join(folders[: i + 1]) for i in range(len(folders)))
-        if stat.S_ISLNK(info.external_attr >> 16):
-            tree.dead.append(name)
-        elif not info.is_dir():
-            tree.add(name, lambda info=info: head(info))  # type: ignore[misc]
+        _add_member(tree, name, info, lambda info=info: head(info))  # type: ignore[misc]
     tree.folders = list(set(tree.folders))
     return tree.sorted()
+
+
+def _add_member(tree: Tree, name: str, info: zipfile.ZipInfo, head: Callable[[], bytes]) -> None:
+    """Sort a member of a zip in."""
+    steps = name.split("/")
+    is_folder = info.filename.endswith(("/", "\\"))
+    folders = steps if is_folder else steps[:-1]
+    if any(is_junk(step, folder=True) for step in folders) or (not is_folder and is_junk(steps[-1])):
+        tree.skipped[JUNK] += 1
+        return
+    if (hidden := next((i for i, step in enumerate(steps, 1) if is_hidden(step)), None)) is not None:
+        image = not is_folder and is_image(name, head)
+        tree.hide("/".join(steps[:hidden]) + "/" * (hidden < len(steps)), int(image))
+        return
+    tree.folders.extend("/".join(folders[: i + 1]) for i in range(len(folders)))
+    if stat.S_ISLNK(info.external_attr >> 16):
+        tree.dead.append(name)
+    elif not is_folder:
+        tree.add(name, head)
+
+
+def _is_absolute(name: str) -> bool:
+    return re.match("(?:[A-Za-z]:)?/", name) is not None
+
+
+def _inside(name: str, path: Path) -> str:
+    """A member's name below the zip's root: of an absolute path what follows the root or the drive, as unzip reads it.
+
+    Raises
+    ------
+    ValueError
+        If it leads out of the folder into which the zip would be unpacked.
+    """
+    below = re.sub("^[A-Za-z]:/", "", name)
+    steps = [step for step in below.split("/") if step not in ("", ".")]
+    if ".." in steps:
+        raise ValueError(f"data.path: {shown(str(path))} has the member {shown(name)}, which leads out of the zip's own "
+                         "folder; make the zip anew from within the folder of the images")  # fmt: skip
+    return "/".join(steps)
 
 
 def _name_in_zip(info: zipfile.ZipInfo) -> str:

@@ -116,6 +116,11 @@ def _load(tree: Tree, layout: Layout) -> Images:
     told = layout.said
     if tree.unnamed:
         told += f"; {counted(tree.unnamed, 'file is an image', 'files are images')} by content, not by suffix"
+    if tree.absolute:
+        members = counted(
+            tree.absolute, "member of the zip has an absolute path", "members of the zip have absolute paths"
+        )
+        told += f"; {members}, read as below the zip's root"
     return Images(tuple(said), parts, told, (*layout.left, *_beside(tree, layout)), tuple(layout.lost),
                   tuple(layout.merged))  # fmt: skip
 

@@ -74,7 +74,7 @@ def _find(data: Data) -> tuple[Files, Path]:
 
 
 def _files(folder: Path, *, hidden: bool = False) -> list[str]:
-    """Names of the files in a folder and below it that nothing hides, or of the Parquet files that a dot before a name hides."""
+    """Names of the files in a folder and below it that nothing hides, or of the Parquet files that a dot hides."""
     found = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
