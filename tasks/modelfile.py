@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import onnxfile, openvinofile, torchfile
+from tasks import filekinds, onnxfile, openvinofile, torchfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 ENGINES = (b"ftrt", b"vtrt")  # first bytes of TensorRT's and of TensorRT for RTX's engines
 ACCEPTED = "accepted: ONNX, TorchScript, OpenVINO (.xml), TensorRT engines, safetensors written by burnish"
-OTHERS = {
-    b"version https://git-lfs": "a Git LFS pointer: git lfs pull fetches the model itself",
-    b"<!doctype html": "a web page: the download was not of the model itself",
-    b"<html": "a web page: the download was not of the model itself",
-    b"\x89HDF": "HDF5, as Keras writes it: export it as ONNX (tf2onnx, or model.export)",
-    b"\x93NUMPY": "an array of NumPy",
-    b"\x1f\x8b": "compressed by gzip: unpack it",
-    b"ustar": "a tar archive: unpack it",
+EXPORT = {
+    "HDF5": ": export it as ONNX (tf2onnx, or model.export)",
+    "TensorFlow Lite": ": give the ONNX file that it was made of",
 }
-"""First bytes of what people take for a model or have instead of one, and what to do about it."""
+"""Beginning of what a file is -> what to do about it where a model was asked for."""
+SUFFIXES = {
+    ".onnx": "ONNX", ".safetensors": "safetensors", ".pt": "PyTorch's", ".pth": "PyTorch's", ".ckpt": "PyTorch's",
+    ".torchscript": "TorchScript", ".engine": "a TensorRT engine", ".plan": "a TensorRT engine", ".xml": "OpenVINO's",
+}  # fmt: skip
+"""Suffix of a model's name -> what the content of such a file should be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,13 +146,12 @@ def _inspected(path: Path) -> ModelFile:
     file = _single(path) if path.is_dir() else path
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
-    with file.open("rb") as opened:
-        head = opened.read(512)
+    head = filekinds.head_of(file)
     if head[:4] in ENGINES:
         return ModelFile(path=path, format="engine", **_profile(path))
-    if head[:4] == torchfile.ZIP:
+    if head.startswith(filekinds.ZIPS):
         return _torchscript(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+    if filekinds.is_safetensors(head):
         return _safetensors(path)
     if head.lstrip()[:1] == b"{":
         return _null(path)
@@ -165,22 +164,24 @@ def _inspected(path: Path) -> ModelFile:
 
 def _other(file: Path, head: bytes) -> str | None:
     """What a file is that is no model, by its first bytes; None: it may be ONNX, which has none of its own."""
-    if head[4:8] == b"TFL3":
-        return "TensorFlow Lite: give the ONNX file that it was made of"
     if head[:1] == torchfile.PICKLE:
         return torchfile.pickled(file)
-    starts = (head.lstrip().lower(), head, head[257:])
-    found = [what for start, what in OTHERS.items() if any(one.startswith(start) for one in starts)]
-    if not found and file.suffix == ".bin" and file.with_suffix(".xml").is_file():
+    if file.suffix == ".bin" and file.with_suffix(".xml").is_file():
         return f"the weights of {file.with_suffix('.xml').name}: give that"
-    return found[0] if found else None
+    found = filekinds.kind(file)
+    export = next((how for start, how in EXPORT.items() if found and found.startswith(start)), "")
+    return f"{found}{export}" if found else None
 
 
 def _onnx(path: Path, file: Path) -> ModelFile:
     try:
         found = onnxfile.describe(file)
     except onnxfile.NotOnnx as error:
-        raise _Unlike(str(error)) from None
+        named = file.suffix.lower()
+        if named in SUFFIXES:
+            raise _Unlike(f"its name ends in {named}, but its content is not {SUFFIXES[named]}; it is damaged, or another "
+                          "file") from None  # fmt: skip
+        raise _Unlike(f"its first bytes are those of no known kind, and as ONNX it has {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return ModelFile(path=path, format="onnx", **found._asdict())
@@ -215,9 +216,11 @@ def _safetensors(path: Path) -> ModelFile:
         with safe_open(str(path), framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+        raise ValueError(
+            f"{path} is a safetensors file that is cut off or damaged ({error}): {filekinds.AGAIN}"
+        ) from None
     if "burnish" not in metadata:
-        raise ValueError(f"{path} holds weights without an architecture; {ACCEPTED}")
+        raise ValueError(f"{path} is a safetensors file of weights without an architecture; {ACCEPTED}")
     built = told.architecture(metadata["burnish"], path)
     return ModelFile(path=path, format="safetensors", shape=(built.in_channels, built.image_size, built.image_size))
 

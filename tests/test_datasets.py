@@ -376,7 +376,7 @@ def test_folder_leaves_out_a_test_folder_without_classes(tmp_path: Path) -> None
         ({}, "", "has no sub-folder with images in it"),
         ({"1.png": 1, "2.png": 2}, "", "has no sub-folder with images in it"),
         ({"set/1.png": 1}, "", "in one class folder only, 'set'"),
-        ({"a/1.png": 1}, "a/1.png", "is a file; a folder is needed"),
+        ({"a/1.png": 1}, "a/1.png", "is a single image .PNG.; a folder is needed"),
         ({"train/a/1.png": 1, "val/a/1.png": 1, "valid/a/1.png": 1}, "", "are both validation images"),
     ],
 )
@@ -514,7 +514,7 @@ def _no_images(folder: Path) -> Path:
     [
         (lambda folder: folder / "nothing.zip", "is not there; give tiny-imagenet-200.zip"),
         (lambda folder: folder, "has no wnids.txt"),
-        (_no_zip, "is not a whole zip file"),
+        (_no_zip, "text.zip is a text"),
         (_no_images, "has no images train/<wnid>/images"),
         (_flipped, "damaged.zip is damaged at tiny-imagenet-200/train/n01/images/n01_0.JPEG"),
     ],

@@ -64,8 +64,8 @@ def _no_weights(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Any, str]] = {
-    "garbage.pt": (lambda path: path.write_text("garbage"), "cannot be read as a state dict"),
-    "garbage.safetensors": (lambda path: path.write_text("garbage"), "is not a whole safetensors file"),
+    "garbage.pt": (lambda path: path.write_text("garbage"), "is a text"),
+    "garbage.safetensors": (lambda path: path.write_text("garbage"), "is a text"),
     "other.pt": (_no_weights, "holds no state dict"),
 }
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import format_of
 from tasks.datasets._words import counted, few, is_junk
+from tasks.filekinds import head_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-HEAD = 512
-"""Bytes at the beginning of a file that tell what it is."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
 """Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left out."""
 
@@ -32,23 +31,18 @@ def images_in(path: Path, root: Path) -> int:
     if path.is_symlink() and path.resolve().is_relative_to(root.resolve()):
         return 0
     if path.is_file():
-        return int(is_image(path.name, lambda: first_bytes(path)))
+        return int(is_image(path.name, lambda: head_of(path)))
     count = 0
     for folder, folders, names in os.walk(path, onerror=_cannot_be_read):
         folders[:] = [name for name in folders if not is_junk(name, folder=True)]
         files = (Path(folder, name) for name in names if not is_junk(name))
-        count += sum(is_image(file.name, lambda file=file: first_bytes(file)) for file in files if file.is_file())  # type: ignore[misc]
+        count += sum(is_image(file.name, lambda file=file: head_of(file)) for file in files if file.is_file())  # type: ignore[misc]
     return count
 
 
 def _cannot_be_read(error: OSError) -> None:
     """os.walk leaves out what it cannot read unless this raises."""
     raise error
-
-
-def first_bytes(path: str | Path) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(HEAD)
 
 
 def hidden_images(hidden: Mapping[str, int]) -> str:

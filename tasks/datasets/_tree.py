@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import Bad, format_of
-from tasks.datasets._hidden import HEAD, SUFFIXES, first_bytes, images_in, is_hidden, is_image
+from tasks.datasets._hidden import SUFFIXES, images_in, is_hidden, is_image
 from tasks.datasets._words import is_junk, shown
+from tasks.filekinds import HEAD, broken_zip, head_of, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,16 +107,16 @@ def read_tree(root: Path) -> Tree:
         tree = Tree(root, lambda name: root / name)
         try:
             for name, entry in _walk(root, tree):
-                tree.add(name, lambda entry=entry: first_bytes(entry.path))  # type: ignore[misc]
+                tree.add(name, lambda entry=entry: head_of(Path(entry.path)))  # type: ignore[misc]
                 if not tree.images and len(tree.texts) + len(tree.others) >= MOST:
                     raise ValueError(f"data.path: the first {MOST:,} files in {shown(str(root))} hold no image; give the "
                                      "folder of the images itself")  # fmt: skip
         except OSError as error:
             raise ValueError(f"data.path: {shown(str(error.filename))} cannot be read: {error.strerror}") from error
         return tree.sorted()
-    if zipfile.is_zipfile(root):
+    if root.is_file() and zipfile.is_zipfile(root):
         return _zip_tree(root)
-    what = "a file" if root.exists() else "not there"
+    what = (kind(root) or "a file") if root.is_file() else "not there"
     raise ValueError(f"data.path: {shown(str(root))} is {what}; a folder is needed, or a zip of one")
 
 
@@ -171,7 +172,7 @@ def _zip_tree(path: Path) -> Tree:
         listed = archive.infolist()
         entries = {_inside(_name_in_zip(info), path): info for info in listed}
     except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"data.path: {shown(str(path))} is not a whole zip file ({error})") from error
+        raise ValueError(f"data.path: {shown(str(path))} is {broken_zip(path) or error}") from error
     if any(info.flag_bits & 1 for info in entries.values()):
         raise ValueError(f"data.path: {shown(str(path))} is encrypted; unpack it and give the folder")
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.datasets import Images, Left, Part, Source, fingerprint, location
 from tasks.datasets._words import counted
+from tasks.filekinds import kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,7 @@ def _tree(path: Path) -> Tree:
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"data.path: {path} is not a whole zip file ({error})") from error
+        raise ValueError(f"data.path: {path} is {kind(path) or 'no zip file'}") from error
 
     def read(name: str) -> bytes:
         try:
