@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from tasks.filekinds import irregular
 from tasks.records import PATTERNS, Choice, Range, Study, skippable
 
 if TYPE_CHECKING:
@@ -244,6 +245,8 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if what := irregular(path):
+        raise Mistake(f"{path} is {what}, not a regular file; a study is a file in TOML")
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(LARGEST + 1)

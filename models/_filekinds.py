@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import stat
 import zipfile
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+IRREGULAR = (
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+"""(Test of a file's mode, what such a file is). A pipe is waited for for ever, and /dev/zero never ends."""
 HEAD = 512
 """Bytes at the beginning of a file that tell what it is."""
 AGAIN = "copy or download it again"
@@ -41,6 +49,15 @@ MAGIC = (
 """(Offset, bytes there, what such a file is and, where that is plain, what to do)."""
 BYTE_ORDER_MARKS = (b"\xff\xfe", b"\xfe\xff")
 """First bytes of texts in UTF-16."""
+
+
+def irregular(path: Path) -> str | None:
+    """What there is in place of a regular file or a folder; None: one of these, or nothing."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # said by whoever opens it
+        return None
+    return next((what for is_kind, what in IRREGULAR if is_kind(mode)), None)
 
 
 def head_of(path: Path) -> bytes:

@@ -144,6 +144,8 @@ def _single(folder: Path) -> Path:
 
 def _inspected(path: Path) -> ModelFile:
     file = _single(path) if path.is_dir() else path
+    if what := filekinds.irregular(file):
+        raise ValueError(f"{file} is {what}, not a regular file; {ACCEPTED}")
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
     head = filekinds.head_of(file)

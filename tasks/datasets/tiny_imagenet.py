@@ -54,7 +54,8 @@ def open(data: Data) -> Source:
 
 def _tree(path: Path) -> Tree:
     if path.is_dir():
-        names = (Path(here, name).relative_to(path) for here, _, found in os.walk(path) for name in found)
+        names = (Path(here, name).relative_to(path) for here, _, found in os.walk(path) for name in found
+                 if Path(here, name).is_file())  # fmt: skip
         return sorted(name.as_posix() for name in names), lambda name: (path / name).read_bytes()
     if not path.is_file():
         raise ValueError(f"data.path: {path} is not there; give {ARCHIVE} or the folder it unpacks to")
