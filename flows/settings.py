@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from tasks.filekinds import irregular
+from tasks.filekinds import BYTE_ORDER_MARKS, irregular
 from tasks.records import PATTERNS, Choice, Range, Study, skippable
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ DEEP = "nested too deeply; a study has at most five levels"
 DOTTED = re.compile(r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:[ \t]*\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){50}""")
 """A dotted key of more than fifty levels: tomllib takes 17 s for one of 20,000."""
 LARGEST = 1_000_000
-"""Characters of a study's file; the longest preset has some 20,000."""
+"""Bytes of a study's file; the longest preset has some 20,000."""
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
@@ -248,14 +248,26 @@ def _read(path: Path) -> dict[str, Any]:
     if what := irregular(path):
         raise Mistake(f"{path} is {what}, not a regular file; a study is a file in TOML")
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise Mistake(f"{path}: it has more than {LARGEST} characters, which no study needs; is it another file?")
-        return {"name": path.stem, **_toml(text)}
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise Mistake(f"{path}: it has more than {LARGEST} bytes, which no study needs; is it another file?")
+        return {"name": path.stem, **_toml(_text(content, path))}
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:
         raise Mistake(f"{path}: {DEEP}") from None
-    except ValueError as error:  # not TOML, not UTF-8, or a whole number of more than 4,300 digits
+    except ValueError as error:  # not TOML, or a whole number of more than 4,300 digits
         raise Mistake(f"{path}: not TOML: {error}") from None
+
+
+def _text(content: bytes, path: Path) -> str:
+    """A file's text with the line ends of Python, and without the mark that Notepad puts before UTF-8."""
+    if content.startswith(BYTE_ORDER_MARKS) or b"\0" in content:
+        what = "in UTF-16, or no text"
+    else:
+        try:
+            return content.decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            what = f"not in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x})"
+    raise Mistake(f"{path}: the file is {what}; TOML is written in UTF-8, so save it so in the editor")

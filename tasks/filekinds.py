@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models import _filekinds
-from models._filekinds import AGAIN, HEAD, ZIPS, broken_zip, head_of, irregular, is_safetensors
+from models._filekinds import AGAIN, BYTE_ORDER_MARKS, HEAD, ZIPS, broken_zip, head_of, irregular, is_safetensors
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["AGAIN", "HEAD", "ZIPS", "broken_zip", "head_of", "irregular", "is_safetensors", "kind"]
+__all__ = ["AGAIN", "BYTE_ORDER_MARKS", "HEAD", "ZIPS", "broken_zip", "head_of", "irregular", "is_safetensors", "kind"]
 
 
 def kind(path: Path) -> str | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from tasks.datasets._decode import Bad, format_of
 from tasks.datasets._hidden import SUFFIXES, images_in, is_hidden, is_image
 from tasks.datasets._words import is_junk, shown
-from tasks.filekinds import HEAD, broken_zip, head_of, kind
+from tasks.filekinds import BYTE_ORDER_MARKS, HEAD, broken_zip, head_of, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,6 +86,8 @@ class Tree:
 
 
 def _is_text(start: bytes) -> bool:
+    if start.startswith(BYTE_ORDER_MARKS):
+        return True
     if b"\0" in start:
         return False
     try:
