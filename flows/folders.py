@@ -35,8 +35,6 @@ def refuse_unusable(asked: argparse.Namespace) -> None:
 
 
 def _refuse(option: str, given: str, *, written: bool) -> None:
-    if not given:
-        raise Mistake(f"{option}: an empty text is no folder; name one")
     try:
         there = _nearest(Path(given))
         if there.is_dir():

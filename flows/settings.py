@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -11,6 +10,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from flows import hints
+from models._near import meant
 from tasks.filekinds import BYTE_ORDER_MARKS, irregular
 from tasks.records import PATTERNS, Choice, Range, Study, skippable
 
@@ -195,12 +196,15 @@ def _line(error: Any) -> str:
         tags: dict[str, type[BaseModel]] = {"range": Range, "choice": Choice}
         record = tags[error["loc"][3]] if location[:2] == ["tune", "space"] else _record_at(location[:-1])
         accepted = [name for name in record.model_fields if name != "kind"] if record else []
-        near = difflib.get_close_matches(location[-1], accepted, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = hints.of_key(location[-1], accepted, top=len(location) == 1)
         return f"unknown key {key}; {hint}{'.'.join(location[:-1]) or 'a study'} accepts {', '.join(accepted)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if scalar:
         message = "expected true, false, a number from -1e12 to 1e12 or a text of up to 200 characters"
+    if error["type"] == "literal_error":
+        message = f"{message}; {hints.of_choice(error['input'], error['ctx']['expected'])}".rstrip("; ")
+    if error["type"] == "tuple_type":
+        message = hints.as_list(key, error["input"])
     if error["type"] == "string_pattern_mismatch":
         message = f"expected {PATTERNS[error['ctx']['pattern']]}"
     told = one_line(repr(error["input"]), 60)
@@ -230,9 +234,9 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
     elif name.endswith(".toml"):
         values = _read(Path(name))
     else:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise Mistake(f"unknown preset {name!r}; {hint}accepted: {', '.join(known)}, or a file ending in .toml")
+        raise Mistake(
+            f"unknown preset {name!r}; {meant(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"
+        )
     study_from(values, name)
     values = apply(values, settings)
     study_from(values, "--set" if settings else name)
