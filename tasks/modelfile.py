@@ -75,7 +75,7 @@ class ModelFile:
     def _fitted(self, asked: tuple[int, ...] | None) -> tuple[int, ...]:
         known = self.shape if self.shape is not None else None if asked is None else (None,) * len(asked)
         words = "an unknown shape" if self.shape is None else "x".join(str(n or "?") for n in self.shape)
-        example = "--input-shape 3,224,224 (one image, without the batch)"
+        example = f"--input-shape {','.join(map(str, _example(self.shape)))} (one image, without the batch)"
         if known is None or (asked is None and None in known):
             raise ValueError(f"{self.path}: its input has {words}; say it with {example}")
         fits = asked is None or (
@@ -113,6 +113,15 @@ class ModelFile:
         file = _single(self.path) if self.path.is_dir() else self.path
         made = onnxfile.executable(file, self.data, folder)
         return self.path.absolute() if made == file else made.absolute()
+
+
+def _example(shape: tuple[int | None, ...] | None) -> tuple[int, ...]:
+    """The shape of an image with what a file leaves open as in ImageNet: 3 channels, which may come last, and 224 pixels."""
+    if shape is None:
+        return 3, 224, 224
+    last = len(shape) == 3 and shape[0] is None and shape[2] in (1, 3)  # channels
+    usual = (224, 224, 3) if last else (3, 224, 224) if len(shape) == 3 else (224,) * len(shape)
+    return tuple(size if size is not None else open_ for size, open_ in zip(shape, usual, strict=True))
 
 
 def inspect(path: Path) -> ModelFile:

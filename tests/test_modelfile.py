@@ -56,6 +56,29 @@ def test_a_dynamic_shape_is_asked_for_and_one_that_does_not_fit_is_refused(tmp_p
             found.inputs(1, wrong)
 
 
+@pytest.mark.parametrize(
+    ("shape", "wrong", "hint"),
+    [
+        (["n", 1, 8, 8], (3, 224, 224), "--input-shape 1,8,8 "),
+        (["n", 1, "h", "w"], None, "--input-shape 1,224,224 "),
+        (["n", "c", 32, 32], None, "--input-shape 3,32,32 "),
+        (["n", "h", "w", 3], None, "--input-shape 224,224,3 "),
+        (["n", 16], (8,), "--input-shape 16 "),
+        (["n", 3, "t", 8, 8], None, "--input-shape 3,224,8,8 "),
+        (["n", 3, "h", "w"], (1, 16, 16), "--input-shape 3,224,224 "),
+    ],
+)
+def test_the_shape_that_is_suggested_is_one_that_the_file_takes(
+    tmp_path: Path, shape: list[int | str], wrong: tuple[int, ...] | None, hint: str
+) -> None:
+    found = inspect(graph(tmp_path / "a.onnx", shape))
+    with pytest.raises(ValueError, match=r"--input-shape") as raised:
+        found.inputs(1, wrong)
+    assert hint in str(raised.value)
+    given = tuple(map(int, hint.split()[1].split(",")))
+    assert found.inputs(1, given).shape == (1, *given)
+
+
 def test_formats_are_told_from_the_content(tmp_path: Path) -> None:
     import torch
 
