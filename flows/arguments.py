@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import re
-from typing import TYPE_CHECKING, NoReturn, get_args
+from typing import TYPE_CHECKING
 
+from flows import options
 from flows.trust import trust_argument
-from tasks.records import StageName, plugins
+from tasks.records import plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     Do = Callable[[argparse.Namespace], None]
 
-MOST = 1_000_000
-"""Of what an option counts: pixels, images, queries, threads, seconds; a million is more than anybody waits for."""
-ROUNDS = 100
-"""Of a benchmark, at most."""
 RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")  # null is for tests of the measuring
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
@@ -47,16 +43,6 @@ EXAMPLES = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser that tells a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """End with exit code 2. What a type of this module is called says what is accepted."""
-        told = re.sub(r"^argument (\S+): invalid ((?:list of )?(?:whole |positive )?(?:number|port).*) value: (.*)$",
-                      r"\1 \3: accepted is a \2", message)  # fmt: skip
-        self.exit(2, f"burnish: {told.removeprefix('argument ')}; see {self.prog} --help\n")
-
-
 def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     """The parser of the command line.
 
@@ -65,7 +51,7 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     do
         Name of a command of `COMMANDS` -> the function that carries it out.
     """
-    top = Parser(
+    top = options.Parser(
         prog="burnish",
         description="From images and a classifier to its fastest deployable form that is still\naccurate enough.",
         epilog="for example:\n  burnish run quickstart\nburnish COMMAND --help has an example of its own.",
@@ -93,60 +79,11 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     return top
 
 
-def completion(top: argparse.ArgumentParser, shell: str) -> str:
-    """A script for a shell of `SHELLS` that completes the commands, options, files and folders of a parser."""
-    import shtab
-
-    for action in _actions(top):
-        if "FILE" in str(action.metavar):
-            action.complete = shtab.FILE  # type: ignore[attr-defined]
-        elif action.metavar == "DIR":
-            action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]
-    return str(shtab.complete(top, shell=shell))
-
-
-def _actions(top: argparse.ArgumentParser) -> list[argparse.Action]:
-    """All arguments of a parser and of its commands."""
-    actions = list(top._actions)
-    for action in top._actions:
-        if isinstance(action, argparse._SubParsersAction):
-            actions += [one for command in action.choices.values() for one in command._actions]
-    return actions
-
-
 def _version() -> str:
     try:
         return importlib.metadata.version("burnish")
     except importlib.metadata.PackageNotFoundError:  # python -m flows.cli in a checkout
         return "(not installed)"
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    """Positive integers, e.g. 1,8 or 3x224x224."""
-    return tuple(_count(part) for part in text.replace("x", ",").split(","))
-
-
-def _positive(text: str) -> float:
-    if not 0 < float(text) <= MOST:
-        raise ValueError
-    return float(text)
-
-
-def _count(text: str) -> int:
-    if not 1 <= int(text) <= MOST:
-        raise ValueError
-    return int(text)
-
-
-def _rounds(text: str) -> int:
-    if not 1 <= int(text) <= ROUNDS:
-        raise ValueError
-    return int(text)
-
-
-# What argparse calls them when they are refused.
-_numbers.__name__, _positive.__name__ = "list of whole numbers from 1 to a million", "positive number up to a million"
-_count.__name__, _rounds.__name__ = "whole number from 1 to a million", f"whole number from 1 to {ROUNDS}"
 
 
 def _out(command: argparse.ArgumentParser, text: str) -> None:
@@ -172,31 +109,24 @@ def _study(command: argparse.ArgumentParser) -> None:
 
 def _run(run: argparse.ArgumentParser) -> None:
     _study(run)
-    run.add_argument("--again", action="append", default=[], metavar="STAGE", choices=get_args(StageName),
-                     help="compute a stage anew although its result is stored, e.g. benchmark; may be repeated")  # fmt: skip
-    run.add_argument("--skip", action="append", default=[], metavar="STAGE",
-                     help="leave a stage out, e.g. build; may be repeated")  # fmt: skip
+    run.add_argument("--again", action="extend", type=options.stages, default=[], metavar="STAGE,...",
+                     help="compute stages anew although their results are stored; may be repeated")  # fmt: skip
+    run.add_argument("--skip", action="extend", type=options.names, default=[], metavar="STAGE,...",
+                     help="leave stages out, e.g. build,tune; may be repeated")  # fmt: skip
     _out(run, "folder for what runs leave")
 
 
-def _port(text: str) -> int:
-    if not 1 <= int(text) <= 65_535:
-        raise ValueError
-    return int(text)
-
-
-_port.__name__ = "port from 1 to 65535"
-
-
 def _ui(ui: argparse.ArgumentParser) -> None:
-    ui.add_argument("--port", type=_port, default=4200, metavar="N", help="port of the pages (default: %(default)d)")
+    ui.add_argument(
+        "--port", type=options.port, default=4200, metavar="N", help="port of the pages (default: %(default)d)"
+    )
     _out(ui, "folder for what runs leave")
 
 
 def _machine(command: argparse.ArgumentParser) -> None:
     """Options of what runs a model file, and on what."""
     command.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
-    command.add_argument("--input-shape", type=_numbers, metavar="N,...",
+    command.add_argument("--input-shape", type=options.numbers, metavar="N,...",
                          help="shape of one image where the file leaves it open, e.g. 3,224,224")  # fmt: skip
     trust_argument(command)
 
@@ -209,19 +139,23 @@ def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--reference", metavar="FILE", help="file that the others are compared with (default: the first)"
     )
-    bench.add_argument("--runtime", default=(), type=lambda text: tuple(text.split(",")), metavar="NAME,...",
-                       help=f"one or more of {RUNTIMES} (default: the first of these that takes the file)")  # fmt: skip
-    bench.add_argument("--batch", type=_numbers, metavar="N,...", help="batch sizes (default: the file's, or 1)")
+    bench.add_argument("--runtime", action="extend", type=options.names, default=[], metavar="NAME,...",
+                       help=f"one or more of {RUNTIMES} (default: the first of these that takes the file); may be "
+                       "repeated")  # fmt: skip
+    bench.add_argument("--batch", action="extend", type=options.numbers, default=[], metavar="N,...",
+                       help="batch sizes (default: the file's, or 1); may be repeated")  # fmt: skip
     bench.add_argument(
         "--seconds",
-        type=_positive,
+        type=options.positive,
         default=10.0,
         help="least time for which each file is measured, all rounds together (default: %(default)g)",
     )
-    bench.add_argument("--rounds", type=_rounds, default=10, metavar="N",
+    bench.add_argument("--rounds", type=options.rounds, default=10, metavar="N",
                        help="rounds, each in fresh processes, from 1 to 100 (default: %(default)d)")  # fmt: skip
     bench.add_argument(
-        "--minutes", type=_positive, help="minutes that everything together may take; fewer queries are measured then"
+        "--minutes",
+        type=options.positive,
+        help="minutes that everything together may take; fewer queries are measured then",
     )
     bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one per core)")
     bench.add_argument(
@@ -241,11 +175,13 @@ def _profile(profile: argparse.ArgumentParser) -> None:
     profile.add_argument(
         "--runtime", metavar="NAME", help=f"one of {RUNTIMES} (default: the plainest that takes the file)"
     )
-    profile.add_argument("--batch", type=_count, metavar="N", help="images per query (default: the file's, or 1)")
-    profile.add_argument("--threads", type=_count, metavar="N", help="threads on a CPU (default: one per core)")
+    profile.add_argument(
+        "--batch", type=options.count, metavar="N", help="images per query (default: the file's, or 1)"
+    )
+    profile.add_argument("--threads", type=options.count, metavar="N", help="threads on a CPU (default: one per core)")
     profile.add_argument(
         "--queries",
-        type=_count,
+        type=options.count,
         default=20,
         metavar="N",
         help="queries to record, of which the calmest quarter counts where the runtime tells queries apart (default: "

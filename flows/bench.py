@@ -18,6 +18,7 @@ from flows import bench_table
 from flows.bench_table import label
 from flows.settings import Mistake
 from flows.trust import refuse_programs
+from models._near import meant
 from tasks import machine, modelfile, rows, runtimes
 from tasks.benchmark import BATCHES, candidates
 from tasks.intervals import Turns, compare, turns
@@ -48,7 +49,7 @@ def bench(asked: argparse.Namespace) -> None:
     refuse_programs(files, asked.trust)
     settings = _settings(asked, files)
     device = machine.devices(settings.devices)[-1]  # auto: the GPU if there is one
-    pairs = [(file, runtime) for file in files for runtime in _runtimes(file, asked.runtime, device)]
+    pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(asked.runtime), device)]
     for file in files:
         file.check_batches(settings.batch_sizes)
     notes = list(dict.fromkeys(f"{file.path}: {note}" for file in files for note in file.notes))
@@ -127,12 +128,13 @@ def _settings(asked: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
     fixed = [file.batch for file in files if file.batch is not None]
     unknown = [name for name in asked.runtime if name not in plugins("runtimes")]
     if unknown:  # a study's `auto` is no runtime here
-        raise Mistake(f"--runtime: unknown runtime {unknown[0]!r}; accepted: {', '.join(plugins('runtimes'))}")
+        raise Mistake(f"--runtime: unknown runtime {unknown[0]!r}; {meant(unknown[0], plugins('runtimes'))}accepted: "
+                      f"{', '.join(plugins('runtimes'))}")  # fmt: skip
     try:
         return Benchmark(
             runtimes=tuple(asked.runtime) or plugins("runtimes"),
             devices=(asked.device,),
-            batch_sizes=asked.batch or tuple(fixed[:1]) or (1,),
+            batch_sizes=tuple(asked.batch) or tuple(fixed[:1]) or (1,),
             throughput=asked.throughput,
             rounds=asked.rounds,
             min_seconds=asked.seconds / asked.rounds,

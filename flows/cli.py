@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from flows.arguments import completion, parser
+from flows.arguments import parser
 from flows.damage import Damaged, check, check_profiles
 from flows.folders import refuse_unusable
 from flows.server import Lost
@@ -168,6 +168,8 @@ def _reachable(study: Study) -> None:
 
 
 def _completion(arguments: argparse.Namespace) -> None:
+    from flows.completion import completion
+
     print(completion(parser(DO), arguments.shell))
 
 

@@ -151,8 +151,8 @@ def _verdict(fits: Mapping[str, Fit], chosen: str, short: bool, images: int | No
     if images:
         noise = 1.96 * sum(f.validation * (1 - f.validation) / images for f in (nearest, plain)) ** 0.5
         if plain.validation - nearest.validation < noise:
-            told.append(f"{images} validation images resolve differences of about {noise:.3f}, so {nearest.policy} may be "
-                        "as good.")  # fmt: skip
+            told.append(f"Chance alone can make such a difference between two scores of {images} validation images, so "
+                        f"{nearest.policy} may be as good.")  # fmt: skip
     return told
 
 

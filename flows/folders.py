@@ -27,15 +27,20 @@ def refuse_unusable(asked: argparse.Namespace) -> None:
         If one cannot be a folder, or nothing can be written there although the command does.
     """
     if hasattr(asked, "out"):
-        _refuse("--out", asked.out, written=asked.command not in ONLY_READ)
-        for name in BELOW:
-            _refuse("--out", str(Path(asked.out) / name), written=False)
+        refuse_out("--out", asked.out, written=asked.command not in ONLY_READ)
     if hasattr(asked, "to"):
         _refuse("--to", asked.to, written=True)
 
 
+def refuse_out(option: str, given: str, *, written: bool = True) -> None:
+    """Refuse a folder of artifacts, with a `Mistake`, if it or one of those that burnish makes in it cannot be a folder."""
+    _refuse(option, given, written=written)
+    for name in BELOW:
+        _refuse(option, str(Path(given) / name), written=False)
+
+
 def _refuse(option: str, given: str, *, written: bool) -> None:
-    if not given:
+    if not given.strip():  # as a path it would be the folder that one stands in
         raise Mistake(f"{option}: an empty text is no folder; name one")
     try:
         there = _nearest(Path(given))

@@ -20,6 +20,7 @@ from flows.profiling_text import TOP, certificate, doubt, headline, text
 from flows.settings import Mistake
 from flows.trust import refuse_programs
 from flows.unfinished import unfinished
+from models._near import meant
 from tasks import machine, modelfile, runtimes, tables
 from tasks.profile import Profile, profile, read
 from tasks.profilers import LEAST_QUERIES
@@ -103,7 +104,8 @@ def _runtime(asked: argparse.Namespace, file: ModelFile, name: str) -> str:
     """The runtime asked for, or the plainest for the format; a Mistake where it cannot execute the file here."""
     runtime = asked.runtime or FIRST.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
-        raise Mistake(f"--runtime: unknown runtime {runtime!r}; accepted: {', '.join(plugins('runtimes'))}")
+        raise Mistake(f"--runtime: unknown runtime {runtime!r}; {meant(runtime, plugins('runtimes'))}accepted: "
+                      f"{', '.join(plugins('runtimes'))}")  # fmt: skip
     if file.format not in formats(runtime):
         able = [one for one in plugins("runtimes") if file.format in formats(one)]
         raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(able)}")

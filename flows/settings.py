@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 import tomllib
@@ -11,6 +10,9 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from flows import hints
+from models._near import meant
+from tasks.filekinds import BYTE_ORDER_MARKS, irregular
 from tasks.records import PATTERNS, Choice, Range, Study, skippable
 
 if TYPE_CHECKING:
@@ -95,7 +97,7 @@ DEEP = "nested too deeply; a study has at most five levels"
 DOTTED = re.compile(r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:[ \t]*\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){50}""")
 """A dotted key of more than fifty levels: tomllib takes 17 s for one of 20,000."""
 LARGEST = 1_000_000
-"""Characters of a study's file; the longest preset has some 20,000."""
+"""Bytes of a study's file; the longest preset has some 20,000."""
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
@@ -194,12 +196,15 @@ def _line(error: Any) -> str:
         tags: dict[str, type[BaseModel]] = {"range": Range, "choice": Choice}
         record = tags[error["loc"][3]] if location[:2] == ["tune", "space"] else _record_at(location[:-1])
         accepted = [name for name in record.model_fields if name != "kind"] if record else []
-        near = difflib.get_close_matches(location[-1], accepted, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
+        hint = hints.of_key(location[-1], accepted, top=len(location) == 1)
         return f"unknown key {key}; {hint}{'.'.join(location[:-1]) or 'a study'} accepts {', '.join(accepted)}"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if scalar:
         message = "expected true, false, a number from -1e12 to 1e12 or a text of up to 200 characters"
+    if error["type"] == "literal_error":
+        message = f"{message}; {hints.of_choice(error['input'], error['ctx']['expected'])}".rstrip("; ")
+    if error["type"] == "tuple_type":
+        message = hints.as_list(key, error["input"])
     if error["type"] == "string_pattern_mismatch":
         message = f"expected {PATTERNS[error['ctx']['pattern']]}"
     told = one_line(repr(error["input"]), 60)
@@ -229,9 +234,9 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
     elif name.endswith(".toml"):
         values = _read(Path(name))
     else:
-        near = difflib.get_close_matches(name, known, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise Mistake(f"unknown preset {name!r}; {hint}accepted: {', '.join(known)}, or a file ending in .toml")
+        raise Mistake(
+            f"unknown preset {name!r}; {meant(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"
+        )
     study_from(values, name)
     values = apply(values, settings)
     study_from(values, "--set" if settings else name)
@@ -244,15 +249,29 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
 
 
 def _read(path: Path) -> dict[str, Any]:
+    if what := irregular(path):
+        raise Mistake(f"{path} is {what}, not a regular file; a study is a file in TOML")
     try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise Mistake(f"{path}: it has more than {LARGEST} characters, which no study needs; is it another file?")
-        return {"name": path.stem, **_toml(text)}
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise Mistake(f"{path}: it has more than {LARGEST} bytes, which no study needs; is it another file?")
+        return {"name": path.stem, **_toml(_text(content, path))}
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:
         raise Mistake(f"{path}: {DEEP}") from None
-    except ValueError as error:  # not TOML, not UTF-8, or a whole number of more than 4,300 digits
+    except ValueError as error:  # not TOML, or a whole number of more than 4,300 digits
         raise Mistake(f"{path}: not TOML: {error}") from None
+
+
+def _text(content: bytes, path: Path) -> str:
+    """A file's text with the line ends of Python, and without the mark that Notepad puts before UTF-8."""
+    if content.startswith(BYTE_ORDER_MARKS) or b"\0" in content:
+        what = "in UTF-16, or no text"
+    else:
+        try:
+            return content.decode("utf-8-sig").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            what = f"not in UTF-8 (byte {error.start + 1} is {content[error.start]:#04x})"
+    raise Mistake(f"{path}: the file is {what}; TOML is written in UTF-8, so save it so in the editor")

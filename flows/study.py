@@ -18,6 +18,7 @@ from prefect.states import Completed, Failed
 from flows import liveness, logs
 from flows.conclusion import in_one_line
 from flows.devices_here import refuse_missing
+from flows.folders import refuse_out
 from flows.plan import Plan, planned
 from flows.presets import quickstart
 from flows.progress import Progress, builds_aware, forms
@@ -318,6 +319,7 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
 
 def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str, Result]:
     """Run a study to its end and return the run's name and its result."""
+    refuse_out("out", out)  # a form and a deployment have not been through the command line
     machine.keep_to_quota()
     for model in study.models:
         if model.pretrained is not None:

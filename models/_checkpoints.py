@@ -11,10 +11,9 @@ import re
 import shlex
 import sys
 import warnings
-import zipfile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models import _pickles
+from models import _filekinds, _pickles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 DEPTH = 4
 """State dicts are looked for in dicts within dicts, so many deep."""
+PICKLE = b"\x80"
+"""First byte of what torch.save wrote before PyTorch 1.6."""
 SHOWN = 12
 """Keys of a file that a message names."""
 AVERAGED = re.compile(r"(^|[_.])(ema|averaged|swa)([_.]|$)", re.IGNORECASE)
@@ -178,15 +179,22 @@ def _content(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    what = _filekinds.kind(path)  # by content: people rename files
     try:
-        if path.suffix == ".safetensors":
+        if what == _filekinds.SAFETENSORS:
             return load_file(str(path))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:  # of a path torch.load goes by the suffix
             warnings.simplefilter("ignore")  # it warns of TorchScript, which is refused anyway
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise ValueError(f"pretrained: {path} is not a whole safetensors file: {brief(error)}") from error
+        raise ValueError(f"pretrained: {path} is a safetensors file that is cut off or damaged ({brief(error)}): "
+                         f"{_filekinds.AGAIN}") from error  # fmt: skip
     except Exception as error:  # on damaged bytes the unpickler raises nearly anything
+        if what is None and not _filekinds.head_of(path).startswith(PICKLE):
+            what = "of no known kind"
+        if what not in (None, _filekinds.ZIP):
+            accepted = "accepted is a file of weights, as safetensors or torch.save writes it"
+            raise ValueError(f"pretrained: {path} is {what}; {accepted}") from error
         raise ValueError(f"pretrained: {path} cannot be read as a state dict: {_cause(error, path)}") from error
 
 
@@ -202,14 +210,7 @@ def _cause(error: Exception, path: Path) -> str:
         )
     reason = text.rpartition("WeightsUnpickler error:")[2].partition("Please use")[0].strip()
     first = re.split(r"(?<=\.)\s", reason.splitlines()[0] if reason else "")[0]
-    return brief(ValueError(first or type(error).__name__)) + (" (is the file cut off?)" if _is_cut_off(path) else "")
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a file is empty, or begins as a zip file and lacks the directory that ends one."""
-    with path.open("rb") as file:
-        head = file.read(4)
-    return not head or (head == b"PK\x03\x04" and not zipfile.is_zipfile(path))
+    return brief(ValueError(first or type(error).__name__))
 
 
 def _remedy(path: Path) -> str:

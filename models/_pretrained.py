@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from models import _library
+from models import _filekinds, _library
 from models._checkpoints import brief, read
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def locate(source: str) -> Path | None:
     if path.suffix not in SUFFIXES:
         raise ValueError(f"pretrained: {source!r} is not accepted; accepted: hub, package:NAME, or a file that ends in "
                          f"{', '.join(SUFFIXES)}")  # fmt: skip
+    if what := _filekinds.irregular(path):
+        raise ValueError(f"pretrained: {source} is {what}, not a regular file")
     if not path.is_file():
         raise ValueError(f"pretrained: {source}: no such file")
     return path

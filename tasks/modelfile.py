@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import onnxfile, openvinofile, torchfile
+from tasks import filekinds, onnxfile, openvinofile, torchfile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 ENGINES = (b"ftrt", b"vtrt")  # first bytes of TensorRT's and of TensorRT for RTX's engines
 ACCEPTED = "accepted: ONNX, TorchScript, OpenVINO (.xml), TensorRT engines, safetensors written by burnish"
-OTHERS = {
-    b"version https://git-lfs": "a Git LFS pointer: git lfs pull fetches the model itself",
-    b"<!doctype html": "a web page: the download was not of the model itself",
-    b"<html": "a web page: the download was not of the model itself",
-    b"\x89HDF": "HDF5, as Keras writes it: export it as ONNX (tf2onnx, or model.export)",
-    b"\x93NUMPY": "an array of NumPy",
-    b"\x1f\x8b": "compressed by gzip: unpack it",
-    b"ustar": "a tar archive: unpack it",
+EXPORT = {
+    "HDF5": ": export it as ONNX (tf2onnx, or model.export)",
+    "TensorFlow Lite": ": give the ONNX file that it was made of",
 }
-"""First bytes of what people take for a model or have instead of one, and what to do about it."""
+"""Beginning of what a file is -> what to do about it where a model was asked for."""
+SUFFIXES = {
+    ".onnx": "ONNX", ".safetensors": "safetensors", ".pt": "PyTorch's", ".pth": "PyTorch's", ".ckpt": "PyTorch's",
+    ".torchscript": "TorchScript", ".engine": "a TensorRT engine", ".plan": "a TensorRT engine", ".xml": "OpenVINO's",
+}  # fmt: skip
+"""Suffix of a model's name -> what the content of such a file should be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +75,7 @@ class ModelFile:
     def _fitted(self, asked: tuple[int, ...] | None) -> tuple[int, ...]:
         known = self.shape if self.shape is not None else None if asked is None else (None,) * len(asked)
         words = "an unknown shape" if self.shape is None else "x".join(str(n or "?") for n in self.shape)
-        example = "--input-shape 3,224,224 (one image, without the batch)"
+        example = f"--input-shape {','.join(map(str, _example(self.shape)))} (one image, without the batch)"
         if known is None or (asked is None and None in known):
             raise ValueError(f"{self.path}: its input has {words}; say it with {example}")
         fits = asked is None or (
@@ -115,6 +115,15 @@ class ModelFile:
         return self.path.absolute() if made == file else made.absolute()
 
 
+def _example(shape: tuple[int | None, ...] | None) -> tuple[int, ...]:
+    """The shape of an image with what a file leaves open as in ImageNet: 3 channels, which may come last, and 224 pixels."""
+    if shape is None:
+        return 3, 224, 224
+    last = len(shape) == 3 and shape[0] is None and shape[2] in (1, 3)  # channels
+    usual = (224, 224, 3) if last else (3, 224, 224) if len(shape) == 3 else (224,) * len(shape)
+    return tuple(size if size is not None else open_ for size, open_ in zip(shape, usual, strict=True))
+
+
 def inspect(path: Path) -> ModelFile:
     """Look at a model file, or at a folder with one .onnx file and its external data, or with one OpenVINO .xml file.
 
@@ -144,15 +153,16 @@ def _single(folder: Path) -> Path:
 
 def _inspected(path: Path) -> ModelFile:
     file = _single(path) if path.is_dir() else path
+    if what := filekinds.irregular(file):
+        raise ValueError(f"{file} is {what}, not a regular file; {ACCEPTED}")
     if not file.is_file():
         raise ValueError(f"{file}: no such file")
-    with file.open("rb") as opened:
-        head = opened.read(512)
+    head = filekinds.head_of(file)
     if head[:4] in ENGINES:
         return ModelFile(path=path, format="engine", **_profile(path))
-    if head[:4] == torchfile.ZIP:
+    if head.startswith(filekinds.ZIPS):
         return _torchscript(path)
-    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size:
+    if filekinds.is_safetensors(head):
         return _safetensors(path)
     if head.lstrip()[:1] == b"{":
         return _null(path)
@@ -165,22 +175,24 @@ def _inspected(path: Path) -> ModelFile:
 
 def _other(file: Path, head: bytes) -> str | None:
     """What a file is that is no model, by its first bytes; None: it may be ONNX, which has none of its own."""
-    if head[4:8] == b"TFL3":
-        return "TensorFlow Lite: give the ONNX file that it was made of"
     if head[:1] == torchfile.PICKLE:
         return torchfile.pickled(file)
-    starts = (head.lstrip().lower(), head, head[257:])
-    found = [what for start, what in OTHERS.items() if any(one.startswith(start) for one in starts)]
-    if not found and file.suffix == ".bin" and file.with_suffix(".xml").is_file():
+    if file.suffix == ".bin" and file.with_suffix(".xml").is_file():
         return f"the weights of {file.with_suffix('.xml').name}: give that"
-    return found[0] if found else None
+    found = filekinds.kind(file)
+    export = next((how for start, how in EXPORT.items() if found and found.startswith(start)), "")
+    return f"{found}{export}" if found else None
 
 
 def _onnx(path: Path, file: Path) -> ModelFile:
     try:
         found = onnxfile.describe(file)
     except onnxfile.NotOnnx as error:
-        raise _Unlike(str(error)) from None
+        named = file.suffix.lower()
+        if named in SUFFIXES:
+            raise _Unlike(f"its name ends in {named}, but its content is not {SUFFIXES[named]}; it is damaged, or another "
+                          "file") from None  # fmt: skip
+        raise _Unlike(f"its first bytes are those of no known kind, and as ONNX it has {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     return ModelFile(path=path, format="onnx", **found._asdict())
@@ -215,9 +227,11 @@ def _safetensors(path: Path) -> ModelFile:
         with safe_open(str(path), framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+        raise ValueError(
+            f"{path} is a safetensors file that is cut off or damaged ({error}): {filekinds.AGAIN}"
+        ) from None
     if "burnish" not in metadata:
-        raise ValueError(f"{path} holds weights without an architecture; {ACCEPTED}")
+        raise ValueError(f"{path} is a safetensors file of weights without an architecture; {ACCEPTED}")
     built = told.architecture(metadata["burnish"], path)
     return ModelFile(path=path, format="safetensors", shape=(built.in_channels, built.image_size, built.image_size))
 

@@ -56,8 +56,8 @@ def describe(file: Path) -> Described:
 
     try:
         model = onnx.load(str(file), format="protobuf", load_external_data=False)  # not by the name
-    except (DecodeError, OSError) as error:
-        raise NotOnnx(" ".join(str(error).split()) or "empty") from None
+    except DecodeError:  # the library's words name a type of its own, and no cause
+        raise NotOnnx("no graph that can be read") from None
     if not model.graph.node:
         raise NotOnnx("no operators")
     tensor = _input(model).type.tensor_type

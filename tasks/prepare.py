@@ -148,12 +148,13 @@ def _decode(
     path = folder / "decoded.npy"
     with path.open("wb") as file:
         for number, one in enumerate(decoded, 1):
-            if time.monotonic() - reported > 1 or number == total:
-                work.progress(number, total, f"decoded {number} of {total} images")
-                reported = time.monotonic()
             if isinstance(one.pixels, Bad):
                 reason, detail = one.pixels.args
                 bad.append(BadRow(one.part, one.row, reason, detail, one.name))
+            if time.monotonic() - reported > 1 or number == total:
+                work.progress(number, total, _so_far(number, total, len(bad)))
+                reported = time.monotonic()
+            if isinstance(one.pixels, Bad):
                 continue
             height, width, *channels = one.pixels.shape
             if height != width or made.side not in (0, height):
@@ -170,6 +171,11 @@ def _decode(
     if made.rows:
         made.images = np.load(path, mmap_mode="r")
     return made, bad
+
+
+def _so_far(number: int, total: int, failed: int) -> str:
+    """How many of all images are decoded, and how many cannot be."""
+    return f"decoded {number - failed} of {total} images" + (f", {failed} cannot be decoded" if failed else "")
 
 
 def _begin(file: IO[bytes], work: Work, shape: tuple[int, ...]) -> None:

@@ -7,10 +7,11 @@ import shlex
 import zipfile
 from typing import TYPE_CHECKING
 
+from tasks.filekinds import broken_zip
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-ZIP = b"PK\x03\x04"
 PICKLE = b"\x80"
 """First byte of what torch.save wrote before PyTorch 1.6, and of other pickles."""
 TYPES = {"FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "BFloat16Storage": "bfloat16"}
@@ -36,7 +37,7 @@ def input_type(path: Path) -> str:
                 raise ValueError(_other(path, names))
             types = _pickles.storage_types(opened)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"no model: {error} (cut off?)") from None
+        raise ValueError(broken_zip(path) or f"a damaged zip file: {error}") from None
     dtype = next((name for storage, name in TYPES.items() if storage in types), "float32")
     if dtype == "bfloat16":
         raise ValueError("its weights are bf16, for which NumPy has no type; save it as model.float() or model.half()")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.devices import choose_device
 from tasks.evaluation import Scores, evaluate
+from tasks.evidence import handful
 from tasks.fit import Fitted, fit
-from tasks.metrics import FEW
 from tasks.records import Artifact, Model, Prepared, Train, Trained, Variant
 from tasks.store import file_sha256
 from tasks.variants import variant_row
@@ -165,10 +165,8 @@ def train(work: Work, model: Model, data: Prepared, settings: Train, final: bool
     """Train `model` to saturation. `final`: no later stage makes weights of it, so these go on to the benchmark."""
     name = f"{model.label}/train"
     tables: dict[str, Artifact] = {}
-    if settings.epochs and data.validation_rows < FEW:
-        work.log.warning("%s: there are %d validation images, so which epoch, trial, policy and int8 setting scores best on "
-                         "them is largely chance; from %d images on a difference of 0.1 in top-1 can be told", name,
-                         data.validation_rows, FEW)  # fmt: skip
+    if settings.epochs and (told := handful(data.validation_rows)):
+        work.log.warning("%s: %s", name, told)
     note: str | None = None
     if settings.epochs:
         seeded = train_seeds(work, model, data, settings, name, "train")

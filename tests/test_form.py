@@ -93,6 +93,6 @@ def test_the_deployments_file_fills_the_form_without_constants(schema):
 
 
 def test_choices_leave_the_record_its_own_message():
-    with pytest.raises(ValueError, match="unknown data source 'digit'; accepted: auto, cifar10"):
+    with pytest.raises(ValueError, match=r"unknown data source 'digit'; did you mean digits. accepted: auto, cifar10"):
         Data(source="digit")
     assert choices("a", "b").json_schema == {"type": "string", "enum": ["a", "b"]}

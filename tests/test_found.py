@@ -137,7 +137,7 @@ def _zip_of_parquet(tmp: Path) -> Path:
     ("make", "said"),
     [
         (_both, "holds Parquet .set/train.parquet. and images .cat/000.png.; say which with data.source=parquet or"),
-        (_tar, "is a tar archive: unpack it"),
+        (_tar, "is compressed by gzip, as tar archives often are: unpack it"),
         (_image, r"is a single image .PNG.; accepted is"),
         (_arrow, "holds Arrow files"),
         (_packed, "holds no images, but photos.zip; give that file"),

@@ -286,12 +286,12 @@ def test_what_systems_and_notebooks_leave_is_no_data(
     root = tree(
         tmp_path / "set", {"cat": 8, "dog": 8, ".ipynb_checkpoints": 1, "cat/.ipynb_checkpoints": 1, "__MACOSX/cat": 1}
     )
-    for name in (".DS_Store", "cat/._000.png", "dog/Thumbs.db", "dog/.secret.png"):
+    for name in (".DS_Store", "cat/._000.png", "dog/Thumbs.db", "dog/.secret"):
         (root / name).write_bytes(b"\0\5\x16\7")
     assert prepare(work, Data(path=str(root))).classes == ("cat", "dog")
     levels = {record.message: record.levelname for record in caplog.records}
-    assert levels["not used: 6 files or folders left by systems and notebooks"] == "INFO"
-    assert levels["not used: 1 file or folder hidden by a dot before the name"] == "WARNING"
+    assert levels["not used: 6 files or folders left by systems, notebooks and tools"] == "INFO"
+    assert levels["not used: 1 file or folder hidden by a dot before the name, without images"] == "INFO"
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", "圆形 ñ 'x\"".encode(), b"two\nlines"])

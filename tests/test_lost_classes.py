@@ -170,9 +170,9 @@ def test_a_folder_of_very_many_other_files_is_given_up_early(tmp_path: Path, mon
     for number in range(30):
         (root / f"{number}.bin").write_bytes(b"\0")
     looked: list[str] = []
-    head = _tree._head
+    head = _tree.head_of
     monkeypatch.setattr(_tree, "MOST", 20)
-    monkeypatch.setattr(_tree, "_head", lambda path: looked.append(path) or head(path))
+    monkeypatch.setattr(_tree, "head_of", lambda path: looked.append(path) or head(path))
     with pytest.raises(ValueError, match=r"the first 20 files in .* hold no image"):
         opened(root).images  # noqa: B018
     assert len(looked) == 20

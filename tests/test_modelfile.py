@@ -56,6 +56,29 @@ def test_a_dynamic_shape_is_asked_for_and_one_that_does_not_fit_is_refused(tmp_p
             found.inputs(1, wrong)
 
 
+@pytest.mark.parametrize(
+    ("shape", "wrong", "hint"),
+    [
+        (["n", 1, 8, 8], (3, 224, 224), "--input-shape 1,8,8 "),
+        (["n", 1, "h", "w"], None, "--input-shape 1,224,224 "),
+        (["n", "c", 32, 32], None, "--input-shape 3,32,32 "),
+        (["n", "h", "w", 3], None, "--input-shape 224,224,3 "),
+        (["n", 16], (8,), "--input-shape 16 "),
+        (["n", 3, "t", 8, 8], None, "--input-shape 3,224,8,8 "),
+        (["n", 3, "h", "w"], (1, 16, 16), "--input-shape 3,224,224 "),
+    ],
+)
+def test_the_shape_that_is_suggested_is_one_that_the_file_takes(
+    tmp_path: Path, shape: list[int | str], wrong: tuple[int, ...] | None, hint: str
+) -> None:
+    found = inspect(graph(tmp_path / "a.onnx", shape))
+    with pytest.raises(ValueError, match=r"--input-shape") as raised:
+        found.inputs(1, wrong)
+    assert hint in str(raised.value)
+    given = tuple(map(int, hint.split()[1].split(",")))
+    assert found.inputs(1, given).shape == (1, *given)
+
+
 def test_formats_are_told_from_the_content(tmp_path: Path) -> None:
     import torch
 
@@ -84,7 +107,7 @@ def test_what_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
     graph(tmp_path / "two.onnx", ["n", 3], inputs=2)
     graph(tmp_path / "scalar.onnx", [])
     for name, words in {
-        "absent": "no such file", "text": "is not a model", "empty": "is not a model", "json": "is not a model",
+        "absent": "no such file", "text": "is not a model", "empty": r"empty \(0 bytes\)", "json": "is not a model",
         "state.pt": "without TorchScript code", "zip": "without TorchScript code", "cut.zip": "cut off",
         "cut.onnx": "is not a model", "folder": "must hold one .onnx file", "two.onnx": "has 2 inputs",
         "scalar.onnx": "has no batch axis",
@@ -107,5 +130,5 @@ def test_safetensors_need_the_architecture_that_burnish_writes(tmp_path: Path) -
     with pytest.raises(ValueError, match="weights without an architecture"):
         inspect(tmp_path / "b.safetensors")
     (tmp_path / "c.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:2000])
-    with pytest.raises(ValueError, match="not a whole safetensors file"):
+    with pytest.raises(ValueError, match="is a safetensors file that is cut off or damaged"):
         inspect(tmp_path / "c.safetensors")

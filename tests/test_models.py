@@ -59,7 +59,10 @@ def test_a_size_that_a_model_does_not_take_is_one_clear_line(name: str, size: in
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("resnot", "unknown model 'resnot'; accepted: .*vit_b_16, timm:NAME, torchvision:NAME"),
+        (
+            "resnot",
+            r"unknown model 'resnot'; did you mean resnet50\? accepted: .*vit_b_16, timm:NAME, torchvision:NAME",
+        ),
         ("timm:resnot18", "timm has no classifier 'resnot18' .* did you mean resnet18"),
         ("timm:resnet18.none", "timm has no weights 'resnet18.none'; accepted: resnet18.a1_in1k"),
         ("torchvision:fcn_resnet50", "torchvision has no classifier 'fcn_resnet50'"),

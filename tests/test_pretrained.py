@@ -100,8 +100,8 @@ def test_weights_that_are_wrong_cut_off_or_no_weights_are_one_line_with_the_file
     torch.save([1, 2], tmp_path / "list.pth")
     torch.save(lenet(), tmp_path / "module.pth")  # a pickled module would run its code
     for name, words in {
-        "cut-whole.pth": "cannot be read as a state dict", "cut-whole.safetensors": "not a whole safetensors file",
-        "empty.pth": "cannot be read as a state dict", "list.pth": "holds no state dict",
+        "cut-whole.pth": "is a zip file that is cut off", "cut-whole.safetensors": "is a safetensors file that is cut off",
+        "empty.pth": "is empty", "list.pth": "holds no state dict",
         "module.pth": "cannot be read as a state dict",
         "short.pth": r"2 entries missing \(conv1.weight, conv1.bias\)",
         "other.pth": r"10 entries missing \(conv1.weight, .*, \.\.\.\); 9 entries unexpected \(a.0, a.1, a.2, \.\.\.\)",

@@ -11,7 +11,7 @@ from flows import study as flow
 from flows.cli import main
 from flows.devices_here import refuse_missing
 from flows.plan import planned
-from flows.settings import load
+from flows.settings import Mistake, load
 from tasks import gpu
 
 if TYPE_CHECKING:
@@ -64,10 +64,23 @@ def _no_weights(path: Path) -> None:
 
 
 FILES: dict[str, tuple[Any, str]] = {
-    "garbage.pt": (lambda path: path.write_text("garbage"), "cannot be read as a state dict"),
-    "garbage.safetensors": (lambda path: path.write_text("garbage"), "is not a whole safetensors file"),
+    "garbage.pt": (lambda path: path.write_text("garbage"), "is a text"),
+    "garbage.safetensors": (lambda path: path.write_text("garbage"), "is a text"),
     "other.pt": (_no_weights, "holds no state dict"),
 }
+
+
+def test_an_empty_folder_does_not_stand_for_the_one_that_one_is_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in ("", " "):
+        with pytest.raises(Mistake, match=r"^out: an empty text is no folder; name one$"):
+            flow._finished(load("quickstart", []), out, ())
+    (tmp_path / "file").touch()
+    with pytest.raises(Mistake, match=r"^out file: no folder can be there, as .*/file is a file; name another folder$"):
+        flow._finished(load("quickstart", []), "file", ())
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -72,7 +72,7 @@ def test_a_key_that_is_set_twice_is_said(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("text", "words"),
     [("a." * 20_000 + "a = 1", "nested too deeply"), ("x = {" + "a . " * 20_000 + "a = 1}", "nested too deeply"),
-     ('"a".' * 20_000 + "a = 1", "nested too deeply"), ("#" * (LARGEST + 1), "it has more than 1000000 characters")],
+     ('"a".' * 20_000 + "a = 1", "nested too deeply"), ("#" * (LARGEST + 1), "it has more than 1000000 bytes")],
     ids=["key", "in a table", "quoted", "large"],
 )  # fmt: skip
 def test_a_file_that_would_take_long_to_parse_is_refused_at_once(

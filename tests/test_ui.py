@@ -191,8 +191,10 @@ def failed(server, tmp_path_factory):
     impossible = plain(load("quickstart", [*SHORT])) | {"benchmark": {"runtimes": ["onnxruntime"]}}
     runs = {
         name: api(server, f"deployments/{deployment['id']}/create_flow_run",
-                  {"name": name, "parameters": {"study": study, "out": str(folder / "out")}})["id"]
-        for name, study in (("Tuesday's attempt", diverges), ("no reference", impossible))
+                  {"name": name, "parameters": {"study": study, "out": out}})["id"]
+        for name, study, out in (("Tuesday's attempt", diverges, str(folder / "out")),
+                                 ("no reference", impossible, str(folder / "out")),
+                                 ("no folder", plain(load("quickstart", [*SHORT])), ""))
     }  # fmt: skip
     with (folder / "worker.log").open("w") as log:
         worker = subprocess.Popen([*prefect, "worker", "start", "--pool", "burnish"], env=environment, cwd=ROOT,
@@ -242,3 +244,9 @@ def test_values_that_cannot_go_together_are_refused_in_one_line(failed):
     why = "benchmark.runtimes: must contain 'eager', which the reference is measured with, or 'auto'"
     assert why in flow_run["state"]["message"]
     assert [entry["message"] for entry in log if entry["level"] >= 40] == [f"refused: study: {why}"]
+
+
+def test_an_empty_folder_in_the_form_is_refused_in_one_line(failed):
+    flow_run, _ = failed["no folder"]
+    assert flow_run["state"]["message"] == "out: an empty text is no folder; name one"
+    assert not {"runs", "store", "tables"} & {path.name for path in ROOT.iterdir()}

@@ -11,6 +11,7 @@ from tasks.datasets import Left
 from tasks.datasets._decode import format_of
 from tasks.datasets._split import SPLITS
 from tasks.datasets._words import few, shown
+from tasks.filekinds import AGAIN, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,11 @@ def open_file(path: Path) -> pq.ParquetFile:
 
 
 def damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"data.path: {path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}")
+    what = kind(path)
+    known = f"it is {what}" if what not in (None, "Parquet") else " ".join(str(error).split())[:200]
+    if what == "Parquet":
+        known = f"it is cut off or damaged ({known.rstrip('.')}): {AGAIN}"
+    return ValueError(f"data.path: {path} cannot be read as Parquet: {known}")
 
 
 def find_columns(file: pq.ParquetFile, path: Path, data: Data) -> Columns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -34,8 +35,11 @@ _MAGIC = (
 )  # fmt: skip
 """(Offset, bytes there, name of the format)."""
 
+# What Pillow decodes, it need not warn of.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 ORIENTATION = 0x0112  # EXIF tag
 PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
+HEAD = 512  # bytes of a file by which its format is told
 BATCH = 32  # images that a thread is handed at a time, at most
 BATCH_BYTES = 64 << 20  # of their pixels, unless one alone has more
 
@@ -159,10 +163,12 @@ def decode(image: Encoded, size: int | None, resize: int | None = None, seen: Se
     except Bad:
         raise
     except UnidentifiedImageError:  # Pillow's message holds an address
-        kind = format_of(image[:512]) if isinstance(image, bytes) else None
+        kind = format_of(image[:HEAD]) if isinstance(image, bytes) else None
         if kind and kind not in FORMATS:
             raise Bad(f"{kind} image, a format that is not read", "") from None
         raise Bad("undecodable image", f"damaged {kind}" if kind else "of no known format") from None
+    except Image.DecompressionBombError:  # its words are of an attack
+        raise Bad("undecodable image", _too_large(image)) from None
     except (
         Exception
     ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
@@ -178,6 +184,16 @@ def _open(image: bytes | np.ndarray | Image.Image) -> Image.Image:
         picture.load()
         return picture
     return image
+
+
+def _too_large(image: Encoded) -> str:
+    """The size of an image that Pillow refuses, and the limit."""
+    most = f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million are decoded"  # Pillow refuses from twice that on
+    found = Image.OPEN.get(format_of(image[:HEAD]) or "") if isinstance(image, bytes) else None
+    if found is None:
+        return f"it has more pixels than are decoded; {most}"
+    width, height = found[0](io.BytesIO(image), "").size  # type: ignore[arg-type]  # the plug-in alone, which does not refuse
+    return f"it has {width} x {height} pixels, {width * height / 1e6:.0f} million; {most}"
 
 
 def _look(picture: Image.Image, image: Encoded, seen: Seen) -> None:

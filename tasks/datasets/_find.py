@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import tarfile
 import zipfile
 from collections import deque
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.datasets._decode import format_of
+from tasks import filekinds
+from tasks.datasets._hidden import SUFFIXES
 from tasks.datasets._place import check_place
-from tasks.datasets._tree import HEAD, SUFFIXES
 from tasks.datasets._words import HUB_NAME, PARQUET, TABLES, is_junk, shown
 
 if TYPE_CHECKING:
@@ -62,20 +61,17 @@ def _source(path: str) -> str:
 
 
 def _of_file(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+    head = filekinds.head_of(path)
     if head.startswith(b"PAR1"):
         return "parquet"
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path) and not filekinds.broken_zip(path):
         with zipfile.ZipFile(path) as archive:
             return _of_names(archive.namelist(), path)
     if path.name.lower().endswith(TABLES):
         return "folder"
-    what = "of none of the kinds that are read"
-    if format := format_of(head):
-        what = f"a single image ({format})"
-    elif tarfile.is_tarfile(path):
-        what = "a tar archive: unpack it, and give the folder"
+    what = filekinds.kind(path) or "of none of the kinds that are read"
+    if path.name.lower().endswith(PARQUET):
+        what += ", although its name is that of a Parquet file"
     raise ValueError(f"data.path: {shown(str(path))} is {what}; accepted is {ACCEPTED}")
 
 

@@ -15,6 +15,7 @@ from tasks.datasets._decode import Bad
 from tasks.datasets._layout import Layout
 from tasks.datasets._split import SPLITS
 from tasks.datasets._words import TABLES, counted, few, settle, shown, split_of
+from tasks.filekinds import BYTE_ORDER_MARKS
 
 if TYPE_CHECKING:
     from tasks.datasets._tree import Tree
@@ -134,7 +135,8 @@ def _rows(tree: Tree, name: str) -> Rows:
     try:
         if isinstance(content, Bad):
             raise ValueError(content.args[1])
-        text = content.decode("utf-8-sig")
+        # Spreadsheets write "Unicode text" in UTF-16, with a byte-order mark.
+        text = content.decode("utf-16" if content.startswith(BYTE_ORDER_MARKS) else "utf-8-sig")
         if name.lower().endswith(".jsonl"):
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
             if not all(isinstance(row, dict) for row in rows):

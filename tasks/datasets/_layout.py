@@ -39,6 +39,8 @@ class Folder:
     texts: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     links: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    """Folders in it whose names begin with a dot, with images."""
 
     @property
     def name(self) -> str:
@@ -99,6 +101,9 @@ def folders_of(tree: Tree) -> Folder:
             known[parent].append(name)
     for name in tree.folders:
         find(name)
+    for name in sorted(tree.hidden):
+        if name.endswith("/"):
+            find(name.rstrip("/").rpartition("/")[0]).hidden.append(name)
     return root
 
 
@@ -301,6 +306,7 @@ def _note_beside(layout: Layout, top: Folder, classes: list[Folder]) -> None:
     layout.lost += [
         f"{shown(link)} (a link to a folder that is read already, or that this one is in)" for link in top.links
     ]
+    layout.lost += [f"{shown(name)} (a folder hidden by the dot before its name)" for name in top.hidden]
 
 
 def _note_empty(layout: Layout, above: Folder) -> None:

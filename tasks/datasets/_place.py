@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import errno
 import re
-import stat
 from pathlib import Path
 
 from tasks.datasets._words import shown
+from tasks.filekinds import irregular
 
-KINDS = (
-    (stat.S_ISFIFO, "a named pipe (FIFO)"),
-    (stat.S_ISSOCK, "a socket"),
-    (stat.S_ISCHR, "a device"),
-    (stat.S_ISBLK, "a device"),
-)
-"""(Test of a file's mode, what such a file is)."""
 KERNEL = {"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "bpf",
           "pstore", "binfmt_misc", "efivarfs", "fusectl"}  # fmt: skip
 """File systems in which the kernel shows its own state as files."""
@@ -33,7 +26,7 @@ def check_place(path: Path) -> None:
         In one sentence.
     """
     try:
-        mode = path.stat().st_mode
+        path.stat()
         real = path.resolve()
     except OSError as error:
         if error.errno == errno.ELOOP:
@@ -41,9 +34,8 @@ def check_place(path: Path) -> None:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return
         raise ValueError(f"data.path: {shown(str(path))} cannot be read: {error.strerror}") from None
-    for is_kind, what in KINDS:
-        if is_kind(mode):
-            raise ValueError(f"data.path: {shown(str(path))} is {what}, which holds no data set; {ACCEPTED}")
+    if what := irregular(path):
+        raise ValueError(f"data.path: {shown(str(path))} is {what}, which holds no data set; {ACCEPTED}")
     if (kind := _file_system(real)) in KERNEL:
         raise ValueError(f"data.path: {shown(str(path))} is in a file system of the kernel's own ({kind}), which holds no "
                          f"data set; {ACCEPTED}")  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import zipfile
 import zlib
@@ -12,22 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import Bad, format_of
+from tasks.datasets._hidden import SUFFIXES, images_in, is_hidden, is_image
 from tasks.datasets._words import is_junk, shown
+from tasks.filekinds import BYTE_ORDER_MARKS, HEAD, broken_zip, head_of, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tasks.datasets import Encoded
 
-HEAD = 512
-"""Bytes at the beginning of a file that tell what it is."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
-"""Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left out."""
 MOST = 20_000
 """Files that are looked into before the first image is found, at most."""
 ENTRY_BYTES = 1 << 30
 """An image file in a zip may not unpack to more."""
-JUNK, HIDDEN = "left by systems and notebooks", "hidden by a dot before the name"
+JUNK, HIDDEN = "left by systems, notebooks and tools", "hidden by a dot before the name, without images"
 """Why files and folders are no part of a data set by their names."""
 
 
@@ -52,8 +51,19 @@ class Tree:
     """Links to nothing, pipes, sockets and devices."""
     unnamed: int = 0
     """Images by content whose suffix is not an image's."""
+    absolute: int = 0
+    """Members of a zip with an absolute path, which are read as below the zip's root."""
     skipped: Counter[str] = field(default_factory=Counter)
     """Why -> number of files and folders that are no part of a data set by their names."""
+    hidden: dict[str, int] = field(default_factory=dict)
+    """Files, and folders with a slash at the end, whose names begin with a dot -> number of images in each, 1 or more."""
+
+    def hide(self, name: str, images: int) -> None:
+        """Sort a hidden file or folder in."""
+        if images:
+            self.hidden[name] = self.hidden.get(name, 0) + images
+        else:
+            self.skipped[HIDDEN] += 1
 
     def add(self, name: str, head: Callable[[], bytes]) -> None:
         """Sort a file in, by its suffix or else by its first bytes."""
@@ -76,6 +86,8 @@ class Tree:
 
 
 def _is_text(start: bytes) -> bool:
+    if start.startswith(BYTE_ORDER_MARKS):
+        return True
     if b"\0" in start:
         return False
     try:
@@ -97,22 +109,17 @@ def read_tree(root: Path) -> Tree:
         tree = Tree(root, lambda name: root / name)
         try:
             for name, entry in _walk(root, tree):
-                tree.add(name, lambda entry=entry: _head(entry.path))  # type: ignore[misc]
+                tree.add(name, lambda entry=entry: head_of(Path(entry.path)))  # type: ignore[misc]
                 if not tree.images and len(tree.texts) + len(tree.others) >= MOST:
                     raise ValueError(f"data.path: the first {MOST:,} files in {shown(str(root))} hold no image; give the "
                                      "folder of the images itself")  # fmt: skip
         except OSError as error:
             raise ValueError(f"data.path: {shown(str(error.filename))} cannot be read: {error.strerror}") from error
         return tree.sorted()
-    if zipfile.is_zipfile(root):
+    if root.is_file() and zipfile.is_zipfile(root):
         return _zip_tree(root)
-    what = "a file" if root.exists() else "not there"
+    what = (kind(root) or "a file") if root.is_file() else "not there"
     raise ValueError(f"data.path: {shown(str(root))} is {what}; a folder is needed, or a zip of one")
-
-
-def _head(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        return file.read(HEAD)
 
 
 def _ident(path: Path) -> tuple[int, int]:
@@ -137,9 +144,14 @@ def _walk(root: Path, tree: Tree) -> Iterator[tuple[str, os.DirEntry[str]]]:
         with os.scandir(root / name) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 below = f"{name}/{entry.name}" if name else entry.name
-                if reason := _left(entry.name):
-                    tree.skipped[reason] += 1
-                elif (kind := _kind(entry)) == "file":
+                kind = _kind(entry)
+                if is_junk(entry.name, folder=kind == "folder"):
+                    tree.skipped[JUNK] += 1
+                elif is_hidden(entry.name):
+                    tree.hide(
+                        f"{below}/" if kind == "folder" else below, images_in(Path(entry.path), root) if kind else 0
+                    )
+                elif kind == "file":
                     yield below, entry
                 elif kind == "folder":
                     (links if entry.is_symlink() else folders).append(below)
@@ -156,20 +168,13 @@ def _kind(entry: os.DirEntry[str]) -> str:
         raise
 
 
-def _left(name: str) -> str | None:
-    """Why a file or folder is no part of a data set by its name, if it is not."""
-    if is_junk(name):
-        return JUNK
-    return HIDDEN if name.startswith(".") else None
-
-
 def _zip_tree(path: Path) -> Tree:
     try:
         archive = zipfile.ZipFile(path)
         listed = archive.infolist()
-        entries = {_name_in_zip(info): info for info in listed}
+        entries = {_inside(_name_in_zip(info), path): info for info in listed}
     except (zipfile.BadZipFile, OSError) as error:
-        raise ValueError(f"data.path: {shown(str(path))} is not a whole zip file ({error})") from error
+        raise ValueError(f"data.path: {shown(str(path))} is {broken_zip(path) or error}") from error
     if any(info.flag_bits & 1 for info in entries.values()):
         raise ValueError(f"data.path: {shown(str(path))} is encrypted; unpack it and give the folder")
 
@@ -189,22 +194,52 @@ def _zip_tree(path: Path) -> Tree:
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, OSError) as error:
             raise ValueError(f"data.path: {shown(str(path))} is damaged at {shown(info.filename)}: {error}") from error
 
-    tree = Tree(path, read, archive=True)
+    tree = Tree(path, read, archive=True, absolute=sum(_is_absolute(_name_in_zip(info)) for info in listed))
     if doubled := len(listed) - len(entries):
         tree.skipped["with the name of a later one in the zip"] = doubled
     for name, info in entries.items():
-        steps = name.strip("/").split("/")
-        reason = next((why for step in steps if (why := _left(step))), None)
-        if reason:
-            tree.skipped[reason] += 1
-            continue
-        tree.folders.extend("/".join(steps[: i + 1]) for i in range(len(steps) - (not info.is_dir())))
-        if stat.S_ISLNK(info.external_attr >> 16):
-            tree.dead.append(name)
-        elif not info.is_dir():
-            tree.add(name, lambda info=info: head(info))  # type: ignore[misc]
+        _add_member(tree, name, info, lambda info=info: head(info))  # type: ignore[misc]
     tree.folders = list(set(tree.folders))
     return tree.sorted()
+
+
+def _add_member(tree: Tree, name: str, info: zipfile.ZipInfo, head: Callable[[], bytes]) -> None:
+    """Sort a member of a zip in."""
+    steps = name.split("/")
+    is_folder = info.filename.endswith(("/", "\\"))
+    folders = steps if is_folder else steps[:-1]
+    if any(is_junk(step, folder=True) for step in folders) or (not is_folder and is_junk(steps[-1])):
+        tree.skipped[JUNK] += 1
+        return
+    if (hidden := next((i for i, step in enumerate(steps, 1) if is_hidden(step)), None)) is not None:
+        image = not is_folder and is_image(name, head)
+        tree.hide("/".join(steps[:hidden]) + "/" * (hidden < len(steps)), int(image))
+        return
+    tree.folders.extend("/".join(folders[: i + 1]) for i in range(len(folders)))
+    if stat.S_ISLNK(info.external_attr >> 16):
+        tree.dead.append(name)
+    elif not is_folder:
+        tree.add(name, head)
+
+
+def _is_absolute(name: str) -> bool:
+    return re.match("(?:[A-Za-z]:)?/", name) is not None
+
+
+def _inside(name: str, path: Path) -> str:
+    """A member's name below the zip's root: of an absolute path what follows the root or the drive, as unzip reads it.
+
+    Raises
+    ------
+    ValueError
+        If it leads out of the folder into which the zip would be unpacked.
+    """
+    below = re.sub("^[A-Za-z]:/", "", name)
+    steps = [step for step in below.split("/") if step not in ("", ".")]
+    if ".." in steps:
+        raise ValueError(f"data.path: {shown(str(path))} has the member {shown(name)}, which leads out of the zip's own "
+                         "folder; make the zip anew from within the folder of the images")  # fmt: skip
+    return "/".join(steps)
 
 
 def _name_in_zip(info: zipfile.ZipInfo) -> str:

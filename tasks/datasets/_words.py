@@ -26,7 +26,9 @@ _TOKEN = re.compile(
     + r"(?:set|split|data|dataset|images|imgs|img)?\d*"
 )
 _JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found", "$recycle.bin",
-         "system volume information", "__pycache__", ".ipynb_checkpoints", ".ds_store"}  # fmt: skip
+         "system volume information", "__pycache__", ".ipynb_checkpoints", ".ds_store", ".git", ".svn", ".hg", ".dvc",
+         ".datalad", ".cache", ".venv", ".idea", ".vscode", ".thumbnails", ".snapshot", ".snapshots", ".zfs",
+         ".spotlight-v100", ".fseventsd", ".temporaryitems", ".stfolder", ".stversions", ".huggingface"}  # fmt: skip
 
 
 def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
@@ -54,9 +56,13 @@ def settle(splits: set[str]) -> dict[str, str]:
     return {split: free if split == "evaluation" else split for split in splits}
 
 
-def is_junk(name: str) -> bool:
-    """Whether a file or folder of this name is left behind by a system or a notebook, and never part of a data set."""
-    return name.startswith("._") or name.lower() in _JUNK
+def is_junk(name: str, *, folder: bool = False) -> bool:
+    """Whether a file (or folder) of this name is left behind by a system, a notebook or a tool, and never part of a data set.
+
+    macOS keeps what other file systems cannot hold of cat.jpg in the file ._cat.jpg; it makes no folders so called.
+    """
+    lower = name.lower()
+    return lower in _JUNK or (lower.startswith((".trash", ".nfs")) if folder else lower.startswith("._"))
 
 
 def shown(name: str) -> str:

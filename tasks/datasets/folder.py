@@ -8,9 +8,10 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from tasks.datasets import Images, Left, Part, Source, fingerprint, location
+from tasks.datasets._hidden import hidden_images
 from tasks.datasets._labels import LABELS, find_tables, is_table, read_labels
 from tasks.datasets._layout import Layout, NoClasses, folders_of, read_layout
-from tasks.datasets._tree import JUNK, Tree, read_tree
+from tasks.datasets._tree import HIDDEN, JUNK, Tree, read_tree
 from tasks.datasets._words import counted, few, shown
 
 if TYPE_CHECKING:
@@ -66,9 +67,10 @@ def _read(tree: Tree, data: Data, table: str | None) -> Layout:
     tables = find_tables(tree)
     try:
         layout = read_layout(root, data.layout, where)
-    except NoClasses:
-        if not tables or data.layout == "classes":
-            raise
+    except ValueError as error:
+        if not isinstance(error, NoClasses) or not tables or data.layout == "classes":
+            unused = hidden_images(tree.hidden)
+            raise ValueError(f"{error}; not used are {unused}" if unused else str(error)) from None
         return read_labels(tree, tables, data, where)
     if tables and data.layout == "auto":
         _refuse_other_labels(tree, tables, data, layout, where)
@@ -114,6 +116,11 @@ def _load(tree: Tree, layout: Layout) -> Images:
     told = layout.said
     if tree.unnamed:
         told += f"; {counted(tree.unnamed, 'file is an image', 'files are images')} by content, not by suffix"
+    if tree.absolute:
+        members = counted(
+            tree.absolute, "member of the zip has an absolute path", "members of the zip have absolute paths"
+        )
+        told += f"; {members}, read as below the zip's root"
     return Images(tuple(said), parts, told, (*layout.left, *_beside(tree, layout)), tuple(layout.lost),
                   tuple(layout.merged))  # fmt: skip
 
@@ -141,5 +148,9 @@ def _beside(tree: Tree, layout: Layout) -> list[Left]:
     if tree.links:
         left.append(Left(f"{counted(len(tree.links), 'link')} to folders that are read already: {few(tree.links)}"))
     for why, count in sorted(tree.skipped.items()):
-        left.append(Left(f"{counted(count, 'file or folder', 'files or folders')} {why}", harmless=why == JUNK))
+        left.append(
+            Left(f"{counted(count, 'file or folder', 'files or folders')} {why}", harmless=why in (JUNK, HIDDEN))
+        )
+    if unused := hidden_images(tree.hidden):
+        left.append(Left(unused, sum(tree.hidden.values())))
     return left

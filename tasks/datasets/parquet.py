@@ -12,6 +12,7 @@ import numpy as np
 
 from tasks.datasets import Images, Left, Part, Source, fingerprint, location
 from tasks.datasets._columns import check_same, damaged, find_columns, images_of, name_classes, open_file, read_labels
+from tasks.datasets._hidden import is_hidden
 from tasks.datasets._words import HUB_NAME, PARQUET, counted, few, is_junk, settle, split_of
 
 if TYPE_CHECKING:
@@ -72,17 +73,32 @@ def _find(data: Data) -> tuple[Files, Path]:
                      "name on the Hugging Face hub (owner/name)")  # fmt: skip
 
 
-def _files(folder: Path) -> list[str]:
-    """Names of the files in a folder and below it, without hidden ones and what systems leave behind."""
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return [name for name in names if not any(step.startswith(".") or is_junk(step) for step in name.split("/"))]
+def _files(folder: Path, *, hidden: bool = False) -> list[str]:
+    """Names of the files in a folder and below it that nothing hides, or of the Parquet files that a dot hides."""
+    found = []
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        *folders, last = name.split("/")
+        if is_junk(last) or any(is_junk(step, folder=True) for step in folders) or not path.is_file():
+            continue
+        if any(map(is_hidden, (*folders, last))) == hidden and (not hidden or name.lower().endswith(PARQUET)):
+            found.append(name)
+    return found
 
 
 def _beside(path: Path) -> tuple[Left, ...]:
-    """The files of a folder that are not Parquet; a data set's card is no loss."""
-    others = sorted(name for name in _files(path) if not name.lower().endswith(PARQUET)) if path.is_dir() else []
+    """The files of a folder that are not Parquet, where a data set's card is no loss; and those that are hidden."""
+    if not path.is_dir():
+        return ()
+    others = sorted(name for name in _files(path) if not name.lower().endswith(PARQUET))
     said = f"{counted(len(others), 'file that is', 'files that are')} not Parquet: {few(others)}"
-    return (Left(said, harmless=all(name.endswith(CARD) for name in others)),) if others else ()
+    left = [Left(said, harmless=all(name.endswith(CARD) for name in others))] if others else []
+    if hidden := sorted(_files(path, hidden=True)):
+        rows = sum(open_file(path / name).metadata.num_rows for name in hidden)
+        left.append(
+            Left(f"{counted(rows, 'row')} of Parquet hidden by names that begin with a dot: {few(hidden)}", rows)
+        )
+    return tuple(left)
 
 
 def _part_of(name: str) -> str | None:

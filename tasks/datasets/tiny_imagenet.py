@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from tasks.datasets import Images, Left, Part, Source, fingerprint, location
 from tasks.datasets._words import counted
+from tasks.filekinds import kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -53,14 +54,15 @@ def open(data: Data) -> Source:
 
 def _tree(path: Path) -> Tree:
     if path.is_dir():
-        names = (Path(here, name).relative_to(path) for here, _, found in os.walk(path) for name in found)
+        names = (Path(here, name).relative_to(path) for here, _, found in os.walk(path) for name in found
+                 if Path(here, name).is_file())  # fmt: skip
         return sorted(name.as_posix() for name in names), lambda name: (path / name).read_bytes()
     if not path.is_file():
         raise ValueError(f"data.path: {path} is not there; give {ARCHIVE} or the folder it unpacks to")
     try:
         archive = zipfile.ZipFile(path)
     except zipfile.BadZipFile as error:
-        raise ValueError(f"data.path: {path} is not a whole zip file ({error})") from error
+        raise ValueError(f"data.path: {path} is {kind(path) or 'no zip file'}") from error
 
     def read(name: str) -> bytes:
         try:

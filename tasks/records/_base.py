@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
+from models._near import meant
+
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
@@ -132,13 +134,14 @@ def skippable(stage: str) -> str:
             f"the stage {stage} cannot be skipped, as later stages need what it makes; accepted: {accepted}"
         )
     if stage not in get_args(StageName):
-        raise ValueError(f"there is no stage {stage!r}; accepted: {accepted}")
+        hint = meant(stage, get_args(SkippableStage))
+        raise ValueError(f"there is no stage {stage!r}; {hint}accepted: {accepted}")
     return stage
 
 
 def known(value: str, accepted: tuple[str, ...], what: str) -> str:
     if value not in accepted:
-        raise ValueError(f"unknown {what} {value!r}; accepted: {', '.join(accepted)}")
+        raise ValueError(f"unknown {what} {value!r}; {meant(value, accepted)}accepted: {', '.join(accepted)}")
     return value
 
 

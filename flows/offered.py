@@ -1,0 +1,44 @@
+"""What a shell's completion asks for while a person types: ``python -m flows.offered runs|variants WORD...``, a line each.
+
+The words are those of the command line so far, which may name the folder (--out) and the run.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def runs(out: Path) -> list[str]:
+    """Names of the runs in a folder, the oldest first."""
+    found = list((out / "runs").glob("*/study.toml"))
+    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+
+
+def variants(out: Path, words: Sequence[str]) -> list[str]:
+    """Names of what the run that the words name, else the newest, has made."""
+    from tasks import tables
+
+    known = runs(out)
+    named = [word for word in words if word in known] or known[-1:]
+    if not named:
+        return []
+    table = tables.read(out, "variants", named[-1]).collect()
+    return table.filter(table["status"] == "ok")["name"].unique(maintain_order=True).to_list()
+
+
+def main(kind: str, words: Sequence[str]) -> None:
+    """Print what is offered."""
+    given = [after for word, after in pairwise(words) if word == "--out"]
+    given += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+    out = Path(given[-1] if given else "artifacts").expanduser()
+    print("\n".join(runs(out) if kind == "runs" else variants(out, words)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

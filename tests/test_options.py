@@ -1,0 +1,114 @@
+"""Values on the command line: empty ones are refused, several go by commas or repeated, and what was meant is said."""
+
+from __future__ import annotations
+
+import pytest
+
+from flows import cli
+from flows.arguments import COMMANDS, parser
+from flows.settings import Mistake, load
+
+
+def line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What a command that is a mistake says."""
+    try:
+        code = cli.main(list(arguments))
+    except SystemExit as ended:  # of the parser
+        code = int(str(ended.code))
+    assert code == 2
+    (said,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("burnish: ")]
+    return said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("report", ""), "RUN: an empty text is no run"),
+        (("why", " "), "RUN: an empty text is no run"),
+        (("deploy", "", "--to", "x"), "RUN: an empty text is no run"),
+        (("deploy", "--to", ""), "--to: an empty text is no folder"),
+        (("deploy", "--to", "x", "--variant", ""), "--variant: an empty text is no name"),
+        (("run", ""), "PRESET|FILE.toml: an empty text is no preset or file"),
+        (("run", "quickstart", "--out", ""), "--out: an empty text is no folder"),
+        (("run", "quickstart", "--set", ""), "--set: an empty text is no setting"),
+        (("run", "quickstart", "--skip", ""), "--skip: an empty text is no name"),
+        (("bench", ""), "FILE: an empty text is no file"),
+        (("bench", "a", "--reference", ""), "--reference: an empty text is no file"),
+        (("bench", "a", "--runtime", "eager,,openvino"), "--runtime: an empty text is no name (in 'eager,,openvino')"),
+        (("profile", ""), "VARIANT|FILE: an empty text is no variant or file"),
+        (("profile", "--run", ""), "--run: an empty text is no run"),
+    ],
+)
+def test_an_empty_text_is_refused_wherever_it_is_given(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert f"burnish: {said}; see burnish {arguments[0]} --help" == line(capsys, *arguments)
+
+
+def test_what_can_be_repeated_takes_commas_too() -> None:
+    top = parser(dict.fromkeys(COMMANDS, lambda _: None))
+    words = "run quickstart --skip build,tune --skip prune --again train --again export,build"
+    run = top.parse_args(words.split())
+    assert run.skip == ["build", "tune", "prune"]
+    assert run.again == ["train", "export", "build"]
+    assert load("quickstart", [], skip=run.skip).skip == ("build", "tune", "prune")
+    words = "bench a --runtime eager --runtime openvino,onnxruntime --batch 1,2 --batch 8"
+    bench = top.parse_args(words.split())
+    assert bench.runtime == ["eager", "openvino", "onnxruntime"]
+    assert bench.batch == [1, 2, 8]
+    plain = top.parse_args(["bench", "a"])
+    assert (plain.runtime, plain.batch) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("models=lenet5", """models: expected a list, e.g. models=["lenet5"] (got 'lenet5')"""),
+        ("models=[lenet5, resnet34]", 'e.g. models=["lenet5", "resnet34"] '),
+        ("benchmark.batch_sizes=8", "e.g. benchmark.batch_sizes=[8] (got 8)"),
+        ("benchmark.batch_sizes=1,8", "e.g. benchmark.batch_sizes=[1, 8] "),
+        ('models=["lenet6"]', "unknown model 'lenet6'; did you mean lenet5? accepted: "),
+        ('models=["ResNet-34"]', "did you mean resnet34? "),
+        ('benchmark.runtimes=["onnx"]', "unknown runtime 'onnx'; did you mean onnxruntime? accepted: "),
+        ('quantize.settings=["u8s8reduced"]', "did you mean u8s8-reduced? "),
+        ("data.source=fodler", "did you mean folder? "),
+        ("train.optimizer=adamv", "should be 'sgd', 'adamw' or 'muon'; did you mean adamw? (got 'adamv')"),
+        ('skip=["quantise"]', "there is no stage 'quantise'; did you mean quantize? accepted: "),
+        ("trian.epochs=3", "unknown key trian; did you mean train? "),
+        ("learning_rate=3", "unknown key learning_rate; did you mean train.learning_rate or prune.learning_rate"),
+        ("train.epoch=3", "unknown key train.epoch; did you mean epochs? "),
+    ],
+)
+def test_a_setting_that_is_refused_comes_with_what_was_meant(setting: str, said: str) -> None:
+    with pytest.raises(Mistake) as raised:
+        load("quickstart", [setting])
+    assert said in str(raised.value)
+
+
+def test_the_form_that_is_shown_for_a_list_is_accepted() -> None:
+    assert load("quickstart", ['models=["lenet5"]']).models[0].name == "lenet5"
+    assert load("quickstart", ["benchmark.batch_sizes=[1, 8]"]).benchmark.batch_sizes == (1, 8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("runn", "quickstart"), "there is no 'runn'; did you mean run? accepted: run, presets"),
+        (("run", "quickstrt"), "unknown preset 'quickstrt'; did you mean quickstart? "),
+        (("run", "quickstart", "--skip", "tune,bild"), "--skip bild: there is no stage 'bild'; did you mean build? "),
+        (("run", "quickstart", "--again", "tune,benchmrk"), "there is no stage 'benchmrk'; did you mean benchmark? "),
+        (("run", "quickstart", "--scale", "smok"), "--scale: there is no 'smok'; did you mean smoke? accepted: smoke"),
+        (("bench", "a", "--runtme", "eager"), "unrecognized arguments: --runtme (did you mean --runtime)"),
+    ],
+)
+def test_a_word_that_is_close_to_one_is_said(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert said in line(capsys, *arguments)
+
+
+@pytest.mark.parametrize("word", ["zzz", "1,2", "'"])
+def test_where_nothing_is_close_nothing_is_suggested(word: str) -> None:
+    with pytest.raises(Mistake) as raised:
+        load("quickstart", [f"data.source={word}"])
+    assert "did you mean" not in str(raised.value)

@@ -1,0 +1,32 @@
+"""What few validation images can tell is one number, in the same words, wherever it is said."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tasks.evidence import handful
+from tasks.metrics import FEW, smallest_drop
+from tasks.prepare import prepare
+from tasks.records import Data, Model, Train
+from tasks.train import train
+from tasks.work import Work
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_training_says_of_few_validation_images_what_the_report_says(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    work = Work.at(tmp_path, "train")
+    data = prepare(work, Data(train_limit=200, test_limit=50))
+    assert data.validation_rows < FEW
+    caplog.set_level(logging.WARNING)
+    train(work, Model(), data, Train(epochs=1), final=False)
+    (said,) = [r.message for r in caplog.records if "validation image" in r.message]
+    assert said == f"lenet5/train: {handful(data.validation_rows)}"
+    assert re.findall(r"less than ([\d.]+)", said) == [f"{smallest_drop(data.validation_rows):.2g}"]
