@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
         refuse_unusable(arguments)
         with watched(getattr(arguments, "out", ".")):
             arguments.do(arguments)
-    except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
+    except ValueError as error:  # a Mistake, or what a stage says of the user's data
         print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 2
     except (Damaged, DiskFull, Lost) as error:
@@ -202,9 +202,6 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit:
         print(farewell(), file=sys.stderr)
         raise
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
     except Exception as error:
         if os.environ.get("BURNISH_TRACEBACK"):
             raise
