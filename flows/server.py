@@ -25,7 +25,7 @@ from flows import supervisor
 from flows.settings import Mistake
 from tasks import parent
 from tasks.locks import held
-from tasks.space import check_database
+from tasks.space import check_database, check_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -236,7 +236,14 @@ def connected(out: Path) -> Iterator[Server]:
 
 
 def settle(out: Path) -> None:
-    """Set Prefect's settings, and see that it can write its own files: below `out`, if it cannot at home."""
+    """Set Prefect's settings, and see that it can write its own files: below `out`, if it cannot at home.
+
+    Raises
+    ------
+    DiskFull
+        If there is no room for temporary files, without which its server ends as it starts.
+    """
+    check_temporary()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     home = Path(os.environ.get("PREFECT_HOME") or Path("~").expanduser() / ".prefect")

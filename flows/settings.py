@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Mistake(Exception):
+class Mistake(ValueError):
     """Something the user wrote is wrong; the message is one line."""
 
     def __init__(self, message: str) -> None:
@@ -250,6 +250,8 @@ def _read(path: Path) -> dict[str, Any]:
         if len(text) > LARGEST:
             raise Mistake(f"{path}: it has more than {LARGEST} characters, which no study needs; is it another file?")
         return {"name": path.stem, **_toml(text)}
+    except Mistake:
+        raise
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:
