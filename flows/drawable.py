@@ -12,7 +12,7 @@ from tasks.space import size
 
 LOG = logging.getLogger("burnish")
 V8_BYTES = 72 << 30
-"""Address space that V8 reserves when it starts, of which it uses next to nothing: 64.3 GiB were measured in vl-convert 1.9."""
+"""Address space that V8 reserves when it starts, and of which it uses next to nothing; 64.3 GiB were measured."""
 WHY = "the address space that a process may have is limited (ulimit -v)"
 
 
