@@ -105,9 +105,9 @@ class Server:
             if (seconds := self._worked()) != worked:
                 worked, since = seconds, time.monotonic()
             if self.process is not None and time.monotonic() - since > STILL_SECONDS:
-                raise Lost(f"Prefect's temporary server (process {self.process.pid}) has done nothing for "
-                           f"{STILL_SECONDS:.0f} s while it starts, so it is stopped or stuck; it is ended, and the same command starts another; "
-                           f"what it wrote is in {self.log}")  # fmt: skip
+                told = f"Prefect's temporary server (process {self.process.pid}) has done nothing for {STILL_SECONDS:.0f} s"
+                raise Lost(f"{told} while it starts, so it is stopped or stuck; it is ended, and the same command starts "
+                           f"another; what it wrote is in {self.log}")  # fmt: skip
             if time.monotonic() > deadline:
                 raise Lost(
                     f"Prefect's server did not answer within {START_SECONDS:.0f} s; what it wrote is in {self.log}"

@@ -29,7 +29,9 @@ def tables() -> Tables:
 def test_a_reference_whose_worker_was_killed_is_the_reason(tables: Tables) -> None:
     found = subject.summarise(failed(tables), factory.study())
     assert found.winner is None and found.reference is None
-    assert found.reason.startswith("No winner: the reference for the accuracy rule, an unpruned fp32 model in PyTorch eager,")
+    assert found.reason.startswith(
+        "No winner: the reference for the accuracy rule, an unpruned fp32 model in PyTorch eager,"
+    )
     assert f"{REFERENCE} on eager, cpu, batch 1: {KILLED}" in found.reason
     assert "was measured in PyTorch eager" not in found.reason
 
@@ -50,5 +52,8 @@ def test_a_reference_is_never_its_own_provisional_best(tables: Tables) -> None:
     assert found.winner is None and found.provisional is None
     assert found.reference is not None and found.reference["role"] == "reference"
     assert found.reason.startswith("No winner yet: ") and "rovisional best" not in found.reason
-    assert "No row but the reference itself is accurate enough, and it was measured under bad conditions (other" in found.reason
+    assert (
+        "No row but the reference itself is accurate enough, and it was measured under bad conditions (other"
+        in found.reason
+    )
     assert "To confirm it, run the same command with --again benchmark" in found.reason
