@@ -14,6 +14,7 @@ from flows.damage import Damaged, check, check_profiles, explanations
 from flows.folders import refuse_unusable
 from flows.server import Lost
 from flows.settings import Mistake, load, one_line, repeated, to_toml
+from flows.standard import too_many_files
 from flows.supervisor import farewell
 from tasks.space import DiskFull, watched
 
@@ -205,7 +206,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("BURNISH_TRACEBACK"):
             raise
-        print(f"burnish: failed: {type(error).__name__}: {error}\n(BURNISH_TRACEBACK=1 shows where)", file=sys.stderr)
+        told = too_many_files(error) or f"{type(error).__name__}: {error}\n(BURNISH_TRACEBACK=1 shows where)"
+        print(f"burnish: failed: {told}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Standard output and error as a command meets them: closed, on a full device, or a pipe that nobody reads any more.
+"""Standard output, error and open files as a command meets them: closed, full, a pipe without a reader, or too few.
 
 What cannot be written there is no failure of a disk that burnish was told to write to, so it has an exception of its own.
 """
@@ -86,3 +86,14 @@ def open_all() -> None:
 
 def _text(raw: io.FileIO, errors: str, *, line_buffering: bool) -> io.TextIOWrapper:
     return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", errors, line_buffering=line_buffering)
+
+
+def too_many_files(error: Exception) -> str:
+    """What to do where a process may not open as many files as burnish needs; empty for another error."""
+    if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+        return ""
+    import resource
+
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return (f"a process may have {most} open files here (ulimit -n), which are too few; ulimit -n 1024 raises that, and the "
+            "same command goes on where it stopped")  # fmt: skip
