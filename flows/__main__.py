@@ -7,10 +7,15 @@ import locale
 import os
 import sys
 
+from flows.standard import guarded
 from flows.supervisor import supervise
 
 
 def _work() -> int:
+    return guarded(_command)
+
+
+def _command() -> int:
     from flows.cli import main
 
     return main(sys.argv[1:])

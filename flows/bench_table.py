@@ -9,6 +9,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from flows.blocks import LEAST_NAME, blocks
 from flows.names import broken
 from tasks.summary import interval, sig
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     import polars as pl
     from rich.table import Table
+    from rich.text import Text
 
 Row = dict[str, Any]
 NARROW, WIDEST = 100, 140
@@ -119,8 +121,10 @@ def _sorted(experiment: str, rows: list[Row]) -> list[Row]:
                                          SPEED[experiment](row) if row[failed] is not None else 0.0))  # fmt: skip
 
 
-def _table(experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row], reference: str, width: int) -> Table:
-    """The rows with as many columns as fit."""
+def _table(
+    experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row], reference: str, width: int
+) -> Table | Text:
+    """The rows with as many columns as fit; below one another where the fewest do not."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -141,6 +145,10 @@ def _table(experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row
             columns[name] = figures[name]
     columns |= last
     longest = width - sum(map(_wide, columns.items()))
+    if longest < min(LEAST_NAME, max(len(row["variant"]) for row in rows)) + 2:
+        named = [(row["variant"], [(name, cells[number]) for name, cells in columns.items()])
+                 for number, row in enumerate(rows)]  # fmt: skip
+        return Text("\n".join(blocks(named, width)))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
     for name in columns:

@@ -12,6 +12,8 @@ from html import escape
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from flows.drawable import drawable, left_out
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -55,6 +57,8 @@ class Figure:
 
 def warm_up() -> None:
     """Load what draws charts, which takes a second (measured on two cores): the first chart then takes milliseconds."""
+    if not drawable():
+        return
     import altair as alt
     import vl_convert
 
@@ -62,11 +66,12 @@ def warm_up() -> None:
 
 
 def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
+    """Draw a chart; where none can be drawn, the figure says so. `alternative`: the chart in words."""
     import vl_convert
 
     spec = chart.to_dict(validate=False)
     spec["config"] = CONFIG
-    svg = vl_convert.vegalite_to_svg(spec)
+    svg = vl_convert.vegalite_to_svg(spec) if drawable() else left_out(title)
     prefix = f"c{next(_number)}-"  # ids are shared by all SVGs of a page
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {alternative}")}" ', 1)

@@ -14,6 +14,7 @@ from flows.damage import Damaged, check, check_profiles
 from flows.folders import refuse_unusable
 from flows.server import Lost
 from flows.settings import Mistake, load, one_line, repeated, to_toml
+from flows.standard import too_many_files
 from flows.supervisor import farewell
 from tasks.space import DiskFull, watched
 
@@ -194,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         refuse_unusable(arguments)
         with watched(getattr(arguments, "out", ".")):
             arguments.do(arguments)
-    except (Mistake, ValueError) as error:  # ValueError: what a stage says of the user's data
+    except ValueError as error:  # a Mistake, or what a stage says of the user's data
         print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 2
     except (Damaged, DiskFull, Lost) as error:
@@ -206,13 +207,11 @@ def main(argv: list[str] | None = None) -> int:
     except SystemExit:
         print(farewell(), file=sys.stderr)
         raise
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 141
     except Exception as error:
         if os.environ.get("BURNISH_TRACEBACK"):
             raise
-        print(f"burnish: failed: {type(error).__name__}: {error}\n(BURNISH_TRACEBACK=1 shows where)", file=sys.stderr)
+        told = too_many_files(error) or f"{type(error).__name__}: {error}\n(BURNISH_TRACEBACK=1 shows where)"
+        print(f"burnish: failed: {told}", file=sys.stderr)
         return 1
     return 0
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SUMS = "SHA256SUMS"
 FILES = ("study.toml", "environment.json", "result.json")
+SPREADSHEETS = ("benchmark_results.csv", "benchmark_results_marked.csv")
+"""Files of a run that a report names, and no command reads; the second is there where rows were marked."""
 
 
 class Damaged(Exception):
@@ -26,9 +28,10 @@ class Damaged(Exception):
 
 
 def record(out: Path, run: str) -> None:
-    """Write down the SHA-256 of the run's tables and of `FILES`."""
+    """Write down the SHA-256 of the run's tables, of `FILES` and of those of `SPREADSHEETS` that are there."""
     folder = out / "runs" / run
     named = {name: folder / name for name in FILES}
+    named |= {name: folder / name for name in SPREADSHEETS if (folder / name).exists()}
     named |= {_name(path): path for path in (out / "tables").glob(f"*/{run}.parquet")}
     lines = [f"{file_sha256(path)}  {name}\n" for name, path in sorted(named.items())]
     write_text(folder / SUMS, "".join(lines))
@@ -45,11 +48,11 @@ def check(out: Path, run: str, tables: Iterable[str] | None = None) -> None:
     folder = out / "runs" / run
     sums = _sums(out, run)
     if tables is None:
-        names = {*FILES, *sums, *(_name(path) for path in (out / "tables").glob(f"*/{run}.parquet"))}
+        names = {*FILES, *SPREADSHEETS, *sums, *(_name(path) for path in (out / "tables").glob(f"*/{run}.parquet"))}
     else:
         names = {*FILES, *(_name(out / "tables" / table / f"{run}.parquet") for table in tables)}
     for name in sorted(names):
-        path = folder / name if name in FILES else out / name.removeprefix("../../")
+        path = folder / name if name in (*FILES, *SPREADSHEETS) else out / name.removeprefix("../../")
         if name in sums and not path.exists():
             raise _damaged(out, run, path, "is gone")
         if name in sums and file_sha256(path) != sums[name]:
@@ -137,9 +140,14 @@ def _unreadable(path: Path) -> str | None:
     """Why a file of a run cannot be read as a whole, or None."""
     import polars as pl
 
+    from tasks.summary import CSV_COLUMNS
+
     try:
         if path.suffix == ".parquet":
             pl.read_parquet(path, glob=False)
+        elif path.suffix == ".csv":
+            if pl.read_csv(path, infer_schema=False).columns[: len(CSV_COLUMNS)] != list(CSV_COLUMNS):
+                return "not the columns that it is written with"
         elif path.suffix == ".json":
             if not isinstance(json.loads(path.read_text()), dict):
                 return "no JSON object"

@@ -34,6 +34,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Crashed
 
+from flows.started import of_deployment
 from tasks.parent import end_with_parent
 
 if TYPE_CHECKING:
@@ -158,7 +159,8 @@ def _end(client: SyncPrefectClient, run: FlowRun, *, whole: bool) -> None:
     def state() -> State[Any]:
         if whole:
             return Completed(message="It finished while Prefect's server was away.")
-        return Crashed(message="Its process ended without a word; the same command goes on where it stopped.")
+        told = "Its process ended without a word; the same command goes on where it stopped."
+        return Crashed(message=of_deployment(told) if run.deployment_id is not None else told)
 
     with suppress(ObjectNotFound):  # removed meanwhile
         client.set_flow_run_state(run.id, state(), force=True)

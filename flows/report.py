@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import charts, curves, published
+from flows.blocks import LEAST_NAME, blocks
 from flows.folding import fold
 from flows.graphs import graphs
 from flows.grids import (
@@ -364,6 +365,7 @@ def table_text(
     written = {key: write for _, _, key, write in SUMMARY}
     styles = {"winner": "bold green", "provisional": "bold", "runner-up": "cyan", "reference": "yellow"}
     reasons: dict[str, list[str]] = {}
+    named: list[tuple[str, list[tuple[str, str]]]] = []
     rows, folded = fold(in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)))
     for row in rows:
         status = cell(row, "status", str).text
@@ -371,6 +373,11 @@ def table_text(
             # Conditions are many figures; the report has them.
             why = row["error"] or "measured under bad conditions (the report says which); it cannot win"
             reasons.setdefault(f"{status}: {why}", []).append(row["variant"])
+        shown = [
+            (names[key].replace("-\n", "").replace("\n", " "), cell(row, key, written[key]).text) for key in figures
+        ]
+        name = f"{MARKS.get(row['role'], '')} {row['variant']}".strip()
+        named.append((name, [("on", f"{row['runtime']} on {row['device']}"), *shown, ("", status)]))
         table.add_row(
             MARKS.get(row["role"], ""), Text(broken(row["variant"], room)), row["runtime"], row["device"],
             *(cell(row, key, written[key]).text for key in figures), status,
@@ -378,7 +385,8 @@ def table_text(
         )  # fmt: skip
     target = io.StringIO()
     console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
-    console.print(table)
+    narrow = width - (52 + longest) < LEAST_NAME
+    console.print(Text("\n".join(blocks(named, width))) if narrow else table)
     if images:
         console.print(Text(f"top-1 and macro F1: of {images}"))
     best = (

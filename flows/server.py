@@ -25,7 +25,7 @@ from flows import supervisor
 from flows.settings import Mistake
 from tasks import parent
 from tasks.locks import held
-from tasks.space import check_database
+from tasks.space import check_database, check_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,6 +44,7 @@ SETTINGS = {
 }
 RETRIES, LOGS = "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_LOGGING_TO_API_ENABLED"
 START_SECONDS = 180.0  # the first start on a slow machine, which makes the database, takes 20 to 75 s
+STILL_SECONDS = 30.0  # without any work of the processor: a server that starts has always something to compute
 CONTACT_SECONDS = 5.0  # a server that is named has answered by then
 LOOK_SECONDS = 2.0  # between two looks at whether it answers
 AWAY_SECONDS = 30.0  # without an answer it is gone; what is said of that is said within a minute
@@ -94,17 +95,34 @@ class Server:
         Raises
         ------
         Lost
-            If our own server ends instead, or takes too long.
+            If our own server ends instead, is stopped or stuck, or takes too long.
         """
         deadline = time.monotonic() + START_SECONDS
+        worked, since = 0.0, time.monotonic()
         while not self.answers():
             if self.process is not None and self.process.poll() is not None:
                 raise Lost(f"Prefect's server ended before it answered; its last words are in {self.log}")
+            if (seconds := self._worked()) != worked:
+                worked, since = seconds, time.monotonic()
+            if self.process is not None and time.monotonic() - since > STILL_SECONDS:
+                told = f"Prefect's temporary server (process {self.process.pid}) has done nothing for {STILL_SECONDS:.0f} s"
+                raise Lost(f"{told} while it starts, so it is stopped or stuck; it is ended, and the same command starts "
+                           f"another; what it wrote is in {self.log}")  # fmt: skip
             if time.monotonic() > deadline:
                 raise Lost(
                     f"Prefect's server did not answer within {START_SECONDS:.0f} s; what it wrote is in {self.log}"
                 )
             time.sleep(0.2)
+
+    def _worked(self) -> float:
+        """Seconds of processors that our own server has used."""
+        import psutil
+
+        try:
+            times = psutil.Process(self.process.pid).cpu_times() if self.process is not None else None
+        except psutil.NoSuchProcess:
+            return 0.0
+        return float(times.user + times.system) if times else 0.0
 
     def _watch(self) -> None:
         answered = time.monotonic()
@@ -236,7 +254,14 @@ def connected(out: Path) -> Iterator[Server]:
 
 
 def settle(out: Path) -> None:
-    """Set Prefect's settings, and see that it can write its own files: below `out`, if it cannot at home."""
+    """Set Prefect's settings, and see that it can write its own files: below `out`, if it cannot at home.
+
+    Raises
+    ------
+    DiskFull
+        If there is no room for temporary files, without which its server ends as it starts.
+    """
+    check_temporary()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     home = Path(os.environ.get("PREFECT_HOME") or Path("~").expanduser() / ".prefect")

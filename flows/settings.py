@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Mistake(Exception):
+class Mistake(ValueError):
     """Something the user wrote is wrong; the message is one line."""
 
     def __init__(self, message: str) -> None:
@@ -257,6 +257,8 @@ def _read(path: Path) -> dict[str, Any]:
         if len(content) > LARGEST:
             raise Mistake(f"{path}: it has more than {LARGEST} bytes, which no study needs; is it another file?")
         return {"name": path.stem, **_toml(_text(content, path))}
+    except Mistake:
+        raise
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:

@@ -23,6 +23,7 @@ from flows.plan import Plan, planned
 from flows.presets import quickstart
 from flows.progress import Progress, builds_aware, forms
 from flows.settings import to_toml
+from flows.started import as_started, is_deployed, of_deployment
 from flows.unfinished import Unfinished, failure, under_way
 from models import check_gelu, check_weights
 from tasks import machine, tables
@@ -313,8 +314,12 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     try:
         run, result = _finished(study, out, again)
     except Exception as error:  # not raised: Prefect would log it twice more, and the state is to say it in one line
-        return Failed(data=error, message=failure(error))  # type: ignore[return-value]
+        return Failed(data=error, message=_told(error))  # type: ignore[return-value]
     return Completed(data=run, message=in_one_line(result))  # type: ignore[return-value]
+
+
+def _told(error: Exception) -> str:
+    return of_deployment(failure(error)) if is_deployed() else failure(error)
 
 
 def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str, Result]:
@@ -360,6 +365,7 @@ def _results(run: Run, study: Study, plan: Plan) -> Result:
         run.do(serve_task, data=data, variants=tuple(run.variants), study=study, settings=study.serve,
                fragments={name: tuple(run.fragments[name]) for name in PARTS})  # fmt: skip
     result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
+    result = as_started(result)
     _publish(run, result)
     LOG.info("report: %s", run.folder / "report.html")
     liveness.finish_current()

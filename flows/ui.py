@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("burnish")
 POOL = "burnish"
 LOOK_SECONDS = 0.5
+FIRST = ", which makes its database this first time, for up to a minute"
 KEPT = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}
 """Of a schedule, what a person may have changed."""
 
@@ -40,10 +41,11 @@ def ui(port: int, out: Path) -> None:
     """
     out = out.absolute()
     prefect_server.settle(out)
-    server = prefect_server.start(port, pages=True)
+    first = not (Path(os.environ["PREFECT_HOME"]) / "prefect.db").exists()
     print(
-        "starting Prefect's server (the first time it makes its database, which takes up to a minute) ...", flush=True
-    )
+        f"starting Prefect's server{FIRST if first else ''} ...", flush=True
+    )  # before: making the database is waited for
+    server = prefect_server.start(port, pages=True)
     os.environ["PREFECT_API_URL"] = server.url
     from prefect.client.orchestration import get_client
 

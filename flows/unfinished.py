@@ -6,7 +6,6 @@ import fcntl
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from flows.settings import Mistake
 from tasks.causes import cause
 from tasks.devices import Unavailable
 from tasks.locks import held
@@ -29,7 +28,7 @@ class Unfinished(Exception):
 
 def failure(error: Exception) -> str:
     """Why a run failed, in one line; the class of the error where its message alone is not for a person."""
-    plain = isinstance(error, (Mistake, ValueError, Unavailable, Unfinished, DiskFull))
+    plain = isinstance(error, (ValueError, Unavailable, Unfinished, DiskFull))
     return str(error) if plain else f"{type(error).__name__}: {cause(error)}"
 
 

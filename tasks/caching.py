@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("burnish")
 EVERY_SECONDS = 5.0  # at most this often a progress artifact is written
 LEASE_SECONDS = 60.0  # the least that Prefect takes: so long a run waits for one that was killed while it measured
+ENDED = (1, 1)  # progress of a stage that is done, which may have said last that 13 of 14 epochs were
 CLOSE_SECONDS = 1.0  # that a stage waits at its end for its last progress artifact
 
 
@@ -79,7 +80,7 @@ class _Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         progress = getattr(record, "progress", None)
-        if not progress:
+        if not progress or (self._thread is None and progress is ENDED):  # a stage that told nothing has no artifact
             return
         self._newest = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
         if self._thread is None:  # with this thread's context, which says what task run it is
@@ -261,9 +262,10 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
                 result = function(turn.work(log), **inputs)
             turn.keep(result)
             why.ended(turn.context, turn.label, why.COMPUTED)
-        handlers[0].handle(
-            _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")
-        )  # the study says it too
+        done = _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")  # the study says it too
+        done.progress = ENDED
+        for handler in handlers:
+            handler.handle(done)
         return result
     except BaseException as error:  # to the run's log with its traceback; who called says it to the user
         if isinstance(error, Exception):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from tasks.space import watched
+from tasks.space import asking, watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,8 +48,11 @@ class _Patient:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.error: OSError | None = None
+        self.count = 0
+        """Bytes that were to be written."""
 
     def write(self, data: ReadableBuffer) -> int:
+        self.count += memoryview(data).nbytes
         if self.error is None:
             try:
                 self.file.write(data)
@@ -68,7 +71,7 @@ class _Patient:
         """Raise what went wrong; else wait until everything is on the disk."""
         self.flush()
         if self.error is not None:
-            raise self.error
+            raise asking(self.error, self.count)
         os.fsync(self.file.fileno())
 
 

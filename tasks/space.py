@@ -32,9 +32,13 @@ LITTLE = 64 * 1024
 the disk to its last block, or nearly."""
 PASSING = (".tmp-", ".bench-", ".deploy-")
 """What the names of folders begin with that burnish makes for a moment."""
+STORED = ("store", "tmp")
+"""The folders of passing files in an artifacts folder."""
 WORDS_OF_CAUSE = 160
 """Characters of a library's own message."""
 BLOCK = 1 << 20
+TEMPORARY = 1 << 20
+"""Bytes of temporary files that a run must have room for: libraries write copies of small models there."""
 DATABASE = 8 << 20
 """Bytes of Prefect's database and its write-ahead log: 1.5 and 4.2 MB were measured when it was new, and runs add to it."""
 
@@ -81,8 +85,10 @@ class _Place:
     def told(self, missing: str = "") -> str:
         """The sentence. It names the folder that a person knows, not one below it that is there for a moment."""
         parts = self.folder.parts
-        hidden = next((number for number, part in enumerate(parts) if part.startswith(PASSING)), len(parts))
-        folder = Path(*parts[:hidden])
+        hidden = (
+            number for number, part in enumerate(parts) if part.startswith(PASSING) or parts[number:][:2] == STORED
+        )
+        folder = Path(*parts[: next(hidden, len(parts))])
         total = shutil.disk_usage(self.there).total
         left = "no more file can be made, although" if self.files == 0 and self.free >= LITTLE else "only"
         left = f"{left} {size(self.free)} of {size(total)} are free{missing}"
@@ -149,6 +155,26 @@ def _file(error: BaseException) -> str | None:
     return os.fsdecode(name) if isinstance(name, str | bytes) else None
 
 
+def asking(error: OSError, count: int) -> OSError:
+    """An error of writing a file that should have become `count` bytes long, for the sentence to say it."""
+    error.asked_bytes = count  # type: ignore[attr-defined]
+    return error
+
+
+def _asked(error: BaseException) -> int | None:
+    """Bytes of the whole file that could not be written, where that is known: a copy is as long as what is copied."""
+    count = getattr(error, "asked_bytes", None)
+    if count is None and isinstance(error, OSError) and error.filename2 and Path(os.fsdecode(error.filename)).is_file():
+        return Path(os.fsdecode(error.filename)).stat().st_size
+    return count
+
+
+def _missing(place: _Place, count: int | None, what: str = "the file takes") -> str:
+    """What is written would take, and what is missing of that, as a part of the sentence; empty where it is not known."""
+    short = 0 if count is None else count - place.free
+    return f" and {what} {size(count)}, so {size(short)} are missing" if count is not None and short > 0 else ""
+
+
 def found(error: BaseException, *folders: str | Path, option: str = "--out") -> DiskFull | None:
     """The full or broken disk that an exception comes from, if it does.
 
@@ -173,12 +199,17 @@ def found(error: BaseException, *folders: str | Path, option: str = "--out") -> 
         return DiskBroken(f"the disk does not take or give {where} ({said}): look into the system's log, and when it works "
                           "the same command goes on")  # fmt: skip
     signs = [one for one in chain if _says_so(one)]
+    asked = next(filter(None, map(_asked, signs)), None)
     for sign in signs:
         if (file := _file(sign)) is not None:
             place = next((place for place in places if place.holds(file)), None)
-            return DiskFull((place or _Place(Path(file).absolute().parent, "another folder")).told())
+            place = place or _Place(Path(file).absolute().parent, "another folder")
+            return DiskFull(place.told(_missing(place, asked)))
     if signs:
-        return DiskFull((full or places[0]).told("" if full else " now that what had been written of it is removed"))
+        # None is full any more: what had been written is removed. So it is the one that has the least room.
+        place = full or min(places, key=lambda place: place.free)
+        removed = "" if full else " now that what had been written of it is removed"
+        return DiskFull(place.told(_missing(place, asked) or removed))
     if full is None or not _unexplained(error):
         return None
     words = textwrap.shorten(str(error), WORDS_OF_CAUSE, placeholder=" …")
@@ -206,6 +237,19 @@ def watched(*folders: str | Path, option: str = "--out") -> Iterator[None]:
         raise
 
 
+def check_temporary() -> None:
+    """Look for room for temporary files, before what fails for want of it names everything else.
+
+    Raises
+    ------
+    DiskFull
+        If there is too little.
+    """
+    place = next(place for place in _places((), "") if "TMPDIR" in place.elsewhere)
+    if place.free < TEMPORARY:
+        raise DiskFull(place.told(_missing(place, TEMPORARY, "temporary files take at least")))
+
+
 def check_database() -> None:
     """Look for room for the database of Prefect's temporary server, which prints hundreds of lines where it has none.
 
@@ -216,7 +260,7 @@ def check_database() -> None:
     """
     place = _prefect()
     if not os.environ.get("PREFECT_API_URL") and place.free < DATABASE:
-        raise DiskFull(place.told(f" and the database takes {size(DATABASE)}"))
+        raise DiskFull(place.told(_missing(place, DATABASE, "the database takes")))
 
 
 def reserve(file: IO[bytes], folder: Path, count: int, what: str) -> None:
@@ -246,5 +290,5 @@ def reserve(file: IO[bytes], folder: Path, count: int, what: str) -> None:
             raise
         file.seek(0)
         file.truncate()
-        missing = f" and {what} take {size(count)}, so {size(max(count - free, 1))} are missing"
+        missing = f" and {what} take {size(count)}, so {size(max(count - free, 1))} are missing"  # before the file grew
         raise DiskFull(place.told(missing)) from error

@@ -121,14 +121,16 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
         key=lambda row: (row["latency_median_ms"], -row[metric], _place(row)),
     )
     winner, runner_up = (*ranked, None, None)[:2]
-    provisional = min(_passed_over(rows, study, batch), key=_milliseconds, default=None) if winner is None else None
+    # The reference is what others are compared with: it is no provisional best of its own.
+    rivals = [row for row in _passed_over(rows, study, batch) if row is not reference]
+    provisional = min(rivals, key=_milliseconds, default=None) if winner is None else None
     for role, part in (
         ("reference", reference),
         ("runner-up", runner_up),
         ("winner", winner),
         ("provisional", provisional),
     ):
-        if part is not None and not (part is reference and role == "provisional"):
+        if part is not None:
             part["role"] = role
     shown = evidence(tables, study, reference, winner or provisional)
     sentences = _reason(rows, study, rounds, reference, (winner, runner_up, provisional), shown)
@@ -225,15 +227,18 @@ def _reason(
 ) -> tuple[str, ...]:
     """A few plain sentences each, or nothing; `best`: winner, runner-up and provisional best."""
     winner, runner_up, provisional = best
+    batch = study.select.batch_size or min((row["batch_size"] for row in rows), default=1)
+    lost = _lost_references(rows, study, batch)
     if reference is None:
-        return ("No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
-                "is no reference for the accuracy rule.",)  # fmt: skip
+        return (_no_reference(lost),)
+    other = _other_reference(lost)
     if winner is None:
         if provisional is None:
-            return (_no_winner(rows, study, reference, "No winner"),)
+            alone = _reference_alone(reference, study)
+            return _no_winner(rows, study, reference, "No winner yet" if alone else "No winner"), alone, other
         return (
             _no_winner(rows, study, reference, "No winner yet"), _provisional(rows, study, reference, provisional),
-            shown.drop,
+            shown.drop, other,
         )  # fmt: skip
     if winner is reference:
         first = (f"{words(winner)}: {_ms(winner)} median, {_score(winner, study)}. It is the reference itself: "
@@ -242,7 +247,7 @@ def _reason(
         first = f"{_compared(winner, reference, study)}."
     gate = "The held-out images decided only who passes this accuracy rule, not the order."
     ahead = _passed_over(rows, study, winner["batch_size"], winner["latency_median_ms"])
-    return first, shown.drop, _second(winner, runner_up, rounds), _marked_ahead(ahead, study), gate
+    return first, shown.drop, _second(winner, runner_up, rounds), _marked_ahead(ahead, study), other, gate
 
 
 def _score(row: Row, study: Study) -> str:
@@ -262,6 +267,41 @@ def _no_winner(rows: list[Row], study: Study, reference: Row, so: str) -> str:
     whole = f"{so}: none of the {removed.total()} rows at batch {reference['batch_size']} may win ({counts})."
     return (f"{whole} A winner may lose {study.select.max_drop:g} of the reference's {_score(reference, study)} "
             f"({words(reference)}).")  # fmt: skip
+
+
+def _lost_references(rows: list[Row], study: Study, batch: int) -> list[Row]:
+    """Rows that could have been the reference, but were not measured whole: a worker was killed, for example."""
+    return [
+        row for row in rows
+        if row["batch_size"] == batch and row["runtime"] == "eager" and row["precision"] == "fp32"
+        and row["stage"] in TRAINING and row["status"] != "skipped"
+        and (row["status"] != "ok" or row[study.select.metric] is None)
+    ]  # fmt: skip
+
+
+def _told_lost(lost: list[Row]) -> str:
+    """Who could not be measured, and why."""
+    return "; ".join(f"{words(row)}: {row['error'] or 'its accuracy could not be measured'}" for row in lost)
+
+
+def _no_reference(lost: list[Row]) -> str:
+    if lost:
+        return ("No winner: the reference for the accuracy rule, an unpruned fp32 model in PyTorch eager, could not be "
+                f"measured ({_told_lost(lost)}).")  # fmt: skip
+    return ("No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
+            "is no reference for the accuracy rule.")  # fmt: skip
+
+
+def _other_reference(lost: list[Row]) -> str:
+    return f"Another reference might have been taken if it had been measured: {_told_lost(lost)}." if lost else ""
+
+
+def _reference_alone(reference: Row, study: Study) -> str:
+    """What is to be done where no other row is accurate enough, and the reference cannot win as it was measured."""
+    if reference["conditions"] is None:
+        return ""
+    return (f"No row but the reference itself is accurate enough, and it was measured under bad conditions "
+            f"({reference['conditions']}). {_to_confirm(reference, study)}")  # fmt: skip
 
 
 def _provisional(rows: list[Row], study: Study, reference: Row, best: Row) -> str:

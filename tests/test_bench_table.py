@@ -80,6 +80,18 @@ def test_a_table_fits_with_whole_figures_the_fastest_first(width: int) -> None:
     assert ("99 % interval" in lines[1]) == (width >= 100), "what fits is shown"
 
 
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_narrow_terminal_has_a_row_below_another_and_no_line_that_is_wider(width: int) -> None:
+    compared = comparisons(ROWS, REFERENCE, 4)
+    told = bench_table.text(ROWS, compared, REFERENCE, width)
+    rows = told.partition("× reference: how")[0].splitlines()
+    assert max(map(len, rows)) <= width
+    whole = " ".join(told.split())
+    assert all(figure in whole for figure in ("3.12", "12.5", "14.2", "23.5", "81.2", "91.5", "faster*", "failed"))
+    if width < 60:
+        assert "batch 1, median ms 3.12" in " ".join(" ".join(rows).split())
+
+
 def test_marks_and_errors_are_told_once() -> None:
     told = bench_table.text(ROWS, [], REFERENCE, 200).splitlines()
     who = "model-with-a-rather-long-name-int8.onnx · onnxruntime"

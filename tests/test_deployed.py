@@ -212,6 +212,7 @@ def test_connections_that_send_nothing_and_requests_at_the_limit_keep_no_health_
         for number in range(600):
             connection = held.enter_context(server.connect())
             connection.sendall(b"" if number % 2 else b"POST /predict HT")
+        time.sleep(1.1)  # a burst has a second
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
             assert answer.status == 200
         assert post(f"{server.url}/predict", digit)[0] == 200
@@ -251,8 +252,8 @@ def test_what_is_no_request_is_answered_or_closed(server: Server, digit: bytes) 
     for request, status in (
         (b"\0\xff\x16\x03\x01", b"400"),
         (b"GET / HTTP/9.9\r\n\r\n", b"404"),
-        (b"GET /healthz HTTP/1.1\r\n" + close + b"X: " + b"a" * 200_000 + b"\r\n\r\n", b"400"),
-        (b"GET /" + b"a" * 200_000, b"400"),
+        (b"GET /healthz HTTP/1.1\r\n" + close + b"X: " + b"a" * 200_000 + b"\r\n\r\n", b"431"),
+        (b"GET /" + b"a" * 200_000, b"431"),
         (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: -1\r\n\r\n", b"400"),
         (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: abc\r\n\r\n", b"400"),
         (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n", b"400"),
@@ -269,12 +270,9 @@ def test_what_is_no_request_is_answered_or_closed(server: Server, digit: bytes) 
         with server.connect() as connection:
             connection.sendall(request)
             answer = b""
-            try:
-                while part := connection.recv(65536):
-                    answer += part
-            except ConnectionResetError:  # it does not read on what it has refused
-                assert answer or status == b"400"
-        assert not answer or answer.split(b" ", 2)[1] == status, (request[:80], answer)
+            while part := connection.recv(65536):
+                answer += part
+        assert answer.split(b" ", 2)[1] == status, (request[:80], answer)
     assert post(f"{server.url}/predict", digit)[0] == 200
 
 

@@ -224,6 +224,13 @@ def test_the_terminal_table_fits_120_columns_and_is_plain_elsewhere(tables: dict
     assert "\x1b[" in report.table_text(tables["summary"], terminal=True)
 
 
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_narrow_terminal_has_a_row_below_another(tables: dict[str, pl.DataFrame], width: int) -> None:
+    made = report.table_text(tables["summary"], width=width).splitlines()
+    assert max(map(len, made)) <= width
+    assert "median ms" in " ".join(" ".join(made).split()) and "…" not in "".join(made)
+
+
 @pytest.mark.parametrize("width", [80, 100, 120])
 def test_the_terminal_table_keeps_every_letter_of_a_long_name(tables: dict[str, pl.DataFrame], width: int) -> None:
     name = "resnet34-w16/" + "/".join(["a-rather-long-stage-name"] * 4)

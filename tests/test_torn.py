@@ -140,6 +140,21 @@ def test_whole_files_are_reported(of: Callable[..., Path], capsys: pytest.Captur
     assert done.returncode == 0
 
 
+@pytest.mark.parametrize(("tear", "sums"), [*((tear, True) for tear in TEARS), ("empty", False)])
+def test_report_names_a_torn_spreadsheet(
+    of: Callable[..., Path], tear: str, sums: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = of("reported", sums=False)
+    path = out / "runs" / RUN_1 / "benchmark_results.csv"
+    path.write_text(summary.csv(tables.read(out, "summary", RUN_1).collect()))
+    if sums:
+        damage.record(out, RUN_1)
+    assert main(["report", "--out", str(out)]) == 0
+    capsys.readouterr()
+    TEARS[tear](path)
+    refused(["report", "--out", str(out)], path, capsys)
+
+
 @pytest.mark.parametrize("lines", ["", "no sums\n", "a" * 64 + "  study.toml\n"])
 def test_torn_sums_are_no_sums(of: Callable[..., Path], lines: str, capsys: pytest.CaptureFixture[str]) -> None:
     out = of("reported")

@@ -16,7 +16,6 @@ import base64
 import json
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +34,6 @@ from pixels import normalise  # noqa: E402  # burnish's own, copied: images are 
 
 BODY_BYTES = 32 << 20  # of an image file; Cloud Run's own limit of a request
 BODIES_BYTES = 48 << 20  # of all image files that are waited for or waiting
-DISCARDED_BYTES = 128 << 20  # of a refused body are read, so that its sender sees the answer
 BODY_SECONDS = 30.0  # for an image file to arrive
 REQUESTS = 192  # for predictions at a time; above them the answer is 503, and /healthz answers as ever
 # That the server itself may come to take. Measured: 0.4 MiB per request, 0.2 MiB per connection that waits.
@@ -80,14 +78,25 @@ def predict(image: bytes | bytearray, top: str | None) -> tuple[int, dict[str, A
     }
 
 
+def refuse_form(content_type: str) -> None:
+    """Say of a form, as `curl -F` and browsers send files, what is accepted; `Refused`: it is one."""
+    if content_type.strip().lower().startswith("multipart/"):
+        raise Refused(415, "the body is a form; accepted are the bytes of the image file alone, as sent by: "
+                           "curl --data-binary @photo.jpg")  # fmt: skip
+
+
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     """AWS Lambda behind a function URL or an API Gateway: the body is the image file's bytes, in base64."""
     if (event.get("rawPath") or event.get("path") or "").endswith("/healthz"):
         status, answer = 200, {"status": "ok"}
     else:
         try:
+            named = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+            refuse_form(named.get("content-type") or "")
             image = base64.b64decode(event.get("body") or "", validate=True)
             status, answer = predict(image, (event.get("queryStringParameters") or {}).get("top"))
+        except Refused as refused:
+            status, answer = refused.status, {"error": str(refused)}
         except ValueError as error:
             status, answer = 400, {"error": f"the body is not base64: {error}"}
     return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": json.dumps(answer)}
@@ -125,17 +134,6 @@ class Bodies:
         body.clear()
 
 
-async def discard(parts: AsyncIterator[bytes]) -> None:
-    """Read what is left of a refused body: a client that is still writing when the connection ends sees no answer."""
-    read = 0
-    with suppress(TimeoutError):
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in parts:
-                read += len(part)
-                if read > DISCARDED_BYTES:
-                    return
-
-
 def application() -> Any:
     """The ASGI application; a query runs in a thread, so that /healthz answers meanwhile."""
     from starlette.applications import Starlette
@@ -154,11 +152,10 @@ def application() -> Any:
     async def answered(request: Request, body: bytearray) -> Response:
         parts = request.stream()
         try:
+            refuse_form(request.headers.get("content-type", ""))
             await bodies.read(parts, request.headers.get("content-length", ""), body)
         except Refused as refused:
             bodies.release(body)
-            if request.headers.get("expect", "").lower() != "100-continue":  # who says so asks before writing
-                await discard(parts)
             again = {"retry-after": "1"} if refused.status == 503 else {}
             return JSONResponse({"error": str(refused)}, refused.status, {"connection": "close"} | again)
         try:
@@ -195,8 +192,9 @@ def application() -> Any:
 def main() -> None:
     """Listen until SIGTERM or Ctrl-C."""
     import uvicorn
-    from connections import Patient
+    from connections import Patient, more_files
 
+    more_files()
     allowed = DECODERS.allowed
     print(f"{ABOUT['variant']}: threads per query {MODEL.threads}, decoders {allowed.decoders}, images of up to "
           f"{allowed.pixels / 1e6:.1f} megapixels", flush=True)  # fmt: skip
