@@ -395,6 +395,10 @@ def table_text(
     console.print(
         Text(f"{best}   R reference   – not measured, or too few rounds   speed-up: times as fast as reference")
     )
+    if "images_per_second" in figures:
+        console.print(
+            Text("images/s: over the whole time, slow queries included; median: half of the queries are faster")
+        )
     for reason, variants in (*reasons.items(), *folded):
         who = list(dict.fromkeys(variants))
         more = f" and {len(who) - 3} more" if len(who) > 3 else ""
