@@ -68,7 +68,7 @@ def _report(study: Study, tables: Mapping[str, Any], rows: Sequence[Row], page: 
 
 LEGEND = (
     "★ winner, ? provisional best, 2 runner-up, R reference. Speed-up: times as fast as the reference, with its "
-    f"99 % interval from paired rounds. {ABSENT} not measured, or too few rounds to say."
+    f"99 % interval from paired rounds. {ABSENT} not measured, or rounds differ too much to say."
 )
 
 

@@ -175,7 +175,7 @@ def _comparison(rows: list[Row], verdicts: dict[tuple[str, int], Row], reference
 
 
 def _ends(found: Row) -> str:
-    """The interval of a comparison; a dash where there were too few rounds for one that says anything."""
+    """The interval of a comparison; a dash where rounds differ too much for one that says anything."""
     ends = interval(found["low"], found["high"])
     return ends if ends[0].isdigit() else "–"
 

@@ -15,7 +15,7 @@ from flows.settings import Mistake, load
 from tasks import runtimes, tables, told
 from tasks.records import Artifact
 from tasks.space import watched
-from tasks.store import Store, replace
+from tasks.store import Store, file_sha256, replace
 from tasks.summary import EPS, sig, words
 
 if TYPE_CHECKING:
@@ -57,7 +57,8 @@ def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, st
             replace(folder, target.absolute())
     print(
         f"{words(row)} of {run}: {target}\n"
-        f"start it with: cd {target} && python app.py; as an image: docker build {target}; see {target}/app.py"
+        f"start it with: cd {target} && pip install -r requirements.txt && python app.py; as an image: docker "
+        f"build {target}; see {target}/app.py"
     )
 
 
@@ -84,7 +85,9 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
     if variant is not None:
         found = [row for row in able if row["variant"] == variant]
         if not found:
-            known = "cannot be served" if any(row["variant"] == variant for row in rows) else f"is no variant of {run}"
+            made = set(tables.read(out, "variants", run).select("name").collect()["name"])
+            known = "was made, but not measured" if variant in made else f"is no variant of {run}"
+            known = "cannot be served" if any(row["variant"] == variant for row in rows) else known
             raise Mistake(f"--variant {variant}: {known}; {kinds}")
         row, notes = _single(rows, found[0])
         return row, [*_doubts(row, winner, _allowed_drop(out, run)), *notes]
@@ -153,7 +156,8 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
     data = load(str(out / "runs" / run / "study.toml"), []).data
     threads = _threads(out, run, row)
     about = {
-        "file": name, "runtime": row["runtime"], "format": variant["format"], "precision": variant["precision"],
+        "file": name, "sums": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        "runtime": row["runtime"], "format": variant["format"], "precision": variant["precision"],
         **_told(out, variants, variant), "resize": data.resize, "top1": row["top1"], "sha256": variant["sha256"],
         "size_bytes": variant["size_bytes"], "run": run, "variant": variant["name"], "batch_size": row["batch_size"],
         "latency_median_ms": row["latency_median_ms"], "burnish": _version("burnish"), "threads": threads,

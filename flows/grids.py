@@ -117,6 +117,7 @@ SUMMARY: list[Spec] = [
     ("Device", "", "device", str),
     ("Batch", "images", "batch_size", count),
     ("Median", "ms", "latency_median_ms", sig),
+    ("Speed-up", "×", "speedup", sig),
     ("p90", "ms", "latency_p90_ms", sig),
     ("Rate", "images/s", "images_per_second", sig),
     ("Throughput", "images/s", "throughput", sig),
@@ -124,7 +125,6 @@ SUMMARY: list[Spec] = [
     ("Top-5", "share", "top5", share),
     ("Macro F1", "share", "macro_f1", share),
     ("Drop", "share", "drop", share),
-    ("Speed-up", "×", "speedup", sig),
     SIZE,
     ("RAM", "MB", "ram_usage_bytes", mb),
     ("VRAM", "MB", "vram_peak_bytes", mb),
@@ -320,10 +320,11 @@ def _figure(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Ce
 
 
 def _speed_up(row: Mapping[str, Any], write: Callable[[Any], str]) -> Cell:
-    """The speed-up and its interval; a dash where there were too few rounds: the figure is then as good as any other."""
+    """The speed-up and its interval; a dash where rounds differ too much: the figure is then as good as any other."""
     below = interval(row["speedup_low"], row["speedup_high"])
     known = resolved(row["speedup_low"], row["speedup_high"])
-    why = f"{row['verdict']}, 99 % interval: {below}"
+    low, high = row["speedup_low"], row["speedup_high"]
+    why = f"{row['verdict']}, 99 % interval: {below if known or high is None else f'{sig(low)} to {sig(high)}, as {below}'}"
     return Cell(write(row["speedup"]) if known else ABSENT, row["speedup"] if known else None, why, below=below)
 
 

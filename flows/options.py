@@ -36,6 +36,7 @@ class Parser(argparse.ArgumentParser):
                       r"\1 \3: accepted is a \2", message)  # fmt: skip
         told = re.sub(r"^argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$", _choice, told)
         told = re.sub(r"^unrecognized arguments: (--[\w-]+)", self._unknown_option, told)
+        told = re.sub(r"^unrecognized arguments: ([\w.]+=.*)$", r"\1: settings are given as --set \1", told)
         self.exit(2, f"burnish: {told.removeprefix('argument ')}; see {self.prog} --help\n")
 
     def _unknown_option(self, found: re.Match[str]) -> str:

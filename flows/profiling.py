@@ -66,6 +66,8 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
         file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
         refuse_programs([file], asked.trust)  # a run's own TorchScript was made here, and the store knows its hash
     else:
+        if asked.target is not None and asked.run is None and Path(asked.target).suffix.lower() in modelfile.SUFFIXES:
+            raise Mistake(f"{asked.target}: no such file")
         run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
         if not (out / "tables" / "variants" / f"{run}.parquet").is_file() and (told := unfinished(out, run)):
             raise Mistake(told)

@@ -393,7 +393,7 @@ def table_text(
         "? provisional best, not confirmed" if "provisional" in summary["role"].to_list() else "★ winner   2 runner-up"
     )
     console.print(
-        Text(f"{best}   R reference   – not measured, or too few rounds   speed-up: times as fast as reference")
+        Text(f"{best}   R reference   – not measured, or rounds differ too much   speed-up: times as fast as reference")
     )
     if "images_per_second" in figures:
         console.print(

@@ -233,6 +233,9 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
         values = plain(known[name](scale) if scale else known[name]())
     elif name.endswith(".toml"):
         values = _read(Path(name))
+    elif Path(name).exists():
+        kind = "images are given as --set data.path=" + name if Path(name).is_dir() else "a study's file ends in .toml"
+        raise Mistake(f"{name!r} is no preset; {kind}")
     else:
         raise Mistake(
             f"unknown preset {name!r}; {meant(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"

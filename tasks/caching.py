@@ -30,6 +30,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.base import ServerType
 from prefect.client.orchestration import get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectAlreadyExists, PrefectException
 from prefect.states import Completed
@@ -187,6 +188,12 @@ def _hold(held: ExitStack, devices: tuple[str, ...], log: logging.Logger) -> Non
         held.enter_context(
             concurrency(names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
         )
+    except ConcurrencySlotAcquisitionError as error:
+        if isinstance(
+            error.__cause__, (httpx.TransportError, AssertionError)
+        ):  # the server is away, which Prefect wraps
+            raise error.__cause__ from None
+        raise
     finally:
         told.cancel()
 

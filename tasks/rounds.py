@@ -247,7 +247,7 @@ def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget, t
             job.fail(log, error)
 
     begin = time.monotonic()
-    tell(f"opening {len(jobs)} candidates")
+    tell(f"opening {len(jobs)} candidate{'' if len(jobs) == 1 else 's'}")
     with ThreadPoolExecutor(STARTED_AT_ONCE) as pool:
         for number, _ in enumerate(pool.map(one, jobs), 1):
             tell(f"opened {number} of {len(jobs)} candidates, the last: {jobs[number - 1].label}")

@@ -367,7 +367,7 @@ def interval(low: float, high: float | None, to: str = "–") -> str:
     """The ends of a ratio's interval, or why there are none that say anything."""
     if high is None:
         return "one round"
-    return f"{sig(low)}{to}{sig(high)}" if resolved(low, high) else "too few rounds"
+    return f"{sig(low)}{to}{sig(high)}" if resolved(low, high) else "rounds differ too much"
 
 
 def _times(ratio: float, low: float, high: float | None) -> str:

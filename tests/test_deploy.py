@@ -203,6 +203,10 @@ def test_mistakes_are_one_line_and_exit_code_2(grey: Made, tmp_path: Path, capsy
         assert words in told
         assert told.count("\n") == 1
     assert (other / "mine.txt").read_text() == "mine"
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0})
+        grey.deploy(tmp_path / "a", "--variant", grey.variants[-1].name, code=2)
+    assert "was made, but not measured; only files measured on cpu" in capsys.readouterr().err
     assert not (tmp_path / "a").exists()
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import shutil
 import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
@@ -325,8 +329,28 @@ def test_the_decoders_end_with_the_server_however_it_ends(folder: Path) -> None:
     assert not [pid for pid in decoders if Path(f"/proc/{pid}").exists()]
 
 
+def test_a_folder_that_is_damaged_and_a_port_that_is_none_are_one_line(folder: Path, tmp_path: Path) -> None:
+    def said(code: int, **environment: str) -> str:
+        done = subprocess.run([sys.executable, "app.py"], cwd=copy, env=os.environ | environment, text=True,
+                              capture_output=True, check=False, timeout=60)  # fmt: skip
+        assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
+        return done.stderr
+
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    for port in ("abc", "", "-1", "99999"):
+        assert said(2, PORT=port) == f"PORT={port!r} is no port; accepted is a whole number from 1 to 65535\n"
+    model = copy / "model.onnx"
+    content = bytearray(model.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    model.write_bytes(content)
+    assert "model.onnx is not the file that was deployed" in said(1)
+    model.unlink()
+    assert "is damaged" in said(1)
+    (copy / "model.json").write_text("{")
+    assert "burnish deploy writes it anew" in said(1)
+
+
 def test_an_image_is_answered_although_its_decoder_was_killed_before(server: Server, digit: bytes) -> None:
-    import os
     import signal
 
     for pid in processes(server.process.pid)[1:]:

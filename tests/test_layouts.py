@@ -123,6 +123,7 @@ def test_an_extra_folder_around_the_classes_is_passed_and_said(tmp_path: Path) -
         ({"train/steam": 2, "train/diesel": 2, "bus": 2, "car": 2},
          "two ways: train as splits, beside which bus, car .* data.layout=classes or data.layout=splits decides"),
         ({"train": 3, "test": 3}, "test, train .* are called after splits and hold images directly.*data.layout=classes"),
+        ({"caf\u00e9": 3, "cafe\u0301": 3}, "have names that look the same, and differ in how accents are encoded"),
         ({"train/Cat": 3, "train/dog": 3, "test/cat": 1}, "Cat, cat differ between the splits in capital letters or"),
         ({"train/café": 3, "train/dog": 3, "test/cafe\u0301": 1, "test/dog": 1}, "differ between the splits"),
         ({"val/a": 1, "val/b": 1, "valid/a": 1, "train/a": 1, "train/b": 1}, "are both validation images; keep one"),

@@ -67,6 +67,10 @@ def test_what_can_be_repeated_takes_commas_too() -> None:
         ("models=[lenet5, resnet34]", 'e.g. models=["lenet5", "resnet34"] '),
         ("benchmark.batch_sizes=8", "e.g. benchmark.batch_sizes=[8] (got 8)"),
         ("benchmark.batch_sizes=1,8", "e.g. benchmark.batch_sizes=[1, 8] "),
+        (
+            'models=[{"name": "lenet5"}]',
+            'in TOML, where a table is written {name = value}, e.g. models=[{name="lenet5"}]',
+        ),
         ('models=["lenet6"]', "unknown model 'lenet6'; did you mean lenet5? accepted: "),
         ('models=["ResNet-34"]', "did you mean resnet34? "),
         ('benchmark.runtimes=["onnx"]', "unknown runtime 'onnx'; did you mean onnxruntime? accepted: "),
@@ -98,6 +102,9 @@ def test_the_form_that_is_shown_for_a_list_is_accepted() -> None:
         (("run", "quickstart", "--skip", "tune,bild"), "--skip bild: there is no stage 'bild'; did you mean build? "),
         (("run", "quickstart", "--again", "tune,benchmrk"), "there is no stage 'benchmrk'; did you mean benchmark? "),
         (("run", "quickstart", "--scale", "smok"), "--scale: there is no 'smok'; did you mean smoke? accepted: smoke"),
+        (("run", "quickstart", "train.epochs=3"), "train.epochs=3: settings are given as --set train.epochs=3"),
+        (("run", "tests"), "'tests' is no preset; images are given as --set data.path=tests"),
+        (("run", "README.md"), "'README.md' is no preset; a study's file ends in .toml"),
         (("bench", "a", "--runtme", "eager"), "unrecognized arguments: --runtme (did you mean --runtime)"),
     ],
 )

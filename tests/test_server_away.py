@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import platform
 import re
 import signal
 import socket
@@ -85,20 +87,27 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
         run.end()
         return run, killed
     with prefect_server(folder, environment) as (url, process):
+        if kind == "waiting":
+            taken = {"name": f"burnish {platform.node()} cpu", "limit": 1, "active_slots": 1}
+            request = urllib.request.Request(f"{url}/v2/concurrency_limits/", json.dumps(taken).encode(),
+                                             {"Content-Type": "application/json"})  # fmt: skip
+            urllib.request.urlopen(request, timeout=30).close()
         run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
-        run.wait_for(lambda: run.said("train/lenet5: computing"))
-        os.killpg(process.pid, getattr(signal, kind))
+        where = "waiting for another flow run's measurements" if kind == "waiting" else "train/lenet5: computing"
+        run.wait_for(lambda: run.said(where))
+        os.killpg(process.pid, getattr(signal, "SIGKILL" if kind == "waiting" else kind))
         killed = time.monotonic()
         run.end()
     return run, killed
 
 
-KINDS = ("SIGKILL", "SIGSTOP", "temporary")
+KINDS = ("SIGKILL", "SIGSTOP", "temporary", "waiting")
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, float]]:
-    """What became of runs whose servers were killed, stopped (it takes connections, and answers none), or their own.
+    """What became of runs whose servers were killed, stopped (it takes connections, and answers none), or their own, or
+    killed while the run waited for its slot to measure.
 
     All at once: most of the time they wait for an answer.
     """

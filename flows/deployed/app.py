@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import json
 import logging
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 HERE = Path(__file__).parent
-ABOUT: dict[str, Any] = json.loads((HERE / "model.json").read_text())
+try:
+    ABOUT: dict[str, Any] = json.loads((HERE / "model.json").read_text())
+    for _name, _sum in ABOUT["sums"].items():
+        with (HERE / _name).open("rb") as _file:
+            if hashlib.file_digest(_file, "sha256").hexdigest() != _sum:
+                raise ValueError(f"{_name} is not the file that was deployed (its SHA-256 is another)")
+except (OSError, ValueError) as error:
+    sys.exit(f"{HERE} is damaged: {error}; burnish deploy writes it anew")
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, str(ABOUT["threads"]))  # as measured, and read when NumPy is imported
 
@@ -190,16 +199,25 @@ def application() -> Any:
     return Starlette(routes=[Route("/healthz", healthz), Route("/predict", answer, methods=["POST"])])
 
 
+def _port() -> int:
+    told = os.environ.get("PORT", "8080")
+    if not (told.isdecimal() and 1 <= int(told) <= 65_535):
+        print(f"PORT={told!r} is no port; accepted is a whole number from 1 to 65535", file=sys.stderr)
+        sys.exit(2)
+    return int(told)
+
+
 def main() -> None:
     """Listen until SIGTERM or Ctrl-C."""
     import uvicorn
     from connections import Patient, more_files
 
+    port = _port()
     more_files()
     allowed = DECODERS.allowed
     print(f"{ABOUT['variant']}: threads per query {MODEL.threads}, decoders {allowed.decoders}, images of up to "
           f"{allowed.pixels / 1e6:.1f} megapixels", flush=True)  # fmt: skip
-    uvicorn.run(application(), host=os.environ.get("HOST", "127.0.0.1"), port=int(os.environ.get("PORT", "8080")),
+    uvicorn.run(application(), host=os.environ.get("HOST", "127.0.0.1"), port=port,
                 http=Patient, ws="none", timeout_graceful_shutdown=10)  # fmt: skip
 
 

@@ -87,7 +87,7 @@ class Decoders:
         ------
         Refused
             If the file is no image of one of `FORMATS` (400), asks for more pixels, memory or time than it is given (413), or
-            all decoders are busy (503).
+            all decoders are busy or were killed (503).
         """
         try:
             decoder = self._free.get(timeout=WAIT_SECONDS)
@@ -100,7 +100,7 @@ class Decoders:
                 decoder = _Decoder(self._told)
                 status, answer = decoder.ask(image)
         except Died:
-            raise Refused(413, "the image needs more memory than it is given") from None
+            raise Refused(503, "what decodes images ended twice without an answer; try again") from None
         finally:
             self._free.put(decoder if decoder.alive else _Decoder(self._told))
         if status != 200:

@@ -238,6 +238,7 @@ def _classes(top: Folder, inside: list[Folder], where: str) -> Layout:
                         f"{where}/dog/1.jpg")  # fmt: skip
     layout = Layout({"train": {f.name: list(f.every("images")) for f in inside}},
                     f"the classes are the {len(inside)} folders in {top.where}; there are no split folders")  # fmt: skip
+    _refuse_same_looks(layout.parts["train"], where)
     _note_beside(layout, top, inside)
     for folder in inside:
         _note_merged(layout, folder)
@@ -261,6 +262,8 @@ def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where:
         for one in classes:
             _note_merged(layout, one)
     _note_empty(layout, top)
+    for part in layout.parts.values():
+        _refuse_same_looks(part, where)
     _refuse_cases(layout.parts, where)
     words = ", ".join(f"{shown(splits[split].path)} ({split})" for split in SPLITS if split in layout.parts)
     layout.said = f"the splits are the folders {words}, the classes the folders in them"
@@ -275,6 +278,14 @@ def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where:
 
 def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
+
+
+def _refuse_same_looks(classes: Classes, where: str) -> None:
+    """Refuse class folders of one part whose names differ in how accents are encoded alone."""
+    same = Counter(unicodedata.normalize("NFC", name) for name in classes)
+    if alike := sorted(name for name in classes if same[unicodedata.normalize("NFC", name)] > 1):
+        raise ValueError(f"data.path: {where}: the class folders {few(list(map(ascii, alike)))} have names that look the "
+                         "same, and differ in how accents are encoded; give each class one name")  # fmt: skip
 
 
 def _refuse_cases(parts: dict[str, Classes], where: str) -> None:

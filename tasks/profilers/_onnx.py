@@ -106,7 +106,7 @@ class Modules:
         for node in model.graph.node:
             noted = {entry.key: entry.value for entry in node.metadata_props}
             scopes = ast.literal_eval(noted.get("pkg.torch.onnx.name_scopes", "[]"))
-            path = self._by_weight(node.input)
+            path = self._by_weight(node.input[1:])
             if path is None and len(scopes) > 1:
                 path = scopes[-2].replace(".", "/")
             elif path is None and node.name.startswith("/"):
@@ -121,7 +121,7 @@ class Modules:
 
     @staticmethod
     def _by_weight(inputs: Iterable[str]) -> str | None:
-        for name in list(inputs)[1:]:
+        for name in inputs:
             if found := WEIGHT.search(name):
                 return found[1].replace(".", "/")
         return None
@@ -131,14 +131,15 @@ class Modules:
 
         `heavy`: it is a convolution or matrix product, also where it has the name of what is fused with it.
         """
-        if (found := self._by_weight(inputs)) is not None:
+        given = list(inputs)[1:]
+        if (found := self._by_weight(name for name in given if ".bias" not in name)) is not None:
             return found
         for table in (self.fused, self.known) if heavy else (self.known,):
             for name in names:
                 for known in (name, ADDED.sub("", name)):
                     if known in table:
                         return table[known]
-        return ""
+        return self._by_weight(given) or ""  # the last: ONNX Runtime shares equal biases among modules
 
 
 def _unrepeated(parts: list[str]) -> str:
