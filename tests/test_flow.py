@@ -227,7 +227,8 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
     burnish.run(*settings)
     told = burnish.why()
     assert told.pop("prepare") == "hit"
-    assert set(told.values()) == {"computed"}
+    assert {task for task, outcome in told.items() if outcome == "failed"} == {"prune/lenet5/0.5"}
+    assert set(told.values()) == {"computed", "failed"}
 
 
 @pytest.mark.slow
