@@ -383,7 +383,8 @@ def _second(winner: Row, runner_up: Row | None, rounds: Mapping[Place, Rounds]) 
         return f"{text}; their rounds do not pair, so the two were not compared."
     ratio, low, high, verdict = found
     if verdict == "indistinguishable":
-        return f"{text}; the two are not distinguishable ({_times(ratio, low, high)} as fast), so either may be used."
+        why = f"{_times(ratio, low, high)} as fast" if resolved(low, high) else interval(low, high)
+        return f"{text}; the two are not distinguishable ({why}), so either may be used."
     how = " by paired rounds, although its median of all samples is the smaller one" if verdict == "slower" else ""
     return f"{text}; the winner is {_times(ratio, low, high)} as fast{how}."
 
