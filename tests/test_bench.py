@@ -104,7 +104,10 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.Ca
     for arguments, words in (
         ((tmp_path / "absent",), "no such file"),
         ((tmp_path / "text",), "is not a model"),
-        ((file, "--runtime", "tensorflow"), "--runtime: unknown runtime 'tensorflow'; did you mean tensorrt? accepted: eager"),
+        (
+            (file, "--runtime", "tensorflow"),
+            "--runtime: unknown runtime 'tensorflow'; did you mean tensorrt? accepted: eager",
+        ),
         ((file, "--runtime", "onnxruntime"), "none of onnxruntime executes null; accepted: null"),
         ((file, "--device", "cuda:0"), "cuda:0"),
         ((file, "--device", "gpu"), "--device: unknown device 'gpu'; accepted: auto, cpu, cuda:0"),
