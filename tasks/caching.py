@@ -102,8 +102,9 @@ class _Progress(logging.Handler):
                 except (
                     PrefectException,
                     httpx.HTTPError,
-                    AssertionError,
-                ) as error:  # the last: Prefect's, out of retries
+                    AssertionError,  # Prefect's, out of retries
+                    RuntimeError,  # httpx's, where the stage has ended meanwhile and its client is closed
+                ) as error:
                     logging.getLogger("burnish.progress").debug("not written: %s", error)
             if closing:
                 return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -269,3 +270,20 @@ def test_parts_of_a_stage_make_one_progress():
 
 def test_the_terminal_and_the_flow_read_the_same_progress():
     assert console.Progress is progress.Progress
+
+
+def test_a_report_that_comes_after_the_stage_has_ended_is_left_out_without_a_word(monkeypatch):
+    ended, said = threading.Event(), []
+
+    def late(artifact, share, text):
+        ended.set()
+        raise RuntimeError("Cannot send a request, as the client has been closed.")  # as httpx says it
+
+    monkeypatch.setattr(caching, "_progress_artifact", late)
+    monkeypatch.setattr(threading, "excepthook", said.append)
+    handler = caching._Progress()
+    handler.handle(logging.makeLogRecord({"msg": "half", "progress": (1, 2)}))
+    assert ended.wait(10)
+    handler.close()
+    assert not handler._thread.is_alive()
+    assert said == []
