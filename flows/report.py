@@ -42,7 +42,7 @@ from flows.mistakes import load_images, mistakes
 from flows.names import broken
 from flows.so_far import stages, tables_so_far
 from flows.unfinished import unfinished
-from tasks.evidence import handful
+from tasks.handful import handful
 from tasks.published import images_here
 from tasks.records import Study
 from tasks.scenarios import capacity

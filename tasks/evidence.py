@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tasks.handful import handful
 from tasks.metrics import FEW, images_needed, paired_drop, smallest_drop, wilson
 
 if TYPE_CHECKING:
@@ -65,14 +66,6 @@ def evidence(tables: Tables, study: Study, reference: Row | None, chosen: Row | 
 def count(number: int, kind: str = "") -> str:
     """A number of images in words, e.g. "1 test image"."""
     return f"{_whole(number)} {kind}{' ' if kind else ''}image{'' if number == 1 else 's'}"
-
-
-def handful(images: int) -> str:
-    """What is to be said where scores of few validation images are said; empty where they are enough to choose by."""
-    if images >= FEW:
-        return ""
-    return (f"{count(images, 'validation')} cannot tell trainings or int8 settings apart that differ by less than "
-            f"{_share(smallest_drop(images))} in top-1, so what is chosen by them may be chosen by chance")  # fmt: skip
 
 
 def commonest(tables: Tables) -> tuple[str, float] | None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching import stage
 from tasks.devices import choose_device
 from tasks.evaluation import Scores, evaluate
-from tasks.evidence import handful
 from tasks.fit import Fitted, fit
+from tasks.handful import handful
 from tasks.records import Artifact, Model, Prepared, Train, Trained, Variant
 from tasks.store import file_sha256
 from tasks.variants import variant_row

@@ -16,7 +16,7 @@ from flows import report
 from flows.conclusion import conclusion
 from tasks import metrics, settled, summary
 from tasks import tables as contract
-from tasks.evidence import handful
+from tasks.handful import handful
 from tasks.records import Model, Select, Train
 from tasks.work import Work
 

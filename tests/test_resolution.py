@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tasks.evidence import handful
+from tasks.handful import handful
 from tasks.metrics import FEW, smallest_drop
 from tasks.prepare import prepare
 from tasks.records import Data, Model, Train
