@@ -55,7 +55,7 @@ class Case:
 
     def of_kind(self, *kinds: str) -> list[Operator]:
         """Operators of some kinds, those with the most time first."""
-        found = [one for one in self.profile.operators if kind(one.type, one.name) in kinds]
+        found = [one for one in self.profile.operators if kind(one.type) in kinds]
         return sorted(found, key=lambda one: -one.total_ms)
 
 
@@ -74,4 +74,4 @@ def names(operators: Iterable[Operator]) -> tuple[str, ...]:
 
 def heavy(one: Operator) -> bool:
     # The kind comes first: QuantizeLinear and Convert hold such words, too.
-    return kind(one.type, one.name) == "compute" and any(word in one.type.lower() for word in HEAVY)
+    return kind(one.type) == "compute" and any(word in one.type.lower() for word in HEAVY)

@@ -161,7 +161,7 @@ def _rows(found: profilers.Measured) -> list[dict[str, Any]]:
     enough = found.queries >= LEAST_QUERIES
     rows = [
         {
-            "name": one.name, "path": one.path, "type": one.type, "kind": kind(one.type, one.name), "calls": one.calls,
+            "name": one.name, "path": one.path, "type": one.type, "kind": kind(one.type), "calls": one.calls,
             "total_ms": one.total_ms, "mean_ms": one.total_ms / found.queries,
             "share": one.total_ms / total if enough else None, "precision": one.precision, "provider": one.provider,
             "unfused": one.unfused,

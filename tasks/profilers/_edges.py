@@ -9,7 +9,7 @@ from tasks.profilers._kinds import kind
 from tasks.profilers._onnx import constant
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     import onnx
 
@@ -42,7 +42,7 @@ def edges(nodes: Sequence[Node], inputs: Collection[str], outputs: Collection[st
     """
 
     def converts(node: Node) -> bool:
-        what = kind(node.type, node.name)
+        what = kind(node.type)
         return what == "convert" or (what in ("reorder", "copy") and node.name not in own)
 
     found: set[str] = set()
@@ -54,7 +54,7 @@ def edges(nodes: Sequence[Node], inputs: Collection[str], outputs: Collection[st
     behind: set[str] = set()
     for node in reversed(nodes):
         users = {other.name for other in nodes if other.takes & node.gives}
-        passes = converts(node) or kind(node.type, node.name) == "other"
+        passes = converts(node) or kind(node.type) == "other"
         if passes and users <= behind and (users or node.gives & set(outputs)):
             behind.add(node.name)
             found |= {node.name} if converts(node) else set()
@@ -72,14 +72,15 @@ def of_onnx(executed: onnx.ModelProto, own: Collection[str]) -> set[str]:
     return edges(nodes, given, {value.name for value in executed.graph.output}, own)
 
 
-def of_openvino(executed: Any, own: Collection[str]) -> set[str]:
-    """`edges` of the model that OpenVINO executes (`CompiledModel.get_runtime_model()`)."""
+def of_openvino(executed: Any, types: Mapping[str, str], own: Collection[str]) -> set[str]:
+    """`edges` of the model that OpenVINO executes (`CompiledModel.get_runtime_model()`), with each operator's type."""
     nodes: list[Node] = []
     inputs: set[str] = set()
     outputs: set[str] = set()
     varying: set[str] = set()
     for node in executed.get_ordered_ops():
-        name, type = node.get_friendly_name(), str(node.get_rt_info()["layerType"].value)
+        name = node.get_friendly_name()
+        type = types[name]
         takes = frozenset(value.get_node().get_friendly_name() for value in node.input_values()) & varying
         if type == "Input":
             inputs.add(name)

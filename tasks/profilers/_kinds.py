@@ -24,11 +24,9 @@ _KIND = {
 KIND = {name: kind for kind, names in _KIND.items() for name in names}
 
 
-def kind(operator_type: str, name: str = "") -> str:
-    """One of KINDS. OpenVINO executes Q/DQ nodes as subgraphs under the node's name."""
+def kind(operator_type: str) -> str:
+    """Return which of KINDS an operator is."""
     short = operator_type.rpartition("::")[2].lower()
-    if short == "subgraph" and name.endswith("QuantizeLinear"):
-        return "convert"
     if short.startswith(("torch-compiled region", "reformat", "reorder")):
         return "reorder" if short.startswith("re") else "other"
     return KIND.get(short, "compute")

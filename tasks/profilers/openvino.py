@@ -19,6 +19,8 @@ from tasks.runtimes import _openvino
 from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import numpy as np
     import onnx
 
@@ -52,18 +54,20 @@ def measure(
         after = _counters(request)
         rounds.append({name: _between(before.get(name), info, queries) for name, info in after.items()})
     executed = compiled.get_runtime_model()
-    edges = _edges.of_openvino(executed, {node.get_friendly_name() for node in model.get_ordered_ops()})
     originals = {
         node.get_friendly_name(): str(node.get_rt_info()["originalLayersNames"].value).split(",")
         for node in executed.get_ordered_ops()
         if "originalLayersNames" in node.get_rt_info()
     }
+    types = _types(executed, originals, source)
+    edges = _edges.of_openvino(executed, types, {node.get_friendly_name() for node in model.get_ordered_ops()})
     modules, operators = _onnx.Modules(source), []
     for name, info in after.items():
         implementation, _, arithmetic = info.exec_type.rpartition("_")
         operators.append(
             Operator(
-                name=name, path=modules.path([*originals.get(name, ()), name]), type=info.node_type, calls=queries,
+                name=name, path=modules.path([*originals.get(name, ()), name]), type=types.get(name, info.node_type),
+                calls=queries,
                 total_ms=median(times[name] for times in rounds if name in times), precision=TYPES.get(arithmetic),
                 provider=implementation or info.exec_type, edge=name in edges,
             )
@@ -73,6 +77,23 @@ def measure(
         queries=queries, operators=operators, stacks=stacks_of(operators, queries), quantized=_onnx.is_quantized(source),
         convolutions=_onnx.convolutions(source, modules), dynamic=_onnx.is_dynamic(source),
     )  # fmt: skip
+
+
+def _types(executed: Any, originals: Mapping[str, Sequence[str]], source: onnx.ModelProto) -> dict[str, str]:
+    """Return the type of each operator that OpenVINO executes.
+
+    It executes Q/DQ nodes as operators of the type "Subgraph", which says nothing: those go by their type in the file.
+    """
+    # Its operators go by the name of the file's node or by that of the tensor which the node gives.
+    in_file = {name: node.op_type for node in source.graph.node for name in (node.name, *node.output)}
+    types = {}
+    for node in executed.get_ordered_ops():
+        name = node.get_friendly_name()
+        types[name] = str(node.get_rt_info()["layerType"].value)
+        merged = [in_file[original] for original in originals.get(name, ()) if original in in_file]
+        if types[name] == "Subgraph" and merged and set(merged) <= set(_onnx.QUANTIZE):
+            types[name] = merged[-1]
+    return types
 
 
 def _own(model: Any) -> onnx.ModelProto:
