@@ -22,12 +22,20 @@ from rich.text import Text
 
 HERE = Path(__file__).parent
 COLUMNS = 110
-CHROMIUM = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
-            "--hide-scrollbars", "--window-size=1200,1000")  # fmt: skip
+CHROMIUM = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--hide-scrollbars",
+    "--window-size=1200,1000",
+)
 
 
 def terminal(command: list[str]) -> str:
-    """What a command writes to a terminal's standard output, colours included; its progress display goes to this one's."""
+    """What a command writes to a terminal's standard output, colours included; its progress display goes to this
+    one's."""
     master, slave = pty.openpty()
     environment = os.environ | {"COLUMNS": str(COLUMNS), "TERM": "xterm-256color"}
     process = subprocess.Popen(command, stdout=slave, env=environment)
@@ -36,7 +44,8 @@ def terminal(command: list[str]) -> str:
     while True:
         try:
             part = os.read(master, 65536)
-        except OSError:  # Linux says EIO when the last writer has closed the terminal
+        except OSError:
+            # Linux says EIO when the last writer has closed the terminal
             break
         if not part:
             break

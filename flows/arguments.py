@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     Do = Callable[[argparse.Namespace], None]
 
-RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")  # null is for tests of the measuring
+# null is for tests of the measuring
+RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
     "run": "run a study on this machine",
@@ -62,9 +63,13 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
     commands: dict[str, argparse.ArgumentParser] = {}
     for name, text in COMMANDS.items():
         commands[name] = subparsers.add_parser(
-            name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=f"for example:\n  {EXAMPLES[name]}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,  # an example is copied, so it stays on one line
-        )  # fmt: skip
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=f"for example:\n  {EXAMPLES[name]}",
+            # an example is copied, so it stays on one line
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         commands[name].set_defaults(do=do[name])
     _run(commands["run"])
     _study(commands["show"])
@@ -82,7 +87,8 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
 def _version() -> str:
     try:
         return importlib.metadata.version("burnish")
-    except importlib.metadata.PackageNotFoundError:  # python -m flows.cli in a checkout
+    except importlib.metadata.PackageNotFoundError:
+        # python -m flows.cli in a checkout
         return "(not installed)"
 
 
@@ -98,8 +104,14 @@ def _study(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "study", metavar="PRESET|FILE.toml", help="a preset (see `burnish presets`) or a study as TOML"
     )
-    command.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
-                         help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated")  # fmt: skip
+    command.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting by its dotted key, e.g. train.epochs=3; may be repeated",
+    )
     command.add_argument(
         "--scale",
         choices=("smoke", "cpu", "full"),
@@ -109,10 +121,22 @@ def _study(command: argparse.ArgumentParser) -> None:
 
 def _run(run: argparse.ArgumentParser) -> None:
     _study(run)
-    run.add_argument("--again", action="extend", type=options.stages, default=[], metavar="STAGE,...",
-                     help="compute stages anew although their results are stored; may be repeated")  # fmt: skip
-    run.add_argument("--skip", action="extend", type=options.names, default=[], metavar="STAGE,...",
-                     help="leave stages out, e.g. build,tune; may be repeated")  # fmt: skip
+    run.add_argument(
+        "--again",
+        action="extend",
+        type=options.stages,
+        default=[],
+        metavar="STAGE,...",
+        help="compute stages anew although their results are stored; may be repeated",
+    )
+    run.add_argument(
+        "--skip",
+        action="extend",
+        type=options.names,
+        default=[],
+        metavar="STAGE,...",
+        help="leave stages out, e.g. build,tune; may be repeated",
+    )
     _out(run, "folder for what runs leave")
 
 
@@ -126,32 +150,54 @@ def _ui(ui: argparse.ArgumentParser) -> None:
 def _machine(command: argparse.ArgumentParser) -> None:
     """Options of what runs a model file, and on what."""
     command.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
-    command.add_argument("--input-shape", type=options.numbers, metavar="N,...",
-                         help="shape of one image where the file leaves it open, e.g. 3,224,224")  # fmt: skip
+    command.add_argument(
+        "--input-shape",
+        type=options.numbers,
+        metavar="N,...",
+        help="shape of one image where the file leaves it open, e.g. 3,224,224",
+    )
     trust_argument(command)
 
 
 def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
-        "files", nargs="+", metavar="FILE",
+        "files",
+        nargs="+",
+        metavar="FILE",
         help="ONNX, TorchScript, OpenVINO (.xml), TensorRT engine, burnish's safetensors",
-    )  # fmt: skip
+    )
     bench.add_argument(
         "--reference", metavar="FILE", help="file that the others are compared with (default: the first)"
     )
-    bench.add_argument("--runtime", action="extend", type=options.names, default=[], metavar="NAME,...",
-                       help=f"one or more of {RUNTIMES} (default: the first of these that takes the file); may be "
-                       "repeated")  # fmt: skip
-    bench.add_argument("--batch", action="extend", type=options.numbers, default=[], metavar="N,...",
-                       help="batch sizes (default: the file's, or 1); may be repeated")  # fmt: skip
+    bench.add_argument(
+        "--runtime",
+        action="extend",
+        type=options.names,
+        default=[],
+        metavar="NAME,...",
+        help=f"one or more of {RUNTIMES} (default: the first of these that takes the file); may be repeated",
+    )
+    bench.add_argument(
+        "--batch",
+        action="extend",
+        type=options.numbers,
+        default=[],
+        metavar="N,...",
+        help="batch sizes (default: the file's, or 1); may be repeated",
+    )
     bench.add_argument(
         "--seconds",
         type=options.positive,
         default=10.0,
         help="least time for which each file is measured, all rounds together (default: %(default)g)",
     )
-    bench.add_argument("--rounds", type=options.rounds, default=10, metavar="N",
-                       help="rounds, each in fresh processes, from 1 to 100 (default: %(default)d)")  # fmt: skip
+    bench.add_argument(
+        "--rounds",
+        type=options.rounds,
+        default=10,
+        metavar="N",
+        help="rounds, each in fresh processes, from 1 to 100 (default: %(default)d)",
+    )
     bench.add_argument(
         "--minutes",
         type=options.positive,
@@ -168,9 +214,11 @@ def _bench(bench: argparse.ArgumentParser) -> None:
 
 def _profile(profile: argparse.ArgumentParser) -> None:
     profile.add_argument(
-        "target", nargs="?", metavar="VARIANT|FILE",
+        "target",
+        nargs="?",
+        metavar="VARIANT|FILE",
         help="a variant of a run (its report names them; default: its unpruned model in PyTorch), or a model file",
-    )  # fmt: skip
+    )
     profile.add_argument("--run", metavar="RUN", help="run that the variant is of (default: the newest)")
     profile.add_argument(
         "--runtime", metavar="NAME", help=f"one of {RUNTIMES} (default: the plainest that takes the file)"

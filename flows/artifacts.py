@@ -1,4 +1,5 @@
-"""What Prefect's UI shows of a finished run: the summary as a table, the report as Markdown, the winner in a sentence."""
+"""What Prefect's UI shows of a finished run: the summary as a table, the report as Markdown, the winner in a
+sentence."""
 
 from __future__ import annotations
 
@@ -24,11 +25,26 @@ if TYPE_CHECKING:
     from flows.grids import Row, Spec
     from tasks.records import Result, Study
 
-COLUMNS = ("variant", "runtime", "device", "batch_size", "latency_median_ms", "speedup", "top1", "macro_f1", "drop",
-                 "status", "conditions", "latency_p90_ms", "images_per_second", "size_bytes")  # fmt: skip
+COLUMNS = (
+    "variant",
+    "runtime",
+    "device",
+    "batch_size",
+    "latency_median_ms",
+    "speedup",
+    "top1",
+    "macro_f1",
+    "drop",
+    "status",
+    "conditions",
+    "latency_p90_ms",
+    "images_per_second",
+    "size_bytes",
+)
 """Columns of the summary that are shown, in this order. The report has all."""
 OF_THE_REPORT = ("role", "variant", "runtime", "latency_median_ms", "speedup", "status")
-"""Columns of the artifact `report`, which is a narrow page; the metric that decides, and devices if several, are added."""
+"""Columns of the artifact `report`, which is a narrow page; the metric that decides, and devices if several, are
+added."""
 MARKED = "marked: cannot win"
 WIDTH = 900
 """Pixels of a chart."""
@@ -45,7 +61,8 @@ def publish(study: Study, run: str, result: Result, page: Path) -> None:
     shown = [{_header(key): text for key, text in _shown(row).items()} for row in rows]
     create_table_artifact(table=shown, key="summary", description=f"Every candidate of {run}. {LEGEND}")
     winner = f"**Winner: {_escaped(result.winner)}**\n\n" if result.winner else ""
-    winner += _escaped(result.reason)  # which begins with "No winner" where there is none
+    # which begins with "No winner" where there is none
+    winner += _escaped(result.reason)
     create_markdown_artifact(winner, key="winner", description=f"Which form of {run} to deploy")
     report = "\n\n".join([f"# {_escaped(run)}", winner, *_report(study, tables, rows, page)])
     create_markdown_artifact(report, key="report", description=f"Report of {run}")
@@ -113,7 +130,8 @@ def _table(rows: Sequence[Row], metric: str) -> str:
     lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(columns)}"]
     reasons: Counter[str] = Counter()
     for text in texts:
-        if text["status"] == MARKED:  # each has figures of its own, which the artifact `summary` shows
+        # each has figures of its own, which the artifact `summary` shows
+        if text["status"] == MARKED:
             reasons[f"{MARKED}, for they were measured under bad conditions (the artifact summary says which)"] += 1
         elif text["conditions"] != "good":
             reasons[f"{text['status']}: {text['conditions']}"] += 1

@@ -48,7 +48,8 @@ def bench(asked: argparse.Namespace) -> None:
     files = [modelfile.inspect(path) for path in _ordered([Path(name) for name in asked.files], asked.reference)]
     refuse_programs(files, asked.trust)
     settings = _settings(asked, files)
-    device = machine.devices(settings.devices)[-1]  # auto: the GPU if there is one
+    # auto: the GPU if there is one
+    device = machine.devices(settings.devices)[-1]
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(asked.runtime), device)]
     for file in files:
         file.check_batches(settings.batch_sizes)
@@ -59,8 +60,12 @@ def bench(asked: argparse.Namespace) -> None:
 
     out = Path(asked.out)
     artifacts = {file.path: file.artifact() for file in files}
-    parts = {"settings": settings, "pairs": [(artifacts[file.path], runtime) for file, runtime in pairs],
-             "shape": asked.input_shape, "machine": machine.fingerprint()}  # fmt: skip
+    parts = {
+        "settings": settings,
+        "pairs": [(artifacts[file.path], runtime) for file, runtime in pairs],
+        "shape": asked.input_shape,
+        "machine": machine.fingerprint(),
+    }
     with shown(), locked({"cpu", device}, LOG), _scratch(out, digest(parts)) as scratch:
         work = Work(Store(scratch / "store"), scratch, LOG)
         opened = {file.path: file.executable(scratch / f"file-{number}") for number, file in enumerate(files)}
@@ -98,7 +103,8 @@ def _scratch(out: Path, key: str) -> Iterator[Path]:
     try:
         with watched(folder):
             yield folder
-    except (KeyboardInterrupt, DiskFull):  # the same command goes on
+    except (KeyboardInterrupt, DiskFull):
+        # the same command goes on
         raise
     except BaseException:
         shutil.rmtree(folder)
@@ -127,9 +133,12 @@ def _runtimes(file: ModelFile, asked: tuple[str, ...], device: str) -> tuple[str
 def _settings(asked: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
     fixed = [file.batch for file in files if file.batch is not None]
     unknown = [name for name in asked.runtime if name not in plugins("runtimes")]
-    if unknown:  # a study's `auto` is no runtime here
-        raise Mistake(f"--runtime: unknown runtime {unknown[0]!r}; {meant(unknown[0], plugins('runtimes'))}accepted: "
-                      f"{', '.join(plugins('runtimes'))}")  # fmt: skip
+    # a study's `auto` is no runtime here
+    if unknown:
+        raise Mistake(
+            f"--runtime: unknown runtime {unknown[0]!r}; {meant(unknown[0], plugins('runtimes'))}accepted: "
+            f"{', '.join(plugins('runtimes'))}"
+        )
     try:
         return Benchmark(
             runtimes=tuple(asked.runtime) or plugins("runtimes"),
@@ -138,7 +147,8 @@ def _settings(asked: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
             throughput=asked.throughput,
             rounds=asked.rounds,
             min_seconds=asked.seconds / asked.rounds,
-            min_queries=-(-64 // asked.rounds),  # together enough for p90
+            # together enough for p90
+            min_queries=-(-64 // asked.rounds),
             minutes=asked.minutes,
             threads=asked.threads,
         )
@@ -187,7 +197,8 @@ def _read(work: Work, artifact: Any) -> pl.DataFrame:
 def _kept(work: Work, made: dict[str, Any], target: Path) -> Path:
     """The tables in a folder named by the time, there as a whole or not at all."""
     folder = work.scratch / "tables"
-    shutil.rmtree(folder, ignore_errors=True)  # of a bench that was killed here
+    # of a bench that was killed here
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     for name, artifact in made.items():
         shutil.copyfile(work.store.get(artifact), folder / f"{name}.parquet")
@@ -214,12 +225,17 @@ def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: in
             trouble = [r["conditions"] for r in (base, row) if r["conditions"]]
             found.append(
                 {
-                    "reference": reference, "candidate": label(row), "batch_size": row["batch_size"],
-                    "experiment": experiment, "ratio": ratio, "low": low,
-                    "high": high if np.isfinite(high) else None, "verdict": verdict,
+                    "reference": reference,
+                    "candidate": label(row),
+                    "batch_size": row["batch_size"],
+                    "experiment": experiment,
+                    "ratio": ratio,
+                    "low": low,
+                    "high": high if np.isfinite(high) else None,
+                    "verdict": verdict,
                     "conditions": "; ".join(trouble) or None,
                 }
-            )  # fmt: skip
+            )
     return found
 
 

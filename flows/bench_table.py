@@ -45,16 +45,22 @@ def _between(stem: str, unit: str) -> Callable[[Row], str]:
 
 COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
     "latency": {
-        "median ms": _figure("latency_median_ms"), "99 % interval": _between("latency_median", "_ms"),
-        "images/s": _figure("images_per_second"), "p99 ms": _figure("latency_p99_ms"), "p90 ms": _figure("latency_p90_ms"),
-        "mJ/image": _figure("energy_per_image_mj"), "first query s": _figure("first_query_seconds"),
+        "median ms": _figure("latency_median_ms"),
+        "99 % interval": _between("latency_median", "_ms"),
+        "images/s": _figure("images_per_second"),
+        "p99 ms": _figure("latency_p99_ms"),
+        "p90 ms": _figure("latency_p90_ms"),
+        "mJ/image": _figure("energy_per_image_mj"),
+        "first query s": _figure("first_query_seconds"),
         "± processes": _figure("process_std_ms"),
     },
     "throughput": {
-        "images/s": _figure("images_per_second"), "99 % interval": _between("images_per_second", ""),
-        "in flight": _figure("slots"), "mJ/image": _figure("energy_per_image_mj"),
+        "images/s": _figure("images_per_second"),
+        "99 % interval": _between("images_per_second", ""),
+        "in flight": _figure("slots"),
+        "mJ/image": _figure("energy_per_image_mj"),
     },
-}  # fmt: skip
+}
 """Figures of each experiment, the most important first: as many are shown as fit."""
 SPEED = {"latency": lambda row: row["latency_median_ms"], "throughput": lambda row: -row["images_per_second"]}
 
@@ -84,8 +90,15 @@ def text(measured: dict[str, pl.DataFrame], compared: list[Row], reference: str,
             if why := row["error"] or row["conditions"]:
                 mark = "" if row["error"] else "* "
                 notes.append((f"{label(row)}, batch {row['batch_size']}, {experiment}", f"{mark}{why}"))
-    said = [f"× reference: how many times as fast as {reference}, by paired rounds, with a 99 % interval; {UNCLEAR} where "
-            "that holds 1. Everything measured is in the tables below."] if compared else []  # fmt: skip
+    said = (
+        [
+            f"× reference: how many times as fast as {reference}, by paired rounds, with a 99 % interval; "
+            f"{UNCLEAR} where "
+            "that holds 1. Everything measured is in the tables below."
+        ]
+        if compared
+        else []
+    )
     told = [line.rstrip() for line in target.getvalue().splitlines()]
     return "\n".join([*told, "", *(wrapped(line, width) for line in (*said, *folded(notes)))]) + "\n"
 
@@ -117,8 +130,14 @@ def _title(experiment: str, rows: list[Row]) -> str:
 def _sorted(experiment: str, rows: list[Row]) -> list[Row]:
     """By batch size, and within one the fastest first; what failed comes last."""
     failed = {"latency": "latency_median_ms", "throughput": "images_per_second"}[experiment]
-    return sorted(rows, key=lambda row: (row["batch_size"], row[failed] is None,
-                                         SPEED[experiment](row) if row[failed] is not None else 0.0))  # fmt: skip
+    return sorted(
+        rows,
+        key=lambda row: (
+            row["batch_size"],
+            row[failed] is None,
+            SPEED[experiment](row) if row[failed] is not None else 0.0,
+        ),
+    )
 
 
 def _table(
@@ -146,8 +165,10 @@ def _table(
     columns |= last
     longest = width - sum(map(_wide, columns.items()))
     if longest < min(LEAST_NAME, max(len(row["variant"]) for row in rows)) + 2:
-        named = [(row["variant"], [(name, cells[number]) for name, cells in columns.items()])
-                 for number, row in enumerate(rows)]  # fmt: skip
+        named = [
+            (row["variant"], [(name, cells[number]) for name, cells in columns.items()])
+            for number, row in enumerate(rows)
+        ]
         return Text("\n".join(blocks(named, width)))
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)

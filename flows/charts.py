@@ -21,28 +21,60 @@ if TYPE_CHECKING:
     import polars as pl
 
 PALETTE = ["#0d9488", "#ea580c", "#7c3aed", "#2563eb", "#db2777", "#65a30d", "#ca8a04", "#64748b"]
-SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "triangle-down", "triangle-right", "triangle-left",
-          "wedge", "arrow", "stroke"]  # fmt: skip
+SHAPES = [
+    "circle",
+    "square",
+    "diamond",
+    "triangle-up",
+    "cross",
+    "triangle-down",
+    "triangle-right",
+    "triangle-left",
+    "wedge",
+    "arrow",
+    "stroke",
+]
 WIDE = 8
 """Largest latency over smallest from which its axis is logarithmic."""
 DOTS = 48
 """Evenly spaced quantiles drawn of each candidate's samples; box and median come from every sample."""
-_FADED = {"labelColor": "currentColor", "titleColor": "currentColor", "titleFontWeight": "normal", "titleFontSize": 12,
-          "labelFontSize": 12}  # fmt: skip
+_FADED = {
+    "labelColor": "currentColor",
+    "titleColor": "currentColor",
+    "titleFontWeight": "normal",
+    "titleFontSize": 12,
+    "labelFontSize": 12,
+}
 CONFIG = {
     "background": "transparent",
     "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
     "aria": False,
     "view": {"stroke": None},
-    "axis": _FADED | {"gridColor": "currentColor", "gridOpacity": 0.12, "domainColor": "currentColor",
-                      "domainOpacity": 0.4, "tickColor": "currentColor", "tickOpacity": 0.4, "titlePadding": 8},
-    "legend": _FADED | {"orient": "bottom", "columns": 2, "labelLimit": 300, "columnPadding": 34, "symbolOpacity": 1,
-                        "symbolBaseFillColor": "currentColor", "symbolBaseStrokeColor": "currentColor",
-                        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 10}}},
+    "axis": _FADED
+    | {
+        "gridColor": "currentColor",
+        "gridOpacity": 0.12,
+        "domainColor": "currentColor",
+        "domainOpacity": 0.4,
+        "tickColor": "currentColor",
+        "tickOpacity": 0.4,
+        "titlePadding": 8,
+    },
+    "legend": _FADED
+    | {
+        "orient": "bottom",
+        "columns": 2,
+        "labelLimit": 300,
+        "columnPadding": 34,
+        "symbolOpacity": 1,
+        "symbolBaseFillColor": "currentColor",
+        "symbolBaseStrokeColor": "currentColor",
+        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 10}},
+    },
     "title": {"color": "currentColor"},
     "range": {"category": PALETTE, "symbol": SHAPES},
     "padding": 4,
-}  # fmt: skip
+}
 _number = count(1)
 
 
@@ -72,7 +104,8 @@ def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "
     spec = chart.to_dict(validate=False)
     spec["config"] = CONFIG
     svg = vl_convert.vegalite_to_svg(spec) if drawable() else left_out(title)
-    prefix = f"c{next(_number)}-"  # ids are shared by all SVGs of a page
+    # ids are shared by all SVGs of a page
+    prefix = f"c{next(_number)}-"
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {alternative}")}" ', 1)
     return Figure(title, note, svg)
@@ -110,19 +143,31 @@ def tradeoff(
 
     column, name = metric
     shown = [
-        {"ms": r["latency_median_ms"], "score": r[column], "low": r[f"{column}_low"], "high": r[f"{column}_high"],
-         "model": r["model"], "form": form(r), "role": r["role"] or "", "pareto": r["pareto"], "drop": r["drop"]}
-        for r in rows if r["status"] == "ok" and r[column] is not None
-    ]  # fmt: skip
+        {
+            "ms": r["latency_median_ms"],
+            "score": r[column],
+            "low": r[f"{column}_low"],
+            "high": r[f"{column}_high"],
+            "model": r["model"],
+            "form": form(r),
+            "role": r["role"] or "",
+            "pareto": r["pareto"],
+            "drop": r["drop"],
+        }
+        for r in rows
+        if r["status"] == "ok" and r[column] is not None
+    ]
     if not shown:
         return None
     x = _latency_axis([r["ms"] for r in shown], "median latency, ms a query")
     y = alt.Y("score:Q", title=f"{name} on held-out images, share", scale=alt.Scale(zero=False, padding=14))
     base = alt.Chart(inline(shown)).encode(x=x)
     spread = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q", color="model:N")
-    front = base.transform_filter("datum.pareto").mark_line(
-        strokeDash=[4, 4], color="currentColor", opacity=0.5, interpolate="step-after"
-    ).encode(y=y)  # fmt: skip
+    front = (
+        base.transform_filter("datum.pareto")
+        .mark_line(strokeDash=[4, 4], color="currentColor", opacity=0.5, interpolate="step-after")
+        .encode(y=y)
+    )
     points = base.mark_point(filled=True, size=95, opacity=0.95).encode(
         y=y, color=alt.Color("model:N", title="model"), shape=alt.Shape("form:N", title="runtime and precision")
     )
@@ -136,11 +181,13 @@ def tradeoff(
     words = "; ".join(f"{r['model']} {r['form']} {r['ms']:.3g} ms at {r['score']:.3f}" for r in best)
     dashed = "Dashed: the Pareto front (no candidate is both faster and more accurate). " if len(best) > 1 else ""
     return figure(
-        chart, f"Accuracy against latency, {place}",
+        chart,
+        f"Accuracy against latency, {place}",
         f"On the Pareto front: {words or 'no row that was measured under good conditions'}.",
-        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's rule accepts. "
+        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's "
+        "rule accepts. "
         "Up and left is better.",
-    )  # fmt: skip
+    )
 
 
 def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = None) -> Figure:
@@ -151,23 +198,34 @@ def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = N
     import altair as alt
 
     rows = [
-        {"epoch": r["epoch"], "loss": r["loss"], "f1": r["macro_f1"], "split": r["split"],
-         "images": "validation images" if r["split"] == "validation" else "training images",
-         "what": r["variant"].removeprefix(f"{model}/") + (f", seed {r['seed']}" if r["seed"] else "")}
+        {
+            "epoch": r["epoch"],
+            "loss": r["loss"],
+            "f1": r["macro_f1"],
+            "split": r["split"],
+            "images": "validation images" if r["split"] == "validation" else "training images",
+            "what": r["variant"].removeprefix(f"{model}/") + (f", seed {r['seed']}" if r["seed"] else ""),
+        }
         for r in epochs.iter_rows(named=True)
-    ]  # fmt: skip
+    ]
     last = max(r["epoch"] for r in rows)
     domain = ["validation images", "training images"]
     panels = [
-        alt.Chart(inline(rows), width=190, height=170).mark_line(strokeWidth=1.8).encode(
-            x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, tickCount=min(last, 6), format="d"),
-                    scale=alt.Scale(domain=[1, max(last, 2)])),
+        alt.Chart(inline(rows), width=190, height=170)
+        .mark_line(strokeWidth=1.8)
+        .encode(
+            x=alt.X(
+                "epoch:Q",
+                title="epoch",
+                axis=alt.Axis(tickMinStep=1, tickCount=min(last, 6), format="d"),
+                scale=alt.Scale(domain=[1, max(last, 2)]),
+            ),
             y=alt.Y(f"{field}:Q", title=title, scale=alt.Scale(zero=False)),
             color=alt.Color("what:N", title=None),
             strokeDash=alt.StrokeDash("images:N", title=None, scale=alt.Scale(domain=domain, range=[[1, 0], [3, 3]])),
         )
         for field, title in (("loss", "cross-entropy loss"), ("f1", "macro F1, share"))
-    ]  # fmt: skip
+    ]
     best = max((r for r in rows if r["split"] == "validation"), key=lambda r: r["f1"], default=None)
     of = "" if images is None else f" of {images} images"
     words = f"Best validation macro F1 {best['f1']:.3f}{of} at epoch {best['epoch']} ({best['what']})." if best else ""
@@ -187,11 +245,18 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
     base = alt.Chart(inline(rows), width=400, height=200).encode(x=x)
     y: dict[str, Any] = {"scale": alt.Scale(zero=False, padding=8), "title": "validation macro F1, share"}
     line = base.mark_line(interpolate="step-after", opacity=0.6, color=PALETTE[0]).encode(y=alt.Y("best_so_far:Q", **y))
-    dots = base.transform_filter("isValid(datum.score)").mark_point(filled=True, size=70).encode(
-        y=alt.Y("score:Q", **y),
-        color=alt.Color("state:N", title=None, scale=alt.Scale(domain=["finished", "stopped early"],
-                                                               range=[PALETTE[0], PALETTE[7]])),
-    )  # fmt: skip
+    dots = (
+        base.transform_filter("isValid(datum.score)")
+        .mark_point(filled=True, size=70)
+        .encode(
+            y=alt.Y("score:Q", **y),
+            color=alt.Color(
+                "state:N",
+                title=None,
+                scale=alt.Scale(domain=["finished", "stopped early"], range=[PALETTE[0], PALETTE[7]]),
+            ),
+        )
+    )
     scores = [r["score"] for r in rows if r["score"] is not None]
     words = f"{len(rows)} trials; best {max(scores):.3f}, first {scores[0]:.3f}." if scores else "No trial has a score."
     return figure(alt.layer(line, dots), f"{model}, tuning", words, "The line is the best score so far.")
@@ -207,8 +272,12 @@ def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[
     edges = [ms.quantile(q, "nearest").alias(n) for n, q in (("p25", 0.25), ("ms", 0.5), ("p75", 0.75), ("p90", 0.9))]
     rows = (
         latencies.filter((pl.col("device") == device) & (pl.col("batch_size") == batch))
-        .group_by("variant", "runtime").agg(pl.len().alias("n"), *edges, *marks).collect().sort("ms").to_dicts()
-    )  # fmt: skip
+        .group_by("variant", "runtime")
+        .agg(pl.len().alias("n"), *edges, *marks)
+        .collect()
+        .sort("ms")
+        .to_dicts()
+    )
     if not rows:
         return None
     for row in rows:
@@ -227,18 +296,22 @@ def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[
     words = "; ".join(f"{r['who']}: median {r['ms']:.3g} ms, 90 % at most {r['p90']:.3g} ms" for r in rows[:12])
     return figure(
         alt.layer(box, strip, middle, name).properties(width=500, height={"step": 38}),
-        f"Latency of single queries, {device}, batch {batch}", words,
+        f"Latency of single queries, {device}, batch {batch}",
+        words,
         f"Orange: median; blue box: middle half, both of all {sum(r['n'] for r in rows)} samples. Thin ticks: {DOTS} "
         "evenly spaced quantiles a candidate, in place of every sample.",
-    )  # fmt: skip
+    )
 
 
 def balance(datasets: pl.DataFrame) -> Figure:
     """Images of each class, by split."""
     import altair as alt
 
-    rows = [{"class": i, "images": n, "split": r["split"]}
-            for r in datasets.iter_rows(named=True) for i, n in enumerate(r["class_rows"])]  # fmt: skip
+    rows = [
+        {"class": i, "images": n, "split": r["split"]}
+        for r in datasets.iter_rows(named=True)
+        for i, n in enumerate(r["class_rows"])
+    ]
     classes = len(rows) // datasets.height
     chart = alt.Chart(inline(rows), width=420, height=200)
     many = classes > 60
@@ -247,6 +320,8 @@ def balance(datasets: pl.DataFrame) -> Figure:
     y = alt.Y("images:Q", title="images", stack=None if many else "zero")
     order = ["train", "validation", "test"]
     chart = marked.encode(x=x, y=y, color=alt.Color("split:N", title=None, sort=order, scale=alt.Scale(domain=order)))
-    words = "; ".join(f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images a class"
-                      for r in datasets.iter_rows(named=True))  # fmt: skip
+    words = "; ".join(
+        f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images a class"
+        for r in datasets.iter_rows(named=True)
+    )
     return figure(chart, "Class balance", words)

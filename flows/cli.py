@@ -130,7 +130,8 @@ def _run(arguments: argparse.Namespace) -> None:
         from flows import charts
         from flows import study as flow
 
-        charts.warm_up()  # while the server starts
+        # while the server starts
+        charts.warm_up()
         run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     from flows import published, report
     from flows.conclusion import conclusion, held_out
@@ -161,7 +162,8 @@ def _reachable(study: Study) -> None:
         try:
             data = resolve(study.data)
             source = open_source(data)
-            if not data.source.startswith("cifar"):  # which would be downloaded
+            # which would be downloaded
+            if not data.source.startswith("cifar"):
                 refuse_lost(source.images, data)
         except ValueError as error:
             where = "" if str(error).startswith("data.") else "data.path: "
@@ -175,9 +177,17 @@ def _completion(arguments: argparse.Namespace) -> None:
 
 
 DO = {
-    "run": _run, "presets": _presets, "show": _show, "ui": _ui, "bench": _bench, "profile": _profile, "deploy": _deploy,
-    "report": _report, "why": _why, "completion": _completion,
-}  # fmt: skip
+    "run": _run,
+    "presets": _presets,
+    "show": _show,
+    "ui": _ui,
+    "bench": _bench,
+    "profile": _profile,
+    "deploy": _deploy,
+    "report": _report,
+    "why": _why,
+    "completion": _completion,
+}
 """Name of a command -> what carries it out."""
 
 
@@ -186,16 +196,20 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 128 + a signal's number ended by it."""
+    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 128 + a signal's number ended by
+    it."""
     arguments = parser(DO).parse_args(argv)
-    os.environ.setdefault("DO_NOT_TRACK", "1")  # before Prefect is imported: its client shows a notice otherwise
-    # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is done.
+    # before Prefect is imported: its client shows a notice otherwise
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is
+    # done.
     signal.signal(signal.SIGTERM, _terminated)
     try:
         refuse_unusable(arguments)
         with watched(getattr(arguments, "out", ".")):
             arguments.do(arguments)
-    except ValueError as error:  # a Mistake, or what a stage says of the user's data
+    except ValueError as error:
+        # a Mistake, or what a stage says of the user's data
         print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 2
     except (Damaged, DiskFull, Lost) as error:

@@ -1,4 +1,5 @@
-"""The script that completes burnish's command line in a shell: commands, options, and the values that each of them takes."""
+"""The script that completes burnish's command line in a shell: commands, options, and the values that each of them
+takes."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 CHOICES = {
     "--skip": get_args(SkippableStage),
     "--again": get_args(StageName),
-    "--runtime": tuple(name for name in plugins("runtimes") if name != "null"),  # null is for tests of the measuring
+    # null is for tests of the measuring
+    "--runtime": tuple(name for name in plugins("runtimes") if name != "null"),
     "--device": ("cpu", "cuda:0", "auto"),
 }
 """Option -> what it takes, where that is known beforehand."""
@@ -52,18 +54,21 @@ def completion(top: argparse.ArgumentParser, shell: str) -> str:
 
 def _asking(kind: str) -> str:
     """The command that tells runs or variants; a shell adds the words of the command line."""
-    return f"{shlex.quote(sys.executable)} -P -m flows.offered {kind}"  # -P: nothing of the folder one stands in is run
+    # -P: nothing of the folder one stands in is run
+    return f"{shlex.quote(sys.executable)} -P -m flows.offered {kind}"
 
 
 def _either(name: str, command: str, files: str = "") -> dict[str, Any]:
-    """Completion by what a command prints and, where `files` is a pattern, by the files that match it, for each shell."""
+    """Completion by what a command prints and, where `files` is a pattern, by the files that match it, for each
+    shell."""
     asks = "flows.offered" in command
     bash, zsh = (f"{command}{words if asks else ''} 2>/dev/null" for words in (' "${COMP_WORDS[@]}"', ' "${words[@]}"'))
     function = f"_burnish_{name}"
     more_bash = f'compgen -f -X "!{files}" -- "$1"' if files else ":"
     more_bash += '; compgen -d -- "$1"' if files not in ("", "*") else ""
     more_zsh = f'_files -g "{files}"' if files else ":"
-    tcsh = {} if "/" in command else {"tcsh": f"`{command}`"}  # there a slash ends the command
+    # there a slash ends the command
+    tcsh = {} if "/" in command else {"tcsh": f"`{command}`"}
     return tcsh | {
         "bash": function,
         "zsh": function,

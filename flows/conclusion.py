@@ -29,7 +29,8 @@ def conclusion(folder: Path, width: int | None = None, *, colour: bool = False) 
     told = json.loads((folder / "result.json").read_text())
     cautions = [_broken(f"caution: {caution}", width) for caution in told.get("cautions", [])]
     lines = [f"{YELLOW}{caution}{PLAIN}" if colour else caution for caution in cautions]
-    first, *others = told.get("sentences") or [told["reason"]]  # an older run has the reason alone
+    # an older run has the reason alone
+    first, *others = told.get("sentences") or [told["reason"]]
     lines += [_broken(part, width) for part in (f"{'winner: ' if told['winner'] else ''}{first}", *others)]
     if (folder / MARKED).is_file():
         told_of = (

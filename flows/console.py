@@ -43,7 +43,8 @@ class Pace:
         """Note the share that is done, and what the stage says."""
         self.last = (time.monotonic(), share)
         self.doing = doing
-        if self.first is None or share <= self.first[1]:  # what passes before the share grows is no part of the pace
+        # what passes before the share grows is no part of the pace
+        if self.first is None or share <= self.first[1]:
             self.first = self.last
 
     @property
@@ -52,7 +53,8 @@ class Pace:
         return min(self.last[1], 1.0) if self.last else None
 
     def left(self, expected: float | None) -> float | None:
-        """Seconds to the stage's end, from the pace since it first said how far it is, else from the time it took before.
+        """Seconds to the stage's end, from the pace since it first said how far it is, else from the time it took
+        before.
 
         None where neither is known, and where what was foretold is long over.
         """
@@ -91,7 +93,8 @@ def view(width: int, progress: Progress | None, pace: Pace) -> list[Text]:
 
     # Before anything is computed, all may be cached, so that the time the rest took before says nothing.
     rest = progress.rest() if progress and (progress.computed or progress.label == pace.label) else None
-    if progress and progress.label != pace.label:  # a stage has just begun, and not said anything
+    # a stage has just begun, and not said anything
+    if progress and progress.label != pace.label:
         pace = Pace(progress.label, progress.began)
     left = pace.left(progress.expected() if progress else None)
     lines = []
@@ -170,9 +173,12 @@ class _Terminal(logging.Handler):
         if stage := getattr(record, "stage", None):
             self.pace = Pace(stage)
         lines = textwrap.wrap(
-            f"{time.strftime('%H:%M:%S')} {text}", self.console.width, subsequent_indent=" " * 9,
-            break_long_words=False, break_on_hyphens=False,
-        )  # fmt: skip
+            f"{time.strftime('%H:%M:%S')} {text}",
+            self.console.width,
+            subsequent_indent=" " * 9,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         style = {"ERROR": "red", "WARNING": "yellow"}.get(record.levelname, "")
         self.console.print(Text("\n".join(lines), style=style), soft_wrap=True)
 

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from flows.charts import Figure
     from flows.grids import Row
 
-STAGES = {"train": "training", "tune": "retrained with the best settings", "prune": "fine-tuning after pruning",
-          "qat": "quantization-aware training"}  # fmt: skip
+STAGES = {
+    "train": "training",
+    "tune": "retrained with the best settings",
+    "prune": "fine-tuning after pruning",
+    "qat": "quantization-aware training",
+}
 NEAR = 0.02
 """F1 scores of training and validation that differ by no more are taken for equal."""
 RISE = 0.005
@@ -55,8 +59,10 @@ def training(epochs: pl.DataFrame, images: int | None = None) -> list[Figure]:
     models = dict.fromkeys(model for model, _ in groups)
     return [
         charts.training(groups[model, stage], str(model), said, images)
-        for model in models for stage, said in STAGES.items() if (model, stage) in groups
-    ]  # fmt: skip
+        for model in models
+        for stage, said in STAGES.items()
+        if (model, stage) in groups
+    ]
 
 
 def augmentation(
@@ -85,7 +91,8 @@ def augmentation(
             runs = {str(row["setting"]): row["name"] for row in rows if row["name"].endswith(TRY) is short}
             plain = runs.pop("none", None) if short else _plain(rows, named, trained)
             longer = next((setting for setting, name in runs.items() if name.endswith(LONGER)), None)
-            if longer and (kept is None or kept["name"] in trained):  # trained as long as the policies
+            # trained as long as the policies
+            if longer and (kept is None or kept["name"] in trained):
                 plain = runs.pop(longer)
             if not runs:
                 continue
@@ -151,8 +158,10 @@ def _verdict(fits: Mapping[str, Fit], chosen: str, short: bool, images: int | No
     if images:
         noise = 1.96 * sum(f.validation * (1 - f.validation) / images for f in (nearest, plain)) ** 0.5
         if plain.validation - nearest.validation < noise:
-            told.append(f"Chance alone can make such a difference between two scores of {images} validation images, so "
-                        f"{nearest.policy} may be as good.")  # fmt: skip
+            told.append(
+                f"Chance alone can make such a difference between two scores of {images} validation images, so "
+                f"{nearest.policy} may be as good."
+            )
     return told
 
 
@@ -178,6 +187,8 @@ def _worse_when_held_out(fits: Mapping[str, Fit], chosen: str, own: Row | None, 
     if own is None or plain is None or own["macro_f1"] >= plain["macro_f1"]:
         return []
     apart = "" if own["macro_f1_high"] < plain["macro_f1_low"] else " (their 95 % intervals overlap)"
-    return [f"{chosen} was better on validation and went on, but has a lower macro F1 on held-out images, "
-            f"{own['macro_f1']:.3f} against {plain['macro_f1']:.3f}{apart}.",
-            f"{chosen}: {reason(fits[chosen], fits['none'])}."]  # fmt: skip
+    return [
+        f"{chosen} was better on validation and went on, but has a lower macro F1 on held-out images, "
+        f"{own['macro_f1']:.3f} against {plain['macro_f1']:.3f}{apart}.",
+        f"{chosen}: {reason(fits[chosen], fits['none'])}.",
+    ]

@@ -1,7 +1,7 @@
 """Files of a run that are damaged: found before they are read, and said together with what makes them anew.
 
-A run that has ended leaves `SHA256SUMS` in its folder, which `sha256sum -c` reads too. Files of a run without it, as older
-versions left them, are read as a whole instead; that finds what is torn, not every byte that has changed.
+A run that has ended leaves `SHA256SUMS` in its folder, which `sha256sum -c` reads too. Files of a run without it, as
+older versions left them, are read as a whole instead; that finds what is torn, not every byte that has changed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def record(out: Path, run: str) -> None:
 
 
 def check(out: Path, run: str, tables: Iterable[str] | None = None) -> None:
-    """Make sure that `FILES` and tables of a run (None: all it has) are what it wrote; what is not there is not checked.
+    """Make sure that `FILES` and tables of a run (None: all it has) are what it wrote; what is not there is not
+    checked.
 
     Raises
     ------
@@ -95,8 +96,10 @@ def check_profiles(out: Path, run: str) -> None:
             read(file.parent)
         except (pl.exceptions.PolarsError, ValueError, LookupError, TypeError, OSError) as error:
             why = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise Damaged(f"a file in {file.parent} is damaged ({why}); burnish profile makes the folder anew, and without "
-                          "the folder the report is written too") from None  # fmt: skip
+            raise Damaged(
+                f"a file in {file.parent} is damaged ({why}); burnish profile makes the folder anew, and without "
+                "the folder the report is written too"
+            ) from None
 
 
 @contextmanager

@@ -76,10 +76,16 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
     winner = next((row for row in rows if row["role"] == "winner"), None)
     batch = winner["batch_size"] if winner else min(row["batch_size"] for row in rows)
     able = sorted(
-        (row for row in rows if row["status"] == "ok" and row["runtime"] in SERVED and row["device"] == "cpu"
-         and row["batch_size"] == batch),
+        (
+            row
+            for row in rows
+            if row["status"] == "ok"
+            and row["runtime"] in SERVED
+            and row["device"] == "cpu"
+            and row["batch_size"] == batch
+        ),
         key=lambda row: row["latency_median_ms"],
-    )  # fmt: skip
+    )
     accepted = ", ".join(dict.fromkeys(row["variant"] for row in able)) or "none of this run"
     kinds = f"only files measured on cpu in {', '.join(SERVED)} can be served alone; accepted: {accepted}"
     if variant is not None:
@@ -92,8 +98,10 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
         row, notes = _single(rows, found[0])
         return row, [*_doubts(row, winner, _allowed_drop(out, run)), *notes]
     if winner is None:
-        raise Mistake(f"run {run} has no winner, so there is nothing to deploy by itself; its report says why, and "
-                      f"--variant NAME deploys a form of your choice; {kinds}")  # fmt: skip
+        raise Mistake(
+            f"run {run} has no winner, so there is nothing to deploy by itself; its report says why, and "
+            f"--variant NAME deploys a form of your choice; {kinds}"
+        )
     if winner in able:
         return _single(rows, winner)
     what, fit = f"the winner, {words(winner)},", [row for row in able if row["eligible"]]
@@ -146,7 +154,8 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
     variants = {one["name"]: one for one in tables.read(out, "variants", run).collect().to_dicts()}
     variant = variants[row["variant"]]
     source = _stored(out, variant)
-    files = [source] if source.is_file() else sorted(source.iterdir())  # a folder: ONNX and its external data
+    # a folder: ONNX and its external data
+    files = [source] if source.is_file() else sorted(source.iterdir())
     model = next(path for path in files if source.is_file() or path.suffix == ".onnx")
     for path in files:
         shutil.copyfile(path, folder / path.name)
@@ -156,13 +165,24 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
     data = load(str(out / "runs" / run / "study.toml"), []).data
     threads = _threads(out, run, row)
     about = {
-        "file": name, "sums": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
-        "runtime": row["runtime"], "format": variant["format"], "precision": variant["precision"],
-        **_told(out, variants, variant), "resize": data.resize, "top1": row["top1"], "sha256": variant["sha256"],
-        "size_bytes": variant["size_bytes"], "run": run, "variant": variant["name"], "batch_size": row["batch_size"],
-        "latency_median_ms": row["latency_median_ms"], "burnish": _version("burnish"), "threads": threads,
+        "file": name,
+        "sums": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
+        "runtime": row["runtime"],
+        "format": variant["format"],
+        "precision": variant["precision"],
+        **_told(out, variants, variant),
+        "resize": data.resize,
+        "top1": row["top1"],
+        "sha256": variant["sha256"],
+        "size_bytes": variant["size_bytes"],
+        "run": run,
+        "variant": variant["name"],
+        "batch_size": row["batch_size"],
+        "latency_median_ms": row["latency_median_ms"],
+        "burnish": _version("burnish"),
+        "threads": threads,
         "settings": runtimes.load(row["runtime"]).settings(threads),  # type: ignore[attr-defined]  # those SERVED have it
-    }  # fmt: skip
+    }
     (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     for path, copy in COPIED.items():
         shutil.copyfile(path, folder / copy)
@@ -176,7 +196,8 @@ def _threads(out: Path, run: str, row: Row) -> int:
     found = [one["threads"] for one in measured if all(one[key] == row[key] for key in keys)]
     if not found or found[0] is None:
         raise Mistake(
-            f"table benchmarks of {run} does not say how many threads {words(row)} was measured with; run the study again"
+            f"table benchmarks of {run} does not say how many threads {words(row)} was measured with; run the "
+            "study again"
         )
     return int(found[0])
 
@@ -187,7 +208,8 @@ def _stored(out: Path, variant: Row) -> Path:
 
 
 def _told(out: Path, variants: dict[str, Row], variant: Row) -> Row:
-    """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are asked their parent."""
+    """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are asked their
+    parent."""
     while variant["format"] in ("onnx", "torchscript"):
         path = _stored(out, variant)
         said = told.export((_script if variant["format"] == "torchscript" else _onnx)(path), path)
@@ -211,7 +233,8 @@ def _script(path: Path) -> dict[str, str]:
 
 
 def _requirements(runtime: str) -> list[str]:
-    """Pinned as in this environment, in which the model was measured; ONNX Runtime's build for CPUs has the same version."""
+    """Pinned as in this environment, in which the model was measured; ONNX Runtime's build for CPUs has the same
+    version."""
     library = SERVED[runtime]
     here = "onnxruntime-gpu" if library == "onnxruntime" and _version("onnxruntime-gpu") else library
     versions = {name: _version(name) for name in LIBRARIES} | {library: _version(here)}

@@ -26,8 +26,10 @@ def refuse_missing(study: Study) -> None:
             raise ValueError(f"{key}: {why}; accepted here: {accepted}")
     count, there = study.train.processes, len(gpu.gpus())
     if study.train.device == "auto" and 0 < there < count:
-        raise ValueError(f"train.processes: {count} need a GPU each, this machine has {there}; set it to at most {there}, or "
-                         "train.device to cpu")  # fmt: skip
+        raise ValueError(
+            f"train.processes: {count} need a GPU each, this machine has {there}; set it to at most {there}, or "
+            "train.device to cpu"
+        )
 
 
 def _named(study: Study) -> Iterator[tuple[str, str]]:

@@ -33,5 +33,7 @@ def drawable() -> bool:
 def left_out(title: str) -> str:
     """An SVG in place of a chart, which says why there is none."""
     text = escape(f"{title}: left out, because {WHY}.")
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" width="{8 * len(text)}" height="32"><text x="4" y="20" '
-            f'font-size="14" font-family="sans-serif" fill="currentColor">{text}</text></svg>')  # fmt: skip
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{8 * len(text)}" height="32"><text x="4" y="20" '
+        f'font-size="14" font-family="sans-serif" fill="currentColor">{text}</text></svg>'
+    )

@@ -33,14 +33,16 @@ def refuse_unusable(asked: argparse.Namespace) -> None:
 
 
 def refuse_out(option: str, given: str, *, written: bool = True) -> None:
-    """Refuse a folder of artifacts, with a `Mistake`, if it or one of those that burnish makes in it cannot be a folder."""
+    """Refuse a folder of artifacts, with a `Mistake`, if it or one of those that burnish makes in it cannot be a
+    folder."""
     _refuse(option, given, written=written)
     for name in BELOW:
         _refuse(option, str(Path(given) / name), written=False)
 
 
 def _refuse(option: str, given: str, *, written: bool) -> None:
-    if not given.strip():  # as a path it would be the folder that one stands in
+    # as a path it would be the folder that one stands in
+    if not given.strip():
         raise Mistake(f"{option}: an empty text is no folder; name one")
     try:
         there = _nearest(Path(given))
@@ -57,12 +59,14 @@ def _refuse(option: str, given: str, *, written: bool) -> None:
 def _nearest(path: Path) -> Path:
     """The path, or the nearest of what it is below that is there."""
     path = path.absolute()
-    path.exists()  # raises where the name is too long, or a folder above it may not be looked into
+    # raises where the name is too long, or a folder above it may not be looked into
+    path.exists()
     return next(one for one in (path, *path.parents) if one.is_symlink() or one.exists())
 
 
 def _unwritable(folder: Path) -> str:
-    """Why no file can be made in a folder; empty where one can. A full disk is said where something is to be written."""
+    """Why no file can be made in a folder; empty where one can. A full disk is said where something is to be
+    written."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return ""

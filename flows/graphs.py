@@ -1,4 +1,5 @@
-"""The report's section on exported files: the ONNX graphs that winner and reference come from or go into, by operator."""
+"""The report's section on exported files: the ONNX graphs that winner and reference come from or go into, by
+operator."""
 
 from __future__ import annotations
 
@@ -78,5 +79,6 @@ def by_type(counts: Counter[str], name: str) -> Figure:
     told = "; ".join(f"{row['type']}: {row['operators']}" for row in rows)
     return figure(
         alt.layer(base.mark_bar(color=PALETTE[0]).encode(x=x, y=y), words),
-        f"{name}: {counts.total()} operators of {len(counts)} types", told,
-    )  # fmt: skip
+        f"{name}: {counts.total()} operators of {len(counts)} types",
+        told,
+    )

@@ -21,16 +21,27 @@ Spec = tuple[str, str, str, Callable[[Any], str]]
 MARKS = {"winner": "★", "provisional": "?", "runner-up": "2", "reference": "R"}
 ABSENT = "–"
 ABSENT_WHY = {
-    "process_std_ms": "one process alone", "images_per_second_std": "one round alone", "trouble": "nothing",
-    "cpu_governor": "the kernel does not say (virtual machine?)", "power_w": "no meter can be read here",
-    "note": "nothing to add", "target_rate": "the server scenario's", "kept": "the server scenario's",
+    "process_std_ms": "one process alone",
+    "images_per_second_std": "one round alone",
+    "trouble": "nothing",
+    "cpu_governor": "the kernel does not say (virtual machine?)",
+    "power_w": "no meter can be read here",
+    "note": "nothing to add",
+    "target_rate": "the server scenario's",
+    "kept": "the server scenario's",
     "achieved_rate": "no rate was worth trying: one query alone exceeds the limit",
-    "limit_ms": "the server scenario's", "throughput": "not asked for", "precision": "no image was called it",
-    "recall": "no image is of it", "taken_for": "for nothing else",
-    "macro_f1_std": "one seed alone", "epoch_seconds": "one epoch alone", "times": "one epoch alone",
-    "epoch_seconds_low": "one epoch alone", "epoch_seconds_high": "one epoch alone",
+    "limit_ms": "the server scenario's",
+    "throughput": "not asked for",
+    "precision": "no image was called it",
+    "recall": "no image is of it",
+    "taken_for": "for nothing else",
+    "macro_f1_std": "one seed alone",
+    "epoch_seconds": "one epoch alone",
+    "times": "one epoch alone",
+    "epoch_seconds_low": "one epoch alone",
+    "epoch_seconds_high": "one epoch alone",
     "verdict": "none itself, or fewer than four epochs to compare",
-}  # fmt: skip
+}
 PLACES = {"runtime": "{}", "device": "{}", "batch_size": "batch {}"}
 """Columns that say where a row was measured, and how they are told below its name."""
 SAYS_WHY = ("variant", "name", "adjusted", "technique")
@@ -61,7 +72,8 @@ class Grid:
     rows: list[tuple[str, str, list[Cell]]]
     caption: str
     folded: list[tuple[str, list[str]]]
-    """Skipped rows of one reason each, which are not among `rows`: the line that stands for them, and which they are."""
+    """Skipped rows of one reason each, which are not among `rows`: the line that stands for them, and which they
+    are."""
 
     @property
     def numbers(self) -> list[bool]:
@@ -324,7 +336,10 @@ def _speed_up(row: Mapping[str, Any], write: Callable[[Any], str]) -> Cell:
     below = interval(row["speedup_low"], row["speedup_high"])
     known = resolved(row["speedup_low"], row["speedup_high"])
     low, high = row["speedup_low"], row["speedup_high"]
-    why = f"{row['verdict']}, 99 % interval: {below if known or high is None else f'{sig(low)} to {sig(high)}, as {below}'}"
+    why = (
+        f"{row['verdict']}, 99 % interval: "
+        f"{below if known or high is None else f'{sig(low)} to {sig(high)}, as {below}'}"
+    )
     return Cell(write(row["speedup"]) if known else ABSENT, row["speedup"] if known else None, why, below=below)
 
 
@@ -332,10 +347,13 @@ def grid(specs: Sequence[Spec], rows: Iterable[Mapping[str, Any]], caption: str)
     """A table of rows; None of no rows. Two skipped rows of one reason, and more, become a line below the table."""
     shown, folded = fold(rows, least=2)
     made = [
-        (f"{row.get('role') or ''} {row.get('status', 'ok')}".strip(), row.get("role") or "",
-         [cell(row, key, write) for _, _, key, write in specs])
+        (
+            f"{row.get('role') or ''} {row.get('status', 'ok')}".strip(),
+            row.get("role") or "",
+            [cell(row, key, write) for _, _, key, write in specs],
+        )
         for row in shown
-    ]  # fmt: skip
+    ]
     return Grid([(name, unit) for name, unit, _, _ in specs], made, caption, folded) if made or folded else None
 
 
@@ -354,9 +372,16 @@ def in_order(summary: pl.DataFrame, batch: int) -> list[Row]:
     parts = [*MARKS, None]
     return sorted(
         summary.to_dicts(),
-        key=lambda r: (parts.index(r["role"]), r["batch_size"] != batch, r["batch_size"], r["status"] != "ok",
-                       r["device"], r["latency_median_ms"] or 0.0, r["variant"]),
-    )  # fmt: skip
+        key=lambda r: (
+            parts.index(r["role"]),
+            r["batch_size"] != batch,
+            r["batch_size"],
+            r["status"] != "ok",
+            r["device"],
+            r["latency_median_ms"] or 0.0,
+            r["variant"],
+        ),
+    )
 
 
 def adjusted(text: str) -> str:

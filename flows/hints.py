@@ -31,7 +31,8 @@ def of_choice(given: object, message: str) -> str:
 
 def as_list(key: str, given: object) -> str:
     """The value that was given for a list, in the form that is accepted, e.g. models=["lenet5"]."""
-    if isinstance(given, str) and "{" in given:  # JSON, or a table outside a list
+    # JSON, or a table outside a list
+    if isinstance(given, str) and "{" in given:
         return f'expected a list in TOML, where a table is written {{name = value}}, e.g. {key}=[{{name="lenet5"}}]'
     if isinstance(given, str):
         parts = [part.strip() for part in given.strip().strip("[]").split(",")]

@@ -1,7 +1,7 @@
 """Flow runs that ended without a word, killed or with their machine, are marked as crashed in Prefect's database.
 
-Every flow run holds the kernel's lock on a file of its own for as long as its process lives; a lock that can be taken is
-that of a dead one. So no run that is alive, of whatever process of this machine, is ever marked.
+Every flow run holds the kernel's lock on a file of its own for as long as its process lives; a lock that can be taken
+is that of a dead one. So no run that is alive, of whatever process of this machine, is ever marked.
 """
 
 from __future__ import annotations
@@ -43,8 +43,10 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("burnish")
 ALIVE = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-YOUNG = timedelta(minutes=10)  # a run that began so recently may not have its file yet
-PAGE = 200  # runs and task runs that Prefect's server names at a time
+# a run that began so recently may not have its file yet
+YOUNG = timedelta(minutes=10)
+# runs and task runs that Prefect's server names at a time
+PAGE = 200
 OWN = "own"
 _held: dict[str, IO[str]] = {}
 
@@ -75,7 +77,8 @@ def hold_current() -> None:
     """
     flow_run = str(runtime.flow_run.id)
     _folder().mkdir(parents=True, exist_ok=True)
-    unlocked = _folder() / f".{flow_run}"  # who looks for dead runs does not see it before it is locked
+    # who looks for dead runs does not see it before it is locked
+    unlocked = _folder() / f".{flow_run}"
     file = unlocked.open("w")
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     file.write(f"{_server()}\n")
@@ -97,7 +100,8 @@ def _left() -> dict[str, Dead | None]:
     """Flow run -> what its process left; None while it lives."""
     found: dict[str, Dead | None] = {}
     for path in _folder().glob("[!.]*"):
-        with suppress(FileNotFoundError), path.open() as file:  # another start has dealt with it
+        # another start has dealt with it
+        with suppress(FileNotFoundError), path.open() as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 lines = file.read().splitlines()
@@ -162,7 +166,8 @@ def _end(client: SyncPrefectClient, run: FlowRun, *, whole: bool) -> None:
         told = "Its process ended without a word; the same command goes on where it stopped."
         return Crashed(message=of_deployment(told) if run.deployment_id is not None else told)
 
-    with suppress(ObjectNotFound):  # removed meanwhile
+    # removed meanwhile
+    with suppress(ObjectNotFound):
         client.set_flow_run_state(run.id, state(), force=True)
         tasks = client.read_task_runs(
             flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run.id])),

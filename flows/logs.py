@@ -14,7 +14,8 @@ EVERY_SECONDS = 10.0
 
 
 def is_detail(record: logging.LogRecord) -> bool:
-    """Whether a line is one of many alike, such as a candidate's accuracy: the stage's own file has it, nothing else."""
+    """Whether a line is one of many alike, such as a candidate's accuracy: the stage's own file has it, nothing
+    else."""
     return bool(getattr(record, "detail", False))
 
 
@@ -52,8 +53,10 @@ def _of_the_flow(record: logging.LogRecord) -> bool:
     text = str(record.msg)
     if text.startswith("Finished in state Failed"):
         record.levelno, record.levelname = logging.ERROR, "ERROR"
-    if record.exc_info and text.startswith("Engine execution exited"):  # "... with unexpected exception"
-        if isinstance(record.exc_info[1], ParameterTypeError):  # the person's mistake: no place in the code is of use
+    # "... with unexpected exception"
+    if record.exc_info and text.startswith("Engine execution exited"):
+        # the person's mistake: no place in the code is of use
+        if isinstance(record.exc_info[1], ParameterTypeError):
             record.msg, record.exc_info = f"refused: {refusal(record.exc_info[1])}", None
         else:
             record.msg, record.exc_info = "This is where the run failed:", _where(record.exc_info[1])
@@ -70,7 +73,8 @@ def _where(error: BaseException | None) -> tuple[type[BaseException], BaseExcept
         if _of_prefect(place):
             start = place.tb_next
         place = place.tb_next
-    if place is not None and _of_prefect(place):  # it failed in Prefect itself
+    # it failed in Prefect itself
+    if place is not None and _of_prefect(place):
         start = error.__traceback__
     return type(error), error, start
 

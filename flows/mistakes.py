@@ -1,4 +1,5 @@
-"""The report's section on mistakes: confusion, scores of each class, pictures; what a form has wrong and its parent right.
+"""The report's section on mistakes: confusion, scores of each class, pictures; what a form has wrong and its parent
+right.
 
 Made of the published tables `predictions`, `variants` and `summary`; the pictures are of the file in the store that the
 table `datasets` names.
@@ -105,10 +106,16 @@ def _pictures(wrong: pl.DataFrame, names: Sequence[str], images: Images | str, m
     """The most confident of some mistakes."""
     rows = wrong.sort("confidence", "image", descending=[True, False]).head(most).to_dicts()
     return [
-        Picture(r["image"], r.get("file"), names[r["label"]], names[r["prediction"]], r["confidence"],
-                *((None, None) if isinstance(images, str) else _picture(images[r["image"]])))
+        Picture(
+            r["image"],
+            r.get("file"),
+            names[r["label"]],
+            names[r["prediction"]],
+            r["confidence"],
+            *((None, None) if isinstance(images, str) else _picture(images[r["image"]])),
+        )
         for r in rows
-    ]  # fmt: skip
+    ]
 
 
 def _as_trained(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
@@ -139,7 +146,8 @@ def _fp32_ancestor(
 
 
 def _matrix(said: pl.DataFrame, names: Sequence[str]) -> Row:
-    """Cells of the confusion matrix: images, share of the true class's, strength of its colour (of mistakes: relative)."""
+    """Cells of the confusion matrix: images, share of the true class's, strength of its colour (of mistakes:
+    relative)."""
     import numpy as np
 
     size = len(names)
@@ -148,10 +156,15 @@ def _matrix(said: pl.DataFrame, names: Sequence[str]) -> Row:
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     strongest = (shares * ~np.eye(size, dtype=bool)).max() or 1.0
     rows = [
-        (name, [(int(cells[i, j]), f"{shares[i, j]:.3f}", f"{shares[i, j] / (1.0 if i == j else strongest):.2f}")
-                for j in range(size)])
+        (
+            name,
+            [
+                (int(cells[i, j]), f"{shares[i, j]:.3f}", f"{shares[i, j] / (1.0 if i == j else strongest):.2f}")
+                for j in range(size)
+            ],
+        )
         for i, name in enumerate(names)
-    ]  # fmt: skip
+    ]
     return {"names": names, "rows": rows, "upright": max(map(len, names)) > 4}
 
 
@@ -160,15 +173,22 @@ def _confused(said: pl.DataFrame, names: Sequence[str]) -> list[Row]:
     import polars as pl
 
     counts = (
-        said.with_columns(of=pl.len().over("label")).filter(pl.col("label") != pl.col("prediction"))
-        .group_by("label", "prediction").agg(images=pl.len(), of=pl.col("of").first())
+        said.with_columns(of=pl.len().over("label"))
+        .filter(pl.col("label") != pl.col("prediction"))
+        .group_by("label", "prediction")
+        .agg(images=pl.len(), of=pl.col("of").first())
         .sort("images", "label", "prediction", descending=[True, False, False])
-    )  # fmt: skip
+    )
     return [
-        {"class": names[r["label"]], "taken_for": names[r["prediction"]], "images": r["images"],
-         "share": r["images"] / r["of"], "label": r["label"]}
+        {
+            "class": names[r["label"]],
+            "taken_for": names[r["prediction"]],
+            "images": r["images"],
+            "share": r["images"] / r["of"],
+            "label": r["label"],
+        }
         for r in counts.to_dicts()
-    ]  # fmt: skip
+    ]
 
 
 def _scores(said: pl.DataFrame, both: pl.DataFrame | None, names: Sequence[str]) -> Grid | None:
@@ -177,10 +197,12 @@ def _scores(said: pl.DataFrame, both: pl.DataFrame | None, names: Sequence[str])
 
     rows: list[Row] = [
         {"class": name, **row}
-        for name, row in zip(names, class_scores(said["label"].to_numpy(), said["prediction"].to_numpy(), len(names)),
-                             strict=True)
-    ]  # fmt: skip
-    for pair in reversed(_confused(said, names)):  # the commonest comes last and stays
+        for name, row in zip(
+            names, class_scores(said["label"].to_numpy(), said["prediction"].to_numpy(), len(names)), strict=True
+        )
+    ]
+    # the commonest comes last and stays
+    for pair in reversed(_confused(said, names)):
         rows[pair["label"]]["taken_for"] = f"{pair['taken_for']} ({pair['images']})"
     specs = SCORES
     if both is not None:
@@ -200,11 +222,16 @@ def _against(key: Sequence[str], parent: Sequence[str], both: pl.DataFrame) -> s
     lost, mended, images = int(both["lost"].sum()), int(both["mended"].sum()), len(both)
     changed = int((both["prediction"] != both["parent_prediction"]).sum())
     if not changed:
-        return f"{_words(key)} gives every one of {images} images the class that its fp32 parent, {_words(parent)}, gives it."
+        return (
+            f"{_words(key)} gives every one of {images} images the class that its fp32 parent, "
+            f"{_words(parent)}, gives it."
+        )
     p = mcnemar(lost, mended)
     told = f"{'more' if p < 0.05 else 'no more'} than chance alone would give"
-    return (f"Against its fp32 parent, {_words(parent)}, {changed} of {images} images changed class: {lost} from right to "
-            f"wrong, {mended} from wrong to right. The difference is {told} (exact McNemar test, p = {p:.2g}).")  # fmt: skip
+    return (
+        f"Against its fp32 parent, {_words(parent)}, {changed} of {images} images changed class: {lost} from right to "
+        f"wrong, {mended} from wrong to right. The difference is {told} (exact McNemar test, p = {p:.2g})."
+    )
 
 
 def mistakes(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], images: Images | str) -> Row | None:
@@ -243,7 +270,10 @@ def mistakes(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], images: Images |
         )
         parts[parent] = ", ".join(filter(None, ("fp32 parent", parts[parent])))
     return {
-        "who": _words(chosen), "part": roles[chosen] or "most accurate form", "images": len(said), "wrong": len(wrong),
+        "who": _words(chosen),
+        "part": roles[chosen] or "most accurate form",
+        "images": len(said),
+        "wrong": len(wrong),
         "confusion": [_confusion(key, parts[key], found[key], names) for key in shown],
         "scores": _scores(said, both, names),
         "pictures": _pictures(wrong, names, images, PICTURES),
@@ -251,7 +281,7 @@ def mistakes(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], images: Images |
         "apart": _pictures(both.filter("lost"), names, images, PICTURES_APART) if both is not None else [],
         "no_pictures": images if isinstance(images, str) else None,
         "models": [_model(model, key, roles.get(key), found[key], names, images) for model, key in trained.items()],
-    }  # fmt: skip
+    }
 
 
 def _confusion(key: tuple[str, ...], part: str, said: pl.DataFrame, names: Sequence[str]) -> Row:
@@ -269,8 +299,14 @@ def _model(
     import polars as pl
 
     wrong = said.filter(pl.col("label") != pl.col("prediction"))
-    return {"model": model, "images": len(said), "wrong": len(wrong), "confusion": _confusion(key, role or "", said, names),
-            "scores": _scores(said, None, names), "pictures": _pictures(wrong, names, images, PICTURES)}  # fmt: skip
+    return {
+        "model": model,
+        "images": len(said),
+        "wrong": len(wrong),
+        "confusion": _confusion(key, role or "", said, names),
+        "scores": _scores(said, None, names),
+        "pictures": _pictures(wrong, names, images, PICTURES),
+    }
 
 
 def _key(row: Row) -> tuple[str, ...]:

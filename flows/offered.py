@@ -1,4 +1,5 @@
-"""What a shell's completion asks for while a person types: ``python -m flows.offered runs|variants WORD...``, a line each.
+"""What a shell's completion asks for while a person types: ``python -m flows.offered runs|variants WORD...``, a line
+each.
 
 The words are those of the command line so far, which may name the folder (--out) and the run.
 """

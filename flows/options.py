@@ -1,4 +1,5 @@
-"""What values burnish's options take: texts that are not empty, lists, stages; a parser that tells a mistake in a line."""
+"""What values burnish's options take: texts that are not empty, lists, stages; a parser that tells a mistake in a
+line."""
 
 from __future__ import annotations
 
@@ -16,8 +17,17 @@ MOST = 1_000_000
 """Of what an option counts: pixels, images, queries, threads, seconds; a million is more than anybody waits for."""
 ROUNDS = 100
 """Of a benchmark, at most."""
-WHAT = {"DIR": "folder", "FILE": "file", "RUN": "run", "KEY=VALUE": "setting", "VARIANT|FILE": "variant or file",
-        "PRESET|FILE.toml": "preset or file", "NAME": "name", "STAGE,...": "stage", "NAME,...": "name"}  # fmt: skip
+WHAT = {
+    "DIR": "folder",
+    "FILE": "file",
+    "RUN": "run",
+    "KEY=VALUE": "setting",
+    "VARIANT|FILE": "variant or file",
+    "PRESET|FILE.toml": "preset or file",
+    "NAME": "name",
+    "STAGE,...": "stage",
+    "NAME,...": "name",
+}
 """What stands for a value in the help -> what such a value is."""
 
 
@@ -32,8 +42,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with exit code 2. What a type of this module is called says what is accepted."""
-        told = re.sub(r"^argument (\S+): invalid ((?:list of )?(?:whole |positive )?(?:number|port).*) value: (.*)$",
-                      r"\1 \3: accepted is a \2", message)  # fmt: skip
+        told = re.sub(
+            r"^argument (\S+): invalid ((?:list of )?(?:whole |positive )?(?:number|port).*) value: (.*)$",
+            r"\1 \3: accepted is a \2",
+            message,
+        )
         told = re.sub(r"^argument (\S+): invalid choice: '(.*)' \(choose from (.*)\)$", _choice, told)
         told = re.sub(r"^unrecognized arguments: (--[\w-]+)", self._unknown_option, told)
         told = re.sub(r"^unrecognized arguments: ([\w.]+=.*)$", r"\1: settings are given as --set \1", told)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def quickstart() -> Study:
-    """scikit-learn's digits: LeNet-5 and a quarter-width ResNet-34, from training to the served winner, minutes on a CPU."""
+    """scikit-learn's digits: LeNet-5 and a quarter-width ResNet-34, from training to the served winner, minutes on a
+    CPU."""
     return Study(
         name="quickstart",
         data=Data(),

@@ -35,8 +35,13 @@ if TYPE_CHECKING:
     from flows.grids import Spec
     from tasks.modelfile import ModelFile
 
-FIRST = {"safetensors": "eager", "torchscript": "torchscript", "onnx": "onnxruntime", "openvino": "openvino",
-         "engine": "tensorrt"}  # fmt: skip
+FIRST = {
+    "safetensors": "eager",
+    "torchscript": "torchscript",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "engine": "tensorrt",
+}
 """Runtime that a format is profiled in, unless another is asked for."""
 NETRON = ("onnx", "torchscript", "openvino")
 OPERATORS: list[Spec] = [
@@ -57,14 +62,17 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
 
     `newest(out, run, file)` names the run that is meant.
     """
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # PyTorch's profiler tells on stderr of the GPU that is not there
+    # PyTorch's profiler tells on stderr of the GPU that is not there
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     out, run = Path(asked.out), None
     if not re.fullmatch(r"auto|cpu|cuda:\d+", asked.device):
         raise Mistake(f"--device: unknown device {asked.device!r}; accepted: cpu, cuda:N, auto")
-    asked.device = machine.devices((asked.device,))[-1]  # auto: the GPU if there is one
+    # auto: the GPU if there is one
+    asked.device = machine.devices((asked.device,))[-1]
     if asked.target is not None and asked.run is None and Path(asked.target).exists():
         file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
-        refuse_programs([file], asked.trust)  # a run's own TorchScript was made here, and the store knows its hash
+        # a run's own TorchScript was made here, and the store knows its hash
+        refuse_programs([file], asked.trust)
     else:
         if asked.target is not None and asked.run is None and Path(asked.target).suffix.lower() in modelfile.SUFFIXES:
             raise Mistake(f"{asked.target}: no such file")
@@ -83,8 +91,17 @@ def run_profile(asked: argparse.Namespace, newest: Any) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch, watched(out):
         made, path = Path(scratch) / "profile", file.executable(Path(scratch) / "file")
-        result = profile(path, file.format, runtime, asked.device, asked.threads or machine.cores(), inputs, made,
-                         name=name, queries=asked.queries)  # fmt: skip
+        result = profile(
+            path,
+            file.format,
+            runtime,
+            asked.device,
+            asked.threads or machine.cores(),
+            inputs,
+            made,
+            name=name,
+            queries=asked.queries,
+        )
         _draw(result, made)
         folder = _kept(result, made, folder)
     print(text(result), end="")
@@ -106,8 +123,10 @@ def _runtime(asked: argparse.Namespace, file: ModelFile, name: str) -> str:
     """The runtime asked for, or the plainest for the format; a Mistake where it cannot execute the file here."""
     runtime = asked.runtime or FIRST.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
-        raise Mistake(f"--runtime: unknown runtime {runtime!r}; {meant(runtime, plugins('runtimes'))}accepted: "
-                      f"{', '.join(plugins('runtimes'))}")  # fmt: skip
+        raise Mistake(
+            f"--runtime: unknown runtime {runtime!r}; {meant(runtime, plugins('runtimes'))}accepted: "
+            f"{', '.join(plugins('runtimes'))}"
+        )
     if file.format not in formats(runtime):
         able = [one for one in plugins("runtimes") if file.format in formats(one)]
         raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(able)}")
@@ -129,11 +148,13 @@ def _draw(result: Profile, folder: Path) -> None:
 
 
 def _kept(result: Profile, made: Path, folder: Path) -> Path:
-    """Put a profile where it belongs: beside an earlier one that can be trusted where itself cannot, else in its place."""
+    """Put a profile where it belongs: beside an earlier one that can be trusted where itself cannot, else in its
+    place."""
     disturbed = folder.with_name(f"{folder.name}-disturbed")
     try:
         earlier = json.loads((folder / "profile.json").read_text())
-    except (FileNotFoundError, ValueError):  # none, or a torn one, in whose place this one goes
+    except (FileNotFoundError, ValueError):
+        # none, or a torn one, in whose place this one goes
         earlier = {"queries": 0}
     good = earlier["queries"] >= LEAST_QUERIES and earlier.get("conditions") is None
     target = disturbed if good and not result.trusted else folder
@@ -214,13 +235,23 @@ def profiles(run_folder: Path) -> list[dict[str, Any]]:
             shown.append({"name": result.name, "runtime": result.runtime, "doubt": doubt(result)})
             continue
         flames = [profiling_charts.flame(result, width) for width in (1000, 440)]
-        shown.append({
-            "id": file.parent.name, "name": result.name, "runtime": result.runtime, "headline": headline(result),
-            "certificate": certificate(result), "findings": result.findings, "flames": flames if all(flames) else None,
-            "types": profiling_charts.by_type(result),
-            "operators": grid(OPERATORS, result.operators[:TOP], f"The first of {len(result.operators)} operators by time; "
-                              "operators.parquet has all"),
-        })  # fmt: skip
+        shown.append(
+            {
+                "id": file.parent.name,
+                "name": result.name,
+                "runtime": result.runtime,
+                "headline": headline(result),
+                "certificate": certificate(result),
+                "findings": result.findings,
+                "flames": flames if all(flames) else None,
+                "types": profiling_charts.by_type(result),
+                "operators": grid(
+                    OPERATORS,
+                    result.operators[:TOP],
+                    f"The first of {len(result.operators)} operators by time; operators.parquet has all",
+                ),
+            }
+        )
     return shown
 
 
@@ -231,9 +262,11 @@ def _show(file: ModelFile) -> None:
     path = next(file.path.glob("*.onnx")) if file.path.is_dir() else file.path
     screen = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     logging.getLogger("netron.server").setLevel(logging.WARNING)
-    if file.format == "torchscript":  # it goes by the name's ending, and does not know .ts
+    # it goes by the name's ending, and does not know .ts
+    if file.format == "torchscript":
         host, port = netron.serve(f"{path.stem}.torchscript", bytearray(path.read_bytes()), browse=screen)
     else:
         host, port = netron.start(str(path), browse=screen)
     print(f"netron: http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    netron.wait()  # stops its server on Ctrl-C, and returns
+    # stops its server on Ctrl-C, and returns
+    netron.wait()

@@ -21,7 +21,8 @@ CHARACTER = 6.3
 """Width of a letter, pixels."""
 ROW = 22
 TOOLTIP = re.compile(r'(<path aria-label="([^"]*)"[^>]*?)(?:/>|></path>)')
-"""A part with its description; a browser shows an SVG's <title> when pointed at, and Vega writes none without a script."""
+"""A part with its description; a browser shows an SVG's <title> when pointed at, and Vega writes none without a
+script."""
 COLOURS = dict(zip(KINDS, ("#5eead4", "#fdba74", "#f9a8d4", "#fde68a", "#cbd5e1"), strict=True)) | {"module": "#bfdbfe"}
 """Light ones: the text on them is dark in both colour schemes."""
 
@@ -38,8 +39,15 @@ class _Part:
         """This part and those inside it: what is inside starts where it starts, in order of execution."""
         where = f"{above}/{self.name}" if above else self.name
         colour = kind(self.name) if "::" in self.name or not self.inner else "module"
-        yield {"name": self.name, "start": start, "end": start + self.ms, "depth": depth, "kind": colour, "where": where,
-               "ms": self.ms}  # fmt: skip
+        yield {
+            "name": self.name,
+            "start": start,
+            "end": start + self.ms,
+            "depth": depth,
+            "kind": colour,
+            "where": where,
+            "ms": self.ms,
+        }
         for part in self.inner.values():
             yield from part.drawn(start, depth + 1, where if depth else "")
             start += part.ms
@@ -71,12 +79,21 @@ def flame(profile: Profile, width: int = 1000) -> Figure | None:
         part["told"] = f"{part['where']}: {part['ms']:.3g} ms, {part['ms'] / root.ms:.1%}"
     levels = max(part["depth"] for part in parts) + 1
     base = alt.Chart(inline(parts), width=width, height=levels * ROW)
-    x = alt.X("start:Q", title="ms a query, under the profiler", scale=alt.Scale(domain=[0, root.ms], nice=False),
-              axis=alt.Axis(grid=False, tickCount=8))  # fmt: skip
+    x = alt.X(
+        "start:Q",
+        title="ms a query, under the profiler",
+        scale=alt.Scale(domain=[0, root.ms], nice=False),
+        axis=alt.Axis(grid=False, tickCount=8),
+    )
     y = alt.Y("depth:O", axis=None, scale=alt.Scale(domain=list(range(levels)), paddingInner=0.06, paddingOuter=0))
     shown = [name for name in COLOURS if any(part["kind"] == name for part in parts)]
-    colour = alt.Color("kind:N", title=None, sort=shown, scale=alt.Scale(domain=shown, range=[COLOURS[n] for n in shown]),
-                       legend=alt.Legend(columns=6, symbolType="square"))  # fmt: skip
+    colour = alt.Color(
+        "kind:N",
+        title=None,
+        sort=shown,
+        scale=alt.Scale(domain=shown, range=[COLOURS[n] for n in shown]),
+        legend=alt.Legend(columns=6, symbolType="square"),
+    )
     bars = base.mark_rect(stroke="#ffffff", strokeWidth=0.6, aria=True).encode(
         x=x, x2="end:Q", y=y, color=colour, description="told:N"
     )
@@ -88,7 +105,7 @@ def flame(profile: Profile, width: int = 1000) -> Figure | None:
         "Longest: " + "; ".join(part["told"] for part in longest),
         f"Mean of {profile.queries} queries; a part's width is its time, what it calls stands below it, in order of "
         f"execution. Parts under {SMALLEST:.1%} are left out.",
-    )  # fmt: skip
+    )
     return replace(drawn, svg=TOOLTIP.sub(r"\1><title>\2</title></path>", drawn.svg))
 
 
@@ -106,8 +123,13 @@ def by_type(profile: Profile, most: int = 14) -> Figure | None:
     ranked = sorted(({"type": name, **entry} for name, entry in sums.items()), key=lambda e: -e["share"])
     rows = ranked[:most]
     if rest := ranked[most:]:
-        rows.append({"type": f"{len(rest)} other types", "operators": sum(e["operators"] for e in rest),
-                     "share": sum(e["share"] for e in rest)})  # fmt: skip
+        rows.append(
+            {
+                "type": f"{len(rest)} other types",
+                "operators": sum(e["operators"] for e in rest),
+                "share": sum(e["share"] for e in rest),
+            }
+        )
     # A browser's letters may be wider than those that vl-convert counts on.
     room = min(max(len(row["type"]) for row in rows) * CHARACTER * 1.15, 280)
     labels = alt.Axis(labelLimit=260, ticks=False, minExtent=room)
@@ -121,14 +143,20 @@ def by_type(profile: Profile, most: int = 14) -> Figure | None:
             f"{field}:Q", title=title, scale=alt.Scale(domain=[0, top], nice=False), axis=alt.Axis(tickCount=4)
         )
         words = base.mark_text(align="left", dx=4, fontSize=11, color="currentColor")
-        return alt.layer(base.mark_bar(color=colour).encode(x=axis, y=y),
-                         words.encode(x=axis, y=y, text=alt.Text(f"{field}:Q", format=form)))  # fmt: skip
+        return alt.layer(
+            base.mark_bar(color=colour).encode(x=axis, y=y),
+            words.encode(x=axis, y=y, text=alt.Text(f"{field}:Q", format=form)),
+        )
 
     told = "; ".join(
         f"{row['type']}: {row['operators']:.0f} operators, {row['share']:.1f} % of the time" for row in rows
     )
     return figure(
-        alt.hconcat(bars("share", "% of the operators' time", y, PALETTE[0], ".1f"),
-                    bars("operators", "operators a query", bare, PALETTE[3], ".0f"), spacing=24),
-        f"Operators by type ({profile.runtime})", told,
-    )  # fmt: skip
+        alt.hconcat(
+            bars("share", "% of the operators' time", y, PALETTE[0], ".1f"),
+            bars("operators", "operators a query", bare, PALETTE[3], ".0f"),
+            spacing=24,
+        ),
+        f"Operators by type ({profile.runtime})",
+        told,
+    )

@@ -55,8 +55,11 @@ def text(result: Profile, width: int | None = None) -> str:
         main = "main cause, " if number == 0 and finding.share >= MAIN else ""
         console.print(Text(f"{main}{finding.severity}: {finding.what}", style=styles[finding.severity]))
         more = f" and {len(finding.nodes) - NODES} more" if len(finding.nodes) > NODES else ""
-        lines = [finding.evidence, *([f"nodes: {', '.join(finding.nodes[:NODES])}{more}"] if finding.nodes else []),
-                 f"remedy: {finding.remedy}"]  # fmt: skip
+        lines = [
+            finding.evidence,
+            *([f"nodes: {', '.join(finding.nodes[:NODES])}{more}"] if finding.nodes else []),
+            f"remedy: {finding.remedy}",
+        ]
         for line in lines:
             console.print(Text(line), soft_wrap=False, style="", width=width)
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"
@@ -74,8 +77,11 @@ def _operators(result: Profile, width: int) -> Table:
     if any(module):
         words["module"] = ["" if path == row["name"] else path for path, row in zip(module, rows, strict=True)]
     words["type"] = [row["type"] for row in rows]
-    figures = {"": [row["precision"] or "" for row in rows], "ms a query": [sig(row["mean_ms"]) for row in rows],
-               "share": [f"{row['share']:.1%}" for row in rows]}  # fmt: skip
+    figures = {
+        "": [row["precision"] or "" for row in rows],
+        "ms a query": [sig(row["mean_ms"]) for row in rows],
+        "share": [f"{row['share']:.1%}" for row in rows],
+    }
     by = {"by": ["" if row["provider"] == row["type"] else row["provider"] for row in rows]} if width >= WIDE else {}
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     for title in (*words, *figures, *by):
@@ -94,10 +100,16 @@ def certificate(result: Profile) -> str:
     """The machine while it was timed and profiled, in words."""
     row = result.certificate
     figures = [
-        ("cpu_model", "{}"), ("affinity", "processors {}"), ("cpu_governor", "governor {}"), ("cpu_mhz", "{:.0f} MHz"),
-        ("load_average", "load average {:.1f}"), ("foreign_cpu", "other processes used {:.0%} of the cores"),
-        ("gpu_sm_mhz", "GPU {:.0f} MHz"), ("gpu_temperature_c", "{:.0f} °C"), ("gpu_driver", "driver {}"),
-    ]  # fmt: skip
+        ("cpu_model", "{}"),
+        ("affinity", "processors {}"),
+        ("cpu_governor", "governor {}"),
+        ("cpu_mhz", "{:.0f} MHz"),
+        ("load_average", "load average {:.1f}"),
+        ("foreign_cpu", "other processes used {:.0%} of the cores"),
+        ("gpu_sm_mhz", "GPU {:.0f} MHz"),
+        ("gpu_temperature_c", "{:.0f} °C"),
+        ("gpu_driver", "driver {}"),
+    ]
     return ", ".join(words.format(row[key]) for key, words in figures if row.get(key) is not None)
 
 

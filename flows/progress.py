@@ -153,7 +153,8 @@ class Durations:
                 self.seconds[str(name)] = (str(settings), float(seconds))
         except FileNotFoundError:
             pass
-        except (OSError, ValueError, TypeError, AttributeError):  # an estimate is all that is lost
+        except (OSError, ValueError, TypeError, AttributeError):
+            # an estimate is all that is lost
             self.seconds = {}
 
     def of(self, planned: Planned) -> float | None:
@@ -166,7 +167,8 @@ class Durations:
         self.seconds[str(planned)] = (self._settings(planned), round(seconds, 2))
         try:
             write_text(self.path, json.dumps(self.seconds, indent=1))
-        except OSError as error:  # no reason to lose the stage
+        except OSError as error:
+            # no reason to lose the stage
             LOG.warning("how long %s took could not be written to %s: %s", planned, self.path, error.strerror)
 
     def _settings(self, planned: Planned) -> str:

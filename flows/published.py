@@ -26,7 +26,8 @@ PIECES = re.compile(r"[^/ ]+[/ ]?|[/ ]")
 GAP = 2
 """Between two columns of a table, and for its edges."""
 STAR = (
-    f"{BAD} measured under bad conditions (other processes, a slowed-down machine): the report's section How it was measured "
+    f"{BAD} measured under bad conditions (other processes, a slowed-down machine): the report's section How it "
+    "was measured "
     "says which"
 )
 
@@ -49,7 +50,8 @@ def lines(comparison: Comparison) -> Iterator[tuple[tuple[str, ...], str, tuple[
     for line in comparison.lines:
         for source, figures in zip(SOURCES, (line.published, line.here), strict=True):
             if figures is None and source == "published":
-                continue  # what the study left undone
+                # what the study left undone
+                continue
             same = next((i for i, (a, b) in enumerate(zip(above, line.key, strict=False)) if a != b), len(above))
             yield ("",) * same + line.key[same:], source, figures or (ABSENT,) * len(comparison.columns)
             above = line.key

@@ -37,7 +37,7 @@ from flows.grids import (
     mb,
     of_images,
     share,
-)  # fmt: skip
+)
 from flows.mistakes import load_images, mistakes
 from flows.names import broken
 from flows.so_far import stages, tables_so_far
@@ -68,9 +68,25 @@ if TYPE_CHECKING:
     from flows.grids import Grid, Row, Spec
     from flows.mistakes import Images
 
-WANTED = ("datasets", "ablations", "epochs", "seeds", "trials", "variants", "evaluations", "predictions", "latencies",
-          "benchmarks", "throughputs", "gpu_times", "scenarios", "certificates", "memory", "environments",
-          "summary")  # fmt: skip
+WANTED = (
+    "datasets",
+    "ablations",
+    "epochs",
+    "seeds",
+    "trials",
+    "variants",
+    "evaluations",
+    "predictions",
+    "latencies",
+    "benchmarks",
+    "throughputs",
+    "gpu_times",
+    "scenarios",
+    "certificates",
+    "memory",
+    "environments",
+    "summary",
+)
 MANY_ROWS = ("predictions", "latencies")
 LINKED = ("benchmark_results.csv", "data_docs/index.html")
 """Files of the run that the report has links to."""
@@ -138,8 +154,11 @@ def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
             shown = cell(row, "speedup", sig)
             times = f"{shown.text} ×" if shown.sort is not None else f"{shown.text} ({shown.below})"
             figures.append(("times as fast as the reference", times))
-        figures += [("images per second", sig(row["images_per_second"])), (METRIC_NAMES[metric], share(row[metric])),
-                    ("size", f"{mb(row['size_bytes'])} MB")]  # fmt: skip
+        figures += [
+            ("images per second", sig(row["images_per_second"])),
+            (METRIC_NAMES[metric], share(row[metric])),
+            ("size", f"{mb(row['size_bytes'])} MB"),
+        ]
         cards.append({"role": row["role"], "words": words(row), "figures": figures})
     return cards
 
@@ -163,8 +182,14 @@ def _candidates(summary: pl.DataFrame, latencies: pl.LazyFrame | None, study: St
             roles = {(row["variant"], row["runtime"]): row["role"] for row in here if row["role"]}
             distributions.append(charts.distributions(latencies, device, batch, roles))
     table = grid(specs, rows, "Every candidate; press a header to sort")
-    return {"batch": batch, "cards": _cards(rows, metric), "summary": table, "rate": rate_column(rows),
-            "tradeoffs": tradeoffs, "distributions": [figure for figure in distributions if figure]}  # fmt: skip
+    return {
+        "batch": batch,
+        "cards": _cards(rows, metric),
+        "summary": table,
+        "rate": rate_column(rows),
+        "tradeoffs": tradeoffs,
+        "distributions": [figure for figure in distributions if figure],
+    }
 
 
 MEASURED = (
@@ -205,7 +230,8 @@ def _data(small: Mapping[str, pl.DataFrame]) -> Row:
         "data": name,
         "dataset": grid(DATASET, sets, f"{name}: the data set by split"),
         "balance": charts.balance(small["datasets"]) if sets else None,
-        "layout": sets[0].get("layout") if sets else None,  # older versions of burnish did not say it
+        # older versions of burnish did not say it
+        "layout": sets[0].get("layout") if sets else None,
         "left_out": sets[0].get("left_out") if sets else None,
         "dropped": dropped,
     }
@@ -227,16 +253,21 @@ def page(
     """The report as HTML, complete in itself. `MANY_ROWS` may be lazy; a table that is missing is said to be so.
 
     `profiles`: as flows.profiling.profiles gives them. `images`: the prepared ones, or why they are not there.
-    `exported`: as flows.graphs.graphs gives them. `unfinished`: why the run has no results, as flows.unfinished says it.
-    `begun`: the stages of a run without results, as flows.so_far gives them.
+    `exported`: as flows.graphs.graphs gives them. `unfinished`: why the run has no results, as flows.unfinished says
+    it. `begun`: the stages of a run without results, as flows.so_far gives them.
     `files`: those of `LINKED` that are there.
     """
     import polars as pl
     from jinja2 import Environment, FileSystemLoader
 
     small = {name: table for name, table in tables.items() if isinstance(table, pl.DataFrame)}
-    about: Row = {"study": study, "run": run, "environment": environment, "metric": METRIC_NAMES[study.select.metric],
-                  "missing": [name for name in WANTED if name not in tables]}  # fmt: skip
+    about: Row = {
+        "study": study,
+        "run": run,
+        "environment": environment,
+        "metric": METRIC_NAMES[study.select.metric],
+        "missing": [name for name in WANTED if name not in tables],
+    }
     if "summary" in small:
         about |= _candidates(small["summary"], tables["latencies"].lazy() if "latencies" in tables else None, study)
     validation = _images(small, "validation")
@@ -250,9 +281,14 @@ def page(
     about["cautions"] = outcome.cautions if outcome else ()
     about["mistakes"] = mistakes(tables, images)
     if study.published:
-        about |= {"published": published.compare(study.published, tables), "published_lines": published.lines,
-                  "sourced": published.sourced, "starred": published.starred, "star": published.STAR,
-                  "brackets": published.BRACKETS}  # fmt: skip
+        about |= {
+            "published": published.compare(study.published, tables),
+            "published_lines": published.lines,
+            "sourced": published.sourced,
+            "starred": published.starred,
+            "star": published.STAR,
+            "brackets": published.BRACKETS,
+        }
     if "epochs" in small:
         about["curves"] = curves.training(small["epochs"], validation)
     if "ablations" in small:
@@ -275,8 +311,11 @@ def page(
     if "benchmarks" in small:
         bad = small["benchmarks"].filter(pl.col("conditions").is_not_null())
         about["conditions"] = [(words(row), row["conditions"]) for row in bad.to_dicts()]
-    about["measured"] = [found for name, specs, caption in MEASURED if name in small
-                         and (found := grid(_present(specs, small[name]), small[name].to_dicts(), caption))]  # fmt: skip
+    about["measured"] = [
+        found
+        for name, specs, caption in MEASURED
+        if name in small and (found := grid(_present(specs, small[name]), small[name].to_dicts(), caption))
+    ]
     if "scenarios" in small:
         about["scenarios"] = grid(SCENARIOS, small["scenarios"].to_dicts(), "The winner in LoadGen's scenarios")
         about["capacity"] = capacity(small["scenarios"].to_dicts())
@@ -325,8 +364,18 @@ def render(out: Path, run: str) -> Path:
     sets = found.get("datasets")
     images = load_images(Path(out), sets.lazy().collect() if sets is not None else None)
     linked = [name for name in LINKED if (folder / name).is_file()]
-    text = page(found, study, facts, run, profiles(folder), images, graphs(Path(out), found),
-                unfinished=told, begun=stages(Path(out), run) if told else (), files=linked)  # fmt: skip
+    text = page(
+        found,
+        study,
+        facts,
+        run,
+        profiles(folder),
+        images,
+        graphs(Path(out), found),
+        unfinished=told,
+        begun=stages(Path(out), run) if told else (),
+        files=linked,
+    )
     write_text(folder / "report.html", text)
     return folder / "report.html"
 
@@ -353,12 +402,20 @@ def table_text(
     table.add_column("variant", overflow="fold")
     for name in ("runtime", "device"):
         table.add_column(name, no_wrap=True)
-    names = {"batch_size": "batch", "latency_median_ms": "median\nms", "latency_p90_ms": "p90\nms",
-             "images_per_second": "images\n/s", "top1": "top-1", "macro_f1": "macro\nF1", "size_bytes": "size\nMB",
-             "speedup": "speed-\nup"}  # fmt: skip
+    names = {
+        "batch_size": "batch",
+        "latency_median_ms": "median\nms",
+        "latency_p90_ms": "p90\nms",
+        "images_per_second": "images\n/s",
+        "top1": "top-1",
+        "macro_f1": "macro\nF1",
+        "size_bytes": "size\nMB",
+        "speedup": "speed-\nup",
+    }
     figures = [key for key in names if width >= 110 or key not in ("latency_p90_ms", "images_per_second", "size_bytes")]
     longest = max((len(runtime) for runtime in summary["runtime"]), default=0)
-    room = max(width - (75 if width >= 110 else 52) - longest, 12)  # what the other columns leave for names
+    # what the other columns leave for names
+    room = max(width - (75 if width >= 110 else 52) - longest, 12)
     for key in figures:
         table.add_column(names[key], justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
@@ -379,10 +436,14 @@ def table_text(
         name = f"{MARKS.get(row['role'], '')} {row['variant']}".strip()
         named.append((name, [("on", f"{row['runtime']} on {row['device']}"), *shown, ("", status)]))
         table.add_row(
-            MARKS.get(row["role"], ""), Text(broken(row["variant"], room)), row["runtime"], row["device"],
-            *(cell(row, key, written[key]).text for key in figures), status,
+            MARKS.get(row["role"], ""),
+            Text(broken(row["variant"], room)),
+            row["runtime"],
+            row["device"],
+            *(cell(row, key, written[key]).text for key in figures),
+            status,
             style=styles.get(row["role"], "" if status == "ok" else "dim"),
-        )  # fmt: skip
+        )
     target = io.StringIO()
     console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
     narrow = width - (52 + longest) < LEAST_NAME

@@ -1,7 +1,7 @@
 """Prefect's server for a run: the one that PREFECT_API_URL names, or a temporary one that ends with this process.
 
-A run does not stand or fall with it. What a stage computes is on disk; the server shows it. So where the server goes away,
-that is said, nothing waits for it, and the run is finished without it.
+A run does not stand or fall with it. What a stage computes is on disk; the server shows it. So where the server goes
+away, that is said, nothing waits for it, and the run is finished without it.
 """
 
 from __future__ import annotations
@@ -43,12 +43,18 @@ SETTINGS = {
     "DO_NOT_TRACK": "1",
 }
 RETRIES, LOGS = "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_LOGGING_TO_API_ENABLED"
-START_SECONDS = 180.0  # the first start on a slow machine, which makes the database, takes 20 to 75 s
-STILL_SECONDS = 30.0  # without any work of the processor: a server that starts has always something to compute
-CONTACT_SECONDS = 5.0  # a server that is named has answered by then
-LOOK_SECONDS = 2.0  # between two looks at whether it answers
-AWAY_SECONDS = 30.0  # without an answer it is gone; what is said of that is said within a minute
-STOP_SECONDS = 5.0  # to write what it still holds in memory
+# the first start on a slow machine, which makes the database, takes 20 to 75 s
+START_SECONDS = 180.0
+# without any work of the processor: a server that starts has always something to compute
+STILL_SECONDS = 30.0
+# a server that is named has answered by then
+CONTACT_SECONDS = 5.0
+# between two looks at whether it answers
+LOOK_SECONDS = 2.0
+# without an answer it is gone; what is said of that is said within a minute
+AWAY_SECONDS = 30.0
+# to write what it still holds in memory
+STOP_SECONDS = 5.0
 
 
 class Lost(Exception):
@@ -77,7 +83,8 @@ class Server:
         try:
             with urllib.request.build_opener(*handlers).open(f"{self.url}/health", timeout=CONTACT_SECONDS):
                 return True
-        except urllib.error.HTTPError:  # it wants a key, for example
+        except urllib.error.HTTPError:
+            # it wants a key, for example
             return True
         except (OSError, ValueError):
             return False
@@ -105,9 +112,14 @@ class Server:
             if (seconds := self._worked()) != worked:
                 worked, since = seconds, time.monotonic()
             if self.process is not None and time.monotonic() - since > STILL_SECONDS:
-                told = f"Prefect's temporary server (process {self.process.pid}) has done nothing for {STILL_SECONDS:.0f} s"
-                raise Lost(f"{told} while it starts, so it is stopped or stuck; it is ended, and the same command starts "
-                           f"another; what it wrote is in {self.log}")  # fmt: skip
+                told = (
+                    f"Prefect's temporary server (process {self.process.pid}) has done nothing for "
+                    f"{STILL_SECONDS:.0f} s"
+                )
+                raise Lost(
+                    f"{told} while it starts, so it is stopped or stuck; it is ended, and the same command starts "
+                    f"another; what it wrote is in {self.log}"
+                )
             if time.monotonic() > deadline:
                 raise Lost(
                     f"Prefect's server did not answer within {START_SECONDS:.0f} s; what it wrote is in {self.log}"
@@ -141,8 +153,11 @@ class Server:
         self.lost = True
         supervisor.hurry()
         self._prefect(retries="0", logs="false")
-        what = "Prefect's temporary server has ended" if self._ended() else (
-            f"Prefect's server at {self.url} has not answered for {AWAY_SECONDS:.0f} s")  # fmt: skip
+        what = (
+            "Prefect's temporary server has ended"
+            if self._ended()
+            else (f"Prefect's server at {self.url} has not answered for {AWAY_SECONDS:.0f} s")
+        )
         LOG.warning("%s: the run goes on without it, and is not shown in Prefect's pages from here on", what)
 
     def _found(self) -> None:
@@ -183,7 +198,8 @@ class Server:
 def start(port: int = 0, *, pages: bool = False) -> Server:
     """Start a server of our own on this machine alone. `pages`: with Prefect's UI and the services that schedule runs.
 
-    The first one of a Prefect home makes the database. Two that do so at once fail, so that others wait for it to answer.
+    The first one of a Prefect home makes the database. Two that do so at once fail, so that others wait for it to
+    answer.
 
     Raises
     ------
@@ -203,7 +219,8 @@ def start(port: int = 0, *, pages: bool = False) -> Server:
 
 
 def _start(port: int, pages: bool) -> Server:
-    with socket.socket() as listening:  # bound here, so that no other process takes the port before the server has it
+    # bound here, so that no other process takes the port before the server has it
+    with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("127.0.0.1", port))
@@ -217,22 +234,41 @@ def _start(port: int, pages: bool) -> Server:
         if not pages:
             environment["PREFECT__SERVER_EPHEMERAL"] = "1"
         log = Path(os.environ["PREFECT_HOME"]) / "burnish-server.log"
-        log.unlink(missing_ok=True)  # another run's server keeps the one that it writes to
-        arguments = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app",
-                     "--fd", str(listening.fileno()), "--log-level", "error", "--lifespan", "on"]  # fmt: skip
+        # another run's server keeps the one that it writes to
+        log.unlink(missing_ok=True)
+        arguments = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "--factory",
+            "prefect.server.api.server:create_app",
+            "--fd",
+            str(listening.fileno()),
+            "--log-level",
+            "error",
+            "--lifespan",
+            "on",
+        ]
         with log.open("wb") as file:
             process = subprocess.Popen(
-                parent.command(*arguments), stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=environment,
-                pass_fds=[listening.fileno()], start_new_session=True,
-            )  # fmt: skip
+                parent.command(*arguments),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                env=environment,
+                pass_fds=[listening.fileno()],
+                start_new_session=True,
+            )
     server = Server(url, process, log)
-    atexit.register(server.stop)  # after Prefect's own, which sends the last log lines and events
+    # after Prefect's own, which sends the last log lines and events
+    atexit.register(server.stop)
     return server
 
 
 @contextmanager
 def connected(out: Path) -> Iterator[Server]:
-    """Settle which server Prefect is to use, before it is imported; a temporary one starts while other things are imported.
+    """Settle which server Prefect is to use, before it is imported; a temporary one starts while other things are
+    imported.
 
     Raises
     ------
@@ -299,8 +335,10 @@ def _named() -> Server | None:
             how = (
                 "unset PREFECT_API_URL" if os.environ.get("PREFECT_API_URL") else "prefect config unset PREFECT_API_URL"
             )
-            raise Mistake(f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or run `{how}` and burnish "
-                          "starts one of its own")  # fmt: skip
+            raise Mistake(
+                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or run `{how}` and burnish "
+                "starts one of its own"
+            )
         time.sleep(0.5)
     return server
 
@@ -332,6 +370,8 @@ def outcome(server: Server, finished: list[str], run: Callable[[], str]) -> str:
             LOG.warning("Prefect's server could not be told that the run has finished (%s)", type(error).__name__)
             return finished[-1]
         if server.lost:
-            raise Lost(f"Prefect's server at {server.url} is gone ({type(error).__name__}); the same command goes on where "
-                       "it stopped") from error  # fmt: skip
+            raise Lost(
+                f"Prefect's server at {server.url} is gone ({type(error).__name__}); the same command goes on where "
+                "it stopped"
+            ) from error
         raise

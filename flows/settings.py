@@ -101,7 +101,8 @@ LARGEST = 1_000_000
 
 
 def one_line(text: object, longest: int = LONGEST) -> str:
-    """A message as one line that a terminal shows as it is: no control characters, the middle of what is long left out."""
+    """A message as one line that a terminal shows as it is: no control characters, the middle of what is long left
+    out."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
     return shown if len(shown) <= longest else f"{shown[: longest // 2]} … {shown[-longest // 2 :]}"
 
@@ -117,8 +118,11 @@ def repeated(settings: Sequence[str]) -> list[str]:
     """What to tell of each key that `--set` gives several values: the last one counts."""
     keys = [setting.partition("=")[0].strip() for setting in settings]
     last = dict(zip(keys, settings, strict=True))
-    return [f"--set {one_line(key, 100)} is given {count} times; the last one counts: {one_line(last[key], 200)}"
-            for key, count in Counter(keys).items() if count > 1]  # fmt: skip
+    return [
+        f"--set {one_line(key, 100)} is given {count} times; the last one counts: {one_line(last[key], 200)}"
+        for key, count in Counter(keys).items()
+        if count > 1
+    ]
 
 
 def _value(key: str, text: str) -> Any:
@@ -129,9 +133,11 @@ def _value(key: str, text: str) -> Any:
         return text
     except RecursionError:
         raise Mistake(f"--set {key}: {DEEP}") from None
-    except ValueError:  # Python reads no whole number of more than 4,300 digits
+    except ValueError:
+        # Python reads no whole number of more than 4,300 digits
         raise Mistake(f"--set {key}: a number of {len(text)} digits is too long") from None
-    return found["value"] if len(found) == 1 else text  # text of several lines may hold more keys
+    # text of several lines may hold more keys
+    return found["value"] if len(found) == 1 else text
 
 
 def _refuse_bytes(setting: str) -> None:
@@ -143,7 +149,8 @@ def _refuse_bytes(setting: str) -> None:
 
 
 def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
-    """Set dotted keys (``train.epochs=3``, ``models.0.width=8``, ``benchmark.batch_sizes=[1, 8]``) in a study's JSON."""
+    """Set dotted keys (``train.epochs=3``, ``models.0.width=8``, ``benchmark.batch_sizes=[1, 8]``) in a study's
+    JSON."""
     for setting in settings:
         _refuse_bytes(setting)
         key, equals, text = setting.partition("=")
@@ -187,9 +194,11 @@ def study_from(values: dict[str, Any], where: str) -> Study:
 def _line(error: Any) -> str:
     location = [str(part) for part in error["loc"]]
     if location[:2] == ["tune", "space"]:
-        del location[3:4]  # which kind of interval was tried: pydantic's word, not a key
+        # which kind of interval was tried: pydantic's word, not a key
+        del location[3:4]
     scalar = len(location) > 1 and location[-1] in ("bool", "constrained-int", "constrained-float", "constrained-str")
-    if scalar:  # which type was tried: pydantic's word, not a key
+    # which type was tried: pydantic's word, not a key
+    if scalar:
         del location[-1]
     key = one_line(".".join(location), 100)
     if error["type"] == "extra_forbidden":
@@ -266,7 +275,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:
         raise Mistake(f"{path}: {DEEP}") from None
-    except ValueError as error:  # not TOML, or a whole number of more than 4,300 digits
+    except ValueError as error:
+        # not TOML, or a whole number of more than 4,300 digits
         raise Mistake(f"{path}: not TOML: {error}") from None
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def stages(out: Path, run: str) -> list[dict[str, Any]]:
-    """The stages that a run has begun, in their order: `task`, `outcome` (computing or stopped where it has none) and so on.
+    """The stages that a run has begun, in their order: `task`, `outcome` (computing or stopped where it has none) and
+    so on.
 
     Raises
     ------
@@ -32,19 +33,20 @@ def stages(out: Path, run: str) -> list[dict[str, Any]]:
 
 
 def tables_so_far(out: Path, run: str) -> tuple[dict[str, pl.LazyFrame], list[str]]:
-    """(Rows of the stages of a run that have ended, by table; stages whose stored result is damaged, with the reason)."""
+    """(Rows of the stages of a run that have ended, by table; stages whose stored result is damaged, with the
+    reason)."""
     results, store = Results(out), Store(out / "store")
     fragments: dict[str, list[Path]] = {}
     damaged: list[str] = []
     for told in explanations(out, run):
         try:
-            result = results.read(told["key"])  # None where the stage has not ended, or its result is not kept
+            # None where the stage has not ended, or its result is not kept
+            result = results.read(told["key"])
         except Damaged as error:
             damaged.append(f"{told['task']}: {error}")
             continue
-        if isinstance(result, Output) and not isinstance(
-            result, Result
-        ):  # the latter's tables are all the others' rows
+        if isinstance(result, Output) and not isinstance(result, Result):
+            # the latter's tables are all the others' rows
             for name, artifact in result.tables.items():
                 fragments.setdefault(name, []).append(store.get(artifact))
     tables = {

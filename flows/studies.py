@@ -1,7 +1,7 @@
 """The published studies as presets, in three scales with the same stages and tables.
 
-`smoke`: digits, minutes on two cores; `cpu`: an evening on a desktop; `full`: one GPU, the study's own size. tasks/published
-has the figures that they are compared with.
+`smoke`: digits, minutes on two cores; `cpu`: an evening on a desktop; `full`: one GPU, the study's own size.
+tasks/published has the figures that they are compared with.
 """
 
 from __future__ import annotations
@@ -31,19 +31,33 @@ SCALES: tuple[Scale, ...] = get_args(Scale)
 
 CIFAR10 = Data(path="uoft-cs/cifar10")
 IMAGENET = Data(
-    path="ILSVRC/imagenet-1k:validation", image_size=224, resize=256, mean=(0.485, 0.456, 0.406),
-    std=(0.229, 0.224, 0.225), test_fraction=0.75, test_limit=1024,
-)  # fmt: skip
-"""Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned models."""
+    path="ILSVRC/imagenet-1k:validation",
+    image_size=224,
+    resize=256,
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    test_fraction=0.75,
+    test_limit=1024,
+)
+"""Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned
+models."""
 NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
 FILES = ("eager", "torchscript", "onnxruntime", "openvino")
 """What executes the files of S2 and S4 on a CPU: their own tables have no row of an engine, so none is built there."""
 FEW = Data(train_limit=480, test_limit=200)
 """Digits for the large models of a smoke test."""
-QUICK = Benchmark(batch_sizes=(1, 8), rounds=3, processes=1, warmup_seconds=0.1, min_seconds=0.1,
-                  min_queries=16, minutes=1, throughput=False)  # fmt: skip
-"""What a smoke test measures: every row, few queries, a process a candidate. Queries in flight together would take as many
-processes again, and of the studies' own tables S2's alone has their rate (benchmark_results.csv)."""
+QUICK = Benchmark(
+    batch_sizes=(1, 8),
+    rounds=3,
+    processes=1,
+    warmup_seconds=0.1,
+    min_seconds=0.1,
+    min_queries=16,
+    minutes=1,
+    throughput=False,
+)
+"""What a smoke test measures: every row, few queries, a process a candidate. Queries in flight together would take as
+many processes again, and of the studies' own tables S2's alone has their rate (benchmark_results.csv)."""
 FORMS = {
     "quantize": Quantize(settings=("u8s8-reduced",), calibration_images=64),
     "build": Build(precisions=("fp16",)),
@@ -54,8 +68,10 @@ FORMS = {
 
 def _changed(study: Study, **parts: Any) -> Study:
     """A study with other parts; a dictionary changes fields of the part that is there."""
-    new = {name: getattr(study, name).model_copy(update=part) if isinstance(part, dict) else part
-           for name, part in parts.items()}  # fmt: skip
+    new = {
+        name: getattr(study, name).model_copy(update=part) if isinstance(part, dict) else part
+        for name, part in parts.items()
+    }
     return Study(**{**dict(study), **new})
 
 
@@ -66,21 +82,38 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
         published="resnet34_tensorrt",
         data=CIFAR10,
         models=(Model(name="resnet34"),),
-        # Page's recipe for DAWNBench: batch 512, rate 0.4, decay 5e-4, Nesterov; 94 % in 24 epochs of ResNet-9, with crops.
-        # Scores saturate as the rate falls to 0, at the end of the schedule: no plateau before it stops a training.
-        train=Train(epochs=24, patience=36, batch_size=512, learning_rate=0.4, label_smoothing=0.1, precision="auto",
-                    compile=True, ema=0.99, seeds=(0, 1, 2)),
-        tune=Tune(trials=12, epochs=8, space={
-            "learning_rate": Range(low=0.1, high=1.2, log=True),
-            "weight_decay": Range(low=1e-4, high=5e-3, log=True),
-            "label_smoothing": Choice(values=(0.0, 0.1)),
-        }),
+        # Page's recipe for DAWNBench: batch 512, rate 0.4, decay 5e-4, Nesterov; 94 % in 24 epochs of ResNet-9, with
+        # crops. Scores saturate as the rate falls to 0, at the end of the schedule: no plateau before it stops a
+        # training.
+        train=Train(
+            epochs=24,
+            patience=36,
+            batch_size=512,
+            learning_rate=0.4,
+            label_smoothing=0.1,
+            precision="auto",
+            compile=True,
+            ema=0.99,
+            seeds=(0, 1, 2),
+        ),
+        tune=Tune(
+            trials=12,
+            epochs=8,
+            space={
+                "learning_rate": Range(low=0.1, high=1.2, log=True),
+                "weight_decay": Range(low=1e-4, high=5e-3, log=True),
+                "label_smoothing": Choice(values=(0.0, 0.1)),
+            },
+        ),
         # Longer, or augmented images are underfit; 36 epochs of up to 5 s, as an H100's should be, are below 180 s.
         augment=Augment(policies=("none", "crop_flip", "erasing", "cutmix"), epochs=36),
         prune=Prune(ratios=(0.25,), epochs=8),
-        benchmark=Benchmark(batch_sizes=(1, 8, 32), rounds=5,
-                            runtimes=("eager", "torchscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_graph")),
-    )  # fmt: skip
+        benchmark=Benchmark(
+            batch_sizes=(1, 8, 32),
+            rounds=5,
+            runtimes=("eager", "torchscript", "onnxruntime", "openvino", "tensorrt", "tensorrt_graph"),
+        ),
+    )
     if scale == "cpu":
         return _changed(
             study,
@@ -89,7 +122,7 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
             tune={"trials": 6, "epochs": 3, "train_limit": 5_000},
             augment={"epochs": 16},
             prune=Prune(ratios=(0.25,), epochs=3),
-        )  # fmt: skip
+        )
     if scale == "smoke":
         return _changed(
             study,
@@ -102,7 +135,7 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
             quantize=Quantize(settings=("u8s8-reduced", "s8s8"), calibration_images=64),
             benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime", "tensorrt")}),
             serve=Serve(seconds=0.2, trials=2),
-        )  # fmt: skip
+        )
     return study
 
 
@@ -125,7 +158,7 @@ def densenet121_imagenet(scale: Scale = "smoke") -> Study:
             data={"train_limit": 2_000},
             prune=Prune(ratios=(0.1,), epochs=1, learning_rate=0.01),
             benchmark={"minutes": 60, "runtimes": FILES},
-        )  # fmt: skip
+        )
     if scale == "smoke":
         return _changed(
             study,
@@ -133,10 +166,16 @@ def densenet121_imagenet(scale: Scale = "smoke") -> Study:
             models=(Model(name="densenet121"),),
             train=Train(epochs=5, batch_size=24, optimizer="adamw", learning_rate=2e-3),
             prune=Prune(ratios=(0.1,), epochs=1, learning_rate=1e-3),
-            benchmark=QUICK.model_copy(update={"batch_sizes": study.benchmark.batch_sizes, "processes": 2,
-                                               "throughput": True, "runtimes": ("eager", "onnxruntime")}),
+            benchmark=QUICK.model_copy(
+                update={
+                    "batch_sizes": study.benchmark.batch_sizes,
+                    "processes": 2,
+                    "throughput": True,
+                    "runtimes": ("eager", "onnxruntime"),
+                }
+            ),
             **{**FORMS, "build": Build()},
-        )  # fmt: skip
+        )
     return study
 
 
@@ -146,10 +185,18 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
         name="cifar-architectures",
         published="cifar_architectures",
         data=CIFAR10,
-        models=tuple(Model(name=name, pretrained="hub", upsample=224)
-                     for name in ("efficientnet_b0", "resnet50", "vit_b_16")),
-        train=Train(epochs=5, batch_size=128, optimizer="adamw", learning_rate=2e-4, weight_decay=0.05, precision="auto",
-                    augment="crop_flip"),
+        models=tuple(
+            Model(name=name, pretrained="hub", upsample=224) for name in ("efficientnet_b0", "resnet50", "vit_b_16")
+        ),
+        train=Train(
+            epochs=5,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=2e-4,
+            weight_decay=0.05,
+            precision="auto",
+            augment="crop_flip",
+        ),
         ablate=Ablate(
             techniques={
                 "mixed precision (bf16)": {"precision": "bf16"},
@@ -166,7 +213,7 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
         augment=NO_POLICIES,
         prune=NO_PRUNING,
         benchmark=Benchmark(batch_sizes=(1, 32), runtimes=("eager", "onnxruntime", "tensorrt")),
-    )  # fmt: skip
+    )
     if scale == "cpu":
         return _changed(
             study,
@@ -175,19 +222,27 @@ def cifar_architectures(scale: Scale = "smoke") -> Study:
             train={"epochs": 3, "batch_size": 64},
             ablate={"train_limit": 1_000},
             benchmark={"minutes": 30},
-        )  # fmt: skip
+        )
     if scale == "smoke":
         return _changed(
             study,
             data=FEW,
-            models=(Model(name="efficientnet_b0", upsample=32), Model(name="resnet50"),
-                       Model(name="timm:vit_tiny_patch16_224", upsample=32)),
+            models=(
+                Model(name="efficientnet_b0", upsample=32),
+                Model(name="resnet50"),
+                Model(name="timm:vit_tiny_patch16_224", upsample=32),
+            ),
             train=Train(epochs=6, batch_size=24, optimizer="adamw", learning_rate=3e-3),
-            ablate={"train_limit": 96, "plain": study.ablate.plain | {"batch_size": 48}, "techniques":
-                    study.ablate.techniques | {"gradient accumulation": {"accumulate": 4, "batch_size": 12}}},
-            benchmark=QUICK.model_copy(update={"runtimes": ("eager", "onnxruntime", "tensorrt"), "batch_sizes": (1, 32)}),
+            ablate={
+                "train_limit": 96,
+                "plain": study.ablate.plain | {"batch_size": 48},
+                "techniques": study.ablate.techniques | {"gradient accumulation": {"accumulate": 4, "batch_size": 12}},
+            },
+            benchmark=QUICK.model_copy(
+                update={"runtimes": ("eager", "onnxruntime", "tensorrt"), "batch_sizes": (1, 32)}
+            ),
             **FORMS,
-        )  # fmt: skip
+        )
     return study
 
 
@@ -199,36 +254,45 @@ def cifar100_architectures(scale: Scale = "smoke") -> Study:
 
 
 def runtime_formats(scale: Scale = "smoke") -> Study:
-    """S4: four pretrained ImageNet models as trained, in ONNX, quantized, and in TorchScript: size, latency, accuracy."""
+    """S4: four pretrained ImageNet models as trained, in ONNX, quantized, and in TorchScript: size, latency,
+    accuracy."""
     study = Study(
         name="runtime-formats",
         published="runtime_formats",
         data=IMAGENET,
-        models=tuple(Model(name=name, pretrained="hub") for name in
-                     ("resnet34", "densenet121", "efficientnet_b0", "convnext_base")),
+        models=tuple(
+            Model(name=name, pretrained="hub")
+            for name in ("resnet34", "densenet121", "efficientnet_b0", "convnext_base")
+        ),
         train=Train(epochs=0),
         tune=NO_TUNING,
         augment=NO_POLICIES,
         prune=NO_PRUNING,
         quantize=Quantize(settings=("u8s8-reduced", "u8s8", "u8s8-core", "s8s8")),
         benchmark=Benchmark(batch_sizes=(1, 8), rounds=5, runtimes=(*FILES, "tensorrt")),
-    )  # fmt: skip
+    )
     if scale == "cpu":
         return _changed(
             study,
             data={"train_limit": 500},
             benchmark={"minutes": 60, "runtimes": FILES},
-        )  # fmt: skip
+        )
     if scale == "smoke":
         return _changed(
             study,
             data=FEW,
-            models=(Model(name="resnet34", width=16), Model(name="densenet121"), Model(name="efficientnet_b0"),
-                       Model(name="timm:convnext_atto", upsample=32)),
+            models=(
+                Model(name="resnet34", width=16),
+                Model(name="densenet121"),
+                Model(name="efficientnet_b0"),
+                Model(name="timm:convnext_atto", upsample=32),
+            ),
             train=Train(epochs=6, batch_size=24, optimizer="adamw", learning_rate=4e-3),
-            benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "torchscript", "onnxruntime")}),
+            benchmark=QUICK.model_copy(
+                update={"batch_sizes": (1,), "runtimes": ("eager", "torchscript", "onnxruntime")}
+            ),
             **{**FORMS, "build": Build()},
-        )  # fmt: skip
+        )
     return study
 
 
@@ -239,8 +303,17 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
         published="convnext_speed",
         data=Data(path="zh-plus/tiny-imagenet"),
         models=(Model(name="convnext_18m", upsample=224),),
-        train=Train(epochs=20, batch_size=128, optimizer="adamw", learning_rate=1e-3, weight_decay=0.05, precision="auto",
-                    compile=True, label_smoothing=0.1, augment="crop_flip"),
+        train=Train(
+            epochs=20,
+            batch_size=128,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            weight_decay=0.05,
+            precision="auto",
+            compile=True,
+            label_smoothing=0.1,
+            augment="crop_flip",
+        ),
         ablate=Ablate(
             techniques={
                 "TC": {"compile": True},
@@ -249,8 +322,13 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
                 "channels-last": {"channels_last": True},
                 "fused optimizer": {"fused": True},
                 "images on the device": {"loading": "device"},
-                "all of these": {"compile": True, "precision": "bf16", "channels_last": True, "fused": True,
-                                 "loading": "device"},
+                "all of these": {
+                    "compile": True,
+                    "precision": "bf16",
+                    "channels_last": True,
+                    "fused": True,
+                    "loading": "device",
+                },
                 "GELU by tanh": {"model.gelu": "tanh"},
                 "Triton pointwise block": {"fused_pointwise": True},
             },
@@ -261,10 +339,12 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
         augment=NO_POLICIES,
         prune=Prune(ratios=(0.25,), epochs=3, learning_rate=1e-4),
         qat=Qat(epochs=2, settings=("u8s8-reduced", "s8s8")),
-        benchmark=Benchmark(batch_sizes=(1, 32), rounds=5,
-                            runtimes=("eager", "eager_fused", "torch_compile", "torchscript", "onnxruntime", "openvino",
-                                      "tensorrt")),
-    )  # fmt: skip
+        benchmark=Benchmark(
+            batch_sizes=(1, 32),
+            rounds=5,
+            runtimes=("eager", "eager_fused", "torch_compile", "torchscript", "onnxruntime", "openvino", "tensorrt"),
+        ),
+    )
     if scale == "cpu":
         return _changed(
             study,
@@ -273,7 +353,7 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
             train={"epochs": 6, "batch_size": 64},
             ablate={"train_limit": 1_280},
             benchmark={"minutes": 30},
-        )  # fmt: skip
+        )
     if scale == "smoke":
         return _changed(
             study,
@@ -284,7 +364,10 @@ def convnext_speed(scale: Scale = "smoke") -> Study:
             prune=Prune(ratios=(0.25,), epochs=1, learning_rate=1e-4),
             qat={"epochs": 1},
             benchmark=QUICK.model_copy(update={"batch_sizes": (1,), "runtimes": ("eager", "onnxruntime", "tensorrt")}),
-            **{**FORMS, "quantize": Quantize(settings=("u8s8-reduced", "s8s8"), calibration_images=64),
-               "build": Build(precisions=("fp16", "int8"))},
-        )  # fmt: skip
+            **{
+                **FORMS,
+                "quantize": Quantize(settings=("u8s8-reduced", "s8s8"), calibration_images=64),
+                "build": Build(precisions=("fp16", "int8")),
+            },
+        )
     return study

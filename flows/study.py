@@ -77,7 +77,8 @@ class Run:
         self.progress = Progress(study, Path(self.context.out))
         self.ended = ""
         """How many of all stages had ended when the last one did, in words."""
-        self.error: Exception | None = None  # the first that a stage was survived with
+        # the first that a stage was survived with
+        self.error: Exception | None = None
 
     def do(self, made: Task[..., Any], **inputs: Any) -> Any:
         """Run a stage; an exception ends the study."""
@@ -97,22 +98,32 @@ class Run:
         return result
 
     def attempt(self, made: Task[..., Any], failed: Variant | dict[str, str], **inputs: Any) -> Any:
-        """Run a stage; an exception becomes the row of `failed`, a variant or keys of `ablations`, and the study goes on.
+        """Run a stage; an exception becomes the row of `failed`, a variant or keys of `ablations`, and the study goes
+        on.
 
         What this machine has not the means for is skipped, anything else has failed.
         """
         try:
             return self.do(made, **inputs)
-        except DiskFull:  # nothing that follows could be written, and the same command goes on here
+        except DiskFull:
+            # nothing that follows could be written, and the same command goes on here
             raise
-        except Exception as error:  # recorded, reported and shown: the one place where a study survives a stage
+        except Exception as error:
+            # recorded, reported and shown: the one place where a study survives a stage
             self.error = self.error or error
             skipped = isinstance(error, Unavailable)
-            plain = isinstance(error, (Unavailable, ValueError))  # ValueError: of the user's settings or data
+            # ValueError: of the user's settings or data
+            plain = isinstance(error, (Unavailable, ValueError))
             told = str(error).splitlines()[0] if plain else f"{type(error).__name__}: {cause(error)}"
             outcome: Any = {"status": "skipped" if skipped else "failed", "error": told}
-            LOG.log(logging.WARNING if skipped else logging.ERROR, "%s: %s %s: %s",
-                    self.ended, made.about.label_of(inputs), outcome["status"], told)  # type: ignore[attr-defined]  # fmt: skip
+            LOG.log(
+                logging.WARNING if skipped else logging.ERROR,
+                "%s: %s %s: %s",
+                self.ended,
+                made.about.label_of(inputs),  # type: ignore[attr-defined]
+                outcome["status"],
+                told,
+            )
             table: str = "ablations"
             row: dict[str, Any]
             if isinstance(failed, Variant):
@@ -161,8 +172,16 @@ def _techniques(run: Run, model: Model, data: Prepared) -> None:
     study, plain = run.study, None
     for technique in study.ablate.names:
         keys = {"model": model.label, "technique": technique, "sets": json.dumps(study.ablate.sets(technique))}
-        made: Output | None = run.attempt(ablate_task, keys, model=model, data=data, train=study.train,
-                                          settings=study.ablate, technique=technique, plain=plain)  # fmt: skip
+        made: Output | None = run.attempt(
+            ablate_task,
+            keys,
+            model=model,
+            data=data,
+            train=study.train,
+            settings=study.ablate,
+            technique=technique,
+            plain=plain,
+        )
         if technique == "none" and made is not None:
             plain = made.tables["ablations"]
 
@@ -171,21 +190,53 @@ def _weights(run: Run, model: Model, data: Prepared) -> list[Trained]:
     """The weights of a model that go on: the best of train, tune and augment, and one pruned form a ratio."""
     study = run.study
     tunes, augments = study.tune.trials > 0, bool(study.augment.policies)
-    best: Trained | None = run.attempt(train_task, _failed(f"{model.label}/train", model, "train"), model=model, data=data,
-                                       settings=study.train, final=not tunes and not augments)  # fmt: skip
+    best: Trained | None = run.attempt(
+        train_task,
+        _failed(f"{model.label}/train", model, "train"),
+        model=model,
+        data=data,
+        settings=study.train,
+        final=not tunes and not augments,
+    )
     if best is not None and tunes:
-        best = run.attempt(tune_task, _failed(f"{model.label}/tune", model, "tune", best.variant.name), model=model,
-                           data=data, trained=best, settings=study.tune, final=not augments) or best  # fmt: skip
+        best = (
+            run.attempt(
+                tune_task,
+                _failed(f"{model.label}/tune", model, "tune", best.variant.name),
+                model=model,
+                data=data,
+                trained=best,
+                settings=study.tune,
+                final=not augments,
+            )
+            or best
+        )
     if best is not None and augments:
-        best = run.attempt(augment_task, _failed(f"{model.label}/augment", model, "augment", best.variant.name), model=model,
-                           data=data, tuned=best, settings=study.augment) or best  # fmt: skip
+        best = (
+            run.attempt(
+                augment_task,
+                _failed(f"{model.label}/augment", model, "augment", best.variant.name),
+                model=model,
+                data=data,
+                tuned=best,
+                settings=study.augment,
+            )
+            or best
+        )
     if best is None:
         return []
     pruned = [
-        run.attempt(prune_task, _failed(f"{model.label}/prune-{ratio:g}", model, "prune", best.variant.name), model=model,
-                    data=data, trained=best, settings=study.prune, ratio=ratio)
+        run.attempt(
+            prune_task,
+            _failed(f"{model.label}/prune-{ratio:g}", model, "prune", best.variant.name),
+            model=model,
+            data=data,
+            trained=best,
+            settings=study.prune,
+            ratio=ratio,
+        )
         for ratio in study.prune.ratios
-    ]  # fmt: skip
+    ]
     return [best, *(p for p in pruned if p is not None)]
 
 
@@ -193,8 +244,13 @@ def _forms(run: Run, model: Model, data: Prepared, trained: Trained) -> None:
     """Export, quantize and build one model's weights."""
     study, parent = run.study, trained.variant
     run.variants.append(parent)
-    exported = run.attempt(export_task, _failed(f"{parent.name}/export", model, "export", parent.name, "onnx"), data=data,
-                           parent=parent, settings=study.export)  # fmt: skip
+    exported = run.attempt(
+        export_task,
+        _failed(f"{parent.name}/export", model, "export", parent.name, "onnx"),
+        data=data,
+        parent=parent,
+        settings=study.export,
+    )
     if exported is None:
         return
     run.variants.extend(exported.variants)
@@ -203,14 +259,24 @@ def _forms(run: Run, model: Model, data: Prepared, trained: Trained) -> None:
         return
     symmetric = None
     if study.quantize.settings or study.quantize.dynamic:
-        quantized = run.attempt(quantize_task, _failed(f"{onnx.name}/int8", model, "quantize", onnx.name, "onnx"), data=data,
-                                parent=onnx, settings=study.quantize)  # fmt: skip
+        quantized = run.attempt(
+            quantize_task,
+            _failed(f"{onnx.name}/int8", model, "quantize", onnx.name, "onnx"),
+            data=data,
+            parent=onnx,
+            settings=study.quantize,
+        )
         if quantized is not None:
             run.variants.extend(quantized.variants)
             symmetric = next((v for v in quantized.variants if v.setting == "s8s8" and v.status == "ok"), None)
     if study.build.precisions:
-        built = run.attempt(build_task, _failed(f"{onnx.name}/engine", model, "build", onnx.name, "engine"), parent=onnx,
-                            symmetric=symmetric, settings=study.build)  # fmt: skip
+        built = run.attempt(
+            build_task,
+            _failed(f"{onnx.name}/engine", model, "build", onnx.name, "engine"),
+            parent=onnx,
+            symmetric=symmetric,
+            settings=study.build,
+        )
         if built is not None:
             run.variants.extend(built.variants)
     if study.qat.epochs:
@@ -220,16 +286,28 @@ def _forms(run: Run, model: Model, data: Prepared, trained: Trained) -> None:
 def _aware(run: Run, model: Model, data: Prepared, trained: Trained, onnx: Variant) -> None:
     """Quantization-aware training of one model's weights, and the engine of its symmetric form."""
     study = run.study
-    made = run.attempt(qat_task, _failed(f"{onnx.name}/int8-qat", model, "qat", onnx.name, "onnx"), model=model, data=data,
-                       trained=trained, fp32=onnx, export=study.export, settings=study.qat)  # fmt: skip
+    made = run.attempt(
+        qat_task,
+        _failed(f"{onnx.name}/int8-qat", model, "qat", onnx.name, "onnx"),
+        model=model,
+        data=data,
+        trained=trained,
+        fp32=onnx,
+        export=study.export,
+        settings=study.qat,
+    )
     if made is None:
         return
     run.variants.extend(made.variants)
     symmetric = next((v for v in made.variants if v.setting == "qat-s8s8" and v.status == "ok"), None)
     if symmetric is not None and builds_aware(study):
-        built = run.attempt(build_task, _failed(f"{symmetric.name}/engine", model, "build", symmetric.name, "engine"),
-                            parent=symmetric, symmetric=symmetric,
-                            settings=study.build.model_copy(update={"precisions": ("int8",)}))  # fmt: skip
+        built = run.attempt(
+            build_task,
+            _failed(f"{symmetric.name}/engine", model, "build", symmetric.name, "engine"),
+            parent=symmetric,
+            symmetric=symmetric,
+            settings=study.build.model_copy(update={"precisions": ("int8",)}),
+        )
         if built is not None:
             run.variants.extend(built.variants)
 
@@ -241,8 +319,10 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
         try:
             os.link(source, target)
         except FileExistsError:
-            raise  # to copy would write into the stored file that it is a link to
-        except OSError:  # a file system without hard links
+            # to copy would write into the stored file that it is a link to
+            raise
+        except OSError:
+            # a file system without hard links
             shutil.copyfile(source, target)
 
     with beside(folder) as scratch:
@@ -253,7 +333,8 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
                 continue
             source = store.get(variant.artifact)
             target = models / (variant.name.replace("/", "-") + source.suffix)
-            if source.is_dir():  # ONNX with external data
+            # ONNX with external data
+            if source.is_dir():
                 shutil.copytree(source, target, copy_function=link)
             else:
                 link(str(source), str(target))
@@ -284,7 +365,8 @@ def _publish(run: Run, result: Result) -> None:
 def _run_name() -> str:
     """A flow run's name: as the person, or the form, gave it to a deployment's run; else the study's."""
     of_it = FlowRunContext.get()
-    assert of_it is not None and of_it.flow_run is not None  # Prefect asks within the run
+    # Prefect asks within the run
+    assert of_it is not None and of_it.flow_run is not None
     given = of_it.flow_run.deployment_id is not None and not of_it.flow_run.auto_scheduled
     return str(of_it.flow_run.name if given else (of_it.parameters or {})["study"].name)
 
@@ -305,15 +387,16 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     Returns
     -------
     str
-        Name of the run; its files are in <out>/runs/<name>. Prefect makes it of the state that the function returns, whose
-        message says the winner, that there is none, or what failed.
+        Name of the run; its files are in <out>/runs/<name>. Prefect makes it of the state that the function returns,
+        whose message says the winner, that there is none, or what failed.
     """
     LOG.setLevel(logging.INFO)
     logs.tidy_progress()
     liveness.hold_current()
     try:
         run, result = _finished(study, out, again)
-    except Exception as error:  # not raised: Prefect would log it twice more, and the state is to say it in one line
+    except Exception as error:
+        # not raised: Prefect would log it twice more, and the state is to say it in one line
         return Failed(data=error, message=_told(error))  # type: ignore[return-value]
     return Completed(data=run, message=in_one_line(result))  # type: ignore[return-value]
 
@@ -324,13 +407,16 @@ def _told(error: Exception) -> str:
 
 def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str, Result]:
     """Run a study to its end and return the run's name and its result."""
-    refuse_out("out", out)  # a form and a deployment have not been through the command line
+    # a form and a deployment have not been through the command line
+    refuse_out("out", out)
     machine.keep_to_quota()
     for model in study.models:
         if model.pretrained is not None:
-            check_weights(model.pretrained)  # a file that cannot be read is said before anything is computed, once
+            # a file that cannot be read is said before anything is computed, once
+            check_weights(model.pretrained)
         if model.gelu is not None:
-            check_gelu(model.name)  # likewise
+            # likewise
+            check_gelu(model.name)
     plan = planned(study)
     refuse_missing(plan.study)
     run = Run(plan.study, out, again)
@@ -362,8 +448,14 @@ def _results(run: Run, study: Study, plan: Plan) -> Result:
         raise (ValueError if isinstance(run.error, ValueError) else Unfinished)(why) from run.error
     run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)
     if study.serve.seconds:
-        run.do(serve_task, data=data, variants=tuple(run.variants), study=study, settings=study.serve,
-               fragments={name: tuple(run.fragments[name]) for name in PARTS})  # fmt: skip
+        run.do(
+            serve_task,
+            data=data,
+            variants=tuple(run.variants),
+            study=study,
+            settings=study.serve,
+            fragments={name: tuple(run.fragments[name]) for name in PARTS},
+        )
     result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
     result = as_started(result)
     _publish(run, result)

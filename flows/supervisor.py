@@ -1,8 +1,10 @@
-"""The process that a person starts: it does no work, so that it answers a signal at once, whatever the work is busy with.
+"""The process that a person starts: it does no work, so that it answers a signal at once, whatever the work is busy
+with.
 
-The work is done in a child process. It is interrupted by SIGINT and may close what it has open; what has not ended after
-a moment (a long call into a library keeps Python from seeing a signal) is killed, with all processes that it started. That
-is safe, since files appear whole or not at all. A child that is killed by something else is one line, too.
+The work is done in a child process. It is interrupted by SIGINT and may close what it has open; what has not ended
+after a moment (a long call into a library keeps Python from seeing a signal) is killed, with all processes that it
+started. That is safe, since files appear whole or not at all. A child that is killed by something else is one line,
+too.
 
 Only the standard library is imported here, so that there is no moment at which Ctrl-C is a traceback.
 """
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 INTERRUPTED = "burnish: interrupted; the same command goes on where it stopped"
-GRACE_SECONDS = 1.5  # for the work to end by itself: with what follows it stays under three seconds
-SWEEP_SECONDS = 1.0  # until killed processes have gone; the kernel needs milliseconds
+# for the work to end by itself: with what follows it stays under three seconds
+GRACE_SECONDS = 1.5
+# until killed processes have gone; the kernel needs milliseconds
+SWEEP_SECONDS = 1.0
 hurried = False
 """Whether nothing is waited for when this process's work is done: it was told to end, or Prefect's server is gone."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,14 +42,16 @@ def supervise(work: Callable[[], int]) -> int:
     """Do `work` in a child process. Returns its exit code; 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP."""
     waited = {*ENDING, signal.SIGTSTP, signal.SIGCHLD}
     for number in (signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) == signal.SIG_IGN:  # it is not meant for a script's background job, or under nohup
+        # it is not meant for a script's background job, or under nohup
+        if signal.getsignal(number) == signal.SIG_IGN:
             waited.remove(number)
     adopt_orphans()
     front = os.getpid()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
     child = os.fork()
     if child == 0:
-        os.setsid()  # the terminal's signals come to the parent alone, and so does a signal to the process group
+        # the terminal's signals come to the parent alone, and so does a signal to the process group
+        os.setsid()
         end_with_parent(front)
         signal.signal(signal.SIGINT, _interrupt)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -64,14 +70,17 @@ def supervise(work: Callable[[], int]) -> int:
     if code < 0:
         number = signal.Signals(-code)
         cause = f" ({CAUSES[number]})" if number in CAUSES else ""
-        _say(f"burnish: failed: the process at work was ended by {number.name}{cause}; the same command goes on where "
-             "it stopped")  # fmt: skip
+        _say(
+            f"burnish: failed: the process at work was ended by {number.name}{cause}; the same command goes on where "
+            "it stopped"
+        )
         return 1
     return code
 
 
 def _say(text: str) -> None:
-    """A line to standard error, past Python's buffer: where the terminal is gone, what stays in it changes the exit code."""
+    """A line to standard error, past Python's buffer: where the terminal is gone, what stays in it changes the exit
+    code."""
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())
 
@@ -88,14 +97,16 @@ def hurry(yes: bool = True) -> None:
 
 
 def _end_now(code: int) -> NoReturn:
-    with suppress(OSError, ValueError):  # nobody reads them any more
+    # nobody reads them any more
+    with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """End the work by an exception. What is said while it ends is not for the user: one line is, and the parent has it."""
+    """End the work by an exception. What is said while it ends is not for the user: one line is, and the parent has
+    it."""
     hurry()
     if not os.environ.get("BURNISH_TRACEBACK"):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -117,10 +128,12 @@ def _wait(child: int, waited: set[signal.Signals]) -> tuple[int, int | None]:
             asked = number
             deadline = time.monotonic() + GRACE_SECONDS
             os.kill(child, signal.SIGINT)
-        elif number is None or number in ENDING:  # it did not end in time, or is asked a second time
+        elif number is None or number in ENDING:
+            # it did not end in time, or is asked a second time
             os.kill(child, signal.SIGKILL)
             deadline = None
-        elif number == signal.SIGTSTP:  # Ctrl-Z
+        elif number == signal.SIGTSTP:
+            # Ctrl-Z
             os.kill(child, signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
             os.kill(child, signal.SIGCONT)

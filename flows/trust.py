@@ -30,5 +30,7 @@ def refuse_programs(files: Iterable[ModelFile], trusted: bool) -> None:
     programs = [file for file in files if file.format in PROGRAMS]
     if programs and not trusted:
         names = ", ".join(str(file.path) for file in programs)
-        raise Mistake(f"{names}: a TorchScript file is a program, which can read and write your files; if you know who made "
-                      "it, add --trust")  # fmt: skip
+        raise Mistake(
+            f"{names}: a TorchScript file is a program, which can read and write your files; if you know who made "
+            "it, add --trust"
+        )

@@ -1,8 +1,8 @@
 """`burnish ui`: Prefect's pages with every preset ready to be run, and a worker that runs what is asked for there.
 
-Server, work pool, deployments and worker in one command. They end with it, and no setting of Prefect's is changed: whoever
-runs `burnish run` or `prefect` afterwards finds all as it was. What was run, and schedules that were switched on, stay in
-Prefect's database and are there again at the next start.
+Server, work pool, deployments and worker in one command. They end with it, and no setting of Prefect's is changed:
+whoever runs `burnish run` or `prefect` afterwards finds all as it was. What was run, and schedules that were switched
+on, stay in Prefect's database and are there again at the next start.
 """
 
 from __future__ import annotations
@@ -42,9 +42,8 @@ def ui(port: int, out: Path) -> None:
     out = out.absolute()
     prefect_server.settle(out)
     first = not (Path(os.environ["PREFECT_HOME"]) / "prefect.db").exists()
-    print(
-        f"starting Prefect's server{FIRST if first else ''} ...", flush=True
-    )  # before: making the database is waited for
+    # before: making the database is waited for
+    print(f"starting Prefect's server{FIRST if first else ''} ...", flush=True)
     server = prefect_server.start(port, pages=True)
     os.environ["PREFECT_API_URL"] = server.url
     from prefect.client.orchestration import get_client
@@ -61,12 +60,18 @@ def ui(port: int, out: Path) -> None:
     with log.open("wb") as file:
         worker = subprocess.Popen(
             parent.command(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=os.environ | {"BURNISH_UI": "1"},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"BURNISH_UI": "1"},
             start_new_session=True,
-        )  # fmt: skip
-    print(f"{len(names)} deployments: http://127.0.0.1:{port}/deployments\n"
-          f"choose one, then Run -> Custom run: the whole study is the form; artifacts go to {out}\n"
-          f"Ctrl-C ends the pages, and what was started from them", flush=True)  # fmt: skip
+        )
+    print(
+        f"{len(names)} deployments: http://127.0.0.1:{port}/deployments\n"
+        f"choose one, then Run -> Custom run: the whole study is the form; artifacts go to {out}\n"
+        f"Ctrl-C ends the pages, and what was started from them",
+        flush=True,
+    )
     _until_one_ends({"server": (server.process, server.log), "worker": (worker, log)})
 
 
@@ -103,7 +108,8 @@ def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
         name: str = wanted["name"]
         try:
             there = client.read_deployment_by_name(f"{run_study.name}/{name}")
-            schedules = [_as_it_is(schedule) for schedule in there.schedules]  # without, the server drops them
+            # without, the server drops them
+            schedules = [_as_it_is(schedule) for schedule in there.schedules]
         except ObjectNotFound:
             schedules = [_schedule(schedule) for schedule in wanted["schedules"]]
         client.create_deployment(

@@ -39,7 +39,8 @@ def under_way(folder: Path) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            with suppress(OSError, DiskFull):  # the disk may be what failed
+            # the disk may be what failed
+            with suppress(OSError, DiskFull):
                 write_text(folder / FAILED, f"{failure(error)}\n")
             raise
 
@@ -54,7 +55,10 @@ def unfinished(out: Path, run: str) -> str:
     command = f"burnish run {folder / 'study.toml'} --out {out}"
     with suppress(OSError, UnicodeDecodeError):
         why = (folder / FAILED).read_text(encoding="utf-8").strip()
-        return f"run {run} failed, so it has no results: {why}; once that is mended, this goes on where it stopped: {command}"
+        return (
+            f"run {run} failed, so it has no results: {why}; once that is mended, this goes on where it "
+            f"stopped: {command}"
+        )
     return f"run {run} was interrupted, so it has no results yet; this goes on where it stopped: {command}"
 
 
@@ -65,6 +69,7 @@ def is_going(folder: Path) -> bool:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
-    except OSError:  # the file is not there, or the file system has no locks
+    except OSError:
+        # the file is not there, or the file system has no locks
         return False
     return False

@@ -1,8 +1,8 @@
 """Models by name: `build("resnet34", num_classes=10)`; `save` and `load` keep weights with their architecture.
 
 A model is a public function with the model's name in `models/<family>.py`; it takes `num_classes`, `in_channels`,
-`image_size` (pixels) and, where it can be scaled, `width`. `build`'s `upsample` makes any of them enlarge its images first,
-and `gelu = "tanh"` approximate its GELU.
+`image_size` (pixels) and, where it can be scaled, `width`. `build`'s `upsample` makes any of them enlarge its images
+first, and `gelu = "tanh"` approximate its GELU.
 `timm:NAME` and `torchvision:NAME` are those libraries' own.
 """
 
@@ -90,10 +90,11 @@ def check_gelu(name: str) -> None:
 
 
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 224, **options: Any) -> nn.Module:
-    """Build an untrained classifier: float32 (batch, in_channels, image_size, image_size) -> logits (batch, num_classes).
+    """Build an untrained classifier: float32 (batch, in_channels, image_size, image_size) -> logits (batch,
+    num_classes).
 
-    With `upsample` (pixels) it is a model of such images, and enlarges those it is given to that size. With `gelu` = "tanh"
-    its GELU layers use the tanh approximation.
+    With `upsample` (pixels) it is a model of such images, and enlarges those it is given to that size. With `gelu` =
+    "tanh" its GELU layers use the tanh approximation.
 
     Raises
     ------
@@ -107,7 +108,8 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
         check_gelu(name)
     try:
         model = _build(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
-        with torch.no_grad():  # on the meta device: shapes alone
+        # on the meta device: shapes alone
+        with torch.no_grad():
             copy.deepcopy(model).to("meta").eval()(torch.empty(1, in_channels, image_size, image_size, device="meta"))
     except (RuntimeError, AssertionError, ValueError, ArithmeticError, LookupError) as error:
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -191,12 +193,14 @@ def fit_shapes(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     for name, module in model.named_modules():
         for key, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             new = state.get(f"{name}.{key}" if name else key)
-            if new is None or new.shape == old.shape:  # None: a buffer that is not saved
+            # None: a buffer that is not saved
+            if new is None or new.shape == old.shape:
                 continue
             empty = torch.empty_like(new)
             setattr(module, key, nn.Parameter(empty) if isinstance(old, nn.Parameter) else empty)
             if isinstance(module, nn.Conv2d):
-                if module.groups == module.in_channels == module.out_channels:  # depthwise
+                # depthwise
+                if module.groups == module.in_channels == module.out_channels:
                     module.groups = new.shape[0]
                 module.out_channels, module.in_channels = new.shape[0], module.weight.shape[1] * module.groups
             elif isinstance(module, nn.Linear):

@@ -1,7 +1,7 @@
 """The state dict in a file, however a training script wrapped it: found, unwrapped, and what was left out said.
 
-Nothing in a file is run: `torch.load` refuses whatever is no weight and no plain container (`weights_only`), and of such a
-file the class and the line of Python that makes a state dict of it are named.
+Nothing in a file is run: `torch.load` refuses whatever is no weight and no plain container (`weights_only`), and of
+such a file the class and the line of Python that makes a state dict of it are named.
 """
 
 from __future__ import annotations
@@ -33,8 +33,16 @@ AVERAGED = re.compile(r"(^|[_.])(ema|averaged|swa)([_.]|$)", re.IGNORECASE)
 """Keys of exponentially or otherwise averaged weights: state_dict_ema, model_ema, ema_state_dict, ..."""
 COUNTERS = ("n_averaged",)
 """Entries that `torch.optim.swa_utils.AveragedModel` adds beside the model's own."""
-CONTAINERS = ("argparse.Namespace", "types.SimpleNamespace", "collections.defaultdict", "collections.deque",
-              "datetime.datetime", "datetime.date", "pathlib.PosixPath", "pathlib.Path")  # fmt: skip
+CONTAINERS = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "collections.defaultdict",
+    "collections.deque",
+    "datetime.datetime",
+    "datetime.date",
+    "pathlib.PosixPath",
+    "pathlib.Path",
+)
 """What the standard library has of harmless data that training scripts put into checkpoints."""
 REBUILDERS = ("scalar", "_reconstruct", "dtype", "ndarray")
 """What NumPy's arrays and numbers name in a pickle, in lower case; other names in lower case are functions."""
@@ -100,7 +108,8 @@ def read(path: Path, want: Mapping[str, torch.Tensor], notes: list[str]) -> Stat
 
 
 def _networks(candidate: _Candidate, want: Mapping[str, torch.Tensor]) -> list[_Candidate]:
-    """A state dict of several networks (model, ema_model, criterion) as one per network, if one of them is the model."""
+    """A state dict of several networks (model, ema_model, criterion) as one per network, if one of them is the
+    model."""
     parts: dict[str, State] = {}
     for key, value in candidate.state.items():
         if key not in COUNTERS:
@@ -135,7 +144,10 @@ def _chosen(best: _Candidate, others: list[_Candidate], lists: list[str]) -> str
         return f"the weights are those of {best.where!r}; of {beside}, fewer entries fit this model"
     if lists:
         where = _listed(tuple(lists))
-        return f"the weights are those of {best.where!r}; the averaged ones (EMA) of {where} have no names and are not used"
+        return (
+            f"the weights are those of {best.where!r}; the averaged ones (EMA) of {where} have no names and "
+            "are not used"
+        )
     return f"the weights are those of {best.where!r}; the file holds no averaged ones (EMA)"
 
 
@@ -167,7 +179,8 @@ def _unprefixed(candidate: _Candidate, want: Mapping[str, torch.Tensor]) -> tupl
     while not any(key in want for key in state):
         first = {key.partition(".")[0] for key in state}
         if len(first) != 1 or not all("." in key for key in state):
-            return candidate, ""  # without any entry of the model, a prefix is no prefix but a part of other names
+            # without any entry of the model, a prefix is no prefix but a part of other names
+            return candidate, ""
         prefix += f"{first.pop()}."
         state = {key.partition(".")[2]: value for key, value in state.items()}
     return candidate._replace(state=state), prefix
@@ -179,17 +192,22 @@ def _content(path: Path) -> Any:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    what = _filekinds.kind(path)  # by content: people rename files
+    # by content: people rename files
+    what = _filekinds.kind(path)
     try:
         if what == _filekinds.SAFETENSORS:
             return load_file(str(path))
-        with warnings.catch_warnings(), path.open("rb") as file:  # of a path torch.load goes by the suffix
-            warnings.simplefilter("ignore")  # it warns of TorchScript, which is refused anyway
+        # of a path torch.load goes by the suffix
+        with warnings.catch_warnings(), path.open("rb") as file:
+            # it warns of TorchScript, which is refused anyway
+            warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise ValueError(f"pretrained: {path} is a safetensors file that is cut off or damaged ({brief(error)}): "
-                         f"{_filekinds.AGAIN}") from error  # fmt: skip
-    except Exception as error:  # on damaged bytes the unpickler raises nearly anything
+        raise ValueError(
+            f"pretrained: {path} is a safetensors file that is cut off or damaged ({brief(error)}): {_filekinds.AGAIN}"
+        ) from error
+    except Exception as error:
+        # on damaged bytes the unpickler raises nearly anything
         if what is None and not _filekinds.head_of(path).startswith(PICKLE):
             what = "of no known kind"
         if what not in (None, _filekinds.ZIP):
@@ -214,10 +232,12 @@ def _cause(error: Exception, path: Path) -> str:
 
 
 def _remedy(path: Path) -> str:
-    """The line of Python that makes a state dict of a file, letting in just the classes that it names; else a warning."""
+    """The line of Python that makes a state dict of a file, letting in just the classes that it names; else a
+    warning."""
     try:
         content, names = _pickles.outline(path)
-    except ValueError:  # damaged, or it names what no file of weights has
+    except ValueError:
+        # damaged, or it names what no file of weights has
         return "; leave it, or have its state dict saved alone where it was made: torch.save(model.state_dict(), ...)"
     if calls := tuple(sorted(name for name in names if not _is_data(name))):
         return _calls(calls)
@@ -225,7 +245,8 @@ def _remedy(path: Path) -> str:
     if where is None or any(name.startswith("__main__.") for name in names):
         return SAVE_ALONE
     allowed = sorted(names)
-    if "numpy.dtype" in names:  # the types of numbers are looked up by name, so that they do not show
+    # the types of numbers are looked up by name, so that they do not show
+    if "numpy.dtype" in names:
         allowed.append("*map(numpy.dtypes.__dict__.get, numpy.dtypes.__all__)")
     modules = ", ".join(dict.fromkeys(["torch", *sorted(name.rpartition(".")[0] for name in names)]))
     source, target = json.dumps(str(path)), json.dumps(str(path.with_name(f"{path.stem}-weights.pth")))
@@ -244,7 +265,8 @@ def _calls(names: tuple[str, ...]) -> str:
 def _is_data(name: str) -> bool:
     """Whether a name is that of a class of data, as far as can be told without loading it."""
     top, last = name.partition(".")[0], name.rpartition(".")[2]
-    if not re.fullmatch(r"\w+(\.\w+)+", name):  # it goes into a line of Python
+    # it goes into a line of Python
+    if not re.fullmatch(r"\w+(\.\w+)+", name):
         return False
     if top == "numpy":
         return last in REBUILDERS

@@ -1,4 +1,5 @@
-"""What a file is by its first bytes: people hand over what was cut off on the way, compressed, or is of another program."""
+"""What a file is by its first bytes: people hand over what was cut off on the way, compressed, or is of another
+program."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def irregular(path: Path) -> str | None:
     """What there is in place of a regular file or a folder; None: one of these, or nothing."""
     try:
         mode = path.stat().st_mode
-    except OSError:  # said by whoever opens it
+    except OSError:
+        # said by whoever opens it
         return None
     return next((what for is_kind, what in IRREGULAR if is_kind(mode)), None)
 
@@ -81,7 +83,8 @@ def kind(path: Path) -> str | None:
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file begins with the length of a header, in eight bytes of which four are enough, and a header in JSON."""
+    """Whether a file begins with the length of a header, in eight bytes of which four are enough, and a header in
+    JSON."""
     return head[4:9] == b"\0\0\0\0{"
 
 
@@ -104,6 +107,7 @@ def _text(head: bytes) -> str | None:
     try:
         head.decode()
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # else the last byte read cuts a character
+        # else the last byte read cuts a character
+        if error.start < len(head) - 4:
             return None
     return "a text"

@@ -1,4 +1,5 @@
-"""The pointwise part of ConvNeXt's blocks by Triton kernels: the same function of the same weights, executed otherwise."""
+"""The pointwise part of ConvNeXt's blocks by Triton kernels: the same function of the same weights, executed
+otherwise."""
 
 from __future__ import annotations
 

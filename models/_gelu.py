@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 def approximate(model: nn.Module) -> int:
-    """Let every exact GELU layer of a model, in place, use tanh; returns how many there were. Weights keep their names."""
+    """Let every exact GELU layer of a model, in place, use tanh; returns how many there were. Weights keep their
+    names."""
     from torch import nn
 
     found = [path for path, module in model.named_modules() if _is_exact(module)]

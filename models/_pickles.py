@@ -1,8 +1,8 @@
 """What a file of torch.save or torch.jit.save holds, found out without running anything that the file says.
 
-A pickle is a program: it names functions and calls them. `torch.load(weights_only=True)` refuses every name that is not one
-of its own. Here each name that it refuses is made to stand for an inert class, which remembers what it was called with, so
-that the rest of the content can be looked at: keys, classes, where the weights are.
+A pickle is a program: it names functions and calls them. `torch.load(weights_only=True)` refuses every name that is not
+one of its own. Here each name that it refuses is made to stand for an inert class, which remembers what it was called
+with, so that the rest of the content can be looked at: keys, classes, where the weights are.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ def outline(path: Path) -> tuple[Any, tuple[str, ...]]:
             with warnings.catch_warnings(), torch.serialization.safe_globals(known):
                 warnings.simplefilter("ignore")
                 return torch.load(path, map_location="meta", weights_only=True), tuple(inert)
-        except Exception as error:  # on damaged bytes the unpickler raises nearly anything
+        except Exception as error:
+            # on damaged bytes the unpickler raises nearly anything
             found = REFUSED.search(str(error))
             if found is None or found[1] in inert or len(inert) >= MOST:
                 raise ValueError(f"{path} is not a whole file of torch.save") from error

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     State = dict[str, torch.Tensor]
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-SHOWN = 3  # entries of a kind that a message names
-HEAD_STD = 0.01  # of the weights of a new head
+# entries of a kind that a message names
+SHOWN = 3
+# of the weights of a new head
+HEAD_STD = 0.01
 
 
 class Loaded(NamedTuple):
@@ -54,8 +56,10 @@ def locate(source: str) -> Path | None:
         return found[0]
     path = Path(source).expanduser()
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"pretrained: {source!r} is not accepted; accepted: hub, package:NAME, or a file that ends in "
-                         f"{', '.join(SUFFIXES)}")  # fmt: skip
+        raise ValueError(
+            f"pretrained: {source!r} is not accepted; accepted: hub, package:NAME, or a file that ends in "
+            f"{', '.join(SUFFIXES)}"
+        )
     if what := _filekinds.irregular(path):
         raise ValueError(f"pretrained: {source} is {what}, not a regular file")
     if not path.is_file():
@@ -66,9 +70,9 @@ def locate(source: str) -> Path | None:
 def load_into(model: nn.Module, name: str, source: str, image_size: int) -> Loaded:
     """Load weights into the model that `build(name, image_size=image_size, ...)` made.
 
-    A head of another number of classes starts from small weights, a stem for colour images is summed for greyscale ones,
-    position embeddings are interpolated to the image size; entries of other names match by their order where all kinds
-    and shapes agree. `notes` says which of this was done.
+    A head of another number of classes starts from small weights, a stem for colour images is summed for greyscale
+    ones, position embeddings are interpolated to the image size; entries of other names match by their order where all
+    kinds and shapes agree. `notes` says which of this was done.
 
     Raises
     ------
@@ -87,7 +91,8 @@ def load_into(model: nn.Module, name: str, source: str, image_size: int) -> Load
 
 
 def _from_hub(name: str) -> tuple[State, str, tuple[Any, Any] | None]:
-    """(State dict, where from, mean and std) of torchvision's or timm's own weights, by those libraries' own loaders."""
+    """(State dict, where from, mean and std) of torchvision's or timm's own weights, by those libraries' own
+    loaders."""
     library, _, called = name.rpartition(":")
     library = library or next((one for one in ("torchvision", "timm") if called in _library.names(one)), "")
     if not library:
@@ -104,9 +109,12 @@ def _from_hub(name: str) -> tuple[State, str, tuple[Any, Any] | None]:
         weights = get_model_weights(called).DEFAULT  # type: ignore[attr-defined]
         network, prepare = get_model(called, weights=weights), weights.transforms()
         return network.state_dict(), f"torchvision {weights}", (tuple(prepare.mean), tuple(prepare.std))
-    except Exception as error:  # no network, no such file, a damaged download: each hub has its own errors for it
-        raise ValueError(f"pretrained: the weights of {name} cannot be had from {library}'s hub ({brief(error)}); "
-                         "give a file, or package:NAME") from error  # fmt: skip
+    except Exception as error:
+        # no network, no such file, a damaged download: each hub has its own errors for it
+        raise ValueError(
+            f"pretrained: the weights of {name} cannot be had from {library}'s hub ({brief(error)}); "
+            "give a file, or package:NAME"
+        ) from error
 
 
 def head(model: nn.Module) -> str:
@@ -124,13 +132,15 @@ def _fitted(state: State, model: nn.Module, name: str, image_size: int, where: s
     last, stem = head(model), next(n for n, m in model.named_modules() if isinstance(m, nn.Conv2d))
     own = (f"{last}.weight", f"{last}.bias")
     state = _by_order(state, want, own, notes)
-    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)  # timm's own, of each family
+    # timm's own, of each family
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if convert is not None and _differ(state, want):
         try:
             state = convert(state, model)
         except (KeyError, RuntimeError, ValueError, AssertionError) as error:
             raise ValueError(f"pretrained: {where}: not the weights of {name} ({brief(error)})") from error
-    embedding = "encoder.pos_embedding"  # torchvision's ViT
+    # torchvision's ViT
+    embedding = "encoder.pos_embedding"
     if embedding in want and embedding in state and state[embedding].shape[1:2] != want[embedding].shape[1:2]:
         from torchvision.models.vision_transformer import interpolate_embeddings
 
@@ -138,17 +148,20 @@ def _fitted(state: State, model: nn.Module, name: str, image_size: int, where: s
         notes.append(f"position embeddings interpolated to {image_size} pixels")
     kernel, needed = state.get(f"{stem}.weight"), want[f"{stem}.weight"]
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] == 3 and needed.shape[1] == 1:
-        state[f"{stem}.weight"] = kernel.sum(1, keepdim=True)  # what three equal channels would give
+        # what three equal channels would give
+        state[f"{stem}.weight"] = kernel.sum(1, keepdim=True)
         notes.append("the stem's weights for three channels are summed for one")
     classes, found = len(want[own[0]]), len(state.get(own[0], want[own[0]]))
     if found != classes and state[own[0]].shape[1:] == want[own[0]].shape[1:]:
         notes.append(f"the head ({last}) of {found} classes is replaced by an untrained one of {classes}")
-        # Small: as timm draws it for EfficientNets, the first loss is 5.2 instead of ln 10, which takes epochs to unlearn.
+        # Small: as timm draws it for EfficientNets, the first loss is 5.2 instead of ln 10, which takes epochs to
+        # unlearn.
         drawn = want[own[0]]
         state[own[0]] = drawn * (HEAD_STD / drawn.std().clamp(min=HEAD_STD))
         state |= {key: want[key].new_zeros(want[key].shape) for key in own[1:] if key in want}
     for key, value in want.items():
-        if key.endswith(".num_batches_tracked"):  # files of before 2018 lack it
+        # files of before 2018 lack it
+        if key.endswith(".num_batches_tracked"):
             state.setdefault(key, value)
     if wrong := _differ(state, want):
         raise ValueError(f"pretrained: {where}: not the weights of {name} as it is built here: {wrong}")
@@ -156,7 +169,8 @@ def _fitted(state: State, model: nn.Module, name: str, image_size: int, where: s
 
 
 def _by_order(state: State, want: State, own: tuple[str, str], notes: list[str]) -> State:
-    """Names of the model for entries of other names, if kinds (weight, bias, ...) and shapes agree one after the other."""
+    """Names of the model for entries of other names, if kinds (weight, bias, ...) and shapes agree one after the
+    other."""
     theirs, ours = ([key for key in of if not key.endswith(".num_batches_tracked")] for of in (state, want))
 
     def alike(one: str, other: str) -> bool:
@@ -178,8 +192,14 @@ def _differ(state: State, want: State) -> str:
     wrong = {
         "missing": [key for key in want if key not in state],
         "unexpected": [key for key in state if key not in want],
-        "misshapen": [f"{key} {sizes(state[key])}, not {sizes(want[key])}" for key in want
-                      if key in state and state[key].shape != want[key].shape],
-    }  # fmt: skip
-    return "; ".join(f"{len(keys)} entries {kind} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
-                     for kind, keys in wrong.items() if keys)  # fmt: skip
+        "misshapen": [
+            f"{key} {sizes(state[key])}, not {sizes(want[key])}"
+            for key in want
+            if key in state and state[key].shape != want[key].shape
+        ],
+    }
+    return "; ".join(
+        f"{len(keys)} entries {kind} ({', '.join(keys[:SHOWN])}{', ...' if len(keys) > SHOWN else ''})"
+        for kind, keys in wrong.items()
+        if keys
+    )

@@ -1,10 +1,12 @@
 """Triton kernels for what stands between the two matrix products of a ConvNeXt block and its convolution.
 
-`layer_norm` normalises and converts to the products' precision in one pass; `bias_gelu` adds the bias and applies GELU in
-one. Backward, each gives its input's gradient and its parameters' in one pass too. Products stay cuBLAS's. Arithmetic is
-fp32 inside, whatever is stored. Both are operators that torch.compile sees into (torch.library.triton_op).
+`layer_norm` normalises and converts to the products' precision in one pass; `bias_gelu` adds the bias and applies GELU
+in one. Backward, each gives its input's gradient and its parameters' in one pass too. Products stay cuBLAS's.
+Arithmetic is fp32 inside, whatever is stored. Both are operators that torch.compile sees into
+(torch.library.triton_op).
 
-Importing this file needs Triton; running it needs a GPU, or TRITON_INTERPRET=1 in the environment before it is imported.
+Importing this file needs Triton; running it needs a GPU, or TRITON_INTERPRET=1 in the environment before it is
+imported.
 """
 
 # mypy: allow-untyped-defs
@@ -47,8 +49,20 @@ def _norm_forward(x, weight, bias, out, mean, scale, rows, channels, eps, ROWS: 
 
 
 @triton.jit
-def _norm_backward(grad, x, weight, mean, scale, grad_x, grad_weight, grad_bias, rows, channels,
-                   ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _norm_backward(
+    grad,
+    x,
+    weight,
+    mean,
+    scale,
+    grad_x,
+    grad_weight,
+    grad_bias,
+    rows,
+    channels,
+    ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
     column = tl.arange(0, WIDTH)
     w = tl.load(weight + column, mask=column < channels, other=0.0).to(tl.float32)
     of_weight = tl.zeros((WIDTH,), tl.float32)
@@ -77,7 +91,8 @@ def _norm_backward(grad, x, weight, mean, scale, grad_x, grad_weight, grad_bias,
 @triton.jit
 def _gelu(x, TANH: tl.constexpr):
     """(GELU, its derivative); what is not used is not computed."""
-    if TANH:  # tanh(u) = 2 sigmoid(2u) - 1, u = sqrt(2/pi) (x + 0.044715 x^3)
+    # tanh(u) = 2 sigmoid(2u) - 1, u = sqrt(2/pi) (x + 0.044715 x^3)
+    if TANH:
         inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
         share = tl.sigmoid(2.0 * inner)
         slope = share + x * 2.0 * share * (1.0 - share) * 0.7978845608028654 * (1.0 + 0.134145 * x * x)
@@ -99,8 +114,9 @@ def _gelu_forward(x, bias, out, rows, channels, TANH: tl.constexpr, ROWS: tl.con
 
 
 @triton.jit
-def _gelu_backward(grad, x, bias, grad_x, grad_bias, rows, channels,
-                   TANH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
+def _gelu_backward(
+    grad, x, bias, grad_x, grad_bias, rows, channels, TANH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
+):
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     b = tl.load(bias + column, mask=column < channels, other=0.0).to(tl.float32)
     of_bias = tl.zeros((WIDTH,), tl.float32)

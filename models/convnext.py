@@ -17,7 +17,8 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Block(nn.Module):
-    """Depthwise convolution, then per pixel: normalization, four times as many channels, GELU, back; beside a shortcut."""
+    """Depthwise convolution, then per pixel: normalization, four times as many channels, GELU, back; beside a
+    shortcut."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
@@ -28,7 +29,8 @@ class Block(nn.Module):
         self.project = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.depthwise(x).permute(0, 2, 3, 1)  # without a copy where x is channels-last
+        # without a copy where x is channels-last
+        y = self.depthwise(x).permute(0, 2, 3, 1)
         return x + self.pointwise(y).permute(0, 3, 1, 2)
 
     def pointwise(self, y: Tensor) -> Tensor:

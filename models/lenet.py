@@ -10,7 +10,8 @@ class LeNet5(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
-        padding = 0 if image_size >= 32 else 2  # 5×5 kernels would leave nothing of smaller images
+        # 5×5 kernels would leave nothing of smaller images
+        padding = 0 if image_size >= 32 else 2
         self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=padding)
         self.conv2 = nn.Conv2d(6, 16, 5, padding=padding)
         self.pool = nn.MaxPool2d(2)

@@ -1,4 +1,5 @@
-"""ResNet (He et al. 2015, Deep residual learning): 34 written out, torchvision's weights load into it; torchvision's 50."""
+"""ResNet (He et al. 2015, Deep residual learning): 34 written out, torchvision's weights load into it; torchvision's
+50."""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ class ResNet(nn.Module):
         self, depths: tuple[int, ...], num_classes: int, in_channels: int, image_size: int, width: int
     ) -> None:
         super().__init__()
-        small = image_size < 64  # a 7×7 stride-2 stem and a pool would leave too little of a small image
+        # a 7×7 stride-2 stem and a pool would leave too little of a small image
+        small = image_size < 64
         self.conv1 = nn.Conv2d(in_channels, width, *((3, 1, 1) if small else (7, 2, 3)), bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)

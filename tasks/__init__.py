@@ -1,5 +1,5 @@
 import os
 
-# ONNX Runtime reads it when it is first imported, in whichever process: it then writes no identifier of this machine to its
-# home, sends nothing, and does not complain in the terminal of a home that cannot be written.
+# ONNX Runtime reads it when it is first imported, in whichever process: it then writes no identifier of this machine to
+# its home, sends nothing, and does not complain in the terminal of a home that cannot be written.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

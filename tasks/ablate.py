@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 
 
 def ablate(
-    work: Work, model: Model, data: Prepared, train: Train, settings: Ablate, technique: str, plain: Artifact | None = None
-) -> Output:  # fmt: skip
+    work: Work,
+    model: Model,
+    data: Prepared,
+    train: Train,
+    settings: Ablate,
+    technique: str,
+    plain: Artifact | None = None,
+) -> Output:
     """Train with one technique ("none", "all" or one of `settings`), from the same start as with any other.
 
     Parameters
@@ -32,18 +38,25 @@ def ablate(
     -------
     Output
         A row of `ablations`, and the `epochs` that it is of. Scores are of held-out images, which choose nothing here.
-        A technique that this machine has not the means for is a row `skipped` with the reason; "all" is what is left of it.
+        A technique that this machine has not the means for is a row `skipped` with the reason; "all" is what is left of
+        it.
     """
     try:
         settings, without = _available(work, model, train, settings, technique)
     except Unavailable as reason:
         work.log.warning("%s: %s is skipped: %s", model.label, technique, reason)
-        skipped = {"model": model.label, "technique": technique, "sets": json.dumps(settings.sets(technique)),
-                   "status": "skipped", "error": str(reason)}  # fmt: skip
+        skipped = {
+            "model": model.label,
+            "technique": technique,
+            "sets": json.dumps(settings.sets(technique)),
+            "status": "skipped",
+            "error": str(reason),
+        }
         return Output(tables={"ablations": work.rows("ablations", [skipped])})
     asked, changed = settings.train(train, technique), settings.model(model, technique)
     seeded = train_seeds(work, changed, data, asked, f"{model.label}/ablate-{technique}", "ablate")
-    told = [row | {"model": model.label} for row in seeded.epochs]  # that it is changed, the variant says
+    # that it is changed, the variant says
+    told = [row | {"model": model.label} for row in seeded.epochs]
     epochs: list[dict[str, Any]] = [row for row in told if row["split"] == "train"]
     first = [row["seconds"] + (row["compile_seconds"] or 0.0) for row in epochs if row["epoch"] == 1]
     later = [row["seconds"] for row in epochs if row["epoch"] > 1]
@@ -122,6 +135,8 @@ QUALITY = ("top1", "top1_low", "top1_high", "macro_f1", "macro_f1_low", "macro_f
 
 ablate_task = stage(
     lambda inputs: f"ablate/{inputs['model'].label}/{inputs['technique']}",
-    libraries=(*LIBRARIES, "triton"), modules=family,
-    extra=lambda inputs: pretrained(inputs) | {"machine": fingerprint()},  # what is available, and how fast
-)(ablate)  # fmt: skip
+    libraries=(*LIBRARIES, "triton"),
+    modules=family,
+    # what is available, and how fast
+    extra=lambda inputs: pretrained(inputs) | {"machine": fingerprint()},
+)(ablate)

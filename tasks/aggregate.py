@@ -55,10 +55,14 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
         passed = {name: work.store.put(path, "parquet") for name, path in merged.items() if name not in unfit}
         work.progress(3, 3, f"{len(passed)} tables fit to be published, {len(unfit)} not")
     return Result(
-        tables=passed, winner=winner, reason=reason, cautions=cautions, sentences=sentences,
+        tables=passed,
+        winner=winner,
+        reason=reason,
+        cautions=cautions,
+        sentences=sentences,
         files=files,
         failures=tuple(map(str, checks.failures)),
-    )  # fmt: skip
+    )
 
 
 aggregate_task = stage(lambda inputs: "aggregate", libraries=("great-expectations", "polars"))(aggregate)

@@ -15,19 +15,21 @@ if TYPE_CHECKING:
 
 
 def _images(data: Prepared, settings: Augment, tried: Train, full: Train | None = None) -> int:
-    """Training images that the stage sees, over all epochs, where each policy is tried and then one is trained in full."""
+    """Training images that the stage sees, over all epochs, where each policy is tried and then one is trained in
+    full."""
     return len(settings.policies) * images_seen(data, tried) + (images_seen(data, full) if full else 0)
 
 
 def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: Augment) -> Trained:
     """Train under each policy and keep the best; the tuned weights win if none beats them on validation.
 
-    With `train_limit`, or fewer `epochs` than the tuned training, policies are tried in short (variants ``...-try``) and the
-    best is trained in full. With more `epochs` every policy is trained so long, the tuned training's own too (variant
-    ``...-long``): what more epochs bring alone is no merit of a policy.
+    With `train_limit`, or fewer `epochs` than the tuned training, policies are tried in short (variants ``...-try``)
+    and the best is trained in full. With more `epochs` every policy is trained so long, the tuned training's own too
+    (variant ``...-long``): what more epochs bring alone is no merit of a policy.
     """
     base = tuned.train
-    assert tuned.validation_macro_f1 is not None  # what is trained has validation images
+    # what is trained has validation images
+    assert tuned.validation_macro_f1 is not None
     epochs = settings.epochs or base.epochs
     full = base.model_copy(update={"epochs": max(epochs, base.epochs)})
     limit = settings.train_limit or base.train_limit
@@ -48,8 +50,13 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         setting = f"{policy}, longer" if suffix == LONGER else policy
         variant = weights(model, data, name, "augment", fitted.artifact, parent=tuned.variant.name, setting=setting)
         found.append((variant, fitted))
-        work.log.info("%s: %d epochs, validation F1 %.4f of %d images", name, how.epochs, fitted.validation_macro_f1,
-                      data.validation_rows)  # fmt: skip
+        work.log.info(
+            "%s: %d epochs, validation F1 %.4f of %d images",
+            name,
+            how.epochs,
+            fitted.validation_macro_f1,
+            data.validation_rows,
+        )
         return Trained(variant=variant, train=train_settings, validation_macro_f1=fitted.validation_macro_f1)
 
     finals = settings.policies
@@ -58,19 +65,35 @@ def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: 
         best = max(tries, key=lambda policy: tries[policy])
         finals = tuple(policy for policy in settings.policies if policy in (best, base.augment))
     # The tuned weights under a name of this stage, so that the lineage has one end.
-    winner = tuned.model_copy(update={"tables": {}, "variant": tuned.variant.model_copy(update={
-        "name": f"{model.label}/augment-{base.augment}", "stage": "augment", "parent": tuned.variant.name,
-        "setting": base.augment})})  # fmt: skip
+    winner = tuned.model_copy(
+        update={
+            "tables": {},
+            "variant": tuned.variant.model_copy(
+                update={
+                    "name": f"{model.label}/augment-{base.augment}",
+                    "stage": "augment",
+                    "parent": tuned.variant.name,
+                    "setting": base.augment,
+                }
+            ),
+        }
+    )
     for policy in finals:
         own = policy == base.augment
         if own and full == base:
-            continue  # it would train to the same weights
+            # it would train to the same weights
+            continue
         made = run(policy, full, LONGER if own else "")
         if (made.validation_macro_f1 or 0.0) > (winner.validation_macro_f1 or 0.0):
             winner = made
     kept = winner.variant.model_copy(update={"benchmark": True})
-    work.log.info("%s: %s goes on with validation F1 %.4f of %d images", model.label, kept.name,
-                  winner.validation_macro_f1, data.validation_rows)  # fmt: skip
+    work.log.info(
+        "%s: %s goes on with validation F1 %.4f of %d images",
+        model.label,
+        kept.name,
+        winner.validation_macro_f1,
+        data.validation_rows,
+    )
     rows = [
         variant_row(
             kept if v.name == kept.name else v,

@@ -1,4 +1,5 @@
-"""Where training batches come from: images that live on the device, or that workers gather from the memory-mapped file."""
+"""Where training batches come from: images that live on the device, or that workers gather from the memory-mapped
+file."""
 
 from __future__ import annotations
 
@@ -54,8 +55,10 @@ def blank(images: int, data: Prepared, device: str) -> Batch:
 
     return Batch(
         torch.zeros(images, data.image_size, data.image_size, data.channels, dtype=torch.uint8, device=device),
-        torch.zeros(images, dtype=torch.long, device=device), torch.rand(images, DRAWS, device=device), 1.0,
-    )  # fmt: skip
+        torch.zeros(images, dtype=torch.long, device=device),
+        torch.rand(images, DRAWS, device=device),
+        1.0,
+    )
 
 
 @dataclass(frozen=True)
@@ -115,20 +118,28 @@ class Gathered:
     REMEDY = "more train.workers, or fewer pixels (data.image_size),"
 
     def __init__(
-        self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, device: str, workers: int, pin: bool,
+        self,
+        images: numpy.ndarray,
+        labels: numpy.ndarray,
+        rows: numpy.ndarray,
+        device: str,
+        workers: int,
+        pin: bool,
         each: Callable[[torch.Tensor], torch.Tensor] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         import torch
 
         self.device, self.asked = device, _Asked()
         self.loader: Any = torch.utils.data.DataLoader(
             _Rows(images, labels, rows, each),  # type: ignore[arg-type]
-            batch_size=None,  # it hands out whole batches
+            # it hands out whole batches
+            batch_size=None,
             sampler=self.asked,
             num_workers=workers,
             pin_memory=pin and device != "cpu",
             persistent_workers=workers > 0,
-            generator=torch.Generator(),  # it would draw from the one that mixup and dropout draw from
+            # it would draw from the one that mixup and dropout draw from
+            generator=torch.Generator(),
         )
 
     def epoch(self, plan: Plan, seed: int, epoch: int) -> Iterator[Batch]:
@@ -157,9 +168,12 @@ class _Rows:
     """(seed, places among the training images) -> (uint8 pixels, labels); an image's transform sees the seed alone."""
 
     def __init__(
-        self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray,
+        self,
+        images: numpy.ndarray,
+        labels: numpy.ndarray,
+        rows: numpy.ndarray,
         each: Callable[[torch.Tensor], torch.Tensor] | None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.images, self.labels, self.rows, self.each = images, labels, rows, each
 
     def __getitem__(self, asked: tuple[int, numpy.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,23 +181,33 @@ class _Rows:
 
         seed, places = asked
         rows = self.rows[places]
-        order = numpy.argsort(rows)  # ascending reads of the memory-mapped file
+        # ascending reads of the memory-mapped file
+        order = numpy.argsort(rows)
         batch = numpy.empty((len(rows), *self.images.shape[1:]), numpy.uint8)
         batch[order] = self.images[rows[order]]
         pixels = torch.from_numpy(batch)
         if self.each is not None:
-            with torch.random.fork_rng(devices=[]):  # the same images from any number of workers, or from none
-                torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPU's too, for good
+            # the same images from any number of workers, or from none
+            with torch.random.fork_rng(devices=[]):
+                # torch.manual_seed would seed the GPU's too, for good
+                torch.default_generator.manual_seed(seed)
                 each = [self.each(image) for image in pixels.permute(0, 3, 1, 2).contiguous()]
-            pixels = torch.stack(each).permute(0, 2, 3, 1).contiguous()  # as others are: what is compiled for them fits
+            # as others are: what is compiled for them fits
+            pixels = torch.stack(each).permute(0, 2, 3, 1).contiguous()
         return pixels, torch.from_numpy(self.labels[rows])
 
 
 def source(
-    images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, device: str, settings: Train,
-    each: Callable[[torch.Tensor], torch.Tensor] | None, log: logging.Logger,
-) -> Resident | Gathered:  # fmt: skip
-    """Keep the images on the device where `settings.loading` and its free memory let them; says in one line what was chosen.
+    images: numpy.ndarray,
+    labels: numpy.ndarray,
+    rows: numpy.ndarray,
+    device: str,
+    settings: Train,
+    each: Callable[[torch.Tensor], torch.Tensor] | None,
+    log: logging.Logger,
+) -> Resident | Gathered:
+    """Keep the images on the device where `settings.loading` and its free memory let them; says in one line what was
+    chosen.
 
     `each` works on one image at a time, so its images are gathered.
     """
@@ -195,15 +219,22 @@ def source(
         log.info("%s are kept on %s, which has %.1f GB free", told, device, free / 1e9, extra={"detail": True})
         return Resident(images, labels, rows, device)
     why = (
-        "the policy works on one image at a time" if each is not None
-        else "train.loading = workers" if settings.loading == "workers"
+        "the policy works on one image at a time"
+        if each is not None
+        else "train.loading = workers"
+        if settings.loading == "workers"
         else f"over {ROOM:.0%} of the {free / 1e9:.1f} GB free on {device}"
-    )  # fmt: skip
+    )
     workers = settings.workers
-    if workers is None:  # gathering alone costs a CPU's training less than a process beside it
+    # gathering alone costs a CPU's training less than a process beside it
+    if workers is None:
         workers = (
             min(8, max(1, machine.cores() // settings.processes - 1)) if device != "cpu" or each is not None else 0
         )
-    log.info("%s are read batch by batch from the file, by %s: %s", told,
-             f"{workers} workers" if workers else "no worker but training itself (train.workers = 0)", why)  # fmt: skip
+    log.info(
+        "%s are read batch by batch from the file, by %s: %s",
+        told,
+        f"{workers} workers" if workers else "no worker but training itself (train.workers = 0)",
+        why,
+    )
     return Gathered(images, labels, rows, device, workers, settings.pin_memory, each)

@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SMALLEST = 8
-GAIN = 1.05  # on a CPU, a batch twice as large must be this much faster
-SECONDS = 0.3  # for which a size is measured
+# on a CPU, a batch twice as large must be this much faster
+GAIN = 1.05
+# for which a size is measured
+SECONDS = 0.3
 FULL = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
 """What other errors than PyTorch's own say of a full GPU."""
 
@@ -35,7 +37,8 @@ def largest(step: Callable[[int], None], device: str, images: int) -> int:
     found, fastest, size = 0, 0.0, SMALLEST
     while size <= max(images, SMALLEST):
         try:
-            step(size)  # also makes the optimizer's state
+            # also makes the optimizer's state
+            step(size)
             rate = _rate(step, size) if device == "cpu" else 0.0
         except RuntimeError as error:
             if not (isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in FULL)):

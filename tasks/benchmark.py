@@ -32,9 +32,12 @@ if TYPE_CHECKING:
     from tasks.records import Benchmark, Prepared, Variant
     from tasks.work import Work
 
-TEST = 2  # in Prepared.splits
-BATCHES = 4  # different batches that timing rotates through, at the largest batch size; more at smaller ones
-GPU_SLOTS = 2  # queries in flight on a GPU: one computes while the other is copied
+# in Prepared.splits
+TEST = 2
+# different batches that timing rotates through, at the largest batch size; more at smaller ones
+BATCHES = 4
+# queries in flight on a GPU: one computes while the other is copied
+GPU_SLOTS = 2
 
 
 def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], settings: Benchmark) -> Measured:
@@ -47,7 +50,8 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
         cannot run here, is a row of `benchmarks` with the reason; the others go on.
     """
     folder = work.scratch / "candidates"
-    folder.mkdir(parents=True, exist_ok=True)  # rounds of an interrupted benchmark lie there
+    # rounds of an interrupted benchmark lie there
+    folder.mkdir(parents=True, exist_ok=True)
     rows = np.flatnonzero(np.load(work.store.get(data.splits)) == TEST)
     np.save(folder / "rows.npy", rows)
     save_pool(work, data, max(settings.batch_sizes), folder / "pool.npy")
@@ -67,7 +71,8 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
         },
         passing=tuple(f"{job.label}: {job.error}" for job in jobs if job.killed),
     )
-    if not made.passing:  # else the rounds before are there for the next run
+    # else the rounds before are there for the next run
+    if not made.passing:
         shutil.rmtree(folder)
     return made
 
@@ -87,8 +92,13 @@ def _plan(
     rows: list[dict[str, object]] = []
     devices = machine.devices(settings.devices)
     assert AUTO not in settings.runtimes, "flows/plan.py decides what it stands for"
-    asked = Images(images=str(work.store.get(data.images)), rows=str(folder / "rows.npy"), mean=data.mean, std=data.std,
-                   batch_size=settings.evaluation_batch)  # fmt: skip
+    asked = Images(
+        images=str(work.store.get(data.images)),
+        rows=str(folder / "rows.npy"),
+        mean=data.mean,
+        std=data.std,
+        batch_size=settings.evaluation_batch,
+    )
 
     def row(variant: Variant, runtime: str, device: str, status: str, error: str | None) -> None:
         which = {"variant": variant.name, "runtime": runtime, "device": device, "status": status, "error": error}
@@ -125,8 +135,15 @@ def candidates(
 ) -> list[Job]:
     """A candidate an experiment; `pool` has the inputs that timing rotates through (npy)."""
     threads = settings.threads or machine.cores()
-    spec = Spec(runtime=runtime, path=str(path), device=device, threads=threads, batch_sizes=settings.batch_sizes,
-                pool=str(pool), images=images)  # fmt: skip
+    spec = Spec(
+        runtime=runtime,
+        path=str(path),
+        device=device,
+        threads=threads,
+        batch_sizes=settings.batch_sizes,
+        pool=str(pool),
+        images=images,
+    )
     made = [Job(variant, runtime, device, spec)]
     if settings.throughput:
         slots = threads if device == "cpu" else GPU_SLOTS
@@ -194,7 +211,8 @@ def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ..
     """What candidates' processes reach by name: the worker, runtimes and model families."""
     import models
 
-    names = [v.model.partition("-")[0] for v in variants]  # a label: name[-w<width>][-pretrained]
+    # a label: name[-w<width>][-pretrained]
+    names = [v.model.partition("-")[0] for v in variants]
     return (
         "tasks.worker",
         *(f"tasks.runtimes.{name}" for name in settings.runtimes),

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
     from tasks.rounds import Job
 
-CALLS = 4  # queries of a visit at its shortest: the first, one of warm-up, one measured, one that crosses a limit
+# queries of a visit at its shortest: the first, one of warm-up, one measured, one that crosses a limit
+CALLS = 4
 SLOT_CALLS = (
-    7  # of a slot: the first two (one slot after the other), two of warm-up, two measured, one that crosses a limit
+    # of a slot: the first two (one slot after the other), two of warm-up, two measured, one that crosses a limit
+    7
 )
 HURRIED = "cut short by the minutes allowed"
 """Stands in the `conditions` of a row for what was bad because its visits had too little time."""
-USED = 0.97  # of the minutes; the rest is for starting and for writing tables
+# of the minutes; the rest is for starting and for writing tables
+USED = 0.97
 
 
 class Budget:
@@ -53,15 +56,18 @@ class Budget:
             self.warned = True
             needed = (time.monotonic() - self.begin + reserved) / 60
             self.log.warning(
-                "benchmark.minutes: %g will be overrun: visits at their shortest take about %.1f minutes in all, and no row "
+                "benchmark.minutes: %g will be overrun: visits at their shortest take about %.1f minutes in all, "
+                "and no row "
                 "is left out; ask for fewer rounds, batch sizes, runtimes or processes, or for more minutes",
-                self.minutes, needed,
-            )  # fmt: skip
+                self.minutes,
+                needed,
+            )
         share = max(spare / max(sum(rounds for _, _, rounds in to_come), 1), 0.0)
         for index, job in enumerate(self.jobs):
             if any(job is other for other in jobs):
                 self.left[index, size] -= 1
-        return [share + _least(job, size) / 2 for job in jobs]  # the first query is not in it
+        # the first query is not in it
+        return [share + _least(job, size) / 2 for job in jobs]
 
 
 def _least(job: Job, size: int) -> float:

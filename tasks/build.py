@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from tasks.work import Work
 
 OLDEST = (
-    80  # compute capability 8.0: for 7.5 TensorRT for RTX refuses fp32 matrix products, and the whole engine with them
+    # compute capability 8.0: for 7.5 TensorRT for RTX refuses fp32 matrix products, and the whole engine with them
+    80
 )
 
 
@@ -86,8 +87,10 @@ def _serialize(work: Work, library: Any, path: Path, settings: Build) -> Any:
     config = builder.create_builder_config()
     if settings.workspace_mb is not None:
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, settings.workspace_mb << 20)
-    config.clear_flag(library.BuilderFlag.TF32)  # fp32 means fp32
-    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED  # or `burnish profile` sees names of layers alone
+    # fp32 means fp32
+    config.clear_flag(library.BuilderFlag.TF32)
+    # or `burnish profile` sees names of layers alone
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     profile, given = builder.create_optimization_profile(), network.get_input(0)
     profile.set_shape(given.name, *((size, *tuple(given.shape)[1:]) for size in _profile(settings.batch_sizes)))
     config.add_optimization_profile(profile)
@@ -115,9 +118,15 @@ def build(work: Work, parent: Variant, symmetric: Variant | None, settings: Buil
     variants = []
     for done, precision in enumerate(settings.precisions, 1):
         made: dict[str, Any] = {
-            "name": f"{parent.name}/engine-{precision}", "model": parent.model, "stage": "build", "parent": parent.name,
-            "format": "engine", "precision": precision, "parameters": parent.parameters, "macs": parent.macs,
-        }  # fmt: skip
+            "name": f"{parent.name}/engine-{precision}",
+            "model": parent.model,
+            "stage": "build",
+            "parent": parent.name,
+            "format": "engine",
+            "precision": precision,
+            "parameters": parent.parameters,
+            "macs": parent.macs,
+        }
         try:
             library, made["setting"] = _builder()
             path = model_file(work.store.get(_source(parent, symmetric, precision)))
@@ -129,7 +138,8 @@ def build(work: Work, parent: Variant, symmetric: Variant | None, settings: Buil
                 made |= {"artifact": work.store.put(file, "engine", precision), "benchmark": True}
         except Unavailable as reason:
             made |= {"status": "skipped", "error": str(reason)}
-        except Exception as error:  # whatever a converter or TensorRT raises: one engine less, and its row says why
+        except Exception as error:
+            # whatever a converter or TensorRT raises: one engine less, and its row says why
             made |= {"status": "failed", "error": failure(error)}
         variant = Variant(**made)
         variants.append(variant)
@@ -142,5 +152,6 @@ def build(work: Work, parent: Variant, symmetric: Variant | None, settings: Buil
 build_task = stage(
     lambda inputs: f"build/{inputs['parent'].name}",
     libraries=("tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "onnx", "onnxruntime"),
-    extra=lambda inputs: {"machine": fingerprint()},  # a GPU decides which library builds, and for what
+    # a GPU decides which library builds, and for what
+    extra=lambda inputs: {"machine": fingerprint()},
 )(build)

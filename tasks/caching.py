@@ -1,11 +1,12 @@
 """The decorator that makes a Prefect task of a stage's plain function, whose result is stored under a key.
 
-Key = stage + its records + the sha256 of its inputs + the source of the stage's module and of the project modules that it
-imports + the versions of the libraries that do the work (+ the machine's fingerprint, where it matters). A hit counts only
-when every file that the stored result names is there with its size and hash; else the stage runs again (tasks/results.py).
+Key = stage + its records + the sha256 of its inputs + the source of the stage's module and of the project modules that
+it imports + the versions of the libraries that do the work (+ the machine's fingerprint, where it matters). A hit
+counts only when every file that the stored result names is there with its size and hash; else the stage runs again
+(tasks/results.py).
 
-Prefect shows a hit as a cached task, but stores nothing: of a cache policy that fails it makes a task without a key, and of a
-result that cannot be written a log line, neither of which ends the run.
+Prefect shows a hit as a cached task, but stores nothing: of a cache policy that fails it makes a task without a key,
+and of a result that cannot be written a log line, neither of which ends the run.
 """
 
 from __future__ import annotations
@@ -46,10 +47,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 LOG = logging.getLogger("burnish")
-EVERY_SECONDS = 5.0  # at most this often a progress artifact is written
-LEASE_SECONDS = 60.0  # the least that Prefect takes: so long a run waits for one that was killed while it measured
-ENDED = (1, 1)  # progress of a stage that is done, which may have said last that 13 of 14 epochs were
-CLOSE_SECONDS = 1.0  # that a stage waits at its end for its last progress artifact
+# at most this often a progress artifact is written
+EVERY_SECONDS = 5.0
+# the least that Prefect takes: so long a run waits for one that was killed while it measured
+LEASE_SECONDS = 60.0
+# progress of a stage that is done, which may have said last that 13 of 14 epochs were
+ENDED = (1, 1)
+# that a stage waits at its end for its last progress artifact
+CLOSE_SECONDS = 1.0
 
 
 class _OfRun(logging.FileHandler):
@@ -69,8 +74,8 @@ class _OfRun(logging.FileHandler):
 class _Progress(logging.Handler):
     """A stage's progress as an artifact of its Prefect task run, every few seconds.
 
-    A thread of its own writes the newest one, so that the stage never waits for Prefect's server. What cannot be written is
-    left out: with the next report the server has it, and who watches over the server says that it is away.
+    A thread of its own writes the newest one, so that the stage never waits for Prefect's server. What cannot be
+    written is left out: with the next report the server has it, and who watches over the server says that it is away.
     """
 
     def __init__(self) -> None:
@@ -81,10 +86,12 @@ class _Progress(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         progress = getattr(record, "progress", None)
-        if not progress or (self._thread is None and progress is ENDED):  # a stage that told nothing has no artifact
+        # a stage that told nothing has no artifact
+        if not progress or (self._thread is None and progress is ENDED):
             return
         self._newest = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
-        if self._thread is None:  # with this thread's context, which says what task run it is
+        # with this thread's context, which says what task run it is
+        if self._thread is None:
             self._thread = Thread(target=copy_context().run, args=(self._write,), daemon=True, name="burnish-progress")
             self._thread.start()
         self._wake.set()
@@ -102,8 +109,10 @@ class _Progress(logging.Handler):
                 except (
                     PrefectException,
                     httpx.HTTPError,
-                    AssertionError,  # Prefect's, out of retries
-                    RuntimeError,  # httpx's, where the stage has ended meanwhile and its client is closed
+                    # Prefect's, out of retries
+                    AssertionError,
+                    # httpx's, where the stage has ended meanwhile and its client is closed
+                    RuntimeError,
                 ) as error:
                     logging.getLogger("burnish.progress").debug("not written: %s", error)
             if closing:
@@ -125,7 +134,8 @@ def _progress_artifact(artifact: UUID | None, share: float, text: str) -> UUID:
         update_progress_artifact(artifact, progress=share, description=text)
         return artifact
     made = create_progress_artifact(share, description=text)
-    if not isinstance(made, UUID):  # a coroutine only where an event loop runs, which is not in this thread
+    # a coroutine only where an event loop runs, which is not in this thread
+    if not isinstance(made, UUID):
         raise TypeError(type(made).__name__)
     return made
 
@@ -136,14 +146,16 @@ def _limits(devices: tuple[str, ...]) -> list[str]:
     None with a temporary server. A dead holder's slot would stay held: leases are in that server's memory, slots in the
     database that the next one opens. It has one flow run, which `locks.locked` keeps apart from others.
     """
-    if os.environ.get("BURNISH_TEMPORARY_SERVER"):  # set by who started it
+    # set by who started it
+    if os.environ.get("BURNISH_TEMPORARY_SERVER"):
         return []
     with get_client(sync_client=True) as client:
         if client.server_type == ServerType.EPHEMERAL:
             return []
         names = [f"burnish {platform.node()} {device}" for device in sorted(devices)]
         for name in names:
-            with suppress(ObjectAlreadyExists):  # another flow run made it at the same moment
+            # another flow run made it at the same moment
+            with suppress(ObjectAlreadyExists):
                 client.upsert_global_concurrency_limit_by_name(name, 1)
     return names
 
@@ -170,7 +182,8 @@ def without_server(log: logging.Logger, left_out: str) -> Iterator[None]:
     """Go on where Prefect's server is away, and say what is left out for it."""
     try:
         yield
-    except (PrefectException, httpx.HTTPError, AssertionError) as error:  # the last: Prefect's client, out of retries
+    except (PrefectException, httpx.HTTPError, AssertionError) as error:
+        # the last: Prefect's client, out of retries
         log.warning("Prefect's server is away (%s): %s", type(error).__name__, left_out)
 
 
@@ -190,9 +203,8 @@ def _hold(held: ExitStack, devices: tuple[str, ...], log: logging.Logger) -> Non
             concurrency(names, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)
         )
     except ConcurrencySlotAcquisitionError as error:
-        if isinstance(
-            error.__cause__, (httpx.TransportError, AssertionError)
-        ):  # the server is away, which Prefect wraps
+        if isinstance(error.__cause__, (httpx.TransportError, AssertionError)):
+            # the server is away, which Prefect wraps
             raise error.__cause__ from None
         raise
     finally:
@@ -209,7 +221,8 @@ def stage(
 ) -> Callable[[Callable[..., Any]], Task[..., Any]]:
     """Make a cached Prefect task of a stage's function.
 
-    The function's first parameter is `work: Work`; the task takes `turn: Turn` in its place (see `call`), and all others.
+    The function's first parameter is `work: Work`; the task takes `turn: Turn` in its place (see `call`), and all
+    others.
 
     Parameters
     ----------
@@ -222,7 +235,8 @@ def stage(
     extra
         Inputs -> further parts of the key, e.g. the machine's fingerprint.
     devices
-        Inputs -> devices of this machine that the stage measures on: no other flow run of the same server does meanwhile.
+        Inputs -> devices of this machine that the stage measures on: no other flow run of the same server does
+        meanwhile.
     """
 
     def wrap(function: Callable[..., Any]) -> Task[..., Any]:
@@ -270,14 +284,17 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
                 result = function(turn.work(log), **inputs)
             turn.keep(result)
             why.ended(turn.context, turn.label, why.COMPUTED)
-        done = _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")  # the study says it too
+        # the study says it too
+        done = _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")
         done.progress = ENDED
         for handler in handlers:
             handler.handle(done)
         return result
-    except BaseException as error:  # to the run's log with its traceback; who called says it to the user
+    except BaseException as error:
+        # to the run's log with its traceback; who called says it to the user
         if isinstance(error, Exception):
-            with suppress(OSError, DiskFull):  # the disk may be what failed
+            # the disk may be what failed
+            with suppress(OSError, DiskFull):
                 why.ended(turn.context, turn.label, why.FAILED)
         handlers[0].handle(_record(logging.ERROR, turn.label, with_traceback=True))
         raise
@@ -292,4 +309,5 @@ def call(made: Task[..., Any], context: Context, **inputs: Any) -> Any:
     with watched(context.out), turn(made.about, context, inputs) as mine:  # type: ignore[attr-defined]
         named = made.with_options(task_run_name=mine.label.replace("{", "(").replace("}", ")"))
         result = named(turn=mine, **inputs)
-        return result if mine.found is None else mine.found  # Prefect hands on the state that a task returned as it is
+        # Prefect hands on the state that a task returned as it is
+        return result if mine.found is None else mine.found

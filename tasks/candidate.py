@@ -1,7 +1,7 @@
 """The parent's end of a candidate: a model file in a runtime on a device, in its own fresh process (tasks/worker.py).
 
-They exchange JSON lines over the process's stdin and stdout; what libraries print goes to its log. The process ends when
-its stdin does, so also when the parent is killed.
+They exchange JSON lines over the process's stdin and stdout; what libraries print goes to its log. The process ends
+when its stdin does, so also when the parent is killed.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from tasks.space import DiskFull, watched
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-PATIENCE_SECONDS = 900  # a candidate that has not answered for so long hangs
-WARMUP_SHARE = 0.35  # of a limited visit
+# a candidate that has not answered for so long hangs
+PATIENCE_SECONDS = 900
+# of a limited visit
+WARMUP_SHARE = 0.35
 
 
 ENDED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -36,7 +38,8 @@ class CandidateError(Exception):
 
 
 class Killed(CandidateError):
-    """A candidate's process was ended from outside, which says nothing of the candidate: it may go well the next time."""
+    """A candidate's process was ended from outside, which says nothing of the candidate: it may go well the next
+    time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,8 @@ class Candidate:
         environment = os.environ | dict.fromkeys(
             ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(spec.threads)
         )
-        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # NVML's order
+        # NVML's order
+        environment["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
         # What compiles does so anew in each benchmark, and in its first round alone: later processes find it here.
         environment["TORCHINDUCTOR_CACHE_DIR"] = str(log.parent / "inductor")
         environment["TRITON_CACHE_DIR"] = str(log.parent / "triton")
@@ -114,9 +118,14 @@ class Candidate:
         self._log, self._buffer, self._patience = log, b"", 0.0
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-                bufsize=0, env=environment, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, "-m", "tasks.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                bufsize=0,
+                env=environment,
+                start_new_session=True,
+            )
         self.pid = self._process.pid
         self.send("start", **asdict(spec))
 
@@ -149,7 +158,8 @@ class Candidate:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps({"command": command, **arguments}).encode() + b"\n")
-        except BrokenPipeError:  # it died; `receive` says of what
+        except BrokenPipeError:
+            # it died; `receive` says of what
             return
 
     def receive(self, expected: float = 0.0) -> dict[str, Any]:

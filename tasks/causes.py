@@ -30,7 +30,8 @@ def cause(error: BaseException) -> str:
 
 
 def _openvino(lines: list[str]) -> str:
-    """The reason after the last place; of several operators that were not converted that of the first, with its name."""
+    """The reason after the last place; of several operators that were not converted that of the first, with its
+    name."""
     starts = [number for number, line in enumerate(lines) if line.startswith("-- ")]
     where = ""
     if starts:

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Container, Sequence
 
 
-GPU_SECONDS = 1.0  # a GPU counts its energy in steps of 20-100 ms: a shorter block's is not its own
+# a GPU counts its energy in steps of 20-100 ms: a shorter block's is not its own
+GPU_SECONDS = 1.0
 
 
 class Watch:
@@ -44,7 +45,8 @@ class Watch:
     def __enter__(self) -> Watch:
         self._loads.append(os.getloadavg()[0])
         self._read()
-        self._energy.append(self._counters())  # last, and at the end first: other readings take milliseconds
+        # last, and at the end first: other readings take milliseconds
+        self._energy.append(self._counters())
         self._busy, self._own_busy, self._start = busy_seconds(), time.process_time(), time.monotonic()
         return self
 
@@ -145,10 +147,12 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 
 def _mhz(root: Path) -> float | None:
-    """Mean clock of the usable processors now, as the kernel tells it; in a virtual machine it may be the nominal one."""
+    """Mean clock of the usable processors now, as the kernel tells it; in a virtual machine it may be the nominal
+    one."""
     usable, found = machine.affinity(), []
     for number in usable:
-        with suppress(OSError, ValueError):  # ValueError: "<unknown>"
+        # ValueError: "<unknown>"
+        with suppress(OSError, ValueError):
             kilohertz = (root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_cur_freq").read_text()
             found.append(int(kilohertz) / 1000)
     if found:
@@ -173,7 +177,8 @@ def _rapl(root: Path) -> tuple[dict[str, tuple[float, float]], str | None]:
     try:
         for zone in sorted(folder.glob("*rapl*:*")):
             name = (zone / "name").read_text().strip()
-            if name.startswith("package"):  # a package may show itself twice, by two interfaces
+            # a package may show itself twice, by two interfaces
+            if name.startswith("package"):
                 counter, most = (int((zone / f).read_text()) / 1e6 for f in ("energy_uj", "max_energy_range_uj"))
                 found[f"RAPL {name}"] = counter, most
     except PermissionError:

@@ -51,8 +51,14 @@ class Checkpoints:
             damaged.append(kept)
         for one in damaged:
             one.path.unlink()
-            log.warning("%s: the checkpoint after epoch %d is damaged (%s does not hold what its name says); it was removed, "
-                        "and training goes %s", self.variant, one.number, one.path.name, goes_on)  # fmt: skip
+            log.warning(
+                "%s: the checkpoint after epoch %d is damaged (%s does not hold what its name says); it was removed, "
+                "and training goes %s",
+                self.variant,
+                one.number,
+                one.path.name,
+                goes_on,
+            )
         return found
 
 

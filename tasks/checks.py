@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from tasks.schema import Column, Table
 
-    Found = dict[str, list[tuple[int, Any]]]  # expectation in words -> rows that do not meet it: number, value
+    # expectation in words -> rows that do not meet it: number, value
+    Found = dict[str, list[tuple[int, Any]]]
 
 SHOWN = 20
 FLOATS = (pl.Float64, pl.List(pl.Float64))
@@ -88,11 +89,17 @@ def duplicates(table: Table, path: Path) -> Found:
     if recurring.is_empty():
         return {}
     twice = (
-        rows.select(*table.unique).with_row_index("row")
+        rows.select(*table.unique)
+        .with_row_index("row")
         .filter(key.hash().is_in(recurring.implode()))
-        .group_by(table.unique).agg(pl.col("row").head(SHOWN), pl.len().alias("len"))
-        .filter(pl.col("len") > 1).drop("len").explode("row").sort("row").head(SHOWN)
+        .group_by(table.unique)
+        .agg(pl.col("row").head(SHOWN), pl.len().alias("len"))
+        .filter(pl.col("len") > 1)
+        .drop("len")
+        .explode("row")
+        .sort("row")
+        .head(SHOWN)
         .collect(engine="streaming")
-    )  # fmt: skip
+    )
     bad = [(row, tuple(value)) for *value, row in twice.iter_rows()]
     return {unique_words(table): bad} if bad else {}

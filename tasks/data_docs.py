@@ -45,8 +45,8 @@ FROM_NETWORK = re.compile(
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """Raise the first error that Great Expectations logs inside: of a page that it cannot write it would print a traceback,
-    leave the page empty and go on.
+    """Raise the first error that Great Expectations logs inside: of a page that it cannot write it would print a
+    traceback, leave the page empty and go on.
     """
     log = logging.getLogger("great_expectations")
     errors: list[str] = []
@@ -76,7 +76,8 @@ def make_readable(site: Path, tables: Mapping[str, Path], failures: Sequence[Fai
     for page in site.rglob("*.html"):
         text = FROM_NETWORK.sub("", page.read_text(encoding="utf-8"))
         page.write_text(text.replace("</head>", STYLE + "</head>", 1), encoding="utf-8")
-    shutil.rmtree(site / "static")  # fonts and pictures that no page shows any more
+    # fonts and pictures that no page shows any more
+    shutil.rmtree(site / "static")
     (site / "index.html").write_text(_index(site, tables, failures), encoding="utf-8")
 
 

@@ -60,26 +60,52 @@ def launch(job: Job, model: nn.Module, on_epoch: Callable[[int, float], None] | 
         )
     folder = job.work.scratch
     models.save(model, folder / "ddp.safetensors", job.architecture)
-    (folder / "ddp.json").write_text(json.dumps({
-        "architecture": job.architecture, "data": job.data.model_dump(mode="json"),
-        "settings": job.settings.model_dump(mode="json"), "model_label": job.model_label, "variant": job.variant,
-        "stage": job.stage, "store": str(job.work.store.root),
-    }))  # fmt: skip
+    (folder / "ddp.json").write_text(
+        json.dumps(
+            {
+                "architecture": job.architecture,
+                "data": job.data.model_dump(mode="json"),
+                "settings": job.settings.model_dump(mode="json"),
+                "model_label": job.model_label,
+                "variant": job.variant,
+                "stage": job.stage,
+                "store": str(job.work.store.root),
+            }
+        )
+    )
     environment = dict(os.environ)
     environment.setdefault("OMP_NUM_THREADS", str(max(1, machine.cores() // count)))
     root = str(Path(__file__).resolve().parent.parent)
     environment["PYTHONPATH"] = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    command = parent.command(sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
-                             "-m", "tasks.ddp", str(folder))  # fmt: skip
-    release()  # rank 0 trains on the GPU that this process may have trained on
+    command = parent.command(
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={count}",
+        "-m",
+        "tasks.ddp",
+        str(folder),
+    )
+    # rank 0 trains on the GPU that this process may have trained on
+    release()
     log = folder / "ddp.log"
-    with log.open("w") as errors, subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-        start_new_session=True,
-    ) as process:  # fmt: skip
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
             failed = _listen(job, process, on_epoch)
-        finally:  # on_epoch may have ended the training; torchrun then ends its processes
+        finally:
+            # on_epoch may have ended the training; torchrun then ends its processes
             if process.poll() is None:
                 process.terminate()
     if process.returncode:
@@ -93,7 +119,8 @@ def _listen(
     failed: dict[str, Any] | None = None
     assert process.stdout
     for line in process.stdout:
-        if not line.startswith(MARK):  # a library's own output
+        # a library's own output
+        if not line.startswith(MARK):
             job.work.log.debug("%s", line.rstrip())
             continue
         said = json.loads(line.removeprefix(MARK))
@@ -117,10 +144,12 @@ def _error(job: Job, failed: dict[str, Any] | None, log: str) -> Exception:
     count = job.settings.processes
     ended = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+).*\n\s*exitcode\s+: (-?\d+)", log)]
     killed = [(rank, signal.Signals(-code).name) for rank, code in ended if code < 0]
-    killed.sort(key=lambda rank_name: rank_name[1] == "SIGTERM")  # by which torchrun ends the others
+    # by which torchrun ends the others
+    killed.sort(key=lambda rank_name: rank_name[1] == "SIGTERM")
     if failed and failed["error"] in ERRORS:
         return ERRORS[failed["error"]](failed["text"])
-    if killed:  # before what others tell, which is that they lost it
+    # before what others tell, which is that they lost it
+    if killed:
         return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
     if failed:
         told = f"{failed['error']}: {failed['text']}"
@@ -171,12 +200,15 @@ def main(folder: Path) -> None:
         with watched(folder):
             run = Run(job, models.load(folder / "ddp.safetensors"), group)
             run.go(lambda epoch, score: _say(epoch=epoch, score=score))
-    except Exception as error:  # told to who asked for the training, and to torchrun by the exit code
+    except Exception as error:
+        # told to who asked for the training, and to torchrun by the exit code
         # A pipe takes up to 4,096 bytes whole (PIPE_BUF); a character is six bytes at most.
         _say(error=type(error).__name__, text=str(error)[:600], rank=group.rank)
-        with suppress(OSError):  # it goes to a file, for which there may be no room
+        # it goes to a file, for which there may be no room
+        with suppress(OSError):
             traceback.print_exc()
-        _end(1)  # other ranks wait for this one: torchrun ends them
+        # other ranks wait for this one: torchrun ends them
+        _end(1)
     dist.barrier()
     dist.destroy_process_group()
     _end(0)
@@ -187,12 +219,14 @@ def _end(code: int) -> NoReturn:
 
     See PyTorch's pull request 179291.
     """
-    for worker in multiprocessing.active_children():  # a DataLoader's, which would look for its parent every 5 s
+    # a DataLoader's, which would look for its parent every 5 s
+    for worker in multiprocessing.active_children():
         worker.terminate()
     sys.stderr.flush()
     os._exit(code)
 
 
 if __name__ == "__main__":
-    parent.end_with_parent(os.getppid())  # torchrun, which ends with who asked for the training
+    # torchrun, which ends with who asked for the training
+    parent.end_with_parent(os.getppid())
     main(Path(sys.argv[1]))

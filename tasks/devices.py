@@ -68,10 +68,12 @@ def free_bytes(device: str) -> int:
 
 def release() -> None:
     """Give back to the GPUs what PyTorch's allocator keeps for this process: others need it now."""
-    torch = sys.modules.get("torch")  # not imported: it keeps nothing
+    # not imported: it keeps nothing
+    torch = sys.modules.get("torch")
     if torch is not None:
         gc.collect()
-        torch.cuda.empty_cache()  # does nothing before CUDA's first use
+        # does nothing before CUDA's first use
+        torch.cuda.empty_cache()
 
 
 def reset_peak(device: str) -> None:
@@ -79,11 +81,14 @@ def reset_peak(device: str) -> None:
     import torch
 
     if device.startswith("cuda"):
-        torch.cuda.init()  # before, the allocator has no figures to reset: torch 2.11 raises
+        # before, the allocator has no figures to reset: torch 2.11 raises
+        torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        with suppress(OSError):  # a container may refuse it: then the peak is that of the process's life
-            Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from VmRSS (man 5 proc)
+        # a container may refuse it: then the peak is that of the process's life
+        with suppress(OSError):
+            # VmHWM starts again from VmRSS (man 5 proc)
+            Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_bytes(device: str) -> int:

@@ -57,25 +57,33 @@ def fake_quantization(case: Case) -> list[Finding]:
         share = case.share(simulated)
         return [
             Finding(
-                severity="high", what="fake quantization: int8 is simulated in floating point", nodes=names(simulated),
+                severity="high",
+                what="fake quantization: int8 is simulated in floating point",
+                nodes=names(simulated),
                 share=share,
                 evidence=f"{share:.0%} of the time is taken by {counted(len(simulated), 'fake-quantize operator')}, "
                 "and nothing runs in int8",
-                remedy="never time it as int8: export it with Q/DQ nodes and run that in ONNX Runtime, OpenVINO or TensorRT",
+                remedy=(
+                    "never time it as int8: export it with Q/DQ nodes and run that in ONNX Runtime, OpenVINO "
+                    "or TensorRT"
+                ),
             )
-        ]  # fmt: skip
+        ]
     if products := _all_in_float(case):
         conversions = case.share(case.of_kind("convert"))
         return [
             Finding(
-                severity="high", what="fake quantization: no Q/DQ pair was fused, everything computes in floating point",
-                nodes=names(products), share=case.share(products),
+                severity="high",
+                what="fake quantization: no Q/DQ pair was fused, everything computes in floating point",
+                nodes=names(products),
+                share=case.share(products),
                 evidence=f"every convolution and matrix product ({len(products)}) ran in {products[0].precision}; "
                 f"conversions take {conversions:.0%} of the time",
-                remedy="quantize in a form that this runtime has int8 kernels for: uint8 activations with int8 weights per "
-                "channel (u8s8) for ONNX Runtime on a CPU, symmetric int8 (s8s8) for TensorRT; or run the file in OpenVINO",
+                remedy="quantize in a form that this runtime has int8 kernels for: uint8 activations with int8 "
+                "weights per channel (u8s8) for ONNX Runtime on a CPU, symmetric int8 (s8s8) for TensorRT; or run the "
+                "file in OpenVINO",
             )
-        ]  # fmt: skip
+        ]
     return []
 
 
@@ -92,13 +100,18 @@ def unfused_pairs(case: Case) -> list[Finding]:
     types = ", ".join(sorted({one.type for one in left}))
     return [
         Finding(
-            severity=severity(share), what="Q/DQ pairs that were not fused", nodes=names(left), share=share,
-            evidence=f"in floating point between Q/DQ nodes, or converted back and forth: {counted(len(left), 'operator')} "
+            severity=severity(share),
+            what="Q/DQ pairs that were not fused",
+            nodes=names(left),
+            share=share,
+            evidence="in floating point between Q/DQ nodes, or converted back and forth: "
+            f"{counted(len(left), 'operator')} "
             f"({types}); with the conversions beside them {share:.0%} of the time",
-            remedy="quantize so that both sides of the operator have the form its int8 kernel takes (u8s8 for ONNX Runtime "
+            remedy="quantize so that both sides of the operator have the form its int8 kernel takes (u8s8 for "
+            "ONNX Runtime "
             "on a CPU, activations fused with their convolution), or leave this operator out of quantization",
         )
-    ]  # fmt: skip
+    ]
 
 
 def left_in_float(case: Case) -> list[Finding]:
@@ -117,16 +130,20 @@ def left_in_float(case: Case) -> list[Finding]:
         )
     return [
         Finding(
-            severity=severity(share), what="operators left in floating point in an int8 model", nodes=names(left),
-            share=share, evidence=f"{share:.0%} of the time is taken by {counted(len(left), 'operator')}: {by_type}",
+            severity=severity(share),
+            what="operators left in floating point in an int8 model",
+            nodes=names(left),
+            share=share,
+            evidence=f"{share:.0%} of the time is taken by {counted(len(left), 'operator')}: {by_type}",
             remedy=remedy,
         )
-    ]  # fmt: skip
+    ]
 
 
 def conversions(case: Case) -> list[Finding]:
     """Time that goes into types and layouts."""
-    caused = {one.name for one in dynamic(case)}  # told with the convolutions that need them
+    # told with the convolutions that need them
+    caused = {one.name for one in dynamic(case)}
     found = [one for one in case.of_kind("convert", "reorder", "copy") if one.name not in caused and not one.edge]
     share = case.share(found)
     if share < (CONVERSIONS if len(found) > EDGES else HIGH):
@@ -139,20 +156,25 @@ def conversions(case: Case) -> list[Finding]:
     ]
     return [
         Finding(
-            severity=severity(share), what="conversions and reorders", nodes=names(found), share=share,
+            severity=severity(share),
+            what="conversions and reorders",
+            nodes=names(found),
+            share=share,
             evidence=f"{share:.0%} of the time computes nothing: {', '.join(parts)}",
-            remedy="keep neighbours in one type and layout: quantize the operators between these nodes as well, or none of "
+            remedy="keep neighbours in one type and layout: quantize the operators between these nodes as well, "
+            "or none of "
             "them; fix input shapes; on a GPU look for operators that fall back to the CPU",
         )
-    ]  # fmt: skip
+    ]
 
 
 def odd_channels(case: Case) -> list[Finding]:
     """Convolutions that leave part of every vector or tile empty."""
     odd = [
-        one for one in case.profile.convolutions
+        one
+        for one in case.profile.convolutions
         if one.out_channels % MULTIPLE or (one.in_channels % MULTIPLE and one.in_channels > IMAGE_CHANNELS)
-    ]  # fmt: skip
+    ]
     if not odd:
         return []
     paths, names = {one.path for one in odd if one.path}, {one.name for one in odd}
@@ -164,10 +186,13 @@ def odd_channels(case: Case) -> list[Finding]:
             severity=severity(share) if timed else "medium",
             what=f"convolutions with channels that are no multiple of {MULTIPLE}",
             nodes=tuple(f"{one.name} ({one.in_channels}→{one.out_channels})" for one in odd),
-            evidence=f"{len(odd)} of {len(case.profile.convolutions)} convolutions{took}", share=share,
-            remedy=f"round widths to multiples of {MULTIPLE} (prune with round_to={MULTIPLE}); more channels can be faster",
+            evidence=f"{len(odd)} of {len(case.profile.convolutions)} convolutions{took}",
+            share=share,
+            remedy=(
+                f"round widths to multiples of {MULTIPLE} (prune with round_to={MULTIPLE}); more channels can be faster"
+            ),
         )
-    ]  # fmt: skip
+    ]
 
 
 def no_int8_instructions(case: Case) -> list[Finding]:
@@ -177,12 +202,15 @@ def no_int8_instructions(case: Case) -> list[Finding]:
     has = ", ".join(name for name in case.cpu_features if "avx" in name or "simd" in name) or "none"
     return [
         Finding(
-            severity="medium", what="int8 on a CPU without VNNI or AMX", nodes=(),
+            severity="medium",
+            what="int8 on a CPU without VNNI or AMX",
+            nodes=(),
             evidence=f"none of {', '.join(INT8_DOTS)} (vector instructions there: {has})",
-            remedy="expect at most about half of fp32's latency; quantize with reduce_range (7-bit weights), or products "
+            remedy="expect at most about half of fp32's latency; quantize with reduce_range (7-bit weights), or "
+            "products "
             "saturate; keep fp32 where it is as fast, or run on a CPU with VNNI",
         )
-    ]  # fmt: skip
+    ]
 
 
 def enqueue_bound(case: Case) -> list[Finding]:
@@ -192,11 +220,15 @@ def enqueue_bound(case: Case) -> list[Finding]:
     _, enqueue, compute, _ = case.split
     return [
         Finding(
-            severity="high", what="the GPU waits for the host (enqueue-bound)", nodes=(),
+            severity="high",
+            what="the GPU waits for the host (enqueue-bound)",
+            nodes=(),
             evidence=f"enqueueing a query takes {enqueue:.3g} ms, computing it {compute:.3g} ms",
-            remedy="launch it as one CUDA graph (runtime tensorrt_graph, or torch_compile), or put more images in a query",
+            remedy=(
+                "launch it as one CUDA graph (runtime tensorrt_graph, or torch_compile), or put more images in a query"
+            ),
         )
-    ]  # fmt: skip
+    ]
 
 
 def too_few_threads(case: Case) -> list[Finding]:
@@ -205,17 +237,30 @@ def too_few_threads(case: Case) -> list[Finding]:
         return []
     return [
         Finding(
-            severity=severity(1 - case.threads / case.cores), what="fewer threads than physical cores", nodes=(),
+            severity=severity(1 - case.threads / case.cores),
+            what="fewer threads than physical cores",
+            nodes=(),
             evidence=f"{case.threads} of {case.cores} cores compute",
-            remedy=f"--threads {case.cores} (benchmark.threads in a study), unless queries run side by side on the others",
+            remedy=(
+                f"--threads {case.cores} (benchmark.threads in a study), unless queries run side by side on the others"
+            ),
         )
-    ]  # fmt: skip
+    ]
 
 
 RULES: Sequence[Callable[[Case], list[Finding]]] = (
-    fake_quantization, dynamic_convolutions, weights_as_inputs, unfolded_normalisations, unfused_pairs, left_in_float,
-    conversions, odd_channels, no_int8_instructions, enqueue_bound, too_few_threads,
-)  # fmt: skip
+    fake_quantization,
+    dynamic_convolutions,
+    weights_as_inputs,
+    unfolded_normalisations,
+    unfused_pairs,
+    left_in_float,
+    conversions,
+    odd_channels,
+    no_int8_instructions,
+    enqueue_bound,
+    too_few_threads,
+)
 WITHOUT_SHARES: Sequence[Callable[[Case], list[Finding]]] = (no_int8_instructions, enqueue_bound, too_few_threads)
 """Rules that need no share of time: those that are left where there are too few queries."""
 

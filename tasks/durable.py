@@ -1,7 +1,7 @@
 """Files that later runs go on from: synced before they appear, and named by their content, so that damage is noticed.
 
-`training-0` number 7 is the file `training-0.7.<first half of its SHA-256>.pt`. It appears whole or not at all, also when the
-power fails; what a disk, a copy or a person has done to it since shows when it is compared with its name.
+`training-0` number 7 is the file `training-0.7.<first half of its SHA-256>.pt`. It appears whole or not at all, also
+when the power fails; what a disk, a copy or a person has done to it since shows when it is compared with its name.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _digest(path: Path) -> str:
 
 
 class _Patient:
-    """A file for writers that cannot take an error: PyTorch's ends the whole process where a write fails. It is kept, and
-    raised by `check`.
+    """A file for writers that cannot take an error: PyTorch's ends the whole process where a write fails. It is kept,
+    and raised by `check`.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -103,8 +103,8 @@ class Series:
         return sorted((Kept(int(m[1]), path) for m, path in found if m), key=lambda one: (one.number, one.path.name))
 
     def keep(self, number: int, fill: Callable[[IO[bytes]], object]) -> Path:
-        """Write a file with what `fill` writes, which it does from start to end; it replaces those of the same and of higher
-        numbers.
+        """Write a file with what `fill` writes, which it does from start to end; it replaces those of the same and of
+        higher numbers.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".writing")

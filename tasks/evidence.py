@@ -1,7 +1,7 @@
 """What a study's images can show about its accuracy rule, and what they cannot.
 
-A rule that is met because the images could not have shown a breach, or because the reference knows nothing that could be
-lost, is met vacuously. That is said where the winner is said.
+A rule that is met because the images could not have shown a breach, or because the reference knows nothing that could
+be lost, is met vacuously. That is said where the winner is said.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Evidence:
     """What the images show of the accuracy rule."""
 
     drop: str = ""
-    """A sentence or two on the chosen form's drop and on what the test images resolve; empty where nothing is to be said."""
+    """A sentence or two on the chosen form's drop and on what the test images resolve; empty where nothing is to be
+    said."""
     cautions: tuple[str, ...] = ()
     """Reasons why the rule is met vacuously, a sentence or two each. They are to be shown before the winner."""
 
@@ -98,11 +99,15 @@ def _knows_nothing(tables: Tables, reference: Row, images: int, allowed: float) 
             f"The reference's top-1 of {reference['top1']:.3f} is no better than {always}, so no drop proves anything."
         )
     elif low <= share:
-        told = (f"The reference's top-1 of {reference['top1']:.3f} (95 % interval {low:.3f} to {high:.3f}, "
-                f"{count(images)}) is not shown to be better than {always}, so no drop proves anything.")  # fmt: skip
+        told = (
+            f"The reference's top-1 of {reference['top1']:.3f} (95 % interval {low:.3f} to {high:.3f}, "
+            f"{count(images)}) is not shown to be better than {always}, so no drop proves anything."
+        )
     elif reference["top1"] - allowed <= share + EPS:
-        return [f"The allowed drop of {allowed:g} lets even {always} pass: the reference's top-1 is "
-                f"{reference['top1']:.3f}."]  # fmt: skip
+        return [
+            f"The allowed drop of {allowed:g} lets even {always} pass: the reference's top-1 is "
+            f"{reference['top1']:.3f}."
+        ]
     else:
         return []
     return [told, *_notes(tables, reference)]
@@ -113,7 +118,8 @@ def _notes(tables: Tables, reference: Row) -> list[str]:
     if "variants" not in tables:
         return []
     variants = tables["variants"].lazy().collect()
-    if "note" not in variants.columns:  # a run of an older version
+    # a run of an older version
+    if "note" not in variants.columns:
         return []
     own = variants.filter(variants["name"] == reference["variant"])["sha256"].to_list()
     notes = variants.filter(variants["sha256"].is_in(own))["note"].drop_nulls()
@@ -130,8 +136,10 @@ def _few_to_choose_by(tables: Tables) -> list[str]:
 
 def _resolution(images: int, allowed: float) -> str:
     """What so many test images can show at best."""
-    told = (f"{count(images, 'test')} cannot judge a drop of {allowed:g}: the smallest that {_they(images)} can resolve is "
-            f"{_share(smallest_drop(images))} (95 % confidence)")  # fmt: skip
+    told = (
+        f"{count(images, 'test')} cannot judge a drop of {allowed:g}: the smallest that {_they(images)} can resolve is "
+        f"{_share(smallest_drop(images))} (95 % confidence)"
+    )
     if allowed <= 0:
         return f"{told}, and no number of images resolves a drop of 0."
     return f"{told}; at least {_whole(images_needed(allowed))} would be needed."
@@ -142,7 +150,8 @@ def _they(images: int) -> str:
 
 
 def _differences(tables: Tables, reference: Row, chosen: Row) -> tuple[int, int, int] | None:
-    """Images that the reference alone has right, that the chosen form alone has right, and all; None where not known."""
+    """Images that the reference alone has right, that the chosen form alone has right, and all; None where not
+    known."""
     import polars as pl
 
     if "predictions" not in tables:
@@ -151,9 +160,10 @@ def _differences(tables: Tables, reference: Row, chosen: Row) -> tuple[int, int,
     first, second = (
         tables["predictions"].lazy().filter(**{key: row[key] for key in KEY}).select("image", **{name: right})
         for row, name in ((reference, "theirs"), (chosen, "own"))
-    )  # fmt: skip
+    )
     both = first.join(second, on="image").collect()
-    if both.is_empty() or both["image"].n_unique() < len(both):  # a table unfit to be published, which others say
+    # a table unfit to be published, which others say
+    if both.is_empty() or both["image"].n_unique() < len(both):
         return None
     lost, mended = (int((both[a] & ~both[b]).sum()) for a, b in (("theirs", "own"), ("own", "theirs")))
     return lost, mended, len(both)
@@ -162,10 +172,16 @@ def _differences(tables: Tables, reference: Row, chosen: Row) -> tuple[int, int,
 def _drop(lost: int, mended: int, images: int) -> str:
     """The drop in top-1 with its interval."""
     low, high = paired_drop(lost, mended, images)
-    change = f"a gain in top-1 of {(mended - lost) / images:.3f}" if mended > lost else (
-        f"a drop in top-1 of {(lost - mended) / images:.3f}")  # fmt: skip
-    return (f"Of {count(images, 'test')}, {lost} turned from right to wrong and {mended} from wrong to right: {change}; the "
-            f"drop is between {low:.3f} and {high:.3f} with 95 % confidence.")  # fmt: skip
+    change = (
+        f"a gain in top-1 of {(mended - lost) / images:.3f}"
+        if mended > lost
+        else (f"a drop in top-1 of {(lost - mended) / images:.3f}")
+    )
+    return (
+        f"Of {count(images, 'test')}, {lost} turned from right to wrong and {mended} from wrong to right: "
+        f"{change}; the "
+        f"drop is between {low:.3f} and {high:.3f} with 95 % confidence."
+    )
 
 
 def _verdict(lost: int, mended: int, images: int, select: Select) -> str:
@@ -175,8 +191,11 @@ def _verdict(lost: int, mended: int, images: int, select: Select) -> str:
     if high <= allowed + EPS:
         return f"So they show that the allowed drop of {allowed:g} is kept{likewise}."
     resolved = max(high - (lost - mended) / images, smallest_drop(images))
-    told = (f"So they do not show that the allowed drop of {allowed:g} is kept{likewise}: the smallest that they can resolve "
-            f"is {_share(resolved)}")  # fmt: skip
+    told = (
+        f"So they do not show that the allowed drop of {allowed:g} is kept{likewise}: the smallest that they can "
+        "resolve "
+        f"is {_share(resolved)}"
+    )
     if allowed <= 0:
         return f"{told}, and no number of images resolves a drop of 0."
     needed = images_needed(allowed, (lost + mended) / images)

@@ -63,12 +63,14 @@ def write_onnx(model: nn.Module, example: Tensor, settings: Export, about: dict[
     assert program is not None
     program.model.metadata_props.update(about)
     for node in program.model.graph.all_nodes():
-        # Stack traces tell this machine's paths, and are a part of a small model's size; profilers need the modules' names.
+        # Stack traces tell this machine's paths, and are a part of a small model's size; profilers need the modules'
+        # names.
         for name in set(node.metadata_props) - {SCOPES}:
             del node.metadata_props[name]
     path = folder / "model.onnx"
     program.save(path)
-    onnx.checker.check_model(str(path), full_check=True)  # full: with shape inference, in strict mode
+    # full: with shape inference, in strict mode
+    onnx.checker.check_model(str(path), full_check=True)
     return path if len(list(folder.iterdir())) == 1 else folder
 
 
@@ -78,8 +80,10 @@ def _torchscript(model: nn.Module, example: Tensor, settings: Export, about: dic
 
     path = folder / "model.ts"
     with torch.no_grad():
-        traced = torch.jit.trace(model, example, check_trace=False)  # the comparison with the parent checks it
-        with path.open("wb") as file:  # given the path, PyTorch ends the whole process where a write fails
+        # the comparison with the parent checks it
+        traced = torch.jit.trace(model, example, check_trace=False)
+        # given the path, PyTorch ends the whole process where a write fails
+        with path.open("wb") as file:
             torch.jit.save(torch.jit.freeze(traced), file, _extra_files=about)
     return path
 
@@ -114,7 +118,8 @@ def parity(parent: Session, form: Session, images: numpy.ndarray) -> float:
         got = numpy.concatenate([form.run(chunk) for chunk in chunks])
         if not numpy.isfinite(want).all() or not want.any():
             raise ValueError("the parent's logits are not finite or all zero; nothing can be compared")
-        worst = numpy.maximum(worst, abs(want - got).max() / abs(want).max())  # keeps NaN
+        # keeps NaN
+        worst = numpy.maximum(worst, abs(want - got).max() / abs(want).max())
     return float(worst)
 
 
@@ -138,9 +143,14 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
     variants, rows = [], []
     for done, form in enumerate(settings.formats, 1):
         made: dict[str, Any] = {
-            "name": f"{parent.name}/{form}", "model": parent.model, "stage": "export", "format": form,
-            "parent": parent.name, "parameters": parent.parameters, "macs": parent.macs,
-        }  # fmt: skip
+            "name": f"{parent.name}/{form}",
+            "model": parent.model,
+            "stage": "export",
+            "format": form,
+            "parent": parent.name,
+            "parameters": parent.parameters,
+            "macs": parent.macs,
+        }
         measured: dict[str, Any] = {"tolerance": settings.tolerance}
         started = time.perf_counter()
         try:
@@ -153,16 +163,22 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
                     difference = parity(reference, session, images)
                     session.close()
                 if not difference <= settings.tolerance:
-                    raise ValueError(f"logits differ from {parent.name} by {difference:.3g} of its largest one on "
-                                     f"{len(images)} validation images; tolerance {settings.tolerance:g}")  # fmt: skip
+                    raise ValueError(
+                        f"logits differ from {parent.name} by {difference:.3g} of its largest one on "
+                        f"{len(images)} validation images; tolerance {settings.tolerance:g}"
+                    )
                 made |= {"artifact": work.store.put(file, form, "fp32"), "benchmark": True}
             measured["parity"] = difference
-        except Exception as error:  # whatever an exporter raises: one form less, and its row says why
+        except Exception as error:
+            # whatever an exporter raises: one form less, and its row says why
             made |= {"status": "failed", "error": failure(error)}
             work.log.exception("%s failed", made["name"])
         else:
-            work.progress(done, len(settings.formats), f"{made['name']}: {time.perf_counter() - started:.1f} s, "
-                          f"relative difference {difference:.2g}")  # fmt: skip
+            work.progress(
+                done,
+                len(settings.formats),
+                f"{made['name']}: {time.perf_counter() - started:.1f} s, relative difference {difference:.2g}",
+            )
         variant = Variant(**made)
         variants.append(variant)
         rows.append(variant_row(variant, **measured))
@@ -173,7 +189,8 @@ def _family(inputs: dict[str, Any]) -> tuple[str, ...]:
     """The module that builds the model: weights name their model, so no import tells of it."""
     import models
 
-    return (models.module(inputs["parent"].model.partition("-")[0]),)  # a label: name[-w<width>][-pretrained]
+    # a label: name[-w<width>][-pretrained]
+    return (models.module(inputs["parent"].model.partition("-")[0]),)
 
 
 export_task = stage(

@@ -1,8 +1,8 @@
 """Fake quantization by torchao's PT2E: a model that rounds as its int8 form will, and that form.
 
-BatchNorm is folded into the convolutions before it starts (Nagel et al. 2021, A white paper on neural network quantization,
-section 5.2): weights are trained as they will be rounded, and nothing is left to fold afterwards. The exported graph is that
-of evaluation, so dropout and stochastic depth are off.
+BatchNorm is folded into the convolutions before it starts (Nagel et al. 2021, A white paper on neural network
+quantization, section 5.2): weights are trained as they will be rounded, and nothing is left to fold afterwards. The
+exported graph is that of evaluation, so dropout and stochastic depth are off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ WEIGHTS = {"u8s8": 127, "u8s8-reduced": 64, "s8s8": 127}
 
 def _load_library() -> None:
     """Import torchao; torch 2.15 warns of how it registers its own constants, which a user can do nothing about."""
-    logging.getLogger("torchao.kernel.intmm").setLevel(logging.ERROR)  # warns of a missing Triton, also on a CPU
+    # warns of a missing Triton, also on a CPU
+    logging.getLogger("torchao.kernel.intmm").setLevel(logging.ERROR)
     said = logging.getLogger("torch.utils._pytree")
     level = said.level
     said.setLevel(logging.ERROR)
@@ -42,7 +43,8 @@ def _specs(setting: str) -> tuple[Any, Any]:
     )
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-    # Where ranges are symmetric, torchao 0.18's fused kernel trains with another scale than convert_pt2e writes (by 1/127).
+    # Where ranges are symmetric, torchao 0.18's fused kernel trains with another scale than convert_pt2e writes (by
+    # 1/127).
     fused = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver)
     apart = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver)
     if setting == "s8s8":
@@ -58,8 +60,8 @@ def _specs(setting: str) -> tuple[Any, Any]:
 def _annotate(graph: fx.Graph, activations: Any, weights: Any) -> None:
     """Say of every operator that ONNX Runtime has in int8 what of its inputs and output is quantized.
 
-    Convolutions and linear layers; additions, products and concatenations of activations; average pooling. What only moves
-    values has the range of its input. An activation function that a convolution's kernel applies belongs to it.
+    Convolutions and linear layers; additions, products and concatenations of activations; average pooling. What only
+    moves values has the range of its input. An activation function that a convolution's kernel applies belongs to it.
     """
     import torch
     from torch.fx import Node
@@ -69,8 +71,14 @@ def _annotate(graph: fx.Graph, activations: Any, weights: Any) -> None:
     layers = (aten.conv2d.default, aten.linear.default)
     several = (aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.cat.default)
     pooling = (aten.avg_pool2d.default,)
-    moving = (aten.max_pool2d.default, aten.flatten.using_ints, aten.reshape.default, aten.view.default,
-              aten.permute.default, aten.transpose.int)  # fmt: skip
+    moving = (
+        aten.max_pool2d.default,
+        aten.flatten.using_ints,
+        aten.reshape.default,
+        aten.view.default,
+        aten.permute.default,
+        aten.transpose.int,
+    )
     applied = (aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default)
     done: set[Node] = set()
 
@@ -105,7 +113,8 @@ def _annotate(graph: fx.Graph, activations: Any, weights: Any) -> None:
 def fake_quantized(model: nn.Module, example: Tensor, setting: str) -> nn.Module:
     """A model that computes with the rounding of its int8 form; `example` is a batch of two.
 
-    In training mode the ranges of activations follow what is seen (a moving average); in evaluation mode they stand still.
+    In training mode the ranges of activations follow what is seen (a moving average); in evaluation mode they stand
+    still.
     """
     _load_library()
     import torch
@@ -129,9 +138,12 @@ def fake_quantized(model: nn.Module, example: Tensor, setting: str) -> nn.Module
         return self
 
     program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    prepared = prepare_pt2e(program.module(), Placement())  # folds BatchNorm; prepare_qat_pt2e would not
-    prepared.delete_all_unused_submodules()  # the folded ones
-    # torchao forbids to switch the mode of an exported graph, which has but one; here that of the observers is switched.
+    # folds BatchNorm; prepare_qat_pt2e would not
+    prepared = prepare_pt2e(program.module(), Placement())
+    # the folded ones
+    prepared.delete_all_unused_submodules()
+    # torchao forbids to switch the mode of an exported graph, which has but one; here that of the observers is
+    # switched.
     prepared.train = MethodType(train, prepared)
     prepared.eval = MethodType(lambda self: self.train(False), prepared)
     return prepared

@@ -15,7 +15,8 @@ __all__ = ["AGAIN", "BYTE_ORDER_MARKS", "HEAD", "ZIPS", "broken_zip", "head_of",
 
 def kind(path: Path) -> str | None:
     """What a file is, to follow "is" in a sentence; None where its first bytes tell nothing."""
-    from tasks.datasets._decode import format_of  # late: Pillow
+    # late: Pillow
+    from tasks.datasets._decode import format_of
 
     image = format_of(head_of(path))
     return f"a single image ({image})" if image else _filekinds.kind(path)

@@ -46,8 +46,8 @@ def train_best(
     stage: str,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> dict[str, Any]:
-    """Train by cross-entropy until validation macro F1 has not risen for `patience` epochs; the model gets the best epoch's
-    weights. Returns what is in the last checkpoint.
+    """Train by cross-entropy until validation macro F1 has not risen for `patience` epochs; the model gets the best
+    epoch's weights. Returns what is in the last checkpoint.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def train_best(
     architecture
         Arguments of `models.build`; stored with the weights.
     on_epoch
-        Called after each epoch with (epoch from 1, validation macro F1), first for those that a checkpoint holds; may raise
-        to end the training.
+        Called after each epoch with (epoch from 1, validation macro F1), first for those that a checkpoint holds; may
+        raise to end the training.
 
     Raises
     ------
@@ -76,8 +76,10 @@ def train_best(
     newest = job.checkpoints.newest(work.log)
     state = load(newest, "cpu") if newest else None
     if state is None or not (state["epoch"] == settings.epochs or state["stale"] >= settings.patience):
-        raise RuntimeError(f"{variant}: the checkpoint that its training has just written is damaged: check the disk that "
-                           f"holds {work.scratch}; the same command trains on from what is left")  # fmt: skip
+        raise RuntimeError(
+            f"{variant}: the checkpoint that its training has just written is damaged: check the disk that "
+            f"holds {work.scratch}; the same command trains on from what is left"
+        )
     model.load_state_dict(state["best_state"])
     return state
 

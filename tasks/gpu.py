@@ -1,5 +1,5 @@
-"""NVIDIA GPUs as CUDA numbers them: which there are, their memory, state and energy, all through NVML. Nothing is imported
-where there is no driver; what a GPU does not tell is None.
+"""NVIDIA GPUs as CUDA numbers them: which there are, their memory, state and energy, all through NVML. Nothing is
+imported where there is no driver; what a GPU does not tell is None.
 """
 
 from __future__ import annotations
@@ -173,9 +173,10 @@ def vram(device: str, before: tuple[int, tuple[int, ...]] | None = None) -> tupl
 
     Returns
     -------
-    bytes, source : "process": NVML lists this process. "device difference": it does not (as in a container), but nothing
-        was on the GPU before and one process, this one, is now; so it is what the GPU's use grew by. Where it lists none
-        at all, others may be there, unseen: not known.
+    bytes, source : "process": NVML lists this process. "device difference": it does not (as in a container), but
+    nothing
+        was on the GPU before and one process, this one, is now; so it is what the GPU's use grew by. Where it lists
+        none at all, others may be there, unseen: not known.
     """
     if device == "cpu":
         return None, None
@@ -223,7 +224,8 @@ def gpu_state(device: str, own: Container[int]) -> dict[str, Any]:
 
         told = partial(_told, library, handle)
         reasons = told("nvmlDeviceGetCurrentClocksEventReasons")
-        if reasons is None:  # a driver before 535 has it under its old name
+        # a driver before 535 has it under its old name
+        if reasons is None:
             reasons = told("nvmlDeviceGetCurrentClocksThrottleReasons") or 0
         pids = [process.pid for process in told("nvmlDeviceGetComputeRunningProcesses") or ()]
         state = {

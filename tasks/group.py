@@ -48,9 +48,12 @@ class Processes(Group):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def wrap(self, model: nn.Module, device: str) -> nn.Module:
-        """DistributedDataParallel; on GPUs BatchNorm sees the whole batch (on CPUs there is no such layer: its part)."""
+        """DistributedDataParallel; on GPUs BatchNorm sees the whole batch (on CPUs there is no such layer: its
+        part)."""
         import torch
-        from timm.layers import convert_sync_batchnorm  # PyTorch's drops the activations in timm's BatchNorm
+
+        # PyTorch's drops the activations in timm's BatchNorm
+        from timm.layers import convert_sync_batchnorm
 
         if device == "cpu":
             return torch.nn.parallel.DistributedDataParallel(model)

@@ -13,5 +13,7 @@ def handful(images: int) -> str:
     if images >= FEW:
         return ""
     least = f"{smallest_drop(images):.2g}"
-    return (f"{images} validation image{'' if images == 1 else 's'} cannot tell trainings or int8 settings apart that "
-            f"differ by less than {least} in top-1, so what is chosen by them may be chosen by chance")  # fmt: skip
+    return (
+        f"{images} validation image{'' if images == 1 else 's'} cannot tell trainings or int8 settings apart that "
+        f"differ by less than {least} in top-1, so what is chosen by them may be chosen by chance"
+    )

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 Turns = float | Sequence[float] | np.ndarray
 Verdict = Literal["faster", "slower", "indistinguishable"]
 
-CONFIDENCE = 0.99  # of every interval here
-BATCHES = 30  # of consecutive samples, at most, from which an interval's width is estimated
+# of every interval here
+CONFIDENCE = 0.99
+# of consecutive samples, at most, from which an interval's width is estimated
+BATCHES = 30
 # Two processes of one program differ by about this much for good (memory layout: Mytkowicz et al. 2009, Producing wrong
 # data without doing anything obviously wrong).
 RESOLUTION = 0.01
@@ -97,7 +99,8 @@ def _percentile_interval(
 ) -> tuple[float | None, float | None]:
     n, below = len(samples), samples <= value
     share, means = float(np.count_nonzero(below)) / n, _batch_means(below)
-    expected = share * (1 - share) * len(means) / n  # the variance of the batches' shares, were samples independent
+    # the variance of the batches' shares, were samples independent
+    expected = share * (1 - share) * len(means) / n
     effect = float(means.var(ddof=1)) / expected if expected and len(means) > 1 else 1.0
     worth = int(n / max(effect, 1.0))
     counts, cumulative = binomial(worth, p / 100)
@@ -122,7 +125,8 @@ def binomial(n: int, p: float) -> tuple[np.ndarray, np.ndarray]:
     """(Counts, probability of at most so many) of n trials with probability p, but for counts that do not happen."""
     reach = 12 * math.sqrt(n * p * (1 - p)) + 20
     counts = np.arange(max(0, int(n * p - reach)), min(n, int(n * p + reach)) + 1)
-    ratios = (n - counts[:-1]) / counts[1:] * (p / (1 - p))  # of each probability to the one before
+    # of each probability to the one before
+    ratios = (n - counts[:-1]) / counts[1:] * (p / (1 - p))
     logs = np.concatenate([[0.0], np.cumsum(np.log(ratios))])
     odds = np.exp(logs - logs.max())
     return counts, np.cumsum(odds) / odds.sum()
@@ -163,9 +167,14 @@ def summarise_file(path: Path) -> list[dict[str, Any]]:
 
     keys = ["variant", "runtime", "device", "batch_size"]
     table = pl.scan_parquet(path)
-    groups = table.select(keys).with_row_index("row").group_by(keys).agg(
-        pl.col("row").min().alias("first"), pl.col("row").max().alias("last"), pl.len().alias("queries")
-    ).sort("first").collect(engine="streaming")  # fmt: skip
+    groups = (
+        table.select(keys)
+        .with_row_index("row")
+        .group_by(keys)
+        .agg(pl.col("row").min().alias("first"), pl.col("row").max().alias("last"), pl.len().alias("queries"))
+        .sort("first")
+        .collect(engine="streaming")
+    )
     rows = []
     for group in groups.iter_rows(named=True):
         first, last, queries = group.pop("first"), group.pop("last"), group["queries"]
@@ -183,15 +192,18 @@ def compare(
     """How many times as fast the candidate is as the reference, from the medians of turns that both had in rounds.
 
     A round's ratio is the median of its turns' ratios: what disturbs the machine for longer than a turn is in both, and
-    what disturbs one turn is outvoted. The ratio is the geometric mean of the rounds'. Its 99 % interval is the wider, at
-    each end, of two: a bootstrap over the rounds, and Student's t on the log ratios, because three rounds resampled never
-    leave their own range (the bootstrap alone would cover about 3 cases in 4). One round has no interval: 0 to infinity.
+    what disturbs one turn is outvoted. The ratio is the geometric mean of the rounds'. Its 99 % interval is the wider,
+    at each end, of two: a bootstrap over the rounds, and Student's t on the log ratios, because three rounds resampled
+    never leave their own range (the bootstrap alone would cover about 3 cases in 4). One round has no interval: 0 to
+    infinity.
 
     Parameters
     ----------
-    reference, candidate : medians of the turns of each round (or one of the whole round); the turns of a round pair where
+    reference, candidate : medians of the turns of each round (or one of the whole round); the turns of a round pair
+    where
         both had as many
-    fresh : whether each round had its own fresh process of both. If not, what a process's memory layout adds is the same
+    fresh : whether each round had its own fresh process of both. If not, what a process's memory layout adds is the
+    same
         in all rounds, so that they do not show it, and the interval is widened by 1 %.
 
     Returns

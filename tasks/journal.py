@@ -1,6 +1,7 @@
 """The tuning journal: Optuna's operations, one per line, each with a hash of itself and of all lines before it.
 
-Optuna's own file takes a flipped digit of a score as it is, and refuses a study for ever once it was torn within a line.
+Optuna's own file takes a flipped digit of a score as it is, and refuses a study for ever once it was torn within a
+line.
 """
 
 from __future__ import annotations
@@ -50,8 +51,14 @@ class Journal:
                 break
         lost = len(lines) - len(self.operations)
         if lost:
-            log.warning("%s is damaged from line %d on: its last %d of %d lines were removed, and the trials that they told "
-                        "of are run again", path.name, len(self.operations) + 1, lost, len(lines))  # fmt: skip
+            log.warning(
+                "%s is damaged from line %d on: its last %d of %d lines were removed, and the trials that they told "
+                "of are run again",
+                path.name,
+                len(self.operations) + 1,
+                lost,
+                len(lines),
+            )
             self._cut()
 
     def _take(self, line: bytes) -> bool:
@@ -85,7 +92,8 @@ class Journal:
                 file.write(b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
-        except OSError:  # a part of a line may be there
+        except OSError:
+            # a part of a line may be there
             self._cut()
             raise
         for line in lines:

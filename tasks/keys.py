@@ -44,7 +44,8 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
 def _is_module(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # `from tasks.records import Study` is no module of that name
+    except ModuleNotFoundError:
+        # `from tasks.records import Study` is no module of that name
         return False
 
 
@@ -76,8 +77,8 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _json(value: Any) -> Any:
     if isinstance(value, Record):
-        # Fragments of tables are written by the stage, not read by the next one: they do not belong to its input. Nor do
-        # the names of images, which the benchmark alone reads, and says so.
+        # Fragments of tables are written by the stage, not read by the next one: they do not belong to its input. Nor
+        # do the names of images, which the benchmark alone reads, and says so.
         return {k: _json(getattr(value, k)) for k in type(value).model_fields if k not in ("tables", "base", "names")}
     if isinstance(value, dict):
         return {k: _json(v) for k, v in value.items()}
@@ -125,9 +126,11 @@ class Stage:
         }
 
     def _input(self, value: Any) -> Any:
-        if isinstance(value, Study):  # serve and aggregate read the rule and the names; the rest reaches them as rows
+        # serve and aggregate read the rule and the names; the rest reaches them as rows
+        if isinstance(value, Study):
             return {"name": value.name, "data": _json(value.data), "select": _json(value.select)}
-        if self.function.__name__ in ("serve", "aggregate") and isinstance(value, dict):  # fragments are their input
+        # fragments are their input
+        if self.function.__name__ in ("serve", "aggregate") and isinstance(value, dict):
             return {k: [a.sha256 for a in v] for k, v in value.items()}
         return _json(value)
 

@@ -1,4 +1,5 @@
-"""What an interrupted stage left to go on from, in words: a training's checkpoint, a benchmark's rounds, tuning trials."""
+"""What an interrupted stage left to go on from, in words: a training's checkpoint, a benchmark's rounds, tuning
+trials."""
 
 from __future__ import annotations
 
@@ -23,7 +24,8 @@ def continues(scratch: Path) -> str:
         parts.append("continues the search that was interrupted")
     for found, path in sorted(kept, key=lambda one: one[1].stat().st_mtime_ns, reverse=True):
         number = int(found[1])
-        if Kept(number, path).intact():  # else the stage says that it is damaged, and takes the one before
+        # else the stage says that it is damaged, and takes the one before
+        if Kept(number, path).intact():
             at = f"epoch {number}'s checkpoint" if found[2] == "pt" else f"the benchmark's round {number + 1}"
             parts.append(f"at {at}" if parts else f"continues from {at}")
             break

@@ -1,4 +1,5 @@
-"""Locks of the kernel: they end with their holder however it ends, and no file that a dead process left behind holds one.
+"""Locks of the kernel: they end with their holder however it ends, and no file that a dead process left behind holds
+one.
 
 `held` is a lock on a file's name, for what lies below one folder; `locked` keeps measurements of this machine apart.
 """
@@ -28,7 +29,10 @@ POLL_SECONDS = 0.2
 @cache
 def _warn(folder: Path) -> None:
     logging.getLogger("burnish").warning(
-        "the file system of %s has no locks: runs at the same time do the same work, and nothing of dead ones is removed",
+        (
+            "the file system of %s has no locks: runs at the same time do the same work, and nothing of dead ones is "
+            "removed"
+        ),
         folder,
     )
 
@@ -65,8 +69,8 @@ def take(path: Path) -> int | None:
     Returns
     -------
     int or None
-        The open file, which `release` gives back; None where another holds the lock. On a file system without locks, which is
-        said once, everybody gets one.
+        The open file, which `release` gives back; None where another holds the lock. On a file system without locks,
+        which is said once, everybody gets one.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -83,7 +87,8 @@ def take(path: Path) -> int | None:
                 return handle
             os.close(handle)
             raise
-        os.close(handle)  # its last holder removed the file after it was opened here: another now has that name
+        # its last holder removed the file after it was opened here: another now has that name
+        os.close(handle)
 
 
 def release(handle: int, path: Path) -> None:
@@ -92,14 +97,17 @@ def release(handle: int, path: Path) -> None:
         if _is_at(handle, path):
             path.unlink()
     finally:
-        with suppress(OSError):  # there are no locks
-            fcntl.flock(handle, fcntl.LOCK_UN)  # also for a forked child, which has the same open file
+        # there are no locks
+        with suppress(OSError):
+            # also for a forked child, which has the same open file
+            fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 
 @contextmanager
 def held(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
-    """Hold the lock on the file `path`, which is gone afterwards. `waiting` is called once if another process holds it."""
+    """Hold the lock on the file `path`, which is gone afterwards. `waiting` is called once if another process holds
+    it."""
     told = waiting is None
     while (handle := take(path)) is None:
         if waiting is not None and not told:
@@ -120,9 +128,8 @@ def locked(devices: Iterable[str], log: logging.Logger) -> Iterator[None]:
             path = Path(tempfile.gettempdir()) / f"burnish-{device.replace(':', '-')}.lock"
             if not path.exists():
                 path.touch(mode=0o644)
-            file = stack.enter_context(
-                path.open("rb")
-            )  # reading is enough to lock, and another user's file can be read
+            # reading is enough to lock, and another user's file can be read
+            file = stack.enter_context(path.open("rb"))
             waiting = False
             while True:
                 try:

@@ -1,7 +1,7 @@
 """The training loop, resumable at every epoch: on a CPU to the same weights (cuDNN chooses its algorithms anew).
 
-Every epoch draws its order and its augmentation from generators seeded with (seed, epoch), so that a run that was cut off
-continues as if it had not been. Test images are never read here.
+Every epoch draws its order and its augmentation from generators seeded with (seed, epoch), so that a run that was cut
+off continues as if it had not been. Test images are never read here.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
     from tasks.records import Prepared, Train
     from tasks.work import Work
 
-WINDOW = 50  # steps after which losses are looked at: one synchronisation for many steps
-SAVE_SECONDS = 10.0  # an epoch that ends sooner after the last checkpoint is none: it may take longer than the epoch
-MOST_WAITING = 0.03  # share of the time for training that is worth a warning
+# steps after which losses are looked at: one synchronisation for many steps
+WINDOW = 50
+# an epoch that ends sooner after the last checkpoint is none: it may take longer than the epoch
+SAVE_SECONDS = 10.0
+# share of the time for training that is worth a warning
+MOST_WAITING = 0.03
 
 
 class Diverged(Exception):
@@ -77,10 +80,12 @@ class Run:
         if settings.compile:
             # It warns of a missing GPU where something looks like a CUDA toolkit.
             logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            torch.compiler.reset()  # or the ninth model that this process compiles would not be compiled any more
+            # or the ninth model that this process compiles would not be compiled any more
+            torch.compiler.reset()
         self.kind = self.device.partition(":")[0]
         if self.kind == "cuda":
-            torch.cuda.set_device(self.device)  # Triton launches its kernels on the current one
+            # Triton launches its kernels on the current one
+            torch.cuda.set_device(self.device)
         self.precision = choose_precision(settings.precision, self.device)
         self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -108,8 +113,15 @@ class Run:
         self.optimizer = self._optimizer(self.model)
         self.share = schedule(settings)
 
-        self.row = {"model": job.model_label, "variant": job.variant, "stage": job.stage, "seed": self.seed,
-                    "precision": self.precision, "device": self.device, "batch_size": self.batch_size}  # fmt: skip
+        self.row = {
+            "model": job.model_label,
+            "variant": job.variant,
+            "stage": job.stage,
+            "seed": self.seed,
+            "precision": self.precision,
+            "device": self.device,
+            "batch_size": self.batch_size,
+        }
         self.epoch, self.step, self.stale, self.warned, self.saved = 0, 0, 0, False, -SAVE_SECONDS
         self.best, self.best_top1 = (-1.0, 0.0), 0.0
         self.best_state: dict[str, torch.Tensor] = {}
@@ -124,7 +136,8 @@ class Run:
         return Optimizer(model, self.settings, torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16"))  # type: ignore[attr-defined]
 
     def _kept(self) -> dict[str, Any] | None:
-        """What a training that was cut off has left. Rank 0 says which checkpoint it is, so that all ranks go on alike."""
+        """What a training that was cut off has left. Rank 0 says which checkpoint it is, so that all ranks go on
+        alike."""
         newest = self.job.checkpoints.newest(self.log) if self.group.rank == 0 else None
         newest = self.group.first(newest)
         return None if newest is None else load(newest, self.device)
@@ -138,7 +151,8 @@ class Run:
                 on_epoch(int(str(row["epoch"])), float(str(row["macro_f1"])))
         cudnn = torch.backends.cudnn
         tuned = cudnn.benchmark, cudnn.allow_tf32
-        # Batches are of one size. TF32 in convolutions is PyTorch's default, which runtimes opened here may have changed.
+        # Batches are of one size. TF32 in convolutions is PyTorch's default, which runtimes opened here may have
+        # changed.
         cudnn.benchmark = cudnn.allow_tf32 = True
         try:
             if self.epoch < self.settings.epochs and (self.kind == "cuda" or self.settings.compile):
@@ -170,7 +184,8 @@ class Run:
         self.optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.model.zero_grad(set_to_none=True)
         for buffer, value in zip(self.model.buffers(), kept, strict=True):
-            buffer.resize_(value.shape).copy_(value)  # observers of fake quantization start empty
+            # observers of fake quantization start empty
+            buffer.resize_(value.shape).copy_(value)
         if self.kind == "cuda":
             torch.cuda.synchronize(self.device)
         self.compile_seconds = time.perf_counter() - started
@@ -180,7 +195,8 @@ class Run:
         import torch
 
         torch.manual_seed((self.seed * 100_003 + self.epoch) * 1_009 + self.group.rank)
-        reset_peak(self.device)  # validation, in larger batches, is not in it
+        # validation, in larger batches, is not in it
+        reset_peak(self.device)
         started, waited = time.perf_counter(), 0.0
         losses, predicted, early, labels = [], [], [], []
         self.model.train()
@@ -189,7 +205,8 @@ class Run:
             before = time.perf_counter()
             batch = next(source)
             waited += time.perf_counter() - before
-            batch = batch.to(self.device)  # not a wait for images: from memory not pinned it waits for the GPU's steps
+            # not a wait for images: from memory not pinned it waits for the GPU's steps
+            batch = batch.to(self.device)
             last = index % self.settings.accumulate == 0 or index == self.batches
             with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
                 loss, out = self._loss(self.stepped, batch)
@@ -242,7 +259,8 @@ class Run:
         if not bool(finite.all()):
             step = int(torch.nonzero(~finite)[0])
             raise Diverged(
-                f"{self.job.variant}: the loss is {values[step].item()} at epoch {self.epoch}, step {first + step + 1}; "
+                f"{self.job.variant}: the loss is {values[step].item()} at epoch {self.epoch}, step "
+                f"{first + step + 1}; "
                 f"try a lower learning rate than {self.settings.learning_rate:g}"
             )
 
@@ -266,26 +284,42 @@ class Run:
             self._save()
             self.saved = time.monotonic()
         self.job.work.progress(
-            self.epoch, self.settings.epochs,
+            self.epoch,
+            self.settings.epochs,
             f"{self.job.variant} epoch {self.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
             f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f}; "
             f"{self.job.data.validation_rows} images)",
-        )  # fmt: skip
+        )
         return f1
 
     def _record(self, split: str, scores: Scores, images: int, seconds: float, waited: float | None) -> None:
-        self.epochs.append({
-            **self.row, "epoch": self.epoch, "split": split, "loss": scores.loss, "top1": scores.top1,
-            "top5": scores.top5, "macro_f1": scores.macro_f1, "learning_rate": self.optimizer.rate,
-            "images_per_second": images / seconds, "seconds": seconds, "data_wait": waited,
-            "memory_peak_bytes": peak_bytes(self.device),
-            "compile_seconds": self.compile_seconds if split == "train" else None,
-        })  # fmt: skip
+        self.epochs.append(
+            {
+                **self.row,
+                "epoch": self.epoch,
+                "split": split,
+                "loss": scores.loss,
+                "top1": scores.top1,
+                "top5": scores.top5,
+                "macro_f1": scores.macro_f1,
+                "learning_rate": self.optimizer.rate,
+                "images_per_second": images / seconds,
+                "seconds": seconds,
+                "data_wait": waited,
+                "memory_peak_bytes": peak_bytes(self.device),
+                "compile_seconds": self.compile_seconds if split == "train" else None,
+            }
+        )
         self.compile_seconds = None
         if waited and waited > MOST_WAITING and waited * seconds > 1 and not self.warned:
             self.warned = True
-            self.log.warning("%s: training waited for its images %.1f %% of epoch %d; %s would shorten it", self.job.variant,
-                             100 * waited, self.epoch, self.source.REMEDY)  # fmt: skip
+            self.log.warning(
+                "%s: training waited for its images %.1f %% of epoch %d; %s would shorten it",
+                self.job.variant,
+                100 * waited,
+                self.epoch,
+                self.source.REMEDY,
+            )
 
     def _batch_size(self, images: int) -> int:
         if self.settings.batch_size != "auto":
@@ -304,11 +338,19 @@ class Run:
         return found
 
     def _save(self) -> None:
-        whole = {"epoch": self.epoch, "step": self.step, "stale": self.stale, "best": list(self.best),
-                 "epochs": self.epochs, "best_top1": self.best_top1, "best_state": self.best_state,
-                 "batch_size": self.batch_size, "model": self.model.state_dict(),
-                 "optimizer": self.optimizer.state_dict(),
-                 "average": [self.average.steps, self.average.module.state_dict()] if self.average else None}  # fmt: skip
+        whole = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "stale": self.stale,
+            "best": list(self.best),
+            "epochs": self.epochs,
+            "best_top1": self.best_top1,
+            "best_state": self.best_state,
+            "batch_size": self.batch_size,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": [self.average.steps, self.average.module.state_dict()] if self.average else None,
+        }
         self.job.checkpoints.save(self.epoch, whole)
 
     def _resume(self, whole: dict[str, Any]) -> None:

@@ -16,13 +16,46 @@ from tasks import gpu, quota
 
 # Instructions that decide how fast vector, bf16 and int8 arithmetic is (x86-64, then Arm), as /proc/cpuinfo names them.
 FEATURES = (
-    "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx512f", "avx512bw", "avx512_vnni", "avx512_bf16",
-    "avx512_fp16", "amx_tile", "amx_int8", "amx_bf16", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2",
-)  # fmt: skip
+    "sse4_2",
+    "avx",
+    "f16c",
+    "fma",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512bw",
+    "avx512_vnni",
+    "avx512_bf16",
+    "avx512_fp16",
+    "amx_tile",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+)
 LIBRARIES = (
-    "numpy", "torch", "torchvision", "timm", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu",
-    "openvino", "tensorrt", "tensorrt-rtx-cu13-bindings", "nvidia-ml-py", "optuna", "polars", "scikit-learn",
-)  # fmt: skip
+    "numpy",
+    "torch",
+    "torchvision",
+    "timm",
+    "torch-pruning",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
+    "nvidia-ml-py",
+    "optuna",
+    "polars",
+    "scikit-learn",
+)
 
 
 @cache
@@ -30,7 +63,8 @@ def cpu() -> tuple[str, tuple[str, ...]]:
     """(model, those of FEATURES it has), as the kernel names them."""
     with suppress(OSError), Path("/proc/cpuinfo").open() as file:
         block = {}
-        for line in file:  # the first processor's block; the others repeat it
+        # the first processor's block; the others repeat it
+        for line in file:
             if not line.strip():
                 break
             key, _, value = line.partition(":")

@@ -33,20 +33,27 @@ def dynamic_convolutions(case: Case) -> list[Finding]:
     )
     return [
         Finding(
-            severity=severity(share), what="integer convolutions of dynamic quantization", nodes=names(found), share=share,
+            severity=severity(share),
+            what="integer convolutions of dynamic quantization",
+            nodes=names(found),
+            share=share,
             evidence=f"{share:.0%} of the time: {how}, and the range of every input is found anew in each query",
-            remedy="quantize statically (Q/DQ with calibrated ranges: onnxruntime.quantization.quantize_static, or burnish's "
+            remedy="quantize statically (Q/DQ with calibrated ranges: onnxruntime.quantization.quantize_static, "
+            "or burnish's "
             "setting u8s8); where it must be dynamic, leave convolutions out: quantizedynamic(..., "
             'op_types_to_quantize=["MatMul"])',
         )
-    ]  # fmt: skip
+    ]
 
 
 REMEDIES = {
-    "PyTorch executes": "export it to ONNX or TorchScript, or compile it: all of them fold it into the convolution before it",
+    "PyTorch executes": (
+        "export it to ONNX or TorchScript, or compile it: all of them fold it into the convolution before it"
+    ),
     "training mode": "export the model after model.eval()",
     "no constants": "take the weights out of the graph's inputs (ONNX Runtime's remove_initializer_from_input.py)",
-    "no convolution": "train it in the order convolution, BatchNormalization, activation; else run it in a runtime that "
+    "no convolution": "train it in the order convolution, BatchNormalization, activation; else run it in a "
+    "runtime that "
     "fuses it with the activation (OpenVINO, TensorRT, torch_compile)",
     "used elsewhere": "use the output of the BatchNormalization in both places, or run it in OpenVINO or TensorRT",
 }
@@ -64,11 +71,14 @@ def unfolded_normalisations(case: Case) -> list[Finding]:
     remedies = [remedy for words, remedy in REMEDIES.items() if any(words in reason for reason in said)]
     return [
         Finding(
-            severity=severity(share), what="BatchNormalization that was not folded into a convolution", nodes=names(found),
-            evidence=f"{len(found)} take {share:.0%} of the time: {'; '.join(said)}", share=share,
+            severity=severity(share),
+            what="BatchNormalization that was not folded into a convolution",
+            nodes=names(found),
+            evidence=f"{len(found)} take {share:.0%} of the time: {'; '.join(said)}",
+            share=share,
             remedy="; ".join(remedies) or "fold it before the export (torch.nn.utils.fuse_conv_bn_eval)",
         )
-    ]  # fmt: skip
+    ]
 
 
 def weights_as_inputs(case: Case) -> list[Finding]:
@@ -78,13 +88,17 @@ def weights_as_inputs(case: Case) -> list[Finding]:
     products = [one for one in case.profile.operators if heavy(one)]
     return [
         Finding(
-            severity="high", what="weights that are inputs of the graph", nodes=names(products), share=case.share(products),
-            evidence=f"{case.profile.overridable} weights could be given anew with each query, so that {case.runtime} folds "
+            severity="high",
+            what="weights that are inputs of the graph",
+            nodes=names(products),
+            share=case.share(products),
+            evidence=f"{case.profile.overridable} weights could be given anew with each query, so that "
+            f"{case.runtime} folds "
             "nothing into convolutions and lays out none of their weights",
             remedy="take them out of the graph's inputs (ONNX Runtime's remove_initializer_from_input.py, or "
             "keep_initializers_as_inputs=False when exporting)",
         )
-    ]  # fmt: skip
+    ]
 
 
 def too_few_queries(case: Case) -> list[Finding]:
@@ -94,9 +108,12 @@ def too_few_queries(case: Case) -> list[Finding]:
     count = f"{case.profile.queries} quer{'y' if case.profile.queries == 1 else 'ies'}"
     return [
         Finding(
-            severity="high", what="too few queries to say where the time goes", nodes=(),
-            evidence=f"operators could be summed over {count}, and their shares need {LEAST_QUERIES}; where a runtime tells "
+            severity="high",
+            what="too few queries to say where the time goes",
+            nodes=(),
+            evidence=f"operators could be summed over {count}, and their shares need {LEAST_QUERIES}; where a "
+            "runtime tells "
             "queries apart, the calmest quarter of the recorded ones counts",
             remedy=f"--queries {4 * LEAST_QUERIES} or more",
         )
-    ]  # fmt: skip
+    ]

@@ -17,9 +17,12 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-AGREE = 0.05  # two consecutive warm-up windows may differ by this much
-PATIENCE = 4  # warm-up ends after this many times its least duration, agreed or not
-WINDOW_CALLS = 3  # least calls a warm-up window
+# two consecutive warm-up windows may differ by this much
+AGREE = 0.05
+# warm-up ends after this many times its least duration, agreed or not
+PATIENCE = 4
+# least calls a warm-up window
+WINDOW_CALLS = 3
 
 
 def warm_up(call: Callable[[], object], seconds: float, limit: float | None = None) -> tuple[float, bool, float]:
@@ -124,13 +127,15 @@ def measure(call: Callable[[], object], min_seconds: float, min_queries: int, li
 def throughput(
     call_of_slot: Sequence[Callable[[], object]], seconds: float, min_queries: int, limit: float | None = None
 ) -> np.ndarray:
-    """Call back to back in one thread a slot until `seconds` have passed and `min_queries` calls returned, in all slots.
+    """Call back to back in one thread a slot until `seconds` have passed and `min_queries` calls returned, in all
+    slots.
 
     Each slot ends with the call that reaches this, or that crosses `limit` seconds, but not before its second one.
 
     Returns
     -------
-    completions : int64, sorted, ns from the common start. Only those are kept up to which all slots were busy: until the
+    completions : int64, sorted, ns from the common start. Only those are kept up to which all slots were busy: until
+    the
         first slot stopped. `rate` says how many that is a second.
 
     Raises

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-Z = 1.959963984540054  # standard normal quantile of 97.5 %
+# standard normal quantile of 97.5 %
+Z = 1.959963984540054
 FEW = 35
 """Fewer images than these resolve no drop of 0.1 in top-1, even where not one of them differs (`smallest_drop`)."""
 
@@ -97,7 +98,8 @@ def _highest_drop(lost: float, mended: float, images: int) -> float:
 
 
 def smallest_drop(images: int) -> float:
-    """The smallest drop that so many images can resolve: `paired_drop` excludes no smaller one, even if no image differs."""
+    """The smallest drop that so many images can resolve: `paired_drop` excludes no smaller one, even if no image
+    differs."""
     return Z**2 / (images + Z**2)
 
 
@@ -179,7 +181,8 @@ def class_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> lis
 
 
 def mcnemar(first: int, second: int) -> float:
-    """p of the exact McNemar test: two classifiers on the same images; `first`, `second`: images that one alone has right.
+    """p of the exact McNemar test: two classifiers on the same images; `first`, `second`: images that one alone has
+    right.
 
     Two-sided binomial test of an even split (McNemar 1947; exact form: Fagerland et al. 2013).
     """
@@ -194,5 +197,12 @@ def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     share = top1(logits, labels)
     low, high = wilson(share, len(labels))
     f1_low, f1_high = macro_f1_interval(labels, predicted)
-    return {"top1": share, "top1_low": low, "top1_high": high, "top5": top5(logits, labels),
-            "macro_f1": macro_f1(labels, predicted), "macro_f1_low": f1_low, "macro_f1_high": f1_high}  # fmt: skip
+    return {
+        "top1": share,
+        "top1_low": low,
+        "top1_high": high,
+        "top5": top5(logits, labels),
+        "macro_f1": macro_f1(labels, predicted),
+        "macro_f1_low": f1_low,
+        "macro_f1_high": f1_high,
+    }

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from tasks.records import Artifact
 
-ENGINES = (b"ftrt", b"vtrt")  # first bytes of TensorRT's and of TensorRT for RTX's engines
+# first bytes of TensorRT's and of TensorRT for RTX's engines
+ENGINES = (b"ftrt", b"vtrt")
 ACCEPTED = "accepted: ONNX, TorchScript, OpenVINO (.xml), TensorRT engines, safetensors written by burnish"
 EXPORT = {
     "HDF5": ": export it as ONNX (tf2onnx, or model.export)",
@@ -28,9 +29,16 @@ EXPORT = {
 }
 """Beginning of what a file is -> what to do about it where a model was asked for."""
 SUFFIXES = {
-    ".onnx": "ONNX", ".safetensors": "safetensors", ".pt": "PyTorch's", ".pth": "PyTorch's", ".ckpt": "PyTorch's",
-    ".torchscript": "TorchScript", ".engine": "a TensorRT engine", ".plan": "a TensorRT engine", ".xml": "OpenVINO's",
-}  # fmt: skip
+    ".onnx": "ONNX",
+    ".safetensors": "safetensors",
+    ".pt": "PyTorch's",
+    ".pth": "PyTorch's",
+    ".ckpt": "PyTorch's",
+    ".torchscript": "TorchScript",
+    ".engine": "a TensorRT engine",
+    ".plan": "a TensorRT engine",
+    ".xml": "OpenVINO's",
+}
 """Suffix of a model's name -> what the content of such a file should be."""
 
 
@@ -64,9 +72,12 @@ class ModelFile:
 
         shape, rng = self._fitted(asked), np.random.default_rng(seed)
         size, free = rows * math.prod(shape) * np.dtype(self.dtype).itemsize, machine.memory_available()
-        if 2 * size > free:  # twice: this process holds them, and the one that is measured
-            raise ValueError(f"{self.path}: {rows} inputs of shape {'x'.join(map(str, shape))} take {size / 1e9:.3g} GB "
-                             f"twice, {free / 1e9:.3g} GB of memory are free; ask for smaller batches or images")  # fmt: skip
+        # twice: this process holds them, and the one that is measured
+        if 2 * size > free:
+            raise ValueError(
+                f"{self.path}: {rows} inputs of shape {'x'.join(map(str, shape))} take {size / 1e9:.3g} GB "
+                f"twice, {free / 1e9:.3g} GB of memory are free; ask for smaller batches or images"
+            )
         if self.dtype.startswith("float"):
             return rng.standard_normal((rows, *shape), np.float32).astype(self.dtype)
         high = 256 if self.dtype == "uint8" else 2
@@ -116,10 +127,12 @@ class ModelFile:
 
 
 def _example(shape: tuple[int | None, ...] | None) -> tuple[int, ...]:
-    """The shape of an image with what a file leaves open as in ImageNet: 3 channels, which may come last, and 224 pixels."""
+    """The shape of an image with what a file leaves open as in ImageNet: 3 channels, which may come last, and 224
+    pixels."""
     if shape is None:
         return 3, 224, 224
-    last = len(shape) == 3 and shape[0] is None and shape[2] in (1, 3)  # channels
+    # channels
+    last = len(shape) == 3 and shape[0] is None and shape[2] in (1, 3)
     usual = (224, 224, 3) if last else (3, 224, 224) if len(shape) == 3 else (224,) * len(shape)
     return tuple(size if size is not None else open_ for size, open_ in zip(shape, usual, strict=True))
 
@@ -190,8 +203,9 @@ def _onnx(path: Path, file: Path) -> ModelFile:
     except onnxfile.NotOnnx as error:
         named = file.suffix.lower()
         if named in SUFFIXES:
-            raise _Unlike(f"its name ends in {named}, but its content is not {SUFFIXES[named]}; it is damaged, or another "
-                          "file") from None  # fmt: skip
+            raise _Unlike(
+                f"its name ends in {named}, but its content is not {SUFFIXES[named]}; it is damaged, or another file"
+            ) from None
         raise _Unlike(f"its first bytes are those of no known kind, and as ONNX it has {error}") from None
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None

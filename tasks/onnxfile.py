@@ -1,8 +1,9 @@
-"""An ONNX file as it lies on a disk: its input, its external data, and a copy of it where a runtime could not open it there.
+"""An ONNX file as it lies on a disk: its input, its external data, and a copy of it where a runtime could not open it
+there.
 
 Whether a file is good is for the runtime to say that executes it: what onnx's checker complains of is a note. What is
-refused is what no runtime could execute, and external data outside of the model's own folder and of the cache into which
-the model itself is a link.
+refused is what no runtime could execute, and external data outside of the model's own folder and of the cache into
+which the model itself is a link.
 """
 
 from __future__ import annotations
@@ -55,8 +56,10 @@ def describe(file: Path) -> Described:
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(file), format="protobuf", load_external_data=False)  # not by the name
-    except DecodeError:  # the library's words name a type of its own, and no cause
+        # not by the name
+        model = onnx.load(str(file), format="protobuf", load_external_data=False)
+    except DecodeError:
+        # the library's words name a type of its own, and no cause
         raise NotOnnx("no graph that can be read") from None
     if not model.graph.node:
         raise NotOnnx("no operators")
@@ -67,16 +70,21 @@ def describe(file: Path) -> Described:
     data = tuple(_external(model, file))
     notes = [complaint] if (complaint := _complaint(model, file)) else []
     if below := sorted({d.dim_value for d in tensor.shape.dim if d.HasField("dim_value") and d.dim_value < 1}):
-        notes.append(f"its input has a size of {' and of '.join(map(str, below))}, which is no size and is taken as any size"
-                     + ("; a copy of the file that says so is executed" if _odd(model) else ""))  # fmt: skip
+        notes.append(
+            f"its input has a size of {' and of '.join(map(str, below))}, which is no size and is taken as any size"
+            + ("; a copy of the file that says so is executed" if _odd(model) else "")
+        )
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind not in "fiub":
         name = onnx.TensorProto.DataType.Name(tensor.elem_type)
         raise ValueError(f"its input {_input(model).name} is of type {name}, of which burnish makes no images")
     return Described(
-        batch=sizes[0] if sizes else None, shape=tuple(sizes[1:]) if sizes else None,
-        dtype=str(dtype), data=data, notes=tuple(notes),
-    )  # fmt: skip
+        batch=sizes[0] if sizes else None,
+        shape=tuple(sizes[1:]) if sizes else None,
+        dtype=str(dtype),
+        data=data,
+        notes=tuple(notes),
+    )
 
 
 def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
@@ -100,8 +108,10 @@ def _odd(model: onnx.ModelProto) -> list[Any]:
     Every runtime takes -1 as open, ONNX Runtime takes 0 as nothing but 0, and OpenVINO -5 as 0.
     """
     values = (_input(model), *model.graph.output, *model.graph.value_info)
-    found = [[d for d in v.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value < 1 and d.dim_value != -1]
-             for v in values]  # fmt: skip
+    found = [
+        [d for d in v.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value < 1 and d.dim_value != -1]
+        for v in values
+    ]
     return [size for sizes in found for size in sizes] if found[0] else []
 
 
@@ -154,15 +164,20 @@ def _folders(file: Path) -> list[Path]:
 
 
 def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
-    """What onnx's checker says of the graph, in one sentence; external data is not its matter (it refuses every link)."""
+    """What onnx's checker says of the graph, in one sentence; external data is not its matter (it refuses every
+    link)."""
     import onnx
 
-    if model.ir_version > onnx.IR_VERSION:  # the checker looks no further then
-        return (f"it is of ONNX IR version {model.ir_version}, newer than the {onnx.IR_VERSION} that the installed onnx "
-                "library knows, and so it is measured unchecked, with each runtime that loads it")  # fmt: skip
+    # the checker looks no further then
+    if model.ir_version > onnx.IR_VERSION:
+        return (
+            f"it is of ONNX IR version {model.ir_version}, newer than the {onnx.IR_VERSION} that the installed onnx "
+            "library knows, and so it is measured unchecked, with each runtime that loads it"
+        )
     try:
         if not _stored_apart(model):
-            onnx.checker.check_model(str(file))  # from its path: the checker takes no more than 2 GB from memory
+            # from its path: the checker takes no more than 2 GB from memory
+            onnx.checker.check_model(str(file))
             return None
         bare = onnx.ModelProto()
         bare.CopyFrom(model)
@@ -181,8 +196,8 @@ def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
 def executable(file: Path, data: tuple[tuple[str, Path], ...], folder: Path) -> Path:
     """The file itself, or where runtimes would refuse it as it lies there, a copy in `folder` (made if need be).
 
-    ONNX Runtime and OpenVINO do not follow links to external data out of the model's folder, and a size of 0 in the input
-    would take nothing but 0 images.
+    ONNX Runtime and OpenVINO do not follow links to external data out of the model's folder, and a size of 0 in the
+    input would take nothing but 0 images.
     """
     import onnx
 
@@ -211,5 +226,6 @@ def _same_file(real: Path, target: Path) -> None:
     target.unlink(missing_ok=True)
     try:
         os.link(real, target)
-    except OSError:  # another file system, or one without hard links
+    except OSError:
+        # another file system, or one without hard links
         shutil.copyfile(real, target)

@@ -20,7 +20,8 @@ WARMUP = {"one_cycle": 0.25, "cosine": 0.05, "constant": 0.0}
 def schedule(settings: Train) -> Callable[[float], float]:
     """Share of the peak learning rate at a share of all steps: up in a straight line, then as the schedule is called.
 
-    one_cycle falls in a straight line (Smith & Topin 2018, Super-convergence), cosine as Loshchilov & Hutter 2017 (SGDR).
+    one_cycle falls in a straight line (Smith & Topin 2018, Super-convergence), cosine as Loshchilov & Hutter 2017
+    (SGDR).
     """
     warmup = WARMUP[settings.schedule] if settings.warmup is None else settings.warmup
 
@@ -50,8 +51,14 @@ class Optimizer:
             assert all(m.data_ptr() == p.data_ptr() for m, p in self.matrices)
             parameters = [p for p in parameters if not any(p is h for h in hidden)]
             # Scaled so that AdamW's learning rate and decay suit (Liu et al. 2025, Muon is scalable for LLM training).
-            self.parts.append(torch.optim.Muon([m for m, _ in self.matrices], settings.learning_rate,
-                                               settings.weight_decay, adjust_lr_fn="match_rms_adamw"))  # fmt: skip
+            self.parts.append(
+                torch.optim.Muon(
+                    [m for m, _ in self.matrices],
+                    settings.learning_rate,
+                    settings.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
         # Biases and normalization parameters are not decayed (Goyal et al. 2017; He et al. 2018, Bag of tricks).
         groups = [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -61,7 +68,8 @@ class Optimizer:
             self.parts.append(
                 torch.optim.SGD(groups, settings.learning_rate, momentum=0.9, nesterov=True, fused=settings.fused)
             )
-            if scaler.is_enabled():  # the fused kernel leaves momentum uninitialised where it skips the first step
+            # the fused kernel leaves momentum uninitialised where it skips the first step
+            if scaler.is_enabled():
                 for p in parameters:
                     self.parts[-1].state[p]["momentum_buffer"] = torch.zeros_like(p)
         else:
@@ -92,7 +100,8 @@ class Optimizer:
 
 
 def _hidden(model: nn.Module) -> list[torch.Tensor]:
-    """Weights that Muon is for (Jordan et al. 2024): of convolutions that mix channels, and of linear layers but the last."""
+    """Weights that Muon is for (Jordan et al. 2024): of convolutions that mix channels, and of linear layers but the
+    last."""
     from torch import nn
 
     layers = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
@@ -113,8 +122,9 @@ def _matrix(tensor: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 class Average:
     """Exponential moving average of weights and of normalization statistics.
 
-    torch.optim.swa_utils.AveragedModel would wait for the GPU twice a step; its averaging function is used here. The decay
-    rises as (1 + t) / (10 + t), as in TensorFlow's and timm's: a short training would average its initial weights.
+    torch.optim.swa_utils.AveragedModel would wait for the GPU twice a step; its averaging function is used here. The
+    decay rises as (1 + t) / (10 + t), as in TensorFlow's and timm's: a short training would average its initial
+    weights.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:

@@ -10,7 +10,8 @@ import os
 import signal
 import sys
 
-SET_PARENT_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36  # of prctl(2), from <linux/prctl.h>
+# of prctl(2), from <linux/prctl.h>
+SET_PARENT_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36
 
 
 def _prctl(option: int, value: int) -> None:
@@ -25,7 +26,8 @@ def end_with_parent(parent: int) -> None:
     The kernel means the parent's thread that started this process: let one start it that lives as long as it is needed.
     """
     _prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before the kernel was asked
+    # it ended before the kernel was asked
+    if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -36,9 +38,11 @@ def adopt_orphans() -> None:
 
 def command(*arguments: str) -> list[str]:
     """The command line that runs `arguments` as a process that ends with the one that calls this."""
-    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *arguments]  # needs no folder to be a package in
+    # needs no folder to be a package in
+    return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *arguments]
 
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[1]))
-    os.execvp(sys.argv[2], sys.argv[2:])  # what was asked of the kernel stays
+    # what was asked of the kernel stays
+    os.execvp(sys.argv[2], sys.argv[2:])

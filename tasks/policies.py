@@ -65,9 +65,8 @@ def crop_flip(pixels: torch.Tensor, draws: torch.Tensor, crop: bool, flip: bool)
     if crop:
         pad = max(1, size // 8)
         shift = (draws[:, :2] * (2 * pad + 1)).long() - pad
-        rows, columns = (
-            size - 1 - (size - 1 - (line + shift[:, [axis]]).abs()).abs() for axis in (0, 1)
-        )  # mirrored at 0 and size - 1
+        # mirrored at 0 and size - 1
+        rows, columns = (size - 1 - (size - 1 - (line + shift[:, [axis]]).abs()).abs() for axis in (0, 1))
     if flip:
         columns = torch.where(draws[:, 2:3] < 0.5, size - 1 - columns, columns)
     first = torch.arange(images, device=pixels.device)[:, None] * size + rows

@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from tasks.datasets import Part, Source
     from tasks.work import Work
 
-SIZES = 256  # images whose sizes are looked at to recommend one
+# images whose sizes are looked at to recommend one
+SIZES = 256
 
 
 @dataclass
@@ -92,7 +93,8 @@ def prepare(work: Work, settings: Data) -> Prepared:
     refuse_absent(source.images, usable, settings)
     chosen = plan(usable, settings, work.log)
     refuse_too_large(settings, sum(len(rows) for _, rows in chosen.values()), work.store.root)
-    ImageFile.LOAD_TRUNCATED_IMAGES = False  # Pillow's default, which other libraries are known to change
+    # Pillow's default, which other libraries are known to change
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
     with work.store.temporary() as folder:
         pixels, undecoded = _decode(work, folder, parts, chosen, settings)
         bad = sorted(bad + undecoded, key=lambda one: (SPLITS.index(one.part), one.row))
@@ -181,7 +183,8 @@ def _so_far(number: int, total: int, failed: int) -> str:
 def _begin(file: IO[bytes], work: Work, shape: tuple[int, ...]) -> None:
     """Begin an npy file of uint8 with its header, and reserve the room for all of it.
 
-    Images are written to it, not to a memory map of it, where a full disk or a broken one would end the process (SIGBUS).
+    Images are written to it, not to a memory map of it, where a full disk or a broken one would end the process
+    (SIGBUS).
     """
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
@@ -205,8 +208,10 @@ def _sizes_differ(made: Pixels, one: Done, decoded: Iterator[Done]) -> ValueErro
     what += f" ({one.name})" if one.name else ""
     if made.rows:
         what = f"{width}x{height} and {what}"
-    return ValueError(f"images must be square and of one size, or be made so: there are {what}; set data.image_size, "
-                      f"e.g. data.image_size={short}, the median shorter side of {len(seen)} images")  # fmt: skip
+    return ValueError(
+        f"images must be square and of one size, or be made so: there are {what}; set data.image_size, "
+        f"e.g. data.image_size={short}, the median shorter side of {len(seen)} images"
+    )
 
 
 def _finish(
@@ -228,11 +233,18 @@ def _finish(
             continue
         missing = [name for name, count in zip(classes, counts, strict=True) if not count]
         if len(classes) - len(missing) < (2 if split == "train" else 1):
-            raise ValueError(f"{where(settings)}: the {split} split has {counts.sum()} images of "
-                             f"{len(classes) - len(missing)} classes, which is too few")  # fmt: skip
+            raise ValueError(
+                f"{where(settings)}: the {split} split has {counts.sum()} images of "
+                f"{len(classes) - len(missing)} classes, which is too few"
+            )
         if missing:
-            work.log.warning("%s: no image of %s: %s%s", split, counted(len(missing), "class", "classes"), few(missing),
-                             "" if split == "train" else ", so that nothing is measured of them")  # fmt: skip
+            work.log.warning(
+                "%s: no image of %s: %s%s",
+                split,
+                counted(len(missing), "class", "classes"),
+                few(missing),
+                "" if split == "train" else ", so that nothing is measured of them",
+            )
     images = _compact(work, folder, made)
     rows, side, _, channels = images.shape
     mean, std = _normalisation(work, settings, images, np.flatnonzero(splits == 0))
@@ -241,25 +253,47 @@ def _finish(
     table: list[dict[str, Any]] = []
     for i, split in enumerate(SPLITS):
         gone = dropped.get(split, [])
-        if not per_class[i].any():  # all images are for testing
+        # all images are for testing
+        if not per_class[i].any():
             continue
-        table.append({
-            "source": settings.source, "path": settings.path or None, "label": called, "split": split,
-            "rows": int(per_class[i].sum()),
-            "classes": len(classes), "image_size": side, "channels": channels,
-            "class_rows_min": int(per_class[i].min()), "class_rows_max": int(per_class[i].max()),
-            "class_rows": per_class[i].tolist(), "class_names": classes, "images_path": stored.path,
-            "images_sha256": stored.sha256, "images_size_bytes": stored.size_bytes,
-            "duplicates_within": within[i], "duplicates_across": across[i],
-            "dropped": len(gone), "dropped_rows": [one.row for one in gone],
-            "dropped_reasons": [str(one) for one in gone],
-            "layout": "; merged: ".join(filter(None, (source.images.layout, few(source.images.merged)))),
-            "left_out": [left.said for left in source.images.left] + [f"class {name}" for name in source.images.lost],
-        })  # fmt: skip
+        table.append(
+            {
+                "source": settings.source,
+                "path": settings.path or None,
+                "label": called,
+                "split": split,
+                "rows": int(per_class[i].sum()),
+                "classes": len(classes),
+                "image_size": side,
+                "channels": channels,
+                "class_rows_min": int(per_class[i].min()),
+                "class_rows_max": int(per_class[i].max()),
+                "class_rows": per_class[i].tolist(),
+                "class_names": classes,
+                "images_path": stored.path,
+                "images_sha256": stored.sha256,
+                "images_size_bytes": stored.size_bytes,
+                "duplicates_within": within[i],
+                "duplicates_across": across[i],
+                "dropped": len(gone),
+                "dropped_rows": [one.row for one in gone],
+                "dropped_reasons": [str(one) for one in gone],
+                "layout": "; merged: ".join(filter(None, (source.images.layout, few(source.images.merged)))),
+                "left_out": [left.said for left in source.images.left]
+                + [f"class {name}" for name in source.images.lost],
+            }
+        )
         if across[i]:
             work.log.warning("%d %s images equal an image of an earlier split", across[i], split)
-    work.log.info("%s: %d images of %dx%d pixels, %d channels: %s", called, rows, side, side, channels,
-                  ", ".join(f"{row['rows']} {row['split']}" for row in table))  # fmt: skip
+    work.log.info(
+        "%s: %d images of %dx%d pixels, %d channels: %s",
+        called,
+        rows,
+        side,
+        side,
+        channels,
+        ", ".join(f"{row['rows']} {row['split']}" for row in table),
+    )
     work.log.info("%d classes: %s", len(classes), few(classes))
     return Prepared(
         images=stored,

@@ -74,9 +74,17 @@ class Profile:
 
 
 def profile(
-    path: Path, format: str, runtime: str, device: str, threads: int, inputs: np.ndarray, folder: Path,
-    *, name: str = "", queries: int = QUERIES,
-) -> Profile:  # fmt: skip
+    path: Path,
+    format: str,
+    runtime: str,
+    device: str,
+    threads: int,
+    inputs: np.ndarray,
+    folder: Path,
+    *,
+    name: str = "",
+    queries: int = QUERIES,
+) -> Profile:
     """Profile a model file on `inputs` (one query) and leave the result in `folder`, whole or not at all.
 
     Raises
@@ -99,16 +107,34 @@ def profile(
         made.mkdir()
         found = profiler.measure(path, runtime, device, threads, inputs, queries, made, watch)
         _, features = machine.cpu()
-        case = Case(profile=found, runtime=runtime, device=device, threads=threads, cores=machine.cores(),
-                    cpu_features=features, split=split)  # fmt: skip
+        case = Case(
+            profile=found,
+            runtime=runtime,
+            device=device,
+            threads=threads,
+            cores=machine.cores(),
+            cpu_features=features,
+            split=split,
+        )
         certificate = watch.row()
         result = Profile(
-            name=name or path.name, runtime=runtime, device=device, provider=provider, batch_size=len(inputs),
-            threads=threads, queries=found.queries, latency_ms=latency_ms,
-            operators_ms=sum(one.total_ms for one in found.operators) / found.queries, split_ms=split,
-            operators=_rows(found), stacks=found.stacks, findings=diagnose(case), certificate=certificate,
-            conditions=_conditions(certificate, stable), recorded=queries,
-        )  # fmt: skip
+            name=name or path.name,
+            runtime=runtime,
+            device=device,
+            provider=provider,
+            batch_size=len(inputs),
+            threads=threads,
+            queries=found.queries,
+            latency_ms=latency_ms,
+            operators_ms=sum(one.total_ms for one in found.operators) / found.queries,
+            split_ms=split,
+            operators=_rows(found),
+            stacks=found.stacks,
+            findings=diagnose(case),
+            certificate=certificate,
+            conditions=_conditions(certificate, stable),
+            recorded=queries,
+        )
         _write(result, made)
         replace(made, folder)
     return result
@@ -128,11 +154,13 @@ def _opened(adapter: runtimes.Runtime, path: Path, device: str, inputs: np.ndarr
     """A session that has answered a first query."""
     try:
         session = adapter.open(path, device, len(inputs), threads)
-    except Exception as error:  # each library has its own
+    except Exception as error:
+        # each library has its own
         raise ValueError(f"{path.name} cannot be opened: {cause(error)}") from error
     try:
         session.run(inputs)
-    except Exception as error:  # each library has its own
+    except Exception as error:
+        # each library has its own
         shape = "x".join(map(str, inputs.shape))
         raise ValueError(
             f"{path.name} does not run on inputs of shape {shape} ({inputs.dtype}): {cause(error)}"
@@ -156,18 +184,26 @@ def _timed(
 
 
 def _rows(found: profilers.Measured) -> list[dict[str, Any]]:
-    """Rows of operators.parquet, those with the most time first. `mean_ms` is of a query; few queries have no shares."""
+    """Rows of operators.parquet, those with the most time first. `mean_ms` is of a query; few queries have no
+    shares."""
     total = sum(one.total_ms for one in found.operators) or 1.0
     enough = found.queries >= LEAST_QUERIES
     rows = [
         {
-            "name": one.name, "path": one.path, "type": one.type, "kind": kind(one.type), "calls": one.calls,
-            "total_ms": one.total_ms, "mean_ms": one.total_ms / found.queries,
-            "share": one.total_ms / total if enough else None, "precision": one.precision, "provider": one.provider,
+            "name": one.name,
+            "path": one.path,
+            "type": one.type,
+            "kind": kind(one.type),
+            "calls": one.calls,
+            "total_ms": one.total_ms,
+            "mean_ms": one.total_ms / found.queries,
+            "share": one.total_ms / total if enough else None,
+            "precision": one.precision,
+            "provider": one.provider,
             "unfused": one.unfused,
         }
         for one in found.operators
-    ]  # fmt: skip
+    ]
     return sorted(rows, key=lambda row: -row["total_ms"])
 
 

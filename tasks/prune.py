@@ -27,14 +27,14 @@ def cost(model: nn.Module, example: Tensor) -> tuple[int, int]:
     Multiply-accumulates are those of convolutions and matrix products (attention included), biases and element-wise
     operations left out: half of what PyTorch's FLOP counter says.
     """
-    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)  # warns of a missing Triton when imported
+    # warns of a missing Triton when imported
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
     from torch.utils.flop_counter import FlopCounterMode
 
     training = model.training
     model.eval()
-    with FlopCounterMode(
-        display=False
-    ) as counter:  # gradients stay on: without, attention takes an uncounted fast path
+    with FlopCounterMode(display=False) as counter:
+        # gradients stay on: without, attention takes an uncounted fast path
         model(example)
     model.train(training)
     return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
@@ -64,9 +64,11 @@ def prune_channels(model: nn.Module, example: Tensor, ratio: float, round_to: in
     import torch_pruning
     from torch import nn
 
-    if any("Window" in type(module).__name__ for module in model.modules()):  # its graph grows without an end
-        raise ValueError("prune: torch-pruning cannot follow attention in shifted windows (Swin and its kin); set "
-                         "prune.ratios = []")  # fmt: skip
+    # its graph grows without an end
+    if any("Window" in type(module).__name__ for module in model.modules()):
+        raise ValueError(
+            "prune: torch-pruning cannot follow attention in shifted windows (Swin and its kin); set prune.ratios = []"
+        )
 
     head = [m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear))][-1]
     attention = {m: m.num_heads for m in model.modules() if isinstance(m, nn.MultiheadAttention)}
@@ -82,7 +84,8 @@ def prune_channels(model: nn.Module, example: Tensor, ratio: float, round_to: in
             ratios[module] = max(0.0, (channels - _kept(channels, ratio, round_to) - 0.5) / channels)
     before = sum(p.numel() for p in model.parameters())
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Unwrapped parameters detected")  # class tokens, layer scales: done rightly
+        # class tokens, layer scales: done rightly
+        warnings.filterwarnings("ignore", "Unwrapped parameters detected")
         pruner = torch_pruning.pruner.BasePruner(
             model.eval(),
             example,
@@ -90,7 +93,8 @@ def prune_channels(model: nn.Module, example: Tensor, ratio: float, round_to: in
             pruning_ratio_dict=ratios,
             ignored_layers=kept,
             num_heads=attention | fused,
-            in_channel_groups={},  # its defaults are dictionaries shared by all pruners of a process
+            # its defaults are dictionaries shared by all pruners of a process
+            in_channel_groups={},
             out_channel_groups={},
         )
     pruner.step()
@@ -133,16 +137,26 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
     }
     raw = Variant(name=f"{name}-raw", parent=trained.variant.name, artifact=artifact, **common)
     scores = evaluate(network.to(choose_device(trained.train.device)), data, work.store, "validation")
-    work.log.info("%s: parameters %d -> %d, multiply-accumulates %d -> %d, validation F1 %.4f -> %.4f of %d images",
-                  name, parameters, left["parameters"], macs, left["macs"], trained.validation_macro_f1,
-                  scores.macro_f1, data.validation_rows)  # fmt: skip
+    work.log.info(
+        "%s: parameters %d -> %d, multiply-accumulates %d -> %d, validation F1 %.4f -> %.4f of %d images",
+        name,
+        parameters,
+        left["parameters"],
+        macs,
+        left["macs"],
+        trained.validation_macro_f1,
+        scores.macro_f1,
+        data.validation_rows,
+    )
 
-    tuning = trained.train.model_copy(update={"epochs": settings.epochs, "patience": settings.epochs,
-                                              "learning_rate": settings.learning_rate})  # fmt: skip
+    tuning = trained.train.model_copy(
+        update={"epochs": settings.epochs, "patience": settings.epochs, "learning_rate": settings.learning_rate}
+    )
     fitted = fit(work, network, architecture, data, tuning, model_label=model.label, variant=name, stage="prune")
     variant = Variant(name=name, parent=trained.variant.name, artifact=fitted.artifact, benchmark=True, **common)
-    work.log.info("%s: validation F1 %.4f of %d images after fine-tuning", name, fitted.validation_macro_f1,
-                  data.validation_rows)  # fmt: skip
+    work.log.info(
+        "%s: validation F1 %.4f of %d images after fine-tuning", name, fitted.validation_macro_f1, data.validation_rows
+    )
     if fitted.note is not None:
         work.log.warning("%s: %s", name, fitted.note)
     rows = [

@@ -26,21 +26,31 @@ if TYPE_CHECKING:
 
 
 SYMMETRIC = "s8s8"
-"""For TensorRT: ONNX Runtime executes a convolution in int8 only where the range of what comes out after ReLU begins at 0, so
-this form would be timed in fp32."""
+"""For TensorRT: ONNX Runtime executes a convolution in int8 only where the range of what comes out after ReLU begins at
+0, so this form would be timed in fp32."""
 
 
 def _tuning(train: Train, settings: Qat) -> Train:
     """How it is trained: as the weights were, but shorter, in fp32 and in this process.
 
-    The graph is torch.export's, in which there are no layers to compile, recompute, hand to Muon, or send to other processes.
+    The graph is torch.export's, in which there are no layers to compile, recompute, hand to Muon, or send to other
+    processes.
     """
-    return train.model_copy(update={
-        "epochs": settings.epochs, "patience": settings.epochs, "learning_rate": settings.learning_rate,
-        "optimizer": "sgd", "precision": "fp32", "ema": None, "compile": False, "checkpointing": False, "processes": 1,
-        "fused_pointwise": False,
-        "seeds": train.seeds[:1],
-    })  # fmt: skip
+    return train.model_copy(
+        update={
+            "epochs": settings.epochs,
+            "patience": settings.epochs,
+            "learning_rate": settings.learning_rate,
+            "optimizer": "sgd",
+            "precision": "fp32",
+            "ema": None,
+            "compile": False,
+            "checkpointing": False,
+            "processes": 1,
+            "fused_pointwise": False,
+            "seeds": train.seeds[:1],
+        }
+    )
 
 
 def _write(model: nn.Module, data: Prepared, fp32: Path, export: Export, work: Work, folder: Path) -> Path:
@@ -87,17 +97,31 @@ def qat(
     for number, setting in enumerate(settings.settings):
         part = work.part(number / len(settings.settings), (number + 1) / len(settings.settings))
         made: dict[str, Any] = {
-            "name": f"{fp32.name}/int8-qat-{setting}", "model": fp32.model, "stage": "qat", "format": "onnx",
-            "parent": fp32.name, "precision": "int8", "setting": f"qat-{setting}", "parameters": fp32.parameters,
+            "name": f"{fp32.name}/int8-qat-{setting}",
+            "model": fp32.model,
+            "stage": "qat",
+            "format": "onnx",
+            "parent": fp32.name,
+            "precision": "int8",
+            "setting": f"qat-{setting}",
+            "parameters": fp32.parameters,
             "macs": fp32.macs,
-        }  # fmt: skip
+        }
         measured: dict[str, Any] = {"tolerance": settings.tolerance}
         try:
             torch.manual_seed(tuning.seeds[0])
             example = torch.from_numpy(compared[:2])
             simulated = fake_quantized(models.load(source), example, setting)
-            state = train_best(part, simulated, models.architecture(source), data, tuning, model_label=model.label,
-                               variant=made["name"], stage="qat")  # fmt: skip
+            state = train_best(
+                part,
+                simulated,
+                models.architecture(source),
+                data,
+                tuning,
+                model_label=model.label,
+                variant=made["name"],
+                stage="qat",
+            )
             epochs += state["epochs"]
             simulated.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
             with work.store.temporary() as folder:
@@ -109,14 +133,23 @@ def qat(
                 measured["parity"] = parity(_torch.Session(simulated, "fake quantization"), form.session, compared)
                 form.session.close()
                 if not measured["parity"] <= settings.tolerance:
-                    raise ValueError(f"logits differ from the fake-quantized model's by {measured.pop('parity'):.3g} of its "
-                                     f"largest one; qat.tolerance is {settings.tolerance:g}")  # fmt: skip
+                    raise ValueError(
+                        f"logits differ from the fake-quantized model's by {measured.pop('parity'):.3g} of its "
+                        f"largest one; qat.tolerance is {settings.tolerance:g}"
+                    )
                 made |= {"artifact": work.store.put(path, "onnx", "int8"), "benchmark": setting != SYMMETRIC}
             measured |= {"validation_top1": form.top1, "validation_macro_f1": form.macro_f1}
-            work.log.info("%s: top-1 %.4f, macro F1 %.4f on %d validation images; logits differ from the fake-quantized "
-                          "model's by %.2g", made["name"], form.top1, form.macro_f1, len(rows),
-                          measured["parity"])  # fmt: skip
-        except Exception as error:  # torchao's, the exporter's, the runtime's: one form less, and its row says why
+            work.log.info(
+                "%s: top-1 %.4f, macro F1 %.4f on %d validation images; logits differ from the fake-quantized "
+                "model's by %.2g",
+                made["name"],
+                form.top1,
+                form.macro_f1,
+                len(rows),
+                measured["parity"],
+            )
+        except Exception as error:
+            # torchao's, the exporter's, the runtime's: one form less, and its row says why
             made |= {"status": "failed", "error": failure(error)}
             work.log.exception("%s failed", made["name"])
         variants.append(Variant(**made))

@@ -49,7 +49,8 @@ LINEAR = ["MatMul", "Gemm"]
 def static_arguments(setting: str) -> dict[str, Any]:
     """Arguments of `quantize_static` for one of records.QUANTIZE_SETTINGS: Q/DQ, int8 weights per channel, and
 
-    - u8s8: uint8 activations, ranges from smallest and largest value, every operator that has an int8 form; a batch norm
+    - u8s8: uint8 activations, ranges from smallest and largest value, every operator that has an int8 form; a batch
+    norm
       that could not be folded into a convolution (DenseNet) has none, its weights would only lose accuracy
     - u8s8-reduced: 7-bit weights; without VNNI the sums of 8-bit products saturate at 16 bits
     - u8s8-core: convolutions and matrix products alone
@@ -73,8 +74,12 @@ def static_arguments(setting: str) -> dict[str, Any]:
             "extra_options": {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False},
         },
     }
-    common = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True,
-              "op_types_to_quantize": operators}  # fmt: skip
+    common = {
+        "activation_type": QuantType.QUInt8,
+        "weight_type": QuantType.QInt8,
+        "per_channel": True,
+        "op_types_to_quantize": operators,
+    }
     return common | own[setting]
 
 
@@ -136,7 +141,8 @@ def _quiet() -> Iterator[None]:
 
     root, nowhere = logging.getLogger(), logging.NullHandler()
     root.addHandler(nowhere)
-    root.addFilter(_never)  # of what is logged through it itself; Prefect gives it a handler, too
+    # of what is logged through it itself; Prefect gives it a handler, too
+    root.addFilter(_never)
     calibrate.print = lambda *words: None  # type: ignore[attr-defined]  # a module's own `print` goes before the built-in
     try:
         yield
@@ -202,7 +208,8 @@ def scored(setting: str, path: Path, batches: Batches, labels: np.ndarray) -> Fo
 def _time(forms: list[Form], image: np.ndarray) -> None:
     """Set each form's median batch-1 latency; the forms are visited in turn, so that drift hits all alike."""
     medians: dict[str, list[float]] = {form.setting: [] for form in forms}
-    gc.freeze()  # each `measure` collects garbage first; half a second among PyTorch's objects
+    # each `measure` collects garbage first; half a second among PyTorch's objects
+    gc.freeze()
     try:
         for _ in range(ROUNDS):
             for form in forms:
@@ -221,7 +228,8 @@ def choose(forms: list[Form], reference: float, max_drop: float) -> tuple[Form, 
     Of latencies within 5 % of the fastest the more accurate form is taken; if no form is within `max_drop`, the most
     accurate of all.
     """
-    within = [form for form in forms if reference - form.top1 <= max_drop + 1e-9]  # a drop of just max_drop is allowed
+    # a drop of just max_drop is allowed
+    within = [form for form in forms if reference - form.top1 <= max_drop + 1e-9]
     if not within:
         return max(
             forms, key=lambda f: (f.top1, -f.latency_ms)
@@ -256,41 +264,59 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
                 with _quiet(), watched(folder):
                     path = _make(setting, fp32, folder, calibration)
                 forms[setting] = scored(setting, path, validation, truth)
-            except (
-                Exception
-            ) as error:  # whatever the quantizer or the runtime raises: one setting less, its row says why
+            except Exception as error:
+                # whatever the quantizer or the runtime raises: one setting less, its row says why
                 work.log.warning("%s/int8-%s: %s", parent.name, setting, failure(error))
                 errors[setting] = failure(error)
             work.progress(done, len(names), f"{parent.name}/int8-{setting}")
         with locked({"cpu"}, work.log):
             _time([reference, *forms.values()], validation.read(chosen_rows[:1]))
-        work.log.info("%s: top-1 %.4f of %d validation images, %.3f ms", parent.name, reference.top1, len(truth),
-                      reference.latency_ms)  # fmt: skip
+        work.log.info(
+            "%s: top-1 %.4f of %d validation images, %.3f ms",
+            parent.name,
+            reference.top1,
+            len(truth),
+            reference.latency_ms,
+        )
         chosen = set()
         for kind in (settings.settings, DYNAMIC):
             if candidates := [form for name, form in forms.items() if name in kind]:
                 best, why = choose(candidates, reference.top1, settings.max_drop)
                 chosen.add(best.setting)
-                work.log.info("%s: int8 setting %s chosen (validation top-1 %.4f, %.3f ms, %.2f times as fast as fp32): %s",
-                              parent.name, best.setting, best.top1, best.latency_ms,
-                              reference.latency_ms / best.latency_ms, why)  # fmt: skip
+                work.log.info(
+                    "%s: int8 setting %s chosen (validation top-1 %.4f, %.3f ms, %.2f times as fast as fp32): %s",
+                    parent.name,
+                    best.setting,
+                    best.top1,
+                    best.latency_ms,
+                    reference.latency_ms / best.latency_ms,
+                    why,
+                )
         variants, rows = [], []
         for setting in names:
             made: dict[str, Any] = {
-                "name": f"{parent.name}/int8-{setting}", "model": parent.model, "stage": "quantize", "format": "onnx",
-                "parent": parent.name, "precision": "int8", "setting": setting, "parameters": parent.parameters,
-                "macs": parent.macs, "benchmark": setting in chosen,
-            }  # fmt: skip
+                "name": f"{parent.name}/int8-{setting}",
+                "model": parent.model,
+                "stage": "quantize",
+                "format": "onnx",
+                "parent": parent.name,
+                "precision": "int8",
+                "setting": setting,
+                "parameters": parent.parameters,
+                "macs": parent.macs,
+                "benchmark": setting in chosen,
+            }
             measured: dict[str, Any] = {}
             if setting in forms:
                 form = forms[setting]
                 form.session.close()
                 made["artifact"] = work.store.put(folder / f"{setting}.onnx", "onnx", "int8")
                 measured = {
-                    "validation_top1": form.top1, "validation_macro_f1": form.macro_f1,
+                    "validation_top1": form.top1,
+                    "validation_macro_f1": form.macro_f1,
                     "search_latency_ms": form.latency_ms,
                     "parity": float(abs(form.logits - reference.logits).max() / abs(reference.logits).max()),
-                }  # fmt: skip
+                }
             else:
                 made |= {"status": "failed", "error": errors[setting]}
             variants.append(Variant(**made))
@@ -302,6 +328,7 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
 quantize_task = stage(
     lambda inputs: f"quantize/{inputs['parent'].name}",
     libraries=("onnx", "onnxruntime", "numpy"),
-    extra=lambda inputs: {"machine": fingerprint()},  # latency decides
+    # latency decides
+    extra=lambda inputs: {"machine": fingerprint()},
     devices=lambda inputs: ("cpu",),
 )(quantize)

@@ -1,7 +1,7 @@
 """How many processors and how much memory the control groups of a container leave to this process (cgroup v2 and v1).
 
-A limit may stand at any group between the process's own and the top of the mounted hierarchy, and the smallest one counts.
-The standard library alone: `burnish deploy` copies this file beside the server, which runs without burnish.
+A limit may stand at any group between the process's own and the top of the mounted hierarchy, and the smallest one
+counts. The standard library alone: `burnish deploy` copies this file beside the server, which runs without burnish.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PROCFS_UNIT = 1024  # /proc/meminfo says kB and means KiB
+# /proc/meminfo says kB and means KiB
+PROCFS_UNIT = 1024
 
 
 def processors(root: Path = Path("/")) -> float | None:
@@ -28,18 +29,21 @@ def processors(root: Path = Path("/")) -> float | None:
     """
     limits = []
     for folder in _groups("cpu", root):
-        with suppress(OSError, ValueError):  # ValueError: "max", no quota (v2)
+        # ValueError: "max", no quota (v2)
+        with suppress(OSError, ValueError):
             if (folder / "cpu.max").exists():
                 quota, period = map(int, (folder / "cpu.max").read_text().split())
             else:
                 quota, period = (int((folder / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
-            if quota > 0 and period > 0:  # -1: no quota (v1)
+            # -1: no quota (v1)
+            if quota > 0 and period > 0:
                 limits.append(quota / period)
     return min(limits, default=None)
 
 
 def usable_processors(root: Path = Path("/")) -> int:
-    """Whole logical processors that the process can keep busy, within its affinity and the groups' quotas; at least one.
+    """Whole logical processors that the process can keep busy, within its affinity and the groups' quotas; at least
+    one.
 
     Of 1.5 processors one is usable: a second thread would be stopped for the rest of each period.
     """
@@ -53,7 +57,8 @@ def memory_left(root: Path = Path("/")) -> int | None:
     left = []
     for folder in _groups("memory", root):
         for limit, used in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
-            with suppress(OSError, ValueError):  # ValueError: "max", no limit (v2)
+            # ValueError: "max", no limit (v2)
+            with suppress(OSError, ValueError):
                 left.append(int((folder / limit).read_text()) - int((folder / used).read_text()) + _reclaimable(folder))
     return None if not left else max(min(left), 0)
 
@@ -83,7 +88,8 @@ def _reclaimable(folder: Path) -> int:
 
 
 def _groups(controller: str, root: Path) -> Iterator[Path]:
-    """Folders of the process's groups that limit what `controller` is for, from its own to the mounted hierarchy's top."""
+    """Folders of the process's groups that limit what `controller` is for, from its own to the mounted hierarchy's
+    top."""
     with suppress(OSError):
         own = dict(_own(controller, (root / "proc/self/cgroup").read_text()))
         for version, top, mounted in _mounts(controller, (root / "proc/self/mountinfo").read_text()):

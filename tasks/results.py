@@ -1,8 +1,8 @@
 """A stage's turn in a run: its key, whether its result is stored, and who computes it where several ask at once.
 
-Results are JSON files named by their key, below `<out>/store/results`. A stored result is taken only where it is readable and
-every file that it names has its size and hash; else it is removed, said, and computed again. A key is computed by one process
-at a time: others wait for its lock and take the result.
+Results are JSON files named by their key, below `<out>/store/results`. A stored result is taken only where it is
+readable and every file that it names has its size and hash; else it is removed, said, and computed again. A key is
+computed by one process at a time: others wait for its lock and take the result.
 """
 
 from __future__ import annotations
@@ -130,11 +130,15 @@ class Turn:
         A result with failures that may pass is not stored, so that the next run computes the stage again.
         """
         if isinstance(result, Output) and result.passing:
-            LOG.warning("%s: its result is not kept, and the same command computes it again: %s",
-                        self.label, "; ".join(result.passing))  # fmt: skip
+            LOG.warning(
+                "%s: its result is not kept, and the same command computes it again: %s",
+                self.label,
+                "; ".join(result.passing),
+            )
             return
         self.results.write(self.key, result)
-        shutil.rmtree(self.scratch, ignore_errors=True)  # tasks/sweep.py removes what remains of a finished stage
+        # tasks/sweep.py removes what remains of a finished stage
+        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def scratch_of(context: Context, key: str) -> Path:
@@ -160,7 +164,8 @@ def turn(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Tur
     lock = lock_of(scratch_of(context, key))
     made(lock.parent)
     with held(lock, lambda: _waits(label)):
-        if again and results.version(key) == before:  # else another run has done it again meanwhile
+        # else another run has done it again meanwhile
+        if again and results.version(key) == before:
             found, reason = None, "asked for again" if before else ""
             results.remove(key)
         else:

@@ -46,7 +46,8 @@ def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> Non
     for index, job in enumerate(jobs):
         visits = {}
         for size, of_size in job.visits.items():
-            if len(of_size) <= number:  # it failed
+            # it failed
+            if len(of_size) <= number:
                 continue
             visit = of_size[number]
             arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"] = visit.samples, visit.turns
@@ -62,16 +63,20 @@ def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> Non
 
 
 def load(folder: Path, jobs: list[Job], settings: Benchmark, log: logging.Logger) -> int:
-    """Give jobs what finished rounds found out; returns how many there are. Rounds of anything else do not count, nor do
-    those from the first damaged one on.
+    """Give jobs what finished rounds found out; returns how many there are. Rounds of anything else do not count, nor
+    do those from the first damaged one on.
     """
     number = 0
     for kept in _rounds(folder).kept():
         if kept.number != number:
             break
         if not kept.intact():
-            log.warning("round %d of an interrupted benchmark is damaged (%s does not hold what its name says) and removed; "
-                        "it and later rounds are measured again", number + 1, kept.path.name)  # fmt: skip
+            log.warning(
+                "round %d of an interrupted benchmark is damaged (%s does not hold what its name says) and removed; "
+                "it and later rounds are measured again",
+                number + 1,
+                kept.path.name,
+            )
             kept.path.unlink()
             break
         if not _take(kept.path, jobs, settings):

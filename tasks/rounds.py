@@ -1,8 +1,8 @@
 """Visits to the benchmark's candidates: fresh processes, in rounds, one at a time, on locked devices.
 
-In every round all candidates are started, and each batch size is visited in turns: all warm up, then each measures for a
-moment, again and again, in an order that rotates. So what disturbs the machine for a while disturbs all alike, and the
-turns of two candidates are pairs. When memory does not hold all of them, they are visited in groups.
+In every round all candidates are started, and each batch size is visited in turns: all warm up, then each measures for
+a moment, again and again, in an order that rotates. So what disturbs the machine for a while disturbs all alike, and
+the turns of two candidates are pairs. When memory does not hold all of them, they are visited in groups.
 """
 
 from __future__ import annotations
@@ -32,15 +32,22 @@ if TYPE_CHECKING:
     from tasks.records import Benchmark, Variant
     from tasks.work import Work
 
-STARTED_AT_ONCE = 2  # importing PyTorch takes seconds of a core
-PROCESS_BYTES = 350_000_000  # a process's own memory with PyTorch imported (314 MB measured); the rest is shared
-GPU_BYTES = 1_500_000_000  # of a process on a GPU: its CUDA context, kernels and workspaces (an estimate)
-FOREIGN_CPU = 0.25  # conditions are bad above this share of the cores used by other processes
-TURNS = 20  # of a visit, at most
-TURN_SECONDS = 0.05  # least
-TURN_QUERIES = 5  # least, of the slowest candidate: each turn begins with a query that is not counted
-# Conditions are bad where round medians differ by more: the machine itself changed. Less than that is noise between rounds,
-# which the interval of paired rounds carries.
+# importing PyTorch takes seconds of a core
+STARTED_AT_ONCE = 2
+# a process's own memory with PyTorch imported (314 MB measured); the rest is shared
+PROCESS_BYTES = 350_000_000
+# of a process on a GPU: its CUDA context, kernels and workspaces (an estimate)
+GPU_BYTES = 1_500_000_000
+# conditions are bad above this share of the cores used by other processes
+FOREIGN_CPU = 0.25
+# of a visit, at most
+TURNS = 20
+# least
+TURN_SECONDS = 0.05
+# least, of the slowest candidate: each turn begins with a query that is not counted
+TURN_QUERIES = 5
+# Conditions are bad where round medians differ by more: the machine itself changed. Less than that is noise between
+# rounds, which the interval of paired rounds carries.
 SPREAD = 1.0
 
 
@@ -146,7 +153,8 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
         work.log.info(
             "memory does not hold all candidates at once: %d groups, started anew in every round", len(groups)
         )
-    sizes = sorted(settings.batch_sizes)  # ascending, for the peak of memory
+    # ascending, for the peak of memory
+    sizes = sorted(settings.batch_sizes)
     rounds, processes = settings.rounds, fresh_processes(settings)
     begun = _begun(work.log, jobs, settings, folder)
     done, visits = float(begun * len(jobs) * len(sizes)), rounds * len(jobs) * len(sizes)
@@ -195,8 +203,8 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
 
 
 def _begun(log: logging.Logger, jobs: list[Job], settings: Benchmark, folder: Path) -> int:
-    """Rounds that need not be repeated; the last one is, as its processes are evaluated. What an interrupted run has compiled
-    is removed: nothing tells whether it is whole.
+    """Rounds that need not be repeated; the last one is, as its processes are evaluated. What an interrupted run has
+    compiled is removed: nothing tells whether it is whole.
     """
     for compiled in ("inductor", "triton"):
         shutil.rmtree(folder / compiled, ignore_errors=True)
@@ -234,7 +242,8 @@ def _groups(jobs: list[Job], memory: Mapping[str, float]) -> list[list[Job]]:
 
 
 def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget, tell: Callable[[str], None]) -> None:
-    """Start processes, a few at a time: each imports its library and opens its model, then sleeps until it is visited."""
+    """Start processes, a few at a time: each imports its library and opens its model, then sleeps until it is
+    visited."""
 
     def one(job: Job) -> None:
         job.started += 1
@@ -333,7 +342,8 @@ def _evaluate(log: logging.Logger, job: Job, folder: Path, tell: Callable[[str],
 
 
 def conditions(visits: list[Visit], levels: list[float]) -> str | None:
-    """What was bad about a candidate's visits at one batch size; None: nothing. `levels`: a figure a visit to be stable."""
+    """What was bad about a candidate's visits at one batch size; None: nothing. `levels`: a figure a visit to be
+    stable."""
     found = []
     unstable = sum(not visit.answer["stable"] for visit in visits)
     hurried = 2 * sum(visit.answer.get("hurried", False) for visit in visits) > len(visits)

@@ -24,7 +24,8 @@ PARTS = ("latency", "enqueue", "h2d", "compute", "d2h")
 
 
 def tables(work: Work, jobs: list[Job], settings: Benchmark, unmeasured: list[dict[str, Any]]) -> dict[str, Artifact]:
-    """Fragments of every table that comes from visits. `unmeasured`: rows of `benchmarks` for what could not be measured."""
+    """Fragments of every table that comes from visits. `unmeasured`: rows of `benchmarks` for what could not be
+    measured."""
     latency = [job for job in jobs if job.experiment == "latency"]
     throughput = [job for job in jobs if job.experiment == "throughput"]
     skipped = [row | {"slots": 1} for row in unmeasured]
@@ -70,17 +71,21 @@ def _benchmark(job: Job, size: int, settings: Benchmark) -> dict[str, Any]:
     for visit in visits:
         by_process.setdefault(visit.process, []).append(visit.samples)
     means = [float(np.concatenate(samples).mean()) / 1e6 for samples in by_process.values()]
-    return row | latency | {
-        "images_per_second": 1000 * size / latency["latency_mean_ms"],
-        "round_turns": [len(visit.turns) for visit in visits],
-        "turn_medians_ms": [median for visit in visits for median in visit.turn_medians_ms],
-        "processes": fresh_processes(settings),
-        "process_mean_ms": statistics.fmean(means),
-        "process_std_ms": statistics.stdev(means) if len(means) > 1 else None,
-        "open_seconds": job.open_seconds,
-        "first_query_seconds": max(visit.answer["first_query_seconds"] for visit in visits),
-        "conditions": conditions(visits, medians),
-    }  # fmt: skip
+    return (
+        row
+        | latency
+        | {
+            "images_per_second": 1000 * size / latency["latency_mean_ms"],
+            "round_turns": [len(visit.turns) for visit in visits],
+            "turn_medians_ms": [median for visit in visits for median in visit.turn_medians_ms],
+            "processes": fresh_processes(settings),
+            "process_mean_ms": statistics.fmean(means),
+            "process_std_ms": statistics.stdev(means) if len(means) > 1 else None,
+            "open_seconds": job.open_seconds,
+            "first_query_seconds": max(visit.answer["first_query_seconds"] for visit in visits),
+            "conditions": conditions(visits, medians),
+        }
+    )
 
 
 def _throughput(job: Job, size: int) -> dict[str, Any]:
@@ -119,24 +124,37 @@ def _gpu_times(job: Job) -> Iterator[dict[str, Any]]:
         host = sum(visit.answer["gpu_seconds"] for visit in visits)
         for part, ms in zip(PARTS, (h2d + compute + d2h, enqueue, h2d, compute, d2h), strict=True):
             columns = intervals.spread(ms)
-            yield job.which | columns | {"batch_size": size, "part": part, "queries": len(ms), "total_ms": float(ms.sum()),
-                                         "host_seconds": host}  # fmt: skip
+            yield (
+                job.which
+                | columns
+                | {
+                    "batch_size": size,
+                    "part": part,
+                    "queries": len(ms),
+                    "total_ms": float(ms.sum()),
+                    "host_seconds": host,
+                }
+            )
 
 
 def _certificates(job: Job) -> Iterator[dict[str, Any]]:
     libraries = json.dumps(machine.versions())
     for size, visits in job.visits.items():
         for number, visit in enumerate(visits, 1):
-            yield job.which | visit.answer["certificate"] | {
-                "batch_size": size,
-                "experiment": job.experiment,
-                "round": number,
-                "process": visit.process,
-                "provider": job.provider,
-                "threads": job.spec.threads if job.device == "cpu" else None,
-                "libraries": libraries,
-                "trouble": visit.trouble,
-            }  # fmt: skip
+            yield (
+                job.which
+                | visit.answer["certificate"]
+                | {
+                    "batch_size": size,
+                    "experiment": job.experiment,
+                    "round": number,
+                    "process": visit.process,
+                    "provider": job.provider,
+                    "threads": job.spec.threads if job.device == "cpu" else None,
+                    "libraries": libraries,
+                    "trouble": visit.trouble,
+                }
+            )
 
 
 def _samples(jobs: list[Job], table: str, column: str) -> Iterator[pl.DataFrame]:

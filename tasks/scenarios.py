@@ -1,7 +1,7 @@
 """The scenarios of MLPerf's LoadGen: single stream, offline, server. What is served is a function; no runtime is known.
 
-Reddi et al. 2020, MLPerf Inference Benchmark, and mlcommons/inference/loadgen (results.cc, early_stopping.cc). Rates are
-queries a second. The caller warms up. Each result is a row of the table `scenarios`.
+Reddi et al. 2020, MLPerf Inference Benchmark, and mlcommons/inference/loadgen (results.cc, early_stopping.cc). Rates
+are queries a second. The caller warms up. Each result is a row of the table `scenarios`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from threading import Event
 
-SPIN_NS = 500_000  # before an arrival; sleeping is late by up to about 0.1 ms
-QUERIES = intervals.queries_needed(99)  # from which p99 can be told
+# before an arrival; sleeping is late by up to about 0.1 ms
+SPIN_NS = 500_000
+# from which p99 can be told
+QUERIES = intervals.queries_needed(99)
 
 
 def tail(latencies_ms: np.ndarray, percentile: int) -> float | None:
-    """LoadGen's early stopping estimate of a percentile: it is not above this, at 99 % confidence for independent queries.
+    """LoadGen's early stopping estimate of a percentile: it is not above this, at 99 % confidence for independent
+    queries.
 
     The t-th largest of n samples, t the most for which at most t of n queries would exceed the true percentile with a
     probability of 1 % at most; null where not even t = 1 is (below 64 queries for p90, 662 for p99). It is above the
@@ -38,9 +41,13 @@ def tail(latencies_ms: np.ndarray, percentile: int) -> float | None:
 
 
 def single_stream(
-    query: Callable[[], object], *, batch_size: int = 1, seconds: float, min_queries: int = QUERIES,
+    query: Callable[[], object],
+    *,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = QUERIES,
     limit: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """One query after the other, the next when the last has returned. Its figure is p90 (as `tail` estimates it).
 
     Parameters
@@ -53,9 +60,13 @@ def single_stream(
 
 
 def offline(
-    call_of_slot: Sequence[Callable[[], object]], *, batch_size: int = 1, seconds: float, min_queries: int = 64,
+    call_of_slot: Sequence[Callable[[], object]],
+    *,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = 64,
     limit: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """All queries are there from the start. Its figure is images a second; a query has no latency.
 
     Parameters
@@ -69,15 +80,22 @@ def offline(
 
 
 def server(
-    query_of_slot: Sequence[Callable[[], object]], rate: float, limit_ms: float, *, seed: int = 0, batch_size: int = 1,
-    seconds: float, min_queries: int = QUERIES, limit: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+    query_of_slot: Sequence[Callable[[], object]],
+    rate: float,
+    limit_ms: float,
+    *,
+    seed: int = 0,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = QUERIES,
+    limit: float | None = None,
+) -> dict[str, Any]:
     """Queries arrive at random, on average `rate` a second. Its figure is whether p99 keeps a limit.
 
-    Gaps are exponential (a Poisson process). Arrivals wait in one queue, first come first served, for a slot to be free;
-    a latency counts from the arrival that was scheduled. The limit is kept where `tail`'s p99 is within it, which is
-    LoadGen's early stopping, stricter by one query. (LoadGen, too, takes queries to be independent, which those that wait
-    behind one another are not.)
+    Gaps are exponential (a Poisson process). Arrivals wait in one queue, first come first served, for a slot to be
+    free; a latency counts from the arrival that was scheduled. The limit is kept where `tail`'s p99 is within it, which
+    is LoadGen's early stopping, stricter by one query. (LoadGen, too, takes queries to be independent, which those that
+    wait behind one another are not.)
 
     Parameters
     ----------
@@ -106,9 +124,17 @@ def server(
 
 
 def server_capacity(
-    query_of_slot: Sequence[Callable[[], object]], limit_ms: float, highest: float, *, trials: int = 6, seed: int = 0,
-    batch_size: int = 1, seconds: float, min_queries: int = QUERIES, limit: float | None = None,
-) -> tuple[float, list[dict[str, Any]]]:  # fmt: skip
+    query_of_slot: Sequence[Callable[[], object]],
+    limit_ms: float,
+    highest: float,
+    *,
+    trials: int = 6,
+    seed: int = 0,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = QUERIES,
+    limit: float | None = None,
+) -> tuple[float, list[dict[str, Any]]]:
     """Find the highest rate at which p99 keeps a limit, by bisection between 0 and `highest`.
 
     First queries are timed without any queue: if their p99 alone is over the limit, no rate keeps it.
@@ -135,8 +161,18 @@ def server_capacity(
     best, above = 0.0, highest
     for trial in range(trials):
         rate = (best + above) / 2
-        rows.append(server(query_of_slot, rate, limit_ms, seed=seed + trial, batch_size=batch_size, seconds=seconds,
-                           min_queries=min_queries, limit=limit))  # fmt: skip
+        rows.append(
+            server(
+                query_of_slot,
+                rate,
+                limit_ms,
+                seed=seed + trial,
+                batch_size=batch_size,
+                seconds=seconds,
+                min_queries=min_queries,
+                limit=limit,
+            )
+        )
         best, above = (rate, above) if rows[-1]["kept"] else (best, rate)
     return best, rows
 
@@ -163,12 +199,13 @@ def serve(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Serve queries that arrive at scheduled times (ns, ascending, from the start), first come first served.
 
-    A slot that is free takes the next arrival and waits for it: it sleeps until 0.5 ms before, then asks the clock without
-    keeping Python's lock. So the queue needs no thread of its own, and nothing is handed over.
+    A slot that is free takes the next arrival and waits for it: it sleeps until 0.5 ms before, then asks the clock
+    without keeping Python's lock. So the queue needs no thread of its own, and nothing is handed over.
 
     Returns
     -------
-    starts, ends : int64, ns from the start, one an arrival; 0 where `limit` seconds passed before its turn came (the first
+    starts, ends : int64, ns from the start, one an arrival; 0 where `limit` seconds passed before its turn came (the
+    first
         one is always served)
 
     Raises
@@ -177,7 +214,8 @@ def serve(
         What a query raised; it ends all slots.
     """
     starts, ends = np.zeros_like(arrivals), np.zeros_like(arrivals)
-    turns = enumerate(arrivals.tolist())  # an iterator in C: each item goes to one thread
+    # an iterator in C: each item goes to one thread
+    turns = enumerate(arrivals.tolist())
     last = math.inf if limit is None else limit * 1e9
 
     def slot(query: Callable[[], object]) -> Callable[[int, Event], None]:
@@ -201,13 +239,19 @@ def _wait(until: int) -> None:
     if left > SPIN_NS:
         sleep((left - SPIN_NS) / 1e9)
     while perf_counter_ns() < until:
-        sleep(0)  # lets other threads have Python's lock
+        # lets other threads have Python's lock
+        sleep(0)
 
 
 def _row(
-    scenario: str, slots: int, batch_size: int, target: float | None, achieved: float | None, seconds: float,
+    scenario: str,
+    slots: int,
+    batch_size: int,
+    target: float | None,
+    achieved: float | None,
+    seconds: float,
     latencies_ms: np.ndarray | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     row: dict[str, Any] = {
         "scenario": scenario,
         "slots": slots,

@@ -76,8 +76,13 @@ QUALITY = {
     "macro_f1_low": share("95 % interval (bootstrap over images)", null=True),
     "macro_f1_high": share("95 % interval (bootstrap over images)", null=True),
 }
-INTERVALS = {"mean": "batch means", "median": "order statistics", "p90": "order statistics", "p95": "order statistics",
-             "p99": "order statistics"}  # fmt: skip
+INTERVALS = {
+    "mean": "batch means",
+    "median": "order statistics",
+    "p90": "order statistics",
+    "p95": "order statistics",
+    "p99": "order statistics",
+}
 SPREAD = {
     "mean_ms": number("mean of all samples", null=True),
     "std_ms": number("standard deviation of all samples", null=True),
@@ -99,7 +104,8 @@ LATENCY_ORDER = (
     *((f"latency_{of}_low_ms", f"latency_{of}_ms", f"latency_{of}_high_ms") for of in INTERVALS),
 )
 VERDICT_OF_EPOCHS = (
-    "against none: faster or slower where each of these epochs is shorter or longer than each of none's; null: it is none, "
+    "against none: faster or slower where each of these epochs is shorter or longer than each of none's; null: "
+    "it is none, "
     "or there are fewer than four"
 )
 EXPERIMENT = {"experiment": text("what was measured", "latency", "throughput")}
@@ -163,7 +169,10 @@ TABLES: dict[str, Table] = {
             "images_per_second": number("images of this split a second"),
             "seconds": number("for this split, without compile_seconds"),
             "compile_seconds": number(
-                "of the step before the epoch in which PyTorch compiled and cuDNN chose algorithms; null: there was none",
+                (
+                    "of the step before the epoch in which PyTorch compiled and cuDNN chose algorithms; null: there "
+                    "was none"
+                ),
                 null=True,
             ),
             "data_wait": share("share of the seconds spent waiting for images, not for augmenting them", null=True),
@@ -423,7 +432,7 @@ TABLES: dict[str, Table] = {
         ordered=SPREAD_ORDER,
     ),
     "scenarios": Table(
-        "The winner in the scenarios of MLPerf's LoadGen, a row a scenario; of the server scenario, a row a rate tried.",
+        "The winner in the scenarios of MLPerf's LoadGen: one row per scenario, or per rate in the server scenario.",
         {
             **WHICH,
             **BATCH,

@@ -62,8 +62,16 @@ def serve(
                 for name in names:
                     work.progress(len(rows), 3, f"{name}: {words(winner)}")
                     limit = settings.limit_ms or (LIMIT * rows[0]["latency_median_ms"] if rows else None)
-                    found = process.ask("scenario", name=name, batch_size=size, seconds=settings.seconds, limit_ms=limit,
-                                        trials=settings.trials, seed=settings.seed, highest=_rate(rows))  # fmt: skip
+                    found = process.ask(
+                        "scenario",
+                        name=name,
+                        batch_size=size,
+                        seconds=settings.seconds,
+                        limit_ms=limit,
+                        trials=settings.trials,
+                        seed=settings.seed,
+                        highest=_rate(rows),
+                    )
                     rows += found["rows"]
             finally:
                 process.kill()

@@ -1,8 +1,8 @@
 """Whether BatchNorm's running statistics, which evaluation uses, describe the weights that they belong to.
 
-They move by `momentum` of the way in each training step. After few steps, most of them is still their initial value; where
-weights move fast, they lag behind. Either way the model is good in training and bad in use, which no validation score tells
-apart from bad weights. So they are estimated anew, and the scores are compared.
+They move by `momentum` of the way in each training step. After few steps, most of them is still their initial value;
+where weights move fast, they lag behind. Either way the model is good in training and bad in use, which no validation
+score tells apart from bad weights. So they are estimated anew, and the scores are compared.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 LEFT = 0.05
 """Share of a running statistic that may still be its initial value; a momentum of 0.1 is there after 29 steps."""
 BEHIND = 0.2
-"""Top-1 by which validation must be behind training for statistics to be looked at that have left their initial values."""
+"""Top-1 by which validation must be behind training for statistics to be looked at that have left their initial
+values."""
 GAINED = 0.1
 """Top-1 that statistics estimated anew must add for that to matter."""
 FEWEST = 5
@@ -38,7 +39,8 @@ BATCH, MOST = 64, 1024
 
 
 def initial_share(model: nn.Module) -> tuple[float, int] | None:
-    """Of the BatchNorm layer furthest from settled: the share of its initial value that is left, and the steps it has seen.
+    """Of the BatchNorm layer furthest from settled: the share of its initial value that is left, and the steps it has
+    seen.
 
     None where the model has no such layer.
     """
@@ -63,17 +65,20 @@ def estimated_anew(model: nn.Module, data: Prepared, store: Store) -> nn.Module:
     again = copy.deepcopy(model).eval()
     for layer in _layers(again):
         layer.reset_running_stats()
-        layer.momentum = None  # PyTorch then takes the mean over all batches
+        # PyTorch then takes the mean over all batches
+        layer.momentum = None
         layer.train()
     images, _, splits = load_arrays(store, data)
     rows = numpy.flatnonzero(splits == SPLITS["train"])
-    rows = numpy.random.default_rng(0).permutation(rows)[:MOST]  # files are sorted by class
+    # files are sorted by class
+    rows = numpy.random.default_rng(0).permutation(rows)[:MOST]
     device = str(next(model.parameters()).device)
     ready = Normaliser(data, device)
     with torch.no_grad():
         for start in range(0, len(rows), BATCH):
             chosen = numpy.sort(rows[start : start + BATCH])
-            if len(chosen) > 1:  # one image has no variance
+            # one image has no variance
+            if len(chosen) > 1:
                 again(ready(torch.from_numpy(images[chosen]).to(device)))
     return again.eval()
 
@@ -104,14 +109,18 @@ def note(
     now = evaluate(model, data, store, "validation").top1
     ended = copy.deepcopy(model)
     ended.load_state_dict(dict(last))
-    anew = {name: evaluate(estimated_anew(one, data, store), data, store, "validation").top1
-            for name, one in {"the same weights": model, "the weights of the last epoch": ended}.items()}  # fmt: skip
+    anew = {
+        name: evaluate(estimated_anew(one, data, store), data, store, "validation").top1
+        for name, one in {"the same weights": model, "the weights of the last epoch": ended}.items()
+    }
     name = max(anew, key=lambda name: anew[name])
     if anew[name] - now < GAINED or (anew[name] - now) * data.validation_rows < FEWEST:
         return None
     why = f"{share:.0%} of them is still their initial value" if share > LEFT else "they lag behind the weights"
     after = f"after {steps} training {'step' if steps == 1 else 'steps'}"
-    return (f"BatchNorm's running statistics have not settled: in the weights that go on, {after}, {why}. "
-            f"Top-1 on validation images is {now:.3f}, and {anew[name]:.3f} for {name} with statistics estimated anew from "
-            "training images. Train for more steps: more epochs (train.epochs, train.patience) or smaller batches "
-            "(train.batch_size).")  # fmt: skip
+    return (
+        f"BatchNorm's running statistics have not settled: in the weights that go on, {after}, {why}. "
+        f"Top-1 on validation images is {now:.3f}, and {anew[name]:.3f} for {name} with statistics estimated anew from "
+        "training images. Train for more steps: more epochs (train.epochs, train.patience) or smaller batches "
+        "(train.batch_size)."
+    )

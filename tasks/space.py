@@ -1,7 +1,7 @@
 """A full or broken disk, recognised in one place and said in one sentence.
 
-Libraries say it in many ways: an errno, words of the system somewhere in their message, or only a file that is too short
-("unexpected pos", "Invalid thrift", "Wire format was corrupt"). `watched` stands around what writes.
+Libraries say it in many ways: an errno, words of the system somewhere in their message, or only a file that is too
+short ("unexpected pos", "Invalid thrift", "Wire format was corrupt"). `watched` stands around what writes.
 """
 
 from __future__ import annotations
@@ -21,15 +21,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-WORDS = ("No space left on device", "os error 28", "Disk quota exceeded", "os error 122", "disk is full",
-         "No usable temporary directory")  # fmt: skip
+WORDS = (
+    "No space left on device",
+    "os error 28",
+    "Disk quota exceeded",
+    "os error 122",
+    "disk is full",
+    "No usable temporary directory",
+)
 BROKEN = (errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.ESTALE)
-BROKEN_WORDS = ("Input/output error", "os error 5)", "Read-only file system", "os error 30)", "Stale file handle",
-                " requested and ")  # fmt: skip
+BROKEN_WORDS = (
+    "Input/output error",
+    "os error 5)",
+    "Read-only file system",
+    "os error 30)",
+    "Stale file handle",
+    " requested and ",
+)
 """The last: NumPy's words for a write that came to less than was asked for; it does not tell the cause."""
 LITTLE = 64 * 1024
-"""Bytes. Where less is free, a failure that does not tell its cause is put down to it: a write that did not fit has filled
-the disk to its last block, or nearly."""
+"""Bytes. Where less is free, a failure that does not tell its cause is put down to it: a write that did not fit has
+filled the disk to its last block, or nearly."""
 PASSING = (".tmp-", ".bench-", ".deploy-")
 """What the names of folders begin with that burnish makes for a moment."""
 STORED = ("store", "tmp")
@@ -40,15 +52,18 @@ BLOCK = 1 << 20
 TEMPORARY = 1 << 20
 """Bytes of temporary files that a run must have room for: libraries write copies of small models there."""
 DATABASE = 8 << 20
-"""Bytes of Prefect's database and its write-ahead log: 1.5 and 4.2 MB were measured when it was new, and runs add to it."""
+"""Bytes of Prefect's database and its write-ahead log: 1.5 and 4.2 MB were measured when it was new, and runs add to
+it."""
 
 
 class DiskFull(Exception):
-    """A disk has no room for what was to be written. The message is one sentence: which, how much is free, what to do."""
+    """A disk has no room for what was to be written. The message is one sentence: which, how much is free, what to
+    do."""
 
 
 class DiskBroken(DiskFull):
-    """A disk gives an error of its own. It ends a study as a full one does, as nothing that follows could be written."""
+    """A disk gives an error of its own. It ends a study as a full one does, as nothing that follows could be
+    written."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +107,10 @@ class _Place:
         total = shutil.disk_usage(self.there).total
         left = "no more file can be made, although" if self.files == 0 and self.free >= LITTLE else "only"
         left = f"{left} {size(self.free)} of {size(total)} are free{missing}"
-        return (f"the disk of {folder} is full: {left}; make room there or choose {self.elsewhere}, and the same "
-                "command goes on")  # fmt: skip
+        return (
+            f"the disk of {folder} is full: {left}; make room there or choose {self.elsewhere}, and the same "
+            "command goes on"
+        )
 
 
 def size(count: int) -> str:
@@ -170,7 +187,8 @@ def _asked(error: BaseException) -> int | None:
 
 
 def _missing(place: _Place, count: int | None, what: str = "the file takes") -> str:
-    """What is written would take, and what is missing of that, as a part of the sentence; empty where it is not known."""
+    """What is written would take, and what is missing of that, as a part of the sentence; empty where it is not
+    known."""
     short = 0 if count is None else count - place.free
     return f" and {what} {size(count)}, so {size(short)} are missing" if count is not None and short > 0 else ""
 
@@ -196,8 +214,10 @@ def found(error: BaseException, *folders: str | Path, option: str = "--out") -> 
     if sign and (full is None or (isinstance(sign, OSError) and sign.errno in BROKEN)):
         where = _file(sign) or places[0].folder
         said = getattr(sign, "strerror", None) or " ".join(str(sign).split())[:120]
-        return DiskBroken(f"the disk does not take or give {where} ({said}): look into the system's log, and when it works "
-                          "the same command goes on")  # fmt: skip
+        return DiskBroken(
+            f"the disk does not take or give {where} ({said}): look into the system's log, and when it works "
+            "the same command goes on"
+        )
     signs = [one for one in chain if _says_so(one)]
     asked = next(filter(None, map(_asked, signs)), None)
     for sign in signs:
@@ -217,7 +237,8 @@ def found(error: BaseException, *folders: str | Path, option: str = "--out") -> 
 
 
 def _unexplained(error: BaseException) -> bool:
-    """Whether an exception may come from a file that is too short. A ValueError of a stage is what a person has to mend."""
+    """Whether an exception may come from a file that is too short. A ValueError of a stage is what a person has to
+    mend."""
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return True
     return isinstance(error, Exception) and not isinstance(error, ValueError)
@@ -281,7 +302,8 @@ def reserve(file: IO[bytes], folder: Path, count: int, what: str) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
                 raise
-            for start in range(0, count, BLOCK):  # a file system without it: what is written has its room
+            # a file system without it: what is written has its room
+            for start in range(0, count, BLOCK):
                 file.write(bytes(min(BLOCK, count - start)))
             file.flush()
             file.seek(0)
@@ -290,5 +312,6 @@ def reserve(file: IO[bytes], folder: Path, count: int, what: str) -> None:
             raise
         file.seek(0)
         file.truncate()
-        missing = f" and {what} take {size(count)}, so {size(max(count - free, 1))} are missing"  # before the file grew
+        # before the file grew
+        missing = f" and {what} take {size(count)}, so {size(max(count - free, 1))} are missing"
         raise DiskFull(place.told(missing)) from error

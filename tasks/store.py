@@ -1,7 +1,7 @@
 """Content-addressed files: written under a temporary name, synced, renamed; verified when read.
 
-A file or a folder is stored at `<root>/<first two hex digits>/<sha256><suffix>`. A folder's sha256 is that of its sorted
-listing (name and sha256 of each file), so an ONNX file with external data is one artifact of one size.
+A file or a folder is stored at `<root>/<first two hex digits>/<sha256><suffix>`. A folder's sha256 is that of its
+sorted listing (name and sha256 of each file), so an ONNX file with external data is one artifact of one size.
 """
 
 from __future__ import annotations
@@ -86,7 +86,8 @@ def replace(source: Path, target: Path) -> None:
     """Put a finished file or folder where it belongs: synced, then renamed, so that it appears whole or not at all."""
     _sync_all(source)
     made(target.parent)
-    if target.is_dir():  # a name of a folder with content is not given to another in one step
+    # a name of a folder with content is not given to another in one step
+    if target.is_dir():
         aside = source.with_name(f"{source.name}.old")
         target.replace(aside)
         source.replace(target)
@@ -153,14 +154,16 @@ class Store:
         relative = f"{sha256[:2]}/{sha256}{suffix}"
         artifact = Artifact(path=relative, sha256=sha256, size_bytes=size, format=format, precision=precision)
         target = self.root / relative
-        if self.intact(artifact):  # another run may be reading it
+        # another run may be reading it
+        if self.intact(artifact):
             remove(path)
             _sync_all(target)
             sync(target.parent)
             sync(self.root)
         else:
             if path.is_file():
-                path.chmod(0o644)  # safetensors and temporary files are made for their owner alone
+                # safetensors and temporary files are made for their owner alone
+                path.chmod(0o644)
             replace(path, target)
         return artifact
 

@@ -31,9 +31,18 @@ METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro F1"}
 TRAINING = ("train", "tune", "augment")
 EPS = 1e-9
 CSV_COLUMNS = (
-    "model_name", "batch_size", "optimization_technique", "device", "model_size_mb", "accuracy_top_1", "accuracy_top_5",
-    "ram_usage_mb", "vram_usage_mb", "latency_ms_per_batch", "throughput_samples_per_sec",
-)  # fmt: skip
+    "model_name",
+    "batch_size",
+    "optimization_technique",
+    "device",
+    "model_size_mb",
+    "accuracy_top_1",
+    "accuracy_top_5",
+    "ram_usage_mb",
+    "vram_usage_mb",
+    "latency_ms_per_batch",
+    "throughput_samples_per_sec",
+)
 MARKED = "benchmark_results_marked.csv"
 """File of the rows whose times benchmark_results.csv leaves empty."""
 
@@ -174,10 +183,15 @@ def _reference(rows: list[Row], study: Study, batch: int) -> Row | None:
     """The most accurate eager fp32 unpruned row, on the first device of the study that has one (auto: a GPU first)."""
     metric = study.select.metric
     found = [
-        row for row in rows
-        if row["status"] == "ok" and row["batch_size"] == batch and row["runtime"] == "eager"
-        and row["precision"] == "fp32" and row["stage"] in TRAINING and row[metric] is not None
-    ]  # fmt: skip
+        row
+        for row in rows
+        if row["status"] == "ok"
+        and row["batch_size"] == batch
+        and row["runtime"] == "eager"
+        and row["precision"] == "fp32"
+        and row["stage"] in TRAINING
+        and row[metric] is not None
+    ]
     devices = {row["device"]: None for row in found}
     for wanted in study.benchmark.devices:
         first = sorted(devices, key=lambda d: (d == "cpu", d)) if wanted == "auto" else [wanted]
@@ -237,12 +251,16 @@ def _reason(
             alone = _reference_alone(reference, study)
             return _no_winner(rows, study, reference, "No winner yet" if alone else "No winner"), alone, other
         return (
-            _no_winner(rows, study, reference, "No winner yet"), _provisional(rows, study, reference, provisional),
-            shown.drop, other,
-        )  # fmt: skip
+            _no_winner(rows, study, reference, "No winner yet"),
+            _provisional(rows, study, reference, provisional),
+            shown.drop,
+            other,
+        )
     if winner is reference:
-        first = (f"{words(winner)}: {_ms(winner)} median, {_score(winner, study)}. It is the reference itself: "
-                 "no other form that may win has a smaller median.")  # fmt: skip
+        first = (
+            f"{words(winner)}: {_ms(winner)} median, {_score(winner, study)}. It is the reference itself: "
+            "no other form that may win has a smaller median."
+        )
     else:
         first = f"{_compared(winner, reference, study)}."
     gate = "The held-out images decided only who passes this accuracy rule, not the order."
@@ -256,8 +274,10 @@ def _score(row: Row, study: Study) -> str:
 
 def _compared(row: Row, reference: Row, study: Study) -> str:
     """A row's figures beside the reference's."""
-    return (f"{words(row)}: {_ms(row)} median{_against(row, reference)}, {_score(row, study)} against "
-            f"{reference[study.select.metric]:.3f}, within the allowed drop of {study.select.max_drop:g}")  # fmt: skip
+    return (
+        f"{words(row)}: {_ms(row)} median{_against(row, reference)}, {_score(row, study)} against "
+        f"{reference[study.select.metric]:.3f}, within the allowed drop of {study.select.max_drop:g}"
+    )
 
 
 def _no_winner(rows: list[Row], study: Study, reference: Row, so: str) -> str:
@@ -265,18 +285,24 @@ def _no_winner(rows: list[Row], study: Study, reference: Row, so: str) -> str:
     removed = Counter(_why_not(row) for row in rows if row["batch_size"] == reference["batch_size"])
     counts = ", ".join(f"{n} {why}" for why, n in removed.most_common())
     whole = f"{so}: none of the {removed.total()} rows at batch {reference['batch_size']} may win ({counts})."
-    return (f"{whole} A winner may lose {study.select.max_drop:g} of the reference's {_score(reference, study)} "
-            f"({words(reference)}).")  # fmt: skip
+    return (
+        f"{whole} A winner may lose {study.select.max_drop:g} of the reference's {_score(reference, study)} "
+        f"({words(reference)})."
+    )
 
 
 def _lost_references(rows: list[Row], study: Study, batch: int) -> list[Row]:
     """Rows that could have been the reference, but were not measured whole: a worker was killed, for example."""
     return [
-        row for row in rows
-        if row["batch_size"] == batch and row["runtime"] == "eager" and row["precision"] == "fp32"
-        and row["stage"] in TRAINING and row["status"] != "skipped"
+        row
+        for row in rows
+        if row["batch_size"] == batch
+        and row["runtime"] == "eager"
+        and row["precision"] == "fp32"
+        and row["stage"] in TRAINING
+        and row["status"] != "skipped"
         and (row["status"] != "ok" or row[study.select.metric] is None)
-    ]  # fmt: skip
+    ]
 
 
 def _told_lost(lost: list[Row]) -> str:
@@ -286,10 +312,14 @@ def _told_lost(lost: list[Row]) -> str:
 
 def _no_reference(lost: list[Row]) -> str:
     if lost:
-        return ("No winner: the reference for the accuracy rule, an unpruned fp32 model in PyTorch eager, could not be "
-                f"measured ({_told_lost(lost)}).")  # fmt: skip
-    return ("No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
-            "is no reference for the accuracy rule.")  # fmt: skip
+        return (
+            "No winner: the reference for the accuracy rule, an unpruned fp32 model in PyTorch eager, could not be "
+            f"measured ({_told_lost(lost)})."
+        )
+    return (
+        "No winner: no unpruned fp32 model was measured in PyTorch eager at the compared batch size, so there "
+        "is no reference for the accuracy rule."
+    )
 
 
 def _other_reference(lost: list[Row]) -> str:
@@ -300,16 +330,20 @@ def _reference_alone(reference: Row, study: Study) -> str:
     """What is to be done where no other row is accurate enough, and the reference cannot win as it was measured."""
     if reference["conditions"] is None:
         return ""
-    return (f"No row but the reference itself is accurate enough, and it was measured under bad conditions "
-            f"({reference['conditions']}). {_to_confirm(reference, study)}")  # fmt: skip
+    return (
+        f"No row but the reference itself is accurate enough, and it was measured under bad conditions "
+        f"({reference['conditions']}). {_to_confirm(reference, study)}"
+    )
 
 
 def _provisional(rows: list[Row], study: Study, reference: Row, best: Row) -> str:
     """The provisional best, why it is no winner yet, and what would confirm it."""
     others = len(_passed_over(rows, study, best["batch_size"])) - 1
     likewise = f"; so were {others} more that are accurate enough" if others else ""
-    return (f"Provisional best: {_compared(best, reference, study)}. It was measured under bad conditions "
-            f"({best['conditions']}{likewise}). {_to_confirm(best, study)}")  # fmt: skip
+    return (
+        f"Provisional best: {_compared(best, reference, study)}. It was measured under bad conditions "
+        f"({best['conditions']}{likewise}). {_to_confirm(best, study)}"
+    )
 
 
 def _to_confirm(row: Row, study: Study) -> str:
@@ -319,17 +353,24 @@ def _to_confirm(row: Row, study: Study) -> str:
     quiet = " while nothing else runs on this machine"
     if minutes is None or not any(hurried):
         return f"To confirm it, run the same command with --again benchmark{quiet}."
-    return (f"{minutes:g} minutes (benchmark.minutes) were too few: to confirm it, run the same command with "
-            f"--set benchmark.minutes={2 * minutes:g}{'' if all(hurried) else quiet}.")  # fmt: skip
+    return (
+        f"{minutes:g} minutes (benchmark.minutes) were too few: to confirm it, run the same command with "
+        f"--set benchmark.minutes={2 * minutes:g}{'' if all(hurried) else quiet}."
+    )
 
 
 def _passed_over(rows: list[Row], study: Study, batch_size: int, winners_ms: float = math.inf) -> list[Row]:
     """Rows that would have won, had they been measured under good conditions."""
     return [
-        row for row in rows
-        if row["batch_size"] == batch_size and row["conditions"] is not None and row["status"] == "ok"
-        and _accurate(row, study) and row["latency_median_ms"] is not None and row["latency_median_ms"] < winners_ms
-    ]  # fmt: skip
+        row
+        for row in rows
+        if row["batch_size"] == batch_size
+        and row["conditions"] is not None
+        and row["status"] == "ok"
+        and _accurate(row, study)
+        and row["latency_median_ms"] is not None
+        and row["latency_median_ms"] < winners_ms
+    ]
 
 
 def _milliseconds(row: Row) -> float:
@@ -342,8 +383,10 @@ def _marked_ahead(faster: list[Row], study: Study) -> str:
         return ""
     best = min(faster, key=_milliseconds)
     likewise = f"; {len(faster) - 1} more likewise" if len(faster) > 1 else ""
-    return (f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
-            f"{_ms(best)} ({best['conditions']}{likewise}). {_to_confirm(best, study)}")  # fmt: skip
+    return (
+        f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
+        f"{_ms(best)} ({best['conditions']}{likewise}). {_to_confirm(best, study)}"
+    )
 
 
 def _against(winner: Row, reference: Row) -> str:
@@ -424,21 +467,23 @@ def csv(summary: pl.DataFrame) -> str:
     """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean;
     throughput: `rate_column`).
 
-    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were. Times that were
-    measured under bad conditions are empty: `marked_csv` has them.
+    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were. Times that
+    were measured under bad conditions are empty: `marked_csv` has them.
     """
     rows = summary.to_dicts()
     return _csv([_csv_line(row, rate_column(rows)) for row in rows])
 
 
 def marked_csv(summary: pl.DataFrame) -> str | None:
-    """The rows whose times `csv` leaves empty, with these times and what was bad about them; None where there are none."""
+    """The rows whose times `csv` leaves empty, with these times and what was bad about them; None where there are
+    none."""
     rows = summary.to_dicts()
     rate = rate_column(rows)
     lines = [
         (*_csv_line(row, rate, trusted=False), "; ".join(dict.fromkeys(filter(None, _marks(row, rate)))))
-        for row in rows if any(_marks(row, rate))
-    ]  # fmt: skip
+        for row in rows
+        if any(_marks(row, rate))
+    ]
     return _csv(lines, "conditions") if lines else None
 
 
@@ -463,8 +508,13 @@ def _csv_line(row: Row, rate: str, *, trusted: bool = True) -> tuple[Any, ...]:
 
     slow, few = (trusted and mark is not None for mark in _marks(row, rate))
     figures = (
-        mb(row["size_bytes"]), percent(row["top1"]), percent(row["top5"]), mb(row["ram_usage_bytes"]),
-        mb(row["vram_peak_bytes"]), None if slow else row["latency_mean_ms"], None if few else row[rate],
-    )  # fmt: skip
+        mb(row["size_bytes"]),
+        percent(row["top1"]),
+        percent(row["top5"]),
+        mb(row["ram_usage_bytes"]),
+        mb(row["vram_peak_bytes"]),
+        None if slow else row["latency_mean_ms"],
+        None if few else row[rate],
+    )
     which = (row["model"], row["batch_size"], technique(row), row["device"])
     return (*which, *(figures if row["status"] == "ok" else [None] * len(figures)))

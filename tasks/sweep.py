@@ -1,6 +1,7 @@
 """What runs that died have left below an artifacts folder: removed at the next start.
 
-Whatever is being worked on is locked (tasks/locks.py), and stays. So does what an interrupted stage goes on from, for a week.
+Whatever is being worked on is locked (tasks/locks.py), and stays. So does what an interrupted stage goes on from, for a
+week.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEEP_DAYS = 7
-"""An interrupted stage's checkpoints are kept for so long after they were last written to: its command may come again."""
+"""An interrupted stage's checkpoints are kept for so long after they were last written to: its command may come
+again."""
 UNFINISHED_IN = ("store/results", "store/last/*", "tables/*", "profiles", "runs/*", "runs/*/why", "runs/*/profiles")
 """Folders in which files are written under a temporary name."""
 
@@ -57,7 +59,8 @@ def _days(folder: Path) -> float:
     for path in folder.rglob("*"):
         try:
             newest = max(newest, path.lstat().st_mtime)
-        except FileNotFoundError:  # a live run has just removed it
+        except FileNotFoundError:
+            # a live run has just removed it
             return 0.0
     return (time.time() - newest) / 86_400
 

@@ -73,15 +73,18 @@ def frame(name: str, rows: Iterable[Mapping[str, object]]) -> pl.DataFrame:
 
 
 def _great_expectations() -> Any:
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # telemetry, on by default where a version has it
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # it tells of every function that it registers
+    # telemetry, on by default where a version has it
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    # it tells of every function that it registers
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
     import great_expectations
 
     return great_expectations
 
 
 def expectations(name: str, *, empty: bool = False) -> gx.ExpectationSuite:
-    """The Great Expectations suite of a table, from its declaration; of one without rows, what is expected of its columns.
+    """The Great Expectations suite of a table, from its declaration; of one without rows, what is expected of its
+    columns.
 
     Numbers are finite. Uniqueness is left out of tables that are checked by batches, and what lists hold of all: pandas
     cannot say either; `Checks` asks Polars.
@@ -98,7 +101,8 @@ def expectations(name: str, *, empty: bool = False) -> gx.ExpectationSuite:
             suite.append(kind(description=words, **what))
 
     in_order = list(table.columns)
-    typed = ", ".join(f"{key} ({column.dtype})" for key, column in table.columns.items())  # types: `checks.schema`
+    # types: `checks.schema`
+    typed = ", ".join(f"{key} ({column.dtype})" for key, column in table.columns.items())
     expect(f"the columns are: {typed}", gxe.ExpectTableColumnsToMatchOrderedList, column_list=in_order)
     for key, column in table.columns.items():
         if not column.nullable:
@@ -141,9 +145,8 @@ class Checks:
         gx = _great_expectations()
         from great_expectations.data_context.types import base
 
-        stores = (
-            base.InMemoryStoreBackendDefaults()
-        )  # the context's own defaults add a second site, in a temporary folder
+        # the context's own defaults add a second site, in a temporary folder
+        stores = base.InMemoryStoreBackendDefaults()
         quiet = base.ProgressBarsConfig(globally=False)
         config = base.DataContextConfig(store_backend_defaults=stores, progress_bars=quiet, analytics_enabled=False)
         self._context = gx.get_context(mode="ephemeral", project_config=config)
@@ -200,7 +203,8 @@ def _validate(name: str, path: Path, definition: gx.ValidationDefinition) -> lis
         identity = gx.RunIdentifier(run_name=f"rows-from-{start}", run_time=datetime.now(UTC))
         run = partial(definition.run, batch_parameters={"dataframe": _pandas(rows)}, run_id=identity)
         result = run(result_format={"result_format": "BASIC"})
-        if not result.success:  # SUMMARY, which has the rows, takes twice as long; it takes BASIC's place in the site
+        # SUMMARY, which has the rows, takes twice as long; it takes BASIC's place in the site
+        if not result.success:
             result = run(result_format={"result_format": "SUMMARY", "partial_unexpected_count": SHOWN})
         for one in result.results:
             if one.success:
@@ -210,7 +214,8 @@ def _validate(name: str, path: Path, definition: gx.ValidationDefinition) -> lis
                 numbers, values = one.result["partial_unexpected_index_list"], one.result["partial_unexpected_list"]
                 bad = [(start + row, _plain(value)) for row, value in zip(numbers, values, strict=True)]
                 found.setdefault(words, []).extend(bad)
-            elif not misshapen:  # a missing column or a wrong type makes others raise: `checks.schema` has said it
+            elif not misshapen:
+                # a missing column or a wrong type makes others raise: `checks.schema` has said it
                 raise RuntimeError(f"table {name}: could not check that {words}: {one.exception_info}")
     if not misshapen:
         found |= checks.lists(table, path)
@@ -253,9 +258,11 @@ def _pandas(rows: pa.Table) -> Any:
 def _plain(value: Any) -> Any:
     import pandas as pd
 
-    if isinstance(value, dict):  # the columns of a key
+    # the columns of a key
+    if isinstance(value, dict):
         return tuple(map(_plain, value.values()))
-    if isinstance(value, tuple):  # a pair: (larger, smaller) in `expectations`, the other way round in its words
+    # a pair: (larger, smaller) in `expectations`, the other way round in its words
+    if isinstance(value, tuple):
         return tuple(map(_plain, reversed(value)))
     return None if value is pd.NA else value
 
@@ -304,4 +311,5 @@ def read(out: Path, name: str, run: str | None = None) -> pl.LazyFrame:
     if run is not None:
         return pl.scan_parquet(files[run], glob=False)
     scans = [pl.scan_parquet(path, glob=False).with_columns(run=pl.lit(stem)) for stem, path in files.items()]
-    return pl.concat(scans, how="diagonal")  # runs of an older version may lack a column
+    # runs of an older version may lack a column
+    return pl.concat(scans, how="diagonal")

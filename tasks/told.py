@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     import zipfile
     from pathlib import Path
 
-EXTRA_BYTES = 16 << 20  # of an entry in a TorchScript archive; a thousand classes are some 20 KB
+# of an entry in a TorchScript archive; a thousand classes are some 20 KB
+EXTRA_BYTES = 16 << 20
 Classes = Annotated[int, Field(ge=1, le=10_000_000)]
 
 

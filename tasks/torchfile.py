@@ -1,4 +1,5 @@
-"""What a file of PyTorch is, told without running it: TorchScript and the type of its input, or why it cannot be executed."""
+"""What a file of PyTorch is, told without running it: TorchScript and the type of its input, or why it cannot be
+executed."""
 
 from __future__ import annotations
 
@@ -50,7 +51,8 @@ def _other(path: Path, names: list[str]) -> str:
         target = json.dumps(str(path.with_suffix(".onnx")))
         code = f"import torch; torch.onnx.export(torch.export.load({json.dumps(str(path))}), f={target})"
         return (
-            "a program of torch.export (.pt2), which is not opened, as that evaluates expressions of the file; where you "
+            "a program of torch.export (.pt2), which is not opened, as that evaluates expressions of the file; "
+            "where you "
             f"trust it, make ONNX of it: python -c {shlex.quote(code)}"
         )
     if any(name.endswith("/data.pkl") for name in names):
@@ -65,10 +67,14 @@ def pickled(path: Path) -> str:
     try:
         content, _ = _pickles.outline(path)
     except ValueError:
-        return "a pickle that torch.save did not write, or a damaged one; pickles are never opened, as that runs their code"
+        return (
+            "a pickle that torch.save did not write, or a damaged one; pickles are never opened, as that runs "
+            "their code"
+        )
     if isinstance(content, _pickles.Inert):
         return (
-            f"a pickled {content.name}, which is never opened, as that runs code of the file; export it where it was made: "
+            f"a pickled {content.name}, which is never opened, as that runs code of the file; export it where it "
+            "was made: "
             'torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
         )
     held = "a state dict or checkpoint" if isinstance(content, dict) else f"a {type(content).__name__}"

@@ -53,8 +53,14 @@ def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str,
         loaded = models.pretrained(network, model.name, model.pretrained, data.image_size)
         LOG.info("%s: %s", model.label, "; ".join(loaded.notes))
         if loaded.normalisation is not None and not _near(loaded.normalisation, (data.mean, data.std)):
-            LOG.warning("%s: its weights were trained with mean %s and std %s, the images here have %s and %s; set "
-                        "data.mean and data.std", model.label, *loaded.normalisation, data.mean, data.std)  # fmt: skip
+            LOG.warning(
+                "%s: its weights were trained with mean %s and std %s, the images here have %s and %s; set "
+                "data.mean and data.std",
+                model.label,
+                *loaded.normalisation,
+                data.mean,
+                data.std,
+            )
     return network, architecture
 
 
@@ -63,11 +69,17 @@ def _near(one: tuple[tuple[float, ...], ...], other: tuple[tuple[float, ...], ..
 
 
 def _architecture(model: Model, data: Prepared) -> dict[str, Any]:
-    architecture: dict[str, Any] = {"name": model.name, "num_classes": len(data.classes),
-                                    "in_channels": data.channels, "image_size": data.image_size}  # fmt: skip
+    architecture: dict[str, Any] = {
+        "name": model.name,
+        "num_classes": len(data.classes),
+        "in_channels": data.channels,
+        "image_size": data.image_size,
+    }
     if model.upsample is not None and model.upsample <= data.image_size:
-        raise ValueError(f"models.upsample: {model.upsample} is no more than the images' {data.image_size} pixels; leave it "
-                         "out, or set a smaller data.image_size")  # fmt: skip
+        raise ValueError(
+            f"models.upsample: {model.upsample} is no more than the images' {data.image_size} pixels; leave it "
+            "out, or set a smaller data.image_size"
+        )
     return architecture | {k: v for k in ("width", "upsample", "gelu") if (v := getattr(model, k)) is not None}
 
 
@@ -99,12 +111,25 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
     for number, seed in enumerate(settings.seeds):
         network, architecture = fresh(model, data, seed)
         part = work.part(number / len(settings.seeds), (number + 1) / len(settings.seeds))
-        fitted = fit(part, network, architecture, data, settings.model_copy(update={"seeds": (seed,)}),
-                     model_label=model.label, variant=variant, stage=stage)  # fmt: skip
+        fitted = fit(
+            part,
+            network,
+            architecture,
+            data,
+            settings.model_copy(update={"seeds": (seed,)}),
+            model_label=model.label,
+            variant=variant,
+            stage=stage,
+        )
         made.append((fitted, evaluation_row(work, data, variant, fitted.artifact, settings.device)))
     best = max(range(len(made)), key=lambda n: made[n][0].validation_macro_f1)
-    spread: dict[str, object] = {"model": model.label, "variant": variant, "stage": stage,
-                                 "seeds": list(settings.seeds), "chosen": settings.seeds[best]}  # fmt: skip
+    spread: dict[str, object] = {
+        "model": model.label,
+        "variant": variant,
+        "stage": stage,
+        "seeds": list(settings.seeds),
+        "chosen": settings.seeds[best],
+    }
     told = []
     for split, scores in (
         ("validation", [fitted.validation_macro_f1 for fitted, _ in made]),
@@ -117,15 +142,21 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
     if (note := made[best][0].note) is not None:
         work.log.warning("%s: %s", variant, note)
     if len(settings.seeds) > 1:
-        work.log.info("%s: %s (mean ± standard deviation of %d seeds); seed %d is best on validation", variant,
-                      ", ".join(told), len(made), settings.seeds[best])  # fmt: skip
+        work.log.info(
+            "%s: %s (mean ± standard deviation of %d seeds); seed %d is best on validation",
+            variant,
+            ", ".join(told),
+            len(made),
+            settings.seeds[best],
+        )
     return Seeded(
         made[best][0], settings.seeds[best], [row for f, _ in made for row in f.epochs], made[best][1], spread
     )
 
 
 def as_they_are(work: Work, model: Model, data: Prepared, settings: Train) -> tuple[Artifact, Scores | None]:
-    """Pretrained weights, stored without a step of training, and their validation scores where there are such images."""
+    """Pretrained weights, stored without a step of training, and their validation scores where there are such
+    images."""
     import models
 
     network, architecture = fresh(model, data, settings.seeds[0])
@@ -157,8 +188,16 @@ def weights(model: Model, data: Prepared, name: str, stage: str, artifact: Artif
 
     network = models.build(**_architecture(model, data))
     parameters, macs = cost(network, torch.zeros(1, data.channels, data.image_size, data.image_size))
-    return Variant(name=name, model=model.label, stage=stage, format="safetensors", parameters=parameters, macs=macs,
-                   artifact=artifact, **fields)  # fmt: skip
+    return Variant(
+        name=name,
+        model=model.label,
+        stage=stage,
+        format="safetensors",
+        parameters=parameters,
+        macs=macs,
+        artifact=artifact,
+        **fields,
+    )
 
 
 def train(work: Work, model: Model, data: Prepared, settings: Train, final: bool) -> Trained:

@@ -44,12 +44,20 @@ def search(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     journal = Journal(work.scratch / "trials.log", work.log)
     study = optuna.create_study(
-        study_name="tune", direction="maximize", load_if_exists=True,
+        study_name="tune",
+        direction="maximize",
+        load_if_exists=True,
         storage=optuna.storages.JournalStorage(journal),  # type: ignore[arg-type]  # two methods are all that it calls
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=1),
-    )  # fmt: skip
-    short = base.model_copy(update={"epochs": settings.epochs, "patience": settings.epochs,
-                                    "train_limit": settings.train_limit, "seeds": base.seeds[:1]})  # fmt: skip
+    )
+    short = base.model_copy(
+        update={
+            "epochs": settings.epochs,
+            "patience": settings.epochs,
+            "train_limit": settings.train_limit,
+            "seeds": base.seeds[:1],
+        }
+    )
     for cut in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         study.tell(cut.number, state=optuna.trial.TrialState.FAIL)
     for number in range(len(_outcomes(study)), settings.trials):
@@ -62,21 +70,30 @@ def search(
         outcome, told = _trial(part, model, data, short.model_copy(update=values), trial, number)
         rows = [each["row"] for each in (*_outcomes(study), outcome)]
         scores = [row["score"] for row in rows if row["score"] is not None]
-        outcome["row"] |= {"model": model.label, "trial": number, "adjusted": json.dumps(values),
-                           "best_so_far": max(scores, default=None)}  # fmt: skip
-        trial.set_user_attr("outcome", outcome)  # before the trial ends: a finished one cannot be written to
+        outcome["row"] |= {
+            "model": model.label,
+            "trial": number,
+            "adjusted": json.dumps(values),
+            "best_so_far": max(scores, default=None),
+        }
+        # before the trial ends: a finished one cannot be written to
+        trial.set_user_attr("outcome", outcome)
         study.tell(trial, **told)
         score = f"validation F1 {_percent(outcome['row']['score'])} of {data.validation_rows} images"
-        work.progress(number + 1, settings.trials, f"{model.label}/tune trial {number + 1}/{settings.trials}: "
-                      f"{_in_words(values)}: {score}"
-                      f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}")  # fmt: skip
+        work.progress(
+            number + 1,
+            settings.trials,
+            f"{model.label}/tune trial {number + 1}/{settings.trials}: "
+            f"{_in_words(values)}: {score}"
+            f"{' (stopped early)' if outcome['row']['stopped_early'] else ''}",
+        )
     outcomes = _outcomes(study)
     return [each["row"] for each in outcomes], [row for each in outcomes for row in each["epochs"]]
 
 
 def _outcomes(study: optuna.Study) -> list[dict[str, Any]]:
-    """Row and curves of each trial that ended, in order. One that was cut off before Optuna was told of its end does not
-    count: Optuna has it as failed, and would not learn from it.
+    """Row and curves of each trial that ended, in order. One that was cut off before Optuna was told of its end does
+    not count: Optuna has it as failed, and would not learn from it.
     """
     from optuna.trial import TrialState
 
@@ -118,8 +135,17 @@ def _trial(
     started = time.perf_counter()
     variant = f"{model.label}/tune/trial-{number}"
     try:
-        fitted = fit(work, network, architecture, data, settings, model_label=model.label, variant=variant,
-                     stage="tune", on_epoch=report)  # fmt: skip
+        fitted = fit(
+            work,
+            network,
+            architecture,
+            data,
+            settings,
+            model_label=model.label,
+            variant=variant,
+            stage="tune",
+            on_epoch=report,
+        )
         epochs = fitted.epochs
         told: dict[str, Any] = {"values": fitted.validation_macro_f1}
     except optuna.TrialPruned:
@@ -144,7 +170,8 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
 
     The weights that are better on validation go on: the retrained ones, or those the search started from.
     """
-    assert trained.validation_macro_f1 is not None  # what is trained has validation images
+    # what is trained has validation images
+    assert trained.validation_macro_f1 is not None
     searched = _share_of_search(data, trained.train, settings)
     trials, epochs = search(work.part(0, searched), model, data, trained.train, settings)
     best = max((t for t in trials if t["score"] is not None), key=lambda t: t["score"], default=None)  # type: ignore[arg-type,return-value]
@@ -153,23 +180,42 @@ def tune(work: Work, model: Model, data: Prepared, trained: Trained, settings: T
     name, tables = f"{model.label}/tune", {"trials": work.rows("trials", trials)}
     rows: list[dict[str, object]] = []
     result = trained
-    if best["trial"] != 0:  # the study's own settings would train to the same weights again
+    # the study's own settings would train to the same weights again
+    if best["trial"] != 0:
         found = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
         seeded = train_seeds(work.part(searched, 1), model, data, found, name, "tune")
         fitted = seeded.fitted
         epochs += seeded.epochs
-        tuned = weights(model, data, name, "tune", fitted.artifact, parent=trained.variant.name,
-                        setting=f"trial {best['trial']}, seed {seeded.seed}")  # fmt: skip
+        tuned = weights(
+            model,
+            data,
+            name,
+            "tune",
+            fitted.artifact,
+            parent=trained.variant.name,
+            setting=f"trial {best['trial']}, seed {seeded.seed}",
+        )
         if fitted.validation_macro_f1 >= trained.validation_macro_f1:
             tuned = tuned.model_copy(update={"benchmark": final})
             result = Trained(variant=tuned, train=found, validation_macro_f1=fitted.validation_macro_f1)
-        rows.append(variant_row(tuned, validation_top1=fitted.validation_top1, note=fitted.note,
-                                validation_macro_f1=fitted.validation_macro_f1))  # fmt: skip
+        rows.append(
+            variant_row(
+                tuned,
+                validation_top1=fitted.validation_top1,
+                note=fitted.note,
+                validation_macro_f1=fitted.validation_macro_f1,
+            )
+        )
         tables["evaluations"] = work.rows("evaluations", [seeded.evaluation])
         tables["seeds"] = work.rows("seeds", [seeded.spread])
-    if result is trained:  # the first weights under a name of this stage, so that the lineage has one end
-        work.log.info("%s: tuning did not help; going on with the first training (validation F1 %.4f of %d images)",
-                      name, trained.validation_macro_f1, data.validation_rows)  # fmt: skip
+    # the first weights under a name of this stage, so that the lineage has one end
+    if result is trained:
+        work.log.info(
+            "%s: tuning did not help; going on with the first training (validation F1 %.4f of %d images)",
+            name,
+            trained.validation_macro_f1,
+            data.validation_rows,
+        )
         kept = {"name": f"{name}-none", "stage": "tune", "parent": trained.variant.name, "setting": "as given"}
         result = trained.model_copy(update={"variant": trained.variant.model_copy(update={**kept, "benchmark": final})})
         rows.append(variant_row(result.variant, validation_macro_f1=trained.validation_macro_f1))

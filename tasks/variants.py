@@ -35,6 +35,7 @@ def failure(error: BaseException) -> str:
     """
     if (full := space.found(error)) is not None:
         raise full from error
-    words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()  # exporters colour their messages
+    # exporters colour their messages
+    words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()
     line = f"{type(error).__name__}: {' '.join(words)}" if words else type(error).__name__
     return line if len(line) <= 300 else f"{line[:297]}..."

@@ -1,4 +1,5 @@
-"""What `burnish why` tells: for every stage of a run, whether it was computed, and what differed from the time before."""
+"""What `burnish why` tells: for every stage of a run, whether it was computed, and what differed from the time
+before."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ def slug(label: str) -> str:
     return label.replace("/", "-").replace(" ", "-")
 
 
-def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: bool, reason: str = "",
-         left: str = "") -> None:  # fmt: skip
+def tell(
+    context: Context, label: str, key: str, parts: dict[str, Any], *, hit: bool, reason: str = "", left: str = ""
+) -> None:
     """Write to the run's folder and to the log: hit or computed, and what differs from the last time.
 
     Parameters
@@ -43,7 +45,8 @@ def tell(context: Context, label: str, key: str, parts: dict[str, Any], *, hit: 
     last = Path(context.out) / "store" / "last" / study / f"{slug(label)}.json"
     before, broken = _last_time(last, label)
     reasons = [text for text in (reason, broken, "" if hit else left) if text]
-    if not hit and not left:  # what ran last is no reason for what had begun before
+    # what ran last is no reason for what had begun before
+    if not hit and not left:
         reasons += _differences(before, parts, bool(reasons))
     told = {"task": label, "outcome": "hit" if hit else BEGUN, "key": key, "differs": reasons, "at": time.time()}
     write_text(_file(context, label), json.dumps(told, indent=1))

@@ -1,4 +1,5 @@
-"""A candidate's process: `python -m tasks.worker` opens a model in a runtime and answers tasks/candidate.py's commands."""
+"""A candidate's process: `python -m tasks.worker` opens a model in a runtime and answers tasks/candidate.py's
+commands."""
 
 from __future__ import annotations
 
@@ -27,9 +28,12 @@ from tasks.pixels import normalise
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-WARM_UP_SECONDS = 0.5  # of a scenario
-AGAIN_SECONDS = 0.01  # of warm-up before a turn, at most; at least one query
-SCENARIO_LIMIT = 30  # a scenario, and each rate that the server tries, lasts at most so many times its least duration
+# of a scenario
+WARM_UP_SECONDS = 0.5
+# of warm-up before a turn, at most; at least one query
+AGAIN_SECONDS = 0.01
+# a scenario, and each rate that the server tries, lasts at most so many times its least duration
+SCENARIO_LIMIT = 30
 
 
 def _resident(field: str) -> int:
@@ -85,10 +89,12 @@ class Opened:
         runtime = runtimes.load(self.spec.runtime)
         self.held = ExitStack()
         if self.spec.device != "cpu":
-            self.held.enter_context(gpu.nvml())  # stays open: to start it takes tens of milliseconds
+            # stays open: to start it takes tens of milliseconds
+            self.held.enter_context(gpu.nvml())
         self.before = gpu.gpu_usage(self.spec.device)
         runtime.load_library(self.spec.device)
-        with Watch(self.spec.device, ()):  # what it imports is part of the baseline
+        # what it imports is part of the baseline
+        with Watch(self.spec.device, ()):
             self.context = gpu.vram(self.spec.device, self.before)
         self.pool = np.load(self.spec.pool)
         self.pool = np.resize(self.pool, (max(len(self.pool), *self.spec.batch_sizes), *self.pool.shape[1:]))
@@ -101,7 +107,8 @@ class Opened:
         self.sessions = [session, *(session.fork() for _ in range(self.spec.slots - 1))]
         self.open_seconds = time.perf_counter() - started
         gc.collect()
-        gc.freeze()  # with PyTorch imported a collection takes 0.4 s, and there is one before every measurement
+        # with PyTorch imported a collection takes 0.4 s, and there is one before every measurement
+        gc.freeze()
 
     def start(self) -> dict[str, Any]:
         """The answer to "start"."""
@@ -147,9 +154,11 @@ class Opened:
         visit = self.visit
         how, begin, limit = visit.effort, time.perf_counter(), None
         share = how.min_seconds / turns, -(-how.min_queries // turns)
-        if turns > 1:  # what was measured meanwhile has left it cold caches and sleeping threads
+        # what was measured meanwhile has left it cold caches and sleeping threads
+        if turns > 1:
             measure.measure(visit.queries[0], min(AGAIN_SECONDS, share[0] / 5), 1)
-        if how.measure_limit is not None:  # what a turn overran is taken from the next one
+        # what a turn overran is taken from the next one
+        if how.measure_limit is not None:
             so_far = visit.spent + time.perf_counter() - begin
             limit = max(how.measure_limit * (len(visit.samples) + 1) / turns - so_far, 0.0)
         with visit.watch:
@@ -161,9 +170,9 @@ class Opened:
         return {}
 
     def finish(self, out: str) -> dict[str, Any]:
-        """End the visit. The npz file `out` gets int64 nanoseconds: `samples` (latency: durations, throughput: completions
-        since the start), `turns` (samples of each turn) and on a GPU `gpu`, float64 ms (queries, 4): H2D, enqueue,
-        compute, D2H.
+        """End the visit. The npz file `out` gets int64 nanoseconds: `samples` (latency: durations, throughput:
+        completions since the start), `turns` (samples of each turn) and on a GPU `gpu`, float64 ms (queries, 4): H2D,
+        enqueue, compute, D2H.
         """
         visit = self.visit
         arrays, answer = {"samples": np.concatenate(visit.samples)}, {}
@@ -194,12 +203,19 @@ class Opened:
         }
 
     def scenario(
-        self, name: str, batch_size: int, seconds: float, limit_ms: float | None, highest: float | None, trials: int,
+        self,
+        name: str,
+        batch_size: int,
+        seconds: float,
+        limit_ms: float | None,
+        highest: float | None,
+        trials: int,
         seed: int,
-    ) -> dict[str, Any]:  # fmt: skip
+    ) -> dict[str, Any]:
         """Rows of `scenarios`. Server takes `limit_ms` and, from offline, `highest` queries a second."""
         queries = self._queries(batch_size)
-        for query in queries:  # the first of each slot, one after the other, as in a visit
+        # the first of each slot, one after the other, as in a visit
+        for query in queries:
             query()
         how: dict[str, Any] = {"batch_size": batch_size, "seconds": seconds, "limit": SCENARIO_LIMIT * seconds}
         if name == "single_stream":
@@ -249,7 +265,8 @@ def _folders(message: dict[str, Any]) -> list[Path]:
 def main() -> None:
     """Answer commands until stdin ends; an exception is an answer too, a failed start is the last one."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not mix with the answers
+    # what libraries print must not mix with the answers
+    os.dup2(2, 1)
     opened: Opened | None = None
     for message in _commands():
         command = message.pop("command")
@@ -265,7 +282,8 @@ def main() -> None:
                 answers,
                 {"error": str(full) if full else f"{type(error).__name__}: {cause(error)}", "full": full is not None},
             )
-            traceback.print_exc()  # last: it goes to a file, for which there may be no room
+            # last: it goes to a file, for which there may be no room
+            traceback.print_exc()
             if opened is None:
                 sys.exit(1)
 

@@ -25,12 +25,26 @@ ROOT = Path(__file__).parent.parent
 
 # A study of minutes made one of seconds: one model, every stage.
 TINY = (
-    "models=['lenet5']", "train.epochs=3", "tune.trials=2", "tune.epochs=1", "augment.policies=['none', 'crop']",
-    "prune.ratios=[0.5]", "prune.epochs=1", "quantize.settings=['u8s8-reduced', 's8s8']", "quantize.calibration_images=32",
-    "quantize.max_drop=1.0", "benchmark.rounds=2", "benchmark.min_seconds=0.05", "benchmark.min_queries=8",
-    "benchmark.warmup_seconds=0.1", "benchmark.batch_sizes=[1, 8]", "benchmark.processes=1", "serve.seconds=0.05",
-    "serve.trials=2", "benchmark.runtimes=['eager', 'torchscript', 'onnxruntime', 'openvino', 'tensorrt']",
-)  # fmt: skip
+    "models=['lenet5']",
+    "train.epochs=3",
+    "tune.trials=2",
+    "tune.epochs=1",
+    "augment.policies=['none', 'crop']",
+    "prune.ratios=[0.5]",
+    "prune.epochs=1",
+    "quantize.settings=['u8s8-reduced', 's8s8']",
+    "quantize.calibration_images=32",
+    "quantize.max_drop=1.0",
+    "benchmark.rounds=2",
+    "benchmark.min_seconds=0.05",
+    "benchmark.min_queries=8",
+    "benchmark.warmup_seconds=0.1",
+    "benchmark.batch_sizes=[1, 8]",
+    "benchmark.processes=1",
+    "serve.seconds=0.05",
+    "serve.trials=2",
+    "benchmark.runtimes=['eager', 'torchscript', 'onnxruntime', 'openvino', 'tensorrt']",
+)
 
 
 def last(*settings: str) -> tuple[str, ...]:
@@ -40,10 +54,19 @@ def last(*settings: str) -> tuple[str, ...]:
 
 # The shortest study that has a winner.
 SHORT = last(
-    *TINY, "tune.trials=0", "augment.policies=[]", "prune.ratios=[]", "quantize.settings=[]", "quantize.dynamic=false",
-    "build.precisions=[]", "export.formats=['onnx']", "benchmark.runtimes=['eager', 'onnxruntime']",
-    "benchmark.batch_sizes=[1]", "benchmark.throughput=false", "serve.seconds=0",
-)  # fmt: skip
+    *TINY,
+    "tune.trials=0",
+    "augment.policies=[]",
+    "prune.ratios=[]",
+    "quantize.settings=[]",
+    "quantize.dynamic=false",
+    "build.precisions=[]",
+    "export.formats=['onnx']",
+    "benchmark.runtimes=['eager', 'onnxruntime']",
+    "benchmark.batch_sizes=[1]",
+    "benchmark.throughput=false",
+    "serve.seconds=0",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -61,7 +84,8 @@ def shared() -> Path:
 
 
 def skip_without_engines() -> None:
-    """Skip where the GPU is not one of those that TensorRT for RTX names, as Hopper, and it is all that builds engines."""
+    """Skip where the GPU is not one of those that TensorRT for RTX names, as Hopper, and it is all that builds
+    engines."""
     import torch
 
     from tasks.runtimes import _tensorrt
@@ -98,7 +122,8 @@ def _restored() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _same_threads() -> Iterator[None]:
     """Runtimes opened in this process set PyTorch's threads, and results depend on their number: give them back."""
-    _default_threads()  # before, too: fixtures of a module have been there first
+    # before, too: fixtures of a module have been there first
+    _default_threads()
     yield
     _default_threads()
 
@@ -124,8 +149,14 @@ def prefect_server(folder: Path, environment: dict[str, str]) -> Iterator[tuple[
         port = probe.getsockname()[1]
     url, log = f"http://127.0.0.1:{port}/api", folder / "server.log"
     with log.open("wb") as file:
-        process = subprocess.Popen([sys.executable, "-m", "prefect", "server", "start", "--port", str(port)], cwd=ROOT,
-                                   env=environment, stdout=file, stderr=file, start_new_session=True)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
+            cwd=ROOT,
+            env=environment,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+        )
     try:
         deadline = time.monotonic() + 180
         while True:
@@ -145,8 +176,12 @@ def prefect_server(folder: Path, environment: dict[str, str]) -> Iterator[tuple[
 
 def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
     """Ask Prefect's server as its own client does: again where it answers 503, as while its database is locked."""
-    request = urllib.request.Request(f"{url}/{path}", json.dumps(body).encode() if body is not None else None,
-                                     {"Content-Type": "application/json"}, method=method)  # fmt: skip
+    request = urllib.request.Request(
+        f"{url}/{path}",
+        json.dumps(body).encode() if body is not None else None,
+        {"Content-Type": "application/json"},
+        method=method,
+    )
     for seconds in (1, 2, 4, 8, 0):
         try:
             answer = urllib.request.urlopen(request, timeout=30).read()
@@ -169,9 +204,13 @@ class Burnish:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments], cwd=self.cwd, env=self.environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            [sys.executable, "-m", "flows.cli", *arguments],
+            cwd=self.cwd,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments)

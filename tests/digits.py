@@ -29,11 +29,18 @@ def digits(work: Work, rows: int = 300) -> Prepared:
             return work.store.put(folder / "array.npy", "npy")
 
     return Prepared(
-        images=put(images), labels=put(source.target[:rows].astype(numpy.int64)), splits=put(splits),
-        classes=tuple(map(str, range(10))), image_size=8, channels=1, mean=(float(train.mean()),),
-        std=(float(train.std()),), train_rows=int((splits == 0).sum()), validation_rows=int((splits == 1).sum()),
+        images=put(images),
+        labels=put(source.target[:rows].astype(numpy.int64)),
+        splits=put(splits),
+        classes=tuple(map(str, range(10))),
+        image_size=8,
+        channels=1,
+        mean=(float(train.mean()),),
+        std=(float(train.std()),),
+        train_rows=int((splits == 0).sum()),
+        validation_rows=int((splits == 1).sum()),
         test_rows=int((splits == 2).sum()),
-    )  # fmt: skip
+    )
 
 
 def warmed(**architecture: Any) -> torch.nn.Module:
@@ -52,5 +59,13 @@ def stored(work: Work, label: str, **architecture: Any) -> Variant:
     with work.store.temporary() as folder:
         models.save(warmed(**architecture), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
-    return Variant(name=f"{label}/train", model=label, stage="train", format="safetensors", artifact=artifact,
-                   parameters=1234, macs=5678, setting="seed 0")  # fmt: skip
+    return Variant(
+        name=f"{label}/train",
+        model=label,
+        stage="train",
+        format="safetensors",
+        artifact=artifact,
+        parameters=1234,
+        macs=5678,
+        setting="seed 0",
+    )

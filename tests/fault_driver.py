@@ -1,7 +1,7 @@
 """Lets every operation of the small study fail in turn, or the power, and tells what came of it.
 
-tests/test_faults.py starts it with tests/shim.cpp loaded. `python fault_driver.py FOLDER MODE:FIRST:STEP ...` prints a JSON
-line per fault: of every STEPth operation from FIRST on. "power" starts children, so it has a process of its own.
+tests/test_faults.py starts it with tests/shim.cpp loaded. `python fault_driver.py FOLDER MODE:FIRST:STEP ...` prints a
+JSON line per fault: of every STEPth operation from FIRST on. "power" starts children, so it has a process of its own.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ class Synced:
 
         def made(path: Any, *more: Any, **options: Any) -> None:
             mkdir(path, *more, **options)
-            if Path(path).absolute().is_relative_to(self.root):  # its inode may be that of one which was removed
+            # its inode may be that of one which was removed
+            if Path(path).absolute().is_relative_to(self.root):
                 (self.kept / "folders" / str(Path(path).stat().st_ino)).unlink(missing_ok=True)
 
         os.fsync, os.mkdir = noted, made
@@ -80,11 +81,13 @@ class Synced:
             return
         held = self.kept / "inodes" / str(found.st_ino)
         if not held.exists():
-            os.link(path, held)  # so that no other file gets the number
+            # so that no other file gets the number
+            os.link(path, held)
         shutil.copyfile(path, self.kept / "files" / str(found.st_ino))
 
     def rebuild(self, target: Path, names_last: bool) -> None:
-        """Make in `target` what is left. `names_last`: all names are, although the content of what was not synced is lost."""
+        """Make in `target` what is left. `names_last`: all names are, although the content of what was not synced is
+        lost."""
         self._folder(self.root, self.root.stat().st_ino, target, names_last)
 
     def _folder(self, source: Path, inode: int, target: Path, names_last: bool) -> None:
@@ -105,8 +108,11 @@ class Synced:
 def state(out: Path, run: str) -> dict[str, Any]:
     """Everything that a run publishes."""
     folder = out / "runs" / run
-    published = {p.relative_to(folder).as_posix(): p.read_bytes().hex() for p in sorted(folder.rglob("*")) if p.is_file()
-                 and p.relative_to(folder).parts[0] not in ("why", "logs")}  # fmt: skip
+    published = {
+        p.relative_to(folder).as_posix(): p.read_bytes().hex()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.relative_to(folder).parts[0] not in ("why", "logs")
+    }
     tables = {p.parent.name: pl.read_parquet(p).rows() for p in sorted((out / "tables").glob(f"*/{run}.parquet"))}
     return json.loads(json.dumps({"files": published, "tables": tables}))
 
@@ -211,7 +217,8 @@ class Trial:
             outs += [self.base / "names-lost", self.base / "names-kept"]
             synced.rebuild(outs[1], names_last=False)
             synced.rebuild(outs[2], names_last=True)
-            if told["code"] == 0:  # the power fails after the end: everything that was published is there
+            # the power fails after the end: everything that was published is there
+            if told["code"] == 0:
                 found = self.start(lambda: state(outs[1], FIRST), self.base / "told")
                 wrong += [] if found == {"code": 0, **(self.reference or {})} else [f"lost after its end: {found}"]
             elif told["code"] != ENDED:
@@ -235,7 +242,8 @@ def _warm_up() -> None:
     torch.save({"weights": [1.0]}, io.BytesIO())
     sources("small_study")
     gc.collect()
-    gc.freeze()  # or collecting garbage copies the memory that children share
+    # or collecting garbage copies the memory that children share
+    gc.freeze()
     gc.disable()
 
 

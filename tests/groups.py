@@ -43,7 +43,8 @@ def group(controller: str, limit: int) -> Iterator[Path]:
         (made / file).write_text(form.format(limit))
         yield made
     finally:
-        for _ in range(100):  # its last process may still be ending
+        # its last process may still be ending
+        for _ in range(100):
             try:
                 made.rmdir()
                 break

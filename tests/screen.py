@@ -31,7 +31,8 @@ class Screen:
                 self._control(found[1], found[2])
                 at = found.end()
             elif text[at] == "\x1b" and not SEQUENCE.search(text, at):
-                self.rest = text[at:]  # cut off in the middle of a sequence
+                # cut off in the middle of a sequence
+                self.rest = text[at:]
                 return
             else:
                 self._put(text[at])
@@ -44,7 +45,8 @@ class Screen:
             assert argument == "2", f"erasing {argument!r} is not known here"
             self.lines[self.row] = ""
         else:
-            assert name in "mhl", f"{name!r} is not known here"  # colours; cursor shown or hidden
+            # colours; cursor shown or hidden
+            assert name in "mhl", f"{name!r} is not known here"
 
     def _put(self, character: str) -> None:
         if character == "\r":

@@ -1,4 +1,5 @@
-"""A run whose winner is a real file, as `burnish deploy` finds it, and the server that it writes in a process of its own."""
+"""A run whose winner is a real file, as `burnish deploy` finds it, and the server that it writes in a process of its
+own."""
 
 from __future__ import annotations
 
@@ -57,11 +58,17 @@ class Made:
             one.model_dump(include={"name", "model", "stage", "parent", "format", "precision", "status"})
             | one.artifact.model_dump(include={"path", "sha256", "size_bytes"})
             for one in self.variants
-        ]  # fmt: skip
+        ]
         self._put("variants", rows)
-        self.summarise({("lenet5/train", "eager"): 3.0, ("lenet5/train/onnx", "onnxruntime"): 1.0,
-                        ("lenet5/train/onnx", "openvino"): 2.0, ("lenet5/train/torchscript", "torchscript"): 4.0,
-                        ("lenet5/train/onnx/int8", "onnxruntime"): 5.0})  # fmt: skip
+        self.summarise(
+            {
+                ("lenet5/train", "eager"): 3.0,
+                ("lenet5/train/onnx", "onnxruntime"): 1.0,
+                ("lenet5/train/onnx", "openvino"): 2.0,
+                ("lenet5/train/torchscript", "torchscript"): 4.0,
+                ("lenet5/train/onnx/int8", "onnxruntime"): 5.0,
+            }
+        )
         folder = out / "runs" / RUN
         study = Study(
             name="small", models=(Model(name="lenet5"),), data=settings.model_copy(update={"test_fraction": 0.5})
@@ -78,8 +85,15 @@ class Made:
         with work.store.temporary() as folder:
             onnx.save(model, folder / "bare.onnx")
             artifact = work.store.put(folder / "bare.onnx", "onnx", "int8")
-        return Variant(name=f"{form.name}/int8", model=form.model, stage="quantize", parent=form.name, format="onnx",
-                       precision="int8", artifact=artifact)  # fmt: skip
+        return Variant(
+            name=f"{form.name}/int8",
+            model=form.model,
+            stage="quantize",
+            parent=form.name,
+            format="onnx",
+            precision="int8",
+            artifact=artifact,
+        )
 
     def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
         (self.out / "tables" / table).mkdir(parents=True, exist_ok=True)
@@ -96,10 +110,19 @@ class Made:
     ) -> None:
         """The first is the winner."""
         rows: list[dict[str, Any]] = [
-            {"variant": variant, "runtime": runtime, "device": device, "batch_size": batch, "status": "ok", "top1": 0.5,
-             "eligible": True, "latency_median_ms": ms, "role": None if number or not winner else "winner"}
+            {
+                "variant": variant,
+                "runtime": runtime,
+                "device": device,
+                "batch_size": batch,
+                "status": "ok",
+                "top1": 0.5,
+                "eligible": True,
+                "latency_median_ms": ms,
+                "role": None if number or not winner else "winner",
+            }
             for number, ((variant, runtime), ms) in enumerate(sorted(latencies.items(), key=lambda item: item[1]))
-        ]  # fmt: skip
+        ]
         self._put("summary", rows)
         keys = ("variant", "runtime", "device", "batch_size", "status")
         self._put("benchmarks", [{key: row[key] for key in keys} | {"threads": threads} for row in rows])
@@ -168,8 +191,13 @@ def running(
         port = probe.getsockname()[1]
     log = folder.parent / f"{folder.name}-{port}.log"
     with log.open("wb") as file:
-        process = subprocess.Popen([*prefix, sys.executable, *arguments], cwd=folder, stdout=file, stderr=subprocess.STDOUT,
-                                   env=environment(PORT=str(port), **variables))  # fmt: skip
+        process = subprocess.Popen(
+            [*prefix, sys.executable, *arguments],
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment(PORT=str(port), **variables),
+        )
     server = Server(process, port, log)
     try:
         url, deadline = server.url, time.monotonic() + 60

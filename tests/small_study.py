@@ -117,7 +117,8 @@ def trains(work: Work, images: Artifact) -> Trained:
 def tunes(work: Work, trained: Trained) -> Output:
     """The real search, with trials that take no time."""
     model: Any = SimpleNamespace(label="small")
-    data: Any = SimpleNamespace(validation_rows=60)  # all that the search itself asks of it
+    # all that the search itself asks of it
+    data: Any = SimpleNamespace(validation_rows=60)
     trials, _ = tune.search(work, model, data, trained.train, Tune(trials=TRIALS))
     return Output(tables={"trials": work.rows("trials", trials)})
 
@@ -143,8 +144,15 @@ def exports(work: Work, trained: Trained) -> Variant:
         (folder / "onnx" / "model.onnx").write_bytes(b"graph")
         (folder / "onnx" / "inner" / "model.onnx.data").write_bytes(bytes(1000))
         artifact = work.store.put(folder / "onnx", "onnx", "fp32")
-    return Variant(name="small/train/onnx", model="small", stage="export", parent="small/train", format="onnx",
-                   artifact=artifact, benchmark=True)  # fmt: skip
+    return Variant(
+        name="small/train/onnx",
+        model="small",
+        stage="export",
+        parent="small/train",
+        format="onnx",
+        artifact=artifact,
+        benchmark=True,
+    )
 
 
 def measures(work: Work, variant: Variant) -> Output:

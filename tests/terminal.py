@@ -1,4 +1,5 @@
-"""A terminal for tests: a command on a pseudo-terminal of its own, as its foreground process group, and its processes."""
+"""A terminal for tests: a command on a pseudo-terminal of its own, as its foreground process group, and its
+processes."""
 
 from __future__ import annotations
 
@@ -44,9 +45,12 @@ class Terminal:
 
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", FOREGROUND, *command],
-            cwd=cwd, env=dict(environment) | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
-            stdin=slave, stdout=slave, stderr=slave,
-        )  # fmt: skip
+            cwd=cwd,
+            env=dict(environment) | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+        )
         os.close(slave)
         self.seen: dict[int, psutil.Process] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -57,7 +61,8 @@ class Terminal:
         while True:
             try:
                 read = os.read(self._master, 65536)
-            except OSError:  # the last process that had it open has ended
+            except OSError:
+                # the last process that had it open has ended
                 return
             self.text += decoder.decode(read)
 

@@ -90,7 +90,8 @@ def test_what_cannot_run_here_is_skipped_and_all_is_without_it(tmp_path: Path, m
     asked = Ablate(techniques=techniques, epochs=1)
 
     def made(technique: str, settings: Ablate = asked) -> dict[str, object]:
-        work = Work.at(tmp_path)  # of its own: a checkpoint is gone on from
+        # of its own: a checkpoint is gone on from
+        work = Work.at(tmp_path)
         done = ablate(work, Model(), data, train, settings, technique)
         return pl.read_parquet(work.store.get(done.tables["ablations"])).row(0, named=True)
 
@@ -126,9 +127,13 @@ def test_what_cannot_run_here_is_skipped_and_all_is_without_it(tmp_path: Path, m
 
 @pytest.mark.parametrize(
     ("seconds", "epochs", "verdict"),
-    [([1.0, 1.1, 1.2, 1.9], 5, "faster"), ([3.1, 4.0, 5.0, 3.2], 5, "slower"), ([2.9, 4.0, 5.0, 3.2], 5, "indistinguishable"),
-     ([1.0, 1.1, 1.2], 4, None)],
-)  # fmt: skip
+    [
+        ([1.0, 1.1, 1.2, 1.9], 5, "faster"),
+        ([3.1, 4.0, 5.0, 3.2], 5, "slower"),
+        ([2.9, 4.0, 5.0, 3.2], 5, "indistinguishable"),
+        ([1.0, 1.1, 1.2], 4, None),
+    ],
+)
 def test_a_technique_is_faster_or_slower_where_its_epochs_and_nones_do_not_overlap(
     tmp_path: Path, monkeypatch, seconds: list[float], epochs: int, verdict: str | None
 ) -> None:
@@ -137,9 +142,21 @@ def test_a_technique_is_faster_or_slower_where_its_epochs_and_nones_do_not_overl
     took = {"none": [9.0, *[2.0, 3.0, 2.5, 2.2][: epochs - 1]], "average": [9.0, *seconds]}
 
     def trained(work, model, data, train, variant, stage):
-        told = [{"epoch": n, "split": "train", "seconds": s, "images_per_second": 1 / s, "data_wait": 0.0,
-                 "compile_seconds": None, "memory_peak_bytes": 1, "precision": "fp32", "device": "cpu", "batch_size": 1}
-                for n, s in enumerate(took[variant.rpartition("-")[2]], 1)]  # fmt: skip
+        told = [
+            {
+                "epoch": n,
+                "split": "train",
+                "seconds": s,
+                "images_per_second": 1 / s,
+                "data_wait": 0.0,
+                "compile_seconds": None,
+                "memory_peak_bytes": 1,
+                "precision": "fp32",
+                "device": "cpu",
+                "batch_size": 1,
+            }
+            for n, s in enumerate(took[variant.rpartition("-")[2]], 1)
+        ]
         return SimpleNamespace(epochs=told, evaluation=dict.fromkeys(QUALITY, 0.5), spread={"test_macro_f1_std": None})
 
     monkeypatch.setattr("tasks.ablate.train_seeds", trained)

@@ -16,8 +16,17 @@ from tasks.budget import HURRIED
 from tasks.records import Benchmark, Select, Study
 from tasks.schema import OF_A_STUDY
 
-LATENCIES = ("latency_mean_ms", "latency_std_ms", "latency_min_ms", "latency_median_ms", "latency_p90_ms",
-             "latency_p95_ms", "latency_max_ms", "images_per_second", "turn_medians_ms")  # fmt: skip
+LATENCIES = (
+    "latency_mean_ms",
+    "latency_std_ms",
+    "latency_min_ms",
+    "latency_median_ms",
+    "latency_p90_ms",
+    "latency_p95_ms",
+    "latency_max_ms",
+    "images_per_second",
+    "turn_medians_ms",
+)
 FAST = "resnet34-w16/prune-0.25/onnx/int8-u8s8-reduced"
 SECOND = "resnet34-w16/augment-none/onnx/int8-u8s8-reduced"
 REFERENCE = "resnet34-w16/augment-none"
@@ -51,8 +60,10 @@ def test_winner_is_the_fastest_row_within_the_allowed_drop(tables: dict[str, pl.
     )
     assert ahead.height > 0 and (ahead["drop"] > 0.01).all()
     assert dict(found.frame.filter(pl.col("role").is_not_null()).select("role", "variant").iter_rows()) == {
-        "winner": FAST, "runner-up": SECOND, "reference": REFERENCE,
-    }  # fmt: skip
+        "winner": FAST,
+        "runner-up": SECOND,
+        "reference": REFERENCE,
+    }
     for part in (FAST, "4.75", "top-1 0.981 against 0.989", "allowed drop of 0.01", f"Runner-up: {SECOND}"):
         assert part in found.reason
 
@@ -72,7 +83,8 @@ def test_every_benchmarked_row_is_in_the_summary_failed_and_skipped_ones_with_th
 def test_a_drop_of_exactly_the_limit_is_allowed(tables: dict[str, pl.DataFrame]) -> None:
     where = {"variant": "lenet5/prune-0.25/onnx/int8-u8s8-reduced"}
     reference = subject.summarise(tables, factory.study()).reference["top1"]
-    score = reference - 0.01  # 0.0100000000000000009 below in floating point
+    # 0.0100000000000000009 below in floating point
+    score = reference - 0.01
     assert reference - score > 0.01
     assert (
         names(subject.summarise(changed(tables, "evaluations", where, top1=score), factory.study()))[0]
@@ -115,7 +127,8 @@ def test_speed_up_is_against_the_reference_model_of_the_same_device_and_batch_si
         return pl.concat([tables[name], here])
 
     both = tables | {name: on_gpu(name, 0.1) for name in ("benchmarks", "evaluations", "memory")}
-    found = subject.summarise(both, factory.study())  # devices: auto
+    # devices: auto
+    found = subject.summarise(both, factory.study())
     assert found.reference["device"] == found.winner["device"] == "cuda:0"
     plain = subject.summarise(tables, factory.study()).winner
     assert found.winner["speedup"] == pytest.approx(plain["speedup"])
@@ -135,9 +148,11 @@ def test_the_reason_says_so_when_winner_and_runner_up_cannot_be_told_apart(table
 def test_without_an_eligible_row_there_is_no_winner_and_the_reason_counts_what_removed_them(
     tables: dict[str, pl.DataFrame],
 ) -> None:
-    bad = tables | {"benchmarks": tables["benchmarks"].with_columns(
-        conditions=pl.when(pl.col("status") == "ok").then(pl.lit("another process on the device"))
-    )}  # fmt: skip
+    bad = tables | {
+        "benchmarks": tables["benchmarks"].with_columns(
+            conditions=pl.when(pl.col("status") == "ok").then(pl.lit("another process on the device"))
+        )
+    }
     found = subject.summarise(bad, factory.study())
     assert (found.winner, found.runner_up) == (None, None)
     assert found.sentences[0].startswith(
@@ -251,8 +266,12 @@ def test_csv_has_the_columns_of_study_s2_and_empty_figures_where_nothing_was_mea
     # The factory's throughput is 1.8 times the rate of one query in flight.
     assert eager["throughput_samples_per_sec"] == pytest.approx(1.8 * 1000 / eager["latency_ms_per_batch"])
     techniques = {r["optimization_technique"] for r in rows}
-    assert {"pruning 0.25 (eager)", "ONNX (onnxruntime)", "pruning 0.25 + ONNX int8 u8s8-reduced (onnxruntime)",
-            "ONNX int8 dynamic (onnxruntime)"} <= techniques  # fmt: skip
+    assert {
+        "pruning 0.25 (eager)",
+        "ONNX (onnxruntime)",
+        "pruning 0.25 + ONNX int8 u8s8-reduced (onnxruntime)",
+        "ONNX int8 dynamic (onnxruntime)",
+    } <= techniques
     skipped = [r for r in rows if "TensorRT" in r["optimization_technique"]]
     assert len(skipped) == 8 and all(list(r.values())[4:] == [None] * 7 for r in skipped)
 
@@ -272,8 +291,9 @@ def test_csv_leaves_times_of_bad_conditions_empty_and_a_second_file_has_them(tab
     assert marked.columns == [*subject.CSV_COLUMNS, "conditions"]
     assert sorted(marked["conditions"]) == ["busy", "hot"]
     assert {row["latency_ms_per_batch"] for row in marked.to_dicts()} == {
-        slow["latency_ms_per_batch"], few["latency_ms_per_batch"],
-    }  # fmt: skip
+        slow["latency_ms_per_batch"],
+        few["latency_ms_per_batch"],
+    }
 
 
 def test_csv_has_one_measurement_of_throughput_in_all_rows() -> None:
@@ -291,8 +311,13 @@ def test_csv_has_one_measurement_of_throughput_in_all_rows() -> None:
 
 def test_figures_for_people_have_three_digits_and_no_exponent() -> None:
     assert [subject.sig(x) for x in (0.0123456, 0.14, 1.0, 99.96, 999.7, 123456.0)] == [
-        "0.0123", "0.140", "1.00", "100", "1\u202f000", "123\u202f456",
-    ]  # fmt: skip
+        "0.0123",
+        "0.140",
+        "1.00",
+        "100",
+        "1\u202f000",
+        "123\u202f456",
+    ]
 
 
 @pytest.mark.slow

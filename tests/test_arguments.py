@@ -37,10 +37,17 @@ def test_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         assert [line for line in one.format_help().splitlines() if len(line) > 80] == []
 
 
-@pytest.mark.parametrize("arguments", [
-    ("bench", "a.onnx", "--rounds", "0"), ("bench", "a.onnx", "--batch", "1,x"), ("bench", "a.onnx", "--seconds", "0"),
-    ("profile", "--queries", "0"), ("ui", "--port", "0"), ("run", "quickstart", "--scale", "x"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bench", "a.onnx", "--rounds", "0"),
+        ("bench", "a.onnx", "--batch", "1,x"),
+        ("bench", "a.onnx", "--seconds", "0"),
+        ("profile", "--queries", "0"),
+        ("ui", "--port", "0"),
+        ("run", "quickstart", "--scale", "x"),
+    ],
+)
 def test_a_mistake_is_a_short_line_with_what_is_accepted(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -43,10 +43,12 @@ def test_each_image_is_shifted_and_mirrored_by_its_own_draws():
     pixels, drawn = pictures(64), draws(64)
     moved = crop_flip(pixels, drawn, crop=True, flip=True)
     for image, got, d in zip(pixels.numpy(), moved.numpy(), drawn.numpy(), strict=True):
-        top, left = (int(d[axis] * 5) for axis in (0, 1))  # 2 pixels are an eighth of 16
+        # 2 pixels are an eighth of 16
+        top, left = (int(d[axis] * 5) for axis in (0, 1))
         padded = numpy.pad(image[:, ::-1] if d[2] < 0.5 else image, ((2, 2), (2, 2), (0, 0)), mode="reflect")
         assert (got == padded[top : top + SIZE, left : left + SIZE]).all()
-    assert len({tuple((d[:3] * torch.tensor([5, 5, 2])).int().tolist()) for d in drawn}) > 25  # of 50
+    # of 50
+    assert len({tuple((d[:3] * torch.tensor([5, 5, 2])).int().tolist()) for d in drawn}) > 25
 
 
 def test_shifting_reaches_each_place_and_mirrors_half_of_the_images():
@@ -55,14 +57,16 @@ def test_shifting_reaches_each_place_and_mirrors_half_of_the_images():
     shifted = crop_flip(pixels, draws(4000), crop=True, flip=False)[:, SIZE // 2, SIZE // 2, 0]
     places, counts = shifted.unique(return_counts=True)
     assert len(places) == 25
-    assert counts.min() > 100  # of 160 expected
+    # of 160 expected
+    assert counts.min() > 100
     mirrored = crop_flip(pixels, draws(4000), crop=False, flip=True)[:, 0, 0, 0] == SIZE - 1
     assert 0.46 < mirrored.float().mean() < 0.54
 
 
 def test_erasing_zeroes_a_box_of_its_own_in_half_of_the_images():
     erased = erase(torch.ones(2000, 3, SIZE, SIZE), draws(2000)) == 0
-    assert (erased == erased[:, :1]).all()  # in every channel
+    # in every channel
+    assert (erased == erased[:, :1]).all()
     touched = erased[:, 0].flatten(1).any(1)
     assert 0.46 < touched.float().mean() < 0.54
     for image in erased[touched][:200, 0]:
@@ -111,7 +115,8 @@ def test_compiled_augmentation_does_what_the_plain_one_does():
 def test_the_parts_of_all_processes_are_the_batches_of_one(processes):
     whole = Plan(103, 32)
     parts = [Plan(103, 32, rank, processes) for rank in range(processes)]
-    assert len(whole.parts) == 3  # the incomplete one is left out
+    # the incomplete one is left out
+    assert len(whole.parts) == 3
     for n, batch in enumerate(whole.parts):
         places = [place for plan in parts for place in range(plan.parts[n].start, plan.parts[n].stop)]
         assert places == list(range(batch.start, batch.stop))
@@ -178,7 +183,8 @@ def test_where_images_live_is_chosen_by_their_size_and_said_in_one_line(monkeypa
         kind is Gathered
         and "by no worker but training itself (train.workers = 0): over 25% of the 0.0 GB free on cpu" in line
     )
-    assert made(4 * images.nbytes, processes=2, device="cpu")[0] is Gathered  # each process would keep them
+    # each process would keep them
+    assert made(4 * images.nbytes, processes=2, device="cpu")[0] is Gathered
     assert made(1, loading="device")[0] is Resident
     kind, line = made(1 << 30, loading="workers", workers=2)
     assert kind is Gathered and "by 2 workers: train.loading = workers" in line

@@ -45,10 +45,15 @@ def test_a_programmed_distribution_is_recovered_within_one_percent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     programmed = lognormal(2.0, 0.2)
-    expected = {"mean": np.mean(programmed), "median": np.median(programmed), "p90": np.quantile(programmed, 0.9),
-                "p99": np.quantile(programmed, 0.99)}  # fmt: skip
+    expected = {
+        "mean": np.mean(programmed),
+        "median": np.median(programmed),
+        "p90": np.quantile(programmed, 0.9),
+        "p99": np.quantile(programmed, 0.99),
+    }
     file, off = null(tmp_path / "a", programmed), {}
-    for _ in range(12):  # other work on this machine is really in the figures; a method that is wrong never gets there
+    # other work on this machine is really in the figures; a method that is wrong never gets there
+    for _ in range(12):
         (row,) = bench(capsys, file, "--rounds", 2, "--seconds", 8, "--out", tmp_path)["benchmarks"]
         off = {name: row[f"latency_{name}_ms"] / value - 1 for name, value in expected.items()}
         if max(map(abs, off.values())) <= 0.01:
@@ -164,7 +169,8 @@ def test_an_interrupted_bench_goes_on_after_its_last_whole_round(
 def test_the_same_is_the_same_and_ten_percent_slower_is_slower_in_95_of_100_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A trial is three files of its own, each in five fresh processes; BURNISH_TRIALS=100 makes as many as are claimed."""
+    """A trial is three files of its own, each in five fresh processes; BURNISH_TRIALS=100 makes as many as are
+    claimed."""
     trials = int(os.environ.get("BURNISH_TRIALS", "5"))
     a, slow = null(tmp_path / "a", lognormal(1.0, 0.05, 100)), null(tmp_path / "slow", lognormal(1.1, 0.05, 100))
     same, slower = 0, 0

@@ -1,4 +1,5 @@
-"""`burnish bench` in a terminal: fits 80 columns, fastest first, against the file that is named; Prefect says nothing."""
+"""`burnish bench` in a terminal: fits 80 columns, fastest first, against the file that is named; Prefect says
+nothing."""
 
 from __future__ import annotations
 
@@ -38,9 +39,22 @@ def latency(variant: str, runtime: str, batch_size: int, ms: float | None, **oth
         return row | {"status": "failed", "error": "Fail: no such operator"}
     times = {"median": 1, "median_low": 0.98, "median_high": 1.02, "mean": 1, "p90": 1.1, "p99": 1.3}
     figures = {f"latency_{name}_ms": ms * factor for name, factor in times.items()}
-    return row | figures | {"status": "ok", "error": None, "conditions": None, "images_per_second": 1000 / ms,
-                            "turn_medians_ms": [ms, ms * 1.01, ms * 0.99, ms], "round_turns": [1, 1, 1, 1],
-                            "first_query_seconds": 0.012, "process_std_ms": ms / 50, "rounds": 4} | others  # fmt: skip
+    return (
+        row
+        | figures
+        | {
+            "status": "ok",
+            "error": None,
+            "conditions": None,
+            "images_per_second": 1000 / ms,
+            "turn_medians_ms": [ms, ms * 1.01, ms * 0.99, ms],
+            "round_turns": [1, 1, 1, 1],
+            "first_query_seconds": 0.012,
+            "process_std_ms": ms / 50,
+            "rounds": 4,
+        }
+        | others
+    )
 
 
 def measured(*rows: dict[str, Any]) -> dict[str, pl.DataFrame]:
@@ -50,15 +64,25 @@ def measured(*rows: dict[str, Any]) -> dict[str, pl.DataFrame]:
 ROWS = measured(
     latency("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
     latency("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),
-    latency("model-with-a-rather-long-name-int8.onnx", "onnxruntime", 1, 3.125,
-            conditions="other processes used 40% of the cores"),
+    latency(
+        "model-with-a-rather-long-name-int8.onnx",
+        "onnxruntime",
+        1,
+        3.125,
+        conditions="other processes used 40% of the cores",
+    ),
     latency("broken.onnx", "onnxruntime", 1, None),
     latency("model-with-a-rather-long-name.onnx", "onnxruntime", 8, 91.5),
     latency("model-with-a-rather-long-name.onnx", "openvino", 8, 81.25),
-    latency("model-with-a-rather-long-name-int8.onnx", "onnxruntime", 8, 23.5,
-            conditions="other processes used 30% of the cores"),
+    latency(
+        "model-with-a-rather-long-name-int8.onnx",
+        "onnxruntime",
+        8,
+        23.5,
+        conditions="other processes used 30% of the cores",
+    ),
     latency("broken.onnx", "onnxruntime", 8, None),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -69,8 +93,10 @@ def test_a_table_fits_with_whole_figures_the_fastest_first(width: int) -> None:
     assert max(map(len, lines)) <= width
     assert lines[0] == "Latency, on cpu, 2 threads"
     rows = [line for line in lines[3:] if "onnxruntime" in line or "openvino" in line][:8]
-    assert [next(figure for figure in ("3.12", "12.5", "14.2", "23.5", "81.2", "91.5", "–") if figure in row)
-            for row in rows] == ["3.12", "12.5", "14.2", "–", "23.5", "81.2", "91.5", "–"]  # fmt: skip
+    assert [
+        next(figure for figure in ("3.12", "12.5", "14.2", "23.5", "81.2", "91.5", "–") if figure in row)
+        for row in rows
+    ] == ["3.12", "12.5", "14.2", "–", "23.5", "81.2", "91.5", "–"]
     assert rows[0].split()[-1] == "faster*"
     assert rows[1].split()[-1] == "reference"
     assert rows[2].split()[-1] == "slower"
@@ -109,8 +135,11 @@ def test_what_all_rows_share_stands_above_the_table() -> None:
 
 
 def test_nothing_is_compared_with_another_file_where_the_reference_failed() -> None:
-    rows = measured(latency("a.onnx", "onnxruntime", 1, None), latency("b.onnx", "onnxruntime", 1, 2.0),
-                    latency("c.onnx", "onnxruntime", 1, 1.0))  # fmt: skip
+    rows = measured(
+        latency("a.onnx", "onnxruntime", 1, None),
+        latency("b.onnx", "onnxruntime", 1, 2.0),
+        latency("c.onnx", "onnxruntime", 1, 1.0),
+    )
     assert comparisons(rows, "a.onnx · onnxruntime", 4) == []
     (found,) = comparisons(rows, "b.onnx · onnxruntime", 4)
     assert (found["candidate"], found["verdict"]) == ("c.onnx · onnxruntime", "faster")
@@ -125,8 +154,10 @@ def test_the_reference_comes_first_and_is_measured_though_it_is_not_among_the_fi
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
-    files = [ModelFile(path=Path(path), format="onnx") for path in
-             ("/x/small/onnx/model.onnx", "/x/large/onnx/model.onnx", "/x/other.onnx", "/x/other.onnx")]  # fmt: skip
+    files = [
+        ModelFile(path=Path(path), format="onnx")
+        for path in ("/x/small/onnx/model.onnx", "/x/large/onnx/model.onnx", "/x/other.onnx", "/x/other.onnx")
+    ]
     pairs = [(file, "openvino") for file in files]
     assert _names(pairs) == ["small/onnx/model.onnx", "large/onnx/model.onnx", "other.onnx", "other.onnx #2"]
 
@@ -141,7 +172,8 @@ def in_a_terminal(columns: int, command: list[str], environment: dict[str, str])
     while True:
         try:
             read = os.read(parent, 65536)
-        except OSError:  # the terminal's other end is closed
+        except OSError:
+            # the terminal's other end is closed
             break
         if not read:
             break
@@ -156,8 +188,22 @@ def test_a_bench_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
         (tmp_path / name).write_text(json.dumps({"milliseconds": [ms], "classes": 2}))
     environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "DO_NOT_TRACK", "CI")}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "TERM": "xterm-256color"}
-    command = [sys.executable, "-m", "flows.cli", "bench", str(tmp_path / "slow"), str(tmp_path / "fast"), "--rounds", "2",
-               "--seconds", "0.2", "--reference", str(tmp_path / "fast"), "--out", str(tmp_path / "out")]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "bench",
+        str(tmp_path / "slow"),
+        str(tmp_path / "fast"),
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.2",
+        "--reference",
+        str(tmp_path / "fast"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
     code, shown = in_a_terminal(80, command, environment)
     assert code == 0, shown
     assert "Prefect" not in shown

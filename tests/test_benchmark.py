@@ -34,9 +34,16 @@ if TYPE_CHECKING:
 
 ROOT = Path(tasks.runtimes.__file__).parents[2]
 QUICK = Benchmark(
-    runtimes=("eager", "torchscript", "onnxruntime", "openvino", "tensorrt"), rounds=2, processes=1, batch_sizes=(1, 4),
-    throughput=False, warmup_seconds=0.1, min_seconds=0.01, min_queries=64, threads=1,
-)  # fmt: skip
+    runtimes=("eager", "torchscript", "onnxruntime", "openvino", "tensorrt"),
+    rounds=2,
+    processes=1,
+    batch_sizes=(1, 4),
+    throughput=False,
+    warmup_seconds=0.1,
+    min_seconds=0.01,
+    min_queries=64,
+    threads=1,
+)
 
 
 # A runtime without a library. Its model is JSON: how long a query takes, and what goes wrong from which batch size on.
@@ -101,8 +108,15 @@ def fake(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callabl
         with work.store.temporary() as folder:
             (folder / "model.fake").write_text(json.dumps({"lock": str(tmp_path / "lock"), "name": name, **spec}))
             artifact = work.store.put(folder / "model.fake", "fake")
-        return Variant(name=name, model="lenet5", stage="export", parent=parent, format="fake", artifact=artifact,
-                       benchmark=benchmark)  # fmt: skip
+        return Variant(
+            name=name,
+            model="lenet5",
+            stage="export",
+            parent=parent,
+            format="fake",
+            artifact=artifact,
+            benchmark=benchmark,
+        )
 
     return variant
 
@@ -220,7 +234,8 @@ def test_candidates_are_visited_in_rounds_and_turns_in_a_rotating_order_one_at_a
     first = "wa wb wc ta tb tc tb tc ta fa fb fc"
     second, third = (first.translate(str.maketrans("abc", order)) for order in ("bca", "cab"))
     assert " ".join(told) == " ".join([first, first, second, second, third, third])
-    assert set(read(work, measured, "benchmarks")["status"]) == {"ok"}  # the fake fails where queries overlap
+    # the fake fails where queries overlap
+    assert set(read(work, measured, "benchmarks")["status"]) == {"ok"}
 
 
 @pytest.mark.alone
@@ -272,9 +287,12 @@ def test_agreement_is_with_the_nearest_measured_ancestor(
 
 
 def test_when_memory_is_short_groups_are_started_anew_in_every_round(
-    work: Work, data: Prepared, fake: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch,
+    work: Work,
+    data: Prepared,
+    fake: Callable[..., Variant],
+    monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
+) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(machine, "memory_available", lambda: 1_000_000_000)
     most, progress = [], Work.progress
@@ -326,9 +344,13 @@ def test_a_candidate_ends_when_its_parent_is_killed_in_the_middle_of_a_query(
     artifact = fake("stuck", fault="hang").artifact
     assert artifact is not None
     spec = candidate.Spec(
-        runtime="fake", path=str(work.store.get(artifact)), device="cpu", threads=1, batch_sizes=(1,),
+        runtime="fake",
+        path=str(work.store.get(artifact)),
+        device="cpu",
+        threads=1,
+        batch_sizes=(1,),
         pool=str(tmp_path / "pool.npy"),
-    )  # fmt: skip
+    )
     effort = candidate.Effort(warmup_seconds=0.1, min_seconds=0.1, min_queries=1)
     parent = f"""
 from pathlib import Path
@@ -491,11 +513,24 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Measured]:
     forms = export(work, data, parent, Export(images=16)).variants
     with work.store.temporary() as folder:
         (folder / "model.onnx").write_bytes(b"not a model")
-        bad = Variant(name="damaged", model="lenet5", stage="quantize", format="onnx", precision="int8",
-                      artifact=work.store.put(folder / "model.onnx", "onnx"), benchmark=True)  # fmt: skip
+        bad = Variant(
+            name="damaged",
+            model="lenet5",
+            stage="quantize",
+            format="onnx",
+            precision="int8",
+            artifact=work.store.put(folder / "model.onnx", "onnx"),
+            benchmark=True,
+        )
         (folder / "model.engine").write_bytes(b"not an engine")
-        engine = Variant(name="engine", model="lenet5", stage="build", format="engine", benchmark=True,
-                         artifact=work.store.put(folder / "model.engine", "engine"))  # fmt: skip
+        engine = Variant(
+            name="engine",
+            model="lenet5",
+            stage="build",
+            format="engine",
+            benchmark=True,
+            artifact=work.store.put(folder / "model.engine", "engine"),
+        )
     chosen = QUICK.model_copy(update={"devices": ("cpu",)})
     return work, benchmark(work, data, (parent, *forms, bad, engine), chosen)
 

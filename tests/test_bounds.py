@@ -70,9 +70,17 @@ def nested(path: tuple[str, ...], value: object) -> Any:
 
 def test_the_schema_is_gone_through() -> None:
     assert len(NUMBERS) > 60
-    for path in (("train", "epochs"), ("train", "batch_size"), ("models", "*", "width"), ("benchmark", "batch_sizes", "*"),
-                 ("tune", "space", "*", "low"), ("tune", "space", "*", "values", "*"), ("data", "mean", "*"),
-                 ("ablate", "techniques", "*", "*"), ("prune", "ratios", "*")):  # fmt: skip
+    for path in (
+        ("train", "epochs"),
+        ("train", "batch_size"),
+        ("models", "*", "width"),
+        ("benchmark", "batch_sizes", "*"),
+        ("tune", "space", "*", "low"),
+        ("tune", "space", "*", "values", "*"),
+        ("data", "mean", "*"),
+        ("ablate", "techniques", "*", "*"),
+        ("prune", "ratios", "*"),
+    ):
         assert path in NUMBERS, path
 
 

@@ -82,8 +82,10 @@ def test_an_engine_of_every_precision_is_built(made: Forms, work: Work, onnx_for
         assert (row["sha256"], row["setting"]) == (variant.artifact.sha256, variant.setting)
         assert any(variant.setting.startswith(product) for product in tensorrt.PRODUCTS.values())
     sizes = [v.artifact.size_bytes for v in made.variants if v.artifact is not None]
-    assert sizes[0] > 0.9 * parent.artifact.size_bytes  # holds the weights
-    assert 0.4 < sizes[1] / sizes[0] < 0.75  # fp16: half of them
+    # holds the weights
+    assert sizes[0] > 0.9 * parent.artifact.size_bytes
+    # fp16: half of them
+    assert 0.4 < sizes[1] / sizes[0] < 0.75
     assert len({v.artifact.sha256 for v in made.variants if v.artifact is not None}) == 3
 
 
@@ -179,7 +181,8 @@ def test_what_the_parser_refuses_is_a_failed_row_of_one_line(work: Work, onnx_fo
         (folder / "a.onnx").write_bytes(b"not an ONNX file")
         broken = parent.model_copy(update={"artifact": work.store.put(folder / "a.onnx", "onnx")})
         model = onnx.load(work.store.get(symmetric.artifact))
-        for tensor in model.graph.initializer:  # an asymmetric form, such as ONNX Runtime makes by default
+        # an asymmetric form, such as ONNX Runtime makes by default
+        for tensor in model.graph.initializer:
             if tensor.name == "input_zero_point":
                 tensor.CopyFrom(onnx.numpy_helper.from_array(np.array(7, np.int8), tensor.name))
         onnx.save(model, folder / "b.onnx")

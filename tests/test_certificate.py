@@ -56,8 +56,9 @@ def test_a_certificate_of_a_cpu_is_whole_and_plain_json(tmp_path: Path, library:
     row = watch.row()
     assert json.loads(json.dumps(row)) == row
     assert {key for key in row if row[key] is None} == {
-        "energy_note", *(f"gpu_{name}" for name in ("sm_mhz", "memory_mhz", "temperature_c", "trouble", "driver"))
-    }  # fmt: skip
+        "energy_note",
+        *(f"gpu_{name}" for name in ("sm_mhz", "memory_mhz", "temperature_c", "trouble", "driver")),
+    }
     assert row["cpu_model"] == machine.cpu()[0]
     assert row["affinity"] == ranges(machine.affinity())
     assert 0 <= row["foreign_cpu"] <= 1
@@ -110,7 +111,8 @@ def test_energy_is_that_of_all_packages_once_each_also_where_a_counter_starts_ag
         time.sleep(0.05)
         for zone in ("intel-rapl:0", "intel-rapl-mmio:0"):
             meter(tmp_path, zone, "package-0", 4_000_000)
-        meter(tmp_path, "intel-rapl:1", "package-1", 2_000_000)  # 10 J up to its most, then 2 J
+        # 10 J up to its most, then 2 J
+        meter(tmp_path, "intel-rapl:1", "package-1", 2_000_000)
     row = watch.row()
     assert row["energy_j"] == pytest.approx(3 + 12)
     assert row["power_w"] == pytest.approx(15 / watch.seconds)
@@ -215,10 +217,17 @@ def test_a_quiet_machine_has_no_neighbours() -> None:
 @pytest.mark.parametrize(
     ("listed", "indices"),
     [
-        (None, [0, 1, 2]), ("", []), ("2,0", [2, 0]), ("GPU-b", [1]), ("1, GPU-aa2 ,0", [1, 2, 0]), ("0,7,1", [0]),
-        ("0,-1,1", [0]), ("GPU-a", []), ("NoDevFiles", []),
+        (None, [0, 1, 2]),
+        ("", []),
+        ("2,0", [2, 0]),
+        ("GPU-b", [1]),
+        ("1, GPU-aa2 ,0", [1, 2, 0]),
+        ("0,7,1", [0]),
+        ("0,-1,1", [0]),
+        ("GPU-a", []),
+        ("NoDevFiles", []),
     ],
-)  # fmt: skip
+)
 def test_gpus_are_numbered_as_cuda_visible_devices_lists_them(listed: str | None, indices: list[int]) -> None:
     assert gpu.visible_gpus(("GPU-aa1", "GPU-bb1", "GPU-aa2"), listed) == indices
 
@@ -300,10 +309,15 @@ def test_a_gpus_certificate_holds_clocks_trouble_driver_and_energy(library: Nvml
     row = watch.row()
     found = {key: value for key, value in row.items() if key.startswith(("gpu_", "energy_"))}
     assert found == {
-        "gpu_sm_mhz": 1980, "gpu_memory_mhz": 2619, "gpu_temperature_c": 40, "gpu_driver": "999.1",
-        "gpu_trouble": "thermal slowdown, foreign process on the GPU", "energy_j": 0.5, "energy_source": "NVML",
+        "gpu_sm_mhz": 1980,
+        "gpu_memory_mhz": 2619,
+        "gpu_temperature_c": 40,
+        "gpu_driver": "999.1",
+        "gpu_trouble": "thermal slowdown, foreign process on the GPU",
+        "energy_j": 0.5,
+        "energy_source": "NVML",
         "energy_note": None,
-    }  # fmt: skip
+    }
     assert row["power_w"] == pytest.approx(0.5 / watch.seconds)
     assert set(library.asked) == {1}, "cuda:0 is the GPU that CUDA_VISIBLE_DEVICES names"
     assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == row["gpu_trouble"]
@@ -335,7 +349,8 @@ def test_gpu_memory_is_the_listed_processs_or_what_the_gpus_use_grew_by(library:
     assert before == (5_000, ())
     library.pids, library.bytes = [(os.getpid(), 700)], 9_000
     assert gpu.vram("cuda:0", before) == (700, "process")
-    for pids in ([(-5, 4_000)], [(os.getpid(), None)]):  # by its number outside; a driver that does not tell
+    # by its number outside; a driver that does not tell
+    for pids in ([(-5, 4_000)], [(os.getpid(), None)]):
         library.pids = pids
         assert gpu.vram("cuda:0", before) == (4_000, "device difference")
         assert gpu.vram("cuda:0") == (None, None)
@@ -359,7 +374,8 @@ def test_a_real_gpu_tells_its_clock_energy_and_this_processs_memory() -> None:
     if not torch.cuda.is_available():
         pytest.skip("PyTorch has no CUDA")
     before = gpu.gpu_usage("cuda:0")
-    torch.zeros(1 << 20, dtype=torch.uint8, device="cuda:0").add_(1)  # its kernel is loaded with its first use
+    # its kernel is loaded with its first use
+    torch.zeros(1 << 20, dtype=torch.uint8, device="cuda:0").add_(1)
     torch.cuda.empty_cache()
     context, source = gpu.vram("cuda:0", before)
     with Watch("cuda:0", {os.getpid()}) as watch:

@@ -56,7 +56,11 @@ def same(one: State, other: State) -> bool:
 WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
     "plain": (lambda state: state, ()),
     "PyTorch's tutorial": (
-        lambda state: {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {"state": {0: torch.zeros(2, 2)}}},
+        lambda state: {
+            "epoch": 3,
+            "model_state_dict": state,
+            "optimizer_state_dict": {"state": {0: torch.zeros(2, 2)}},
+        },
         ("'model_state_dict'; the file holds no averaged ones (EMA)",),
     ),
     "module": (lambda state: {"arch": "lenet5", "module": state}, ("'module'",)),
@@ -76,7 +80,10 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
         ("the averaged weights (EMA) of 'state_dict_ema' are used, not those of 'state_dict'",),
     ),
     "averaged by PyTorch": (
-        lambda state: {"model": zeros(state), "model_ema": {"n_averaged": torch.tensor(9), **prefixed("module.", state)}},
+        lambda state: {
+            "model": zeros(state),
+            "model_ema": {"n_averaged": torch.tensor(9), **prefixed("module.", state)},
+        },
         ("the averaged weights (EMA) of 'model_ema' are used, not those of 'model'", "the prefix 'module.'"),
     ),
     "another model's average": (
@@ -84,17 +91,29 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
         ("the weights are those of 'model'; of 'ema', fewer entries fit this model",),
     ),
     "average beside the model": (
-        lambda state: {"state_dict": {**prefixed("model.", zeros(state)), **prefixed("ema_model.", state),
-                                      "criterion.weight": torch.ones(2)}},
-        ("the averaged weights (EMA) of 'state_dict.ema_model' are used, not those of 'state_dict.model', "
-         "'state_dict.criterion'",),
+        lambda state: {
+            "state_dict": {
+                **prefixed("model.", zeros(state)),
+                **prefixed("ema_model.", state),
+                "criterion.weight": torch.ones(2),
+            }
+        },
+        (
+            "the averaged weights (EMA) of 'state_dict.ema_model' are used, not those of 'state_dict.model', "
+            "'state_dict.criterion'",
+        ),
     ),
     "average without names": (
         lambda state: {"model": state, "ema": {"decay": 0.9, "shadow_params": [torch.ones(2)]}},
-        ("the weights are those of 'model'; the averaged ones (EMA) of ema.shadow_params have no names and are not used",),
+        (
+            (
+                "the weights are those of 'model'; the averaged ones (EMA) of ema.shadow_params have no names and "
+                "are not used"
+            ),
+        ),
     ),
     "two networks": (lambda state: {"teacher": {"big.weight": torch.zeros(9, 9)}, "student": state}, ("'student'",)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", WRAPPED)
@@ -142,9 +161,12 @@ def refusal(path: Path) -> str:
 
 @pytest.mark.parametrize(
     ("name", "refused", "averaged"),
-    [("namespace", "argparse.Namespace", True), ("number", "numpy._core.multiarray.scalar", False),
-     ("module", "LeNet5", False)],
-)  # fmt: skip
+    [
+        ("namespace", "argparse.Namespace", True),
+        ("number", "numpy._core.multiarray.scalar", False),
+        ("module", "LeNet5", False),
+    ],
+)
 def test_a_refused_class_is_named_and_the_line_given_makes_a_state_dict(
     name: str, refused: str, averaged: bool, tmp_path: Path
 ) -> None:

@@ -1,4 +1,5 @@
-"""Parquet as the hub has it: images as bytes or structs, labels as numbers, text, dictionaries or booleans; two of a kind."""
+"""Parquet as the hub has it: images as bytes or structs, labels as numbers, text, dictionaries or booleans; two of a
+kind."""
 
 from __future__ import annotations
 
@@ -80,8 +81,13 @@ def test_the_columns_that_are_used_are_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"image": STRUCTS, "coarse_label": NUMBERS, "fine_label": NUMBERS},
-         "2 columns that may be the label, coarse_label, fine_label; data.label decides, e.g. data.label=coarse_label"),
+        (
+            {"image": STRUCTS, "coarse_label": NUMBERS, "fine_label": NUMBERS},
+            (
+                "2 columns that may be the label, coarse_label, fine_label; data.label decides, e.g. "
+                "data.label=coarse_label"
+            ),
+        ),
         ({"image": STRUCTS, "breed": WORDS, "width": NUMBERS}, "2 columns that may be the label, breed, width"),
         ({"image": STRUCTS, "mask": STRUCTS, "label": NUMBERS}, "which of image, mask it is, data.image decides"),
         ({"image": ["a.png"] * 6, "label": NUMBERS}, r"the columns are image \(string\), label \(int64\)"),
@@ -89,7 +95,7 @@ def test_the_columns_that_are_used_are_said(tmp_path: Path) -> None:
         ({"image": STRUCTS, "label": [0.5] * 6}, "column label of .* holds 0.5, which is no class"),
         ({"image": STRUCTS}, "no column that can be the label"),
     ],
-)  # fmt: skip
+)
 def test_columns_that_cannot_be_told_are_refused_with_what_decides(
     tmp_path: Path, columns: dict[str, Any], said: str
 ) -> None:
@@ -169,8 +175,10 @@ def test_parts_have_the_names_that_folders_may_have(tmp_path: Path) -> None:
     for i, name in enumerate(("training_set", "dev", "eval")):
         write(tmp_path / f"{name}.parquet", image=pa.array(BYTES[i:]), label=NUMBERS[i:])
     assert {part: found.rows for part, found in opened("auto", tmp_path).parts.items()} == {
-        "train": 6, "validation": 5, "test": 4,
-    }  # fmt: skip
+        "train": 6,
+        "validation": 5,
+        "test": 4,
+    }
 
 
 def test_files_beside_the_parquet_files_are_said(tmp_path: Path) -> None:

@@ -22,8 +22,13 @@ print(counters["inductor"]["fxgraph_cache_hit"], counters["aot_autograd"]["autog
 @pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() != "AVX512", reason="this CPU has one width of vectors")
 def test_a_cache_of_another_cpu_is_not_used(tmp_path):
     def hits(**capability):
-        run = subprocess.run([sys.executable, "-c", GATHER], text=True, capture_output=True, check=False,
-                             env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), **capability})  # fmt: skip
+        run = subprocess.run(
+            [sys.executable, "-c", GATHER],
+            text=True,
+            capture_output=True,
+            check=False,
+            env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path), **capability},
+        )
         assert run.returncode == 0, run.stderr
         return sum(map(int, run.stdout.split()))
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def script() -> str:
-    done = subprocess.run([sys.executable, "-m", "flows.cli", "completion", "bash"], cwd=ROOT, text=True,
-                          capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "completion", "bash"], cwd=ROOT, text=True, capture_output=True, check=True
+    )
     return done.stdout
 
 
@@ -65,15 +66,25 @@ def made(number: int) -> set[str]:
 )
 def test_bash_offers_what_is_taken(script: str, folder: Path, typed: str, offered: set[str]) -> None:
     words = shlex.split(typed)
-    ask = f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_burnish; printf "%s\\n" "${{COMPREPLY[@]}}"'
-    done = subprocess.run(["bash", "-c", f"{script}\n{ask}"], text=True, capture_output=True, check=True, cwd=folder,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    ask = (
+        f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_burnish; printf "%s\\n" '
+        f'"${{COMPREPLY[@]}}"'
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{script}\n{ask}"],
+        text=True,
+        capture_output=True,
+        check=True,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert set(done.stdout.split()) == offered
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
 def test_other_shells_offer_presets_and_stages(shell: str) -> None:
-    done = subprocess.run([sys.executable, "-m", "flows.cli", "completion", shell], cwd=ROOT, text=True,
-                          capture_output=True, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "completion", shell], cwd=ROOT, text=True, capture_output=True, check=True
+    )
     assert "quickstart cifar10-small" in done.stdout
     assert "ablate tune augment prune quantize qat build serve" in done.stdout

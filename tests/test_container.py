@@ -1,6 +1,7 @@
 """The container: its files are linted, its steps are executed in a clean environment, its command is told what to do.
 
-No container engine is needed: the Dockerfile is read, and what it says is done in a folder that stands for the image's root.
+No container engine is needed: the Dockerfile is read, and what it says is done in a folder that stands for the image's
+root.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from tasks.summary import CSV_COLUMNS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-dockerfile_parse = pytest.importorskip("dockerfile_parse")  # a lent GPU machine may lack it
+# a lent GPU machine may lack it
+dockerfile_parse = pytest.importorskip("dockerfile_parse")
 
 BIN = Path(sys.executable).parent
 SCRIPTS = ("build_and_run.sh", "container.sh")
@@ -66,7 +68,8 @@ def context() -> list[str]:
     return [path for path in tracked() if path.partition("/")[0] in named]
 
 
-# ------------------------------------------------------------------------------------------------------------------ lint
+# ------------------------------------------------------------------------------------------------------------------
+# lint
 
 
 @pytest.mark.parametrize("file", ["Dockerfile", "flows/deployed/Dockerfile"])
@@ -118,7 +121,8 @@ def test_the_image_installs_as_the_makefile_does() -> None:
         assert "--no-deps" in installs[0], "the list is whole; what it leaves out is not brought back"
 
 
-# ----------------------------------------------------------------------------------------------------------------- steps
+# -----------------------------------------------------------------------------------------------------------------
+# steps
 
 
 class Image:
@@ -172,7 +176,8 @@ class Image:
             self.user = int(value)
             try:
                 self.execute([str(self.root / "bin" / "python"), "-c", ""])
-            except PermissionError:  # a Python in root's home
+            except PermissionError:
+                # a Python in root's home
                 self.user = None
 
     def _entrypoint(self, value: str) -> None:
@@ -201,8 +206,9 @@ class Image:
             assert done.returncode == 0, f"{value}\n{done.stdout}"
 
     def execute(self, command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
-                              **self.surroundings())  # fmt: skip
+        return subprocess.run(
+            command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, **self.surroundings()
+        )
 
     def surroundings(self) -> dict[str, Any]:
         """Working folder, environment and user, for subprocess."""
@@ -213,7 +219,8 @@ class Image:
 @pytest.fixture(scope="module")
 def image() -> Iterator[Image]:
     with tempfile.TemporaryDirectory(prefix="burnish-image-") as folder:
-        Path(folder).chmod(0o755)  # for user 1000
+        # for user 1000
+        Path(folder).chmod(0o755)
         yield Image(Path(folder), "cpu")
 
 
@@ -233,7 +240,8 @@ def test_the_steps_of_the_image_leave_s2s_table_a_report_and_the_profile(image: 
     assert set(table["device"]) == {"cpu"}
     summary = pl.read_parquet(results / "tables" / "summary.parquet")
     assert len(summary) == len(table)
-    marked = summary["conditions"].is_not_null()  # on a busy machine: their times are in a second file
+    # on a busy machine: their times are in a second file
+    marked = summary["conditions"].is_not_null()
     assert table["latency_ms_per_batch"].is_null().to_list() == marked.to_list()
     assert (results / "benchmark_results_marked.csv").is_file() == bool(marked.any())
     assert "lenet5" in (results / "report.html").read_text()
@@ -248,8 +256,9 @@ def test_tensorboard_shows_the_profile_at_port_6006(image: Image, results: Path)
     with socket.socket() as probe:
         if probe.connect_ex(("127.0.0.1", 6006)) == 0:
             pytest.skip("port 6006 is taken")
-    process = subprocess.Popen([*image.entrypoint, "tensorboard"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               **image.surroundings())  # fmt: skip
+    process = subprocess.Popen(
+        [*image.entrypoint, "tensorboard"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **image.surroundings()
+    )
     try:
         deadline, tags = time.monotonic() + 60, {}
         while not tags and time.monotonic() < deadline:
@@ -266,7 +275,8 @@ def test_tensorboard_shows_the_profile_at_port_6006(image: Image, results: Path)
         process.wait(30)
 
 
-# --------------------------------------------------------------------------------------------------------------- command
+# ---------------------------------------------------------------------------------------------------------------
+# command
 
 
 class Engine:
@@ -285,8 +295,14 @@ class Engine:
 
     def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         self.asked.write_text("")
-        done = subprocess.run([ROOT / "build_and_run.sh", *arguments], cwd=self.folder, text=True, capture_output=True,
-                              stdin=subprocess.DEVNULL, check=False)  # fmt: skip
+        done = subprocess.run(
+            [ROOT / "build_and_run.sh", *arguments],
+            cwd=self.folder,
+            text=True,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
         assert done.returncode == code, done.stderr
         return done
 
@@ -319,16 +335,38 @@ def test_one_command_builds_the_image_and_runs_the_study(engine: Engine) -> None
 def test_options_reach_the_study_whole(engine: Engine) -> None:
     engine.add("docker")
     (engine.folder / "my images").mkdir()
-    engine.run("--preset", "runtime-formats", "--scale", "cpu", "--data", "my images", "--tensorboard", "--device", "cuda",
-               "--", "--set", "models=[{name=\"lenet5\"}]", "--set", "train.epochs=1")  # fmt: skip
+    engine.run(
+        "--preset",
+        "runtime-formats",
+        "--scale",
+        "cpu",
+        "--data",
+        "my images",
+        "--tensorboard",
+        "--device",
+        "cuda",
+        "--",
+        "--set",
+        'models=[{name="lenet5"}]',
+        "--set",
+        "train.epochs=1",
+    )
     build, run, board = engine.calls()
     assert build[3] == "DEVICE=cuda"
     assert run[run.index("--gpus") + 1] == "all"
     assert run[run.index("--pid") + 1] == "host" and "--init" not in run
     assert run[run.index("burnish:cuda") + 1 :] == [
-        "study", "runtime-formats", "--scale", "cpu", "--set", "data.path=/data", "--set", "models=[{name=\"lenet5\"}]",
-        "--set", "train.epochs=1",
-    ]  # fmt: skip
+        "study",
+        "runtime-formats",
+        "--scale",
+        "cpu",
+        "--set",
+        "data.path=/data",
+        "--set",
+        'models=[{name="lenet5"}]',
+        "--set",
+        "train.epochs=1",
+    ]
     assert f"type=bind,source={engine.folder}/my images,target=/data,readonly" in mounted(run)
     assert board[board.index("--publish") + 1] == "127.0.0.1:6006:6006"
     assert board[-1] == "tensorboard"
@@ -345,7 +383,8 @@ def test_ones_own_images_are_not_for_the_smallest_scale(engine: Engine, device: 
 
 
 def test_podman_will_do_and_a_gpu_is_found(engine: Engine) -> None:
-    engine.add("docker", "exit 1")  # installed, and its daemon does not run
+    # installed, and its daemon does not run
+    engine.add("docker", "exit 1")
     engine.add("podman")
     engine.add("nvidia-smi")
     engine.run()

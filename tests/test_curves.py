@@ -23,15 +23,30 @@ RISING = [0.5 + 0.02 * i for i in range(EPOCHS)]
 def run(name: str, train: Sequence[float], validation: Sequence[float], seed: int = 0) -> list[Row]:
     """Curves of a variant."""
     return [
-        {"model": "net", "variant": f"net/{name}", "stage": "augment", "seed": seed, "epoch": i, "split": split,
-         "loss": 1 - score, "macro_f1": score}
-        for split, scores in (("train", train), ("validation", validation)) for i, score in enumerate(scores, 1)
-    ]  # fmt: skip
+        {
+            "model": "net",
+            "variant": f"net/{name}",
+            "stage": "augment",
+            "seed": seed,
+            "epoch": i,
+            "split": split,
+            "loss": 1 - score,
+            "macro_f1": score,
+        }
+        for split, scores in (("train", train), ("validation", validation))
+        for i, score in enumerate(scores, 1)
+    ]
 
 
 def form(name: str, setting: str, goes_on: bool = False, stage: str = "augment", parent: str = "net/tune-none") -> Row:
-    return {"name": f"net/{name}", "model": "net", "stage": stage, "setting": setting, "parent": parent,
-            "benchmark": goes_on}  # fmt: skip
+    return {
+        "name": f"net/{name}",
+        "model": "net",
+        "stage": stage,
+        "setting": setting,
+        "parent": parent,
+        "benchmark": goes_on,
+    }
 
 
 TUNED = [
@@ -44,7 +59,8 @@ PLAIN = run("train", [1.0] * EPOCHS, SATURATED)
 def told(epochs: list[Row], forms: list[Row], images: int | None = None, **held_out: Row) -> list[str]:
     quality = {f"net/{name.replace('_', '-')}": row for name, row in held_out.items()}
     (found,) = curves.augmentation(pl.DataFrame(epochs), [*TUNED, *forms], quality, images)
-    assert found[0]  # curves, always
+    # curves, always
+    assert found[0]
     return found[1]
 
 
@@ -119,7 +135,8 @@ def test_policies_trained_for_more_epochs_are_compared_with_none_trained_for_as_
     epochs += run("augment-crop", [0.7] * EPOCHS, [0.82] * EPOCHS)
     first, why = told(epochs, [longer | {"benchmark": True}, form("augment-crop", "crop")])
     assert "(validation macro F1 0.850)" in first and why.startswith("The policy crop reached 0.820")
-    kept = form("augment-none", "none", goes_on=True)  # the tuned weights: worse when trained for longer
+    # the tuned weights: worse when trained for longer
+    kept = form("augment-none", "none", goes_on=True)
     epochs = PLAIN + run("augment-none-long", [0.99] * EPOCHS, [0.75] * EPOCHS)
     epochs += run("augment-crop", [0.7] * EPOCHS, [0.78] * EPOCHS)
     first, *why = told(epochs, [longer, form("augment-crop", "crop"), kept])
@@ -132,8 +149,12 @@ def test_policies_trained_for_more_epochs_are_compared_with_none_trained_for_as_
 def test_one_that_won_in_short_and_lost_in_full_is_told_of_its_full_training_alone() -> None:
     epochs = PLAIN + run("augment-none-try", [0.6] * 3, [0.6] * 3) + run("augment-crop-try", [0.7] * 3, [0.7] * 3)
     epochs += run("augment-crop", [0.7] * EPOCHS, [0.72] * EPOCHS)
-    forms = [form("augment-none-try", "none"), form("augment-crop-try", "crop"), form("augment-crop", "crop"),
-             form("augment-none", "none", goes_on=True)]  # fmt: skip
+    forms = [
+        form("augment-none-try", "none"),
+        form("augment-crop-try", "crop"),
+        form("augment-crop", "crop"),
+        form("augment-none", "none", goes_on=True),
+    ]
     first, why = told(epochs, forms)
     assert first.startswith("No policy") and why.startswith("The policy crop reached 0.720: it is underfit")
 

@@ -41,8 +41,17 @@ class Cut(Exception):
 
 def trained(work: Work, data: Any, on_epoch: Callable[[int, float], None] | None = None) -> Fitted:
     network, architecture = fresh(LENET, data, 0)
-    return fit(work, network, architecture, data, QUICK, model_label="lenet5", variant="lenet5/train", stage="train",
-               on_epoch=on_epoch)  # fmt: skip
+    return fit(
+        work,
+        network,
+        architecture,
+        data,
+        QUICK,
+        model_label="lenet5",
+        variant="lenet5/train",
+        stage="train",
+        on_epoch=on_epoch,
+    )
 
 
 def cut_off(epoch: int, score: float) -> None:
@@ -132,7 +141,8 @@ def test_a_damaged_tuning_journal_gives_the_undisturbed_search(tmp_path, monkeyp
     content = (work.scratch / "trials.log").read_bytes()
     assert _searched(work, data) == whole and not caplog.records
     lines = content.splitlines(keepends=True)
-    torn = [b"".join(lines[:count]) for count in range(len(lines))]  # ended by the kernel between two operations
+    # ended by the kernel between two operations
+    torn = [b"".join(lines[:count]) for count in range(len(lines))]
     for bad in (*torn, *damages(content, 12)):
         caplog.clear()
         shutil.rmtree(work.scratch)
@@ -160,8 +170,14 @@ def _jobs(rounds: int) -> list[Job]:
 
 
 def _told(jobs: list[Job], rounds: int) -> str:
-    return json.dumps([[job.label, size, visit.samples.tolist(), visit.process, visit.answer]
-                       for job in jobs for size in job.visits for visit in job.visits[size][:rounds]])  # fmt: skip
+    return json.dumps(
+        [
+            [job.label, size, visit.samples.tolist(), visit.process, visit.answer]
+            for job in jobs
+            for size in job.visits
+            for visit in job.visits[size][:rounds]
+        ]
+    )
 
 
 def test_of_the_rounds_of_a_benchmark_those_before_a_damaged_one_count(tmp_path, caplog):

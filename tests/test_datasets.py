@@ -36,8 +36,15 @@ def png(value: int = 0, size: tuple[int, int] = (4, 4), mode: str = "RGB", **opt
     return file.getvalue()
 
 
-def write_parquet(path: Path, rows: list[tuple[bytes | None, int | None]], names: list[str] | None = None,
-                  *, image: str = "img", label: str = "label", null: tuple[int, ...] = ()) -> Path:  # fmt: skip
+def write_parquet(
+    path: Path,
+    rows: list[tuple[bytes | None, int | None]],
+    names: list[str] | None = None,
+    *,
+    image: str = "img",
+    label: str = "label",
+    null: tuple[int, ...] = (),
+) -> Path:
     """A file in the hub's layout; rows in `null` have no image struct at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
@@ -212,7 +219,8 @@ def test_parquet_says_what_is_wrong_in_one_line(tmp_path: Path, make: Any, messa
 def test_parquet_damaged_pages_are_one_clear_line(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [(os.urandom(2000), 0) for _ in range(9)], ["a", "b"])
     content = bytearray(path.read_bytes())
-    content[4:60] = bytes(56)  # the first page's header
+    # the first page's header
+    content[4:60] = bytes(56)
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.parquet cannot be read as Parquet"):
         list(opened("parquet", path).parts["train"])
@@ -417,7 +425,8 @@ def write_cifar(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> np.nd
     return images[:at].transpose(0, 2, 3, 1)
 
 
-@pytest.mark.slow  # torch and torchvision are imported
+# torch and torchvision are imported
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "name", "train"), [("cifar10", "CIFAR10", 10), ("cifar100", "CIFAR100", 2)])
 def test_cifar_reads_what_torchvision_unpacks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str, train: int
@@ -442,7 +451,8 @@ def test_cifar_reads_what_torchvision_unpacks(
 def test_cifar_download_that_fails_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
-    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")  # nothing listens there
+    # nothing listens there
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     for ask in (lambda source: source.parts, lambda source: source.fingerprint()):
         with pytest.raises(ValueError, match=r"CIFAR10 is not complete in .* and could not be downloaded") as error:
             ask(opened("cifar10", tmp_path))
@@ -561,7 +571,8 @@ def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
 def test_decode_turns_upright_by_exif() -> None:
     picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(2, 6) * 20)
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees clockwise
+    # to be turned by 90 degrees clockwise
+    exif[0x0112] = 6
     upright = decode(encoded(picture, "PNG", exif=exif), None)
     assert np.array_equal(upright, np.rot90(np.asarray(picture), -1))
 
@@ -576,7 +587,8 @@ def test_decode_turns_upright_by_exif() -> None:
         (Image.new("LA", (3, 2), (0, 0)), "PNG", (2, 3), 255),
         (Image.new("RGBA", (3, 2), (0, 0, 0, 0)), "PNG", (2, 3, 3), 255),
         (Image.new("RGBA", (3, 2), (10, 0, 0, 255)), "PNG", (2, 3, 3), 10),
-        (Image.new("RGB", (3, 2), (200, 0, 0)).convert("P"), "GIF", (2, 3, 3), 204),  # nearest of the web palette
+        # nearest of the web palette
+        (Image.new("RGB", (3, 2), (200, 0, 0)).convert("P"), "GIF", (2, 3, 3), 204),
         (Image.new("CMYK", (3, 2), (0, 0, 0, 0)), "JPEG", (2, 3, 3), 255),
         (Image.new("RGB", (3, 2), (7, 8, 9)), "BMP", (2, 3, 3), 7),
         (Image.new("RGB", (3, 2), (7, 8, 9)), "PPM", (2, 3, 3), 7),
@@ -594,14 +606,16 @@ def test_decode_makes_every_mode_grey_or_rgb(
 def test_decode_resizes_the_shorter_side_and_crops_the_centre() -> None:
     wide = np.zeros((4, 12), dtype=np.uint8)
     wide[:, 4:8] = 200
-    assert np.array_equal(decode(wide, 4), np.full((4, 4), 200))  # cropped, not interpolated
+    # cropped, not interpolated
+    assert np.array_equal(decode(wide, 4), np.full((4, 4), 200))
     smooth = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None], 20, axis=0)
     small = decode(smooth, 10)
     assert small.shape == (10, 10)
     assert np.abs(small[5] - np.linspace(69, 186, 10)).max() < 4
     assert decode(np.zeros((3, 5, 3), np.uint8), 9).shape == (9, 9, 3)
     noise = np.random.default_rng(0).integers(0, 256, (8, 16), np.uint8)
-    assert np.array_equal(decode(noise, 4, 8), noise[2:6, 6:10])  # already of the size to resize to: cropped alone
+    # already of the size to resize to: cropped alone
+    assert np.array_equal(decode(noise, 4, 8), noise[2:6, 6:10])
     assert np.array_equal(decode(noise, 4, 6), decode(noise, 6)[1:5, 1:5])
 
 
@@ -619,7 +633,8 @@ def as_if_huge(content: bytes) -> bytes:
         (b"hello", "undecodable image", "no known format"),
         (png(3, (40, 40))[:-30], "undecodable image", "truncated|broken|Truncated"),
         (encoded(Image.effect_noise((64, 64), 90), "JPEG")[:-200], "undecodable image", "truncated"),
-        (encoded(Image.new("L", (2, 2)), "EPS"), "undecodable image", "no known format"),  # would run Ghostscript
+        # would run Ghostscript
+        (encoded(Image.new("L", (2, 2)), "EPS"), "undecodable image", "no known format"),
         (encoded(Image.new("F", (2, 2)), "TIFF"), "undecodable image", "no known range"),
         (Path("nowhere.png"), "undecodable image", "No such file"),
         (

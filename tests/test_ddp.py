@@ -38,8 +38,17 @@ TWO = Train(
 
 def fitted(work: Work, data, settings: Train, on_epoch=None):
     network, architecture = fresh(Model(name="lenet5"), data, 0)
-    return fit(work, network, architecture, data, settings, model_label="lenet5", variant="lenet5/train", stage="train",
-               on_epoch=on_epoch)  # fmt: skip
+    return fit(
+        work,
+        network,
+        architecture,
+        data,
+        settings,
+        model_label="lenet5",
+        variant="lenet5/train",
+        stage="train",
+        on_epoch=on_epoch,
+    )
 
 
 def ranks(folder: Path) -> dict[int, int]:
@@ -48,7 +57,8 @@ def ranks(folder: Path) -> dict[int, int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             command, environment = ((process / name).read_bytes().split(b"\0") for name in ("cmdline", "environ"))
-        except OSError:  # it has ended
+        except OSError:
+            # it has ended
             continue
         if str(folder).encode() in command and b"tasks.ddp" in command:
             rank = [int(v.partition(b"=")[2]) for v in environment if v.startswith(b"LOCAL_RANK=")]
@@ -85,7 +95,8 @@ def test_a_killed_rank_ends_the_run_and_the_next_start_ends_where_one_process_wo
         "top5",
         "macro_f1",
         "learning_rate",
-    ):  # of ten epochs: later, a rounding error may turn an image
+    ):
+        # of ten epochs: later, a rounding error may turn an image
         values = [[row[name] for row in run.epochs[:20]] for run in (one, two)]
         assert values[1] == pytest.approx(values[0], abs=1e-6), name
     newest = max(work.scratch.glob("*.pt"), key=lambda path: int(path.name.split(".")[1]))
@@ -131,7 +142,8 @@ def test_ranks_are_found_by_their_folder_and_number(tmp_path):
     with subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": "1"}) as process:
         try:
             deadline = time.monotonic() + 20
-            while not ranks(tmp_path) and time.monotonic() < deadline:  # between fork and exec it has another command
+            # between fork and exec it has another command
+            while not ranks(tmp_path) and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert ranks(tmp_path) == {1: process.pid}
             assert not ranks(tmp_path / "other")
@@ -154,7 +166,8 @@ def test_what_torchrun_and_the_ranks_say_becomes_one_line(tmp_path):
 
 
 def test_a_message_is_one_write_also_where_output_is_unbuffered():
-    read, write = os.pipe2(os.O_DIRECT)  # a packet a write
+    # a packet a write
+    read, write = os.pipe2(os.O_DIRECT)
     command = [sys.executable, "-u", "-c", "from tasks import ddp; ddp._say(error='E', text='t', rank=1)"]
     subprocess.run(command, stdout=write, check=True, cwd=Path(__file__).parent.parent)
     os.close(write)
@@ -196,8 +209,14 @@ ddp._end(3)
 """)
     root = str(Path(__file__).parent.parent)
     # Its output ends when its worker has ended too, which holds the other end of the pipe.
-    made = subprocess.run([sys.executable, str(script)], stdout=subprocess.PIPE, text=True, timeout=60, check=False,
-                          env=os.environ | {"PYTHONPATH": root})  # fmt: skip
+    made = subprocess.run(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | {"PYTHONPATH": root},
+    )
     assert (made.returncode, made.stdout) == (3, "")
 
 

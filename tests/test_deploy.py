@@ -44,8 +44,15 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
     work = Work.at(out, "deploy")
     with pq.ParquetFile(next((shared() / "data" / "imagenet-1k-sample").glob("*.parquet"))) as sample:
         pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
-    settings = Data(source="parquet", path=str(out / "few.parquet"), image_size=48, resize=56, mean=(0.48, 0.45, 0.4),
-                    std=(0.2, 0.25, 0.3), test_fraction=1)  # fmt: skip
+    settings = Data(
+        source="parquet",
+        path=str(out / "few.parquet"),
+        image_size=48,
+        resize=56,
+        mean=(0.48, 0.45, 0.4),
+        std=(0.2, 0.25, 0.3),
+        test_fraction=1,
+    )
     return Made(out, work, prepare(work, settings), settings)
 
 
@@ -81,9 +88,11 @@ def test_the_server_answers_as_the_pipeline_does(grey: Made, tmp_path: Path) -> 
             np.testing.assert_allclose(probabilities(answer, 10), softmax(logits), atol=1e-5)
         assert len(post(f"{url}/predict", png(grey.pixels[0]))[1]["predictions"]) == 5
         for body, query, words in (
-            (b"not an image", "", "undecodable image"), (b"", "", "empty image"),
-            (png(grey.pixels[0])[:60], "", "undecodable image"), (png(grey.pixels[0]), "?top=0", "top: a whole number"),
-        ):  # fmt: skip
+            (b"not an image", "", "undecodable image"),
+            (b"", "", "empty image"),
+            (png(grey.pixels[0])[:60], "", "undecodable image"),
+            (png(grey.pixels[0]), "?top=0", "top: a whole number"),
+        ):
             status, answer = post(f"{url}/predict{query}", body)
             assert status == 400
             assert words in answer["error"]
@@ -144,9 +153,21 @@ def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: Made, tmp_p
     assert [line.partition("==")[0] for line in lines] == ["numpy", "onnxruntime", "pillow", "starlette", "uvicorn"]
     assert all(line.partition("==")[2] for line in lines)
     copied = {path.name for path in folder.iterdir()}
-    assert copied == {"Dockerfile", "app.py", "connections.py", "decode.py", "decoders.py", "model.json", "model.onnx",
-                      "model.py", "pixels.py", "quota.py", "requirements.txt"}  # fmt: skip
-    grey.deploy(folder)  # again: the folder is its own
+    assert copied == {
+        "Dockerfile",
+        "app.py",
+        "connections.py",
+        "decode.py",
+        "decoders.py",
+        "model.json",
+        "model.onnx",
+        "model.py",
+        "pixels.py",
+        "quota.py",
+        "requirements.txt",
+    }
+    # again: the folder is its own
+    grey.deploy(folder)
 
 
 def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_can(
@@ -170,11 +191,19 @@ def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
     grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, winner = "lenet5/train/torchscript", "lenet5/train/onnx"
-    for number, (mark, words) in enumerate((
-        ({"drop": 0.0, "eligible": True}, "it takes 2.00 ms"),
-        ({"drop": 0.0, "eligible": False, "conditions": "windows unstable"}, "bad conditions (windows unstable), so that"),
-        ({"drop": 0.125, "eligible": False}, "it loses 0.125 of the reference's accuracy, where the study allows 0.01"),
-    )):  # fmt: skip
+    for number, (mark, words) in enumerate(
+        (
+            ({"drop": 0.0, "eligible": True}, "it takes 2.00 ms"),
+            (
+                {"drop": 0.0, "eligible": False, "conditions": "windows unstable"},
+                "bad conditions (windows unstable), so that",
+            ),
+            (
+                {"drop": 0.125, "eligible": False},
+                "it loses 0.125 of the reference's accuracy, where the study allows 0.01",
+            ),
+        )
+    ):
         with grey.restored():
             grey.summarise({(winner, "onnxruntime"): 1.0, (other, "torchscript"): 2.0})
             rows = tables.read(grey.out, "summary", RUN).collect().to_dicts()
@@ -222,16 +251,25 @@ def test_its_own_requirements_are_enough(grey: Made, tmp_path: Path) -> None:
     )
     code = "import app, sys; print(app.predict(open(sys.argv[1], 'rb').read(), '1')); app.application()"
     (tmp_path / "digit.png").write_bytes(png(grey.pixels[0]))
-    done = subprocess.run([python, "-c", code, tmp_path / "digit.png"], cwd=folder, env=environment(), text=True,
-                          capture_output=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [python, "-c", code, tmp_path / "digit.png"],
+        cwd=folder,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert f"'index': {grey.logits('onnxruntime', 'lenet5/train/onnx')[0].argmax()}" in done.stdout
 
 
 def session_options(options: Any) -> dict[str, Any]:
     """What ONNX Runtime is told, of which the log level alone is not the model's."""
-    told = {name: getattr(options, name) for name in dir(type(options))
-            if not name.startswith("_") and not callable(getattr(options, name)) and "log" not in name}  # fmt: skip
+    told = {
+        name: getattr(options, name)
+        for name in dir(type(options))
+        if not name.startswith("_") and not callable(getattr(options, name)) and "log" not in name
+    }
     entries = ("session.force_spinning_stop", "session.intra_op.allow_spinning", "session.set_denormal_as_zero")
     return told | {name: options.get_session_config_entry(name) for name in entries if entry_of(options, name)}
 
@@ -239,7 +277,8 @@ def session_options(options: Any) -> dict[str, Any]:
 def entry_of(options: Any, name: str) -> bool:
     try:
         options.get_session_config_entry(name)
-    except RuntimeError:  # it was not told
+    except RuntimeError:
+        # it was not told
         return False
     return True
 
@@ -285,7 +324,8 @@ def test_openvino_is_told_what_it_was_measured_with(
     asked = json.loads((folder / "model.json").read_text())["settings"]["INFERENCE_PRECISION_HINT"]
     assert asked == ("bf16" if runtime.endswith("bf16") else "f32")
     monkeypatch.setattr(openvino.Core, "compile_model", compiled)
-    if reason:  # it does not run in another precision than it was measured in
+    # it does not run in another precision than it was measured in
+    if reason:
         with pytest.raises(
             SystemExit,
             match=r"(measured in bf16, which|in bf16, as it was measured, on) this CPU",

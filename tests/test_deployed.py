@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MEBIBYTE = 1 << 20
-SMALL = 300 * MEBIBYTE  # free memory as it is told to the server where no control group can be made
+# free memory as it is told to the server where no control group can be made
+SMALL = 300 * MEBIBYTE
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +48,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     """It is told that 300 MiB are free, and that requests may take a second or two."""
-    code = (f"import quota; quota.memory_available = lambda: {SMALL}; import connections, decoders; "
-            "connections.HEADER_SECONDS = 1; connections.REQUEST_SECONDS = 20; decoders.SECONDS = 5; import app; "
-            "app.BODY_SECONDS = 1.5; app.WAIT_SECONDS = 3; app.main()")  # fmt: skip
+    code = (
+        f"import quota; quota.memory_available = lambda: {SMALL}; import connections, decoders; "
+        "connections.HEADER_SECONDS = 1; connections.REQUEST_SECONDS = 20; decoders.SECONDS = 5; import app; "
+        "app.BODY_SECONDS = 1.5; app.WAIT_SECONDS = 3; app.main()"
+    )
     with running(folder, ("-c", code)) as started:
         yield started
     assert "Traceback" not in started.said
@@ -83,7 +86,8 @@ def peak(pid: int) -> int:
     found = 0
     for one in processes(pid):
         match = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{one}/status").read_text())
-        found += int(match[1]) * 1024 if match else 0  # a process that has ended has none
+        # a process that has ended has none
+        found += int(match[1]) * 1024 if match else 0
     return found
 
 
@@ -168,7 +172,8 @@ def test_other_formats_are_refused(server: Server, kind: str) -> None:
 
 
 def test_a_container_of_512_mb_survives_two_hundred_bombs_at_once(folder: Path, digit: bytes) -> None:
-    large = bombs.png(3000)  # as many pixels as are accepted there, nearly: each is decoded
+    # as many pixels as are accepted there, nearly: each is decoded
+    large = bombs.png(3000)
     with group("memory", 512 * MEBIBYTE) as made:
         with running(folder, prefix=inside(made)) as server:
             begun = server.process.pid
@@ -185,7 +190,8 @@ def test_a_container_of_512_mb_survives_two_hundred_bombs_at_once(folder: Path, 
 
 def test_two_hundred_bombs_at_once_stay_within_the_memory_that_is_told_to_be_free(server: Server, digit: bytes) -> None:
     seen = flood(server, bombs.png(2000), 200)
-    assert set(seen) <= {200, 413, 503}, seen  # 413: on a busy machine its time to decode may run out
+    # 413: on a busy machine its time to decode may run out
+    assert set(seen) <= {200, 413, 503}, seen
     assert seen[200] > 0
     assert peak(server.process.pid) < 400 * MEBIBYTE
     assert post(f"{server.url}/predict", digit)[0] == 200
@@ -216,7 +222,8 @@ def test_connections_that_send_nothing_and_requests_at_the_limit_keep_no_health_
         for number in range(600):
             connection = held.enter_context(server.connect())
             connection.sendall(b"" if number % 2 else b"POST /predict HT")
-        time.sleep(1.1)  # a burst has a second
+        # a burst has a second
+        time.sleep(1.1)
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
             assert answer.status == 200
         assert post(f"{server.url}/predict", digit)[0] == 200
@@ -268,9 +275,15 @@ def test_what_is_no_request_is_answered_or_closed(server: Server, digit: bytes) 
         (b"HEAD /healthz HTTP/1.1\r\n" + close + b"\r\n", b"200"),
         (b"GET /../../etc/passwd HTTP/1.1\r\n" + close + b"\r\n", b"404"),
         (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: " + length + b"\r\n\r\n" + digit, b"200"),
-        (b"POST /predict HTTP/1.1\r\n" + close + b"Transfer-Encoding: chunked\r\n\r\n" + b"".join(
-            b"1\r\n" + digit[i : i + 1] + b"\r\n" for i in range(len(digit))) + b"0\r\n\r\n", b"200"),
-    ):  # fmt: skip
+        (
+            b"POST /predict HTTP/1.1\r\n"
+            + close
+            + b"Transfer-Encoding: chunked\r\n\r\n"
+            + b"".join(b"1\r\n" + digit[i : i + 1] + b"\r\n" for i in range(len(digit)))
+            + b"0\r\n\r\n",
+            b"200",
+        ),
+    ):
         with server.connect() as connection:
             connection.sendall(request)
             answer = b""
@@ -301,8 +314,10 @@ def test_more_classes_than_there_are_is_all_of_them(server: Server, digit: bytes
 
 
 def test_an_answer_is_json_that_a_strict_reader_takes(server: Server, digit: bytes) -> None:
-    body = raw(server, b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (
-        len(digit), digit)).partition(b"\r\n\r\n")[2]  # fmt: skip
+    body = raw(
+        server,
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s" % (len(digit), digit),
+    ).partition(b"\r\n\r\n")[2]
     found = json.loads(body, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert sum(one["probability"] for one in found["predictions"]) <= 1 + 1e-9
 
@@ -312,14 +327,16 @@ def test_it_listens_on_this_machine_alone_unless_told_otherwise(
     folder: Path, variables: dict[str, str], address: str
 ) -> None:
     with running(folder, **variables) as server:
-        listening = [line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
-                     if line.split()[3] == "0A"]  # fmt: skip
+        listening = [
+            line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
+        ]
     assert f"{address}:{server.port:04X}" in listening
     assert "HOST=0.0.0.0" in (folder / "Dockerfile").read_text()
 
 
 def test_the_decoders_end_with_the_server_however_it_ends(folder: Path) -> None:
-    with pytest.raises(AssertionError), running(folder) as server:  # its own check of the exit code
+    # its own check of the exit code
+    with pytest.raises(AssertionError), running(folder) as server:
         decoders = processes(server.process.pid)[1:]
         assert decoders
         server.process.kill()
@@ -331,8 +348,15 @@ def test_the_decoders_end_with_the_server_however_it_ends(folder: Path) -> None:
 
 def test_a_folder_that_is_damaged_and_a_port_that_is_none_are_one_line(folder: Path, tmp_path: Path) -> None:
     def said(code: int, **environment: str) -> str:
-        done = subprocess.run([sys.executable, "app.py"], cwd=copy, env=os.environ | environment, text=True,
-                              capture_output=True, check=False, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "app.py"],
+            cwd=copy,
+            env=os.environ | environment,
+            text=True,
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
         assert (done.returncode, done.stderr.count("\n")) == (code, 1), done.stderr
         return done.stderr
 

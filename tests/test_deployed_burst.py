@@ -14,8 +14,10 @@ from test_deployed import digit, folder, server  # noqa: F401  # fixtures
 if TYPE_CHECKING:
     from pathlib import Path
 
-BURST = 500  # as many as may wait however slow the machine is; 900 were answered on a quiet one
-PADDING = 300_000  # bytes after the image: more than a socket's buffers take at once
+# as many as may wait however slow the machine is; 900 were answered on a quiet one
+BURST = 500
+# bytes after the image: more than a socket's buffers take at once
+PADDING = 300_000
 
 
 async def asked(port: int, request: bytes) -> bytes:
@@ -29,8 +31,10 @@ async def asked(port: int, request: bytes) -> bytes:
 
 @pytest.mark.parametrize("padding", [0, PADDING])
 def test_a_burst_is_answered_with_predictions_or_when_to_try_again(
-    server: Server, digit: bytes, padding: int  # noqa: F811
-) -> None:  # fmt: skip
+    server: Server,  # noqa: F811
+    digit: bytes,  # noqa: F811
+    padding: int,
+) -> None:
     body = digit + bytes(padding)
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
 
@@ -60,7 +64,8 @@ def test_a_client_that_sends_on_for_ever_after_its_answer_is_closed(folder: Path
         "import connections; connections.LINGER_SECONDS = 1; connections.LINGER_BYTES = 1 << 20; import app; app.main()"
     )
     with running(folder, ("-c", code)) as started:
-        for pause in (0.0, 0.4):  # too much, and too long
+        # too much, and too long
+        for pause in (0.0, 0.4):
             begun = time.monotonic()
             with started.connect() as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
                 connection.sendall(b"\0\xff\x16\x03\x01")
@@ -71,11 +76,16 @@ def test_a_client_that_sends_on_for_ever_after_its_answer_is_closed(folder: Path
 
 
 def test_a_form_is_told_what_is_accepted(
-    server: Server, folder: Path, digit: bytes, monkeypatch: pytest.MonkeyPatch  # noqa: F811
-) -> None:  # fmt: skip
+    server: Server,  # noqa: F811
+    folder: Path,  # noqa: F811
+    digit: bytes,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     form = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.png"\r\n\r\n' + digit + b"\r\n--x--\r\n"
-    head = (b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
-            b"Content-Length: %d\r\n\r\n" % len(form))  # fmt: skip
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        b"Content-Length: %d\r\n\r\n" % len(form)
+    )
     answer = asyncio.run(asked(server.port, head + form))
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"accepted are the bytes of the image file alone, as sent by: curl --data-binary @photo.jpg" in answer

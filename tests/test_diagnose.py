@@ -16,8 +16,13 @@ from tasks.profilers import Convolution, Measured, Operator
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROOMY: dict[str, Any] = {"runtime": "onnxruntime", "device": "cpu", "threads": 2, "cores": 2,
-                         "cpu_features": ("avx2", "avx512_vnni")}  # fmt: skip
+ROOMY: dict[str, Any] = {
+    "runtime": "onnxruntime",
+    "device": "cpu",
+    "threads": 2,
+    "cores": 2,
+    "cpu_features": ("avx2", "avx512_vnni"),
+}
 
 
 class Graph:
@@ -57,9 +62,12 @@ class Graph:
     def save(self, path: Path, channels: int = 16) -> Path:
         shape = [1, channels, 32, 32]
         graph = helper.make_graph(
-            self.nodes, "g", [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info(self.last, TensorProto.FLOAT, None)], self.weights,
-        )  # fmt: skip
+            self.nodes,
+            "g",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(self.last, TensorProto.FLOAT, None)],
+            self.weights,
+        )
         onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
         return path
 
@@ -86,16 +94,30 @@ def said(findings: dict[str, Finding], words: str) -> Finding:
 
 
 def operator(name: str, kind: str, ms: float, **others: Any) -> Operator:
-    return Operator(**({"name": name, "path": "", "type": kind, "calls": 1, "total_ms": ms, "precision": "fp32",
-                        "provider": "CPU"} | others))  # fmt: skip
+    return Operator(
+        **(
+            {"name": name, "path": "", "type": kind, "calls": 1, "total_ms": ms, "precision": "fp32", "provider": "CPU"}
+            | others
+        )
+    )
 
 
 def case(
     *operators: Operator, quantized: bool = False, convolutions: tuple[Convolution, ...] = (), **others: Any
 ) -> Case:
     of_file = {key: others.pop(key) for key in ("queries", "dynamic", "normalisations", "overridable") if key in others}
-    measured = Measured(**({"queries": 20, "operators": list(operators), "stacks": {}, "convolutions": list(convolutions),
-                            "quantized": quantized} | of_file))  # fmt: skip
+    measured = Measured(
+        **(
+            {
+                "queries": 20,
+                "operators": list(operators),
+                "stacks": {},
+                "convolutions": list(convolutions),
+                "quantized": quantized,
+            }
+            | of_file
+        )
+    )
     return Case(profile=measured, **(ROOMY | others))
 
 
@@ -109,7 +131,8 @@ def test_a_healthy_float_graph_has_no_finding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_healthy_int8_graph_has_no_finding(tmp_path: Path, runtime: str) -> None:
-    """It ends as a classifier does: beside AMX's convolutions, to convert a whole image back takes a fifth of the time."""
+    """It ends as a classifier does: beside AMX's convolutions, to convert a whole image back takes a fifth of the
+    time."""
     graph = Graph()
     graph.quantized("input")
     for name in ("first", "second", "third", "fourth", "fifth", "sixth"):
@@ -160,14 +183,16 @@ def test_a_convolution_that_was_not_quantized_is_named_as_left_in_float(tmp_path
     graph.conv("forgotten", 32, 16)
     graph.add("Relu", "relu")
     finding = said(found(graph, tmp_path), "left in floating point")
-    assert any("relu" in node or "forgotten" in node for node in finding.nodes)  # the relu is fused with it
+    # the relu is fused with it
+    assert any("relu" in node or "forgotten" in node for node in finding.nodes)
     assert "Conv (fp32)" in finding.evidence
     assert finding.severity == "high"
 
 
 def test_a_model_whose_pairs_all_stay_is_fake_quantization(tmp_path: Path) -> None:
     graph = Graph()
-    graph.quantized("input", np.uint16)  # no convolution of ONNX Runtime takes 16-bit activations
+    # no convolution of ONNX Runtime takes 16-bit activations
+    graph.quantized("input", np.uint16)
     for name in ("first", "second"):
         graph.conv(name, 16, 16, int8=True)
         graph.quantized(name, np.uint16)
@@ -230,8 +255,12 @@ def test_int8_without_its_instructions_is_told_on_a_cpu_alone() -> None:
     conv = operator("conv", "QLinearConv", 1, precision="int8")
     plain = case(conv, quantized=True, cpu_features=("avx2",))
     assert "avx2" in said(by_words(diagnose(plain)), "without VNNI or AMX").evidence
-    for others in ({"cpu_features": ("avx2", "avx_vnni")}, {"cpu_features": ("amx_int8",)}, {"cpu_features": ("asimddp",)},
-                   {"cpu_features": ("avx2",), "device": "cuda:0"}):  # fmt: skip
+    for others in (
+        {"cpu_features": ("avx2", "avx_vnni")},
+        {"cpu_features": ("amx_int8",)},
+        {"cpu_features": ("asimddp",)},
+        {"cpu_features": ("avx2",), "device": "cuda:0"},
+    ):
         assert diagnose(case(conv, quantized=True, **others)) == []
 
 

@@ -1,4 +1,5 @@
-"""Studies and tables of labels as editors and spreadsheets write them: with a byte-order mark, in UTF-16, in Latin-1."""
+"""Studies and tables of labels as editors and spreadsheets write them: with a byte-order mark, in UTF-16, in
+Latin-1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a study's images can show of its accuracy rule: exact cases, simulated ones, and a training that did not settle."""
+"""What a study's images can show of its accuracy rule: exact cases, simulated ones, and a training that did not
+settle."""
 
 from __future__ import annotations
 
@@ -77,7 +78,8 @@ def test_so_many_images_as_are_needed_are_enough_and_one_less_is_not() -> None:
     assert metrics.smallest_drop(metrics.FEW) < 0.1 < metrics.smallest_drop(metrics.FEW - 1)
 
 
-# ---------------------------------------------------------------------------------------------- what a winner comes with
+# ---------------------------------------------------------------------------------------------- what a winner comes
+# with
 
 
 def cut(tables: Tables, images: int) -> Tables:
@@ -90,9 +92,10 @@ def cut(tables: Tables, images: int) -> Tables:
     rows = [row | {"images": images} for row in evaluations.to_dicts()]
     sets = [
         row | {"rows": images, "class_rows": [sum(i % 10 == c for i in range(images)) for c in range(10)]}
-        if row["split"] == "test" else row
+        if row["split"] == "test"
+        else row
         for row in tables["datasets"].to_dicts()
-    ]  # fmt: skip
+    ]
     return tables | {
         "predictions": predictions,
         "evaluations": contract.frame("evaluations", rows),
@@ -121,7 +124,8 @@ def test_five_test_images_cannot_judge_the_drop_and_this_is_said_before_the_winn
     assert found.winner is not None
     (caution,) = [part for part in found.cautions if "test images cannot judge" in part]
     assert caution == (
-        "5 test images cannot judge a drop of 0.01: the smallest that they can resolve is 0.43 (95 % confidence); at least "
+        "5 test images cannot judge a drop of 0.01: the smallest that they can resolve is 0.43 (95 % "
+        "confidence); at least "
         "381 would be needed."
     )
     assert found.reason.startswith(found.cautions[0]) and found.reason.index(caution) < found.reason.index(" median")
@@ -133,7 +137,8 @@ def test_without_predictions_the_number_of_images_is_enough_to_say_it(tables: Ta
     bare = {name: tables[name] for name in summary.PARTS}
     said = "360 test images cannot judge a drop of 0.01"
     assert said in summary.summarise(bare, factory.study()).reason
-    twice = tables | {"predictions": pl.concat([tables["predictions"]] * 2)}  # unfit: it is not published, nor counted
+    # unfit: it is not published, nor counted
+    twice = tables | {"predictions": pl.concat([tables["predictions"]] * 2)}
     assert said in summary.summarise(twice, factory.study()).reason
 
 
@@ -182,9 +187,15 @@ def test_the_terminal_says_cautions_before_the_winner_and_breaks_lines_at_its_wi
 ) -> None:
     found = summary.summarise(cut(tables, 5), factory.study())
     (tmp_path / "result.json").write_text(
-        json.dumps({"winner": summary.words(found.winner or {}), "reason": found.reason, "cautions": found.cautions,
-                    "sentences": found.sentences})
-    )  # fmt: skip
+        json.dumps(
+            {
+                "winner": summary.words(found.winner or {}),
+                "reason": found.reason,
+                "cautions": found.cautions,
+                "sentences": found.sentences,
+            }
+        )
+    )
     plain = conclusion(tmp_path).splitlines()
     said = [
         *(f"caution: {caution}" for caution in found.cautions),
@@ -206,7 +217,8 @@ def epochs(train: float, validation: float) -> list[dict[str, Any]]:
 
 
 def trained(work: Work, data: Prepared, momentum: float, steps: int) -> torch.nn.Module:
-    """A small model that learns the digits well, with features far from the mean of 0 that their statistics begin with."""
+    """A small model that learns the digits well, with features far from the mean of 0 that their statistics begin
+    with."""
     import torch
 
     from tasks.datasets import load_arrays
@@ -216,8 +228,9 @@ def trained(work: Work, data: Prepared, momentum: float, steps: int) -> torch.nn
     x, y = Normaliser(data, "cpu")(torch.from_numpy(images[splits == 0])), torch.from_numpy(labels[splits == 0])
     torch.manual_seed(0)
     nn = torch.nn
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, momentum=momentum), nn.ReLU(), nn.Flatten(),
-                          nn.Linear(288, 10)).train()  # fmt: skip
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8, momentum=momentum), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)
+    ).train()
     nn.init.constant_(model[0].bias, 30.0)
     optimizer = torch.optim.Adam(model.parameters(), 0.02)
     for _ in range(steps):
@@ -230,8 +243,10 @@ def trained(work: Work, data: Prepared, momentum: float, steps: int) -> torch.nn
 @pytest.mark.parametrize(
     ("momentum", "steps", "top1", "said"),
     [
-        (0.01, 20, (0.3, 0.25), "after 20 training steps, 82% of them is still their initial value"),  # both are bad
-        (0.1, 40, (0.9, 0.3), None),  # validation is behind, and not because of the statistics
+        # both are bad
+        (0.01, 20, (0.3, 0.25), "after 20 training steps, 82% of them is still their initial value"),
+        # validation is behind, and not because of the statistics
+        (0.1, 40, (0.9, 0.3), None),
     ],
 )
 def test_statistics_are_told_where_the_model_is_much_better_with_others(
@@ -266,10 +281,15 @@ def test_a_training_that_ends_before_batchnorm_has_settled_names_it_up_to_the_wi
     (row,) = pl.read_parquet(work.store.get(made.tables["variants"])).to_dicts()
     assert row["note"].startswith("BatchNorm's running statistics have not settled: in the weights that go on, after")
     same = [
-        one | ({"note": row["note"], "sha256": row["sha256"]} if one["name"] == f"{REFERENCE.partition('/')[0]}/tune" else {})
+        one
+        | (
+            {"note": row["note"], "sha256": row["sha256"]}
+            if one["name"] == f"{REFERENCE.partition('/')[0]}/tune"
+            else {}
+        )
         | ({"sha256": row["sha256"]} if one["name"] == REFERENCE else {})
         for one in tables["variants"].to_dicts()
-    ]  # fmt: skip
+    ]
     weak = tables | {"variants": contract.frame("variants", same)}
     for variant in set(tables["evaluations"]["variant"]):
         weak = with_scores(weak, variant, 0.1 if variant.startswith("resnet") else 0.05)

@@ -92,7 +92,8 @@ def test_onnx_is_one_valid_file_that_says_what_it_takes_and_gives(
     assert (channels.dim_value, height.dim_value, width.dim_value) == (1, 8, 8)
     assert graph.output[0].type.tensor_type.shape.dim[1].dim_value == 10
     assert not any(t.external_data for t in graph.initializer)
-    assert not any(node.op_type == "BatchNormalization" for node in graph.node)  # folded into the convolutions
+    # folded into the convolutions
+    assert not any(node.op_type == "BatchNormalization" for node in graph.node)
 
 
 def test_forms_carry_the_class_names_and_how_to_normalise(
@@ -153,9 +154,12 @@ def test_an_exporter_that_raises_is_a_failed_variant_and_the_other_goes_on(
 
 
 def test_exporters_print_into_the_log_alone(
-    work: Work, data: Prepared, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture,
+    work: Work,
+    data: Prepared,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     write = stage.FORMS["torchscript"][0]
 
     def talks(*rest: object) -> Path:

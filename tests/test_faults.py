@@ -1,7 +1,9 @@
-"""Every write, fsync, rename and mkdir of a small study fails in turn, or the power does; then the same command ends well.
+"""Every write, fsync, rename and mkdir of a small study fails in turn, or the power does; then the same command ends
+well.
 
-After the same command, no stage that was finished has been computed again, nothing is left behind, and what is published is
-what an undisturbed study publishes. BURNISH_FAULTS=all lets every operation fail in every way, and some of a real command's.
+After the same command, no stage that was finished has been computed again, nothing is left behind, and what is
+published is what an undisturbed study publishes. BURNISH_FAULTS=all lets every operation fail in every way, and some of
+a real command's.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ ALL = os.environ.get("BURNISH_FAULTS") == "all"
 STEPS = {"once-EIO": 1, "lasting-ENOSPC": 6, "once-ENOSPC": 12, "lasting-EIO": 12, "power": 6}
 """Every how many operations one fails where not all do: each case of power is three studies."""
 TOLERATED = {"mkdir", "link", "copy"}
-"""What may fail once without ending the study: to make a folder that is there; a hard link or a copy within the kernel, in
-whose place bytes are copied."""
+"""What may fail once without ending the study: to make a folder that is there; a hard link or a copy within the kernel,
+in whose place bytes are copied."""
 HALVES = 2
 """Processes that share the faults that do not end one."""
 
@@ -38,8 +40,10 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def start(shim: Path, folder: Path, *specs: str) -> subprocess.Popen[str]:
     folder.mkdir()
     environment = Shim(folder / "state").environment(shim) | {
-        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))), "POLARS_MAX_THREADS": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(ROOT / "tests"))),
+        "POLARS_MAX_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     driver = [sys.executable, str(ROOT / "tests" / "fault_driver.py"), str(folder / "study"), *specs]
     return subprocess.Popen(driver, env=environment, text=True, stdout=subprocess.PIPE)
 
@@ -68,11 +72,13 @@ def test_after_any_operation_has_failed_the_same_command_ends_well_and_repeats_n
     assert [case["nth"] for case in cases if case["nth"] <= total] == list(range(1, total + 1, step))
     print(f"{mode}: {len(cases)} of {total} operations failed in turn")
     assert [(case["nth"], case["what"], wrong) for case in cases for wrong in case["wrong"]] == []
-    assert all(case["fired"] for case in cases if case["nth"] <= total)  # power fails once after the end, too
+    # power fails once after the end, too
+    assert all(case["fired"] for case in cases if case["nth"] <= total)
     if step == 1:
         operations = {case["what"].split(" ")[0] for case in cases}
         assert operations >= {"create", "write", "fwrite", "copy", "allocate", "fsync", "rename", "mkdir", "link"}
-    if mode != "power":  # what ends a study is one sentence (DiskFull), and hardly anything does not end it
+    # what ends a study is one sentence (DiskFull), and hardly anything does not end it
+    if mode != "power":
         silent = {case["what"].split(" ")[0] for case in cases if not case["said"]}
         assert silent <= (set() if mode.startswith("lasting") else TOLERATED)
 
@@ -96,7 +102,8 @@ def test_after_operations_of_a_real_command_have_failed_it_ends_well(shim, tmp_p
         code, told = command(shim, state, out, fault)
         _, fired, what = state.told()
         print(f"{fault} of {total}, {what}: exit {code}, {told.splitlines()[-1][:200]}", flush=True)
-        assert fired or fault.nth > 0.9 * total  # rounds of a benchmark differ a little
+        # rounds of a benchmark differ a little
+        assert fired or fault.nth > 0.9 * total
         assert code in (0, 1)
         assert "Traceback" not in told
         finished = {path.name for path in (out / "store" / "results").glob("[!.]*")}
@@ -112,7 +119,11 @@ def command(shim: Path, state: Shim, out: Path, fault: Fault) -> tuple[int, str]
     state.arm(out, fault)
     settings = [f"--set={setting}" for setting in SHORT]
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", "quickstart", "--out", str(out), *settings], cwd=ROOT, text=True,
-        env=state.environment(shim), capture_output=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "-m", "flows.cli", "run", "quickstart", "--out", str(out), *settings],
+        cwd=ROOT,
+        text=True,
+        env=state.environment(shim),
+        capture_output=True,
+        check=False,
+    )
     return done.returncode, done.stderr

@@ -35,7 +35,8 @@ def assert_concluded(run, text):
     told = json.loads((run / "result.json").read_text())
     reason = told["reason"].removeprefix(" ".join(told["cautions"])).strip()
     said = f"{'winner: ' if told['winner'] else ''}{reason}"
-    assert " ".join(said.split()) in " ".join(text.split())  # a sentence per line in the terminal
+    # a sentence per line in the terminal
+    assert " ".join(said.split()) in " ".join(text.split())
     assert told["winner"] or reason.startswith("No winner")
 
 
@@ -105,7 +106,8 @@ def test_the_tables_of_a_run_hold_together(finished):
     assert set(variants["stage"]) == {"train", "tune", "augment", "prune", "export", "quantize", "build"}
     assert variants.filter(pl_ok())["sha256"].null_count() == 0
     assert set(variants["parent"].drop_nulls()) <= set(variants["name"])
-    assert {"ok", "skipped"} <= set(summary["status"])  # engines cannot run on a CPU
+    # engines cannot run on a CPU
+    assert {"ok", "skipped"} <= set(summary["status"])
     assert summary.filter(polars.col("status") != "ok")["error"].null_count() == 0
     assert (summary["role"] == "reference").sum() == 1 or (summary["role"] == "winner").sum() == 1
     ok = frames["benchmarks"].filter(pl_ok())
@@ -152,7 +154,8 @@ def test_a_deleted_and_a_corrupted_file_rerun_the_stages_that_make_them(finished
     paths[1].write_bytes(paths[1].read_bytes()[:-1] + b"!")
     newest = max((burnish.out / "runs").iterdir(), key=lambda path: path.stat().st_ctime)
     result = json.loads((newest / "why" / "augment-lenet5.json").read_text())["key"]
-    (burnish.out / "store" / "results" / result).write_bytes(b"")  # as a full disk leaves one
+    # as a full disk leaves one
+    (burnish.out / "store" / "results" / result).write_bytes(b"")
     (burnish.out / "store" / "last" / "quickstart" / "prepare.json").write_text("[]")
     said = burnish.run(*TINY).stderr
     told = burnish.why()
@@ -171,7 +174,8 @@ def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_los
     settings = (*SHORT, "train.epochs=25", "train.patience=25")
     process = burnish.start("run", "quickstart", "--out", str(burnish.out), *(f"--set={s}" for s in settings))
     deadline = time.monotonic() + 300
-    while not list((burnish.out / "scratch").glob("*/*.pt")):  # the first epoch's checkpoint
+    # the first epoch's checkpoint
+    while not list((burnish.out / "scratch").glob("*/*.pt")):
         assert process.poll() is None, process.stderr.read()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -182,7 +186,8 @@ def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_los
     with closing(sqlite3.connect(tmp_path / "prefect" / "prefect.db")) as database, database:
         # As one that is killed while it measures leaves it.
         database.execute(
-            'INSERT INTO concurrency_limit_v2 (name, "limit", active, active_slots, denied_slots, slot_decay_per_second,'
+            'INSERT INTO concurrency_limit_v2 (name, "limit", active, active_slots, denied_slots, '
+            "slot_decay_per_second,"
             " avg_slot_occupancy_seconds) VALUES (?, 1, 1, 1, 0, 0, 2)",
             (f"burnish {platform.node()} cpu",),
         )
@@ -202,8 +207,14 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     burnish = Burnish(tmp_path / "artifacts", server, cwd=tmp_path)
-    done = burnish.run(*SHORT, "models=['lenet5', {name='resnet34', width=8}]", "train.learning_rate=1000",
-                       "train.schedule='constant'", "train.epochs=1", code=1)  # fmt: skip
+    done = burnish.run(
+        *SHORT,
+        "models=['lenet5', {name='resnet34', width=8}]",
+        "train.learning_rate=1000",
+        "train.schedule='constant'",
+        "train.epochs=1",
+        code=1,
+    )
     assert "Traceback" not in done.stderr
     assert "no variant to measure" in done.stderr
     done = burnish.run(*SHORT, "models=[{name='lenet5', upsample=7}]", code=2)
@@ -279,10 +290,15 @@ def test_two_flow_runs_of_one_server_measure_one_after_the_other(server, tmp_pat
     environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     command = "import sys, holder; holder.measure(sys.argv[1])"
     runs = [
-        subprocess.Popen([sys.executable, "-c", command, name, str(tmp_path / name)], env=environment,
-                         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            [sys.executable, "-c", command, name, str(tmp_path / name)],
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         for name in ("first", "second")
-    ]  # fmt: skip
+    ]
     told = [run.communicate(timeout=300)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], told
     times = sorted(line.split()[1:] for text in told for line in text.splitlines() if line.startswith("held"))
@@ -315,8 +331,14 @@ def four() -> None:
 def test_a_stage_is_computed_again_where_that_is_asked(server, tmp_path):
     (tmp_path / "again.py").write_text(AGAIN)
     environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    done = subprocess.run([sys.executable, "-c", "import again; again.four()", str(tmp_path / "out")], env=environment,
-                          text=True, capture_output=True, timeout=300, check=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", "import again; again.four()", str(tmp_path / "out")],
+        env=environment,
+        text=True,
+        capture_output=True,
+        timeout=300,
+        check=True,
+    )
     assert done.stdout.splitlines() == ["()", "computed", "()", "('benchmark',)", "('train',)", "computed"]
     told = json.loads((tmp_path / "out" / "runs" / "x-1-1" / "why" / "train-x.json").read_text())
     assert told["differs"] == ["asked for again"]

@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WITH_OUT = {"run": ["quickstart"], "ui": [], "bench": ["model.onnx"], "profile": ["model.onnx"],
-            "deploy": ["--to", "served"], "report": [], "why": []}  # fmt: skip
+WITH_OUT = {
+    "run": ["quickstart"],
+    "ui": [],
+    "bench": ["model.onnx"],
+    "profile": ["model.onnx"],
+    "deploy": ["--to", "served"],
+    "report": [],
+    "why": [],
+}
 WITHOUT = {"presets", "show", "completion"}
 WRONG = {
     "file": "no folder can be there, as {0}/file is a file",

@@ -1,4 +1,5 @@
-"""The form that Prefect's UI shows of a deployment: choices where there are some, nothing that is not to be filled in."""
+"""The form that Prefect's UI shows of a deployment: choices where there are some, nothing that is not to be filled
+in."""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def test_what_has_few_values_is_a_choice_of_all_of_them(schema, record, field, s
     assert some <= set(offered)
     one_by_one = [(value,) if "items" in part else value for value in offered]
     record_class = type(getattr(Study(), record.lower())) if record != "Study" else Study
-    for value in one_by_one:  # each is accepted by the record itself
+    # each is accepted by the record itself
+    for value in one_by_one:
         needs = {"path": "images"} if record == "Data" and value not in ("auto", "digits") else {}
         assert getattr(record_class.model_validate({field: value, **needs}), field) == value
 

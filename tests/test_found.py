@@ -1,4 +1,5 @@
-"""data.path without a source: what lies there is found by content; what nothing reads is refused, and nothing is ignored."""
+"""data.path without a source: what lies there is found by content; what nothing reads is refused, and nothing is
+ignored."""
 
 from __future__ import annotations
 
@@ -145,7 +146,7 @@ def _zip_of_parquet(tmp: Path) -> Path:
         (lambda tmp: tmp / "nothing" / "at" / "all", "is not there; give a folder of images"),
         (lambda tmp: tmp, "has no sub-folder with images in it"),
     ],
-)  # fmt: skip
+)
 def test_what_nothing_or_two_sources_read_is_refused(tmp_path: Path, make: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said) as error:
         open_source(Data(path=str(make(tmp_path)))).parts  # noqa: B018
@@ -162,7 +163,7 @@ def test_what_nothing_or_two_sources_read_is_refused(tmp_path: Path, make: Any, 
         (["data.layout=split"], "'auto', 'classes' or 'splits'"),
         (["data.path=/x/caf\udce9"], r"data.path=/x/caf\\xe9: these bytes are no UTF-8; rename the file"),
     ],
-)  # fmt: skip
+)
 def test_a_setting_that_the_source_does_not_read_is_refused(settings: list[str], said: str) -> None:
     with pytest.raises(Mistake, match=said) as error:
         load("quickstart", settings)
@@ -183,7 +184,8 @@ def test_a_torchvision_set_is_not_downloaded_into_a_folder_of_other_images(tmp_p
         open_source(Data(source=source, path=str(_parquet(tmp_path))))
 
 
-# ------------------------------------------------------------------------------------------------------- what pixels hide
+# ------------------------------------------------------------------------------------------------------- what pixels
+# hide
 
 
 def folder_of(root: Path, pixels: list[np.ndarray]) -> Path:
@@ -202,7 +204,10 @@ def work(tmp_path: Path) -> Work:
 def test_sixteen_bits_of_which_eight_would_keep_nothing_are_refused(tmp_path: Path, work: Work, bits: int) -> None:
     rng = np.random.default_rng(0)
     root = folder_of(tmp_path / "set", [rng.integers(0, 1 << bits, (6, 6)).astype(np.uint16) for _ in range(16)])
-    said = r"16 images with 16 bits per channel have values up to \d+ of 65535, of which 8 bits would keep \d+ levels?; scale"
+    said = (
+        r"16 images with 16 bits per channel have values up to \d+ of 65535, of which 8 bits would keep \d+ "
+        r"levels?; scale"
+    )
     with pytest.raises(ValueError, match=said):
         prepare(work, Data(path=str(root)))
 
@@ -260,7 +265,8 @@ def test_several_frames_and_turned_images_are_said(tmp_path: Path, work: Work, c
     assert "1 image turned upright, as the EXIF orientation says" in caplog.text
 
 
-# ------------------------------------------------------------------------------------------------------------ the command
+# ------------------------------------------------------------------------------------------------------------ the
+# command
 
 
 def test_the_command_refuses_in_one_line_before_anything_is_started(tmp_path: Path) -> None:

@@ -88,7 +88,8 @@ def outcome(block: nn.Module, x: torch.Tensor, grad: torch.Tensor, low: torch.dt
 
 @pytest.mark.parametrize("low", TOLERANCE, ids=str)
 @pytest.mark.parametrize("tanh", [False, True], ids=["exact", "tanh"])
-@pytest.mark.parametrize(("make", "channels"), [(ours, 96), (torchvisions, 40)])  # no powers of two: lanes are masked
+# no powers of two: lanes are masked
+@pytest.mark.parametrize(("make", "channels"), [(ours, 96), (torchvisions, 40)])
 def test_a_fused_block_gives_the_plain_ones_output_and_gradients(device, low, tanh, make, channels):
     plain = lively(make, channels, tanh).to(device)
     fused = copy.deepcopy(plain)
@@ -124,10 +125,23 @@ def test_a_fused_model_is_as_accurate_in_every_size_of_its_stages_and_exports_as
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the kernels run in this process")
 def test_the_kernels_are_right_in_tritons_interpreter():
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "as_accurate or gives_the_plain"],
-        env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, cwd=Path(__file__).parents[1],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            __file__,
+            "-k",
+            "as_accurate or gives_the_plain",
+        ],
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
         check=False,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert re.search(r"^13 passed, \d+ deselected", done.stdout, re.MULTILINE), done.stdout[-500:]
 
@@ -167,7 +181,8 @@ def test_torch_compile_sees_the_kernels_in_the_operators():
             made = out, _triton._norm_grads(grad, x, weight, mean, scale), _triton._bias_gelu(out, bias, True)
             return *made[1], made[2], *_triton._bias_gelu_grads(grad, out, bias, False)
 
-    with FakeTensorMode(), torch.device("cuda"):  # shapes alone: no GPU is needed
+    # shapes alone: no GPU is needed
+    with FakeTensorMode(), torch.device("cuda"):
         x, grad = torch.randn(2, 4, 7, 7, 96).unbind()
         graph, _ = aot_export_module(Operators(), (x, torch.randn(96), torch.randn(96), grad), trace_joint=False)
     called = [str(node.target) for node in graph.graph.nodes]
@@ -190,7 +205,8 @@ def test_without_a_gpu_training_is_refused_with_the_reason(tmp_path):
 
 
 def test_a_stage_that_this_machine_has_not_the_means_for_is_skipped_and_others_fail(tmp_path, monkeypatch):
-    from flows import study  # here: Prefect takes the interpreter's process seconds to import
+    # here: Prefect takes the interpreter's process seconds to import
+    from flows import study
 
     run = study.Run(Study(), str(tmp_path))
     keys = {"model": "m", "technique": "fused", "sets": "{}"}
@@ -218,8 +234,15 @@ def test_training_is_as_good_fused_on_a_gpu(tmp_path, change):
     data, losses = digits(work, 600), {}
     for fused in (False, True):
         network, architecture = fresh(Model(name="convnext_18m", upsample=32), data, 0)
-        settings = Train(epochs=3, batch_size=64, optimizer="adamw", learning_rate=1e-3, precision="bf16",
-                         fused_pointwise=fused, **change)  # fmt: skip
+        settings = Train(
+            epochs=3,
+            batch_size=64,
+            optimizer="adamw",
+            learning_rate=1e-3,
+            precision="bf16",
+            fused_pointwise=fused,
+            **change,
+        )
         done = fit(work, network, architecture, data, settings, model_label="m", variant=f"m/{fused}", stage="train")
         losses[fused] = [row["loss"] for row in done.epochs if row["split"] == "train"]
     assert losses[True][-1] < losses[True][0]
@@ -265,7 +288,8 @@ def test_fused_blocks_train_faster_than_plain_ones_on_a_gpu():
         return (time.perf_counter() - before) / 5
 
     for form in forms.values():
-        seconds(form)  # compiles
+        # compiles
+        seconds(form)
     rounds = [{name: seconds(form) for name, form in forms.items()} for _ in range(8)]
     gains = {name: statistics.median(r["plain"] / r[name] for r in rounds) for name in forms}
     step = statistics.median(r["plain"] for r in rounds)

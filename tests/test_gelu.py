@@ -67,7 +67,8 @@ def test_every_gelu_of_a_model_is_approximated(name: str) -> None:
     assert all(isinstance(m, nn.GELU) and m.approximate == "tanh" for m in layers)
 
 
-@pytest.mark.parametrize("name", ["lenet5", "timm:test_convnext"])  # the latter has tanh already
+# the latter has tanh already
+@pytest.mark.parametrize("name", ["lenet5", "timm:test_convnext"])
 def test_a_model_without_an_exact_gelu_is_refused_in_a_line(name: str) -> None:
     with pytest.raises(ValueError, match=f"^{name} has no exact GELU; leave out models.gelu$"):
         models.build(name, num_classes=10, image_size=32, gelu="tanh")
@@ -95,7 +96,8 @@ def training_step(model: nn.Module) -> Callable[[], None]:
 @pytest.mark.slow
 @pytest.mark.skipif("BURNISH_GELU" not in os.environ, reason="measured by hand: BURNISH_GELU=40 (rounds) and -s")
 def test_tanh_costs_the_runtimes_no_tenth_of_their_speed(tmp_path: Path) -> None:
-    """S5's model and size, one thread, in processor time, which others on the machine slow little; rounds interleave."""
+    """S5's model and size, one thread, in processor time, which others on the machine slow little; rounds
+    interleave."""
     torch.set_num_threads(1)
     forms: dict[tuple[str, str], Callable[[], object]] = {}
     base = {"name": "convnext_18m", "num_classes": 200, "in_channels": 3, "image_size": 64, "upsample": 224}
@@ -113,7 +115,8 @@ def test_tanh_costs_the_runtimes_no_tenth_of_their_speed(tmp_path: Path) -> None
             forms[name, form] = lambda session=session: session.run(images.numpy())
         forms["a training step", form] = training_step(model)
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in forms}
-    for number in range(-2, int(os.environ["BURNISH_GELU"])):  # two to warm up
+    # two to warm up
+    for number in range(-2, int(os.environ["BURNISH_GELU"])):
         for key in sorted(forms, reverse=bool(number % 2)):
             before = time.process_time()
             forms[key]()
@@ -121,7 +124,8 @@ def test_tanh_costs_the_runtimes_no_tenth_of_their_speed(tmp_path: Path) -> None
                 seconds[key].append(time.process_time() - before)
     gains = {
         name: statistics.median(e / t for e, t in zip(seconds[name, "exact"], seconds[name, "tanh"], strict=True))
-        for name, form in forms if form == "tanh"
-    }  # fmt: skip
+        for name, form in forms
+        if form == "tanh"
+    }
     print(f"times as fast with tanh: {gains}")
     assert min(gains["onnxruntime"], gains["openvino"]) > 0.9, gains

@@ -27,8 +27,12 @@ def network() -> onnx.ModelProto:
     yes = helper.make_graph([node("Relu", ["x"], ["y1"])], "yes", [], [value("y1")])
     no = helper.make_graph([node("Neg", ["x"], ["n"]), node("Neg", ["n"], ["y2"])], "no", [], [value("y2")])
     condition = helper.make_tensor_value_info("if", TensorProto.BOOL, [])
-    nodes = [node("Relu", ["x"], ["a"]), node("Relu", ["a"], ["b"]), node("Add", ["a", "b"], ["c"]),
-             node("If", ["if"], ["y"], then_branch=yes, else_branch=no)]  # fmt: skip
+    nodes = [
+        node("Relu", ["x"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("Add", ["a", "b"], ["c"]),
+        node("If", ["if"], ["y"], then_branch=yes, else_branch=no),
+    ]
     return helper.make_model(helper.make_graph(nodes, "g", [value("x"), condition], [value("y")]))
 
 
@@ -49,13 +53,31 @@ def run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
     forms = [
         form | {"name": "net/train"},
         form | {"name": "net/train/onnx", "parent": "net/train", "stage": "export", "format": "onnx", **named},
-        form | {"name": "net/train/onnx/int8", "parent": "net/train/onnx", "stage": "quantize", "format": "onnx",
-                "precision": "int8", **gone},
-    ]  # fmt: skip
-    which = {"runtime": "eager", "device": "cpu", "batch_size": 1, "status": "ok", "pareto": True,
-             "latency_median_ms": 1.0, "images_per_second": 1000.0, "top1": 0.9, "size_bytes": 1000}  # fmt: skip
-    ends = [which | {"variant": "net/train", "role": "reference"},
-            which | {"variant": "net/train/onnx/int8", "runtime": "onnxruntime", "role": "winner"}]  # fmt: skip
+        form
+        | {
+            "name": "net/train/onnx/int8",
+            "parent": "net/train/onnx",
+            "stage": "quantize",
+            "format": "onnx",
+            "precision": "int8",
+            **gone,
+        },
+    ]
+    which = {
+        "runtime": "eager",
+        "device": "cpu",
+        "batch_size": 1,
+        "status": "ok",
+        "pareto": True,
+        "latency_median_ms": 1.0,
+        "images_per_second": 1000.0,
+        "top1": 0.9,
+        "size_bytes": 1000,
+    }
+    ends = [
+        which | {"variant": "net/train", "role": "reference"},
+        which | {"variant": "net/train/onnx/int8", "runtime": "onnxruntime", "role": "winner"},
+    ]
     return tmp_path, {"variants": contract.frame("variants", forms), "summary": contract.frame("summary", ends)}
 
 

@@ -30,11 +30,14 @@ def started(
     with (log or Path(os.devnull)).open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", FOREGROUND, sys.executable, str(program)],
-            stdin=slave, stdout=slave, stderr=file if log else slave,
-        )  # fmt: skip
+            stdin=slave,
+            stdout=slave,
+            stderr=file if log else slave,
+        )
     os.close(slave)
     text = b""
-    while b"at work\r\n" not in text:  # the whole of it, or its writer gets an error
+    # the whole of it, or its writer gets an error
+    while b"at work\r\n" not in text:
         text += os.read(master, 4096)
     return process, master
 
@@ -44,7 +47,8 @@ def test_a_closed_terminal_ends_the_work_with_129_and_one_line(tmp_path: Path, r
     log = tmp_path / "log"
     process, master = started(tmp_path, WORK, log if redirected else None)
     everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    os.close(master)  # the kernel sends SIGHUP, and whoever writes to the terminal gets an error
+    # the kernel sends SIGHUP, and whoever writes to the terminal gets an error
+    os.close(master)
     assert process.wait(20) == 128 + signal.SIGHUP
     assert len(everyone) == 2
     assert not any(one.is_running() for one in everyone)

@@ -19,8 +19,14 @@ if TYPE_CHECKING:
 def test_a_visit_says_whether_its_limit_left_it_too_little(tmp_path: Path) -> None:
     np.save(tmp_path / "pool.npy", np.zeros((4, 1, 8, 8), np.float32))
     (tmp_path / "model").write_text(json.dumps({"milliseconds": [2.0], "classes": 10}))
-    spec = Spec(runtime="null", path=str(tmp_path / "model"), device="cpu", threads=1, batch_sizes=(1,),
-                pool=str(tmp_path / "pool.npy"))  # fmt: skip
+    spec = Spec(
+        runtime="null",
+        path=str(tmp_path / "model"),
+        device="cpu",
+        threads=1,
+        batch_sizes=(1,),
+        pool=str(tmp_path / "pool.npy"),
+    )
     process = Candidate(spec, tmp_path / "log")
 
     def hurried(**effort: float | int | None) -> bool:

@@ -7,8 +7,21 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-STAGES = {"prepare", "ablate", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "benchmark",
-          "serve", "aggregate"}  # fmt: skip
+STAGES = {
+    "prepare",
+    "ablate",
+    "train",
+    "tune",
+    "augment",
+    "prune",
+    "export",
+    "quantize",
+    "qat",
+    "build",
+    "benchmark",
+    "serve",
+    "aggregate",
+}
 PROJECT = {"flows", "tasks", "models"}
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
 
@@ -61,7 +74,8 @@ def test_imports_point_downward(path):
         "tasks.schema",
         "tasks.space",
     }
-    if ".".join(module.split(".")[:2]) in low:  # records is a package
+    # records is a package
+    if ".".join(module.split(".")[:2]) in low:
         reached = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
         assert reached <= {"measure", "metrics", "store", "durable", "locks", "space", "records", "schema"}
 
@@ -70,8 +84,11 @@ def test_imports_point_downward(path):
 def test_plugins_never_import_each_other(folder):
     plugins = {p.stem for p in (ROOT / "tasks" / folder).glob("[!_]*.py")}
     for name in plugins:
-        reached = {i.split(".")[2] for i in imports(ROOT / "tasks" / folder / f"{name}.py") if i.count(".") >= 2
-                   and i.startswith(f"tasks.{folder}.")}  # fmt: skip
+        reached = {
+            i.split(".")[2]
+            for i in imports(ROOT / "tasks" / folder / f"{name}.py")
+            if i.count(".") >= 2 and i.startswith(f"tasks.{folder}.")
+        }
         assert not reached & (plugins - {name})
 
 
@@ -90,7 +107,8 @@ def test_each_runtimes_library_is_imported_in_its_adapter_alone():
     for library in ("onnxruntime", "openvino", "tensorrt"):
         found = {module_of(p) for p in FILES if uses(p, library)}
         adapters = {f"tasks.runtimes.{library}", f"tasks.runtimes._{library}", f"tasks.profilers.{library}"}
-        adapters |= {"flows.deployed.model"}  # the server that `burnish deploy` copies: it runs without burnish
+        # the server that `burnish deploy` copies: it runs without burnish
+        adapters |= {"flows.deployed.model"}
         # Quantizing and building use the same library's tools, not its way to execute.
         assert found <= {*adapters, "tasks.quantize", "tasks.build", "tasks.calibration"}, library
 

@@ -1,4 +1,5 @@
-"""Ctrl-C and SIGTERM, as a terminal and a supervisor send them, at every stage: one line, its exit code, no process left."""
+"""Ctrl-C and SIGTERM, as a terminal and a supervisor send them, at every stage: one line, its exit code, no process
+left."""
 
 from __future__ import annotations
 
@@ -23,8 +24,20 @@ if TYPE_CHECKING:
 
 LIMIT_SECONDS = 3.0
 COMMAND = (sys.executable, "-m", "flows.cli")
-STAGES = ("prepare", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "benchmark", "serve",
-          "aggregate")  # fmt: skip
+STAGES = (
+    "prepare",
+    "train",
+    "tune",
+    "augment",
+    "prune",
+    "export",
+    "quantize",
+    "qat",
+    "build",
+    "benchmark",
+    "serve",
+    "aggregate",
+)
 HOW: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "Ctrl-C": (130, lambda terminal: terminal.ctrl_c()),
     "SIGTERM to the process": (143, lambda terminal: terminal.signal(signal.SIGTERM)),
@@ -32,9 +45,16 @@ HOW: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "SIGINT to the process": (130, lambda terminal: terminal.signal(signal.SIGINT)),
 }
 # Long enough to be interrupted everywhere.
-STUDY = (*TINY, "qat.epochs=1", "benchmark.runtimes=['eager', 'onnxruntime']", "benchmark.batch_sizes=[1]",
-         "benchmark.throughput=false", "benchmark.min_seconds=0.5", "serve.seconds=1",
-         "build.precisions=['fp32']")  # fmt: skip
+STUDY = (
+    *TINY,
+    "qat.epochs=1",
+    "benchmark.runtimes=['eager', 'onnxruntime']",
+    "benchmark.batch_sizes=[1]",
+    "benchmark.throughput=false",
+    "benchmark.min_seconds=0.5",
+    "serve.seconds=1",
+    "build.precisions=['fp32']",
+)
 
 
 @pytest.fixture
@@ -91,7 +111,8 @@ def test_every_stage_ends_at_once_and_the_same_command_goes_on(
         # Where the machine is too noisy for a winner, there is nothing to serve, and the next stage begins at once.
         at = (stage, "aggregate") if stage == "serve" else (stage,)
         terminal.wait_for(lambda: any(at_work(out, one, before) for one in at))  # noqa: B023
-        if stage == "benchmark":  # with its candidates' processes
+        # with its candidates' processes
+        if stage == "benchmark":
             terminal.wait_for(lambda: len(terminal.processes()) >= 3)
         time.sleep(0.3)
         interrupted(terminal, list(HOW)[number % len(HOW)])
@@ -128,7 +149,8 @@ def test_processes_that_train_together(server: str, tmp_path: Path, terminals: l
     settings = (*SHORT, "train.processes=2", "train.epochs=500", "train.patience=500")
     command = [*COMMAND, "run", "quickstart", "--out", str(out), *(f"--set={setting}" for setting in settings)]
     terminals.append(terminal := Terminal(command, ROOT, os.environ | {"PREFECT_API_URL": server}))
-    terminal.wait_for(lambda: list((out / "scratch").glob("*/*.pt")))  # the first epoch's checkpoint
+    # the first epoch's checkpoint
+    terminal.wait_for(lambda: list((out / "scratch").glob("*/*.pt")))
     assert sum("tasks.ddp" in process.cmdline() for process in terminal.processes()) >= 3, "torchrun and two ranks"
     interrupted(terminal, "Ctrl-C")
 
@@ -154,9 +176,13 @@ def onnx_file(path: Path) -> Path:
 
     weights = onnx.numpy_helper.from_array(numpy.eye(256, dtype=numpy.float32), "weights")
     shape = ("images", 256)
-    graph = helper.make_graph([helper.make_node("MatMul", ["x", "weights"], ["y"])], "small",
-                              [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)], [weights])  # fmt: skip
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "weights"], ["y"])],
+        "small",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        [weights],
+    )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
     return path
 

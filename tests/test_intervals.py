@@ -110,11 +110,14 @@ def latencies(path: Path, candidates: int, each: int, mixed: bool = False) -> No
     rng = np.random.default_rng(0)
     parts = [
         pl.DataFrame({"query": np.arange(each), "latency_ms": rng.lognormal(1, 0.1, each)}).with_columns(
-            variant=pl.lit(f"model/train/form-{number // 10}"), runtime=pl.lit(f"runtime-{number // 5 % 2}"),
-            device=pl.lit("cpu"), batch_size=pl.lit(2 ** (number % 5), pl.Int64), round=pl.lit(1, pl.Int64),
+            variant=pl.lit(f"model/train/form-{number // 10}"),
+            runtime=pl.lit(f"runtime-{number // 5 % 2}"),
+            device=pl.lit("cpu"),
+            batch_size=pl.lit(2 ** (number % 5), pl.Int64),
+            round=pl.lit(1, pl.Int64),
         )
         for number in range(candidates)
-    ]  # fmt: skip
+    ]
     table = pl.concat(parts)
     (table.sort("query", maintain_order=True) if mixed else table).write_parquet(path)
 
@@ -122,8 +125,10 @@ def latencies(path: Path, candidates: int, each: int, mixed: bool = False) -> No
 @pytest.mark.parametrize("mixed", [False, True])
 def test_a_file_of_many_candidates_is_summarised_as_each_alone(tmp_path: Path, mixed: bool) -> None:
     latencies(tmp_path / "latencies.parquet", 12, 700, mixed)
-    rows = {tuple(row[key] for key in ("variant", "runtime", "device", "batch_size")): row
-            for row in summarise_file(tmp_path / "latencies.parquet")}  # fmt: skip
+    rows = {
+        tuple(row[key] for key in ("variant", "runtime", "device", "batch_size")): row
+        for row in summarise_file(tmp_path / "latencies.parquet")
+    }
     rng = np.random.default_rng(0)
     samples = [rng.lognormal(1, 0.1, 700) for _ in range(12)]
     assert len(rows) == 12
@@ -149,8 +154,13 @@ print(json.dumps([len(rows), time.perf_counter() - start, resident() - before]))
 @pytest.mark.parametrize("candidates", [1, 50])
 def test_ten_million_samples_are_summarised_within_10_seconds_and_a_gibibyte(tmp_path: Path, candidates: int) -> None:
     latencies(tmp_path / "latencies.parquet", candidates, 10_000_000 // candidates)
-    found = subprocess.run([sys.executable, "-c", SUMMARISE, str(tmp_path / "latencies.parquet")], check=True, text=True,
-                           capture_output=True, cwd=Path(subject.__file__).parents[1])  # fmt: skip
+    found = subprocess.run(
+        [sys.executable, "-c", SUMMARISE, str(tmp_path / "latencies.parquet")],
+        check=True,
+        text=True,
+        capture_output=True,
+        cwd=Path(subject.__file__).parents[1],
+    )
     rows, seconds, added = json.loads(found.stdout)
     assert rows == candidates
     assert seconds < 10

@@ -26,7 +26,8 @@ def irregular(path: Path, kind: str) -> Path:
     else:
         with socket.socket(socket.AF_UNIX) as made:
             here = os.open(path.parent, os.O_RDONLY)
-            try:  # a socket's path may have 107 bytes
+            # a socket's path may have 107 bytes
+            try:
                 made.bind(f"/proc/self/fd/{here}/{path.name}")
             finally:
                 os.close(here)

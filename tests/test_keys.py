@@ -30,7 +30,8 @@ def test_the_key_changes_with_every_setting_and_nothing_else(about):
 def test_the_key_holds_the_sources_that_the_stage_reaches(about):
     found = {name.removeprefix("source of ") for name in parts(about) if name.startswith("source of ")}
     assert {"tasks.train", "tasks.fit", "tasks.policies", "tasks.metrics", "tasks.records", "models.lenet"} <= found
-    assert "models.resnet" not in found  # another model's file
+    # another model's file
+    assert "models.resnet" not in found
     assert "tasks.benchmark" not in found
     assert "tasks.caching" not in found
 
@@ -76,4 +77,5 @@ def test_rows_of_an_input_do_not_belong_to_the_key():
 
 
 def test_sources_follow_imports_inside_functions():
-    assert "tasks.prune" in sources("tasks.train")  # train imports it in a function
+    # train imports it in a function
+    assert "tasks.prune" in sources("tasks.train")

@@ -1,4 +1,5 @@
-"""A candidate that is ended from outside is measured again by the same command; one that crashes has failed for good."""
+"""A candidate that is ended from outside is measured again by the same command; one that crashes has failed for
+good."""
 
 from __future__ import annotations
 
@@ -24,9 +25,16 @@ if TYPE_CHECKING:
 
 STAGE = Stage(benchmark, lambda inputs: "benchmark", (), None, None)
 SETTINGS = Benchmark(
-    devices=("cpu",), rounds=3, processes=1, batch_sizes=(1,), throughput=False, warmup_seconds=0.1,
-    min_seconds=0.01, min_queries=5, threads=1,
-).model_copy(update={"runtimes": ("null",)})  # fmt: skip
+    devices=("cpu",),
+    rounds=3,
+    processes=1,
+    batch_sizes=(1,),
+    throughput=False,
+    warmup_seconds=0.1,
+    min_seconds=0.01,
+    min_queries=5,
+    threads=1,
+).model_copy(update={"runtimes": ("null",)})
 TOLD = {
     signal.SIGKILL: "killed by SIGKILL, as by the kernel where memory runs out; the same command measures it again",
     signal.SIGSEGV: "process killed by SIGSEGV; it wrote nothing",
@@ -66,9 +74,12 @@ def run(out: Path, data: Prepared, variants: tuple[Variant, ...]) -> tuple[bool,
 
 @pytest.mark.parametrize("number", list(TOLD))
 def test_only_what_was_ended_from_outside_is_measured_again(
-    tmp_path: Path, variants: tuple[Variant, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    variants: tuple[Variant, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
     number: signal.Signals,
-) -> None:  # fmt: skip
+) -> None:
     caplog.set_level(logging.INFO)
     data, save = digits(Work.at(tmp_path), 50), rounds.resume.save
 

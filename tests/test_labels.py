@@ -61,8 +61,10 @@ def test_cifar_10_is_the_copy_where_it_is_jpeg_and_itself_where_it_is_lossless(t
 
 def test_pixels_that_torchvision_hands_over_are_lossless() -> None:
     part = Part([0], lambda rows: iter([(np.zeros((32, 32, 3), np.uint8), "")]))
-    ten, hundred = (Source(lambda names=names: Images(names, {"train": part}), str) for names in (
-        CIFAR10, (*OF_CIFAR100, *map(str, range(95)))))  # fmt: skip
+    ten, hundred = (
+        Source(lambda names=names: Images(names, {"train": part}), str)
+        for names in (CIFAR10, (*OF_CIFAR100, *map(str, range(95))))
+    )
     assert label(Data(source="cifar10"), ten) == "CIFAR-10"
     assert label(Data(source="cifar100"), hundred) == "CIFAR-100"
 

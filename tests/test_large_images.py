@@ -1,4 +1,5 @@
-"""Images of very many pixels are refused in our own words, with file and size; of what it decodes Pillow does not warn."""
+"""Images of very many pixels are refused in our own words, with file and size; of what it decodes Pillow does not
+warn."""
 
 from __future__ import annotations
 

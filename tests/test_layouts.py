@@ -118,17 +118,24 @@ def test_an_extra_folder_around_the_classes_is_passed_and_said(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ({"fold1/cat": 2, "fold1/dog": 2, "fold2/cat": 2, "fold2/dog": 2},
-         "two ways: fold1, fold2 all have the folders cat, dog.*train, validation and test.*data.layout=classes"),
-        ({"train/steam": 2, "train/diesel": 2, "bus": 2, "car": 2},
-         "two ways: train as splits, beside which bus, car .* data.layout=classes or data.layout=splits decides"),
-        ({"train": 3, "test": 3}, "test, train .* are called after splits and hold images directly.*data.layout=classes"),
+        (
+            {"fold1/cat": 2, "fold1/dog": 2, "fold2/cat": 2, "fold2/dog": 2},
+            "two ways: fold1, fold2 all have the folders cat, dog.*train, validation and test.*data.layout=classes",
+        ),
+        (
+            {"train/steam": 2, "train/diesel": 2, "bus": 2, "car": 2},
+            "two ways: train as splits, beside which bus, car .* data.layout=classes or data.layout=splits decides",
+        ),
+        (
+            {"train": 3, "test": 3},
+            "test, train .* are called after splits and hold images directly.*data.layout=classes",
+        ),
         ({"caf\u00e9": 3, "cafe\u0301": 3}, "have names that look the same, and differ in how accents are encoded"),
         ({"train/Cat": 3, "train/dog": 3, "test/cat": 1}, "Cat, cat differ between the splits in capital letters or"),
         ({"train/café": 3, "train/dog": 3, "test/cafe\u0301": 1, "test/dog": 1}, "differ between the splits"),
         ({"val/a": 1, "val/b": 1, "valid/a": 1, "train/a": 1, "train/b": 1}, "are both validation images; keep one"),
     ],
-)  # fmt: skip
+)
 def test_a_layout_of_two_readings_is_refused_with_both_and_what_decides(
     tmp_path: Path, names: dict[str, int], said: str
 ) -> None:
@@ -149,7 +156,8 @@ def test_the_setting_decides_between_two_readings(tmp_path: Path) -> None:
         opened(tree(tmp_path / "plain", TWO), layout="splits").parts  # noqa: B018
 
 
-# ------------------------------------------------------------------------------------------------------ what is not used
+# ------------------------------------------------------------------------------------------------------ what is not
+# used
 
 
 def test_test_images_without_labels_are_said_and_allowed(tmp_path: Path, work: Work, caplog: Any) -> None:
@@ -247,7 +255,8 @@ def test_every_format_that_is_read_is_told_by_its_first_bytes(form: str) -> None
     assert format_of(b"Paris is no PPM") is None
 
 
-# ---------------------------------------------------------------------------------------------------- links and left-overs
+# ---------------------------------------------------------------------------------------------------- links and
+# left-overs
 
 
 def test_a_folder_is_read_once_however_often_links_lead_to_it(tmp_path: Path) -> None:
@@ -316,7 +325,8 @@ def test_the_fingerprint_follows_names_that_are_not_utf8_and_what_is_not_used(tm
     assert len({before, after, opened(root).fingerprint()}) == 3
 
 
-# ------------------------------------------------------------------------------------------------------------------- zip
+# -------------------------------------------------------------------------------------------------------------------
+# zip
 
 
 def packed(root: Path, target: Path) -> Path:
@@ -365,15 +375,24 @@ def test_a_zip_that_is_damaged_encrypted_or_of_something_else_is_one_line(tmp_pa
         opened(locked).parts  # noqa: B018
 
 
-# ----------------------------------------------------------------------------------------------------------------- words
+# -----------------------------------------------------------------------------------------------------------------
+# words
 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("training_set", ("train", ())), ("Test", ("test", ())), ("seg_train", ("train", ("seg",))), ("trains", None),
-     ("eval", ("evaluation", ())), ("contest", None), ("train_test", None), ("invalid", None),
-     ("val2017", ("validation", ()))],
-)  # fmt: skip
+    [
+        ("training_set", ("train", ())),
+        ("Test", ("test", ())),
+        ("seg_train", ("train", ("seg",))),
+        ("trains", None),
+        ("eval", ("evaluation", ())),
+        ("contest", None),
+        ("train_test", None),
+        ("invalid", None),
+        ("val2017", ("validation", ())),
+    ],
+)
 def test_split_words_are_told_from_other_words(name: str, said: Any) -> None:
     assert split_of(name) == said
 

@@ -59,13 +59,20 @@ def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
     assert attempt(tmp_path, 14) == ["continues from epoch 6's checkpoint"]
 
 
-@pytest.mark.parametrize(("leave", "said"), [
-    (lambda scratch: Series(scratch, "round", ".npz").keep(1, lambda file: file.write(b"samples")),
-     "continues from the benchmark's round 2"),
-    (lambda scratch: Journal(scratch / "trials.log", LOG).append_logs([{"op_code": 0}]),
-     "continues the search that was interrupted"),
-    (lambda scratch: None, "the last attempt left no result to keep"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("leave", "said"),
+    [
+        (
+            lambda scratch: Series(scratch, "round", ".npz").keep(1, lambda file: file.write(b"samples")),
+            "continues from the benchmark's round 2",
+        ),
+        (
+            lambda scratch: Journal(scratch / "trials.log", LOG).append_logs([{"op_code": 0}]),
+            "continues the search that was interrupted",
+        ),
+        (lambda scratch: None, "the last attempt left no result to keep"),
+    ],
+)
 def test_rounds_and_trials_are_said_too(tmp_path, leave, said):
     attempt(tmp_path, 14, leave)
     assert attempt(tmp_path, 14) == [said]

@@ -13,8 +13,14 @@ LITTLE_SPACE = str(12 << 30)
 
 
 def limited(limit: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["prlimit", limit, sys.executable, "-m", "flows", *arguments], cwd=cwd, text=True,
-                          capture_output=True, check=False, timeout=300)  # fmt: skip
+    return subprocess.run(
+        ["prlimit", limit, sys.executable, "-m", "flows", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def test_where_address_space_is_limited_a_report_is_written_without_charts(reported: Path) -> None:  # noqa: F811
@@ -32,8 +38,14 @@ def test_too_few_open_files_are_said_with_what_raises_them(tmp_path: Path) -> No
         f"def opens(arguments): kept = [open({str(tmp_path / 'file')!r}, 'w') for _ in range(100)]\n"
         "cli.DO['presets'] = opens\nsys.exit(cli.main(['presets']))"
     )
-    done = subprocess.run(["prlimit", "--nofile=64:64", sys.executable, "-c", program], cwd=ROOT, text=True,
-                          capture_output=True, check=False, timeout=300)  # fmt: skip
+    done = subprocess.run(
+        ["prlimit", "--nofile=64:64", sys.executable, "-c", program],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("burnish: failed: a process may have 64 open files here (ulimit -n), which are too few;")

@@ -11,8 +11,13 @@ from conftest import ROOT
 
 def test_a_locale_of_ascii_alone_changes_nothing() -> None:
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = subprocess.run([sys.executable, "-m", "flows", "show", "quickstart", "--set", "name=é"], cwd=ROOT,
-                          env=environment, capture_output=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "show", "quickstart", "--set", "name=é"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
     assert done.returncode in (0, 2), done.stderr.decode()
     assert "é" in (done.stdout + done.stderr).decode()
     assert b"codec" not in done.stderr and b"Traceback" not in done.stderr

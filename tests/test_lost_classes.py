@@ -1,4 +1,5 @@
-"""A lost class is refused unless allowed, folders taken as one class are said, and what holds no data set is not opened."""
+"""A lost class is refused unless allowed, folders taken as one class are said, and what holds no data set is not
+opened."""
 
 from __future__ import annotations
 
@@ -112,7 +113,8 @@ def test_folders_that_are_taken_as_one_class_are_said_with_their_counts(
     assert opened(splits).images.merged == ("train/a (x 2, y 2)",)
 
 
-# ------------------------------------------------------------------------------------------------- what holds no data set
+# ------------------------------------------------------------------------------------------------- what holds no data
+# set
 
 
 def _pipe(tmp: Path) -> str:
@@ -121,7 +123,8 @@ def _pipe(tmp: Path) -> str:
 
 
 def _socket(tmp: Path) -> str:
-    folder = os.open(tmp, os.O_RDONLY)  # a socket's path may have 107 bytes
+    # a socket's path may have 107 bytes
+    folder = os.open(tmp, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"/proc/self/fd/{folder}/socket")
     os.close(folder)

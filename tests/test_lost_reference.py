@@ -39,7 +39,10 @@ def test_a_reference_whose_worker_was_killed_is_the_reason(tables: Tables) -> No
 def test_where_another_model_takes_its_place_that_is_said(tables: Tables) -> None:
     found = subject.summarise(failed(tables, variant=REFERENCE), factory.study())
     assert found.reference is not None and found.reference["variant"].startswith("lenet5/")
-    told = f"Another reference might have been taken if it had been measured: {REFERENCE} on eager, cpu, batch 1: {KILLED}."
+    told = (
+        f"Another reference might have been taken if it had been measured: {REFERENCE} on eager, cpu, batch 1: "
+        f"{KILLED}."
+    )
     assert told in found.reason
 
 

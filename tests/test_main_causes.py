@@ -1,4 +1,5 @@
-"""The main cause comes first: dynamic quantization, BatchNormalization that stays, weights as inputs, too few queries."""
+"""The main cause comes first: dynamic quantization, BatchNormalization that stays, weights as inputs, too few
+queries."""
 
 from __future__ import annotations
 
@@ -28,8 +29,9 @@ def profiled(path: Path, runtime: str = "onnxruntime", shape: tuple[int, ...] = 
 
 def findings(measured: Measured, runtime: str = "onnxruntime") -> Any:
     """Of a machine whose cores are all used."""
-    return diagnose(Case(profile=measured, runtime=runtime, device="cpu", threads=1, cores=1,
-                         cpu_features=("avx512_vnni",)))  # fmt: skip
+    return diagnose(
+        Case(profile=measured, runtime=runtime, device="cpu", threads=1, cores=1, cpu_features=("avx512_vnni",))
+    )
 
 
 def batch_norm(graph: Graph, name: str, channels: int = 16) -> None:
@@ -83,7 +85,8 @@ def test_a_batch_norm_whose_convolution_is_used_elsewhere_is_named(tmp_path: Pat
         graph.conv(f"conv_{number}", 16 if number < 1 else 8, 16 if number < 2 else 8)
         batch_norm(graph, f"norm_{number}", 16 if number < 1 else 8)
         graph.add("Add", f"sum_{number}", f"conv_{number}")
-    for node in graph.nodes:  # as few products as there can be, so that the normalisations count
+    # as few products as there can be, so that the normalisations count
+    for node in graph.nodes:
         if node.op_type == "Conv":
             node.attribute[0].ints[:] = [0, 0, 0, 0]
     for tensor in graph.weights:
@@ -126,8 +129,13 @@ def test_pytorchs_own_batch_norms_are_told_with_how_to_fold_them() -> None:
     norm = Operator(
         name="bn1", path="bn1", type="aten::batch_norm", calls=1, total_ms=15, precision="fp32", provider="CPU"
     )
-    (finding,) = diagnose(case(operator("conv1", "aten::conv2d", 85), norm,
-                               normalisations={"bn1": "PyTorch executes the modules as they are written"}))  # fmt: skip
+    (finding,) = diagnose(
+        case(
+            operator("conv1", "aten::conv2d", 85),
+            norm,
+            normalisations={"bn1": "PyTorch executes the modules as they are written"},
+        )
+    )
     assert (finding.severity, finding.nodes) == ("medium", ("bn1",))
     assert "export it to ONNX or TorchScript" in finding.remedy
 
@@ -135,8 +143,10 @@ def test_pytorchs_own_batch_norms_are_told_with_how_to_fold_them() -> None:
 def test_of_two_findings_alike_in_severity_that_with_more_time_comes_first() -> None:
     norm, conv = operator("bn", "BatchNormalization", 30), operator("conv", "Conv", 20)
     reorder = [operator(f"r{n}", "Reorder", 10) for n in range(5)]
-    for operators, first in (((norm, conv, *reorder), "conversions and reorders"),
-                             ((operator("bn", "BatchNormalization", 90), conv, *reorder), "BatchNormalization")):  # fmt: skip
+    for operators, first in (
+        ((norm, conv, *reorder), "conversions and reorders"),
+        ((operator("bn", "BatchNormalization", 90), conv, *reorder), "BatchNormalization"),
+    ):
         told = diagnose(case(*operators, normalisations={"bn": "it is in training mode"}))
         assert [one.severity for one in told] == ["high", "high"]
         assert told[0].what.startswith(first)

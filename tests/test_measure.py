@@ -125,9 +125,8 @@ def test_a_limit_ends_warm_up_with_the_query_that_crosses_it(clocked: Callable[[
 
 
 def test_a_short_limit_leaves_half_of_itself_for_windows_to_agree(clocked: Callable[[Iterator[int]], Clock]) -> None:
-    clock = clocked(
-        iter([1_000_000] * 126 + [1_200_000] * 53 + [1_000_000] * 1000)
-    )  # disturbed in the third of four windows
+    # disturbed in the third of four windows
+    clock = clocked(iter([1_000_000] * 126 + [1_200_000] * 53 + [1_000_000] * 1000))
     assert warm_up(clock.call, 0.5, limit=0.5) == (pytest.approx(0.3156, abs=1e-3), True, 1_000_000)
 
 

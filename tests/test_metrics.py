@@ -111,7 +111,8 @@ def test_class_scores_are_scikit_learns_inside_their_intervals_and_null_where_un
 
 def test_the_f1_interval_of_a_class_covers_what_it_should() -> None:
     """Of 2,000 samples of 150 images, from 92 % to 98 % of the intervals hold the F1 of the population."""
-    share = np.array([0.25, 0.05, 0.08, 0.62])  # right, missed, wrongly called, neither
+    # right, missed, wrongly called, neither
+    share = np.array([0.25, 0.05, 0.08, 0.62])
     truth = 2 * share[0] / (2 * share[0] + share[1] + share[2])
     held = 0
     for n in np.random.default_rng(1).multinomial(150, share, 2000):

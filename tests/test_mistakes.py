@@ -1,4 +1,5 @@
-"""The report on mistakes: the right counts, the right pictures, small for many classes, honest where pictures are gone."""
+"""The report on mistakes: the right counts, the right pictures, small for many classes, honest where pictures are
+gone."""
 
 from __future__ import annotations
 
@@ -30,21 +31,43 @@ def made(labels: list[int], parent: list[int], winner: list[int], names: list[st
     held = range(len(labels))
     rows = factory.rows_of_tables()
     said = [
-        {"variant": name, "runtime": "onnxruntime", "device": "cpu", "image": 10 + i, "label": labels[i],
-         "prediction": predictions[i], "confidence": 0.9 - i / 10_000}
-        for name, predictions in ((PARENT, parent), (WINNER, winner)) for i in held
-    ]  # fmt: skip
+        {
+            "variant": name,
+            "runtime": "onnxruntime",
+            "device": "cpu",
+            "image": 10 + i,
+            "label": labels[i],
+            "prediction": predictions[i],
+            "confidence": 0.9 - i / 10_000,
+        }
+        for name, predictions in ((PARENT, parent), (WINNER, winner))
+        for i in held
+    ]
     form = rows["variants"][0]
-    forms = [form | {"name": "net/train"}, form | {"name": PARENT, "parent": "net/train"},
-             form | {"name": WINNER, "parent": PARENT, "precision": "int8"}]  # fmt: skip
-    which = {"runtime": "onnxruntime", "device": "cpu", "batch_size": 1, "status": "ok", "latency_median_ms": 1.0,
-             "images_per_second": 1000.0, "top1": 0.9, "size_bytes": 1000, "pareto": True}  # fmt: skip
+    forms = [
+        form | {"name": "net/train"},
+        form | {"name": PARENT, "parent": "net/train"},
+        form | {"name": WINNER, "parent": PARENT, "precision": "int8"},
+    ]
+    which = {
+        "runtime": "onnxruntime",
+        "device": "cpu",
+        "batch_size": 1,
+        "status": "ok",
+        "latency_median_ms": 1.0,
+        "images_per_second": 1000.0,
+        "top1": 0.9,
+        "size_bytes": 1000,
+        "pareto": True,
+    }
     ends = [{"variant": WINNER, "role": "winner", **which}, {"variant": PARENT, **which}]
     sets = [
         rows["datasets"][2] | {"classes": len(names), "class_names": names, "class_rows": [1] * len(names)} | datasets
     ]
-    return {name: contract.frame(name, found) for name, found in
-            (("predictions", said), ("variants", forms), ("summary", ends), ("datasets", sets))}  # fmt: skip
+    return {
+        name: contract.frame(name, found)
+        for name, found in (("predictions", said), ("variants", forms), ("summary", ends), ("datasets", sets))
+    }
 
 
 def shown(tables: Tables, images: np.ndarray | str = "no store") -> dict[str, Any]:
@@ -76,8 +99,10 @@ def test_classes_come_worst_first_with_what_the_int8_form_lost_and_mended(three:
     grid = shown(three)["scores"]
     rows = [[cell.text for cell in row] for *_, row in grid.rows]
     assert [(row[0], row[1], row[6:]) for row in rows] == [
-        ("bee", "cat <b> (2)", ["1", "0"]), ("cat <b>", "–", ["0", "1"]), ("ant", "bee (1)", ["1", "0"]),
-    ]  # fmt: skip
+        ("bee", "cat <b> (2)", ["1", "0"]),
+        ("cat <b>", "–", ["0", "1"]),
+        ("ant", "bee (1)", ["1", "0"]),
+    ]
     assert all(cell.below.count("–") == 1 for *_, row in grid.rows for cell in row[3:6])
 
 
@@ -162,17 +187,35 @@ def test_without_a_winner_the_reference_is_shown(three: Tables) -> None:
 def test_every_model_as_trained_has_its_confusion_scores_and_pictures_folded() -> None:
     """Two models: the int8 form of the first won; both are shown as they were trained, the pruned form is not."""
     labels, names = [0, 0, 1, 1], ["ant", "bee"]
-    said = {("net/train/onnx/int8", "onnxruntime"): [0, 0, 1, 0], ("net/train", "eager"): [0, 0, 1, 1],
-            ("other/tune", "eager"): [1, 0, 0, 0], ("other/tune/prune-0.5", "eager"): [1, 1, 1, 1]}  # fmt: skip
+    said = {
+        ("net/train/onnx/int8", "onnxruntime"): [0, 0, 1, 0],
+        ("net/train", "eager"): [0, 0, 1, 1],
+        ("other/tune", "eager"): [1, 0, 0, 0],
+        ("other/tune/prune-0.5", "eager"): [1, 1, 1, 1],
+    }
     predictions, ends = [], []
     for (name, runtime), found in said.items():
         place = {"variant": name, "runtime": runtime, "device": "cpu"}
-        predictions += [place | {"image": i, "label": labels[i], "prediction": p, "confidence": 0.9 - i / 10}
-                        for i, p in enumerate(found)]  # fmt: skip
+        predictions += [
+            place | {"image": i, "label": labels[i], "prediction": p, "confidence": 0.9 - i / 10}
+            for i, p in enumerate(found)
+        ]
         stage = "prune" if "prune" in name else name.split("/")[1] if runtime == "eager" else "quantize"
-        ends.append(place | {"model": name.split("/")[0], "batch_size": 1, "stage": stage, "top1": 0.5, "status": "ok",
-                             "latency_median_ms": 1.0, "images_per_second": 1000.0, "size_bytes": 1000, "pareto": True,
-                             "precision": "int8" if "int8" in name else "fp32"})  # fmt: skip
+        ends.append(
+            place
+            | {
+                "model": name.split("/")[0],
+                "batch_size": 1,
+                "stage": stage,
+                "top1": 0.5,
+                "status": "ok",
+                "latency_median_ms": 1.0,
+                "images_per_second": 1000.0,
+                "size_bytes": 1000,
+                "pareto": True,
+                "precision": "int8" if "int8" in name else "fp32",
+            }
+        )
     ends[0]["role"], ends[1]["role"] = "winner", "reference"
     tables = made(labels, labels, labels, names)
     tables |= {"predictions": contract.frame("predictions", predictions), "summary": contract.frame("summary", ends)}

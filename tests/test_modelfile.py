@@ -107,11 +107,18 @@ def test_what_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
     graph(tmp_path / "two.onnx", ["n", 3], inputs=2)
     graph(tmp_path / "scalar.onnx", [])
     for name, words in {
-        "absent": "no such file", "text": "is not a model", "empty": r"empty \(0 bytes\)", "json": "is not a model",
-        "state.pt": "without TorchScript code", "zip": "without TorchScript code", "cut.zip": "cut off",
-        "cut.onnx": "is not a model", "folder": "must hold one .onnx file", "two.onnx": "has 2 inputs",
+        "absent": "no such file",
+        "text": "is not a model",
+        "empty": r"empty \(0 bytes\)",
+        "json": "is not a model",
+        "state.pt": "without TorchScript code",
+        "zip": "without TorchScript code",
+        "cut.zip": "cut off",
+        "cut.onnx": "is not a model",
+        "folder": "must hold one .onnx file",
+        "two.onnx": "has 2 inputs",
         "scalar.onnx": "has no batch axis",
-    }.items():  # fmt: skip
+    }.items():
         with pytest.raises(ValueError, match=words) as raised:
             inspect(tmp_path / name)
         assert str(tmp_path / name) in str(raised.value)

@@ -15,9 +15,15 @@ import models
 from tasks.prune import cost, prune_channels
 
 PUBLISHED = {
-    "resnet34": 21_797_672, "resnet50": 25_557_032, "densenet121": 7_978_856, "efficientnet_b0": 5_288_548,
-    "tf_efficientnet_lite0": 4_652_008, "convnext_tiny": 28_589_128, "convnext_base": 88_591_464, "vit_b_16": 86_567_656,
-}  # fmt: skip
+    "resnet34": 21_797_672,
+    "resnet50": 25_557_032,
+    "densenet121": 7_978_856,
+    "efficientnet_b0": 5_288_548,
+    "tf_efficientnet_lite0": 4_652_008,
+    "convnext_tiny": 28_589_128,
+    "convnext_base": 88_591_464,
+    "vit_b_16": 86_567_656,
+}
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -126,10 +132,15 @@ def test_libraries_own_models_are_pruned_stored_and_loaded(name: str, size: int,
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("resnet50", 32), ("densenet121", 32), ("efficientnet_b0", 32), ("tf_efficientnet_lite0", 32), ("vit_b_16", 32),
-        ("convnext_18m", 32), ("convnext_tiny", 32),
+        ("resnet50", 32),
+        ("densenet121", 32),
+        ("efficientnet_b0", 32),
+        ("tf_efficientnet_lite0", 32),
+        ("vit_b_16", 32),
+        ("convnext_18m", 32),
+        ("convnext_tiny", 32),
     ],
-)  # fmt: skip
+)
 def test_a_family_is_pruned_stored_loaded_and_exported(name: str, size: int, tmp_path: Path) -> None:
     import onnxruntime
 

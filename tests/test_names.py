@@ -23,13 +23,16 @@ def test_nothing_of_a_name_is_cut(name: str, most: int) -> None:
     assert "".join(lines).replace(" ", "") == name.replace(" ", "")
 
 
-@pytest.mark.parametrize(("name", "most", "lines"), [
-    ("resnet34-w16/prune-0.25/onnx/int8-u8s8", 26, ["resnet34-w16/prune-0.25/", "onnx/int8-u8s8"]),
-    ("resnet34-w16/prune-0.25", 11, ["resnet34-", "w16/", "prune-0.25"]),
-    ("relu_1_DequantizeLinear", 12, ["relu_1_", "Dequantize", "Linear"]),
-    ("short", 5, ["short"]),
-    ("abcdefgh", 5, ["abcde", "fgh"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "most", "lines"),
+    [
+        ("resnet34-w16/prune-0.25/onnx/int8-u8s8", 26, ["resnet34-w16/prune-0.25/", "onnx/int8-u8s8"]),
+        ("resnet34-w16/prune-0.25", 11, ["resnet34-", "w16/", "prune-0.25"]),
+        ("relu_1_DequantizeLinear", 12, ["relu_1_", "Dequantize", "Linear"]),
+        ("short", 5, ["short"]),
+        ("abcdefgh", 5, ["abcde", "fgh"]),
+    ],
+)
 def test_a_name_is_broken_at_its_separators(name: str, most: int, lines: list[str]) -> None:
     assert broken(name, most).split("\n") == lines
 

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 def network(shape: Any = ("n", 3, 8, 8), dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
     """A convolution, an activation and a matrix product, for images of three channels."""
     rng = np.random.default_rng(0)
-    weights = [numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), name)
-               for name, size in (("w", (4, 3, 3, 3)), ("m", (4, 5)))]  # fmt: skip
+    weights = [
+        numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), name)
+        for name, size in (("w", (4, 3, 3, 3)), ("m", (4, 5)))
+    ]
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
         helper.make_node("Relu", ["c"], ["r"], name="relu"),
@@ -32,8 +34,13 @@ def network(shape: Any = ("n", 3, 8, 8), dtype: int = TensorProto.FLOAT) -> onnx
         helper.make_node("MatMul", ["p", "m"], ["y"]),
     ]
     batch = shape[0] if shape else None
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", dtype, shape)],
-                              [helper.make_tensor_value_info("y", dtype, [batch, 5])], weights)  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", dtype, shape)],
+        [helper.make_tensor_value_info("y", dtype, [batch, 5])],
+        weights,
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
@@ -66,10 +73,15 @@ def test_external_data_in_a_cache_is_read(cache: str, runtime: str, tmp_path: Pa
     own = tmp_path / "own" / "snapshots" / "abc"
     own.mkdir(parents=True)
     for number, name in enumerate(("model.onnx", "model.onnx_data")):
-        place = tmp_path / "own" / {
-            "hub": f"blobs/{number * 64:064}", "annex": f"objects/{number}X/9q/SHA-{name}/SHA-{name}",
-            "DVC": f"cache/files/md5/{number}f/0123456789",
-        }.get(cache, f"snapshots/abc/store/{name}")  # fmt: skip
+        place = (
+            tmp_path
+            / "own"
+            / {
+                "hub": f"blobs/{number * 64:064}",
+                "annex": f"objects/{number}X/9q/SHA-{name}/SHA-{name}",
+                "DVC": f"cache/files/md5/{number}f/0123456789",
+            }.get(cache, f"snapshots/abc/store/{name}")
+        )
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(plain.with_name(name).read_bytes())
         if cache == "hard links":
@@ -112,7 +124,8 @@ def test_data_elsewhere_missing_or_cut_off_is_refused_in_one_line(tmp_path: Path
     cut.with_name("model.onnx_data").write_bytes(b"short")
     alone = external(tmp_path / "alone")
     alone.with_name("model.onnx_data").unlink()
-    short = tmp_path / "m1"  # its name is as short as a cache's folders, which makes it none
+    # its name is as short as a cache's folders, which makes it none
+    short = tmp_path / "m1"
     for file, words in (
         (link, f"would be read from {secret}, outside of its folder"),
         (moved(tmp_path / "up", f"../{secret.parent.name}/{secret.name}"), "outside of its folder"),
@@ -143,7 +156,8 @@ def test_an_ir_version_of_tomorrow_is_told_in_one_plain_sentence(tmp_path: Path)
     model.ir_version = 99
     (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
     assert inspect(tmp_path / "model.onnx").notes == (
-        f"it is of ONNX IR version 99, newer than the {onnx.IR_VERSION} that the installed onnx library knows, and so it is "
+        f"it is of ONNX IR version 99, newer than the {onnx.IR_VERSION} that the installed onnx library knows, "
+        "and so it is "
         "measured unchecked, with each runtime that loads it",
     )
 
@@ -151,9 +165,12 @@ def test_an_ir_version_of_tomorrow_is_told_in_one_plain_sentence(tmp_path: Path)
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [(reversed_nodes, "topologically sorted"), (lambda model: model.graph.ClearField("name"), "'name' of 'graph'"),
-     (not_imported, "No opset import for domain 'com.microsoft'")],
-)  # fmt: skip
+    [
+        (reversed_nodes, "topologically sorted"),
+        (lambda model: model.graph.ClearField("name"), "'name' of 'graph'"),
+        (not_imported, "No opset import for domain 'com.microsoft'"),
+    ],
+)
 def test_what_only_the_checker_complains_of_is_executed_with_a_note(
     change: Callable[[onnx.ModelProto], None], complaint: str, runtime: str, tmp_path: Path
 ) -> None:
@@ -170,9 +187,15 @@ def test_what_only_the_checker_complains_of_is_executed_with_a_note(
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize(
     ("shape", "batch", "image"),
-    [((-1, 3, 8, 8), None, (3, 8, 8)), ((0, 3, 8, 8), None, (3, 8, 8)), ((-5, 3, -5, -5), None, (3, None, None)),
-     ((0, 3, 0, 0), None, (3, None, None)), ((None, 3, 8, 8), None, (3, 8, 8)), ((3, 3, 8, 8), 3, (3, 8, 8))],
-)  # fmt: skip
+    [
+        ((-1, 3, 8, 8), None, (3, 8, 8)),
+        ((0, 3, 8, 8), None, (3, 8, 8)),
+        ((-5, 3, -5, -5), None, (3, None, None)),
+        ((0, 3, 0, 0), None, (3, None, None)),
+        ((None, 3, 8, 8), None, (3, 8, 8)),
+        ((3, 3, 8, 8), 3, (3, 8, 8)),
+    ],
+)
 def test_sizes_below_one_are_open(
     shape: Any, batch: int | None, image: tuple[int | None, ...], runtime: str, tmp_path: Path
 ) -> None:

@@ -36,8 +36,16 @@ def off() -> torch.amp.GradScaler:
 def trained(work: Work, architecture: dict, **settings: object):
     torch.manual_seed(0)
     told = Train(**{"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "device": "cpu", **settings})
-    return fit(work, models.build(**architecture), architecture, digits(work), told, model_label="m", variant="m/train",
-               stage="train")  # fmt: skip
+    return fit(
+        work,
+        models.build(**architecture),
+        architecture,
+        digits(work),
+        told,
+        model_label="m",
+        variant="m/train",
+        stage="train",
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,7 +64,8 @@ def test_a_schedule_rises_in_a_straight_line_and_falls_as_it_is_called(settings,
 
 
 def test_fused_optimizers_step_as_the_plain_ones():
-    for name, tolerance in (("sgd", 1e-6), ("adamw", 1e-3)):  # AdamW's first steps are the gradients' signs
+    # AdamW's first steps are the gradients' signs
+    for name, tolerance in (("sgd", 1e-6), ("adamw", 1e-3)):
         found = []
         for fused in (True, False):
             model = warmed(**NARROW).train()
@@ -72,7 +81,8 @@ def test_fused_optimizers_step_as_the_plain_ones():
 
 
 def test_a_first_step_that_fp16_skips_leaves_no_momentum():
-    torch.use_deterministic_algorithms(True)  # memory that nobody has written to is NaN
+    # memory that nobody has written to is NaN
+    torch.use_deterministic_algorithms(True)
     try:
         for fused in (True, False):
             model, scaler = nn.Linear(3, 2, bias=False), torch.amp.GradScaler("cpu")
@@ -81,7 +91,8 @@ def test_a_first_step_that_fp16_skips_leaves_no_momentum():
             for gradient in (torch.inf, 1.0):
                 model.weight.grad = scaler.scale(torch.full_like(before, gradient))
                 optimizer.step(0.1)
-            torch.testing.assert_close(model.weight.detach(), before - 0.1 * 1.9)  # Nesterov: gradient + 0.9 * momentum
+            # Nesterov: gradient + 0.9 * momentum
+            torch.testing.assert_close(model.weight.detach(), before - 0.1 * 1.9)
     finally:
         torch.use_deterministic_algorithms(False)
 
@@ -99,7 +110,8 @@ def test_muon_orthogonalises_filters_as_rows_of_a_matrix_and_leaves_the_rest_to_
     optimizer.step(0.01)
     change = (convolutions[5].detach() - before).flatten(1)
     singular = torch.linalg.svdvals(change) / (0.01 * 0.2 * max(change.shape) ** 0.5)
-    assert singular.min() > 0.5 and singular.max() < 1.3  # Newton-Schulz leaves 0.7 to 1.2
+    # Newton-Schulz leaves 0.7 to 1.2
+    assert singular.min() > 0.5 and singular.max() < 1.3
     assert not torch.equal(model.fc.weight, head)
     assert all(p.grad is None for p in model.parameters())
 
@@ -116,7 +128,8 @@ def test_the_average_follows_weights_and_statistics_by_its_decay():
     model = warmed(**NARROW).train()
     average = Average(model, 0.5)
     before = {k: v.clone() for k, v in average.module.state_dict().items()}
-    for _ in range(20):  # from (1 + t) / (10 + t) > 0.5 on, the decay is what was asked for
+    # from (1 + t) / (10 + t) > 0.5 on, the decay is what was asked for
+    for _ in range(20):
         average.update()
     assert all(torch.allclose(v, before[k]) for k, v in average.module.state_dict().items())
     with torch.no_grad():
@@ -162,7 +175,8 @@ def test_averages_and_muon_resume_to_the_same_weights(tmp_path, change):
             run.go(on_epoch)
         except Cut:
             continue
-    resumed = trained(work, LENET, epochs=3, **change)  # nothing is left to do
+    # nothing is left to do
+    resumed = trained(work, LENET, epochs=3, **change)
     assert resumed.artifact.sha256 == whole.artifact.sha256
 
 

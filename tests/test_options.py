@@ -13,7 +13,8 @@ def line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """What a command that is a mistake says."""
     try:
         code = cli.main(list(arguments))
-    except SystemExit as ended:  # of the parser
+    except SystemExit as ended:
+        # of the parser
         code = int(str(ended.code))
     assert code == 2
     (said,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("burnish: ")]

@@ -40,8 +40,10 @@ class Place:
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.home, self.out = folder / "prefect", folder / "artifacts"
         self.environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
-            "PREFECT_HOME": str(self.home), "PREFECT_SERVER_API_PORT": self.port, "PATH": f"{BIN}:{os.environ['PATH']}",
-        }  # fmt: skip
+            "PREFECT_HOME": str(self.home),
+            "PREFECT_SERVER_API_PORT": self.port,
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+        }
 
     def type(self, *lines: str) -> Terminal:
         """A shell in a terminal that is given these lines."""
@@ -98,7 +100,8 @@ def test_one_command_has_pages_and_a_worker_a_resumed_schedule_is_run_and_ctrl_c
     terminal.wait_for(lambda: "Ctrl-C ends" in terminal.text)
     (page,) = re.findall(r"http://\S+", terminal.text)
     assert page == re.findall(r"http://\S+/deployments", SECTION)[0].replace("4200", place.port)
-    asked = urllib.request.Request(page, headers={"Accept": "text/html"})  # as a browser does, else it is a 404
+    # as a browser does, else it is a 404
+    asked = urllib.request.Request(page, headers={"Accept": "text/html"})
     assert b"<html" in urllib.request.urlopen(asked, timeout=30).read().lower()
     deployments = place.deployments()
     assert set(deployments) == {deployment["name"] for deployment in made()}
@@ -117,7 +120,8 @@ def test_one_command_has_pages_and_a_worker_a_resumed_schedule_is_run_and_ctrl_c
     subprocess.run([BIN / listed[0], *listed[1:]], env=environment, check=True, capture_output=True)
     subprocess.run([BIN / resumed[0], *resumed[1:]], env=environment, check=True, capture_output=True)
     terminal.wait_for(lambda: place.runs(nightly["id"], "RUNNING"), 240)
-    api(place.url, at, {"active": False}, "PATCH")  # one is enough
+    # one is enough
+    api(place.url, at, {"active": False}, "PATCH")
     run = place.ended(nightly["id"], terminal)
     assert run["auto_scheduled"], "made by the schedule, by nobody else"
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
@@ -164,8 +168,14 @@ with get_client(sync_client=True) as client:
         print(schedule.active, schedule.schedule.cron)
         client.update_deployment_schedule(nightly.id, schedule.id, active=True)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PREFECT_API_URL": server}, text=True,
-                          check=True, capture_output=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_API_URL": server},
+        text=True,
+        check=True,
+        capture_output=True,
+    )
     assert done.stdout.splitlines() == ["False 0 3 * * *", "True 0 3 * * *"]
 
 
@@ -174,8 +184,13 @@ def test_a_port_that_is_taken_is_one_line(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        done = subprocess.run([sys.executable, "-m", "flows", "ui", "--port", port, "--out", str(tmp_path)], cwd=ROOT,
-                              text=True, capture_output=True, check=False)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-m", "flows", "ui", "--port", port, "--out", str(tmp_path)],
+            cwd=ROOT,
+            text=True,
+            capture_output=True,
+            check=False,
+        )
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(f"burnish: --port: port {port} cannot be used")

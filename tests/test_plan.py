@@ -154,13 +154,23 @@ def test_the_command_refuses_it_in_one_line(tmp_path):
 def test_a_default_study_has_no_skipped_row_on_a_cpu_and_no_skipped_stage(burnish: Burnish):
     if gpu.gpus():
         pytest.skip("this machine has a GPU")
-    settings = ("models=['lenet5']", "train.epochs=1", "benchmark.rounds=1", "benchmark.min_seconds=0.05",
-                "benchmark.min_queries=8", "benchmark.warmup_seconds=0.1")  # fmt: skip
+    settings = (
+        "models=['lenet5']",
+        "train.epochs=1",
+        "benchmark.rounds=1",
+        "benchmark.min_seconds=0.05",
+        "benchmark.min_queries=8",
+        "benchmark.warmup_seconds=0.1",
+    )
     skipped = [f"--skip={stage}" for stage in ("tune", "augment", "prune", "quantize", "serve")]
     done = burnish("run", "quickstart", "--out", str(burnish.out), *skipped, *(f"--set={s}" for s in settings))
     assert {task.partition("/")[0] for task in burnish.why()} == {
-        "prepare", "train", "export", "benchmark", "aggregate",
-    }  # fmt: skip
+        "prepare",
+        "train",
+        "export",
+        "benchmark",
+        "aggregate",
+    }
     (run,) = (burnish.out / "runs").iterdir()
     summary = tables.read(burnish.out, "summary", run.name).collect()
     expected = planned(load("quickstart", list(settings)))

@@ -215,8 +215,10 @@ def parquet(path: Path, labels: list[int | None], part: str, names: str = "ab") 
         Image.fromarray(np.full((4, 4, 3), i, np.uint8)).save(file, "PNG")
         images.append({"bytes": file.getvalue(), "path": ""})
     meta = json.dumps({"info": {"features": {"label": {"names": list(names)}}}})
-    schema = pa.schema([("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
-                       metadata={"huggingface": meta})  # fmt: skip
+    schema = pa.schema(
+        [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
+        metadata={"huggingface": meta},
+    )
     path.mkdir(exist_ok=True)
     pq.write_table(pa.table({"image": images, "label": labels}, schema=schema), path / f"{part}.parquet")
 

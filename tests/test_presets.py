@@ -29,24 +29,52 @@ TITLES = {
 RESNET, VIT = "resnet34-w16", "timm:test_vit-32px"
 SMALL_RESNET = "models=[{name='resnet34', width=16}]"
 # Larger models are tested by stage, family and runtime (test_models, test_quantize, test_runtimes). Here it is how the
-# studies are put together: one small model each, one round and few queries, few epochs, and a stage that has no row in a
-# study's own table in one study alone.
+# studies are put together: one small model each, one round and few queries, few epochs, and a stage that has no row in
+# a study's own table in one study alone.
 ONE_INT8 = ("quantize.dynamic=false", "quantize.calibration_images=32")
 SMALLER = {
-    "resnet34-tensorrt": ("data.train_limit=480", "data.test_limit=200", "train.epochs=3", "tune.trials=1", "tune.epochs=1",
-                          "augment.epochs=4", "benchmark.batch_sizes=[1]", "prune.ratios=[]",
-                          "quantize.settings=['u8s8-reduced']", "export.formats=['onnx']", "build.precisions=['fp16']",
-                          *ONE_INT8),
-    "densenet121-imagenet": (SMALL_RESNET, "train.epochs=2", "benchmark.rounds=2", "export.formats=['onnx']", *ONE_INT8),
-    "cifar-architectures": ("models=[{name='timm:test_vit', upsample=32}]", "train.epochs=2",
-                            "ablate.train_limit=96", "export.formats=['onnx']",
-                            "benchmark.batch_sizes=[1]", *ONE_INT8),
+    "resnet34-tensorrt": (
+        "data.train_limit=480",
+        "data.test_limit=200",
+        "train.epochs=3",
+        "tune.trials=1",
+        "tune.epochs=1",
+        "augment.epochs=4",
+        "benchmark.batch_sizes=[1]",
+        "prune.ratios=[]",
+        "quantize.settings=['u8s8-reduced']",
+        "export.formats=['onnx']",
+        "build.precisions=['fp16']",
+        *ONE_INT8,
+    ),
+    "densenet121-imagenet": (
+        SMALL_RESNET,
+        "train.epochs=2",
+        "benchmark.rounds=2",
+        "export.formats=['onnx']",
+        *ONE_INT8,
+    ),
+    "cifar-architectures": (
+        "models=[{name='timm:test_vit', upsample=32}]",
+        "train.epochs=2",
+        "ablate.train_limit=96",
+        "export.formats=['onnx']",
+        "benchmark.batch_sizes=[1]",
+        *ONE_INT8,
+    ),
     "runtime-formats": (SMALL_RESNET, "train.epochs=2", *ONE_INT8),
     # Not test_vit: TensorRT for RTX builds no int8 engine of it (Myelin, CHECK(is_tensor())).
-    "convnext-speed": ("models=[{name='timm:convnext_atto', upsample=32}]", "train.epochs=2", "ablate.train_limit=96",
-                       "ablate.epochs=2", "prune.ratios=[]", "export.formats=['onnx']", "quantize.settings=['u8s8-reduced']",
-                       *ONE_INT8),
-}  # fmt: skip
+    "convnext-speed": (
+        "models=[{name='timm:convnext_atto', upsample=32}]",
+        "train.epochs=2",
+        "ablate.train_limit=96",
+        "ablate.epochs=2",
+        "prune.ratios=[]",
+        "export.formats=['onnx']",
+        "quantize.settings=['u8s8-reduced']",
+        *ONE_INT8,
+    ),
+}
 MEASURED = ("benchmark.rounds=1", "benchmark.minutes=0.3", "benchmark.throughput=false", "serve.seconds=0.05")
 # One process: importing PyTorch and Great Expectations for each takes half a minute.
 DRIVER = """
@@ -56,9 +84,20 @@ for name, settings in json.loads(sys.argv[2]).items():
     code = main(["run", name, "--out", sys.argv[1], *(f"--set={setting}" for setting in settings)])
     print(f"== {name} {code}", flush=True)
 """
-MOST_WAITING = 0.03  # of the time of a step, for images
-STAGES = ("tune.trials", "ablate.names", "augment.policies", "prune.ratios", "export.formats", "quantize.settings",
-          "quantize.dynamic", "qat.epochs", "build.precisions", "serve.seconds")  # fmt: skip
+# of the time of a step, for images
+MOST_WAITING = 0.03
+STAGES = (
+    "tune.trials",
+    "ablate.names",
+    "augment.policies",
+    "prune.ratios",
+    "export.formats",
+    "quantize.settings",
+    "quantize.dynamic",
+    "qat.epochs",
+    "build.precisions",
+    "serve.seconds",
+)
 # What a study's own table is keyed by: a word of each model's label.
 NAMED = {
     "resnet34_tensorrt": ("resnet34",),
@@ -75,10 +114,18 @@ MEASURED_ROWS: dict[str, list[tuple[str, ...]]] = {
     "cifar-architectures": [("ViT", VIT), *((name,) for name in ("none", "gradient accumulation"))],
     "runtime-formats": [(RESNET, form) for form in ("as trained", "ONNX", "ONNX int8", "TorchScript CPU")],
     "convnext-speed": [
-        (name,) for name in ("vanilla", "torch.compile (TC)", "channels-last", "fused optimizer", "images on the device",
-                             "GELU by tanh", "everything")
+        (name,)
+        for name in (
+            "vanilla",
+            "torch.compile (TC)",
+            "channels-last",
+            "fused optimizer",
+            "images on the device",
+            "GELU by tanh",
+            "everything",
+        )
     ],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -91,9 +138,8 @@ def test_a_study_has_three_scales_of_the_same_stages_and_tables(name: str) -> No
     for stage in STAGES:
         part, field = stage.split(".")
         assert len({bool(getattr(getattr(study, part), field)) for study in made}) == 1, stage
-    if (
-        made[0].published == "densenet121_imagenet"
-    ):  # no other study's own table has the rate of queries in flight together
+    if made[0].published == "densenet121_imagenet":
+        # no other study's own table has the rate of queries in flight together
         assert all(study.benchmark.throughput for study in made)
     assert len({study.ablate.names for study in made}) == 1, "the same techniques"
     assert len({len(study.train.seeds) > 1 for study in made}) == 1, "a spread over seeds, or none"
@@ -113,8 +159,15 @@ def printed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     asked = {name: [*MEASURED, *settings] for name, settings in SMALLER.items()}
     # What torch.compile makes is tested in test_train; here it would take half a minute.
     environment = burnish.environment | {"TORCH_COMPILE_DISABLE": "1"}
-    done = subprocess.run([sys.executable, "-c", DRIVER, str(burnish.out), json.dumps(asked)], cwd=ROOT, text=True,
-                          env=environment, capture_output=True, check=False, timeout=900)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVER, str(burnish.out), json.dumps(asked)],
+        cwd=ROOT,
+        text=True,
+        env=environment,
+        capture_output=True,
+        check=False,
+        timeout=900,
+    )
     parts = re.split(r"^== (\S+) (\d+)$", done.stdout, flags=re.MULTILINE)
     ended = dict(zip(parts[1::3], parts[2::3], strict=True))
     assert ended == dict.fromkeys(SMALLER, "0"), f"{ended}\n{done.stderr[-5000:]}"
@@ -134,7 +187,8 @@ def test_the_smallest_scale_of_a_study_ends_with_its_own_table(name: str, printe
     assert not failed.height, failed["error"].to_list()
     _figures(name, made)
     epochs = made["epochs"].filter(pl.col("split") == "train")
-    told = epochs.filter(pl.col("stage") != "ablate")  # what an ablation's plain training waits is its finding
+    # what an ablation's plain training waits is its finding
+    told = epochs.filter(pl.col("stage") != "ablate")
     assert told.height
     assert (told["data_wait"] * told["seconds"]).sum() <= MOST_WAITING * told["seconds"].sum()
     for stage in ("tune", "augment"):

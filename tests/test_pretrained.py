@@ -98,18 +98,22 @@ def test_weights_that_are_wrong_cut_off_or_no_weights_are_one_line_with_the_file
     written(tmp_path / "other.pth", {f"a.{i}": torch.zeros(3) for i in range(9)})
     written(tmp_path / "shape.pth", state | {"fc1.weight": torch.zeros(120, 3)})
     torch.save([1, 2], tmp_path / "list.pth")
-    torch.save(lenet(), tmp_path / "module.pth")  # a pickled module would run its code
+    # a pickled module would run its code
+    torch.save(lenet(), tmp_path / "module.pth")
     for name, words in {
-        "cut-whole.pth": "is a zip file that is cut off", "cut-whole.safetensors": "is a safetensors file that is cut off",
-        "empty.pth": "is empty", "list.pth": "holds no state dict",
+        "cut-whole.pth": "is a zip file that is cut off",
+        "cut-whole.safetensors": "is a safetensors file that is cut off",
+        "empty.pth": "is empty",
+        "list.pth": "holds no state dict",
         "module.pth": "cannot be read as a state dict",
         "short.pth": r"2 entries missing \(conv1.weight, conv1.bias\)",
         "other.pth": r"10 entries missing \(conv1.weight, .*, \.\.\.\); 9 entries unexpected \(a.0, a.1, a.2, \.\.\.\)",
         "shape.pth": r"1 entries misshapen \(fc1.weight 120x3, not 120x64\)",
-        "absent.pth": "no such file", "weights.txt": "accepted: hub, package:NAME, or a file",
+        "absent.pth": "no such file",
+        "weights.txt": "accepted: hub, package:NAME, or a file",
         "package:no-such-thing": "no package 'no-such-thing' is installed",
         "package:polars": "carries 0 files of weights",
-    }.items():  # fmt: skip
+    }.items():
         source = name if ":" in name else str(tmp_path / name)
         with pytest.raises(ValueError, match=words) as raised:
             models.pretrained(lenet(), "lenet5", source, 8)
@@ -203,7 +207,8 @@ def test_pretrained_weights_go_on_untrained_with_their_scores(tmp_path: Path, ca
     assert kept.validation_macro_f1 == pytest.approx(taught.validation_macro_f1)
     rows = [polars.read_parquet(work.store.get(t.tables["evaluations"])).drop("variant") for t in (taught, kept)]
     assert rows[0].equals(rows[1])
-    network, _ = fresh(model, data, 5)  # where training starts from, whatever the seed
+    # where training starts from, whatever the seed
+    network, _ = fresh(model, data, 5)
     assert torch.equal(network.conv1.weight, models.load(source).conv1.weight)
 
 
@@ -225,11 +230,17 @@ def test_settings_that_cannot_go_together_are_refused(settings: dict, words: str
 
 
 def test_a_study_without_training_is_accepted() -> None:
-    study = Study.model_validate({
-        "models": [{"name": "lenet5", "pretrained": "w.pth"}], "train": {"epochs": 0}, "tune": {"trials": 0},
-        "augment": {"policies": []}, "prune": {"ratios": []}, "quantize": Quantize(settings=(), dynamic=False),
-        "data": {"test_fraction": 1, "mean": [0.5], "std": [0.5]},
-    })  # fmt: skip
+    study = Study.model_validate(
+        {
+            "models": [{"name": "lenet5", "pretrained": "w.pth"}],
+            "train": {"epochs": 0},
+            "tune": {"trials": 0},
+            "augment": {"policies": []},
+            "prune": {"ratios": []},
+            "quantize": Quantize(settings=(), dynamic=False),
+            "data": {"test_fraction": 1, "mean": [0.5], "std": [0.5]},
+        }
+    )
     assert study.models[0].label == "lenet5-pretrained"
 
 
@@ -239,8 +250,18 @@ def test_efficientnet_lite0_has_its_accuracy_on_the_imagenet_sample(tmp_path: Pa
     from tasks.prepare import prepare
 
     work = Work.at(tmp_path)
-    data = prepare(work, Data(source="parquet", path=str(SHARED / "imagenet-1k-sample"), image_size=224, resize=256,
-                              test_fraction=1, mean=(0.498,), std=(0.502,)))  # fmt: skip
+    data = prepare(
+        work,
+        Data(
+            source="parquet",
+            path=str(SHARED / "imagenet-1k-sample"),
+            image_size=224,
+            resize=256,
+            test_fraction=1,
+            mean=(0.498,),
+            std=(0.502,),
+        ),
+    )
     assert (data.train_rows, data.validation_rows, data.test_rows) == (0, 0, 1000)
     model = Model(name="tf_efficientnet_lite0", pretrained=LITE0)
     trained = train(work, model, data, Train(epochs=0), True)

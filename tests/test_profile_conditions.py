@@ -76,7 +76,8 @@ def test_a_disturbed_profile_is_kept_beside_a_good_one_and_is_not_in_the_report(
 ) -> None:
     command = ["profile", str(file), "--out", str(tmp_path), "--threads", "1"]
     folder = tmp_path / "profiles" / "model-onnxruntime"
-    with monkeypatch.context() as patched:  # as on a quiet machine
+    # as on a quiet machine
+    with monkeypatch.context() as patched:
         patched.setattr("tasks.profile._conditions", lambda certificate, stable: None)
         assert cli.main(command) == 0
     good = (folder / "profile.json").read_text()

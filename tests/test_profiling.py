@@ -1,4 +1,5 @@
-"""Profiles of one small ResNet in each runtime: what is measured, what is written, what the command and the report say."""
+"""Profiles of one small ResNet in each runtime: what is measured, what is written, what the command and the report
+say."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ RESNET: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 
 INPUTS = np.random.default_rng(0).standard_normal((2, 1, 8, 8), np.float32)
 RUNTIMES = {"eager": "safetensors", "torchscript": "torchscript", "onnxruntime": "onnx", "openvino": "onnx"}
 RUN = "small-20260101-000000-abcdef"
-CONVOLUTIONS = 36  # of a ResNet-34
+# of a ResNet-34
+CONVOLUTIONS = 36
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +51,36 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     forms = export(work, digits(work), parent, Export(images=8)).variants
     rows = [
         {
-            "name": one.name, "model": one.model, "stage": one.stage, "format": one.format, "precision": "fp32",
-            "path": one.artifact.path, "sha256": one.artifact.sha256, "size_bytes": one.artifact.size_bytes, "status": "ok",
+            "name": one.name,
+            "model": one.model,
+            "stage": one.stage,
+            "format": one.format,
+            "precision": "fp32",
+            "path": one.artifact.path,
+            "sha256": one.artifact.sha256,
+            "size_bytes": one.artifact.size_bytes,
+            "status": "ok",
         }
-        for one in (parent, *forms) if one.artifact
-    ]  # fmt: skip
+        for one in (parent, *forms)
+        if one.artifact
+    ]
     failed = rows[0] | {"name": "resnet34-w16/failed", "path": None, "status": "failed", "error": "no such luck"}
-    data = {"split": "train", "rows": 9, "image_size": 8, "channels": 1, "source": "digits", "classes": 1,
-            "class_rows_min": 9, "class_rows_max": 9, "class_rows": [9], "class_names": ["one"],
-            "dropped_rows": [], "dropped_reasons": [], "layout": "digits", "left_out": []}  # fmt: skip
+    data = {
+        "split": "train",
+        "rows": 9,
+        "image_size": 8,
+        "channels": 1,
+        "source": "digits",
+        "classes": 1,
+        "class_rows_min": 9,
+        "class_rows_max": 9,
+        "class_rows": [9],
+        "class_names": ["one"],
+        "dropped_rows": [],
+        "dropped_reasons": [],
+        "layout": "digits",
+        "left_out": [],
+    }
     for name, made in (("variants", [*rows, failed]), ("datasets", [data])):
         (out / "tables" / name).mkdir(parents=True)
         tables.frame(name, made).write_parquet(out / "tables" / name / f"{RUN}.parquet")
@@ -91,7 +114,8 @@ def test_every_convolution_is_a_row_and_takes_most_of_the_time(result: Profile) 
     rows = heavy(result)
     assert len(rows) == CONVOLUTIONS
     assert sum(row["share"] for row in rows) > 0.4
-    told = {row["precision"] for row in rows}  # older PyTorch does not tell types
+    # older PyTorch does not tell types
+    told = {row["precision"] for row in rows}
     assert told == {"fp32"} or (told == {None} and result.runtime in ("eager", "torchscript"))
     assert all(row["calls"] == result.queries for row in rows)
 
@@ -116,7 +140,8 @@ def test_operators_are_told_by_their_module(result: Profile) -> None:
 
 def test_a_float_resnet_is_healthy_but_for_idle_cores(result: Profile) -> None:
     allowed = {"fewer threads than physical cores"}
-    if result.runtime == "eager":  # which folds nothing
+    # which folds nothing
+    if result.runtime == "eager":
         allowed.add("BatchNormalization that was not folded into a convolution")
     assert {one.what for one in result.findings} <= allowed
 
@@ -164,16 +189,25 @@ def test_the_calmest_quarter_of_the_queries_counts() -> None:
 
 
 def test_kinds() -> None:
-    told = {"Conv": "compute", "DequantizeLinear": "convert", "aten::to": "convert", "ReorderOutput": "reorder",
-            "aten::copy_": "copy", "Reshape": "other", "Torch-Compiled Region: 0/0": "other"}  # fmt: skip
+    told = {
+        "Conv": "compute",
+        "DequantizeLinear": "convert",
+        "aten::to": "convert",
+        "ReorderOutput": "reorder",
+        "aten::copy_": "copy",
+        "Reshape": "other",
+        "Torch-Compiled Region: 0/0": "other",
+    }
     assert {name: kind(name) for name in told} == told
 
 
 def test_modules_are_known_of_names_that_are_paths() -> None:
     from onnx import helper
 
-    nodes = [helper.make_node("Relu", ["x"], ["y"], name="/layer1/layer1.0/relu/Relu"),
-             helper.make_node("Conv", ["y", "onnx::Conv_7"], ["z"], name="/layer1/layer1.0/conv2/Conv")]  # fmt: skip
+    nodes = [
+        helper.make_node("Relu", ["x"], ["y"], name="/layer1/layer1.0/relu/Relu"),
+        helper.make_node("Conv", ["y", "onnx::Conv_7"], ["z"], name="/layer1/layer1.0/conv2/Conv"),
+    ]
     modules = _onnx.Modules(helper.make_model(helper.make_graph(nodes, "g", [], [])))
     assert modules.path(["/layer1/layer1.0/conv2/Conv_nchwc"]) == "layer1/0/conv2"
     assert modules.path(["y_QuantizeLinear"]) == "layer1/0/relu"
@@ -185,12 +219,15 @@ def test_modules_are_known_of_names_that_are_paths() -> None:
 def test_a_convolution_that_goes_by_the_name_of_its_activation_is_its_module_s() -> None:
     from onnx import helper
 
-    nodes = [helper.make_node("Conv", ["x", "stem.weight"], ["c"], name="conv"),
-             helper.make_node("Relu", ["c"], ["relu"], name="/act/Relu")]  # fmt: skip
+    nodes = [
+        helper.make_node("Conv", ["x", "stem.weight"], ["c"], name="conv"),
+        helper.make_node("Relu", ["c"], ["relu"], name="/act/Relu"),
+    ]
     modules = _onnx.Modules(helper.make_model(helper.make_graph(nodes, "g", [], [])))
     assert modules.path(["relu_nchwc"], ["x", "reorder", "reorder_1"], heavy=True) == "stem"
     assert modules.path(["/act/Relu"]) == "act"
-    shared = ["x", "reorder", "other.bias"]  # ONNX Runtime lets modules share biases that are equal
+    # ONNX Runtime lets modules share biases that are equal
+    shared = ["x", "reorder", "other.bias"]
     assert modules.path(["conv"], shared, heavy=True) == "stem"
     assert modules.path(["anything"], shared, heavy=True) == "other"
 
@@ -213,7 +250,8 @@ def test_what_cannot_be_profiled_is_one_clear_line(files: dict[str, Path], tmp_p
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------- charts, text, command
+# ------------------------------------------------------------------------------------------------- charts, text,
+# command
 
 
 def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
@@ -251,17 +289,17 @@ def test_the_text_fits_and_tells_findings_with_their_remedy(result: Profile) -> 
 def test_a_variant_is_profiled_and_its_report_shows_it(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "tasks.profile._conditions", lambda certificate, stable: None
-    )  # other tests run beside this one
+    # other tests run beside this one
+    monkeypatch.setattr("tasks.profile._conditions", lambda certificate, stable: None)
     arguments = ["--out", str(run), "--queries", "20", "--threads", "1"]
     for name in ("resnet34-w16/train/onnx", "resnet34-w16/train/torchscript"):
         assert cli.main(["profile", name, *arguments]) == 0
     told = capsys.readouterr().out
     folder = run / "runs" / RUN / "profiles"
     assert {path.name for path in folder.iterdir()} == {
-        "resnet34-w16_train_onnx-onnxruntime", "resnet34-w16_train_torchscript-torchscript",
-    }  # fmt: skip
+        "resnet34-w16_train_onnx-onnxruntime",
+        "resnet34-w16_train_torchscript-torchscript",
+    }
     for path in folder.iterdir():
         assert {"operators.parquet", "findings.parquet", "trace.json", "flame.svg", "operators.svg"} <= {
             file.name for file in path.iterdir()
@@ -288,13 +326,16 @@ def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorb
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     name, row = "resnet34-w16/train", {"runtime": "eager", "status": "ok"}
-    rows = [row | {"variant": f"{name}/prune-0.5", "stage": "prune", "top1": 0.9},
-            row | {"variant": name, "stage": "train", "top1": 0.8},
-            row | {"variant": f"{name}/torchscript", "stage": "export", "runtime": "torchscript"}]  # fmt: skip
+    rows = [
+        row | {"variant": f"{name}/prune-0.5", "stage": "prune", "top1": 0.9},
+        row | {"variant": name, "stage": "train", "top1": 0.8},
+        row | {"variant": f"{name}/torchscript", "stage": "export", "runtime": "torchscript"},
+    ]
     (run / "tables" / "summary").mkdir()
     tables.frame("summary", rows).write_parquet(run / "tables" / "summary" / f"{RUN}.parquet")
     (run / "runs" / RUN / "result.json").write_text("{}")
-    monkeypatch.setattr(report, "render", lambda out, name: out)  # it needs every table
+    # it needs every table
+    monkeypatch.setattr(report, "render", lambda out, name: out)
     assert cli.main(["profile", "--out", str(run), "--queries", "20", "--threads", "1"]) == 0
     assert "resnet34-w16/train in eager" in capsys.readouterr().out
     log = EventAccumulator(str(run / "runs" / RUN / "profiles" / "resnet34-w16_train-eager" / "tensorboard")).Reload()
@@ -348,10 +389,29 @@ def test_a_mistake_is_one_line_and_code_2(
 
 @pytest.mark.slow
 def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "profile", str(files["torchscript"]), "--input-shape", "1,8,8",
-               "--queries", "4", "--netron", "--trust", "--out", str(tmp_path)]  # fmt: skip
-    with subprocess.Popen(command, cwd=Path(cli.__file__).parent.parent, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, env={**os.environ, "DISPLAY": ""}) as process:  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "profile",
+        str(files["torchscript"]),
+        "--input-shape",
+        "1,8,8",
+        "--queries",
+        "4",
+        "--netron",
+        "--trust",
+        "--out",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=Path(cli.__file__).parent.parent,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "DISPLAY": ""},
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         address = next(line for line in process.stdout if line.startswith("netron: ")).split()[1]
@@ -389,7 +449,8 @@ def test_tensorboard_lists_the_run(files: dict[str, Path], tmp_path: Path) -> No
         log.close()
 
 
-# ------------------------------------------------------------------------------------------------------------------- GPU
+# -------------------------------------------------------------------------------------------------------------------
+# GPU
 
 
 @pytest.mark.gpu
@@ -400,7 +461,8 @@ def test_kernels_are_timed_on_a_gpu(files: dict[str, Path], tmp_path: Path, runt
     result = profile(files[form], form, runtime, "cuda:0", 1, INPUTS, tmp_path / "profile", queries=8)
     assert len(heavy(result)) == CONVOLUTIONS
     assert result.split_ms is not None
-    assert 0.05 < result.operators_ms / result.split_ms[2] < 1.5  # kernels this small wait for their launches
+    # kernels this small wait for their launches
+    assert 0.05 < result.operators_ms / result.split_ms[2] < 1.5
 
 
 @pytest.mark.gpu

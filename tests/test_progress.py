@@ -60,7 +60,8 @@ def test_what_a_failed_stage_takes_with_it_is_not_waited_for(tmp_path):
     whole = plan(study)
     export = next(p for p in whole if p.stage == "export" and p.part == forms(1))
     told = walk(study, tmp_path, fails=[export])
-    assert told[-1] == f"{len(whole) - 2} of {len(whole) - 2} stages"  # no int8 and no engine of that one
+    # no int8 and no engine of that one
+    assert told[-1] == f"{len(whole) - 2} of {len(whole) - 2} stages"
     train = next(p for p in whole if p.stage == "train")
     told = walk(study, tmp_path, fails=[train])
     gone = len([p for p in whole if p.model == train.model]) - 1
@@ -155,7 +156,7 @@ def test_what_a_stage_took_before_is_told_until_it_has_a_pace(now):
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [(0, "5 s"), (12, "10 s"), (54, "55 s"), (58, "1 min"), (200, "3 min"), (3600, "1 h"), (4900, "1 h 20 min")],
-)  # fmt: skip
+)
 def test_time_is_no_finer_than_it_can_be_known(seconds, words):
     assert in_words(seconds) == words
 
@@ -277,7 +278,8 @@ def test_a_report_that_comes_after_the_stage_has_ended_is_left_out_without_a_wor
 
     def late(artifact, share, text):
         ended.set()
-        raise RuntimeError("Cannot send a request, as the client has been closed.")  # as httpx says it
+        # as httpx says it
+        raise RuntimeError("Cannot send a request, as the client has been closed.")
 
     monkeypatch.setattr(caching, "_progress_artifact", late)
     monkeypatch.setattr(threading, "excepthook", said.append)

@@ -67,7 +67,8 @@ def test_channels_are_rounded_to_the_nearest_multiple_and_narrow_layers_stay() -
     quarter, half = warmed(**LENET), warmed(**LENET)
     prune_channels(quarter, example(LENET), 0.25, 8)
     prune_channels(half, example(LENET), 0.5, 8)
-    assert outputs(quarter) == [6, 16, 88, 64, 10]  # of 6, 16, 120, 84, 10; 12 of 16 is as near to 16 as to 8
+    # of 6, 16, 120, 84, 10; 12 of 16 is as near to 16 as to 8
+    assert outputs(quarter) == [6, 16, 88, 64, 10]
     assert outputs(half) == [6, 8, 64, 40, 10]
 
 
@@ -81,7 +82,8 @@ def test_layers_on_a_shortcut_lose_the_same_channels() -> None:
 def test_channels_whose_weights_are_nothing_go_first_and_nothing_changes() -> None:
     model, images = warmed(**LENET), example(LENET, 4)
     with torch.no_grad():
-        dead = [0, 3, 4, 7, 8, 11, 12, 15]  # of conv2; flattened, each is four inputs of fc1
+        # of conv2; flattened, each is four inputs of fc1
+        dead = [0, 3, 4, 7, 8, 11, 12, 15]
         model.conv2.weight[dead] = 0
         model.conv2.bias[dead] = 0
         model.fc1.weight.view(120, 16, -1)[:, dead] = 0
@@ -100,7 +102,8 @@ def test_a_ratio_that_rounding_undoes_is_refused() -> None:
         prune_channels(warmed(**LENET), example(LENET), 0.05, 128)
 
 
-def test_the_same_weights_are_pruned_to_the_same_weights() -> None:  # a run that was cut off prunes again and resumes
+# a run that was cut off prunes again and resumes
+def test_the_same_weights_are_pruned_to_the_same_weights() -> None:
     first, second = warmed(**NARROW), warmed(**NARROW)
     prune_channels(first, torch.zeros(1, 3, 8, 8), 0.25, 8)
     prune_channels(second, torch.ones(1, 3, 8, 8), 0.25, 8)
@@ -149,8 +152,11 @@ def test_prune_returns_the_fine_tuned_weights_and_records_those_before(tmp_path:
 def test_prune_says_what_it_took_and_what_that_cost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     work = Work.at(tmp_path, "prune")
     data = digits(work)
-    trained = Trained(variant=stored(work, "lenet5", **LENET), validation_macro_f1=0.5,
-                      train=Train(batch_size=64, channels_last=False, device="cpu"))  # fmt: skip
+    trained = Trained(
+        variant=stored(work, "lenet5", **LENET),
+        validation_macro_f1=0.5,
+        train=Train(batch_size=64, channels_last=False, device="cpu"),
+    )
     with caplog.at_level(logging.INFO):
         prune(work, Model(name="lenet5"), data, trained, Prune(epochs=1), 0.5)
     assert "lenet5/prune-0.5: parameters 21386 -> 6486, multiply-accumulates 66600 -> 33808" in caplog.text

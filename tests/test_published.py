@@ -1,4 +1,5 @@
-"""The published studies' own tables beside this run's figures: nothing published is lost, nothing of ours is made up."""
+"""The published studies' own tables beside this run's figures: nothing published is lost, nothing of ours is made
+up."""
 
 from __future__ import annotations
 
@@ -41,7 +42,8 @@ def figures(name: str, tables: dict[str, pl.DataFrame], source: str) -> set[str]
 def test_every_published_figure_is_shown_whatever_was_measured(name, tables, empty):
     published = figures(name, tables, "published") - {"–"}
     assert len(published) >= 6
-    if name != "resnet34_tensorrt":  # its F1 are of a model: without one there is no line
+    # its F1 are of a model: without one there is no line
+    if name != "resnet34_tensorrt":
         assert figures(name, empty, "published") - {"–"} == published
     words = text(compare(name, tables))
     assert all(figure in words for figure in published)
@@ -101,10 +103,12 @@ def test_s1_tells_the_seconds_of_training_alone_and_those_of_compilation_apart(t
 def test_s1_shows_the_policy_that_goes_on_not_one_that_scored_better_in_short(tables):
     table, parent = tables["variants"], pl.col("name") == "lenet5/augment-trivialaugment"
     full = pl.col("name") == "lenet5/augment-crop_flip"
-    tried = table.filter(parent).with_columns(name=pl.lit("lenet5/augment-trivialaugment-try"),
-                                              validation_macro_f1=pl.lit(0.9999))  # fmt: skip
-    longer = table.filter(full).with_columns(name=pl.lit("lenet5/augment-none-long"), setting=pl.lit("none, longer"),
-                                             validation_macro_f1=pl.lit(0.9998))  # fmt: skip
+    tried = table.filter(parent).with_columns(
+        name=pl.lit("lenet5/augment-trivialaugment-try"), validation_macro_f1=pl.lit(0.9999)
+    )
+    longer = table.filter(full).with_columns(
+        name=pl.lit("lenet5/augment-none-long"), setting=pl.lit("none, longer"), validation_macro_f1=pl.lit(0.9998)
+    )
     both = pl.concat([table.filter(~parent), tried, longer])
     keys = rows_of("resnet34_tensorrt", tables | {"variants": both}, "F1 after each stage")
     assert ("lenet5", "tuned + augmented data (crop_flip)") in keys, "trained in full"
@@ -128,16 +132,38 @@ def test_s1_tells_trtexecs_parts_where_an_engine_was_executed(tables):
     )
     place = {"variant": f"{FIRST}/onnx/engine-fp16", "runtime": "tensorrt", "device": "cpu", "batch_size": 1}
     parts = [
-        place | {"part": part, "queries": 700, "mean_ms": mean, "std_ms": 0.1, "min_ms": 0.1, "median_ms": mean,
-                 "p90_ms": 2.0, "p95_ms": 2.5, "p99_ms": 3.0, "max_ms": 4.0, "total_ms": 700 * mean, "host_seconds": 1.25}
+        place
+        | {
+            "part": part,
+            "queries": 700,
+            "mean_ms": mean,
+            "std_ms": 0.1,
+            "min_ms": 0.1,
+            "median_ms": mean,
+            "p90_ms": 2.0,
+            "p95_ms": 2.5,
+            "p99_ms": 3.0,
+            "max_ms": 4.0,
+            "total_ms": 700 * mean,
+            "host_seconds": 1.25,
+        }
         for part, mean in (("latency", 1.5), ("enqueue", 0.2), ("h2d", 0.3), ("compute", 1.0), ("d2h", 0.2))
-    ]  # fmt: skip
+    ]
     measured = tables | {"summary": ran, "gpu_times": contract.frame("gpu_times", parts)}
     here = rows_of("resnet34_tensorrt", measured, "ResNet-34")
     assert here["GPU compute ms",] == ("0.100", "4.00", "1.00", "1.00", "2.00", "2.50", "3.00")
     assert rows_of("resnet34_tensorrt", measured, "Its totals")["total",] == ("667", "1.25", "0.700")
-    several = [place | {"slots": 2, "rounds": 3, "queries": 900, "images_per_second": 812.0, "status": "ok",
-                        "conditions": "throttled"}]  # fmt: skip
+    several = [
+        place
+        | {
+            "slots": 2,
+            "rounds": 3,
+            "queries": 900,
+            "images_per_second": 812.0,
+            "status": "ok",
+            "conditions": "throttled",
+        }
+    ]
     ahead = measured | {"throughputs": contract.frame("throughputs", several)}
     assert rows_of("resnet34_tensorrt", ahead, "Its totals")["total",] == ("812*", "1.25", "0.700")
     assert "the rate here is that of 2 queries in flight" in text(compare("resnet34_tensorrt", ahead))
@@ -161,9 +187,11 @@ def test_s1_times_no_form_that_is_not_accurate_enough(tables):
 
 def test_s2_has_a_line_a_technique_and_a_cell_a_batch_size_with_the_deviation_over_processes(tables):
     here = rows_of("densenet121_imagenet", tables, "Techniques")
-    first = tables["summary"].filter(
-        pl.col("runtime") == "eager", pl.col("batch_size") == 1, pl.col("stage") != "prune"
-    ).sort("latency_median_ms")["variant"][0]  # fmt: skip
+    first = (
+        tables["summary"]
+        .filter(pl.col("runtime") == "eager", pl.col("batch_size") == 1, pl.col("stage") != "prune")
+        .sort("latency_median_ms")["variant"][0]
+    )
     row = tables["summary"].filter(variant=first, runtime="eager", batch_size=8).to_dicts()[0]
     size, _, _, *cells = here["none",]
     assert size == summary.sig(row["size_bytes"] / 1e6)
@@ -212,9 +240,11 @@ def test_s4_compares_int8_with_onnx_fp32_by_paired_rounds_and_says_where_it_is_n
     assert 1.2 < float(ratio.split(" [")[0]) < 1.9, "0.41 / 0.27 in the factory"
     words = " ".join(text(compare("runtime_formats", tables)).split())
     assert "int8 was slower for 3 of 4" in words and "0.984" in words and "No int8 setting tried" not in words
-    doubled = pl.when(pl.col("variant").str.contains("int8")).then(
-        pl.col("turn_medians_ms").list.eval(pl.element() * 4)
-    ).otherwise("turn_medians_ms")  # fmt: skip
+    doubled = (
+        pl.when(pl.col("variant").str.contains("int8"))
+        .then(pl.col("turn_medians_ms").list.eval(pl.element() * 4))
+        .otherwise("turn_medians_ms")
+    )
     slow = tables | {"benchmarks": tables["benchmarks"].with_columns(turn_medians_ms=doubled)}
     words = " ".join(text(compare("runtime_formats", slow)).split())
     assert "Here int8 is slower for resnet34-w16" in words
@@ -251,10 +281,13 @@ def test_s5_tells_reasons_below_the_table_and_what_became_of_the_studys_plans(ta
 )
 def test_s3_shows_both_halves_and_which_ran_is_the_studys_or_the_datas_to_say(name, own, tables):
     def halves(made):
-        return {c.title.split("published on ")[1].split(";")[0]: (c.title.endswith("not run"), " ".join(c.notes))
-                for c in compare(name, made).comparisons[:2]}  # fmt: skip
+        return {
+            c.title.split("published on ")[1].split(";")[0]: (c.title.endswith("not run"), " ".join(c.notes))
+            for c in compare(name, made).comparisons[:2]
+        }
 
-    for half, (left_out, notes) in halves(tables).items():  # digits have ten classes as well
+    # digits have ten classes as well
+    for half, (left_out, notes) in halves(tables).items():
         assert left_out == (half != own)
         assert ("burnish run cifar" in notes) == left_out and ("running" in notes) != left_out
     known = tables | {"datasets": tables["datasets"].with_columns(label=pl.lit("CIFAR-100, JPEG-recompressed copy"))}
@@ -266,8 +299,13 @@ def test_s3_shows_both_halves_and_which_ran_is_the_studys_or_the_datas_to_say(na
 
 def test_a_training_time_below_a_minute_is_told_in_seconds():
     assert [duration(seconds) for seconds in (3.19, 59.0, 60.0, 2760.0, 3600.0, 5400.0)] == [
-        "3.19 s", "59.0 s", "1.00 min", "46.0 min", "1.00 h", "1.50 h",
-    ]  # fmt: skip
+        "3.19 s",
+        "59.0 s",
+        "1.00 min",
+        "46.0 min",
+        "1.00 h",
+        "1.50 h",
+    ]
 
 
 @pytest.mark.parametrize("width", [80, 100, 120])

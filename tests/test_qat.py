@@ -1,4 +1,5 @@
-"""Quantization-aware training on real digits: the fake-quantized model, its ONNX form, and what ONNX Runtime makes of it."""
+"""Quantization-aware training on real digits: the fake-quantized model, its ONNX form, and what ONNX Runtime makes of
+it."""
 
 from __future__ import annotations
 
@@ -115,7 +116,8 @@ def test_each_setting_is_a_variant_that_goes_on_to_the_benchmark(made: Forms, fp
     assert [v.name for v in made.variants] == [f"{fp32.name}/int8-qat-{name}" for name in QAT_SETTINGS]
     for v in made.variants:
         assert (v.status, v.error, v.precision, v.stage) == ("ok", None, "int8", "qat")
-        assert v.benchmark == (v.setting != "qat-s8s8")  # that is for TensorRT
+        # that is for TensorRT
+        assert v.benchmark == (v.setting != "qat-s8s8")
         assert (v.parent, v.parameters, v.macs) == (fp32.name, fp32.parameters, fp32.macs)
 
 
@@ -135,14 +137,16 @@ def test_activations_and_weights_of_every_layer_come_out_of_integers(form: Varia
     limit = 64 if form.setting == "qat-u8s8-reduced" else 127
     for node in layers:
         activation, weight = (produced[name] for name in node.input[:2])
-        while activation.op_type in ("Reshape", "MaxPool"):  # they move values, which are rounded on both sides of them
+        # they move values, which are rounded on both sides of them
+        while activation.op_type in ("Reshape", "MaxPool"):
             activation = produced[activation.input[0]]
         assert activation.op_type == weight.op_type == "DequantizeLinear"
         assert produced[activation.input[0]].op_type == "QuantizeLinear"
         assert weights[activation.input[2]].dtype == (np.uint8 if unsigned else np.int8)
         assert unsigned or weights[activation.input[2]] == 0
         whole = weights[weight.input[0]]
-        assert whole.dtype == np.int8 and len(weights[weight.input[1]]) == len(whole)  # a scale a channel
+        # a scale a channel
+        assert whole.dtype == np.int8 and len(weights[weight.input[1]]) == len(whole)
         assert abs(whole.astype(int)).max() == limit
         assert not weights[weight.input[2]].any()
 
@@ -261,7 +265,8 @@ def test_the_step_before_the_first_epoch_leaves_observers_as_they_were(
     (cold,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
 
     def warmed_up(self: Run, told: Any = None) -> None:
-        self._warm_up()  # a GPU's trainings begin with it
+        # a GPU's trainings begin with it
+        self._warm_up()
         go(self, told)
 
     monkeypatch.setattr(Run, "go", warmed_up)
@@ -307,8 +312,18 @@ def test_a_file_that_does_not_match_its_parent_is_refused(
 
 
 def test_weights_of_any_training_can_be_trained_on(work: Work, data: Prepared, trained: Trained, fp32: Variant) -> None:
-    settings = Train(epochs=0, optimizer="muon", ema=0.9, precision="bf16", checkpointing=True, processes=2,
-                     batch_size="auto", accumulate=2, seeds=(3, 4), label_smoothing=0.1)  # fmt: skip
+    settings = Train(
+        epochs=0,
+        optimizer="muon",
+        ema=0.9,
+        precision="bf16",
+        checkpointing=True,
+        processes=2,
+        batch_size="auto",
+        accumulate=2,
+        seeds=(3, 4),
+        label_smoothing=0.1,
+    )
     other = trained.model_copy(update={"train": settings})
     (form,) = qat(again(work), MODEL, data, other, fp32, Export(), Qat(epochs=1)).variants
     assert form.status == "ok", form.error
@@ -320,14 +335,30 @@ def test_weights_of_any_training_can_be_trained_on(work: Work, data: Prepared, t
         ({"qat": {"settings": ["int4"]}}, "accepted: u8s8, u8s8-reduced, s8s8"),
         ({"qat": {"settings": []}}, "at least 1 item"),
         ({"qat": {"epochs": -1}}, "greater than or equal to 0"),
-        ({"qat": {"epochs": 1}, "export": {"formats": ["torchscript"]}, "build": {"precisions": []},
-          "quantize": {"settings": [], "dynamic": False},
-          "benchmark": {"runtimes": ["eager", "torchscript"]}}, "qat: int8 is written as ONNX"),
-        ({"qat": {"epochs": 1}, "data": {"test_fraction": 1, "mean": [0.5], "std": [0.5]},
-          "models": [{"name": "resnet34", "pretrained": "hub"}], "train": {"epochs": 0}, "tune": {"trials": 0},
-          "augment": {"policies": []}, "prune": {"ratios": []}}, "qat.epochs = 0"),
+        (
+            {
+                "qat": {"epochs": 1},
+                "export": {"formats": ["torchscript"]},
+                "build": {"precisions": []},
+                "quantize": {"settings": [], "dynamic": False},
+                "benchmark": {"runtimes": ["eager", "torchscript"]},
+            },
+            "qat: int8 is written as ONNX",
+        ),
+        (
+            {
+                "qat": {"epochs": 1},
+                "data": {"test_fraction": 1, "mean": [0.5], "std": [0.5]},
+                "models": [{"name": "resnet34", "pretrained": "hub"}],
+                "train": {"epochs": 0},
+                "tune": {"trials": 0},
+                "augment": {"policies": []},
+                "prune": {"ratios": []},
+            },
+            "qat.epochs = 0",
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Study.model_validate(settings)

@@ -55,10 +55,12 @@ def parent(work: Work, data: Prepared) -> Variant:
     inputs, targets = torch.tensor(normalise(images, data.mean, data.std)), torch.tensor(labels)
     torch.manual_seed(0)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # so small a model is no faster with more, and far slower beside other processes
+    # so small a model is no faster with more, and far slower beside other processes
+    torch.set_num_threads(1)
     model = models.build(**ARCHITECTURE)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    # After as many epochs as this CPU's arithmetic needs: after 8 it knew 0.88 of the digits on one CPU, over 0.9 on others.
+    # After as many epochs as this CPU's arithmetic needs: after 8 it knew 0.88 of the digits on one CPU, over 0.9 on
+    # others.
     for _ in range(40):
         learn(model, optimizer, inputs[splits == 0], targets[splits == 0])
         if known(model, inputs[splits == 1], targets[splits == 1]) > KNOWN:
@@ -135,9 +137,11 @@ def test_each_form_agrees_with_its_parent(
 ) -> None:
     want, labels = logits(work, data, parent)
     got, _ = logits(work, data, made.variants[NAMES.index(setting)])
-    assert (want.argmax(1) == labels).mean() > KNOWN  # else agreement proves little
+    # else agreement proves little
+    assert (want.argmax(1) == labels).mean() > KNOWN
     assert (want.argmax(1) == got.argmax(1)).mean() >= 0.97
-    assert 1e-6 < abs(want - got).max() / abs(want).max() < 0.3  # int8 is not fp32
+    # int8 is not fp32
+    assert 1e-6 < abs(want - got).max() / abs(want).max() < 0.3
 
 
 def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -> None:
@@ -169,7 +173,8 @@ def test_static_files_are_a_fraction_of_fp32_and_of_8_bits(made: Forms, work: Wo
         produced = {name: node for node in graph.node for name in node.output}
         convolutions = [node for node in graph.node if node.op_type == "Conv"]
         assert len(convolutions) == 36
-        for node in convolutions:  # activations and weights both come out of a Q/DQ pair
+        # activations and weights both come out of a Q/DQ pair
+        for node in convolutions:
             assert {produced[name].op_type for name in node.input[:2]} == {"DequantizeLinear"}
 
 
@@ -290,9 +295,11 @@ def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
 
 
 def test_a_graph_without_anything_to_quantize_says_so(work: Work, data: Prepared, tmp_path: Path) -> None:
-    text = '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {' \
-           " flat = Flatten (input) start = Constant <value_ints = [0]> () end = Constant <value_ints = [10]> ()" \
-           " axis = Constant <value_ints = [1]> () logits = Slice (flat, start, end, axis) }"  # fmt: skip
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {'
+        " flat = Flatten (input) start = Constant <value_ints = [0]> () end = Constant <value_ints = [10]> ()"
+        " axis = Constant <value_ints = [1]> () logits = Slice (flat, start, end, axis) }"
+    )
     onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
     with work.store.temporary() as folder:
         (folder / "m.onnx").write_bytes((tmp_path / "m.onnx").read_bytes())
@@ -308,10 +315,12 @@ def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
     work: Work, data: Prepared, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # DenseNet's: a norm before an activation. ONNX Runtime would quantize its weights, with a warning for each.
-    text = '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {' \
-           " a = Relu (input) b = Conv <pads = [0, 0, 0, 0]> (a, first) c = Relu (b)" \
-           " d = BatchNormalization (c, scale, shift, mean, variance) e = Relu (d) f = Conv (e, second)" \
-           " logits = Flatten (f) }"  # fmt: skip
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {'
+        " a = Relu (input) b = Conv <pads = [0, 0, 0, 0]> (a, first) c = Relu (b)"
+        " d = BatchNormalization (c, scale, shift, mean, variance) e = Relu (d) f = Conv (e, second)"
+        " logits = Flatten (f) }"
+    )
     model = onnx.parser.parse_model(text)
     draw = np.random.default_rng(0)
     shapes = {"first": (4, 1, 8, 8), "second": (10, 4, 1, 1)} | dict.fromkeys(
@@ -324,7 +333,8 @@ def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
         artifact = work.store.put(folder / "m.onnx", "onnx", "fp32")
     plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
     settings = Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32)
-    monkeypatch.setattr(stage, "_quiet", nullcontext)  # or no warning would be seen, whatever is done
+    # or no warning would be seen, whatever is done
+    monkeypatch.setattr(stage, "_quiet", nullcontext)
     made = quantize(work, data, plain, settings)
     assert made.variants[0].artifact is not None, made.variants[0].error
     graph = onnx.load(work.store.get(made.variants[0].artifact)).graph

@@ -44,28 +44,51 @@ def tree(root: Path, own: str, mounts: str, files: dict[str, str]) -> Path:
     [
         ("0::/\n", V2.format(top="/"), {"cpu.max": "150000 100000\n"}, 1.5),
         ("0::/\n", V2.format(top="/"), {"cpu.max": "max 100000\n"}, None),
-        ("0::/\n", V2.format(top="/"), {}, None),  # the root group has no such file
+        # the root group has no such file
+        ("0::/\n", V2.format(top="/"), {}, None),
         # The own group's folder, not the hierarchy's top.
         ("0::/a/b\n", V2.format(top="/"), {"cpu.max": "max 100000", "a/b/cpu.max": "200000 100000"}, 2.0),
         # Nested: the smallest on the way up.
-        ("0::/a/b/c\n", V2.format(top="/"),
-         {"a/cpu.max": "300000 100000", "a/b/cpu.max": "50000 100000", "a/b/c/cpu.max": "max 100000"}, 0.5),
+        (
+            "0::/a/b/c\n",
+            V2.format(top="/"),
+            {"a/cpu.max": "300000 100000", "a/b/cpu.max": "50000 100000", "a/b/c/cpu.max": "max 100000"},
+            0.5,
+        ),
         # A sibling's limit is not ours.
         ("0::/a/b\n", V2.format(top="/"), {"a/b/cpu.max": "max 100000", "a/x/cpu.max": "10000 100000"}, None),
         # A container without a namespace of its own sees its group as the mount's root.
         ("0::/docker/1f\n", V2.format(top="/docker/1f"), {"cpu.max": "250000 100000"}, 2.5),
-        ("0::/docker/1f/in\n", V2.format(top="/docker/1f"), {"in/cpu.max": "100000 100000", "cpu.max": "max 100000"}, 1.0),
+        (
+            "0::/docker/1f/in\n",
+            V2.format(top="/docker/1f"),
+            {"in/cpu.max": "100000 100000", "cpu.max": "max 100000"},
+            1.0,
+        ),
         # A group outside of what is mounted: what is mounted counts.
         ("0::/../other\n", V2.format(top="/"), {"cpu.max": "400000 100000"}, 4.0),
-        ("4:cpu,cpuacct:/\n3:memory:/\n", V1.format(top="/"),
-         {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"}, None),
-        ("4:cpu,cpuacct:/k/p\n3:memory:/k/p\n0::/x\n", V1.format(top="/"),
-         {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000",
-          "cpu,cpuacct/k/cpu.cfs_quota_us": "300000", "cpu,cpuacct/k/cpu.cfs_period_us": "100000",
-          "cpu,cpuacct/k/p/cpu.cfs_quota_us": "90000", "cpu,cpuacct/k/p/cpu.cfs_period_us": "50000"}, 1.8),
+        (
+            "4:cpu,cpuacct:/\n3:memory:/\n",
+            V1.format(top="/"),
+            {"cpu,cpuacct/cpu.cfs_quota_us": "-1", "cpu,cpuacct/cpu.cfs_period_us": "100000"},
+            None,
+        ),
+        (
+            "4:cpu,cpuacct:/k/p\n3:memory:/k/p\n0::/x\n",
+            V1.format(top="/"),
+            {
+                "cpu,cpuacct/cpu.cfs_quota_us": "-1",
+                "cpu,cpuacct/cpu.cfs_period_us": "100000",
+                "cpu,cpuacct/k/cpu.cfs_quota_us": "300000",
+                "cpu,cpuacct/k/cpu.cfs_period_us": "100000",
+                "cpu,cpuacct/k/p/cpu.cfs_quota_us": "90000",
+                "cpu,cpuacct/k/p/cpu.cfs_period_us": "50000",
+            },
+            1.8,
+        ),
         ("", "", {}, None),
     ],
-)  # fmt: skip
+)
 def test_the_smallest_quota_on_the_way_up_counts(
     tmp_path: Path, own: str, mounts: str, files: dict[str, str], want: float | None
 ) -> None:
@@ -75,18 +98,37 @@ def test_the_smallest_quota_on_the_way_up_counts(
 @pytest.mark.parametrize(
     ("own", "mounts", "files", "want"),
     [
-        ("0::/a\n", V2.format(top="/"), {"a/memory.max": "1000", "a/memory.current": "600", "a/memory.stat":
-                                         "anon 5\ninactive_file 100\nactive_file 7\n"}, 500),
-        ("0::/a\n", V2.format(top="/"), {"memory.max": "900", "memory.current": "800", "a/memory.max": "max",
-                                         "a/memory.current": "600"}, 100),
+        (
+            "0::/a\n",
+            V2.format(top="/"),
+            {
+                "a/memory.max": "1000",
+                "a/memory.current": "600",
+                "a/memory.stat": "anon 5\ninactive_file 100\nactive_file 7\n",
+            },
+            500,
+        ),
+        (
+            "0::/a\n",
+            V2.format(top="/"),
+            {"memory.max": "900", "memory.current": "800", "a/memory.max": "max", "a/memory.current": "600"},
+            100,
+        ),
         ("0::/a\n", V2.format(top="/"), {"a/memory.max": "max", "a/memory.current": "600"}, None),
         ("0::/a\n", V2.format(top="/"), {"a/memory.max": "500", "a/memory.current": "600"}, 0),
-        ("3:memory:/a\n", V1.format(top="/"), {
-            "memory/a/memory.limit_in_bytes": "1000", "memory/a/memory.usage_in_bytes": "700",
-            "memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n"}, 500),
+        (
+            "3:memory:/a\n",
+            V1.format(top="/"),
+            {
+                "memory/a/memory.limit_in_bytes": "1000",
+                "memory/a/memory.usage_in_bytes": "700",
+                "memory/a/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
+            },
+            500,
+        ),
         ("", "", {}, None),
     ],
-)  # fmt: skip
+)
 def test_memory_that_is_left_does_not_count_the_file_cache(
     tmp_path: Path, own: str, mounts: str, files: dict[str, str], want: int | None
 ) -> None:
@@ -109,8 +151,14 @@ def said(made: Path, code: str, **variables: str) -> str:
     """What Python code prints inside a control group."""
     # The deployed server, which other tests of this process import, sets the threads of all libraries.
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")} | variables
-    return subprocess.run([*inside(made), sys.executable, "-c", code], cwd=ROOT, env=environment, text=True,
-                          capture_output=True, check=True).stdout.strip()  # fmt: skip
+    return subprocess.run(
+        [*inside(made), sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.strip()
 
 
 needs_two = pytest.mark.skipif(len(machine.affinity()) < 2, reason="a quota of one processor limits nothing on one")
@@ -122,7 +170,8 @@ def test_burnish_keeps_to_the_quota_of_its_own_group() -> None:
         assert said(made, "from tasks import machine; print(machine.cores())") == "1"
         threads = "from tasks import machine; machine.keep_to_quota(); import torch; print(torch.get_num_threads())"
         assert said(made, threads) == "1"
-        assert said(made, threads, OMP_NUM_THREADS="2") == "2"  # what the user says stays
+        # what the user says stays
+        assert said(made, threads, OMP_NUM_THREADS="2") == "2"
 
 
 @needs_two

@@ -1,4 +1,5 @@
-"""What cannot work is refused before anything is computed: devices that are not there, files of weights without weights."""
+"""What cannot work is refused before anything is computed: devices that are not there, files of weights without
+weights."""
 
 from __future__ import annotations
 
@@ -33,9 +34,11 @@ def test_every_setting_that_names_a_device_that_is_not_there(cards: int, monkeyp
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     there = "only 2 NVIDIA GPUs" if cards else "no NVIDIA GPU"
     accepted = "auto, cpu, cuda:0, cuda:1" if cards else "auto, cpu"
-    for setting, key in (("train.device=cuda:99", "train.device"),
-                         ("benchmark.devices=['cpu', 'cuda:99']", "benchmark.devices"),
-                         ("ablate.techniques={far={device='cuda:99'}}", "ablate (technique far), train.device")):  # fmt: skip
+    for setting, key in (
+        ("train.device=cuda:99", "train.device"),
+        ("benchmark.devices=['cpu', 'cuda:99']", "benchmark.devices"),
+        ("ablate.techniques={far={device='cuda:99'}}", "ablate (technique far), train.device"),
+    ):
         assert refused(setting) == f"{key}: cuda:99: this machine has {there}; accepted here: {accepted}"
     refuse_missing(planned(load("quickstart", ["train.device=auto", "benchmark.devices=['auto']"])).study)
     if cards:

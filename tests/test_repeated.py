@@ -44,15 +44,27 @@ def given_twice(path: tuple[str, ...]) -> dict[str, Any]:
 
 def test_all_lists_are_found() -> None:
     found = {".".join(path) for path in lists()}
-    assert {"models", "skip", "benchmark.batch_sizes", "benchmark.devices", "build.precisions", "prune.ratios", "train.seeds",
-            "ablate.alone", "quantize.settings", "tune.space.label_smoothing.values", "data.mean"} <= found  # fmt: skip
+    assert {
+        "models",
+        "skip",
+        "benchmark.batch_sizes",
+        "benchmark.devices",
+        "build.precisions",
+        "prune.ratios",
+        "train.seeds",
+        "ablate.alone",
+        "quantize.settings",
+        "tune.space.label_smoothing.values",
+        "data.mean",
+    } <= found
     assert len(found) >= 18
 
 
 @pytest.mark.parametrize("path", lists(), ids=".".join)
 def test_every_list_of_a_study_refuses_an_entry_that_stands_twice(path: tuple[str, ...]) -> None:
     values = given_twice(path)
-    if path[0] == "data":  # a value per channel: they may be equal
+    # a value per channel: they may be equal
+    if path[0] == "data":
         three = [0.5, 0.5, 0.5]
         assert study_from({"data": {"mean": three, "std": three}}, "test").data.mean == (0.5, 0.5, 0.5)
         return
@@ -71,10 +83,14 @@ def test_a_key_that_is_set_twice_is_said(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("a." * 20_000 + "a = 1", "nested too deeply"), ("x = {" + "a . " * 20_000 + "a = 1}", "nested too deeply"),
-     ('"a".' * 20_000 + "a = 1", "nested too deeply"), ("#" * (LARGEST + 1), "it has more than 1000000 bytes")],
+    [
+        ("a." * 20_000 + "a = 1", "nested too deeply"),
+        ("x = {" + "a . " * 20_000 + "a = 1}", "nested too deeply"),
+        ('"a".' * 20_000 + "a = 1", "nested too deeply"),
+        ("#" * (LARGEST + 1), "it has more than 1000000 bytes"),
+    ],
     ids=["key", "in a table", "quoted", "large"],
-)  # fmt: skip
+)
 def test_a_file_that_would_take_long_to_parse_is_refused_at_once(
     tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -108,8 +108,19 @@ def test_ids_are_unique_though_charts_are_drawn_apart(text: str) -> None:
 def test_the_page_names_winner_runner_up_reference_and_the_reason(text: str) -> None:
     words = " ".join(Page(text).words.split())
     assert summary.summarise(factory.tables(), factory.study()).reason in words
-    for heading in ("Candidates", "Accuracy against latency", "Latency distributions", "Training", "Tuning",
-                    "Augmentation", "Pruning", "Quantization", "Data", "How it was measured", "Machine"):  # fmt: skip
+    for heading in (
+        "Candidates",
+        "Accuracy against latency",
+        "Latency distributions",
+        "Training",
+        "Tuning",
+        "Augmentation",
+        "Pruning",
+        "Quantization",
+        "Data",
+        "How it was measured",
+        "Machine",
+    ):
         assert heading in words
 
 
@@ -155,7 +166,8 @@ def test_skipped_rows_of_one_reason_are_one_line_which_names_them(text: str) -> 
     told = [
         names for line, names in lines if line == "8 rows skipped: no GPU here; the engine was built and not executed"
     ]
-    assert len(told) == 3  # candidates, and the statistics of latency and of throughput
+    # candidates, and the statistics of latency and of throughput
+    assert len(told) == 3
     for names in told:
         assert len(names.split(", ")) == 4 and "lenet5/augment-none/onnx/engine-fp16" in names
 
@@ -180,7 +192,8 @@ def test_a_missing_table_is_said_and_its_section_left_out(tables: dict[str, pl.D
     words = " ".join(Page(few(tables, "variants", "summary")).words.split())
     assert "Not published: datasets, ablations, epochs, seeds, trials, evaluations" in words
     assert "A table that the winner is found by is missing" in words and "Latency distributions" not in words
-    assert "Winner not known" in Page(few(tables)).words  # nothing at all was published: still a page that says so
+    # nothing at all was published: still a page that says so
+    assert "Winner not known" in Page(few(tables)).words
 
 
 def test_tables_without_a_row_give_a_page_all_the_same() -> None:

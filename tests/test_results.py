@@ -47,7 +47,8 @@ def test_a_result_is_taken_until_something_differs(tmp_path):
     assert [ask(tmp_path), ask(tmp_path), ask(tmp_path, "b"), ask(tmp_path)] == ["computed", "hit", "computed", "hit"]
     assert ask(tmp_path, again=("rows",)) == "computed"
     assert why(tmp_path)["differs"] == ["asked for again"]
-    assert list((tmp_path / "scratch").iterdir()) == []  # neither a folder nor a lock
+    # neither a folder nor a lock
+    assert list((tmp_path / "scratch").iterdir()) == []
 
 
 def _retyped(path: Path) -> None:
@@ -69,7 +70,8 @@ def _folder(path: Path) -> None:
 
 def _no_longer(path: Path) -> None:
     path.unlink()
-    path.symlink_to(path)  # "too many levels of symbolic links"
+    # "too many levels of symbolic links"
+    path.symlink_to(path)
 
 
 DAMAGE = {
@@ -194,8 +196,13 @@ print(test_results.ask(out), flush=True)
 
 def start(out: Path, seconds: float) -> subprocess.Popen:
     code = WAITER.format(tests=str(ROOT / "tests"))
-    return subprocess.Popen([sys.executable, "-c", code, str(out), str(seconds)], text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(out), str(seconds)],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
 
 
 def computing(out: Path) -> None:
@@ -211,7 +218,8 @@ def test_of_five_that_ask_at_once_one_computes_and_the_others_take_its_result(tm
     assert [run.returncode for run in runs] == [0] * 5, told
     assert sorted(out.strip() for out, _ in told) == ["computed", *["hit"] * 4]
     assert len((tmp_path / "computed").read_text().split()) == 1
-    for out, err in told:  # who waited says it once
+    # who waited says it once
+    for out, err in told:
         assert err.count("waiting for another run") <= (out.strip() == "hit"), err
     assert list((tmp_path / "scratch").iterdir()) == []
 
@@ -274,8 +282,12 @@ def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cache
     assert (tmp_path / "computed").read_text() == "once\n"
     request = urllib.request.Request(f"{server}/task_runs/filter", b"{}", {"Content-Type": "application/json"})
     states, deadline = [], time.monotonic() + 60
-    while sorted(states) != ["Cached", "Completed"]:  # the server learns of them by events, a moment later
+    # the server learns of them by events, a moment later
+    while sorted(states) != ["Cached", "Completed"]:
         assert time.monotonic() < deadline, states
         time.sleep(0.5)
-        states = [run["state"]["name"] for run in json.loads(urllib.request.urlopen(request, timeout=30).read())
-                  if run["name"] == "train/both"]  # fmt: skip
+        states = [
+            run["state"]["name"]
+            for run in json.loads(urllib.request.urlopen(request, timeout=30).read())
+            if run["name"] == "train/both"
+        ]

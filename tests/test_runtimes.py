@@ -33,15 +33,18 @@ from tasks.work import Work
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TOLERANCE = 1e-3  # of a logit, relative to the largest logit
+# of a logit, relative to the largest logit
+TOLERANCE = 1e-3
 SIZE = 32
 COMPILED = {"torch_compile": "resnet34", "torch_compile_max": "lenet5"}
 CASES = [
     pytest.param(name, model, marks=[pytest.mark.slow] if name in COMPILED or model != "lenet5" else [])
     for name in plugins("runtimes")
-    if name not in ("null", "eager_fused")  # the one has no weights; of the other, tests/test_fused.py
+    # the one has no weights; of the other, tests/test_fused.py
+    if name not in ("null", "eager_fused")
     for model in ("lenet5", "resnet34")
-    if name not in COMPILED or model == COMPILED[name]  # a minute each
+    # a minute each
+    if name not in COMPILED or model == COMPILED[name]
 ]
 
 
@@ -126,13 +129,15 @@ def test_outputs_equal_eager_pytorchs_on_the_same_images_also_from_two_threads_a
     with torch.inference_mode():
         weights = work.store.get(forms(model, "safetensors").artifact)
         expected = models.load(weights)(torch.from_numpy(inputs)).numpy()
-    assert expected[:8].std(axis=1).min() > 0  # a constant output would prove nothing
+    # a constant output would prove nothing
+    assert expected[:8].std(axis=1).min() > 0
     tolerance = (0.05 if name.endswith("bf16") else TOLERANCE) * np.abs(expected).max()
     runtime.load_library(device)
     session = runtime.open(work.store.get(forms(model, runtime.FORMATS[0]).artifact), device, 8, 2, slots=2)
     fork = session.fork()
     try:
-        for batch in (8, 5) if name in COMPILED else (1, 8, 5):  # the last as at the end of an evaluation
+        # the last as at the end of an evaluation
+        for batch in (8, 5) if name in COMPILED else (1, 8, 5):
             logits = session.run(inputs[:batch])
             assert logits.dtype == np.float32
             assert logits.shape == (batch, 10)
@@ -154,7 +159,8 @@ def test_outputs_equal_eager_pytorchs_on_the_same_images_also_from_two_threads_a
             thread.join()
         for slot, size in ((0, 5), (1, 8)):
             assert len(found[slot]) == 8
-            for start, logits in zip(range(0, 40, 5), found[slot], strict=True):  # no later query wrote into an answer
+            # no later query wrote into an answer
+            for start, logits in zip(range(0, 40, 5), found[slot], strict=True):
                 assert np.abs(logits - expected[start : start + size]).max() <= tolerance
     finally:
         fork.close()
@@ -350,13 +356,16 @@ def test_torch_compile_freezes_and_compiles_every_batch_size_and_never_falls_bac
     counters.clear()
     session = runtimes.load("torch_compile").open(work.store.get(forms("lenet5", "safetensors").artifact), "cpu", 10, 1)
     sizes = (1, 2, 5, 10)
-    # PyTorch's own limit, 8, takes half a minute to exceed. Not by monkeypatch: it undoes by deleting, for all later tests.
+    # PyTorch's own limit, 8, takes half a minute to exceed. Not by monkeypatch: it undoes by deleting, for all later
+    # tests.
     with torch._dynamo.config.patch(recompile_limit=2):
         for size in (*sizes, *sizes):
             session.run(inputs[:size])
-    assert counters["stats"]["unique_graphs"] == len(sizes)  # the second time nothing was compiled again
+    # the second time nothing was compiled again
+    assert counters["stats"]["unique_graphs"] == len(sizes)
     assert not counters["graph_break"]
-    assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] > 0  # only frozen weights are packed
+    # only frozen weights are packed
+    assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] > 0
     assert session.provider == "torch.compile (cpu, frozen)"
     monkeypatch.setattr(_torch_compile, "SHAPES", len(sizes))
     with pytest.raises(Exception, match=r"fullgraph=True|recompile_limit"):
@@ -366,7 +375,8 @@ def test_torch_compile_freezes_and_compiles_every_batch_size_and_never_falls_bac
 # ------------------------------------------------------------------------------------------------------------- null
 
 
-QUIET = 0.1  # quantile of queries that other processes left alone, also where they use every core
+# quantile of queries that other processes left alone, also where they use every core
+QUIET = 0.1
 
 
 def _program(folder: Path, **content: object) -> Path:
@@ -407,7 +417,8 @@ def test_nulls_slots_have_their_own_positions_and_do_not_hold_each_other_up(
     path = _program(tmp_path, milliseconds=[2.0, 4.0], classes=2)
     session = runtimes.load("null").open(path, "cpu", 1, 2, slots=2)
     inputs, spent = np.zeros((1, 1)), [[], []]
-    session.run(inputs)  # its next one lasts 4 ms, the fork's first 2 ms
+    # its next one lasts 4 ms, the fork's first 2 ms
+    session.run(inputs)
     slots = (session, session.fork())
 
     def ask(slot: int) -> None:
@@ -449,8 +460,10 @@ def test_a_malformed_null_program_is_one_clear_line(tmp_path: Path, content: byt
 
 @pytest.mark.alone
 def test_the_fingerprint_is_cheap_and_stays() -> None:
-    code = ("import time; from tasks import machine; begin = time.perf_counter(); print(machine.fingerprint());"
-            "assert time.perf_counter() - begin < 0.5; import sys; assert 'torch' not in sys.modules")  # fmt: skip
+    code = (
+        "import time; from tasks import machine; begin = time.perf_counter(); print(machine.fingerprint());"
+        "assert time.perf_counter() - begin < 0.5; import sys; assert 'torch' not in sys.modules"
+    )
     root = Path(runtimes.__file__).parents[2]
     printed = {
         subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True).stdout
@@ -467,7 +480,8 @@ def test_auto_is_the_cpu_and_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> N
     assert machine.devices(("cuda:1", "auto")) == ("cuda:1", "cpu", "cuda:0")
 
 
-# ---------------------------------------------------------------------------------- agreement with bare loops, and on a GPU
+# ---------------------------------------------------------------------------------- agreement with bare loops, and on a
+# GPU
 
 
 @pytest.fixture(scope="module")
@@ -477,9 +491,13 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     model = warmed(name="resnet34", num_classes=10, in_channels=3, image_size=224, width=32)
     program = torch.onnx.export(
-        model, (torch.zeros(2, 3, 224, 224),), input_names=["input"], dynamo=True, verbose=False,
+        model,
+        (torch.zeros(2, 3, 224, 224),),
+        input_names=["input"],
+        dynamo=True,
+        verbose=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )  # fmt: skip
+    )
     path = tmp_path_factory.mktemp("resnet") / "resnet.onnx"
     assert program is not None
     program.save(path)
@@ -496,7 +514,8 @@ def _ratio(*calls: Callable[[], object], blocks: int = 20, queries: int = 10) ->
                 begin = time.perf_counter_ns()
                 calls[which]()
                 spent[which].append(time.perf_counter_ns() - begin)
-        if block >= 2:  # those before warm up
+        # those before warm up
+        if block >= 2:
             ratios.append(np.median(spent[1]) / np.median(spent[0]))
     return float(np.median(ratios))
 
@@ -561,23 +580,44 @@ print("Median:", np.median(spent), "ms")
 def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -> None:
     """Each is a process of its own; they take turns of 0.2 s, in which the other one is stopped.
 
-    Left to itself benchmark_app takes what looks like images as uint8 (-ip), which is another model. Its clock runs inside
-    the C++ library: calling that from Python, some 0.15 ms here, is ours alone. So queries last more than 10 ms.
+    Left to itself benchmark_app takes what looks like images as uint8 (-ip), which is another model. Its clock runs
+    inside the C++ library: calling that from Python, some 0.15 ms here, is ours alone. So queries last more than 10 ms.
     """
-    config = tmp_path / "config.json"  # beside a hint the command itself takes no number of threads
+    # beside a hint the command itself takes no number of threads
+    config = tmp_path / "config.json"
     config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": "1"}}))
     app = (
-        "-c", "from openvino.tools.benchmark.main import main; main()", "-m", str(resnet), "-d", "CPU", "-hint", "latency",
-        "-infer_precision", "f32", "-load_config", str(config), "-shape", "[1,3,224,224]", "-ip", "f32",
-        "-api", "sync", "-t", SECONDS,
-    )  # fmt: skip
+        "-c",
+        "from openvino.tools.benchmark.main import main; main()",
+        "-m",
+        str(resnet),
+        "-d",
+        "CPU",
+        "-hint",
+        "latency",
+        "-infer_precision",
+        "f32",
+        "-load_config",
+        str(config),
+        "-shape",
+        "[1,3,224,224]",
+        "-ip",
+        "f32",
+        "-api",
+        "sync",
+        "-t",
+        SECONDS,
+    )
 
     def start(sign: str, *arguments: str) -> subprocess.Popen[str]:
         """A process that has said `sign`, stopped."""
         process = subprocess.Popen(
-            [sys.executable, "-u", *arguments], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+            [sys.executable, "-u", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
             cwd=Path(runtimes.__file__).parents[2],
-        )  # fmt: skip
+        )
         assert process.stdout is not None
         assert any(sign in line for line in process.stdout)
         process.send_signal(signal.SIGSTOP)
@@ -589,7 +629,8 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
 
     found: list[tuple[float, float]] = []
     ratio = 0.0
-    while len(found) < 3 or (abs(ratio - 1) > 0.05 and len(found) < 7):  # more where other work comes in between
+    # more where other work comes in between
+    while len(found) < 3 or (abs(ratio - 1) > 0.05 and len(found) < 7):
         both = start("ready", "-c", OURS, str(resnet), SECONDS), start("Step 10/11", *app)
         while any(process.poll() is None for process in both):
             for process in both:

@@ -19,9 +19,21 @@ from tasks.scenarios import offline, serve, server, server_capacity, single_stre
 
 pytestmark = pytest.mark.alone
 COLUMNS = {
-    "scenario", "slots", "batch_size", "target_rate", "achieved_rate", "images_per_second", "queries", "seconds",
-    "latency_median_ms", "latency_p90_ms", "latency_p99_ms", "limit_ms", "kept", "note",
-}  # fmt: skip
+    "scenario",
+    "slots",
+    "batch_size",
+    "target_rate",
+    "achieved_rate",
+    "images_per_second",
+    "queries",
+    "seconds",
+    "latency_median_ms",
+    "latency_p90_ms",
+    "latency_p99_ms",
+    "limit_ms",
+    "kept",
+    "note",
+}
 
 
 class Clock:
@@ -100,7 +112,8 @@ def test_a_server_with_one_slot_and_equal_queries_waits_as_md1_does(clock: Clock
     waits = starts - arrivals
     assert waits.mean() == pytest.approx(load * service / (2 * (1 - load)), rel=0.05)
     assert np.mean(waits > 20_000) == pytest.approx(load, rel=0.05), "arrivals that find the slot busy"
-    free = 0  # Lindley's recursion
+    # Lindley's recursion
+    free = 0
     for arrival, start in zip(arrivals.tolist(), starts.tolist(), strict=True):
         assert 0 <= start - max(arrival, free) <= 20_000
         free = start + int(service)
@@ -135,7 +148,8 @@ def test_a_limit_is_kept_by_the_99_percent_bound_not_by_the_point_estimate(clock
     assert row["latency_p99_ms"] == pytest.approx(8, abs=0.1)
     assert (row["kept"], row["limit_ms"], row["note"]) == (False, 5, None)
     row = server([clock.working(*[1] * 999, 8)], 1.0, 5.0, seconds=0, min_queries=1000)
-    assert 1 <= row["latency_p99_ms"] < 3  # one may have waited for another
+    # one may have waited for another
+    assert 1 <= row["latency_p99_ms"] < 3
     assert row["kept"]
 
 
@@ -224,7 +238,8 @@ def test_waiting_for_arrivals_leaves_the_processor_to_the_model() -> None:
 
 def test_in_real_time_a_served_sleep_waits_about_as_md1_does() -> None:
     found: list[float] = []
-    for seed in range(9):  # more than three where the machine is busy: then threads wake late
+    # more than three where the machine is busy: then threads wake late
+    for seed in range(9):
         arrivals = np.cumsum(np.random.default_rng(seed).exponential(10e6, 200)).astype(np.int64)
         starts, ends = serve([lambda: time.sleep(0.005)], arrivals)
         free, expected = 0, []

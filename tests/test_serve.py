@@ -50,7 +50,8 @@ def winner(work: Work, milliseconds: float) -> Variant:
 
 
 def test_the_winner_is_served_single_stream_offline_and_at_several_rates(work: Work) -> None:
-    settings = Serve(seconds=0.2, trials=3, limit_ms=500)  # a limit that pauses of a busy machine do not reach
+    # a limit that pauses of a busy machine do not reach
+    settings = Serve(seconds=0.2, trials=3, limit_ms=500)
     study = factory.study()
     study = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"threads": 2})})
     made = serve(work, digits(work, 100), (winner(work, 0.5),), study, settings, fragments(work))

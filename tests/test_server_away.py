@@ -37,8 +37,12 @@ class Run:
         self.out = out
         self.process = subprocess.Popen(
             [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in STUDY)],
-            cwd=ROOT, env=environment, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
         self.lines: list[tuple[float, str]] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -89,8 +93,9 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
     with prefect_server(folder, environment) as (url, process):
         if kind == "waiting":
             taken = {"name": f"burnish {platform.node()} cpu", "limit": 1, "active_slots": 1}
-            request = urllib.request.Request(f"{url}/v2/concurrency_limits/", json.dumps(taken).encode(),
-                                             {"Content-Type": "application/json"})  # fmt: skip
+            request = urllib.request.Request(
+                f"{url}/v2/concurrency_limits/", json.dumps(taken).encode(), {"Content-Type": "application/json"}
+            )
             urllib.request.urlopen(request, timeout=30).close()
         run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
         where = "waiting for another flow run's measurements" if kind == "waiting" else "train/lenet5: computing"
@@ -167,13 +172,19 @@ def test_progress_reports_do_not_wait_for_the_server(tmp_path: Path) -> None:
 def waits_for_nothing(url: str, server: subprocess.Popen[bytes], tmp_path: Path) -> None:
     (tmp_path / "reports.py").write_text(REPORTS)
     environment = bare(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    process = subprocess.Popen([sys.executable, "-c", "import reports; reports.reports()", str(tmp_path / "out")],
-                               env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                               stderr=subprocess.DEVNULL)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import reports; reports.reports()", str(tmp_path / "out")],
+        env=environment,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     assert process.stdin is not None and process.stdout is not None
     assert process.stdout.readline() == "now\n"
     made = artifacts(url)
-    os.killpg(server.pid, signal.SIGSTOP)  # it takes connections, and answers none
+    # it takes connections, and answers none
+    os.killpg(server.pid, signal.SIGSTOP)
     process.stdin.write("\n")
     process.stdin.flush()
     told = process.stdout.readline().split()
@@ -191,15 +202,22 @@ def artifacts(url: str) -> list[dict[str, Any]]:
 
 
 def start(environment: dict[str, str], out: Path, *settings: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out),
-                           *(f"--set={s}" for s in settings)], cwd=ROOT, env=environment, text=True, timeout=400,
-                          check=False, capture_output=True)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in settings)],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        timeout=400,
+        check=False,
+        capture_output=True,
+    )
 
 
 def test_an_address_where_nothing_answers_is_one_line_that_says_how_to_unset_it(tmp_path: Path) -> None:
     environment = bare(tmp_path)
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))  # taken, and not listening
+        # taken, and not listening
+        probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/api"
         done = start(environment | {"PREFECT_API_URL": url}, tmp_path / "artifacts")
         (line,) = done.stderr.splitlines()

@@ -20,8 +20,17 @@ def test_a_shown_preset_runs_as_it_is(name, tmp_path):
 
 
 def test_set_takes_typed_values_by_dotted_keys():
-    study = load("quickstart", ["train.epochs=3", "models.1.width=8", "train.learning_rate=1", "data.source=digits",
-                                "benchmark.batch_sizes=[4, 2]", "models.0.name='lenet5'"])  # fmt: skip
+    study = load(
+        "quickstart",
+        [
+            "train.epochs=3",
+            "models.1.width=8",
+            "train.learning_rate=1",
+            "data.source=digits",
+            "benchmark.batch_sizes=[4, 2]",
+            "models.0.name='lenet5'",
+        ],
+    )
     assert (study.train.epochs, study.models[1].width, study.train.learning_rate) == (3, 8, 1.0)
     assert study.benchmark.batch_sizes == (2, 4)
 
@@ -85,7 +94,8 @@ def test_a_runtime_that_is_named_must_have_something_to_execute(settings, words)
     with pytest.raises(Mistake) as caught:
         load("quickstart", [named, *settings])
     assert all(word in str(caught.value) for word in words), caught.value
-    load("quickstart", settings)  # auto leaves out what has not
+    # auto leaves out what has not
+    load("quickstart", settings)
 
 
 @given(

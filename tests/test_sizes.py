@@ -1,4 +1,5 @@
-"""Sizes of images that fit no disk or memory are refused by the setting that asks for them, before an image is decoded."""
+"""Sizes of images that fit no disk or memory are refused by the setting that asks for them, before an image is
+decoded."""
 
 from __future__ import annotations
 

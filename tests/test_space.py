@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SENTENCE = (
-    r"the disk of {} is full: only \S+ (bytes|kB) of \S+ (kB|MB) are free.*; make room there or choose another folder with"
+    r"the disk of {} is full: only \S+ (bytes|kB) of \S+ (kB|MB) are free.*; make room there or choose another "
+    r"folder with"
     r" --out, and the same command goes on"
 )
 LENET = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
@@ -95,7 +96,8 @@ def test_a_file_system_without_preallocation_is_filled_with_zeros(disk, monkeypa
     assert (folder / "b").stat().st_size == 0
 
 
-@pytest.mark.parametrize("size", [300, 3_000, 30_000, 300_000, 3_000_000])  # of one write, or of several
+# of one write, or of several
+@pytest.mark.parametrize("size", [300, 3_000, 30_000, 300_000, 3_000_000])
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_it(disk, size):
     import torch
 
@@ -121,8 +123,17 @@ def test_a_training_on_a_full_disk_goes_on_when_there_is_room(disk, tmp_path, mo
 
     def trained(work: Work, on_epoch: Callable[[int, float], None] | None = None) -> Any:
         network, architecture = fresh(Model(name="lenet5"), data, 0)
-        return fit(work, network, architecture, data, settings, model_label="lenet5", variant="lenet5/train",
-                   stage="train", on_epoch=on_epoch)  # fmt: skip
+        return fit(
+            work,
+            network,
+            architecture,
+            data,
+            settings,
+            model_label="lenet5",
+            variant="lenet5/train",
+            stage="train",
+            on_epoch=on_epoch,
+        )
 
     work = Work.at(tmp_path)
     data = digits(work)
@@ -187,17 +198,28 @@ def test_a_candidate_says_that_the_disk_is_full(disk, tmp_path):
     folder, rows = disk("1m"), 400
     model = tmp_path / "model"
     model.write_text('{"milliseconds": [0.1], "classes": 1000}')
-    arrays = {"pool": np.zeros((8, 1, 8, 8), np.float32), "rows": np.arange(rows),
-              "images": np.zeros((rows, 8, 8, 1), np.uint8)}  # fmt: skip
+    arrays = {
+        "pool": np.zeros((8, 1, 8, 8), np.float32),
+        "rows": np.arange(rows),
+        "images": np.zeros((rows, 8, 8, 1), np.uint8),
+    }
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     images = Images(
         images=str(tmp_path / "images.npy"), rows=str(tmp_path / "rows.npy"), mean=(0,), std=(1,), batch_size=8
     )
-    spec = Spec(runtime="null", path=str(model), device="cpu", threads=1, batch_sizes=(8,),
-                pool=str(tmp_path / "pool.npy"), images=images)  # fmt: skip
+    spec = Spec(
+        runtime="null",
+        path=str(model),
+        device="cpu",
+        threads=1,
+        batch_sizes=(8,),
+        pool=str(tmp_path / "pool.npy"),
+        images=images,
+    )
     fill(folder, 0)
-    process = Candidate(spec, folder / "candidate.log")  # nor has its log any room
+    # nor has its log any room
+    process = Candidate(spec, folder / "candidate.log")
     try:
         process.receive()
         with pytest.raises(DiskFull) as told:
@@ -237,9 +259,16 @@ def test_whatever_a_library_says_of_a_full_disk_is_one_sentence(disk, error):
 
 @pytest.mark.parametrize(
     ("count", "words"),
-    [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (345_128, "345 kB"), (999_999, "1 MB"), (1.84e9, "1.84 GB"),
-     (5e15, "5e+03 TB")],
-)  # fmt: skip
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (345_128, "345 kB"),
+        (999_999, "1 MB"),
+        (1.84e9, "1.84 GB"),
+        (5e15, "5e+03 TB"),
+    ],
+)
 def test_sizes_read_well(count, words):
     assert space.size(int(count)) == words
 

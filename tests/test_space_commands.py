@@ -1,4 +1,5 @@
-"""A full disk while `profile` and `deploy` write: one line with the folder that was named, exit code 1, nothing is left."""
+"""A full disk while `profile` and `deploy` write: one line with the folder that was named, exit code 1, nothing is
+left."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 def told(command: list[str], folder: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    full = "is full: only 0 bytes of"  # as it was when there was no room, not when what was written is removed
+    # as it was when there was no room, not when what was written is removed
+    full = "is full: only 0 bytes of"
     assert line.startswith(f"burnish: the disk of {folder} {full} ")
     assert f"; make room there or choose another folder with {option}, and the same command goes on" in line
 

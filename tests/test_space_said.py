@@ -1,4 +1,5 @@
-"""What is said of a full disk: the folder that is full, not another, and the bytes that are missing where they are known."""
+"""What is said of a full disk: the folder that is full, not another, and the bytes that are missing where they are
+known."""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def test_temporary_files_that_are_removed_already_are_not_put_down_to_the_artifa
     temporary: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(space.DiskFull) as told, Store(tmp_path / "store").temporary():
-        raise RuntimeError("No space left on device")  # a library, whose temporary files there are gone by now
+        # a library, whose temporary files there are gone by now
+        raise RuntimeError("No space left on device")
     assert f"the disk of {temporary} is full: only 1.05 MB" in str(told.value)
 
 

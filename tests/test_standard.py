@@ -20,8 +20,16 @@ def shell(command: str, *, code: int, cwd: Path = ROOT, **variables: str) -> str
     """Run a line of bash, in which `burnish` stands for the command; return standard error."""
     line = f'burnish() {{ "{sys.executable}" -m flows "$@"; }}; {command}'
     environment = os.environ | {"PYTHONPATH": str(ROOT)} | variables
-    done = subprocess.run(["bash", "-c", line], cwd=cwd, env=environment, text=True, check=False, timeout=300,
-                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)  # fmt: skip
+    done = subprocess.run(
+        ["bash", "-c", line],
+        cwd=cwd,
+        env=environment,
+        text=True,
+        check=False,
+        timeout=300,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     assert done.returncode == code, done.stderr
     return done.stderr
 

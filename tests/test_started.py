@@ -37,14 +37,18 @@ logging.getLogger("burnish").setLevel(logging.INFO)
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ("To confirm it, run the same command with --again benchmark while nothing else runs on this machine.",
-         f'To confirm it, {AGAIN} and again = ["benchmark"] while nothing else runs on this machine.'),
+        (
+            "To confirm it, run the same command with --again benchmark while nothing else runs on this machine.",
+            f'To confirm it, {AGAIN} and again = ["benchmark"] while nothing else runs on this machine.',
+        ),
         ("run the same command with --set benchmark.minutes=20.", f"{AGAIN} but benchmark.minutes = 20."),
         ("run the same command with --set benchmark.minutes=0.5 while", f"{AGAIN} but benchmark.minutes = 0.5 while"),
-        ("make room there, and the same command goes on",
-         "make room there, and the deployment, run again with the same parameters, goes on"),
+        (
+            "make room there, and the same command goes on",
+            "make room there, and the deployment, run again with the same parameters, goes on",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_prefect_started_is_told_of_no_command(command: str, told: str) -> None:
     assert of_deployment(command) == told
 
@@ -65,9 +69,15 @@ def test_the_first_start_of_the_pages_alone_says_that_it_makes_a_database(tmp_pa
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     environment["PREFECT_HOME"] = str(tmp_path / "prefect")
     said = []
-    for wanted in ("deployments: http", "starting"):  # the first until the pages are there, so that there is a database
-        process = subprocess.Popen([sys.executable, "-m", "flows", "ui", "--port", "4391", "--out", str(tmp_path / "out")],
-                                   cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE)  # fmt: skip
+    # the first until the pages are there, so that there is a database
+    for wanted in ("deployments: http", "starting"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows", "ui", "--port", "4391", "--out", str(tmp_path / "out")],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
         late = threading.Timer(240, process.kill)
         late.start()
         assert process.stdout is not None

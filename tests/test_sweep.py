@@ -39,8 +39,12 @@ def files(out: Path) -> set[str]:
 
 
 def worker(out: Path) -> subprocess.Popen:
-    process = subprocess.Popen([sys.executable, "-c", WORKER, str(out)], env={**os.environ, "PYTHONPATH": str(ROOT)},
-                               text=True, stdout=subprocess.PIPE)  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(out)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        text=True,
+        stdout=subprocess.PIPE,
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -89,8 +93,10 @@ def test_what_cannot_be_removed_is_said_and_ends_nothing(tmp_path, caplog, monke
     monkeypatch.setattr("tasks.sweep.remove", broken)
     sweep(tmp_path, LOG)
     (warned,) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
-    assert warned == (f"{tmp_path / 'store' / 'tmp' / 'dead'} was left by an interrupted run and cannot be removed: "
-                      "Operation not permitted")  # fmt: skip
+    assert warned == (
+        f"{tmp_path / 'store' / 'tmp' / 'dead'} was left by an interrupted run and cannot be removed: "
+        "Operation not permitted"
+    )
 
 
 def test_a_lock_whose_file_its_holder_has_removed_is_not_taken_for_the_new_one(tmp_path):
@@ -98,7 +104,8 @@ def test_a_lock_whose_file_its_holder_has_removed_is_not_taken_for_the_new_one(t
     first = take(path)
     assert first is not None
     assert take(path) is None
-    late = os.open(path, os.O_RDWR)  # opened before it is removed, as by one that waits
+    # opened before it is removed, as by one that waits
+    late = os.open(path, os.O_RDWR)
     release(first, path)
     second = take(path)
     assert second is not None
@@ -124,9 +131,20 @@ for _ in range(100):
     from tasks import locks
 
     assert locks.POLL_SECONDS <= 0.2
-    runs = [subprocess.Popen([sys.executable, "-c", code.replace("from tasks.locks import held",
-                             "from tasks import locks; from tasks.locks import held; locks.POLL_SECONDS = 0.0005")],
-                             cwd=tmp_path) for _ in range(4)]  # fmt: skip
+    runs = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                code.replace(
+                    "from tasks.locks import held",
+                    "from tasks import locks; from tasks.locks import held; locks.POLL_SECONDS = 0.0005",
+                ),
+            ],
+            cwd=tmp_path,
+        )
+        for _ in range(4)
+    ]
     assert [run.wait(120) for run in runs] == [0] * 4
     assert list(tmp_path.iterdir()) == []
 

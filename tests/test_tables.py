@@ -114,23 +114,41 @@ BROKEN = {
     "not in its set": ("epochs", {"split": "test"}, "split is one of train, validation", "test"),
     "out of order": ("epochs", {"top1": 0.6}, "top1 is at most top5", (0.6, 0.5)),
     "a repeated name": ("variants", {"name": "name-1"}, "name is unique", "name-1"),
-    "a repeated key": ("memory", {"variant": "variant-1"}, "variant × runtime × device × batch_size is unique",
-                       ("variant-1", "some runtime", "some device", 2)),
+    "a repeated key": (
+        "memory",
+        {"variant": "variant-1"},
+        "variant × runtime × device × batch_size is unique",
+        ("variant-1", "some runtime", "some device", 2),
+    ),
     "an error where ok": ("trials", {"error": "boom"}, "error is given exactly where status is not ok", "boom"),
     "no error where failed": ("trials", {"status": "failed"}, "error is given exactly where status is not ok", None),
     "ok without a file": ("variants", {"sha256": None}, "sha256 is given exactly where status is ok", None),
-    "failed with a latency": ("benchmarks", {"status": "failed", "error": "boom"},
-                              "latency_mean_ms is given exactly where status is ok", 0.5),
-    "a list of another length": ("throughputs", {"round_images_per_second": [0.5]},
-                                 "round_images_per_second has as many entries as rounds says", ([0.5], 2)),
-    "a list of another length than a list says": ("benchmarks", {"turn_medians_ms": [0.5]},
-                                                  "turn_medians_ms has as many entries as round_turns says",
-                                                  ([0.5], [1, 2])),
-    "a negative list entry": ("datasets", {"class_rows": [1, -1]}, "every entry of class_rows is at least 0",
-                              [1, -1]),
-    "a null list entry": ("datasets", {"dropped_reasons": [None], "dropped": 1, "dropped_rows": [4]},
-                          "dropped_reasons has no null entry", [None]),
-}  # fmt: skip
+    "failed with a latency": (
+        "benchmarks",
+        {"status": "failed", "error": "boom"},
+        "latency_mean_ms is given exactly where status is ok",
+        0.5,
+    ),
+    "a list of another length": (
+        "throughputs",
+        {"round_images_per_second": [0.5]},
+        "round_images_per_second has as many entries as rounds says",
+        ([0.5], 2),
+    ),
+    "a list of another length than a list says": (
+        "benchmarks",
+        {"turn_medians_ms": [0.5]},
+        "turn_medians_ms has as many entries as round_turns says",
+        ([0.5], [1, 2]),
+    ),
+    "a negative list entry": ("datasets", {"class_rows": [1, -1]}, "every entry of class_rows is at least 0", [1, -1]),
+    "a null list entry": (
+        "datasets",
+        {"dropped_reasons": [None], "dropped": 1, "dropped_rows": [4]},
+        "dropped_reasons has no null entry",
+        [None],
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -183,7 +201,8 @@ def test_columns_must_all_be_there_in_order(tmp_path):
 
 
 def test_an_integer_column_with_nulls_keeps_its_values(tmp_path):
-    big = 2**53 + 1  # not a float64
+    # not a float64
+    big = 2**53 + 1
     rows = changed("memory", 0, vram_peak_bytes=None)
     rows[1] |= {"rss_baseline_bytes": big, "rss_peak_bytes": big - 1, "vram_peak_bytes": big}
     (failure,) = failures_of(tmp_path, "memory", rows)
@@ -212,14 +231,20 @@ def many(rows: int) -> pl.DataFrame:
     query = pl.int_range(rows, eager=True)
     names = pl.Series([f"resnet34-w16/prune-0.25/onnx/u8s8-{i}" for i in range(4)])
     return pl.DataFrame({"query": query}).select(
-        variant=names.gather(pl.Series(query % 4)), runtime=pl.lit("onnxruntime"), device=pl.lit("cpu"),
-        batch_size=pl.lit(1, pl.Int64), round=pl.lit(1, pl.Int64), query="query", latency_ms=pl.lit(0.25),
-    )  # fmt: skip
+        variant=names.gather(pl.Series(query % 4)),
+        runtime=pl.lit("onnxruntime"),
+        device=pl.lit("cpu"),
+        batch_size=pl.lit(1, pl.Int64),
+        round=pl.lit(1, pl.Int64),
+        query="query",
+        latency_ms=pl.lit(0.25),
+    )
 
 
 def test_many_rows_are_checked_in_batches_within_a_memory_bound(tmp_path):
     path = written(tmp_path, "latencies", many(600_000))
-    assert check({"latencies": written(tmp_path, "memory", many(10))}) == []  # imports do not count
+    # imports do not count
+    assert check({"latencies": written(tmp_path, "memory", many(10))}) == []
     process = psutil.Process()
     before, start, done, peak = process.memory_info().rss, time.process_time(), threading.Event(), [0]
 
@@ -235,7 +260,8 @@ def test_many_rows_are_checked_in_batches_within_a_memory_bound(tmp_path):
         done.set()
         watcher.join()
     assert max(peak) - before < 500 * 2**20
-    assert time.process_time() - start < 30  # of the processor; about 3 s where nothing else runs
+    # of the processor; about 3 s where nothing else runs
+    assert time.process_time() - start < 30
 
 
 def test_a_row_beyond_the_first_batch_is_named_by_its_number_in_the_file(tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
-"""ONNX Runtime's telemetry is off in every process of burnish and of what it deploys: it writes, sends and complains."""
+"""ONNX Runtime's telemetry is off in every process of burnish and of what it deploys: it writes, sends and
+complains."""
 
 from __future__ import annotations
 

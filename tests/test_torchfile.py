@@ -165,7 +165,8 @@ def test_openvinos_own_format_is_executed(ir: Path) -> None:
     with torch.no_grad():
         expected = net()(torch.from_numpy(images)).numpy()
     answer = adapter.open(file.executable(ir.parent / "copy"), "cpu", 2, 1).run(images)
-    np.testing.assert_allclose(answer, expected, atol=0.01)  # its converter stores weights in fp16
+    # its converter stores weights in fp16
+    np.testing.assert_allclose(answer, expected, atol=0.01)
 
 
 def test_the_weights_of_an_openvino_model_are_no_model_and_must_be_there(ir: Path, tmp_path: Path) -> None:

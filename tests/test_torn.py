@@ -107,7 +107,8 @@ def test_report_names_what_is_torn(
 @pytest.mark.parametrize(
     ("file", "tear"),
     [
-        ("study.toml", "empty"),  # half of one is a study: what the sums are for
+        # half of one is a study: what the sums are for
+        ("study.toml", "empty"),
         *(
             (file, tear)
             for file in ("environment.json", "result.json", "tables/variants")
@@ -198,7 +199,8 @@ def test_deploy_and_profile_name_what_is_torn(
     TEARS[tear](path)
     refused(["deploy", "--out", str(out), "--to", str(tmp_path / "to")], path, capsys)
     assert not (tmp_path / "to").exists()
-    if file != "tables/benchmarks":  # which profile does not read
+    # which profile does not read
+    if file != "tables/benchmarks":
         refused(["profile", "lenet5/train/onnx", "--out", str(out)], path, capsys)
 
 

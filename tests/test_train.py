@@ -168,15 +168,26 @@ def test_layout_and_compilation_are_those_asked_for(tmp_path, channels_last, com
     work = Work.at(tmp_path)
     network, architecture = fresh(LENET, data := digits(work), 0)
     settings = QUICK.model_copy(update={"channels_last": channels_last, "compile": compiled})
-    run = Run(Job(work=work, data=data, settings=settings, architecture=architecture, model_label="m", variant="m/train",
-                  stage="train"), network)  # fmt: skip
+    run = Run(
+        Job(
+            work=work,
+            data=data,
+            settings=settings,
+            architecture=architecture,
+            model_label="m",
+            variant="m/train",
+            stage="train",
+        ),
+        network,
+    )
     (weight,) = [p for name, p in run.model.named_parameters() if p.ndim == 4 and p.shape[1] > 1]
     assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert isinstance(run.stepped, torch._dynamo.eval_frame.OptimizedModule) == compiled
 
 
 def test_accumulated_batches_step_as_one_large_batch(tmp_path):
-    data = digits(Work.at(tmp_path), 160)  # 96 training images: 3 batches of 32, or one of 96
+    # 96 training images: 3 batches of 32, or one of 96
+    data = digits(Work.at(tmp_path), 160)
     rows = [
         fitted(Work.at(tmp_path), data, QUICK.model_copy(update={"epochs": 2, **change})).epochs
         for change in ({"accumulate": 3}, {"batch_size": 96})
@@ -222,12 +233,14 @@ def test_tuning_records_every_trial_and_can_be_resumed(tmp_path):
     first, _ = search(work, LENET, data, QUICK, Tune(trials=2, epochs=2, space=SPACE))
     rows, epochs = search(work, LENET, data, QUICK, Tune(trials=4, epochs=2, space=SPACE))
     assert [row["trial"] for row in rows] == [0, 1, 2, 3]
-    assert rows[:2] == first  # not run again
+    # not run again
+    assert rows[:2] == first
     assert rows[0]["adjusted"] == "{}"
     assert all("learning_rate" in row["adjusted"] for row in rows[1:])
     assert rows[-1]["best_so_far"] == max(row["score"] for row in rows)
     whole, _ = search(Work.at(tmp_path), LENET, data, QUICK, Tune(trials=4, epochs=2, space=SPACE))
-    assert [r["adjusted"] for r in whole] == [r["adjusted"] for r in rows]  # as if it had not been cut off
+    # as if it had not been cut off
+    assert [r["adjusted"] for r in whole] == [r["adjusted"] for r in rows]
     assert epochs
 
 
@@ -325,7 +338,8 @@ def test_the_step_in_which_pytorch_compiles_leaves_everything_as_it_was(tmp_path
     for run in (plain, warm):
         run.go()
     first, second = (torch.load(run.job.checkpoints.newest(run.log), weights_only=True) for run in (plain, warm))
-    for part in ("model", "best_state"):  # BatchNorm's statistics among them
+    # BatchNorm's statistics among them
+    for part in ("model", "best_state"):
         assert all(torch.equal(second[part][key], value) for key, value in first[part].items())
     assert str(first["optimizer"]) == str(second["optimizer"])
     told = [row["compile_seconds"] for row in warm.epochs]
@@ -365,8 +379,14 @@ def test_the_first_epoch_on_a_gpu_takes_no_longer_than_the_others(tmp_path):
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    run = loop_run(Work.at(tmp_path), digits(Work.at(tmp_path), 1700), compile=True, augment="crop_flip", epochs=5,
-                   precision="bf16")  # fmt: skip
+    run = loop_run(
+        Work.at(tmp_path),
+        digits(Work.at(tmp_path), 1700),
+        compile=True,
+        augment="crop_flip",
+        epochs=5,
+        precision="bf16",
+    )
     run.go()
     first, *later = (row["seconds"] for row in run.epochs if row["split"] == "train")
     assert run.epochs[0]["compile_seconds"] > 5 * first
@@ -427,7 +447,8 @@ def test_an_upsampled_model_trains_under_its_own_name_and_larger_images_are_refu
     data, model = digits(work), Model(name="lenet5", upsample=32)
     trained = train(work, model, data, QUICK.model_copy(update={"epochs": 1}), True)
     assert trained.variant.name == "lenet5-32px/train"
-    assert trained.variant.parameters == 61_706  # of 32 pixels and one channel; 21,386 at 8
+    # of 32 pixels and one channel; 21,386 at 8
+    assert trained.variant.parameters == 61_706
     with pytest.raises(ValueError, match=r"models\.upsample: 8 is no more than the images' 8 pixels"):
         fresh(Model(name="lenet5", upsample=8), data, 0)
 

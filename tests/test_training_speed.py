@@ -1,7 +1,7 @@
 """Speed of training: ResNet-34 on CIFAR-10's images against a bare loop written by hand, and against the plain form.
 
-Rounds interleave the forms: each trains the same few batches. BURNISH_SPEED=width,batch,batches,rounds measures by hand with
-other sizes, e.g. 64,128,2,3 for the full width.
+Rounds interleave the forms: each trains the same few batches. BURNISH_SPEED=width,batch,batches,rounds measures by hand
+with other sizes, e.g. 64,128,2,3 for the full width.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ ARCHITECTURE = {"name": "resnet34", "num_classes": 10, "in_channels": 3, "image_
 
 def pictures() -> tuple[numpy.ndarray, numpy.ndarray]:
     """Images of CIFAR-10 where they are at hand, else noise of their shape: speed does not depend on what they show."""
-    count = BATCH * BATCHES + 16  # the last ones are for validation
+    # the last ones are for validation
+    count = BATCH * BATCHES + 16
     if CIFAR10.exists():
         files = polars.read_parquet(CIFAR10, n_rows=count)
         images = [numpy.asarray(Image.open(io.BytesIO(file["bytes"]))) for file in files["img"]]
@@ -65,9 +66,19 @@ def loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray, settings: T
         with work.store.temporary() as place:
             numpy.save(place / "a.npy", array)
             artifacts.append(work.store.put(place / "a.npy", "npy"))
-    data = Prepared(images=artifacts[0], labels=artifacts[1], splits=artifacts[2], classes=tuple("0123456789"),
-                    image_size=size, channels=3, mean=MEAN, std=STD, train_rows=trained, validation_rows=16,
-                    test_rows=0)  # fmt: skip
+    data = Prepared(
+        images=artifacts[0],
+        labels=artifacts[1],
+        splits=artifacts[2],
+        classes=tuple("0123456789"),
+        image_size=size,
+        channels=3,
+        mean=MEAN,
+        std=STD,
+        train_rows=trained,
+        validation_rows=16,
+        test_rows=0,
+    )
     architecture = ARCHITECTURE | {"image_size": size}
     return Run(Job(work, architecture, data, settings, "m", "m/train", "train"), models.build(**architecture))
 
@@ -99,13 +110,18 @@ def bare(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
 
 
 def plain(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
-    """The form that tutorials have: contiguous, fp32, two workers, torchvision's transforms on one PIL image at a time."""
+    """The form that tutorials have: contiguous, fp32, two workers, torchvision's transforms on one PIL image at a
+    time."""
     from torchvision import transforms
 
-    transform = transforms.Compose([
-        transforms.RandomCrop(32, padding=4, padding_mode="reflect"), transforms.RandomHorizontalFlip(),
-        transforms.ToTensor(), transforms.Normalize(MEAN, STD),
-    ])  # fmt: skip
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
 
     class Pictures(torch.utils.data.Dataset):
         def __len__(self) -> int:
@@ -133,14 +149,15 @@ def plain(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
 def test_training_is_as_fast_as_a_bare_loop_and_faster_than_the_plain_form(tmp_path):
     """In processor time of one thread, which others on the machine slow less than they do the clock on the wall.
 
-    A round's ratio still has a deviation of 6 %: where the first rounds find ours too slow, up to four times as many decide.
-    What the plain form's workers do, and the time that it waits for them, would come on top.
+    A round's ratio still has a deviation of 6 %: where the first rounds find ours too slow, up to four times as many
+    decide. What the plain form's workers do, and the time that it waits for them, would come on top.
     """
     torch.set_num_threads(1)
     made = pictures()
     trains = {"ours": ours(tmp_path, *made), "bare": bare(*made), "plain": plain(*made)}
     for train in trains.values():
-        train()  # warm-up
+        # warm-up
+        train()
     seconds: dict[str, list[float]] = {name: [] for name in trains}
 
     def over(name: str) -> float:
@@ -171,7 +188,8 @@ def test_training_does_not_wait_for_large_images_that_workers_gather(tmp_path, a
     images, labels = dice.integers(0, 256, (6 * 16 + 16, 224, 224, 3), numpy.uint8), numpy.arange(6 * 16 + 16) % 10
     settings = Train(epochs=2, batch_size=16, device="cpu", loading="workers", workers=2, augment=augment)
     shares = []
-    for attempt in range(3):  # what else runs on this machine only adds to the share
+    # what else runs on this machine only adds to the share
+    for attempt in range(3):
         run = loop(tmp_path / str(attempt), images, labels, settings)
         run.go()
         _, second = (row for row in run.epochs if row["split"] == "train")

@@ -39,7 +39,8 @@ class Writes(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        torch.save(self.weight, self.path)  # aten::save
+        # aten::save
+        torch.save(self.weight, self.path)
         return images.flatten(1) * self.weight
 
 
@@ -78,7 +79,8 @@ def test_a_trusted_program_runs(program: tuple[Path, Path], tmp_path: Path) -> N
     file, written = program
     asked = ["--input-shape", "1,8,8", "--trust", "--queries", "1", "--out", str(tmp_path / "out")]
     assert main(["profile", str(file), *asked]) == 0
-    assert written.exists()  # it is a program: the test's own file would tell if the first test proved nothing
+    # it is a program: the test's own file would tell if the first test proved nothing
+    assert written.exists()
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,15 @@ def out(tmp_path_factory):
 @pytest.fixture(scope="module")
 def watched(server, out):
     """The shortest study, run in a terminal of 80 columns."""
-    return watch("run", "quickstart", "--out", str(out), *(f"--set={s}" for s in SHORT), width=80,
-                 environment={**os.environ, "PREFECT_API_URL": server})  # fmt: skip
+    return watch(
+        "run",
+        "quickstart",
+        "--out",
+        str(out),
+        *(f"--set={s}" for s in SHORT),
+        width=80,
+        environment={**os.environ, "PREFECT_API_URL": server},
+    )
 
 
 def counted(seen):
@@ -77,14 +84,25 @@ def test_nothing_of_the_bars_is_left_and_lines_say_what_was_done(watched):
     assert "stages done" not in end
     assert "━" not in end.partition("variant")[0]
     told = re.findall(r"^\d\d:\d\d:\d\d (\d of 5 stages: \S+ done) in [\d.]+ s$", end, re.M)
-    assert told == [f"{n} of 5 stages: {name} done" for n, name in
-                    enumerate(("prepare", "train/lenet5", "export/lenet5/train", "benchmark", "aggregate"), 1)]  # fmt: skip
+    assert told == [
+        f"{n} of 5 stages: {name} done"
+        for n, name in enumerate(("prepare", "train/lenet5", "export/lenet5/train", "benchmark", "aggregate"), 1)
+    ]
     assert all(len(line) <= 80 for line in watched.end)
 
 
 def test_with_the_last_runs_times_a_terminal_of_60_columns_shows_the_time_left(server, out, watched):
-    again = watch("run", "quickstart", "--out", str(out), "--again", "benchmark", *(f"--set={s}" for s in SHORT), width=60,
-                  environment={**os.environ, "PREFECT_API_URL": server})  # fmt: skip
+    again = watch(
+        "run",
+        "quickstart",
+        "--out",
+        str(out),
+        "--again",
+        "benchmark",
+        *(f"--set={s}" for s in SHORT),
+        width=60,
+        environment={**os.environ, "PREFECT_API_URL": server},
+    )
     assert again.code == 0, again.end[-20:]
     found = counted(again.seen)
     assert {total for _, total, _, _ in found} == {5}
@@ -96,7 +114,8 @@ def test_with_the_last_runs_times_a_terminal_of_60_columns_shows_the_time_left(s
 
 
 def newest_run(out):
-    return sorted((out / "runs").iterdir())[0]  # the one that was watched
+    # the one that was watched
+    return sorted((out / "runs").iterdir())[0]
 
 
 def artifacts_of(server, run):
@@ -116,7 +135,8 @@ def test_the_summary_in_prefect_is_rounded_and_says_conditions_and_speed_up(serv
         assert float(row["top-1, share"]) == pytest.approx(true["top1"], abs=0.0005)
         assert row["status"] == (MARKED if true["conditions"] else "ok")
         assert row["conditions"] == (true["conditions"] or "good")
-        if (true["speedup_low"], true["speedup_high"]) != (1.0, 1.0):  # the reference, which may be the winner too
+        # the reference, which may be the winner too
+        if (true["speedup_low"], true["speedup_high"]) != (1.0, 1.0):
             times, interval = re.fullmatch(r"(\S+) \((.+)\)", row["speed-up"]).groups()
             if re.fullmatch(r"\S+–\S+", interval):
                 assert float(times) == pytest.approx(true["speedup"], rel=0.005)
@@ -180,25 +200,41 @@ def failed(server, tmp_path_factory):
     """Name -> (flow run, its log) of two runs of a deployment that fail: in a stage, and for the values in the form."""
     environment, folder = {**os.environ, "PREFECT_API_URL": server}, tmp_path_factory.mktemp("failed")
     prefect = [sys.executable, "-m", "prefect"]
-    subprocess.run([*prefect, "work-pool", "create", "burnish", "--type", "process"], env=environment, cwd=ROOT,
-                   check=False, capture_output=True)  # fmt: skip
-    subprocess.run([*prefect, "--no-prompt", "deploy", "--name", "quickstart"], env=environment, cwd=ROOT, check=True,
-                   capture_output=True)  # fmt: skip
+    subprocess.run(
+        [*prefect, "work-pool", "create", "burnish", "--type", "process"],
+        env=environment,
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+    )
+    subprocess.run(
+        [*prefect, "--no-prompt", "deploy", "--name", "quickstart"],
+        env=environment,
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
     deployment = api(server, "deployments/name/burnish/quickstart")
     diverges = plain(
         load("quickstart", [*SHORT, "train.learning_rate=1000", "train.schedule='constant'", "train.epochs=1"])
     )
     impossible = plain(load("quickstart", [*SHORT])) | {"benchmark": {"runtimes": ["onnxruntime"]}}
     runs = {
-        name: api(server, f"deployments/{deployment['id']}/create_flow_run",
-                  {"name": name, "parameters": {"study": study, "out": out}})["id"]
-        for name, study, out in (("Tuesday's attempt", diverges, str(folder / "out")),
-                                 ("no reference", impossible, str(folder / "out")),
-                                 ("no folder", plain(load("quickstart", [*SHORT])), ""))
-    }  # fmt: skip
+        name: api(
+            server,
+            f"deployments/{deployment['id']}/create_flow_run",
+            {"name": name, "parameters": {"study": study, "out": out}},
+        )["id"]
+        for name, study, out in (
+            ("Tuesday's attempt", diverges, str(folder / "out")),
+            ("no reference", impossible, str(folder / "out")),
+            ("no folder", plain(load("quickstart", [*SHORT])), ""),
+        )
+    }
     with (folder / "worker.log").open("w") as log:
-        worker = subprocess.Popen([*prefect, "worker", "start", "--pool", "burnish"], env=environment, cwd=ROOT,
-                                  stdout=log, stderr=log)  # fmt: skip
+        worker = subprocess.Popen(
+            [*prefect, "worker", "start", "--pool", "burnish"], env=environment, cwd=ROOT, stdout=log, stderr=log
+        )
         try:
             deadline = time.monotonic() + 300
             while {api(server, f"flow_runs/{run}")["state_type"] for run in runs.values()} != {"FAILED"}:

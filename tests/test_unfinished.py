@@ -1,4 +1,5 @@
-"""Of a run that has no results, every command says whether it is going, has failed or was interrupted, and what goes on."""
+"""Of a run that has no results, every command says whether it is going, has failed or was interrupted, and what goes
+on."""
 
 from __future__ import annotations
 
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 OLD, RUN = "quickstart-20260101-000000", "quickstart-20260102-000000"
 TOLD = {
     "going": "run {run} is still going, so it has no results yet",
-    "failed": "run {run} failed, so it has no results: train.epochs: no; once that is mended, this goes on where it stopped: "
+    "failed": "run {run} failed, so it has no results: train.epochs: no; once that is mended, this goes on where "
+    "it stopped: "
     "{command}",
-    "crashed": "run {run} failed, so it has no results: KeyError: 'left'; once that is mended, this goes on where it stopped:"
+    "crashed": "run {run} failed, so it has no results: KeyError: 'left'; once that is mended, this goes on "
+    "where it stopped:"
     " {command}",
     "interrupted": "run {run} was interrupted, so it has no results yet; this goes on where it stopped: {command}",
 }
@@ -48,8 +51,13 @@ def test_each_command_says_it_and_links_nothing_that_is_not_there(
                 raise ENDS[state]
         assert (folder / GOING).exists() == (state == "going")
         assert (folder / FAILED).exists() == (state in ("failed", "crashed"))
-        for command in (["deploy", "--to", str(out / "to")], ["deploy", RUN, "--to", str(out / "to")], ["profile"],
-                        ["profile", "--run", RUN], ["profile", "lenet5/train"]):  # fmt: skip
+        for command in (
+            ["deploy", "--to", str(out / "to")],
+            ["deploy", RUN, "--to", str(out / "to")],
+            ["profile"],
+            ["profile", "--run", RUN],
+            ["profile", "lenet5/train"],
+        ):
             assert main([*command, "--out", str(out)]) == 2
             assert capsys.readouterr().err == f"burnish: {told}\n"
         assert main(["report", "--out", str(out)]) == 0

@@ -1,4 +1,5 @@
-"""Zip files as programs write them, and as they arrive: absolute paths, paths that lead out, dots within paths, cut off."""
+"""Zip files as programs write them, and as they arrive: absolute paths, paths that lead out, dots within paths, cut
+off."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ def archive_of(path: Path, *names: str) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for number, name in enumerate(names):
             info = zipfile.ZipInfo("x")
-            info.filename = name  # as other programs write it: Python would change backslashes
+            # as other programs write it: Python would change backslashes
+            info.filename = name
             archive.writestr(info, picture(number))
     return path
 

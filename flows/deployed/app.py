@@ -3,10 +3,10 @@
     python app.py                                                  # listens on 127.0.0.1:8080 ($HOST, $PORT)
     curl --data-binary @photo.jpg 'localhost:8080/predict?top=3'   # -> {"predictions": [{"class": ..., ...}, ...]}
 
-`GET /healthz` answers 200 as soon as the model has answered a first query. What is no image is 400 and one line, what is
-too large 413, another format than JPEG, PNG, WebP, BMP or GIF 415, more at once than there is memory for 503. The
-environment of Cloud Run, Knative and Azure Container Apps sets PORT; the Dockerfile sets HOST to 0.0.0.0; AWS Lambda calls
-`handler`.
+`GET /healthz` answers 200 as soon as the model has answered a first query. What is no image is 400 and one line, what
+is too large 413, another format than JPEG, PNG, WebP, BMP or GIF 415, more at once than there is memory for 503. The
+environment of Cloud Run, Knative and Azure Container Apps sets PORT; the Dockerfile sets HOST to 0.0.0.0; AWS Lambda
+calls `handler`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,22 @@ try:
 except (OSError, ValueError) as error:
     sys.exit(f"{HERE} is damaged: {error}; burnish deploy writes it anew")
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ.setdefault(_name, str(ABOUT["threads"]))  # as measured, and read when NumPy is imported
+    # as measured, and read when NumPy is imported
+    os.environ.setdefault(_name, str(ABOUT["threads"]))
 
 import numpy  # noqa: E402
 from decoders import WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
 from model import Model, probabilities  # noqa: E402
 from pixels import normalise  # noqa: E402  # burnish's own, copied: images are prepared as those that it was measured with
 
-BODY_BYTES = 32 << 20  # of an image file; Cloud Run's own limit of a request
-BODIES_BYTES = 48 << 20  # of all image files that are waited for or waiting
-BODY_SECONDS = 30.0  # for an image file to arrive
-REQUESTS = 192  # for predictions at a time; above them the answer is 503, and /healthz answers as ever
+# of an image file; Cloud Run's own limit of a request
+BODY_BYTES = 32 << 20
+# of all image files that are waited for or waiting
+BODIES_BYTES = 48 << 20
+# for an image file to arrive
+BODY_SECONDS = 30.0
+# for predictions at a time; above them the answer is 503, and /healthz answers as ever
+REQUESTS = 192
 # That the server itself may come to take. Measured: 0.4 MiB per request, 62 KiB per connection that waits
 # with as much of a head as is read (of 1,000); connections.WAITING, which is imported late, lets 512 wait.
 RESERVED_BYTES = BODIES_BYTES + REQUESTS * (512 << 10) + 512 * (64 << 10)
@@ -91,8 +96,11 @@ def predict(image: bytes | bytearray, top: str | None) -> tuple[int, dict[str, A
 def refuse_form(content_type: str) -> None:
     """Say of a form, as `curl -F` and browsers send files, what is accepted; `Refused`: it is one."""
     if content_type.strip().lower().startswith("multipart/"):
-        raise Refused(415, "the body is a form; accepted are the bytes of the image file alone, as sent by: "
-                           "curl --data-binary @photo.jpg")  # fmt: skip
+        raise Refused(
+            415,
+            "the body is a form; accepted are the bytes of the image file alone, as sent by: "
+            "curl --data-binary @photo.jpg",
+        )
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
@@ -124,7 +132,8 @@ class Bodies:
         `said`: its Content-Length, "" where there is none.
         """
         large = Refused(413, f"an image file of up to {BODY_BYTES >> 20} MiB is accepted")
-        if said and int(said) > BODY_BYTES:  # the HTTP parser lets digits alone through
+        # the HTTP parser lets digits alone through
+        if said and int(said) > BODY_BYTES:
             raise large
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -154,7 +163,8 @@ def application() -> Any:
 
     bodies = Bodies()
     requests = 0
-    turns = asyncio.Semaphore(DECODERS.allowed.decoders + 1)  # one more: a model that is at work leaves no decoder idle
+    # one more: a model that is at work leaves no decoder idle
+    turns = asyncio.Semaphore(DECODERS.allowed.decoders + 1)
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -183,7 +193,8 @@ def application() -> Any:
 
     async def answer(request: Request) -> Response:
         nonlocal requests
-        if requests >= REQUESTS:  # its body is not read: that would keep the connection
+        # its body is not read: that would keep the connection
+        if requests >= REQUESTS:
             return JSONResponse({"error": BUSY}, 503, {"connection": "close", "retry-after": "1"})
         body = bytearray()
         requests += 1
@@ -191,7 +202,8 @@ def application() -> Any:
             return await answered(request, body)
         except ClientDisconnect:
             LOG.info("%s - went away after %d bytes of its image file", request.client, len(body))
-            return Response(status_code=499)  # nobody reads it
+            # nobody reads it
+            return Response(status_code=499)
         finally:
             requests -= 1
             bodies.release(body)
@@ -215,10 +227,19 @@ def main() -> None:
     port = _port()
     more_files()
     allowed = DECODERS.allowed
-    print(f"{ABOUT['variant']}: threads per query {MODEL.threads}, decoders {allowed.decoders}, images of up to "
-          f"{allowed.pixels / 1e6:.1f} megapixels", flush=True)  # fmt: skip
-    uvicorn.run(application(), host=os.environ.get("HOST", "127.0.0.1"), port=port,
-                http=Patient, ws="none", timeout_graceful_shutdown=10)  # fmt: skip
+    print(
+        f"{ABOUT['variant']}: threads per query {MODEL.threads}, decoders {allowed.decoders}, images of up to "
+        f"{allowed.pixels / 1e6:.1f} megapixels",
+        flush=True,
+    )
+    uvicorn.run(
+        application(),
+        host=os.environ.get("HOST", "127.0.0.1"),
+        port=port,
+        http=Patient,
+        ws="none",
+        timeout_graceful_shutdown=10,
+    )
 
 
 if __name__ == "__main__":

@@ -15,19 +15,28 @@ from typing import Any, ClassVar
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-HEADER_SECONDS = 10.0  # for the head of a request, from the connection or from its first byte
-REQUEST_SECONDS = 90.0  # for all the rest: the body, decoding, the answer and its being read
-WAITING = 512  # connections without the whole head of a request; of more, the one that has waited longest is closed
-GRACE_SECONDS = 1.0  # for the head of a request, however many wait: a burst of requests is no flood of idle connections
-MOST = 1024  # connections that wait, whatever their grace; likewise of those that linger
-LINGER_SECONDS = 30.0  # for a client to read its answer while it still sends what is refused
-LINGER_BYTES = 128 << 20  # of which so many are read
-FILES = 4 * MOST  # open files that the process asks the system for
+# for the head of a request, from the connection or from its first byte
+HEADER_SECONDS = 10.0
+# for all the rest: the body, decoding, the answer and its being read
+REQUEST_SECONDS = 90.0
+# connections without the whole head of a request; of more, the one that has waited longest is closed
+WAITING = 512
+# for the head of a request, however many wait: a burst of requests is no flood of idle connections
+GRACE_SECONDS = 1.0
+# connections that wait, whatever their grace; likewise of those that linger
+MOST = 1024
+# for a client to read its answer while it still sends what is refused
+LINGER_SECONDS = 30.0
+# of which so many are read
+LINGER_BYTES = 128 << 20
+# open files that the process asks the system for
+FILES = 4 * MOST
 
 
 def more_files() -> None:
     """Raise the limit of open files, of which each connection is one, as far as the system lets this process."""
-    with suppress(ImportError):  # Windows has no such limit
+    # Windows has no such limit
+    with suppress(ImportError):
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,8 +1,8 @@
 """Decodes images from strangers in processes of their own, whose memory, time and number are limited.
 
-A file of some hundred kilobytes can ask for gigabytes, in its pixels or in its metadata, and a decoder that is busy with it
-cannot be stopped from within. So each image is decoded by one of a few processes (`python decoders.py`): the kernel refuses
-it more memory than its share, it is ended after `SECONDS`, and another takes its place.
+A file of some hundred kilobytes can ask for gigabytes, in its pixels or in its metadata, and a decoder that is busy
+with it cannot be stopped from within. So each image is decoded by one of a few processes (`python decoders.py`): the
+kernel refuses it more memory than its share, it is ended after `SECONDS`, and another takes its place.
 """
 
 from __future__ import annotations
@@ -23,17 +23,28 @@ import numpy
 import quota
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-SECONDS = 10.0  # that an image may take to decode; 16 megapixels take about one
-WAIT_SECONDS = 10.0  # that an image waits for a free decoder
-MOST = 4  # decoders at a time, at most
-BASE_BYTES = 64 << 20  # Python, NumPy and Pillow in a decoder's process; about 45 MiB, measured
-WANTED_BYTES = 384 << 20  # for the pixels of one image: there are fewer decoders where memory is short
-SPENT = 507  # between the processes: the kernel refused memory, and what is left of the process is not relied on
-LEAST_BYTES = 96 << 20  # for the pixels of one image, however short memory is
-PIXEL_BYTES = 10  # of the plainest image, a progressive JPEG: 4 in Pillow's RGB, 6 in its coefficients
-WEBP_PIXEL_BYTES, WEBP_FILE_BYTES = 40, 3  # with which the dearest WebP, with alpha and noise, is decoded: measured
-ANSWER_BYTES = 64 << 20  # of pixels, at most: 4,600 x 4,600 in colour
-WITHOUT_LIMIT = 2 << 30  # memory that is reckoned with where the system does not tell it
+# that an image may take to decode; 16 megapixels take about one
+SECONDS = 10.0
+# that an image waits for a free decoder
+WAIT_SECONDS = 10.0
+# decoders at a time, at most
+MOST = 4
+# Python, NumPy and Pillow in a decoder's process; about 45 MiB, measured
+BASE_BYTES = 64 << 20
+# for the pixels of one image: there are fewer decoders where memory is short
+WANTED_BYTES = 384 << 20
+# between the processes: the kernel refused memory, and what is left of the process is not relied on
+SPENT = 507
+# for the pixels of one image, however short memory is
+LEAST_BYTES = 96 << 20
+# of the plainest image, a progressive JPEG: 4 in Pillow's RGB, 6 in its coefficients
+PIXEL_BYTES = 10
+# with which the dearest WebP, with alpha and noise, is decoded: measured
+WEBP_PIXEL_BYTES, WEBP_FILE_BYTES = 40, 3
+# of pixels, at most: 4,600 x 4,600 in colour
+ANSWER_BYTES = 64 << 20
+# memory that is reckoned with where the system does not tell it
+WITHOUT_LIMIT = 2 << 30
 
 
 class Refused(Exception):
@@ -86,8 +97,8 @@ class Decoders:
         Raises
         ------
         Refused
-            If the file is no image of one of `FORMATS` (400), asks for more pixels, memory or time than it is given (413), or
-            all decoders are busy or were killed (503).
+            If the file is no image of one of `FORMATS` (400), asks for more pixels, memory or time than it is given
+            (413), or all decoders are busy or were killed (503).
         """
         try:
             decoder = self._free.get(timeout=WAIT_SECONDS)
@@ -96,7 +107,8 @@ class Decoders:
         try:
             try:
                 status, answer = decoder.ask(image)
-            except Died:  # ended by the kernel or an administrator, perhaps before it had the image
+            except Died:
+                # ended by the kernel or an administrator, perhaps before it had the image
                 decoder = _Decoder(self._told)
                 status, answer = decoder.ask(image)
         except Died:
@@ -122,7 +134,8 @@ class _Decoder:
 
     def __init__(self, told: str) -> None:
         command = [sys.executable, str(Path(__file__).resolve()), told]
-        alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # NumPy's threads would take address space, and have no work
+        # NumPy's threads would take address space, and have no work
+        alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=alone)
 
     @property
@@ -166,7 +179,8 @@ class _Decoder:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            with suppress(BrokenPipeError):  # what was not yet written has no reader any more
+            # what was not yet written has no reader any more
+            with suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]  # both are pipes
 
 
@@ -197,7 +211,8 @@ def receive(pipe: IO[bytes], most: int) -> tuple[int, bytes]:
 def _limit_memory(more: int) -> None:
     """Let the kernel refuse this process more than `more` bytes beside what it has mapped now."""
     if sys.platform != "linux":
-        return  # other systems do not enforce it; the limit on pixels holds there alone
+        # other systems do not enforce it; the limit on pixels holds there alone
+        return
     import resource
 
     mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -217,7 +232,8 @@ def _decoded(image: bytes, told: dict[str, Any]) -> tuple[int, bytes]:
     except UnidentifiedImageError:
         known = f"undecodable image: of no known format; accepted: {', '.join(FORMATS)}"
         return 400, (known if image else "empty image: 0 bytes").encode()
-    except Exception as error:  # on damaged bytes Pillow raises nearly anything
+    except Exception as error:
+        # on damaged bytes Pillow raises nearly anything
         pixels = _webp_pixels(image)
         short = pixels and WEBP_PIXEL_BYTES * pixels + WEBP_FILE_BYTES * len(image) > told["bytes"]
         if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError) or short:
@@ -229,7 +245,8 @@ def _decoded(image: bytes, told: dict[str, Any]) -> tuple[int, bytes]:
 
 
 def _webp_pixels(image: bytes) -> int:
-    """Pixels of a WebP by its head (RFC 9649); 0: it is none. Its library says of refused memory what it says of damage."""
+    """Pixels of a WebP by its head (RFC 9649); 0: it is none. Its library says of refused memory what it says of
+    damage."""
     kind = image[12:16] if image[:4] == b"RIFF" and image[8:12] == b"WEBP" and len(image) >= 30 else b""
     if kind == b"VP8X":
         sides = [1 + int.from_bytes(image[at : at + 3], "little") for at in (24, 27)]
@@ -260,21 +277,25 @@ def _serve(told: dict[str, Any]) -> None:
     import signal
     import warnings
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the server's; this process ends when its pipe does
+    # Ctrl-C is the server's; this process ends when its pipe does
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import decode  # noqa: F401  # imported before memory is limited
     from PIL import Image, PngImagePlugin
 
     Image.preinit()
-    Image.init()  # the plug-ins, likewise
+    # the plug-ins, likewise
+    Image.init()
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = min(told["pixels"], Image.MAX_IMAGE_PIXELS or told["pixels"])
-    PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK  # all text of a PNG, decompressed: one mebibyte
+    # all text of a PNG, decompressed: one mebibyte
+    PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
     _limit_memory(told["bytes"])
     while True:
         try:
             _, image = receive(sys.stdin.buffer, told["bytes"])
             send(sys.stdout.buffer, *_decoded(image, told))
-        except (EOFError, BrokenPipeError):  # the server has ended
+        except (EOFError, BrokenPipeError):
+            # the server has ended
             return
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import numpy
 import quota
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
+# read when ONNX Runtime is imported
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 Query = Callable[[numpy.ndarray], numpy.ndarray]
 
 
@@ -35,7 +36,8 @@ class Model:
         self._turns = threading.BoundedSemaphore(max(1, usable // self.threads))
         self._shape = (1, *about["image_shape"])
         self._query = OPEN[about["runtime"]](folder / about["file"], about["settings"], self.threads, self._shape)
-        self.logits(numpy.zeros(self._shape, "float32"))  # the first query takes longer: not a user's
+        # the first query takes longer: not a user's
+        self.logits(numpy.zeros(self._shape, "float32"))
 
     def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
         """Normalised float32 (1, channels, height, width) -> logits (1, classes)."""
@@ -64,7 +66,8 @@ def _openvino(path: Path, settings: dict[str, Any], threads: int, shape: tuple[i
 
     core = openvino.Core()
     model = core.read_model(path)
-    model.reshape({0: openvino.PartialShape(list(shape))})  # as measured: compiled for the shape that comes
+    # as measured: compiled for the shape that comes
+    model.reshape({0: openvino.PartialShape(list(shape))})
     asked = settings["INFERENCE_PRECISION_HINT"]
     try:
         compiled = core.compile_model(model, "CPU", settings | {"INFERENCE_NUM_THREADS": str(threads)})
@@ -75,8 +78,10 @@ def _openvino(path: Path, settings: dict[str, Any], threads: int, shape: tuple[i
         ) from None
     given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if given != asked:
-        raise SystemExit(f"the model was measured in {asked}, which this CPU does not compute in (OpenVINO gave {given}); "
-                         "deploy another form: burnish deploy --variant NAME")  # fmt: skip
+        raise SystemExit(
+            f"the model was measured in {asked}, which this CPU does not compute in (OpenVINO gave {given}); "
+            "deploy another form: burnish deploy --variant NAME"
+        )
     # A request a query: one request does not serve two threads.
     return lambda inputs: compiled.create_infer_request().infer([inputs])[0]
 

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from tasks.store import Store
 
     Encoded = bytes | Path | np.ndarray | Image.Image | Bad | None
-    """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image; or why
-    it could not be read."""
+    """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image; or
+    why it could not be read."""
 
 HASHED_BYTES = 2 << 30
 """Files of up to this many bytes together are fingerprinted by their content, larger sets by names, sizes and times."""
@@ -144,6 +144,7 @@ def fingerprint(files: Sequence[Path], root: Path) -> str:
     lines = hashlib.sha256()
     for path, stat in found:
         content = file_sha256(path) if small else f"{stat.st_size} {stat.st_mtime_ns}"
-        name = os.fsencode(path.relative_to(root).as_posix())  # not every name is UTF-8
+        # not every name is UTF-8
+        name = os.fsencode(path.relative_to(root).as_posix())
         lines.update(name + f"\0{content}\n".encode())
     return lines.hexdigest()

@@ -18,7 +18,8 @@ def open_cifar(data: Data, name: str, folder: str, files: Sequence[str]) -> Sour
     """Open torchvision's data set `name`, unpacked as `files` in `folder`; downloaded to data.path if absent."""
     root = location(data)
     if data.path and all((root / file).is_file() for file in files):
-        root = root.parent  # the unpacked folder itself was given
+        # the unpacked folder itself was given
+        root = root.parent
     paths = [root / folder / file for file in files]
     if data.path and not all(path.is_file() for path in paths):
         _refuse_other_content(root, name)
@@ -38,8 +39,10 @@ def _refuse_other_content(root: Path, name: str) -> None:
     inside = sorted(path.name for path in root.iterdir()) if root.exists() else []
     other = next((name for name in inside if not name.startswith((".", "cifar-"))), None)
     if other:
-        raise ValueError(f"data.path: {root} does not hold {name}, but {other}; give a folder to download it to, or leave "
-                         "data.source out to read what is there")  # fmt: skip
+        raise ValueError(
+            f"data.path: {root} does not hold {name}, but {other}; give a folder to download it to, or leave "
+            "data.source out to read what is there"
+        )
 
 
 def _load(name: str, root: Path) -> Images:
@@ -48,7 +51,8 @@ def _load(name: str, root: Path) -> Images:
 
 
 def _part(dataset: Any) -> Part:
-    pixels = dataset.data  # uint8 (rows, 32, 32, 3)
+    # uint8 (rows, 32, 32, 3)
+    pixels = dataset.data
     return Part([int(label) for label in dataset.targets], lambda rows: ((pixels[row], "") for row in rows))
 
 
@@ -58,6 +62,7 @@ def _download(name: str, root: Path, train: bool) -> Any:
     try:
         root.mkdir(parents=True, exist_ok=True)
         return getattr(datasets, name)(root, train=train, download=True)
-    except (OSError, RuntimeError) as error:  # unreachable, disk full; not the file that torchvision knows
+    except (OSError, RuntimeError) as error:
+        # unreachable, disk full; not the file that torchvision knows
         why = " ".join(str(error).split())
         raise ValueError(f"data.path: {name} is not complete in {root} and could not be downloaded: {why}") from error

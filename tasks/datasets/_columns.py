@@ -94,8 +94,10 @@ def find_columns(file: pq.ParquetFile, path: Path, data: Data) -> Columns:
     names = feature.get("names") if isinstance(feature, dict) else None
     kind = _kind(schema.field(label).type)
     if kind is None:
-        raise ValueError(f"data.label: column {label} of {path} is of type {schema.field(label).type}; a label is a whole "
-                         "number, text, or true or false")  # fmt: skip
+        raise ValueError(
+            f"data.label: column {label} of {path} is of type {schema.field(label).type}; a label is a whole "
+            "number, text, or true or false"
+        )
     return Columns(image, label, kind, tuple(map(str, names)) if names and kind == "whole numbers" else None, others)
 
 
@@ -121,7 +123,8 @@ def _kind(kind: pa.DataType) -> str | None:
     kind = _plain(kind)
     if pa.types.is_boolean(kind):
         return "true and false"
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):  # pandas makes floats of integers with gaps
+    # pandas makes floats of integers with gaps
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         return "whole numbers"
     is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return "text" if any(test(kind) for test in is_text) else None
@@ -142,16 +145,21 @@ def _image(file: pq.ParquetFile, path: Path, asked: str | None) -> str:
     schema = file.schema_arrow
     if asked is not None:
         if not _holds_bytes(schema.field(asked).type):
-            raise ValueError(f"data.image: column {asked} of {path} is of type {schema.field(asked).type}; images are bytes, "
-                             "or a struct with a field `bytes`")  # fmt: skip
+            raise ValueError(
+                f"data.image: column {asked} of {path} is of type {schema.field(asked).type}; images are bytes, "
+                "or a struct with a field `bytes`"
+            )
         return asked
     found = [field.name for field in schema if _holds_bytes(field.type)]
     if len(found) > 1:
         found = [name for name in found if _is_image(file, path, name)] or found
     if len(found) == 1:
         return found[0]
-    hint = f"which of {', '.join(found)} it is, data.image decides" if found else "the columns are " + ", ".join(
-        f"{field.name} ({field.type})" for field in schema)  # fmt: skip
+    hint = (
+        f"which of {', '.join(found)} it is, data.image decides"
+        if found
+        else "the columns are " + ", ".join(f"{field.name} ({field.type})" for field in schema)
+    )
     raise ValueError(f"data.path: {path} needs one image column, of bytes or of structs with a field `bytes`; {hint}")
 
 
@@ -181,23 +189,31 @@ def _label(
         if len(group) == 1:
             return group[0], ()
         if group:
-            raise ValueError(f"data.path: {path} has {len(group)} columns that may be the label, {', '.join(group)}; "
-                             f"data.label decides, e.g. data.label={group[0]}")  # fmt: skip
-    raise ValueError(f"data.path: {path} has no column that can be the label, a whole number, text, or true or false; its "
-                     f"columns are {', '.join(f'{field.name} ({field.type})' for field in schema)}")  # fmt: skip
+            raise ValueError(
+                f"data.path: {path} has {len(group)} columns that may be the label, {', '.join(group)}; "
+                f"data.label decides, e.g. data.label={group[0]}"
+            )
+    raise ValueError(
+        f"data.path: {path} has no column that can be the label, a whole number, text, or true or false; its "
+        f"columns are {', '.join(f'{field.name} ({field.type})' for field in schema)}"
+    )
 
 
 def check_same(columns: Columns, first: Path, schema: pa.Schema, path: Path) -> bool:
     """Whether a file has labels; refused unless its columns are those of the first file."""
     if columns.image not in schema.names or not _holds_bytes(schema.field(columns.image).type):
-        raise ValueError(f"data.path: {path} has no image column {columns.image} as {first} has; its columns are "
-                         f"{', '.join(f'{field.name} ({field.type})' for field in schema)}")  # fmt: skip
+        raise ValueError(
+            f"data.path: {path} has no image column {columns.image} as {first} has; its columns are "
+            f"{', '.join(f'{field.name} ({field.type})' for field in schema)}"
+        )
     if columns.label not in schema.names:
         return False
     kind = _kind(schema.field(columns.label).type)
     if kind != columns.kind:
-        raise ValueError(f"data.path: labels in column {columns.label} are {columns.kind} in {first} and of type "
-                         f"{schema.field(columns.label).type} in {path}")  # fmt: skip
+        raise ValueError(
+            f"data.path: labels in column {columns.label} are {columns.kind} in {first} and of type "
+            f"{schema.field(columns.label).type} in {path}"
+        )
     feature = _features(schema).get(columns.label)
     names = feature.get("names") if isinstance(feature, dict) else None
     if (tuple(map(str, names)) if names and kind == "whole numbers" else None) != columns.names:

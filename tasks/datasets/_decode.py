@@ -25,23 +25,46 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
 _MAGIC = (
-    (0, b"\xff\xd8\xff", "JPEG"), (0, b"\x89PNG\r\n\x1a\n", "PNG"), (0, b"GIF8", "GIF"), (0, b"II*\0", "TIFF"),
-    (0, b"MM\0*", "TIFF"), (0, b"II+\0", "TIFF"), (8, b"WEBP", "WEBP"), (0, b"\0\0\0\x0cjP  ", "JPEG2000"),
-    (0, b"\xff\x4f\xff\x51", "JPEG2000"), (4, b"ftypavif", "AVIF"), (4, b"ftypavis", "AVIF"),
-    (4, b"ftyphei", "HEIC"), (4, b"ftyphev", "HEIC"), (4, b"ftypmif1", "HEIC"), (4, b"ftypmsf1", "HEIC"),
-    (0, b"8BPS", "PSD"), (0, b"\0\0\0\x0cJXL ", "JPEG XL"), (0, b"\xff\x0a", "JPEG XL"), (0, b"v/1\x01", "OpenEXR"),
-    (0, b"#?RADIANCE", "Radiance HDR"), (0, b"qoif", "QOI"), (0, b"DDS ", "DDS"), (0, b"\0\0\x01\0", "ICO"),
-    (128, b"DICM", "DICOM"), (0, b"<svg", "SVG"),
-)  # fmt: skip
+    (0, b"\xff\xd8\xff", "JPEG"),
+    (0, b"\x89PNG\r\n\x1a\n", "PNG"),
+    (0, b"GIF8", "GIF"),
+    (0, b"II*\0", "TIFF"),
+    (0, b"MM\0*", "TIFF"),
+    (0, b"II+\0", "TIFF"),
+    (8, b"WEBP", "WEBP"),
+    (0, b"\0\0\0\x0cjP  ", "JPEG2000"),
+    (0, b"\xff\x4f\xff\x51", "JPEG2000"),
+    (4, b"ftypavif", "AVIF"),
+    (4, b"ftypavis", "AVIF"),
+    (4, b"ftyphei", "HEIC"),
+    (4, b"ftyphev", "HEIC"),
+    (4, b"ftypmif1", "HEIC"),
+    (4, b"ftypmsf1", "HEIC"),
+    (0, b"8BPS", "PSD"),
+    (0, b"\0\0\0\x0cJXL ", "JPEG XL"),
+    (0, b"\xff\x0a", "JPEG XL"),
+    (0, b"v/1\x01", "OpenEXR"),
+    (0, b"#?RADIANCE", "Radiance HDR"),
+    (0, b"qoif", "QOI"),
+    (0, b"DDS ", "DDS"),
+    (0, b"\0\0\x01\0", "ICO"),
+    (128, b"DICM", "DICOM"),
+    (0, b"<svg", "SVG"),
+)
 """(Offset, bytes there, name of the format)."""
 
 # What Pillow decodes, it need not warn of.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-ORIENTATION = 0x0112  # EXIF tag
-PNG_DEPTH = 24  # offset of the bits per channel in a PNG file
-HEAD = 512  # bytes of a file by which its format is told
-BATCH = 32  # images that a thread is handed at a time, at most
-BATCH_BYTES = 64 << 20  # of their pixels, unless one alone has more
+# EXIF tag
+ORIENTATION = 0x0112
+# offset of the bits per channel in a PNG file
+PNG_DEPTH = 24
+# bytes of a file by which its format is told
+HEAD = 512
+# images that a thread is handed at a time, at most
+BATCH = 32
+# of their pixels, unless one alone has more
+BATCH_BYTES = 64 << 20
 
 
 def format_of(head: bytes) -> str | None:
@@ -51,8 +74,15 @@ def format_of(head: bytes) -> str | None:
             return "camera raw" if name == "TIFF" and head[8:10] == b"CR" else name
     if head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace():
         return "PPM"
-    if head[:2] == b"BM" and head[14:18] in (b"\x0c\0\0\0", b"(\0\0\0", b"4\0\0\0", b"8\0\0\0", b"@\0\0\0",
-                                             b"l\0\0\0", b"|\0\0\0"):  # fmt: skip
+    if head[:2] == b"BM" and head[14:18] in (
+        b"\x0c\0\0\0",
+        b"(\0\0\0",
+        b"4\0\0\0",
+        b"8\0\0\0",
+        b"@\0\0\0",
+        b"l\0\0\0",
+        b"|\0\0\0",
+    ):
         return "BMP"
     return "SVG" if head.startswith(b"<?xml") and b"<svg" in head else None
 
@@ -97,7 +127,8 @@ class Done(NamedTuple):
 
 def decode_all(jobs: Iterator[Job], size: int | None, resize: int | None = None) -> Iterator[Done]:
     """Decode in threads (Pillow's decoders release the interpreter's lock), in order and with few images in memory."""
-    from tasks import quota  # late: `burnish deploy` copies this file beside the server, which runs without burnish
+    # late: `burnish deploy` copies this file beside the server, which runs without burnish
+    from tasks import quota
 
     workers = quota.usable_processors()
     together = max(1, min(BATCH, BATCH_BYTES // (3 * (size or 1) ** 2)))
@@ -162,16 +193,17 @@ def decode(image: Encoded, size: int | None, resize: int | None = None, seen: Se
         picture = _eight_bit(ImageOps.exif_transpose(opened))
     except Bad:
         raise
-    except UnidentifiedImageError:  # Pillow's message holds an address
+    except UnidentifiedImageError:
+        # Pillow's message holds an address
         kind = format_of(image[:HEAD]) if isinstance(image, bytes) else None
         if kind and kind not in FORMATS:
             raise Bad(f"{kind} image, a format that is not read", "") from None
         raise Bad("undecodable image", f"damaged {kind}" if kind else "of no known format") from None
-    except Image.DecompressionBombError:  # its words are of an attack
+    except Image.DecompressionBombError:
+        # its words are of an attack
         raise Bad("undecodable image", _too_large(image)) from None
-    except (
-        Exception
-    ) as error:  # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
+    except Exception as error:
+        # on damaged bytes Pillow raises nearly anything: OSError, SyntaxError, struct.error, ...
         raise Bad("undecodable image", " ".join(str(error).split()) or type(error).__name__) from error
     return np.asarray(picture if size is None else _fit(picture, size, resize or size))
 
@@ -188,7 +220,8 @@ def _open(image: bytes | np.ndarray | Image.Image) -> Image.Image:
 
 def _too_large(image: Encoded) -> str:
     """The size of an image that Pillow refuses, and the limit."""
-    most = f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million are decoded"  # Pillow refuses from twice that on
+    # Pillow refuses from twice that on
+    most = f"at most {2 * (Image.MAX_IMAGE_PIXELS or 0) / 1e6:.0f} million are decoded"
     found = Image.OPEN.get(format_of(image[:HEAD]) or "") if isinstance(image, bytes) else None
     if found is None:
         return f"it has more pixels than are decoded; {most}"
@@ -197,7 +230,8 @@ def _too_large(image: Encoded) -> str:
 
 
 def _look(picture: Image.Image, image: Encoded, seen: Seen) -> None:
-    if picture.format in ("GIF", "TIFF", "WEBP", "PNG"):  # a phone's JPEG may hold a preview, which is no frame
+    # a phone's JPEG may hold a preview, which is no frame
+    if picture.format in ("GIF", "TIFF", "WEBP", "PNG"):
         seen.several_frames = bool(getattr(picture, "is_animated", False))
     if "exif" in picture.info or picture.format == "TIFF":
         seen.turned = picture.getexif().get(ORIENTATION, 1) not in (0, 1)
@@ -213,7 +247,8 @@ def _eight_bit(picture: Image.Image) -> Image.Image:
     if picture.mode in ("L", "RGB"):
         if "transparency" not in picture.info:
             return picture
-    elif picture.mode.startswith("I"):  # 16-bit greyscale; Pillow reads some as 32-bit integers
+    elif picture.mode.startswith("I"):
+        # 16-bit greyscale; Pillow reads some as 32-bit integers
         values = np.asarray(picture)
         if values.min() < 0 or values.max() > 0xFFFF:
             raise ValueError("32-bit integer pixels have no known range")

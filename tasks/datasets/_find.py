@@ -24,8 +24,10 @@ MOST = 20_000
 CIFAR = {"cifar10": {"data_batch_1", "test_batch", "batches.meta"}, "cifar100": {"train", "test", "meta"}}
 """Source -> files of which its folder, as torchvision unpacks it, consists."""
 ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
-ACCEPTED = ("a folder of images (or a zip of it) with a folder per class, a table of labels beside the images, Parquet as "
-            "the Hugging Face hub has it, or a data set's name there (owner/name)")  # fmt: skip
+ACCEPTED = (
+    "a folder of images (or a zip of it) with a folder per class, a table of labels beside the images, Parquet as "
+    "the Hugging Face hub has it, or a data set's name there (owner/name)"
+)
 
 
 def resolve(data: Data) -> Data:
@@ -45,7 +47,8 @@ def resolve(data: Data) -> Data:
     source = _source(data.path) if data.path else "digits"
     try:
         return type(data).model_validate(data.model_dump() | {"source": source})
-    except ValidationError as error:  # a setting that this source does not read
+    except ValidationError as error:
+        # a setting that this source does not read
         raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
 
 
@@ -97,20 +100,27 @@ def _of_names(names: list[str], path: Path) -> str:
         return "tiny_imagenet"
     images = next((name for name in lower if name.endswith(SUFFIXES)), None)
     if parquet and images:
-        raise ValueError(f"data.path: {shown(str(path))} holds Parquet ({shown(parquet)}) and images ({shown(images)}); say "
-                         "which with data.source=parquet or data.source=folder")  # fmt: skip
+        raise ValueError(
+            f"data.path: {shown(str(path))} holds Parquet ({shown(parquet)}) and images ({shown(images)}); say "
+            "which with data.source=parquet or data.source=folder"
+        )
     if parquet and not path.is_dir():
         raise ValueError(f"data.path: {shown(str(path))} is a zip of Parquet files: unpack it, and give the folder")
     if parquet:
         return "parquet"
     packed = next((name for name in lower if name.endswith((".zip", ".tar", ".gz", ".tgz", ".7z", ".rar"))), None)
     if packed and not images:
-        raise ValueError(f"data.path: {shown(str(path))} holds no images, but {shown(packed)}; give that file if it is a "
-                         "zip, and else unpack it")  # fmt: skip
+        raise ValueError(
+            f"data.path: {shown(str(path))} holds no images, but {shown(packed)}; give that file if it is a "
+            "zip, and else unpack it"
+        )
     if any(name.endswith(".arrow") for name in lower):
-        raise ValueError(f"data.path: {shown(str(path))} holds Arrow files, as `datasets` saves them to disk; write them as "
-                         "Parquet with its to_parquet")  # fmt: skip
-    return "folder"  # which says what is missing, if it is
+        raise ValueError(
+            f"data.path: {shown(str(path))} holds Arrow files, as `datasets` saves them to disk; write them as "
+            "Parquet with its to_parquet"
+        )
+    # which says what is missing, if it is
+    return "folder"
 
 
 def _names(root: Path) -> Iterator[str]:

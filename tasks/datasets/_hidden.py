@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
-"""Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left out."""
+"""Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left
+out."""
 
 
 def is_hidden(name: str) -> bool:
@@ -27,7 +28,8 @@ def is_image(name: str, head: Callable[[], bytes]) -> bool:
 
 
 def images_in(path: Path, root: Path) -> int:
-    """Number of images that a hidden file or folder is or holds; none where it is a link to what is read as `root` anyway."""
+    """Number of images that a hidden file or folder is or holds; none where it is a link to what is read as `root`
+    anyway."""
     if path.is_symlink() and path.resolve().is_relative_to(root.resolve()):
         return 0
     if path.is_file():

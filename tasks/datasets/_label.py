@@ -1,4 +1,5 @@
-"""What figures on a data set are to be called, told from its content: a path says nothing, and copies and parts go about."""
+"""What figures on a data set are to be called, told from its content: a path says nothing, and copies and parts go
+about."""
 
 from __future__ import annotations
 

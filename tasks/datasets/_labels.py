@@ -90,14 +90,18 @@ def read_labels(tree: Tree, tables: list[str], data: Data, where: str) -> Layout
     images = Found(tree.images)
     read = [t for name in tables if (t := _open(tree, name, images, data))]
     if not read:
-        raise ValueError(f"data.path: {where} has no table (.csv, .tsv or .jsonl) that names its images"
-                         + (f", but {few(tables)}" if tables else "")
-                         + (f"; data.label={data.label} asks for one" if data.label else ""))  # fmt: skip
+        raise ValueError(
+            f"data.path: {where} has no table (.csv, .tsv or .jsonl) that names its images"
+            + (f", but {few(tables)}" if tables else "")
+            + (f"; data.label={data.label} asks for one" if data.label else "")
+        )
     if not any(table.label for table in read):
         columns = ", ".join(dict.fromkeys(c for table in read for c in table.rows[0] if c != table.image))
-        raise ValueError(f"data.label: no column of {few([t.name for t in read])} is called label, or the only one "
-                         "that can be it, so that it must be named; the columns are "
-                         f"{columns or 'none besides the images'}")  # fmt: skip
+        raise ValueError(
+            f"data.label: no column of {few([t.name for t in read])} is called label, or the only one "
+            "that can be it, so that it must be named; the columns are "
+            f"{columns or 'none besides the images'}"
+        )
     label_of, split_said, missing = _join(read, images)
     return _laid_out(tree, [table for table in read if table.label], label_of, split_said, missing)
 
@@ -108,8 +112,10 @@ def _open(tree: Tree, name: str, images: Found, data: Data) -> Table | None:
     columns = list(rows[0]) if rows else []
     if data.image and data.image not in columns:
         return None
-    matches = {c: sum(bool(images.find(row.get(c) or "", name)) for row in rows[:LOOKED_AT])
-               for c in ([data.image] if data.image else columns)}  # fmt: skip
+    matches = {
+        c: sum(bool(images.find(row.get(c) or "", name)) for row in rows[:LOOKED_AT])
+        for c in ([data.image] if data.image else columns)
+    }
     image = max(matches, key=lambda column: matches[column], default=None)
     if image is None or not matches[image]:
         return None
@@ -144,14 +150,18 @@ def _rows(tree: Tree, name: str) -> Rows:
             return [{str(k): "" if v is None else str(v) for k, v in row.items()} for row in rows]
         head = text.partition("\n")[0]
         delimiter = max(",;\t", key=head.count)
-        return [{k: v or "" for k, v in row.items() if isinstance(k, str)} for row in csv.DictReader(
-            io.StringIO(text), delimiter=delimiter)]  # fmt: skip
-    except (ValueError, csv.Error) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        return [
+            {k: v or "" for k, v in row.items() if isinstance(k, str)}
+            for row in csv.DictReader(io.StringIO(text), delimiter=delimiter)
+        ]
+    except (ValueError, csv.Error) as error:
+        # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ValueError(f"data.path: the table {shown(name)} cannot be read: {error}") from error
 
 
 def _join(tables: list[Table], images: Found) -> tuple[dict[str, str], dict[str, str], list[str]]:
-    """(Image -> its label, "" where the table leaves it empty; image -> split that a table says; values of no image)."""
+    """(Image -> its label, "" where the table leaves it empty; image -> split that a table says; values of no
+    image)."""
     label_of: dict[str, str] = {}
     split_said: dict[str, str] = {}
     missing: list[str] = []
@@ -165,12 +175,16 @@ def _join(tables: list[Table], images: Found) -> tuple[dict[str, str], dict[str,
                 missing.append(row.get(table.image) or "(empty)")
                 continue
             if len(found) > 1:
-                raise ValueError(f"data.path: {shown(table.name)} names {shown(row[table.image])!r}, which may be "
-                                 f"{few(found)}; give paths from the table's folder")  # fmt: skip
+                raise ValueError(
+                    f"data.path: {shown(table.name)} names {shown(row[table.image])!r}, which may be "
+                    f"{few(found)}; give paths from the table's folder"
+                )
             label = (row.get(table.label) or "").strip()
             if label_of.setdefault(found[0], label) != label:
-                raise ValueError(f"data.path: {shown(found[0])} has two labels, {label_of[found[0]]} and {label}; one per "
-                                 "image is needed")  # fmt: skip
+                raise ValueError(
+                    f"data.path: {shown(found[0])} has two labels, {label_of[found[0]]} and {label}; one per "
+                    "image is needed"
+                )
             word = split_of(row.get(column) or "") if column else split_of(PurePosixPath(table.name).stem)
             if word:
                 split_said[found[0]] = word[0]
@@ -195,12 +209,22 @@ def _laid_out(
     for folder, count in sorted(rest.items()):
         word = split_of(folder)
         lost = 0 if word and word[0] != "train" else count
-        layout.left.append(Left(f"{counted(count, 'image')} in {shown(folder) or 'data.path'} "
-                                f"{'has' if count == 1 else 'have'} no label in any table", lost))  # fmt: skip
+        layout.left.append(
+            Left(
+                f"{counted(count, 'image')} in {shown(folder) or 'data.path'} "
+                f"{'has' if count == 1 else 'have'} no label in any table",
+                lost,
+            )
+        )
     if missing:
         verb = "names" if len(missing) == 1 else "name"
-        layout.left.append(Left(f"{counted(len(missing), 'row')} of {few([t.name for t in tables])} that {verb} no image: "
-                                f"{few(missing)}", len(missing)))  # fmt: skip
+        layout.left.append(
+            Left(
+                f"{counted(len(missing), 'row')} of {few([t.name for t in tables])} that {verb} no image: "
+                f"{few(missing)}",
+                len(missing),
+            )
+        )
     which = "; ".join(f"{shown(t.name)} (images in column {t.image}, labels in column {t.label})" for t in tables)
     how = (
         "there are no splits"

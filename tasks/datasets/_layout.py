@@ -1,4 +1,5 @@
-"""How folders of images are laid out: which are classes, which are splits. What could be read in two ways is refused."""
+"""How folders of images are laid out: which are classes, which are splits. What could be read in two ways is
+refused."""
 
 from __future__ import annotations
 
@@ -93,7 +94,8 @@ def folders_of(tree: Tree) -> Folder:
         return here
 
     for kind in ("images", "texts", "others", "links"):
-        known: dict[str, list[str]] = {}  # folder -> its list: names come sorted, and folders have many
+        # folder -> its list: names come sorted, and folders have many
+        known: dict[str, list[str]] = {}
         for name in getattr(tree, kind):
             parent = name.rpartition("/")[0]
             if parent not in known:
@@ -134,8 +136,10 @@ def read_layout(root: Folder, asked: str, where: str) -> Layout:
     top = descend(root)
     inside = top.holding()
     if not inside and not top.images:
-        raise ValueError(f"data.path: {where} has no sub-folder with images in it; a folder per class is needed, e.g. "
-                         f"{where}/cat/1.jpg")  # fmt: skip
+        raise ValueError(
+            f"data.path: {where} has no sub-folder with images in it; a folder per class is needed, e.g. "
+            f"{where}/cat/1.jpg"
+        )
     layout = _told_apart(top, inside, asked, where)
     folder = root
     while folder is not top:
@@ -148,14 +152,18 @@ def _told_apart(top: Folder, inside: list[Folder], asked: str, where: str) -> La
     if asked == "classes":
         return _classes(top, inside, where)
     if not inside:
-        raise NoClasses(f"data.path: {where} has no sub-folder with images in it, but {counted(len(top.images), 'image')} "
-                        f"itself; a folder per class is needed, e.g. {where}/cat/1.jpg, or a table (.csv) that names the "
-                        "label of each image")  # fmt: skip
+        raise NoClasses(
+            f"data.path: {where} has no sub-folder with images in it, but {counted(len(top.images), 'image')} "
+            f"itself; a folder per class is needed, e.g. {where}/cat/1.jpg, or a table (.csv) that names the "
+            "label of each image"
+        )
     splits = _split_folders(inside)
     if asked == "splits":
         if not splits:
-            raise ValueError(f"data.layout=splits: none of the folders {few([f.name for f in inside])} in {where} is "
-                             "called train, validation or test")  # fmt: skip
+            raise ValueError(
+                f"data.layout=splits: none of the folders {few([f.name for f in inside])} in {where} is "
+                "called train, validation or test"
+            )
         return _splits(top, inside, splits, where)
     if not splits:
         if inverted := _inverted(top, inside):
@@ -165,15 +173,19 @@ def _told_apart(top: Folder, inside: list[Folder], asked: str, where: str) -> La
     others = [folder for folder in inside if folder not in splits.values()]
     deep = [folder for folder in splits.values() if folder.holding()]
     if not deep and not others:
-        raise NoClasses(f"data.path: {few([f.path for f in inside])} in {where} are called after splits and hold images "
-                        "directly, without class folders; if they are the classes, set data.layout=classes")  # fmt: skip
+        raise NoClasses(
+            f"data.path: {few([f.path for f in inside])} in {where} are called after splits and hold images "
+            "directly, without class folders; if they are the classes, set data.layout=classes"
+        )
     if deep and (not others or len(splits) > 1):
         return _splits(top, inside, splits, where)
     if not deep and len(splits) == 1:
         return _classes(top, inside, where)
     named, rest = few([f.path for f in splits.values()]), few([f.path for f in others])
-    raise ValueError(f"data.path: {where} can be read in two ways: {named} as splits, beside which {rest} would be left "
-                     f"out, or all of them as classes; {DECIDES}")  # fmt: skip
+    raise ValueError(
+        f"data.path: {where} can be read in two ways: {named} as splits, beside which {rest} would be left "
+        f"out, or all of them as classes; {DECIDES}"
+    )
 
 
 def _split_folders(inside: list[Folder]) -> dict[str, Folder]:
@@ -189,8 +201,10 @@ def _split_folders(inside: list[Folder]) -> dict[str, Folder]:
     for folder, word in found:
         split = means[word[0]]
         if split in splits:
-            raise ValueError(f"data.path: {shown(splits[split].path)} and {shown(folder.path)} are both {split} images; "
-                             "keep one, or rename them; if they are classes, set data.layout=classes")  # fmt: skip
+            raise ValueError(
+                f"data.path: {shown(splits[split].path)} and {shown(folder.path)} are both {split} images; "
+                "keep one, or rename them; if they are classes, set data.layout=classes"
+            )
         splits[split] = folder
     return splits
 
@@ -205,8 +219,11 @@ def _inverted(top: Folder, inside: list[Folder]) -> Layout | None:
     means = settle({word[0] for word in words.values() if word})
     if len({means[word[0]] for word in words.values() if word}) < len(words):
         return None
-    layout = Layout({}, f"the classes are the {len(inside)} folders in {top.where}, the splits the folders "
-                        f"{few(sorted(words))} in each of them")  # fmt: skip
+    layout = Layout(
+        {},
+        f"the classes are the {len(inside)} folders in {top.where}, the splits the folders "
+        f"{few(sorted(words))} in each of them",
+    )
     for folder in inside:
         for split in folder.holding():
             word = words[split.name]
@@ -226,18 +243,24 @@ def _refuse_alike(inside: list[Folder], where: str) -> None:
         return
     if any(folder.images for folder in inside):
         return
-    raise ValueError(f"data.path: {where} can be read in two ways: {few([f.path for f in inside])} all have the folders "
-                     f"{few(sorted(shared))}, so that they may be splits (then call them train, validation and test) or "
-                     "classes (then set data.layout=classes)")  # fmt: skip
+    raise ValueError(
+        f"data.path: {where} can be read in two ways: {few([f.path for f in inside])} all have the folders "
+        f"{few(sorted(shared))}, so that they may be splits (then call them train, validation and test) or "
+        "classes (then set data.layout=classes)"
+    )
 
 
 def _classes(top: Folder, inside: list[Folder], where: str) -> Layout:
     if len(inside) < 2:
         named = f"one class folder only, {shown(inside[0].name)!r}" if inside else "no class folders"
-        raise NoClasses(f"data.path: {where} has images in {named}; at least two are needed, e.g. {where}/cat/1.jpg and "
-                        f"{where}/dog/1.jpg")  # fmt: skip
-    layout = Layout({"train": {f.name: list(f.every("images")) for f in inside}},
-                    f"the classes are the {len(inside)} folders in {top.where}; there are no split folders")  # fmt: skip
+        raise NoClasses(
+            f"data.path: {where} has images in {named}; at least two are needed, e.g. {where}/cat/1.jpg and "
+            f"{where}/dog/1.jpg"
+        )
+    layout = Layout(
+        {"train": {f.name: list(f.every("images")) for f in inside}},
+        f"the classes are the {len(inside)} folders in {top.where}; there are no split folders",
+    )
     _refuse_same_looks(layout.parts["train"], where)
     _note_beside(layout, top, inside)
     for folder in inside:
@@ -251,11 +274,13 @@ def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where:
     for split, folder in splits.items():
         start = descend(folder)
         classes = start.holding()
-        strange = len(classes) == 1 and len(known) > 1 and _fold(classes[0].name) not in known  # test/unknown
+        # test/unknown
+        strange = len(classes) == 1 and len(known) > 1 and _fold(classes[0].name) not in known
         if split != "train" and (not classes or strange):
             count = sum(1 for _ in folder.every("images"))
-            layout.left.append(Left(f"{counted(count, 'image')} in {shown(folder.path)} without class folders, and so "
-                                    "without labels"))  # fmt: skip
+            layout.left.append(
+                Left(f"{counted(count, 'image')} in {shown(folder.path)} without class folders, and so without labels")
+            )
             continue
         layout.parts[split] = {f.name: list(f.every("images")) for f in classes}
         _note_beside(layout, start, classes)
@@ -284,19 +309,24 @@ def _refuse_same_looks(classes: Classes, where: str) -> None:
     """Refuse class folders of one part whose names differ in how accents are encoded alone."""
     same = Counter(unicodedata.normalize("NFC", name) for name in classes)
     if alike := sorted(name for name in classes if same[unicodedata.normalize("NFC", name)] > 1):
-        raise ValueError(f"data.path: {where}: the class folders {few(list(map(ascii, alike)))} have names that look the "
-                         "same, and differ in how accents are encoded; give each class one name")  # fmt: skip
+        raise ValueError(
+            f"data.path: {where}: the class folders {few(list(map(ascii, alike)))} have names that look the "
+            "same, and differ in how accents are encoded; give each class one name"
+        )
 
 
 def _refuse_cases(parts: dict[str, Classes], where: str) -> None:
-    """Refuse class folders whose names differ between splits in capital letters, or in how accents are encoded, alone."""
+    """Refuse class folders whose names differ between splits in capital letters, or in how accents are encoded,
+    alone."""
     names = {name for classes in parts.values() for name in classes}
     folded = Counter(map(_fold, names))
     twice = sorted(name for name in names if folded[_fold(name)] > 1)
     per_split = any(len(set(map(_fold, classes))) < len(classes) for classes in parts.values())
     if twice and not per_split:
-        raise ValueError(f"data.path: {where}: the class folders {few(twice)} differ between the splits in capital letters "
-                         "or accents alone; give each class one name")  # fmt: skip
+        raise ValueError(
+            f"data.path: {where}: the class folders {few(twice)} differ between the splits in capital letters "
+            "or accents alone; give each class one name"
+        )
 
 
 def _note_beside(layout: Layout, top: Folder, classes: list[Folder]) -> None:

@@ -9,8 +9,23 @@ from pathlib import Path
 from tasks.datasets._words import shown
 from tasks.filekinds import irregular
 
-KERNEL = {"proc", "sysfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "tracefs", "securityfs", "configfs", "bpf",
-          "pstore", "binfmt_misc", "efivarfs", "fusectl"}  # fmt: skip
+KERNEL = {
+    "proc",
+    "sysfs",
+    "devpts",
+    "mqueue",
+    "cgroup",
+    "cgroup2",
+    "debugfs",
+    "tracefs",
+    "securityfs",
+    "configfs",
+    "bpf",
+    "pstore",
+    "binfmt_misc",
+    "efivarfs",
+    "fusectl",
+}
 """File systems in which the kernel shows its own state as files."""
 MOUNTS = Path("/proc/self/mountinfo")
 """Linux's list of what is mounted where (man 5 proc_pid_mountinfo); other systems have none of these file systems."""
@@ -18,7 +33,8 @@ ACCEPTED = "give a folder or a file"
 
 
 def check_place(path: Path) -> None:
-    """Refuse what is neither a file nor a folder of a file system that holds data; nothing being there is not its matter.
+    """Refuse what is neither a file nor a folder of a file system that holds data; nothing being there is not its
+    matter.
 
     Raises
     ------
@@ -37,8 +53,10 @@ def check_place(path: Path) -> None:
     if what := irregular(path):
         raise ValueError(f"data.path: {shown(str(path))} is {what}, which holds no data set; {ACCEPTED}")
     if (kind := _file_system(real)) in KERNEL:
-        raise ValueError(f"data.path: {shown(str(path))} is in a file system of the kernel's own ({kind}), which holds no "
-                         f"data set; {ACCEPTED}")  # fmt: skip
+        raise ValueError(
+            f"data.path: {shown(str(path))} is in a file system of the kernel's own ({kind}), which holds no "
+            f"data set; {ACCEPTED}"
+        )
 
 
 def _file_system(real: Path) -> str:
@@ -49,6 +67,7 @@ def _file_system(real: Path) -> str:
     for line in MOUNTS.read_text(errors="surrogateescape").splitlines():
         before, _, after = line.partition(" - ")
         place = Path(re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4]))
-        if real.is_relative_to(place) and place.is_relative_to(best):  # of two at one place, the later hides the other
+        # of two at one place, the later hides the other
+        if real.is_relative_to(place) and place.is_relative_to(best):
             best, kind = place, after.split()[0]
     return kind

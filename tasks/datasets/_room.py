@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 DISK_BYTES = 3
 """Per pixel of the decoded images, which are kept in colour until all are known to be grey."""
 MEMORY_BYTES = 10
-"""Per pixel of an image that is being resized: in colour three times (resized, cropped, as an array), one byte of slack."""
+"""Per pixel of an image that is being resized: in colour three times (resized, cropped, as an array), one byte of
+slack."""
 
 
 def refuse_too_large(settings: Data, images: int, folder: Path) -> None:
-    """Refuse an image size with which the images cannot be decoded on this machine, however much room is made on its disk.
+    """Refuse an image size with which the images cannot be decoded on this machine, however much room is made on its
+    disk.
 
     Parameters
     ----------
@@ -49,6 +51,8 @@ def refuse_too_large(settings: Data, images: int, folder: Path) -> None:
     if disk <= room and memory <= available and side**2 <= most:
         return
     name = "data.image_size" if side == settings.image_size else "data.resize"
-    raise ValueError(f"{name} = {side}: {images:,} images would take {size(disk)} on the disk, which has {size(room)}, "
-                     f"and {size(memory)} of memory while they are decoded, where {size(available)} are available; an image "
-                     f"may have {int(most**0.5):,} pixels per side at most; choose a smaller {name}")  # fmt: skip
+    raise ValueError(
+        f"{name} = {side}: {images:,} images would take {size(disk)} on the disk, which has {size(room)}, "
+        f"and {size(memory)} of memory while they are decoded, where {size(available)} are available; an image "
+        f"may have {int(most**0.5):,} pixels per side at most; choose a smaller {name}"
+    )

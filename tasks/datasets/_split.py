@@ -47,7 +47,8 @@ def sample(labels: np.ndarray, count: int, seed: tuple[int, int], leave: int = 0
     by_remainder = np.lexsort((rng.random(len(classes)), -(count * sizes % max(len(labels), 1))))
     while (missing := count - quota.sum()) > 0:
         quota[by_remainder[(quota < most)[by_remainder]][:missing]] += 1
-    shuffled = np.lexsort((rng.random(len(labels)), labels))  # by class, in random order within it
+    # by class, in random order within it
+    shuffled = np.lexsort((rng.random(len(labels)), labels))
     rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     return np.sort(shuffled[rank < np.repeat(quota, sizes)])
 

@@ -30,7 +30,8 @@ def moments(images: np.ndarray, rows: np.ndarray) -> tuple[list[float], list[flo
             counts[channel] += np.bincount(pixels[..., channel].ravel(), minlength=256)
     values, total = np.arange(256) / 255, counts.sum(axis=1)
     mean = counts @ values / total
-    mean = np.where(counts.max(axis=1) == total, values[counts.argmax(axis=1)], mean)  # of one value: exactly that
+    # of one value: exactly that
+    mean = np.where(counts.max(axis=1) == total, values[counts.argmax(axis=1)], mean)
     variance = (counts * (values - mean[:, None]) ** 2).sum(axis=1) / total
     return mean.tolist(), np.sqrt(variance).tolist()
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tasks.datasets._decode import Seen
     from tasks.records import Data
 
-SHOWN = 20  # rows of a kind, or classes, that a message names
+# rows of a kind, or classes, that a message names
+SHOWN = 20
 LEVELS = 16
 """Of images with 16 bits per channel: values of which 8 bits keep no more levels are refused (12 bits, kept in 16)."""
 UNDECODABLE = "undecodable image"
@@ -78,8 +79,10 @@ def _classes(lost: Sequence[str]) -> str:
 
 
 def _not_used(what: str, images: Images, settings: Data) -> ValueError:
-    return ValueError(f"{where(settings)}: not used would be {what}; correct this, or leave them out with "
-                      f"data.on_bad=drop (read as: {images.layout})")  # fmt: skip
+    return ValueError(
+        f"{where(settings)}: not used would be {what}; correct this, or leave them out with "
+        f"data.on_bad=drop (read as: {images.layout})"
+    )
 
 
 def refuse_absent(images: Images, usable: Mapping[str, tuple[np.ndarray, np.ndarray]], settings: Data) -> None:
@@ -102,8 +105,9 @@ def refuse_absent(images: Images, usable: Mapping[str, tuple[np.ndarray, np.ndar
     trained = rows.get("train", every)
     lost = [
         f"{name} (" + (f"no training image, {every[i]} in other parts)" if every[i] else "no image)")
-        for i, name in enumerate(images.classes) if not trained[i]
-    ]  # fmt: skip
+        for i, name in enumerate(images.classes)
+        if not trained[i]
+    ]
     if lost:
         raise _not_used(_classes(lost), images, settings)
 
@@ -115,8 +119,11 @@ def tell_left(log: logging.Logger, images: Images) -> None:
     for name in images.lost:
         log.warning("not used: class %s", name)
     if images.merged:
-        several = counted(len(images.merged), "class has images of several folders, which are",
-                          "classes have images of several folders, which are")  # fmt: skip
+        several = counted(
+            len(images.merged),
+            "class has images of several folders, which are",
+            "classes have images of several folders, which are",
+        )
         log.warning("%s taken as one class: %s", several, few(images.merged))
 
 
@@ -130,8 +137,10 @@ def refusal(bad: list[BadRow], parts: dict[str, Part], settings: Data) -> ValueE
         causes = list(dict.fromkeys(one.detail for one in rows if reason == UNDECODABLE and one.detail))
         why = f": {', '.join(causes[:3])}{', and others' if len(causes) > 3 else ''}" if causes else ""
         lines.append(f"{part} part, {reason}: {len(rows)} ({'row' if len(rows) == 1 else 'rows'} {named}){why}")
-    return ValueError(f"{len(bad)} of {_rows(parts)} rows of {where(settings)} cannot be used: {'; '.join(lines)}; "
-                      "correct them, or leave them out with data.on_bad=drop")  # fmt: skip
+    return ValueError(
+        f"{len(bad)} of {_rows(parts)} rows of {where(settings)} cannot be used: {'; '.join(lines)}; "
+        "correct them, or leave them out with data.on_bad=drop"
+    )
 
 
 def tell_dropped(log: logging.Logger, bad: list[BadRow], parts: dict[str, Part], settings: Data) -> None:
@@ -148,12 +157,18 @@ def tell_seen(log: logging.Logger, seen: Sequence[Seen], settings: Data) -> None
     deep = [one.highest for one in seen if one.highest is not None]
     levels = (max(deep, default=0) >> 8) + 1
     if deep and levels <= LEVELS:
-        raise ValueError(f"{where(settings)}: {counted(len(deep), 'image')} with 16 bits per channel have values up to "
-                         f"{max(deep)} of 65535, of which 8 bits would keep {levels} levels; scale the values to 0..65535, "
-                         "or save the images with 8 bits")  # fmt: skip
+        raise ValueError(
+            f"{where(settings)}: {counted(len(deep), 'image')} with 16 bits per channel have values up to "
+            f"{max(deep)} of 65535, of which 8 bits would keep {levels} levels; scale the values to 0..65535, "
+            "or save the images with 8 bits"
+        )
     if deep:
-        log.log(logging.INFO if levels > 64 else logging.WARNING, "%s with 16 bits per channel: the upper 8 bits are "
-                     "kept, %d levels", counted(len(deep), "image"), levels)  # fmt: skip
+        log.log(
+            logging.INFO if levels > 64 else logging.WARNING,
+            "%s with 16 bits per channel: the upper 8 bits are kept, %d levels",
+            counted(len(deep), "image"),
+            levels,
+        )
     if several := sum(one.several_frames for one in seen):
         log.warning("%s of several frames: the first frame of each is used", counted(several, "file"))
     if turned := sum(one.turned for one in seen):

@@ -56,7 +56,8 @@ class Tree:
     skipped: Counter[str] = field(default_factory=Counter)
     """Why -> number of files and folders that are no part of a data set by their names."""
     hidden: dict[str, int] = field(default_factory=dict)
-    """Files, and folders with a slash at the end, whose names begin with a dot -> number of images in each, 1 or more."""
+    """Files, and folders with a slash at the end, whose names begin with a dot -> number of images in each, 1 or
+    more."""
 
     def hide(self, name: str, images: int) -> None:
         """Sort a hidden file or folder in."""
@@ -93,7 +94,8 @@ def _is_text(start: bytes) -> bool:
     try:
         start.decode()
     except UnicodeDecodeError as error:
-        return error.start > len(start) - 4  # a character that the last byte read cuts
+        # a character that the last byte read cuts
+        return error.start > len(start) - 4
     return True
 
 
@@ -111,8 +113,10 @@ def read_tree(root: Path) -> Tree:
             for name, entry in _walk(root, tree):
                 tree.add(name, lambda entry=entry: head_of(Path(entry.path)))  # type: ignore[misc]
                 if not tree.images and len(tree.texts) + len(tree.others) >= MOST:
-                    raise ValueError(f"data.path: the first {MOST:,} files in {shown(str(root))} hold no image; give the "
-                                     "folder of the images itself")  # fmt: skip
+                    raise ValueError(
+                        f"data.path: the first {MOST:,} files in {shown(str(root))} hold no image; give the "
+                        "folder of the images itself"
+                    )
         except OSError as error:
             raise ValueError(f"data.path: {shown(str(error.filename))} cannot be read: {error.strerror}") from error
         return tree.sorted()
@@ -163,7 +167,8 @@ def _kind(entry: os.DirEntry[str]) -> str:
     try:
         return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
     except OSError:
-        if entry.is_symlink():  # a chain of links that leads back to itself
+        # a chain of links that leads back to itself
+        if entry.is_symlink():
             return ""
         raise
 
@@ -237,8 +242,10 @@ def _inside(name: str, path: Path) -> str:
     below = re.sub("^[A-Za-z]:/", "", name)
     steps = [step for step in below.split("/") if step not in ("", ".")]
     if ".." in steps:
-        raise ValueError(f"data.path: {shown(str(path))} has the member {shown(name)}, which leads out of the zip's own "
-                         "folder; make the zip anew from within the folder of the images")  # fmt: skip
+        raise ValueError(
+            f"data.path: {shown(str(path))} has the member {shown(name)}, which leads out of the zip's own "
+            "folder; make the zip anew from within the folder of the images"
+        )
     return "/".join(steps)
 
 

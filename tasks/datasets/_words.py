@@ -25,10 +25,38 @@ _TOKEN = re.compile(
     "|".join(f"(?P<{split}>{'|'.join(words)})" for split, words in WORDS.items()).join(("(?:", ")"))
     + r"(?:set|split|data|dataset|images|imgs|img)?\d*"
 )
-_JUNK = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "lost+found", "$recycle.bin",
-         "system volume information", "__pycache__", ".ipynb_checkpoints", ".ds_store", ".git", ".svn", ".hg", ".dvc",
-         ".datalad", ".cache", ".venv", ".idea", ".vscode", ".thumbnails", ".snapshot", ".snapshots", ".zfs",
-         ".spotlight-v100", ".fseventsd", ".temporaryitems", ".stfolder", ".stversions", ".huggingface"}  # fmt: skip
+_JUNK = {
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "__macosx",
+    "@eadir",
+    "lost+found",
+    "$recycle.bin",
+    "system volume information",
+    "__pycache__",
+    ".ipynb_checkpoints",
+    ".ds_store",
+    ".git",
+    ".svn",
+    ".hg",
+    ".dvc",
+    ".datalad",
+    ".cache",
+    ".venv",
+    ".idea",
+    ".vscode",
+    ".thumbnails",
+    ".snapshot",
+    ".snapshots",
+    ".zfs",
+    ".spotlight-v100",
+    ".fseventsd",
+    ".temporaryitems",
+    ".stfolder",
+    ".stversions",
+    ".huggingface",
+}
 
 
 def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
@@ -48,7 +76,8 @@ def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def settle(splits: set[str]) -> dict[str, str]:
-    """Split words that occur together -> train, validation or test: "evaluation" is whichever of the last two is missing.
+    """Split words that occur together -> train, validation or test: "evaluation" is whichever of the last two is
+    missing.
 
     Where both are missing it is validation, which `_split.roles` takes for the test images if there are no others.
     """
@@ -57,7 +86,8 @@ def settle(splits: set[str]) -> dict[str, str]:
 
 
 def is_junk(name: str, *, folder: bool = False) -> bool:
-    """Whether a file (or folder) of this name is left behind by a system, a notebook or a tool, and never part of a data set.
+    """Whether a file (or folder) of this name is left behind by a system, a notebook or a tool, and never part of a
+    data set.
 
     macOS keeps what other file systems cannot hold of cat.jpg in the file ._cat.jpg; it makes no folders so called.
     """
@@ -68,9 +98,11 @@ def is_junk(name: str, *, folder: bool = False) -> bool:
 def shown(name: str) -> str:
     r"""A name as text that every table and terminal takes: bytes that are no UTF-8 and control characters as \xNN."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return text if text.isprintable() else "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )  # fmt: skip
+    return (
+        text
+        if text.isprintable()
+        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    )
 
 
 def few(names: list[str] | tuple[str, ...], most: int = 5) -> str:

@@ -31,6 +31,7 @@ def _load() -> Images:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)  # stored as 0..16
+    # stored as 0..16
+    pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     part = Part(digits.target.tolist(), lambda rows: ((pixels[row], "") for row in rows))
     return Images(tuple(str(name) for name in digits.target_names), {"train": part})

@@ -1,4 +1,5 @@
-"""Folders of images, or a zip of them: a folder per class, inside split folders or not; or a table that names the labels."""
+"""Folders of images, or a zip of them: a folder per class, inside split folders or not; or a table that names the
+labels."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ def open(data: Data) -> Source:
     """Open data.path: a folder, a zip of one, or a table (.csv, .tsv, .jsonl) of labels beside its images.
 
     Classes are the sub-folders that hold images, sorted by name, in split folders (train, val, test and the like) or
-    not; files in deeper folders belong to the class above. Without class folders, a table gives each image's label. Rows
-    are sorted by class and path. What an image is, its content tells. A folder that is reached twice is read once.
+    not; files in deeper folders belong to the class above. Without class folders, a table gives each image's label.
+    Rows are sorted by class and path. What an image is, its content tells. A folder that is reached twice is read once.
 
     Raises
     ------
@@ -81,18 +82,22 @@ def _refuse_other_labels(tree: Tree, tables: list[str], data: Data, layout: Layo
     """Refuse folders beside a table that gives their images other labels than the folders' names."""
     try:
         labelled = read_labels(tree, tables, data, where)
-    except ValueError:  # none of the tables gives labels to these images
+    except ValueError:
+        # none of the tables gives labels to these images
         return
     by_folder = {n: name for classes in layout.parts.values() for name, images in classes.items() for n in images}
     by_table = {n: name for classes in labelled.parts.values() for name, images in classes.items() for n in images}
     both = {(by_folder[n], by_table[n]) for n in by_folder if n in by_table}
     one_to_one = len(both) == len({folder for folder, _ in both}) == len({label for _, label in both})
     covered = sum(n in by_table for n in by_folder)
-    numbers = labelled.column.lower() not in LABELS and all(label.isdecimal() for _, label in both)  # a width, a time
+    # a width, a time
+    numbers = labelled.column.lower() not in LABELS and all(label.isdecimal() for _, label in both)
     if 2 * covered >= len(by_folder) and not one_to_one and not numbers:
-        raise ValueError(f"data.path: {where} can be read in two ways: the folders as classes (set data.layout=classes), "
-                         f"or the labels in column {labelled.column} of {few(labelled.tables)} (set "
-                         f"data.label={labelled.column})")  # fmt: skip
+        raise ValueError(
+            f"data.path: {where} can be read in two ways: the folders as classes (set data.layout=classes), "
+            f"or the labels in column {labelled.column} of {few(labelled.tables)} (set "
+            f"data.label={labelled.column})"
+        )
 
 
 def _load(tree: Tree, layout: Layout) -> Images:
@@ -121,8 +126,9 @@ def _load(tree: Tree, layout: Layout) -> Images:
             tree.absolute, "member of the zip has an absolute path", "members of the zip have absolute paths"
         )
         told += f"; {members}, read as below the zip's root"
-    return Images(tuple(said), parts, told, (*layout.left, *_beside(tree, layout)), tuple(layout.lost),
-                  tuple(layout.merged))  # fmt: skip
+    return Images(
+        tuple(said), parts, told, (*layout.left, *_beside(tree, layout)), tuple(layout.lost), tuple(layout.merged)
+    )
 
 
 def _part(files: list[tuple[str, int | None]], tree: Tree) -> Part:

@@ -28,7 +28,8 @@ READS = ("path", "image", "label")
 NEEDS = ("path",)
 CARD = (".md", ".json", ".txt", ".yaml")
 """Suffixes of the files that describe a data set."""
-BATCH_ROWS = 128  # rows decompressed at a time
+# rows decompressed at a time
+BATCH_ROWS = 128
 
 
 def open(data: Data) -> Source:
@@ -69,8 +70,10 @@ def _find(data: Data) -> tuple[Files, Path]:
         return {part: [path / name for name in found] for part, found in chosen.items()}, path
     if match := HUB_NAME.fullmatch(data.path):
         return _download(match["repo"], match["config"], data.path)
-    raise ValueError(f"data.path: {data.path} is not there; give a .parquet file, a folder of them, or a data set's "
-                     "name on the Hugging Face hub (owner/name)")  # fmt: skip
+    raise ValueError(
+        f"data.path: {data.path} is not there; give a .parquet file, a folder of them, or a data set's "
+        "name on the Hugging Face hub (owner/name)"
+    )
 
 
 def _files(folder: Path, *, hidden: bool = False) -> list[str]:
@@ -127,8 +130,10 @@ def _choose(names: list[str], config: str | None, where: str) -> dict[str, list[
         configs = {folder: found for folder, found in configs.items() if config in folder.split("/")}
     if len(configs) != 1:
         there = ", ".join(configs) or ", ".join(sorted(names)[:5])
-        raise ValueError(f"data.path: {where} holds {len(configs) or 'no such'} data sets (in {there}); give one of "
-                         "the folders, or owner/name:config for one on the hub")  # fmt: skip
+        raise ValueError(
+            f"data.path: {where} holds {len(configs) or 'no such'} data sets (in {there}); give one of "
+            "the folders, or owner/name:config for one on the hub"
+        )
     (found,) = configs.values()
     parts: dict[str, list[str]] = {}
     for name in found:
@@ -150,7 +155,8 @@ def _download(repo: str, config: str | None, where: str) -> tuple[Files, Path]:
     from huggingface_hub import HfApi, errors, hf_hub_download
 
     try:
-        for revision in (None, "refs/convert/parquet"):  # where the hub keeps what it has converted to Parquet itself
+        # where the hub keeps what it has converted to Parquet itself
+        for revision in (None, "refs/convert/parquet"):
             info = HfApi().dataset_info(repo, revision=revision)
             names = [file.rfilename for file in info.siblings or () if file.rfilename.endswith(".parquet")]
             if names:
@@ -182,19 +188,23 @@ def _load(files: Files, data: Data) -> Images:
             check_same(columns, first, file.schema_arrow, path) for file, path in zip(opened, paths, strict=True)
         ]
         if any(labelled) and not all(labelled):
-            raise ValueError(f"data.path: {paths[labelled.index(False)]} has no column {columns.label}, which other files "
-                             f"of the {part} part have")  # fmt: skip
+            raise ValueError(
+                f"data.path: {paths[labelled.index(False)]} has no column {columns.label}, which other files "
+                f"of the {part} part have"
+            )
         counts = [file.metadata.num_rows for file in opened]
         values[part] = read_labels(paths, columns) if all(labelled) else [None] * sum(counts)
         parts[part] = counts, paths
     classes, index = name_classes(columns, values, data.path)
     return Images(
         classes,
-        {part: Part([index(value) for value in values[part]], _reader(paths, counts, columns.image))
-         for part, (counts, paths) in parts.items()},
+        {
+            part: Part([index(value) for value in values[part]], _reader(paths, counts, columns.image))
+            for part, (counts, paths) in parts.items()
+        },
         columns.said(files),
         columns.left,
-    )  # fmt: skip
+    )
 
 
 def _reader(

@@ -46,7 +46,8 @@ def open(data: Data) -> Source:
     def content() -> str:
         if path.is_dir():
             return fingerprint([path / name for name in _tree(path)[0]], path)
-        _tree(path)  # says what is wrong, if it is
+        # says what is wrong, if it is
+        _tree(path)
         return fingerprint([path], path.parent)
 
     return Source(lambda: _load(path), content)
@@ -54,8 +55,12 @@ def open(data: Data) -> Source:
 
 def _tree(path: Path) -> Tree:
     if path.is_dir():
-        names = (Path(here, name).relative_to(path) for here, _, found in os.walk(path) for name in found
-                 if Path(here, name).is_file())  # fmt: skip
+        names = (
+            Path(here, name).relative_to(path)
+            for here, _, found in os.walk(path)
+            for name in found
+            if Path(here, name).is_file()
+        )
         return sorted(name.as_posix() for name in names), lambda name: (path / name).read_bytes()
     if not path.is_file():
         raise ValueError(f"data.path: {path} is not there; give {ARCHIVE} or the folder it unpacks to")

@@ -3,9 +3,10 @@
 Such a file imports its library when it is told to, never at its top, and has
 
 - `RUNTIMES`: names of the runtimes (tasks/runtimes) that execute with this library;
-- `measure(path, runtime, device, threads, inputs, queries, folder, watch)`: run `WARMUP` queries, then `queries` under the
-  library's own profiler (these within `watch`, which sees what else the machine does), write `trace.json` (Chrome's trace
-  format) into `folder`, and return `Measured`.
+- `measure(path, runtime, device, threads, inputs, queries, folder, watch)`: run `WARMUP` queries, then `queries` under
+the
+  library's own profiler (these within `watch`, which sees what else the machine does), write `trace.json` (Chrome's
+  trace format) into `folder`, and return `Measured`.
 
 A profiler slows a query down: its figures are shares, not latencies.
 """
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 WARMUP = 5
 """Queries before those that are recorded."""
 LEAST_QUERIES = 5
-"""Queries that operators must be summed over for their shares to say anything: a stall in one of fewer is half of them."""
+"""Queries that operators must be summed over for their shares to say anything: a stall in one of fewer is half of
+them."""
 Stacks = dict[tuple[str, ...], float]
 """Module path and operators, outermost first -> own time, ms a query; in the order of execution."""
 
@@ -49,8 +51,8 @@ class Operator:
     unfused: bool = False
     """An operator that computes in floating point between Q/DQ nodes which stand to be fused with it."""
     edge: bool = False
-    """A conversion at the graph's own input or output, which no form of quantization avoids. False where the library does not
-    tell what feeds an operator."""
+    """A conversion at the graph's own input or output, which no form of quantization avoids. False where the library
+    does not tell what feeds an operator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +71,8 @@ class Measured:
     """What a profiler found."""
 
     queries: int
-    """Queries that the operators are summed over: the calmest quarter of the recorded ones where the library tells queries
-    apart, else all."""
+    """Queries that the operators are summed over: the calmest quarter of the recorded ones where the library tells
+    queries apart, else all."""
     operators: list[Operator]
     stacks: Stacks
     convolutions: list[Convolution]
@@ -79,7 +81,8 @@ class Measured:
     dynamic: bool = False
     """Whether it finds the ranges of activations in every query (DynamicQuantizeLinear)."""
     normalisations: dict[str, str] = field(default_factory=dict)
-    """Operators that are a BatchNormalization of their own (by name), and why each was not folded into a convolution."""
+    """Operators that are a BatchNormalization of their own (by name), and why each was not folded into a
+    convolution."""
     overridable: int = 0
     """Weights that are inputs of the graph at the same time, so that a runtime takes none of them for a constant."""
 
@@ -95,9 +98,16 @@ class Profiler(Protocol):
     RUNTIMES: tuple[str, ...]
 
     def measure(
-        self, path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+        self,
+        path: Path,
+        runtime: str,
+        device: str,
+        threads: int,
+        inputs: np.ndarray,
+        queries: int,
+        folder: Path,
         watch: Watching = UNWATCHED,
-    ) -> Measured: ...  # fmt: skip
+    ) -> Measured: ...
 
 
 def load(runtime: str) -> Profiler:

@@ -34,8 +34,16 @@ def write_trace(folder: Path, operators: Iterable[Operator], queries: int, note:
     for one in operators:
         duration = one.total_ms / queries * 1000
         events.append(
-            {"ph": "X", "cat": "Node", "pid": 0, "tid": 0, "name": one.name, "ts": at, "dur": duration,
-             "args": {"op_name": one.type, "path": one.path, "precision": one.precision, "provider": one.provider}}
-        )  # fmt: skip
+            {
+                "ph": "X",
+                "cat": "Node",
+                "pid": 0,
+                "tid": 0,
+                "name": one.name,
+                "ts": at,
+                "dur": duration,
+                "args": {"op_name": one.type, "path": one.path, "precision": one.precision, "provider": one.provider},
+            }
+        )
         at += duration
     (folder / "trace.json").write_text(json.dumps({"traceEvents": events, "otherData": {"note": note}}))

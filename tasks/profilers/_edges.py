@@ -66,8 +66,11 @@ def of_onnx(executed: onnx.ModelProto, own: Collection[str]) -> set[str]:
     still = constant(executed)
     fixed = {tensor.name for tensor in executed.graph.initializer}
     fixed |= {name for node in executed.graph.node if node.name in still for name in node.output}
-    nodes = [Node(node.name, node.op_type, frozenset(node.input) - fixed - {""}, frozenset(node.output))
-             for node in executed.graph.node if node.name not in still]  # fmt: skip
+    nodes = [
+        Node(node.name, node.op_type, frozenset(node.input) - fixed - {""}, frozenset(node.output))
+        for node in executed.graph.node
+        if node.name not in still
+    ]
     given = {value.name for value in executed.graph.input} - fixed
     return edges(nodes, given, {value.name for value in executed.graph.output}, own)
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 QUANTIZE = ("QuantizeLinear", "DequantizeLinear")
 FUSED = ("Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "Add", "Mul", "BatchNormalization", *QUANTIZE)
-"""What runtimes fuse with the convolution or matrix product before it, which then goes by the name of the last of them."""
+"""What runtimes fuse with the convolution or matrix product before it, which then goes by the name of the last of
+them."""
 HEAVY = ("Conv", "ConvTranspose", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Attention")
 # Weights keep the name of their module through quantization and fusion: "layer1.0.conv1.weight_quantized".
 WEIGHT = re.compile(r"(?:^|/)([^/]+)\.(?:weight|bias)(?:$|[_.:])")
@@ -30,9 +31,15 @@ ADDED = re.compile(
 
 def is_integer(op_type: str) -> bool:
     """Whether an operator computes in int8."""
-    return op_type.startswith(("QLinear", "QGemm", "QAttention")) or "Integer" in op_type or op_type in (
-        "DynamicQuantizeMatMul", "MatMulNBits",
-    )  # fmt: skip
+    return (
+        op_type.startswith(("QLinear", "QGemm", "QAttention"))
+        or "Integer" in op_type
+        or op_type
+        in (
+            "DynamicQuantizeMatMul",
+            "MatMulNBits",
+        )
+    )
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
@@ -139,7 +146,8 @@ class Modules:
                 for known in (name, ADDED.sub("", name)):
                     if known in table:
                         return table[known]
-        return self._by_weight(given) or ""  # the last: ONNX Runtime shares equal biases among modules
+        # the last: ONNX Runtime shares equal biases among modules
+        return self._by_weight(given) or ""
 
 
 def _unrepeated(parts: list[str]) -> str:

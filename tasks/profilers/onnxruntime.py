@@ -27,9 +27,15 @@ TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8"
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    path: Path,
+    runtime: str,
+    device: str,
+    threads: int,
+    inputs: np.ndarray,
+    queries: int,
+    folder: Path,
     watch: Watching = UNWATCHED,
-) -> Measured:  # fmt: skip
+) -> Measured:
     """Profile an ONNX file on ONNX Runtime's CPU or CUDA provider."""
     file = model_file(path)
     source = _onnx.read(file)
@@ -45,12 +51,18 @@ def measure(
     edges = _edges.of_onnx(optimized, {node.name for node in source.graph.node})
     operators = [replace(one, edge=one.name in edges) for one in operators]
     constant = _onnx.constant(optimized)
-    operators.sort(key=lambda one: one.name in constant)  # they run before all others, whatever they belong to
+    # they run before all others, whatever they belong to
+    operators.sort(key=lambda one: one.name in constant)
     return Measured(
-        queries=len(kept), operators=operators, stacks=stacks_of(operators, len(kept)), quantized=_onnx.is_quantized(source),
-        convolutions=_onnx.convolutions(source, modules), dynamic=_onnx.is_dynamic(source),
-        normalisations=_normalisations(operators, _onnx.unfolded(source)), overridable=_onnx.overridable(source),
-    )  # fmt: skip
+        queries=len(kept),
+        operators=operators,
+        stacks=stacks_of(operators, len(kept)),
+        quantized=_onnx.is_quantized(source),
+        convolutions=_onnx.convolutions(source, modules),
+        dynamic=_onnx.is_dynamic(source),
+        normalisations=_normalisations(operators, _onnx.unfolded(source)),
+        overridable=_onnx.overridable(source),
+    )
 
 
 def _normalisations(operators: list[Operator], reasons: dict[str, str]) -> dict[str, str]:
@@ -74,8 +86,10 @@ def _run(
 
     _onnxruntime.load_library(device)
     # Weights apart, so that a graph of more than 2 GB can be written; and the file's own are beside it.
-    weights = {"session.optimized_model_external_initializers_file_name": "weights",
-               "session.model_external_initializers_file_folder_path": str(file.parent.absolute())}  # fmt: skip
+    weights = {
+        "session.optimized_model_external_initializers_file_name": "weights",
+        "session.model_external_initializers_file_folder_path": str(file.parent.absolute()),
+    }
     options = _onnxruntime.options(threads, weights)
     options.enable_profiling = True
     options.profile_file_prefix = str(scratch / "profile")
@@ -113,12 +127,16 @@ def _operators(
         heavy = any(word in kind for word in ("Conv", "MatMul", "Gemm"))
         operators.append(
             Operator(
-                name=name, path=modules.path((name, *outputs), inputs, heavy), type=kind, calls=len(calls),
+                name=name,
+                path=modules.path((name, *outputs), inputs, heavy),
+                type=kind,
+                calls=len(calls),
                 total_ms=sum(call["dur"] for call in calls) / 1000,
                 precision="int8" if _onnx.is_integer(kind) else _precision(about),
-                provider=about["provider"].removesuffix("ExecutionProvider"), unfused=name in left,
+                provider=about["provider"].removesuffix("ExecutionProvider"),
+                unfused=name in left,
             )
-        )  # fmt: skip
+        )
     return operators
 
 

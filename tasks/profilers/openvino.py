@@ -1,9 +1,9 @@
 """OpenVINO: its performance counters.
 
 A counter is the mean of all queries since the model was compiled, in whole microseconds; it is read before and after
-the recorded ones, and what they took computed. As single queries are not told apart, so that a stall of the machine could
-not be left out, this is done on three compiled models, and the median of the three is an operator's time. Counters have no
-times of day: the trace shows operators one after the other.
+the recorded ones, and what they took computed. As single queries are not told apart, so that a stall of the machine
+could not be left out, this is done on three compiled models, and the median of the three is an operator's time.
+Counters have no times of day: the trace shows operators one after the other.
 Source: https://docs.openvino.ai (ProfilingInfo, `ov::enable_profiling`)
 """
 
@@ -30,9 +30,15 @@ TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    path: Path,
+    runtime: str,
+    device: str,
+    threads: int,
+    inputs: np.ndarray,
+    queries: int,
+    folder: Path,
     watch: Watching = UNWATCHED,
-) -> Measured:  # fmt: skip
+) -> Measured:
     """Profile an ONNX file, or one in OpenVINO's own format, in OpenVINO on the CPU."""
     file = model_file(path)
     core = _openvino.library().Core()
@@ -66,17 +72,25 @@ def measure(
         implementation, _, arithmetic = info.exec_type.rpartition("_")
         operators.append(
             Operator(
-                name=name, path=modules.path([*originals.get(name, ()), name]), type=types.get(name, info.node_type),
+                name=name,
+                path=modules.path([*originals.get(name, ()), name]),
+                type=types.get(name, info.node_type),
                 calls=queries,
-                total_ms=median(times[name] for times in rounds if name in times), precision=TYPES.get(arithmetic),
-                provider=implementation or info.exec_type, edge=name in edges,
+                total_ms=median(times[name] for times in rounds if name in times),
+                precision=TYPES.get(arithmetic),
+                provider=implementation or info.exec_type,
+                edge=name in edges,
             )
-        )  # fmt: skip
+        )
     write_trace(folder, operators, queries, "OpenVINO counts durations; operators are shown one after the other")
     return Measured(
-        queries=queries, operators=operators, stacks=stacks_of(operators, queries), quantized=_onnx.is_quantized(source),
-        convolutions=_onnx.convolutions(source, modules), dynamic=_onnx.is_dynamic(source),
-    )  # fmt: skip
+        queries=queries,
+        operators=operators,
+        stacks=stacks_of(operators, queries),
+        quantized=_onnx.is_quantized(source),
+        convolutions=_onnx.convolutions(source, modules),
+        dynamic=_onnx.is_dynamic(source),
+    )
 
 
 def _types(executed: Any, originals: Mapping[str, Sequence[str]], source: onnx.ModelProto) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
 A row is an operator that a module calls (`aten::conv2d` of `layer1.0.conv1`) with all that it calls in turn; the
 implementation is the one of these with the most time of its own. Modules are told by hooks around each one's forward
-(eager alone; elsewhere the calls of a query are numbered); what Python, dispatching and the hooks take is no operator's.
-On CUDA the times are those of kernels. Source: https://docs.pytorch.org/docs/stable/profiler.html
+(eager alone; elsewhere the calls of a query are numbered); what Python, dispatching and the hooks take is no
+operator's. On CUDA the times are those of kernels. Source: https://docs.pytorch.org/docs/stable/profiler.html
 """
 
 from __future__ import annotations
@@ -26,27 +26,37 @@ if TYPE_CHECKING:
 
 RUNTIMES = ("eager", "torchscript", "torch_compile", "torch_compile_max")
 MODULE, STEP = "module ", "ProfilerStep"
-GENERATED = ("graph_", "cpp_fused", "triton_")  # kernels that torch.compile wrote
+# kernels that torch.compile wrote
+GENERATED = ("graph_", "cpp_fused", "triton_")
 AS_WRITTEN = "PyTorch executes the modules as they are written"
 PRECISIONS = {"float": "fp32", "c10::Half": "fp16", "c10::BFloat16": "bf16"}
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    path: Path,
+    runtime: str,
+    device: str,
+    threads: int,
+    inputs: np.ndarray,
+    queries: int,
+    folder: Path,
     watch: Watching = UNWATCHED,
-) -> Measured:  # fmt: skip
-    """Profile a model in PyTorch; `folder` also gets the log that TensorBoard shows where torch-tb-profiler is installed."""
+) -> Measured:
+    """Profile a model in PyTorch; `folder` also gets the log that TensorBoard shows where torch-tb-profiler is
+    installed."""
     import torch
     from torch import profiler
 
     if runtime.startswith("torch_compile"):
         import torch._inductor.config as inductor
 
-        inductor.cpp.enable_kernel_profile = True  # its CPU kernels do not show otherwise
+        # its CPU kernels do not show otherwise
+        inductor.cpp.enable_kernel_profile = True
     adapter = load(runtime)
     adapter.load_library(device)
     session = adapter.open(path, device, len(inputs), threads)
-    session.run(inputs)  # compiles, outside the hooks
+    # compiles, outside the hooks
+    session.run(inputs)
     activities = [profiler.ProfilerActivity.CPU]
     if device != "cpu":
         activities.append(profiler.ProfilerActivity.CUDA)
@@ -55,10 +65,11 @@ def measure(
     with warnings.catch_warnings(), _modules(convolutions) if runtime == "eager" else warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with profiler.profile(
-            activities=activities, record_shapes=True,
+            activities=activities,
+            record_shapes=True,
             schedule=profiler.schedule(wait=0, warmup=WARMUP, active=queries, repeat=1),
             on_trace_ready=profiler.tensorboard_trace_handler(str(log), worker_name=runtime),
-        ) as recorded:  # fmt: skip
+        ) as recorded:
             for _ in range(WARMUP):
                 session.run(inputs)
                 recorded.step()
@@ -81,8 +92,14 @@ def measure(
     stacks = {path: ms / len(kept) for path, ms in tree.stacks.items()}
     quantized = any("quantized::" in one.type or "fake_quant" in one.type for one in operators)
     alone = [one.name for one in operators if one.type == "aten::batch_norm"]
-    return Measured(queries=len(kept), operators=operators, stacks=stacks, convolutions=[*convolutions.values()],
-                    quantized=quantized, normalisations=dict.fromkeys(alone, AS_WRITTEN))  # fmt: skip
+    return Measured(
+        queries=len(kept),
+        operators=operators,
+        stacks=stacks,
+        convolutions=[*convolutions.values()],
+        quantized=quantized,
+        normalisations=dict.fromkeys(alone, AS_WRITTEN),
+    )
 
 
 @contextmanager
@@ -99,8 +116,9 @@ def _modules(convolutions: dict[str, Convolution]) -> Iterator[None]:
             names.update({id(child): name.replace(".", "/") for name, child in module.named_modules()})
         path = names.get(id(module), type(module).__name__)
         if isinstance(module, torch.nn.Conv2d):
-            convolutions[path] = Convolution(name=path.replace("/", "."), path=path, in_channels=module.in_channels,
-                                             out_channels=module.out_channels)  # fmt: skip
+            convolutions[path] = Convolution(
+                name=path.replace("/", "."), path=path, in_channels=module.in_channels, out_channels=module.out_channels
+            )
         running.append(torch.profiler.record_function(MODULE + path))
         running[-1].__enter__()
 
@@ -126,8 +144,9 @@ def _in_script(torch: Any, path: Path) -> dict[str, Convolution]:
             weight, groups = list(node.inputs())[1].toIValue(), node.namedInput("groups").toIValue()
             if isinstance(weight, torch.Tensor):
                 name = node.output().debugName()
-                found[name] = Convolution(name=f"%{name}", path="", in_channels=weight.shape[1] * groups,
-                                          out_channels=weight.shape[0])  # fmt: skip
+                found[name] = Convolution(
+                    name=f"%{name}", path="", in_channels=weight.shape[1] * groups, out_channels=weight.shape[0]
+                )
     return found
 
 
@@ -141,7 +160,8 @@ class _Tree:
         self.seen: Counter[str] = Counter()
 
     def _spent(self, event: Any, own: bool = False) -> float:
-        return getattr(event, f"{'self_' if own else ''}{self.clock}_time_total") / 1000  # us
+        # us
+        return getattr(event, f"{'self_' if own else ''}{self.clock}_time_total") / 1000
 
     def query(self, step: Any) -> None:
         """Sum up a recorded query."""
@@ -150,7 +170,8 @@ class _Tree:
 
     def _below(self, event: Any, module: tuple[str, ...], stack: tuple[str, ...]) -> None:
         for child in event.cpu_children:
-            if child.name.startswith(MODULE):  # its own time is Python's and the hooks'
+            # its own time is Python's and the hooks'
+            if child.name.startswith(MODULE):
                 inner = tuple(filter(None, child.name.removeprefix(MODULE).split("/")))
                 self._below(child, inner, inner)
             elif "::" in child.name or child.name.startswith(GENERATED):
@@ -158,7 +179,8 @@ class _Tree:
                 self._nested(child, stack)
             else:
                 inner = (*stack, child.name.strip("# "))
-                for kernel in child.kernels if self.clock == "device" else ():  # of a CUDA graph: no operator's
+                # of a CUDA graph: no operator's
+                for kernel in child.kernels if self.clock == "device" else ():
                     self._row(module, child, kernel.duration / 1000, kernel.name)
                     self._stack((*inner, kernel.name), kernel.duration / 1000)
                 if self.clock == "cpu":
@@ -189,12 +211,21 @@ class _Tree:
         """A row an operator and module, those that took no time left out."""
         return [
             Operator(
-                name=path.replace("/", ".") or (f"{kind} #{number}" if self.seen[kind] > 1 else kind), path=path,
-                type=kind, calls=calls, total_ms=ms, precision=_precision(event) if "::" in kind else None,
-                provider=self._heaviest(event) if "::" in kind else "generated" if kind.startswith(GENERATED) else "PyTorch",
+                name=path.replace("/", ".") or (f"{kind} #{number}" if self.seen[kind] > 1 else kind),
+                path=path,
+                type=kind,
+                calls=calls,
+                total_ms=ms,
+                precision=_precision(event) if "::" in kind else None,
+                provider=self._heaviest(event)
+                if "::" in kind
+                else "generated"
+                if kind.startswith(GENERATED)
+                else "PyTorch",
             )
-            for (path, kind, number), (calls, ms, event) in self.rows.items() if ms > 0
-        ]  # fmt: skip
+            for (path, kind, number), (calls, ms, event) in self.rows.items()
+            if ms > 0
+        ]
 
     def _heaviest(self, event: Any) -> str:
         """The implementation: what took most of an operator's time; on CUDA the kernel."""

@@ -24,9 +24,15 @@ TYPES = {"Int8": "int8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
 
 
 def measure(
-    path: Path, runtime: str, device: str, threads: int, inputs: np.ndarray, queries: int, folder: Path,
+    path: Path,
+    runtime: str,
+    device: str,
+    threads: int,
+    inputs: np.ndarray,
+    queries: int,
+    folder: Path,
     watch: Watching = UNWATCHED,
-) -> Measured:  # fmt: skip
+) -> Measured:
     """Profile a serialized engine on a GPU."""
     import torch
 
@@ -44,7 +50,8 @@ def measure(
 
     bound = _tensorrt.Bound(engine, context, torch.from_numpy(inputs).to(device))
     stream, profiler = torch.cuda.Stream(), Profiler()
-    torch.cuda.synchronize()  # the inputs are there
+    # the inputs are there
+    torch.cuda.synchronize()
     for _ in range(WARMUP):
         bound.enqueue(stream)
         stream.synchronize()
@@ -58,17 +65,31 @@ def measure(
     operators = [_operator(layer, ms, layers.get(layer, {})) for layer, ms in profiler.times.items()]
     write_trace(folder, operators, queries, "TensorRT reports durations; layers are shown one after the other")
     return Measured(
-        queries=queries, operators=operators, stacks=stacks_of(operators, queries), convolutions=[],
+        queries=queries,
+        operators=operators,
+        stacks=stacks_of(operators, queries),
+        convolutions=[],
         quantized=any(one.precision == "int8" for one in operators),
-    )  # fmt: skip
+    )
 
 
 def _operator(name: str, times: list[float], about: dict[str, Any]) -> Operator:
     """Layers keep the names of the ONNX nodes that they were fused of: "/layer1/0/conv1/Conv + /layer1/0/relu/Relu"."""
     kind = about.get("ParameterType") or about.get("LayerType") or ("Reformat" if "Reformat" in name else "layer")
-    formats = [f"{entry.get('Format/Datatype', '')} {entry.get('Datatype', '')}"  # one field until TensorRT 10, two in 11
-               for entry in about.get("Inputs", []) if isinstance(entry, dict)]  # fmt: skip
+    formats = [
+        # one field until TensorRT 10, two in 11
+        f"{entry.get('Format/Datatype', '')} {entry.get('Datatype', '')}"
+        for entry in about.get("Inputs", [])
+        if isinstance(entry, dict)
+    ]
     precision = next((TYPES[word] for text in formats for word in reversed(text.split()) if word in TYPES), None)
     path = "/".join(name.partition(" + ")[0].strip("/").split("/")[:-1]) if name.startswith("/") else ""
-    return Operator(name=name, path=path, type=kind, calls=len(times), total_ms=sum(times), precision=precision,
-                    provider=str(about.get("TacticName", "TensorRT")))  # fmt: skip
+    return Operator(
+        name=name,
+        path=path,
+        type=kind,
+        calls=len(times),
+        total_ms=sum(times),
+        precision=precision,
+        provider=str(about.get("TacticName", "TensorRT")),
+    )

@@ -1,7 +1,7 @@
 """Published studies, a file each: their figures as facts, and where this study's own stand in the tables.
 
-A file has HARDWARE (what the study names as its machine) and `compare(tables)`. Published figures are compared with, never
-taken for a result: what was not measured here is a dash.
+A file has HARDWARE (what the study names as its machine) and `compare(tables)`. Published figures are compared with,
+never taken for a result: what was not measured here is a dash.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Comparison:
 
 
 class Marks:
-    """What stands under a table instead of in a cell of figures: each reason once, with the mark that its cells carry."""
+    """What stands under a table instead of in a cell of figures: each reason once, with the mark that its cells
+    carry."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -100,7 +101,8 @@ def _here(tables: Tables) -> str:
 
 
 def images(split: Row) -> str:
-    """What figures on the images of a row of `datasets` are to be called; an older version of burnish did not say it."""
+    """What figures on the images of a row of `datasets` are to be called; an older version of burnish did not say
+    it."""
     return split.get("label") or split["path"] or split["source"]
 
 
@@ -149,7 +151,8 @@ def duration(seconds: float) -> str:
 
 
 def times(tables: Tables, base: Row | None, row: Row) -> tuple[str, str | None]:
-    """How many times as fast a row of `summary` is as another, with the 99 % interval of paired rounds; the verdict on it.
+    """How many times as fast a row of `summary` is as another, with the 99 % interval of paired rounds; the verdict on
+    it.
 
     A dash and no verdict where one of the two was not measured, or their rounds do not pair.
     """

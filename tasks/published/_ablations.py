@@ -24,11 +24,13 @@ COLUMNS: dict[str, Callable[[Row, Row], str]] = {
 """Of a row and of the row of the same model without any technique."""
 ALIKE = "≈"
 EPOCHS = (
-    "Epoch s: the median but the first, in which PyTorch compiles [shortest–longest]; ≈: these overlap with those of the "
+    "Epoch s: the median but the first, in which PyTorch compiles [shortest–longest]; ≈: these overlap with "
+    "those of the "
     "training without any technique, from which it is not distinguishable."
 )
-MEMORY = ("Memory on a GPU: its allocator's peak; on a CPU: resident in the process, with what earlier trainings have "
-          "left.")  # fmt: skip
+MEMORY = (
+    "Memory on a GPU: its allocator's peak; on a CPU: resident in the process, with what earlier trainings have left."
+)
 
 
 def by_model(tables: Tables) -> dict[str, dict[str, Row]]:

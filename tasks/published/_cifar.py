@@ -57,7 +57,8 @@ def _half(tables: Tables, half: str, data: str | None) -> Comparison:
         )
     else:
         notes = (
-            "Training accuracy here is a running one: taken during the chosen epoch, while the weights still change and on "
+            "Training accuracy here is a running one: taken during the chosen epoch, while the weights still "
+            "change and on "
             "images as they are augmented; it may lie below the test accuracy.",
             "Time here: training and validation of all epochs.",
         )
@@ -74,8 +75,11 @@ def _trained(tables: Tables, model: str) -> tuple[str, ...] | None:
     tested = score(tables, weights[0])
     validation = [row for row in epochs if row["split"] == "validation"]
     best = max(validation or epochs, key=lambda row: row["macro_f1"])
-    train = next(row for row in epochs if row["split"] == "train"
-                 and (row["epoch"], row["seed"]) == (best["epoch"], best["seed"]))  # fmt: skip
+    train = next(
+        row
+        for row in epochs
+        if row["split"] == "train" and (row["epoch"], row["seed"]) == (best["epoch"], best["seed"])
+    )
     seconds = sum(row["seconds"] for row in epochs if row["seed"] == best["seed"])
     return (
         percent(tested, "top1"),

@@ -1,4 +1,5 @@
-"""S3: accuracy and training time of three architectures on CIFAR-10, with and without techniques; beside it CIFAR-100's."""
+"""S3: accuracy and training time of three architectures on CIFAR-10, with and without techniques; beside it
+CIFAR-100's."""
 
 from __future__ import annotations
 

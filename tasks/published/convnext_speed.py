@@ -56,8 +56,9 @@ def _training(model: str, here: dict[str, Row]) -> Comparison:
         MEMORY,
     )
     title = f"Training: {model}" if model else "Training"
-    return Comparison(title, ("change",), ("epoch s", "× vanilla", "accuracy %", "memory MB"), tuple(lines),
-                      marks.notes + notes)  # fmt: skip
+    return Comparison(
+        title, ("change",), ("epoch s", "× vanilla", "accuracy %", "memory MB"), tuple(lines), marks.notes + notes
+    )
 
 
 def _inference(tables: Tables, model: str) -> Comparison:
@@ -69,21 +70,30 @@ def _inference(tables: Tables, model: str) -> Comparison:
     base = next((row for row in found if row["runtime"] == "eager" and row["stage"] in TRAINING), None)
     marks = Marks()
     lines = tuple(
-        Line((row["variant"].removeprefix(f"{model}/"), row["runtime"]), None,
-             (timed(row), times(tables, base, row)[0], percent(row, "top1"))
-             if row["status"] == "ok" else (marks.outcome(row), ABSENT, ABSENT))
+        Line(
+            (row["variant"].removeprefix(f"{model}/"), row["runtime"]),
+            None,
+            (timed(row), times(tables, base, row)[0], percent(row, "top1"))
+            if row["status"] == "ok"
+            else (marks.outcome(row), ABSENT, ABSENT),
+        )
         for row in found
-    )  # fmt: skip
-    notes = ["× eager: times as fast as the unpruned model in PyTorch eager, with the 99 % interval of paired rounds.",
-             _undone(found)]  # fmt: skip
+    )
+    notes = [
+        "× eager: times as fast as the unpruned model in PyTorch eager, with the 99 % interval of paired rounds.",
+        _undone(found),
+    ]
     file = next((row["variant"] for row in found if row["format"] == "onnx" and row["precision"] == "fp32"), None)
     if file:
-        notes.append(f"Flame chart and operators in their time: `burnish profile {file}`; the graph in Netron: the same with "
-                     "--netron; operators of the exported file: the report's section on it.")  # fmt: skip
+        notes.append(
+            f"Flame chart and operators in their time: `burnish profile {file}`; the graph in Netron: the same with "
+            "--netron; operators of the exported file: the report's section on it."
+        )
     devices = ", ".join(dict.fromkeys(row["device"] for row in found))
     columns = ("median ms", "× eager", "top-1 %")
-    return Comparison(f"Inference: {model}, {devices}, batch {batch}", ("form", "runtime"), columns, lines,
-                      (*marks.notes, *notes))  # fmt: skip
+    return Comparison(
+        f"Inference: {model}, {devices}, batch {batch}", ("form", "runtime"), columns, lines, (*marks.notes, *notes)
+    )
 
 
 def _undone(found: list[Row]) -> str:

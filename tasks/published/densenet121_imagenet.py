@@ -19,19 +19,25 @@ VRAM = ("241.8", "972.7", "1945.1", "3871.3", "7720")
 Technique = tuple[tuple[str, str, str], tuple[tuple[str, str], ...]]
 """Size, top-1, top-5; of each batch size milliseconds per batch and samples a second."""
 TECHNIQUES: dict[str, Technique] = {
-    "none": (("31.1", "88.4", "97.1"),
-             (("94.5", "10.6"), ("188.3", "21.2"), ("195.8", "40.9"), ("153.1", "104.5"), ("325.4", "98.3"))),
-    "pruning": (("31", "65.5", "87.6"),
-                (("42.4", "23.6"), ("225.3", "17.8"), ("165.9", "48.2"), ("225.6", "70.9"), ("339.8", "94.2"))),
-    "ONNX": (("1.1", "88.4", "97.1"),
-             (("39.6", "25.2"), ("90.2", "44.4"), ("104.9", "76.3"), ("31.9", "500.9"), ("53.5", "597.8"))),
-}  # fmt: skip
+    "none": (
+        ("31.1", "88.4", "97.1"),
+        (("94.5", "10.6"), ("188.3", "21.2"), ("195.8", "40.9"), ("153.1", "104.5"), ("325.4", "98.3")),
+    ),
+    "pruning": (
+        ("31", "65.5", "87.6"),
+        (("42.4", "23.6"), ("225.3", "17.8"), ("165.9", "48.2"), ("225.6", "70.9"), ("339.8", "94.2")),
+    ),
+    "ONNX": (
+        ("1.1", "88.4", "97.1"),
+        (("39.6", "25.2"), ("90.2", "44.4"), ("104.9", "76.3"), ("31.9", "500.9"), ("53.5", "597.8")),
+    ),
+}
 FORMS: dict[str, Callable[[Row], bool]] = {
     "none": lambda row: row["runtime"] == "eager" and row["stage"] != "prune",
     "pruning": lambda row: row["runtime"] == "eager" and row["stage"] == "prune",
     "ONNX": lambda row: _onnx(row, "fp32"),
     "int8 ONNX": lambda row: _onnx(row, "int8"),
-}  # fmt: skip
+}
 
 
 def compare(tables: Tables) -> list[Comparison]:
@@ -65,22 +71,42 @@ def compare(tables: Tables) -> list[Comparison]:
     rates = "with several queries in flight" if rate == "throughput" else "batch over mean latency, one query in flight"
     made = [
         Comparison(
-            "Techniques: mean ms per batch/samples per s", ("technique",), ("size MB", "top-1 %", "top-5 %", *headers), speed,
-            (f"Samples per s: published, batch over latency; here, {rates}, as in benchmark_results.csv.",
-             "Published ONNX size: the graph without its external weights; here weights count.",
-             "Published latencies fall where the batch grows, the mark of no warm-up; here every process is warmed up.",
-             "Published pruning zeroes weights (no gain in time); here whole channels go, and the model is fine-tuned."),
+            "Techniques: mean ms per batch/samples per s",
+            ("technique",),
+            ("size MB", "top-1 %", "top-5 %", *headers),
+            speed,
+            (
+                f"Samples per s: published, batch over latency; here, {rates}, as in benchmark_results.csv.",
+                "Published ONNX size: the graph without its external weights; here weights count.",
+                (
+                    "Published latencies fall where the batch grows, the mark of no warm-up; here every process is "
+                    "warmed up."
+                ),
+                (
+                    "Published pruning zeroes weights (no gain in time); here whole channels go, and the model is "
+                    "fine-tuned."
+                ),
+            ),
         ),
         Comparison(
-            "Memory: RAM/VRAM MB", ("technique",), headers, memory,
-            ("Published RAM and VRAM are of the batch sizes, the same for each technique, and VRAM of ONNX is 0; here RAM is "
-             "the process's peak above its baseline, VRAM NVML's figure for the process, whichever runtime.",),
+            "Memory: RAM/VRAM MB",
+            ("technique",),
+            headers,
+            memory,
+            (
+                "Published RAM and VRAM are of the batch sizes, the same for each technique, and VRAM of ONNX is "
+                "0; here RAM is "
+                "the process's peak above its baseline, VRAM NVML's figure for the process, whichever runtime.",
+            ),
         ),
         Comparison(
-            "Deviation: ms per batch, mean ± standard deviation over fresh processes", ("technique",), headers, spread,
+            "Deviation: ms per batch, mean ± standard deviation over fresh processes",
+            ("technique",),
+            headers,
+            spread,
             ("The study measured once.",),
         ),
-    ]  # fmt: skip
+    ]
     return [one for one in made if one.lines]
 
 
@@ -99,8 +125,11 @@ def _by_batch(found: list[Row]) -> dict[int, Row]:
     first = min((row["batch_size"] for row in found if row["status"] == "ok"), default=None)
     best = fastest([row for row in found if row["batch_size"] == first])
     place = ("variant", "runtime", "device")
-    return {row["batch_size"]: row for row in found if best and row["status"] == "ok"
-            and all(row[key] == best[key] for key in place)}  # fmt: skip
+    return {
+        row["batch_size"]: row
+        for row in found
+        if best and row["status"] == "ok" and all(row[key] == best[key] for key in place)
+    }
 
 
 def _onnx(row: Row, precision: str) -> bool:

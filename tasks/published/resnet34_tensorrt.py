@@ -1,4 +1,5 @@
-"""S1: a CIFAR-10 classifier's F1 after each training stage, and ResNet-34's latency in TensorRT as trtexec prints it."""
+"""S1: a CIFAR-10 classifier's F1 after each training stage, and ResNet-34's latency in TensorRT as trtexec prints
+it."""
 
 from __future__ import annotations
 
@@ -50,8 +51,9 @@ def _scores(tables: Tables) -> Comparison:
             ("tuned hyper-parameters", as_given, tuned),
             ("tuned + augmented data", how, shown),
         )
-        lines += [Line((model, stage + more), (F1[stage], ABSENT, ABSENT), _score(tables, row))
-                  for stage, more, row in stages]  # fmt: skip
+        lines += [
+            Line((model, stage + more), (F1[stage], ABSENT, ABSENT), _score(tables, row)) for stage, more, row in stages
+        ]
         longer = next((row for row in augmented if row["name"].endswith(LONGER)), None)
         if longer is not None:
             goes_on = " (kept)" if longer["benchmark"] else ""
@@ -59,17 +61,24 @@ def _scores(tables: Tables) -> Comparison:
         if kept is not None and kept["setting"] == "none":
             lines.append(Line((model, "kept: no augmentation"), None, _score(tables, kept)))
     return Comparison(
-        "F1 after each stage", ("model", "stage"), ("macro F1 (95 % interval)", "over the seeds", "training s"),
+        "F1 after each stage",
+        ("model", "stage"),
+        ("macro F1 (95 % interval)", "over the seeds", "training s"),
         tuple(lines),
-        ("Augmented data: the policy that goes on, or the best by validation images where none does; the report's section "
-         "Augmentation then says why.",
-         "Training s: all epochs of the seed whose weights are shown, from scratch; not in it are the search before, "
-         "validation, checkpoints, and what + tells: PyTorch's compilation and cuDNN's choice of algorithms."),
-    )  # fmt: skip
+        (
+            "Augmented data: the policy that goes on, or the best by validation images where none does; the "
+            "report's section "
+            "Augmentation then says why.",
+            "Training s: all epochs of the seed whose weights are shown, from scratch; not in it are the search "
+            "before, "
+            "validation, checkpoints, and what + tells: PyTorch's compilation and cuDNN's choice of algorithms.",
+        ),
+    )
 
 
 def _augmented(rows: list[Row]) -> tuple[Row | None, str]:
-    """The policy that stands for augmented data, and what is to be said of it: trained in full before tried in short."""
+    """The policy that stands for augmented data, and what is to be said of it: trained in full before tried in
+    short."""
     policies = [row for row in rows if row["setting"] != "none" and not row["name"].endswith(LONGER)]
     best = max(
         policies,
@@ -82,7 +91,8 @@ def _augmented(rows: list[Row]) -> tuple[Row | None, str]:
 
 
 def _training(tables: Tables, variant: Row) -> str:
-    """Seconds of training of the weights of a row of `variants`, and after + of the warm-up in which PyTorch compiles."""
+    """Seconds of training of the weights of a row of `variants`, and after + of the warm-up in which PyTorch
+    compiles."""
     names = same(tables, variant)
     chosen = {row["variant"]: row["chosen"] for row in rows(tables, "seeds", lambda row: row["variant"] in names)}
     epochs = rows(tables, "epochs", lambda row: row["split"] == "train" and chosen.get(row["variant"]) == row["seed"])
@@ -136,15 +146,23 @@ def _latency(tables: Tables) -> list[Comparison]:
         here = lambda found: all(found[key] == row[key] for key in place)  # noqa: E731
         timed = {part["part"]: part for part in rows(tables, "gpu_times", here)}
         if not timed:
-            timed = {"latency": {k.removeprefix("latency_"): v for found in rows(tables, "benchmarks", here)
-                                 for k, v in found.items()}}  # fmt: skip
+            timed = {
+                "latency": {
+                    k.removeprefix("latency_"): v
+                    for found in rows(tables, "benchmarks", here)
+                    for k, v in found.items()
+                }
+            }
         several = rows(tables, "throughputs", lambda found: here(found) and found["status"] == "ok")
     bad = bool(row and row["conditions"])
     lines = [
-        Line((NAMES[part],), published, tuple(starred(timed[part][f"{name}_ms"], bad) for name in STATISTICS)
-             if part in timed else None)
+        Line(
+            (NAMES[part],),
+            published,
+            tuple(starred(timed[part][f"{name}_ms"], bad) for name in STATISTICS) if part in timed else None,
+        )
         for part, published in PARTS.items()
-    ]  # fmt: skip
+    ]
     whole, compute = timed.get("latency", {}), timed.get("compute", {})
     rate, how = _rate(several, whole.get("mean_ms"), bad)
     totals = (
@@ -161,7 +179,8 @@ def _latency(tables: Tables) -> list[Comparison]:
 
 
 def _rate(several: list[Row], mean_ms: float | None, bad: bool) -> tuple[str, str]:
-    """Queries a second, and what that rate is: trtexec enqueues ahead, so that of several in flight where it was measured."""
+    """Queries a second, and what that rate is: trtexec enqueues ahead, so that of several in flight where it was
+    measured."""
     said = "trtexec enqueues ahead; the rate here is"
     for found in several:
         rate = starred(found["images_per_second"] / found["batch_size"], bool(found["conditions"]))
@@ -174,13 +193,18 @@ def _before_and_after(tables: Tables) -> Comparison:
     before = rows(tables, "summary", lambda row: row["role"] == "reference")
     after, _ = _single(tables)
     lines = [
-        Line((name, words(row)), None, (timed(row), figure(row["macro_f1"], "{:.4f}".format),
-                                        figure(row["agreement"], "{:.4f}".format)))
+        Line(
+            (name, words(row)),
+            None,
+            (timed(row), figure(row["macro_f1"], "{:.4f}".format), figure(row["agreement"], "{:.4f}".format)),
+        )
         for name, row in [*(("before", row) for row in before), ("after", after)]
         if row is not None
-    ]  # fmt: skip
+    ]
     return Comparison(
-        "Single-sample latency before and after, and the accuracy of what was timed", ("", "form"),
-        ("median ms", "macro F1", "agreement with its parent"), tuple(lines),
+        "Single-sample latency before and after, and the accuracy of what was timed",
+        ("", "form"),
+        ("median ms", "macro F1", "agreement with its parent"),
+        tuple(lines),
         ("The study never checked the accuracy of its engine.",),
-    )  # fmt: skip
+    )

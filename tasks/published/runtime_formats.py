@@ -22,15 +22,35 @@ FORMS: dict[str, Callable[[Row], bool]] = {
     "TorchScript GPU": lambda row: row["runtime"] == "torchscript" and row["device"] != "cpu",
 }
 MODELS: dict[str, dict[str, tuple[str, str]]] = {
-    "resnet34": {"as trained": ("81.40", "0.843"), "ONNX": ("81.38", "91.29"), "ONNX int8": ("20.44", "92.81"),
-                 "TorchScript CPU": (ABSENT, "4.81"), "TorchScript GPU": (ABSENT, "0.40")},
-    "densenet121": {"as trained": ("30.63", "0.843"), "ONNX": ("30.11", "72.00"), "ONNX int8": ("8.44", "62.52"),
-                    "TorchScript CPU": (ABSENT, "5.02"), "TorchScript GPU": (ABSENT, "1.11")},
-    "efficientnet_b0": {"as trained": ("20.37", "1.096"), "ONNX": ("20.15", "31.40"), "ONNX int8": ("5.33", "32.80"),
-                        "TorchScript CPU": (ABSENT, "4.68"), "TorchScript GPU": (ABSENT, "1.22")},
-    "convnext": {"as trained": ("338.14", "1.221"), "ONNX": ("338.16", "303.18"), "ONNX int8": ("85.42", "406.41"),
-                 "TorchScript CPU": (ABSENT, "10.94"), "TorchScript GPU": (ABSENT, "0.68")},
-}  # fmt: skip
+    "resnet34": {
+        "as trained": ("81.40", "0.843"),
+        "ONNX": ("81.38", "91.29"),
+        "ONNX int8": ("20.44", "92.81"),
+        "TorchScript CPU": (ABSENT, "4.81"),
+        "TorchScript GPU": (ABSENT, "0.40"),
+    },
+    "densenet121": {
+        "as trained": ("30.63", "0.843"),
+        "ONNX": ("30.11", "72.00"),
+        "ONNX int8": ("8.44", "62.52"),
+        "TorchScript CPU": (ABSENT, "5.02"),
+        "TorchScript GPU": (ABSENT, "1.11"),
+    },
+    "efficientnet_b0": {
+        "as trained": ("20.37", "1.096"),
+        "ONNX": ("20.15", "31.40"),
+        "ONNX int8": ("5.33", "32.80"),
+        "TorchScript CPU": (ABSENT, "4.68"),
+        "TorchScript GPU": (ABSENT, "1.22"),
+    },
+    "convnext": {
+        "as trained": ("338.14", "1.221"),
+        "ONNX": ("338.16", "303.18"),
+        "ONNX int8": ("85.42", "406.41"),
+        "TorchScript CPU": (ABSENT, "10.94"),
+        "TorchScript GPU": (ABSENT, "0.68"),
+    },
+}
 """Megabytes, milliseconds (as trained: published in seconds)."""
 VERDICTS = {
     "faster": "faster for",
@@ -62,15 +82,29 @@ def compare(tables: Tables) -> list[Comparison]:
             here = _here(row, ratio) if row else _missing(tables, form, found, marks) if label else None
             if figures or row:
                 lines.append(Line((label or family, form), _published(published, form), here))
-    return [Comparison(
-        "One model, five ways to run it", ("model", "form"),
-        ("size MB", f"median ms, batch {batch}", "× ONNX fp32", "top-1 %"), tuple(lines),
-        (*marks.notes, *_int8(tables, verdicts),
-         "Published times as trained and of TorchScript on a GPU are launches without a synchronisation; here the result "
-         "is waited for.",
-         "Published TorchScript on a CPU (4.8 ms) and ONNX (91 ms) are not of the same input; here all have the same.",
-         "Published int8 has no accuracy; here each form's is measured on the file that is timed. 338 MB: ConvNeXt-Base."),
-    )]  # fmt: skip
+    return [
+        Comparison(
+            "One model, five ways to run it",
+            ("model", "form"),
+            ("size MB", f"median ms, batch {batch}", "× ONNX fp32", "top-1 %"),
+            tuple(lines),
+            (
+                *marks.notes,
+                *_int8(tables, verdicts),
+                "Published times as trained and of TorchScript on a GPU are launches without a synchronisation; "
+                "here the result "
+                "is waited for.",
+                (
+                    "Published TorchScript on a CPU (4.8 ms) and ONNX (91 ms) are not of the same input; here all "
+                    "have the same."
+                ),
+                (
+                    "Published int8 has no accuracy; here each form's is measured on the file that is timed. 338 MB: "
+                    "ConvNeXt-Base."
+                ),
+            ),
+        )
+    ]
 
 
 def _published(model: dict[str, tuple[str, str]], form: str) -> tuple[str, ...] | None:
@@ -106,10 +140,20 @@ def _int8(tables: Tables, verdicts: dict[str, str]) -> list[str]:
         told = "; ".join(f"{VERDICTS[verdict]} {', '.join(models)}" for verdict, models in named.items() if models)
         notes.append(f"Here int8 is {told} (99 % interval of paired rounds; the fastest int8 form of each).")
     if not_faster := [model for model, verdict in verdicts.items() if verdict != "faster"]:
-        tried = rows(tables, "variants", lambda row: row["status"] == "ok" and row["precision"] == "int8"
-                     and row["format"] == "onnx" and "/prune-" not in row["name"])  # fmt: skip
-        settings = {model: ", ".join(dict.fromkeys(str(row["setting"]) for row in tried if row["model"] == model))
-                    for model in not_faster}  # fmt: skip
+        tried = rows(
+            tables,
+            "variants",
+            lambda row: (
+                row["status"] == "ok"
+                and row["precision"] == "int8"
+                and row["format"] == "onnx"
+                and "/prune-" not in row["name"]
+            ),
+        )
+        settings = {
+            model: ", ".join(dict.fromkeys(str(row["setting"]) for row in tried if row["model"] == model))
+            for model in not_faster
+        }
         told = "; ".join(f"{model} ({names})" for model, names in settings.items())
         notes.append(f"No int8 setting tried was measurably faster than ONNX fp32 here for {told}.")
     return notes

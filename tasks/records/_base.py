@@ -59,7 +59,9 @@ Scalar = (
 )
 """A value of another record's field, which that record checks too."""
 PATTERNS = {
-    r"^[a-z0-9][a-z0-9_.-]{0,79}$": "1 to 80 lower-case letters, digits and _ . -, of which the first is a letter or a digit",
+    r"^[a-z0-9][a-z0-9_.-]{0,79}$": (
+        "1 to 80 lower-case letters, digits and _ . -, of which the first is a letter or a digit"
+    ),
     # As pydantic's, Python's and a browser's regular expressions all read it: the form in the Prefect UI has it too.
     r"^[^\x00-\x1f\x7f-\x9f]{0,4096}$": "a path of up to 4,096 characters, none of them a control character",
 }
@@ -73,9 +75,20 @@ PathText = Annotated[str, Field(pattern=PATH)]
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 StageName = Literal[
-    "prepare", "ablate", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "benchmark", "serve",
+    "prepare",
+    "ablate",
+    "train",
+    "tune",
+    "augment",
+    "prune",
+    "export",
+    "quantize",
+    "qat",
+    "build",
+    "benchmark",
+    "serve",
     "aggregate",
-]  # fmt: skip
+]
 
 SkippableStage = Literal["ablate", "tune", "augment", "prune", "quantize", "qat", "build", "serve"]
 """Stages that a study can be without."""

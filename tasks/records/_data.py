@@ -28,11 +28,11 @@ class Data(Record):
 
     kind: Literal["data"] = "data"
     source: Annotated[str, choices("auto", *plugins("datasets"))] = "auto"
-    """auto: whatever data.path holds, or digits without a path. Else a file name in tasks/datasets: digits, parquet, folder,
-    cifar10, cifar100 or tiny_imagenet."""
+    """auto: whatever data.path holds, or digits without a path. Else a file name in tasks/datasets: digits, parquet,
+    folder, cifar10, cifar100 or tiny_imagenet."""
     path: PathText = ""
-    """Folder of images or zip of it, table of labels beside images, Parquet file or folder, or hub data-set name. Where a
-    torchvision set is kept or downloaded to (cifar10, cifar100)."""
+    """Folder of images or zip of it, table of labels beside images, Parquet file or folder, or hub data-set name. Where
+    a torchvision set is kept or downloaded to (cifar10, cifar100)."""
     layout: Literal["auto", "classes", "splits"] = "auto"
     """What the folders in data.path are: classes; splits, with the classes inside; auto: told by their names and
     contents, and refused where both are possible."""
@@ -45,8 +45,8 @@ class Data(Record):
     resize: Pixels | None = None
     """The shorter side before the crop (ImageNet's usual 256 for 224); none: image_size itself."""
     mean: tuple[Fraction, ...] | None = None
-    """To normalise with, per channel or one for all, of pixels scaled to 0..1 (pretrained weights say theirs); none: the
-    training images' own."""
+    """To normalise with, per channel or one for all, of pixels scaled to 0..1 (pretrained weights say theirs); none:
+    the training images' own."""
     std: tuple[Annotated[float, Field(ge=1e-6, le=1)], ...] | None = None
     """As mean: the standard deviation."""
     train_limit: Images | None = None
@@ -58,8 +58,8 @@ class Data(Record):
     test_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
     """Part of all images held out for testing, where the source has no test split; 1: all, and nothing is trained."""
     on_bad: Literal["refuse", "drop"] = "refuse"
-    """Undecodable images, null images and labels out of range; classes of which no image is used; over 1 % of the images
-    not used: refuse the data set, or leave them out and say which."""
+    """Undecodable images, null images and labels out of range; classes of which no image is used; over 1 % of the
+    images not used: refuse the data set, or leave them out and say which."""
     seed: Seed = 0
 
     @classmethod
@@ -115,12 +115,14 @@ class Model(Record):
     width: Channels | None = None
     """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
     upsample: Pixels | None = None
-    """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it takes
-    them as they are stored."""
+    """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it
+    takes them as they are stored."""
     gelu: Literal["tanh"] | None = None
-    """tanh: its GELU layers use the tanh approximation, in training as in every exported form; none: what the model has."""
+    """tanh: its GELU layers use the tanh approximation, in training as in every exported form; none: what the model
+    has."""
     pretrained: PathText | None = None
-    """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or package:NAME."""
+    """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or
+    package:NAME."""
 
     @model_validator(mode="before")
     @classmethod

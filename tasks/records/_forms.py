@@ -76,12 +76,13 @@ class Qat(Record):
     epochs: Epochs = 0
     """Fine-tuning epochs, the best one on validation goes on; 0 leaves the stage out."""
     settings: Annotated[tuple[Annotated[str, choices(*QAT_SETTINGS)], ...], Field(min_length=1)] = ("u8s8-reduced",)
-    """A training and a form each: u8s8-reduced (7-bit weights) for ONNX Runtime on any CPU, u8s8 for CPUs with VNNI or AMX,
-    s8s8 (symmetric) for TensorRT, of which an engine is made too where build.precisions has int8."""
+    """A training and a form each: u8s8-reduced (7-bit weights) for ONNX Runtime on any CPU, u8s8 for CPUs with VNNI or
+    AMX, s8s8 (symmetric) for TensorRT, of which an engine is made too where build.precisions has int8."""
     learning_rate: Rate = 0.002
     """Peak learning rate, of SGD with Nesterov momentum; images, augmentation and all else as in training."""
     tolerance: Difference = 0.1
-    """Largest accepted difference of a logit from the fake-quantized PyTorch parent's, relative to the largest logit."""
+    """Largest accepted difference of a logit from the fake-quantized PyTorch parent's, relative to the largest
+    logit."""
 
     @field_validator("settings")
     @classmethod
@@ -107,13 +108,15 @@ class Benchmark(Record):
 
     kind: Literal["benchmark"] = "benchmark"
     runtimes: Annotated[tuple[Annotated[str, choices(AUTO, *OF_A_STUDY)], ...], Field(min_length=1)] = (AUTO,)
-    """File names in tasks/runtimes. auto: eager, torchscript, onnxruntime and openvino; where there is a GPU also tensorrt;
-    where the CPU has bf16 instructions also torch_compile and openvino_bf16. The log and environment.json say which."""
+    """File names in tasks/runtimes. auto: eager, torchscript, onnxruntime and openvino; where there is a GPU also
+    tensorrt; where the CPU has bf16 instructions also torch_compile and openvino_bf16. The log and environment.json say
+    which."""
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
     """cpu, cuda:N; auto: cpu and the first GPU if there is one."""
     batch_sizes: Batches = (1, 4, 8, 16, 32)
     throughput: bool = True
-    """Beside latency (one query in flight), also throughput: queries back to back, one in flight a core (a GPU: two)."""
+    """Beside latency (one query in flight), also throughput: queries back to back, one in flight a core (a GPU:
+    two)."""
     rounds: Times = 3
     """Every candidate is visited once a round."""
     processes: Times | None = None

@@ -28,8 +28,8 @@ class Output(Record):
 
     tables: dict[str, Artifact] = {}
     passing: tuple[str, ...] = ()
-    """Failures among its rows that say nothing of what was asked for, as of a process that was killed: this run takes such a
-    result, and the next one computes the stage again."""
+    """Failures among its rows that say nothing of what was asked for, as of a process that was killed: this run takes
+    such a result, and the next one computes the stage again."""
 
     @classmethod
     def may_repeat(cls, field: str) -> bool:

@@ -60,8 +60,19 @@ class Tune(Record):
     @field_validator("space")
     @classmethod
     def _space(cls, value: dict[str, Range | Choice]) -> dict[str, Range | Choice]:
-        fixed = {"kind", "epochs", "patience", "seeds", "train_limit", "augment", "device", "loading", "workers",
-                 "pin_memory", "processes"}  # fmt: skip
+        fixed = {
+            "kind",
+            "epochs",
+            "patience",
+            "seeds",
+            "train_limit",
+            "augment",
+            "device",
+            "loading",
+            "workers",
+            "pin_memory",
+            "processes",
+        }
         accepted = tuple(name for name in Train.model_fields if name not in fixed)
         for name, over in value.items():
             known(name, accepted, "Train field to tune")
@@ -92,10 +103,13 @@ class Ablate(Record):
     @field_validator("techniques")
     @classmethod
     def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:  # it becomes part of a file's name, of at most 255 bytes, together with others
+        # it becomes part of a file's name, of at most 255 bytes, together with others
+        for name in value:
             if not name.isprintable() or not 0 < len(name) <= 60 or "/" in name or "\\" in name:
-                raise ValueError(f"{name[:60]!r} is no name of a technique; accepted: 1 to 60 printable characters, none of "
-                                 "them a slash")  # fmt: skip
+                raise ValueError(
+                    f"{name[:60]!r} is no name of a technique; accepted: 1 to 60 printable characters, none of "
+                    "them a slash"
+                )
         return value
 
     @model_validator(mode="after")
@@ -103,9 +117,12 @@ class Ablate(Record):
         set_by: dict[str, str] = {}
         for field in {*self.plain, *(field for fields in self.techniques.values() for field in fields)}:
             if field.startswith(OF_MODEL) and field.removeprefix(OF_MODEL) not in ("gelu", "upsample"):
-                raise ValueError(f"techniques: {field} makes another model; of the model, techniques set model.gelu and "
-                                 "model.upsample")  # fmt: skip
-        for name in self.alone if self.techniques else ():  # techniques={} alone leaves the stage out
+                raise ValueError(
+                    f"techniques: {field} makes another model; of the model, techniques set model.gelu and "
+                    "model.upsample"
+                )
+        # techniques={} alone leaves the stage out
+        for name in self.alone if self.techniques else ():
             known(name, tuple(self.techniques), "technique to leave alone")
         for name, fields in self.techniques.items():
             if name in ("none", "all"):
@@ -113,8 +130,10 @@ class Ablate(Record):
             for field, value in fields.items() if name not in self.alone else ():
                 other = set_by.setdefault(field, name)
                 if self.techniques[other][field] != value:
-                    raise ValueError(f"techniques: {other} and {name} set {field} to different values, so they cannot be all "
-                                     "together; name one of them in alone")  # fmt: skip
+                    raise ValueError(
+                        f"techniques: {other} and {name} set {field} to different values, so they cannot be all "
+                        "together; name one of them in alone"
+                    )
         return self
 
     @property
@@ -162,8 +181,8 @@ class Augment(Record):
     policies: tuple[Annotated[str, choices(*POLICIES)], ...] = ("none", "crop_flip", "trivialaugment")
     """Empty leaves the stage out."""
     epochs: SomeEpochs | None = None
-    """Epochs a policy; none: as train. With fewer, policies are tried in short and the best is retrained as train says; with
-    more, every policy is trained so long, and so is the tuned training again."""
+    """Epochs a policy; none: as train. With fewer, policies are tried in short and the best is retrained as train says;
+    with more, every policy is trained so long, and so is the tuned training again."""
     train_limit: Images | None = None
     """Images a policy is tried on; the best one is retrained on all."""
 

@@ -88,14 +88,18 @@ class Study(Record):
         largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
         engines = [name for name in named if "engine" in formats(name)]
         if engines and largest > max(self.build.batch_sizes):
-            raise ValueError(f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
-                             f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)")  # fmt: skip
+            raise ValueError(
+                f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
+                f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)"
+            )
         self._untrained()
         if "onnx" not in self.export.formats:
             self._without_onnx()
         if self.select.batch_size is not None and self.select.batch_size not in self.benchmark.batch_sizes:
-            raise ValueError(f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
-                             f"{', '.join(map(str, self.benchmark.batch_sizes))}")  # fmt: skip
+            raise ValueError(
+                f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
+                f"{', '.join(map(str, self.benchmark.batch_sizes))}"
+            )
 
     def _techniques(self) -> None:
         """What is trained with each technique must be settings that could stand alone."""
@@ -115,13 +119,16 @@ class Study(Record):
     def _without_onnx(self) -> None:
         """What is made from ONNX needs it."""
         if self.quantize.settings or self.quantize.dynamic:
-            raise ValueError("quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "
-                             "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
+            raise ValueError(
+                "quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "
+                "quantize.settings = [] and quantize.dynamic = false"
+            )
         if self.qat.epochs:
             raise ValueError("qat: int8 is written as ONNX; export.formats must contain 'onnx', or set qat.epochs = 0")
         if set(self.build.precisions) - {AUTO}:
-            raise ValueError("build: engines are made from ONNX; export.formats must contain 'onnx', or set "
-                             "build.precisions = []")  # fmt: skip
+            raise ValueError(
+                "build: engines are made from ONNX; export.formats must contain 'onnx', or set build.precisions = []"
+            )
 
     def _untrained(self) -> None:
         """What cannot be where nothing is trained, or where no images are left to train with."""
@@ -133,8 +140,12 @@ class Study(Record):
                 raise ValueError("train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = []")
         if self.data.test_fraction == 1:
             if self.train.epochs or self.prune.ratios or self.qat.epochs:
-                raise ValueError("data.test_fraction: 1 leaves nothing to train with; set train.epochs = 0, "
-                                 "prune.ratios = [] and qat.epochs = 0")  # fmt: skip
+                raise ValueError(
+                    "data.test_fraction: 1 leaves nothing to train with; set train.epochs = 0, "
+                    "prune.ratios = [] and qat.epochs = 0"
+                )
             if self.quantize.settings or self.quantize.dynamic:
-                raise ValueError("data.test_fraction: 1 leaves nothing to calibrate int8 with or to choose it by; set "
-                                 "quantize.settings = [] and quantize.dynamic = false")  # fmt: skip
+                raise ValueError(
+                    "data.test_fraction: 1 leaves nothing to calibrate int8 with or to choose it by; set "
+                    "quantize.settings = [] and quantize.dynamic = false"
+                )

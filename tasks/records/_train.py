@@ -34,13 +34,13 @@ class Train(Record):
     weights go on as they are."""
     patience: SomeEpochs = 8
     batch_size: Batch | Literal["auto"] = 128
-    """Images of a batch, over all processes; auto: the largest power of two that fits the GPU's memory, on a CPU the one
-    after which images a second no longer rise."""
+    """Images of a batch, over all processes; auto: the largest power of two that fits the GPU's memory, on a CPU the
+    one after which images a second no longer rise."""
     accumulate: Times = 1
     """Batches whose gradients are added up before a step."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
-    """sgd: with Nesterov momentum 0.9. muon: for convolutions and linear layers but the last one, the rest by adamw; its
-    learning rate and weight decay are scaled to suit where adamw's do."""
+    """sgd: with Nesterov momentum 0.9. muon: for convolutions and linear layers but the last one, the rest by adamw;
+    its learning rate and weight decay are scaled to suit where adamw's do."""
     fused: bool = True
     """One kernel for the steps of all weights (sgd and adamw)."""
     learning_rate: Rate = 0.1
@@ -58,22 +58,22 @@ class Train(Record):
     compile: bool = False
     """torch.compile the model and the augmentation."""
     fused_pointwise: bool = False
-    """Triton kernels between the matrix products of ConvNeXt's blocks (convnext_18m, torchvision's), on a GPU; where there is
-    none the training is skipped. The weights are of the plain model."""
+    """Triton kernels between the matrix products of ConvNeXt's blocks (convnext_18m, torchvision's), on a GPU; where
+    there is none the training is skipped. The weights are of the plain model."""
     checkpointing: bool = False
     """Compute the activations of each block again in the backward pass: less memory, a third more work."""
     loading: Literal["auto", "device", "workers"] = "auto"
     """device: training images live on the device as uint8; workers: they are read batch by batch from the memory-mapped
-    file, as are those of randaugment and trivialaugment in any case; auto: device where a quarter of its free memory holds
-    them."""
+    file, as are those of randaugment and trivialaugment in any case; auto: device where a quarter of its free memory
+    holds them."""
     workers: Threads | None = None
     """Processes that read batches; 0: the training process. none: 0 on a CPU, but for randaugment and trivialaugment;
     else all cores but one, at most 8, shared by `processes`."""
     pin_memory: bool = True
     """Batches for a GPU wait in page-locked memory, where they are read by workers."""
     processes: Times = 1
-    """Processes on this machine that train together through torchrun, each on its part of every batch and on its own GPU;
-    on CPUs BatchNorm sees a process's part alone."""
+    """Processes on this machine that train together through torchrun, each on its part of every batch and on its own
+    GPU; on CPUs BatchNorm sees a process's part alone."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     """One training per seed; the one best on validation goes on, all are recorded."""
     train_limit: Images | None = None

@@ -7,7 +7,8 @@ Such a file imports its library when it is told to, never at its top, and has
 - `load_library(device)`: import the library, so that what this takes is not counted as the model's memory;
 - `open(path, device, batch_size, threads, slots)`: a `Session`. It raises RuntimeError where another device or provider
   than the one asked for would run, ValueError where the file is not one that it executes;
-- where `burnish deploy` can serve it, `settings(threads)`: what else the library is told for one query in flight on a CPU, as
+- where `burnish deploy` can serve it, `settings(threads)`: what else the library is told for one query in flight on a
+CPU, as
   JSON, so that the server is told the same.
 
 On a GPU fp32 means fp32: TF32 is switched off wherever it is a runtime's default. On a CPU fp32 does too: OpenVINO

@@ -51,7 +51,8 @@ class Session:
         self._stream = torch.cuda.Stream(device)
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             self._model = make(self._stream)
-        torch.cuda.synchronize(device)  # weights may have been copied in another stream
+        # weights may have been copied in another stream
+        torch.cuda.synchronize(device)
         self.provider = self._model.provider
         self._inputs: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
         self._outputs: dict[tuple, torch.Tensor] = {}

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-ERROR = 3  # log level: its GPU build warns of every missing GPU
+# log level: its GPU build warns of every missing GPU
+ERROR = 3
 CPU = "CPUExecutionProvider"
 
 
@@ -161,7 +162,8 @@ class Model:
         element = inputs.new_empty(0, device="cpu").numpy().dtype.type
         binding = self._session.io_binding()
         binding.bind_input(self._input, "cuda", self._number, element, tuple(inputs.shape), inputs.data_ptr())
-        binding.bind_output(self._output)  # to the host, in memory of its choice: its shape is not known before
+        # to the host, in memory of its choice: its shape is not known before
+        binding.bind_output(self._output)
         self._session.run_with_iobinding(binding)
         answer = binding.copy_outputs_to_cpu()[0]
         output = self._torch.empty_like(self._torch.from_numpy(answer), device=inputs.device)

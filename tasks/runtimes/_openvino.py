@@ -1,9 +1,9 @@
 """What the runtimes on OpenVINO share: its CPU plug-in, in the precision asked for.
 
-OpenVINO runs an fp32 file in bf16 where the CPU has bf16 instructions (2026.4), unless it is told the precision; which one
-the compiled model has is checked. A model with a free batch size is compiled for each shape that comes, by the first query of
-that shape: compiled with a free one, a quarter-width ResNet-34 at 64×64 pixels took 1.17 times as long. Only the newest is
-kept, so that memory is one model's.
+OpenVINO runs an fp32 file in bf16 where the CPU has bf16 instructions (2026.4), unless it is told the precision; which
+one the compiled model has is checked. A model with a free batch size is compiled for each shape that comes, by the
+first query of that shape: compiled with a free one, a quarter-width ResNet-34 at 64×64 pixels took 1.17 times as long.
+Only the newest is kept, so that memory is one model's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ def unavailable(device: str) -> str | None:
 
 
 def library() -> Any:
-    """OpenVINO, imported without its telemetry: that forks this process to send, and the fork hangs on a lock of stdin."""
+    """OpenVINO, imported without its telemetry: that forks this process to send, and the fork hangs on a lock of
+    stdin."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: not to be imported
     import openvino
 
@@ -82,13 +83,17 @@ class Model:
         given = self._compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
         if given != precision:
             raise RuntimeError(f"asked for {precision}, OpenVINO gave {given}")
-        self.provider = f"OpenVINO {', '.join(self._compiled.get_property('EXECUTION_DEVICES'))} ({given}, " + ", ".join(
-            f"{n} {what}{'s' if n > 1 else ''}"
-            for what, n in (
-                ("stream", self._compiled.get_property("NUM_STREAMS")),
-                ("thread", self._compiled.get_property("INFERENCE_NUM_THREADS")),
+        self.provider = (
+            f"OpenVINO {', '.join(self._compiled.get_property('EXECUTION_DEVICES'))} ({given}, "
+            + ", ".join(
+                f"{n} {what}{'s' if n > 1 else ''}"
+                for what, n in (
+                    ("stream", self._compiled.get_property("NUM_STREAMS")),
+                    ("thread", self._compiled.get_property("INFERENCE_NUM_THREADS")),
+                )
             )
-        ) + ")"  # fmt: skip
+            + ")"
+        )
 
     def _compile(self, shape: Any) -> Any:
         self._model.reshape({0: shape})
@@ -109,7 +114,8 @@ class Model:
             if asked != self._shape:
                 if not self._accepted.compatible(asked):
                     raise ValueError(f"the model takes inputs of shape {self._accepted}, got {list(shape)}")
-                self._compiled = None  # two at a time would be more memory than a model needs
+                # two at a time would be more memory than a model needs
+                self._compiled = None
                 try:
                     self._compiled = self._compile(asked)
                 except RuntimeError as error:
@@ -124,8 +130,9 @@ class Model:
 class Session:
     """One slot: an inference request.
 
-    Inputs are copied into the request's own memory. To let it read them where they are took longer: 1.07 times the latency
-    of copying for a query of 0.5 ms, 1.03 times for one of 2.6 ms, as OpenVINO then connects the memory at every query.
+    Inputs are copied into the request's own memory. To let it read them where they are took longer: 1.07 times the
+    latency of copying for a query of 0.5 ms, 1.03 times for one of 2.6 ms, as OpenVINO then connects the memory at
+    every query.
     """
 
     split = None
@@ -138,7 +145,8 @@ class Session:
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Answer one query; see `tasks.runtimes.Session.run`."""
         if inputs.shape != self._inputs.shape or inputs.dtype != self._inputs.dtype:
-            self._inputs, self._request = np.empty(0, np.void), None  # the old one goes first: it holds memory
+            # the old one goes first: it holds memory
+            self._inputs, self._request = np.empty(0, np.void), None
             request = self._model.request(inputs.shape, inputs.dtype)
             self._inputs, self._request = request.get_input_tensor(0).data, request
         np.copyto(self._inputs, inputs)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 TENSORRT, RTX = "tensorrt", "tensorrt_rtx_bindings"
 PRODUCTS = {TENSORRT: "TensorRT", RTX: "TensorRT for RTX"}
-RTX_MAGIC = b"vtrt"  # TensorRT's own engines begin with "ftrt"
+# TensorRT's own engines begin with "ftrt"
+RTX_MAGIC = b"vtrt"
 LOG = logging.getLogger("burnish.tensorrt")
 
 
@@ -47,7 +48,8 @@ def backend(names: Iterable[str] = PRODUCTS) -> tuple[ModuleType, str]:
     for name in names:
         try:
             module = importlib.import_module(name)
-        except (ImportError, OSError) as error:  # OSError: the package is there, its shared libraries are not
+        except (ImportError, OSError) as error:
+            # OSError: the package is there, its shared libraries are not
             reasons.append(f"{PRODUCTS[name]} cannot be imported: {error}")
         else:
             return module, f"{PRODUCTS[name]} {module.__version__}"
@@ -65,7 +67,8 @@ def recorder(library: Any, log: logging.Logger) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity <= library.ILogger.ERROR:
                 self.errors.append(message)
-            if severity <= library.ILogger.INFO:  # below it, thousands of lines an engine
+            # below it, thousands of lines an engine
+            if severity <= library.ILogger.INFO:
                 log.debug("%s: %s", severity.name, message)
 
     return Recorder()
@@ -94,11 +97,13 @@ class Engine:
         plan = path.read_bytes()
         self.library, self.name = backend((RTX if plan.startswith(RTX_MAGIC) else TENSORRT,))
         self.device = device
-        torch.cuda.set_device(device)  # TensorRT takes the current device
+        # TensorRT takes the current device
+        torch.cuda.set_device(device)
         self._log = recorder(self.library, LOG)
         runtime = self.library.Runtime(self._log)
         self.engine = runtime.deserialize_cuda_engine(plan)
-        self._runtime = runtime  # after the engine, which goes before it
+        # after the engine, which goes before it
+        self._runtime = runtime
         if self.engine is None:
             raise RuntimeError(f"{self.name} cannot run this engine on {torch.cuda.get_device_name()}: {self.reason()}")
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]

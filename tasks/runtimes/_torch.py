@@ -79,7 +79,8 @@ def settle(threads: int, slots: int) -> None:
     import torch
 
     torch.set_num_threads(max(1, threads // slots))
-    torch.backends.cudnn.benchmark = True  # choose convolution algorithms by timing, as ONNX Runtime does
+    # choose convolution algorithms by timing, as ONNX Runtime does
+    torch.backends.cudnn.benchmark = True
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 

@@ -1,8 +1,8 @@
 """torch.compile by Inductor: a program for each input shape, compiled by the first query of that shape.
 
-Weights are frozen on a CPU (constants, folded and packed ahead of time). Nothing runs uncompiled in silence: the model is
-one graph (`fullgraph`), and a shape too many is an error. How long compiling takes depends on what PyTorch's caches on disk
-hold (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR), which are left to the caller.
+Weights are frozen on a CPU (constants, folded and packed ahead of time). Nothing runs uncompiled in silence: the model
+is one graph (`fullgraph`), and a shape too many is an error. How long compiling takes depends on what PyTorch's caches
+on disk hold (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR), which are left to the caller.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from tasks.runtimes import Session
 
-SHAPES = 64  # most input shapes a process; PyTorch's own limit, 8, a sweep with its evaluation may exceed
+# most input shapes a process; PyTorch's own limit, 8, a sweep with its evaluation may exceed
+SHAPES = 64
 
 
 def unavailable(device: str) -> str | None:
@@ -65,8 +66,10 @@ class Compiled:
         self._freezing, self._lock, self._seen = freezing, threading.Lock(), threading.local()
 
     def __call__(self, inputs: torch.Tensor) -> Any:
-        """The module's output; the first call of a shape in a thread compiles, or takes what another thread compiled."""
-        seen: set[tuple[Any, ...]] = self._seen.__dict__.setdefault("shapes", set())  # this thread's
+        """The module's output; the first call of a shape in a thread compiles, or takes what another thread
+        compiled."""
+        # this thread's
+        seen: set[tuple[Any, ...]] = self._seen.__dict__.setdefault("shapes", set())
         key = inputs.shape, inputs.dtype
         if key in seen:
             return self._compiled(inputs)

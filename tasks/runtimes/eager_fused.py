@@ -1,4 +1,5 @@
-"""PyTorch eager with the pointwise part of ConvNeXt's blocks in Triton kernels; otherwise as `eager`. On a GPU alone."""
+"""PyTorch eager with the pointwise part of ConvNeXt's blocks in Triton kernels; otherwise as `eager`. On a GPU
+alone."""
 
 from __future__ import annotations
 

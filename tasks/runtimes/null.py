@@ -1,8 +1,8 @@
 """No model: queries that last as long as a file says, so that what measuring does to figures can be known.
 
-The file is JSON: `{"milliseconds": [1.0, 2.5], "classes": 10, "per_image_milliseconds": 0.0}`. A query lasts the next entry
-of `milliseconds` (the first of a session is drawn; after the last comes the first), plus `per_image_milliseconds` (may be
-left out) for each image.
+The file is JSON: `{"milliseconds": [1.0, 2.5], "classes": 10, "per_image_milliseconds": 0.0}`. A query lasts the next
+entry of `milliseconds` (the first of a session is drawn; after the last comes the first), plus `per_image_milliseconds`
+(may be left out) for each image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ class Session:
     def __init__(self, program: Program, slots: int) -> None:
         self._program, self._slots = program, slots
         self._ns = [round(ms * 1e6) for ms in program.milliseconds]
-        self._next = random.randrange(len(self._ns))  # or each fresh process would err alike
+        # or each fresh process would err alike
+        self._next = random.randrange(len(self._ns))
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """(batch, ...) of any type -> float32 (batch, classes) in which the first class has 1 and the others 0."""
@@ -61,7 +62,8 @@ class Session:
         answer[:, 0] = 1
         while perf_counter_ns() < end:
             if self._slots > 1:
-                os.sched_yield()  # lets other slots have the interpreter's lock, which they could else wait 5 ms for
+                # lets other slots have the interpreter's lock, which they could else wait 5 ms for
+                os.sched_yield()
         return answer
 
     def fork(self) -> Session:
@@ -90,7 +92,10 @@ def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(f"{path.name}: {place}: {first['msg']}; expected {{\"milliseconds\": [1.5, ...], \"classes\": "
-                         f"10}} and, if wanted, \"per_image_milliseconds\": 0.1") from error  # fmt: skip
-    except ValueError as error:  # of json, or of decoding what is no text
+        raise ValueError(
+            f'{path.name}: {place}: {first["msg"]}; expected {{"milliseconds": [1.5, ...], "classes": '
+            f'10}} and, if wanted, "per_image_milliseconds": 0.1'
+        ) from error
+    except ValueError as error:
+        # of json, or of decoding what is no text
         raise ValueError(f"{path.name} is not JSON: {error}") from error

@@ -1,7 +1,7 @@
 """ONNX Runtime on its TensorRT execution provider: it builds engines when it opens a file, and keeps none on disk.
 
-The whole model is TensorRT's or it does not open: nodes that it does not take would run on the CPU. This provider is bound
-to a TensorRT of one major version, which wheels of ONNX Runtime do not carry.
+The whole model is TensorRT's or it does not open: nodes that it does not take would run on the CPU. This provider is
+bound to a TensorRT of one major version, which wheels of ONNX Runtime do not carry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx",)
 QUANTIZED = {"QuantizeLinear", "DequantizeLinear"}
-MAJOR = 10  # ONNX Runtime 1.31's provider links libnvinfer.so.10
+# ONNX Runtime 1.31's provider links libnvinfer.so.10
+MAJOR = 10
 
 
 def unavailable(device: str) -> str | None:
@@ -33,7 +34,8 @@ def unavailable(device: str) -> str | None:
     reason = _onnxruntime.unavailable(device)
     if reason:
         return reason
-    library = ctypes.util.find_library("nvinfer") or ""  # such as libnvinfer.so.10
+    # such as libnvinfer.so.10
+    library = ctypes.util.find_library("nvinfer") or ""
     found = metadata.version("tensorrt") if importlib.util.find_spec("tensorrt") else library.rpartition("so.")[2]
     if not found:
         return "TensorRT is not installed (neither the package tensorrt nor a library libnvinfer)"
@@ -47,7 +49,8 @@ def load_library(device: str) -> None:
     # The provider has no setting for TF32, and TensorRT's default is on; this is NVIDIA's own switch for the process.
     os.environ["NVIDIA_TF32_OVERRIDE"] = "0"
     if importlib.util.find_spec("tensorrt"):
-        importlib.import_module("tensorrt")  # a package's libraries are found once they are loaded
+        # a package's libraries are found once they are loaded
+        importlib.import_module("tensorrt")
     _onnxruntime.load_library(device)
 
 
@@ -71,10 +74,13 @@ def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1)
         raise RuntimeError(reason)
     load_library(device)
     file = model_file(path)
-    settings = {  # "0" and "1" are refused
-        "trt_engine_cache_enable": "False", "trt_timing_cache_enable": "False", "trt_fp16_enable": "False",
+    # "0" and "1" are refused
+    settings = {
+        "trt_engine_cache_enable": "False",
+        "trt_timing_cache_enable": "False",
+        "trt_fp16_enable": "False",
         "trt_int8_enable": str(_quantized(file)),
-    }  # fmt: skip
+    }
     return _cuda.Session(
         device,
         lambda stream: _onnxruntime.Model(

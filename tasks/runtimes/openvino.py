@@ -1,4 +1,5 @@
-"""OpenVINO on the CPU in fp32 (int8 where the file says so): latency hint for one query in flight, else throughput hint."""
+"""OpenVINO on the CPU in fp32 (int8 where the file says so): latency hint for one query in flight, else throughput
+hint."""
 
 from __future__ import annotations
 

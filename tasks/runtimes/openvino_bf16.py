@@ -18,7 +18,8 @@ INSTRUCTIONS = {"avx512_bf16", "amx_bf16", "bf16"}
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 """Environment variables that keep oneDNN, which OpenVINO computes with, to older instructions."""
 WITHOUT = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""Values of these with which OpenVINO compiles nothing in bf16, though it names bf16 among its capabilities (2026.4)."""
+"""Values of these with which OpenVINO compiles nothing in bf16, though it names bf16 among its capabilities
+(2026.4)."""
 PRECISION = "bf16"
 load_library = _openvino.load_library
 

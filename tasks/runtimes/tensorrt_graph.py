@@ -1,7 +1,7 @@
 """TensorRT, or TensorRT for RTX, with CUDA graphs: the engine's kernels are recorded once and launched as one.
 
-A graph for each input shape, each of an execution context of its own, recorded by the first query of that shape. It holds
-the engine alone; copies to and from the GPU stay outside, so that `split` tells them apart.
+A graph for each input shape, each of an execution context of its own, recorded by the first query of that shape. It
+holds the engine alone; copies to and from the GPU stay outside, so that `split` tells them apart.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Model:
         import torch
 
         bound = _tensorrt.Bound(self._engine, self._engine.context(), inputs)
-        bound.enqueue(self._stream)  # what happens once for a shape must not be recorded
+        # what happens once for a shape must not be recorded
+        bound.enqueue(self._stream)
         self._stream.synchronize()
         graph = torch.cuda.CUDAGraph()
         # thread_local: other slots' threads may go on with calls that recording forbids this one

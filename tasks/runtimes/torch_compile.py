@@ -1,4 +1,5 @@
-"""torch.compile: frozen on a CPU; on a GPU in mode "reduce-overhead", that is with CUDA graphs, for one query in flight."""
+"""torch.compile: frozen on a CPU; on a GPU in mode "reduce-overhead", that is with CUDA graphs, for one query in
+flight."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""torch.compile in mode "max-autotune": kernels are chosen by timing them, in minutes; on a GPU with CUDA graphs (one query).
+"""torch.compile in mode "max-autotune": kernels are chosen by timing them, in minutes; on a GPU with CUDA graphs (one
+query).
 
 On a CPU it chooses between library and generated code for matrix products; convolutions are the library's in any mode.
 """
