@@ -15,7 +15,8 @@ from flows import charts
 from flows.grids import ABSENT, MARKS, SUMMARY, cell, in_order
 from flows.report import tables_of
 from tasks.published import images_here
-from tasks.summary import METRIC_NAMES, compared_batch, sig
+from tasks.tables.figures import METRIC_NAMES, sig
+from tasks.tables.summary import compared_batch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -19,16 +19,19 @@ from flows.bench_table import label
 from flows.settings import Mistake
 from flows.trust import refuse_programs
 from models._near import meant
-from tasks import machine, modelfile, rows, runtimes
-from tasks.benchmark import BATCHES, candidates
-from tasks.intervals import Turns, compare, turns
-from tasks.keys import digest
-from tasks.locks import locked
+from tasks import machine, runtimes
+from tasks.caching.keys import digest
+from tasks.caching.store import Store
+from tasks.caching.work import Work
+from tasks.candidates import rows
+from tasks.candidates.jobs import BATCHES, candidates, fresh_processes
+from tasks.candidates.rounds import run
+from tasks.forms import modelfile
+from tasks.machine.files import replace
+from tasks.machine.locks import locked
+from tasks.machine.space import DiskFull, watched
+from tasks.measure.intervals import Turns, compare, turns
 from tasks.records import Benchmark, Variant, formats, plugins
-from tasks.rounds import fresh_processes, run
-from tasks.space import DiskFull, watched
-from tasks.store import Store, replace
-from tasks.work import Work
 
 if TYPE_CHECKING:
     import argparse
@@ -36,8 +39,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from tasks.modelfile import ModelFile
-    from tasks.rounds import Job
+    from tasks.candidates.jobs import Job
+    from tasks.forms.modelfile import ModelFile
 
 Row = dict[str, Any]
 LOG = logging.getLogger("burnish")

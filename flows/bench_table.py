@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.blocks import LEAST_NAME, blocks
 from flows.names import broken
-from tasks.summary import interval, sig
+from tasks.tables.figures import interval, sig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

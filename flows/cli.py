@@ -16,7 +16,7 @@ from flows.server import Lost
 from flows.settings import Mistake, load, one_line, repeated, to_toml
 from flows.standard import too_many_files
 from flows.supervisor import farewell
-from tasks.space import DiskFull, watched
+from tasks.machine.space import DiskFull, watched
 
 if TYPE_CHECKING:
     import argparse

@@ -6,7 +6,7 @@ import json
 import textwrap
 from typing import TYPE_CHECKING
 
-from tasks.summary import MARKED
+from tasks.tables.csv_view import MARKED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from flows import charts
-from tasks.variants import LONGER, TRY
+from tasks.tables.variants import LONGER, TRY
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.store import Corrupt, file_sha256, write_text
+from tasks.caching.store import Corrupt
+from tasks.machine.files import file_sha256, write_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -89,7 +90,7 @@ def check_profiles(out: Path, run: str) -> None:
     """Make sure that the run's profiles can be read; `Damaged` if one cannot."""
     import polars as pl
 
-    from tasks.profile import read
+    from tasks.profiling.profile import read
 
     for file in (out / "runs" / run / "profiles").glob("*/profile.json"):
         try:
@@ -143,7 +144,7 @@ def _unreadable(path: Path) -> str | None:
     """Why a file of a run cannot be read as a whole, or None."""
     import polars as pl
 
-    from tasks.summary import CSV_COLUMNS
+    from tasks.tables.csv_view import CSV_COLUMNS
 
     try:
         if path.suffix == ".parquet":

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from flows.damage import anew, check
 from flows.settings import Mistake, load
-from tasks import runtimes, tables, told
+from tasks import runtimes, tables
+from tasks.caching.store import Store
+from tasks.forms import told
+from tasks.machine.files import file_sha256, replace
+from tasks.machine.space import watched
 from tasks.records import Artifact
-from tasks.space import watched
-from tasks.store import Store, file_sha256, replace
-from tasks.summary import EPS, sig, words
+from tasks.tables.figures import sig, words
+from tasks.tables.summary import EPS
 
 if TYPE_CHECKING:
     import argparse
@@ -31,8 +34,8 @@ COPIED = {
         HERE / "deployed" / name: name for name in ("app.py", "connections.py", "decoders.py", "model.py", "Dockerfile")
     },
     ROOT / "tasks" / "datasets" / "_decode.py": "decode.py",
-    ROOT / "tasks" / "pixels.py": "pixels.py",
-    ROOT / "tasks" / "quota.py": "quota.py",
+    ROOT / "tasks" / "datasets" / "_pixels.py": "pixels.py",
+    ROOT / "tasks" / "machine" / "quota.py": "quota.py",
 }
 Row = dict[str, Any]
 

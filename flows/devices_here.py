@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks import gpu
+from tasks.machine import gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from flows.charts import PALETTE, figure, inline
 from flows.profiling_charts import CHARACTER
+from tasks.caching.store import Corrupt, Store
 from tasks.records import Artifact
-from tasks.store import Corrupt, Store
 
 if TYPE_CHECKING:
     from collections import Counter

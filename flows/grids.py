@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows.folding import fold
-from tasks.summary import interval, resolved, sig
+from tasks.tables.figures import interval, resolved, sig
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

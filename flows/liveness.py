@@ -35,7 +35,7 @@ from prefect.settings import get_current_settings
 from prefect.states import Completed, Crashed
 
 from flows.started import of_deployment
-from tasks.parent import end_with_parent
+from tasks.machine.parent import end_with_parent
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

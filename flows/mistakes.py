@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.grids import Grid, Row, Spec, count, grid, share
-from tasks.metrics import class_scores, mcnemar
+from tasks.caching.store import Corrupt, Store
+from tasks.measure.metrics import class_scores, mcnemar
 from tasks.records import Artifact
-from tasks.store import Corrupt, Store
-from tasks.summary import TRAINING
+from tasks.tables.summary import TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from tasks import gpu, machine, runtimes
+from tasks import machine, runtimes
+from tasks.machine import gpu
 from tasks.records import AUTO, Study, formats, without_skipped
 
 if TYPE_CHECKING:

@@ -21,19 +21,22 @@ from flows.settings import Mistake
 from flows.trust import refuse_programs
 from flows.unfinished import unfinished
 from models._near import meant
-from tasks import machine, modelfile, runtimes, tables
-from tasks.profile import Profile, profile, read
+from tasks import machine, runtimes, tables
+from tasks.caching.store import Store
+from tasks.forms import modelfile
+from tasks.machine.files import replace, write_text
+from tasks.machine.space import watched
 from tasks.profilers import LEAST_QUERIES
+from tasks.profiling.profile import Profile, profile, read
 from tasks.records import Artifact, formats, plugins
-from tasks.space import watched
-from tasks.store import Store, replace, write_text
-from tasks.summary import TRAINING, sig
+from tasks.tables.figures import sig
+from tasks.tables.summary import TRAINING
 
 if TYPE_CHECKING:
     import argparse
 
     from flows.grids import Spec
-    from tasks.modelfile import ModelFile
+    from tasks.forms.modelfile import ModelFile
 
 FIRST = {
     "safetensors": "eager",

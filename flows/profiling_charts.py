@@ -13,7 +13,7 @@ from tasks.profilers._kinds import KINDS, kind
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tasks.profile import Profile
+    from tasks.profiling.profile import Profile
 
 SMALLEST = 0.002
 """Narrower parts of the flame chart are left out (share of the query)."""

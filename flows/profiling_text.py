@@ -8,12 +8,12 @@ import sys
 from typing import TYPE_CHECKING
 
 from flows.names import broken, shared
-from tasks.summary import sig
+from tasks.tables.figures import sig
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tasks.profile import Profile
+    from tasks.profiling.profile import Profile
 
 TOP = 15
 NODES = 6

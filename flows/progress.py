@@ -8,8 +8,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tasks.keys import digest
-from tasks.store import write_text
+from tasks.caching.keys import digest
+from tasks.machine.files import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -42,22 +42,14 @@ from flows.mistakes import load_images, mistakes
 from flows.names import broken
 from flows.so_far import stages, tables_so_far
 from flows.unfinished import unfinished
-from tasks.handful import handful
+from tasks.machine.files import write_text
+from tasks.measure.handful import handful
+from tasks.measure.scenarios import capacity
 from tasks.published import images_here
 from tasks.records import Study
-from tasks.scenarios import capacity
-from tasks.store import write_text
-from tasks.summary import (
-    MARKED,
-    METRIC_NAMES,
-    PARTS,
-    compared_batch,
-    marked_csv,
-    rate_column,
-    sig,
-    summarise,
-    words,
-)
+from tasks.tables.csv_view import MARKED, marked_csv, rate_column
+from tasks.tables.figures import METRIC_NAMES, sig, words
+from tasks.tables.summary import PARTS, compared_batch, summarise
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

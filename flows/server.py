@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from flows import supervisor
 from flows.settings import Mistake
-from tasks import parent
-from tasks.locks import held
-from tasks.space import check_database, check_temporary
+from tasks.machine import children, parent
+from tasks.machine.locks import held
+from tasks.machine.space import check_database, check_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,8 +229,10 @@ def _start(port: int, pages: bool) -> Server:
         listening.listen()
         port = listening.getsockname()[1]
         url = f"http://127.0.0.1:{port}/api"
-        environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-        environment |= {"PREFECT__SERVER_FINAL": "1", "PREFECT_UI_API_URL": url, "PREFECT_UI_ENABLED": str(int(pages))}
+        environment = children.environment(
+            PREFECT__SERVER_FINAL="1", PREFECT_UI_API_URL=url, PREFECT_UI_ENABLED=str(int(pages))
+        )
+        environment.pop("PREFECT_API_URL", None)
         if not pages:
             environment["PREFECT__SERVER_EPHEMERAL"] = "1"
         log = Path(os.environ["PREFECT_HOME"]) / "burnish-server.log"

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from flows import hints
 from models._near import meant
-from tasks.filekinds import BYTE_ORDER_MARKS, irregular
+from tasks.datasets._filekinds import BYTE_ORDER_MARKS, irregular
 from tasks.records import PATTERNS, Choice, Range, Study, skippable
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ import polars as pl
 
 from flows.damage import explanations
 from flows.unfinished import is_going
+from tasks.caching.results import Damaged, Results
+from tasks.caching.store import Store
+from tasks.caching.why import BEGUN
 from tasks.records import Output, Result
-from tasks.results import Damaged, Results
-from tasks.store import Store
-from tasks.why import BEGUN
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -32,25 +32,27 @@ from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
-from tasks.caching import call, without_server
-from tasks.causes import cause
-from tasks.devices import Unavailable
-from tasks.durable import sync
+from tasks.caching.limits import without_server
+from tasks.caching.stage import call
+from tasks.caching.store import Store
+from tasks.caching.sweep import sweep
+from tasks.caching.work import Work
 from tasks.export import export_task
+from tasks.machine.causes import cause
+from tasks.machine.devices import Unavailable
+from tasks.machine.durable import sync
+from tasks.machine.files import beside, copy, made, replace, write_text
+from tasks.machine.space import DiskFull
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
 from tasks.qat import qat_task
 from tasks.quantize import quantize_task
 from tasks.records import Artifact, Context, Model, Output, Prepared, Result, StageName, Study, Trained, Variant
 from tasks.serve import serve_task
-from tasks.space import DiskFull
-from tasks.store import Store, beside, copy, made, replace, write_text
-from tasks.summary import PARTS
-from tasks.sweep import sweep
+from tasks.tables.summary import PARTS
+from tasks.tables.variants import variant_row
 from tasks.train import train_task
 from tasks.tune import tune_task
-from tasks.variants import variant_row
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -18,7 +18,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tasks.parent import adopt_orphans, end_with_parent
+from tasks.machine.parent import adopt_orphans, end_with_parent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-    from tasks.modelfile import ModelFile
+    from tasks.forms.modelfile import ModelFile
 
 PROGRAMS = ("torchscript",)
 """Formats that can read and write files as soon as they are opened: TorchScript has operators for it."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import server as prefect_server
-from tasks import parent
+from tasks.machine import children, parent
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -63,7 +63,7 @@ def ui(port: int, out: Path) -> None:
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,
-            env=os.environ | {"BURNISH_UI": "1"},
+            env=children.environment(BURNISH_UI="1"),
             start_new_session=True,
         )
     print(

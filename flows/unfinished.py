@@ -6,11 +6,11 @@ import fcntl
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from tasks.causes import cause
-from tasks.devices import Unavailable
-from tasks.locks import held
-from tasks.space import DiskFull
-from tasks.store import write_text
+from tasks.machine.causes import cause
+from tasks.machine.devices import Unavailable
+from tasks.machine.files import write_text
+from tasks.machine.locks import held
+from tasks.machine.space import DiskFull
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

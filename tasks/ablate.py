@@ -6,16 +6,16 @@ import json
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import stage
-from tasks.devices import Unavailable, choose_device, missing_instructions, missing_triton
+from tasks.caching.stage import stage
 from tasks.machine import fingerprint
+from tasks.machine.devices import Unavailable, choose_device, missing_instructions, missing_triton
 from tasks.records import Ablate, Artifact, Model, Output, Prepared, Train
-from tasks.train import LIBRARIES, family, pretrained, train_seeds
+from tasks.training.weights import LIBRARIES, family, pretrained, train_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tasks.work import Work
+    from tasks.caching.work import Work
 
 
 def ablate(

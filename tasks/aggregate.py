@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.caching import stage
+from tasks.caching.stage import stage
 from tasks.records import Result
-from tasks.schema import OF_A_STUDY
-from tasks.summary import BESIDE, MARKED, PARTS, csv, marked_csv, summarise, words
+from tasks.tables.csv_view import MARKED, csv, marked_csv
+from tasks.tables.figures import words
+from tasks.tables.schema import OF_A_STUDY
+from tasks.tables.summary import BESIDE, PARTS, summarise
 
 if TYPE_CHECKING:
+    from tasks.caching.work import Work
     from tasks.records import Artifact, Study
-    from tasks.work import Work
 
 
 def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...]]) -> Result:
@@ -22,6 +24,7 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
     import polars as pl
 
     from tasks import tables as contract
+    from tasks.tables import expectations
 
     with work.store.temporary() as folder:
         paths = {name: folder / f"{name}.parquet" for name in OF_A_STUDY}
@@ -31,7 +34,7 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
         work.progress(1, 3, "checking the tables that the summary is made of")
         files, winner = {}, None
         cautions, sentences = tuple[str, ...](), tuple[str, ...]()
-        checks = contract.Checks()
+        checks = expectations.Checks()
         unfit = {failure.table for failure in checks.validate({name: paths[name] for name in PARTS})}
         if unfit:
             reason = f"No winner: tables that it is found by do not meet their expectations: {', '.join(sorted(unfit))}"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.caching import stage
-from tasks.fit import Fitted
+from tasks.caching.stage import stage
 from tasks.records import Augment, Model, Prepared, Train, Trained, Variant
-from tasks.train import LIBRARIES, Seeded, family, images_seen, pretrained, train_seeds, weights
-from tasks.variants import LONGER, TRY, variant_row
+from tasks.tables.variants import LONGER, TRY, variant_row
+from tasks.training.fit import Fitted
+from tasks.training.weights import LIBRARIES, Seeded, family, images_seen, pretrained, train_seeds, weights
 
 if TYPE_CHECKING:
-    from tasks.work import Work
+    from tasks.caching.work import Work
 
 
 def _images(data: Prepared, settings: Augment, tried: Train, full: Train | None = None) -> int:

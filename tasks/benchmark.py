@@ -1,26 +1,27 @@
 """Benchmark: latency, memory and prediction quality of every deployable form, in every runtime, on every device.
 
-What is measured is in tasks/measure.py, how candidates are visited in tasks/rounds.py; here are the rows that result.
+What is measured is in tasks/measure/clock.py, how candidates are visited in tasks/candidates/rounds.py; here are the
+rows that result.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import machine, metrics, runtimes
-from tasks.caching import stage
-from tasks.candidate import Images, Spec
-from tasks.devices import release
-from tasks.locks import locked
-from tasks.pixels import normalise
+from tasks import machine, runtimes
+from tasks.caching.stage import stage
+from tasks.candidates.jobs import TEST, Job, candidates, modules, save_pool
+from tasks.candidates.process import Images
+from tasks.candidates.rounds import run
+from tasks.candidates.rows import frame, stored, tables
+from tasks.machine.devices import release
+from tasks.machine.locks import locked
+from tasks.measure import metrics
 from tasks.records import AUTO, Measured
-from tasks.rounds import Job, run
-from tasks.rows import frame, stored, tables
 
 if TYPE_CHECKING:
     import logging
@@ -29,15 +30,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from tasks.caching.work import Work
     from tasks.records import Benchmark, Prepared, Variant
-    from tasks.work import Work
-
-# in Prepared.splits
-TEST = 2
-# different batches that timing rotates through, at the largest batch size; more at smaller ones
-BATCHES = 4
-# queries in flight on a GPU: one computes while the other is copied
-GPU_SLOTS = 2
 
 
 def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], settings: Benchmark) -> Measured:
@@ -75,13 +69,6 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
     if not made.passing:
         shutil.rmtree(folder)
     return made
-
-
-def save_pool(work: Work, data: Prepared, batch_size: int, path: Path) -> None:
-    """Write timing's inputs for batches of up to `batch_size`: real test images, normalised; few repeat."""
-    rows = np.flatnonzero(np.load(work.store.get(data.splits)) == TEST)
-    images = np.load(work.store.get(data.images), mmap_mode="r")
-    np.save(path, normalise(images[np.resize(rows, BATCHES * batch_size)], data.mean, data.std))
 
 
 def _plan(
@@ -122,33 +109,6 @@ def _plan(
             path = work.store.get(variant.artifact)
             jobs += candidates(variant, runtime, device, path, settings, folder / "pool.npy", asked)
     return jobs, rows
-
-
-def candidates(
-    variant: Variant,
-    runtime: str,
-    device: str,
-    path: Path,
-    settings: Benchmark,
-    pool: Path,
-    images: Images | None = None,
-) -> list[Job]:
-    """A candidate an experiment; `pool` has the inputs that timing rotates through (npy)."""
-    threads = settings.threads or machine.cores()
-    spec = Spec(
-        runtime=runtime,
-        path=str(path),
-        device=device,
-        threads=threads,
-        batch_sizes=settings.batch_sizes,
-        pool=str(pool),
-        images=images,
-    )
-    made = [Job(variant, runtime, device, spec)]
-    if settings.throughput:
-        slots = threads if device == "cpu" else GPU_SLOTS
-        made.append(Job(variant, runtime, device, replace(spec, slots=slots, images=None), "throughput"))
-    return made
 
 
 def _evaluations(
@@ -205,19 +165,6 @@ def _predictions(
         if job.logits is not None:
             said = {"prediction": metrics.predictions(job.logits), "confidence": metrics.confidence(job.logits)}
             yield frame("predictions", job.which, {"image": rows, "file": names, "label": labels, **said})
-
-
-def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ...]:
-    """What candidates' processes reach by name: the worker, runtimes and model families."""
-    import models
-
-    # a label: name[-w<width>][-pretrained]
-    names = [v.model.partition("-")[0] for v in variants]
-    return (
-        "tasks.worker",
-        *(f"tasks.runtimes.{name}" for name in settings.runtimes),
-        *dict.fromkeys(models.module(name) for name in names),
-    )
 
 
 def _names_key(data: Prepared) -> str:

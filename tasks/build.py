@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import stage
-from tasks.gpu import gpus
+from tasks.caching.stage import stage
 from tasks.machine import fingerprint
+from tasks.machine.gpu import gpus
 from tasks.records import AUTO, Artifact, Build, Forms, Variant
 from tasks.runtimes._onnx import model_file
 from tasks.runtimes._tensorrt import PRODUCTS, RTX, TENSORRT, backend, recorder
-from tasks.variants import failure, variant_row
+from tasks.tables.variants import failure, variant_row
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import ModuleType
 
-    from tasks.work import Work
+    from tasks.caching.work import Work
 
 OLDEST = (
     # compute capability 8.0: for 7.5 TensorRT for RTX refuses fp32 matrix products, and the whole engine with them

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from PIL import ImageFile
 
-from tasks.caching import stage
+from tasks.caching.stage import stage
 from tasks.datasets import open_source
 from tasks.datasets._decode import Bad, Done, Job, Seen, decode_all
 from tasks.datasets._find import resolve
@@ -34,15 +34,15 @@ from tasks.datasets._told import (
     where,
 )
 from tasks.datasets._words import counted, shown
+from tasks.machine.space import reserve
 from tasks.records import Artifact, Data, Prepared
-from tasks.space import reserve
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tasks.caching.work import Work
     from tasks.datasets import Part, Source
-    from tasks.work import Work
 
 # images whose sizes are looked at to recommend one
 SIZES = 256

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import stage
-from tasks.devices import choose_device
-from tasks.evaluation import evaluate
-from tasks.fit import fit
+from tasks.caching.stage import stage
+from tasks.machine.devices import choose_device
 from tasks.records import Model, Prepared, Prune, Trained, Variant
-from tasks.train import LIBRARIES, evaluation_row, family
-from tasks.variants import variant_row
+from tasks.tables.variants import variant_row
+from tasks.training.evaluation import evaluate
+from tasks.training.fit import fit
+from tasks.training.weights import LIBRARIES, cost, evaluation_row, family
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from tasks.work import Work
-
-
-def cost(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """(Number of weights, multiply-accumulates of one image); `example` is a batch of one.
-
-    Multiply-accumulates are those of convolutions and matrix products (attention included), biases and element-wise
-    operations left out: half of what PyTorch's FLOP counter says.
-    """
-    # warns of a missing Triton when imported
-    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
-    from torch.utils.flop_counter import FlopCounterMode
-
-    training = model.training
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
-        # gradients stay on: without, attention takes an uncounted fast path
-        model(example)
-    model.train(training)
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
+    from tasks.caching.work import Work
 
 
 def _kept(channels: int, ratio: float, round_to: int) -> int:

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import stage
+from tasks.caching.stage import stage
 from tasks.datasets import load_arrays
-from tasks.export import compared_images, parity, quiet, write_onnx
-from tasks.fakequant import fake_quantized, integer
-from tasks.fit import train_best
-from tasks.quantize import VALIDATION_IMAGES, Batches, sample, scored
+from tasks.forms.fakequant import fake_quantized, integer
+from tasks.forms.int8 import VALIDATION_IMAGES, Batches, sample, scored
+from tasks.forms.onnx import quiet, write_onnx
+from tasks.forms.parity import compared_images, parity
 from tasks.records import Export, Forms, Model, Prepared, Qat, Trained, Variant
 from tasks.runtimes import _torch
 from tasks.runtimes import onnxruntime as runtime
-from tasks.train import LIBRARIES, family
-from tasks.variants import failure, variant_row
+from tasks.tables.variants import failure, variant_row
+from tasks.training.fit import train_best
+from tasks.training.weights import LIBRARIES, family
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import nn
 
+    from tasks.caching.work import Work
     from tasks.records import Train
-    from tasks.work import Work
 
 
 SYMMETRIC = "s8s8"

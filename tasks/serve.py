@@ -1,4 +1,5 @@
-"""Serve: the winner in the scenarios of MLPerf's LoadGen (tasks/scenarios.py), in fresh processes of its own."""
+"""Serve: the winner in the scenarios of MLPerf's LoadGen (tasks/measure/scenarios.py), in fresh processes of its
+own."""
 
 from __future__ import annotations
 
@@ -8,17 +9,18 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks import machine, tables
-from tasks.benchmark import candidates, modules, save_pool
-from tasks.caching import stage
-from tasks.candidate import Candidate
-from tasks.locks import locked
+from tasks.caching.stage import stage
+from tasks.candidates.jobs import candidates, modules, save_pool
+from tasks.candidates.process import Candidate
+from tasks.machine.locks import locked
+from tasks.measure.scenarios import capacity
 from tasks.records import Output
-from tasks.scenarios import capacity
-from tasks.summary import PARTS, summarise, words
+from tasks.tables.figures import words
+from tasks.tables.summary import PARTS, summarise
 
 if TYPE_CHECKING:
+    from tasks.caching.work import Work
     from tasks.records import Artifact, Prepared, Serve, Study, Variant
-    from tasks.work import Work
 
 
 def serve(

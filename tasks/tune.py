@@ -6,17 +6,17 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from tasks.caching import stage
-from tasks.fit import Diverged, fit
-from tasks.journal import Journal
+from tasks.caching.stage import stage
 from tasks.records import Model, Prepared, Range, Train, Trained, Tune
-from tasks.train import LIBRARIES, family, fresh, images_seen, pretrained, train_seeds, weights
-from tasks.variants import variant_row
+from tasks.tables.variants import variant_row
+from tasks.training.fit import Diverged, fit
+from tasks.training.journal import Journal
+from tasks.training.weights import LIBRARIES, family, fresh, images_seen, pretrained, train_seeds, weights
 
 if TYPE_CHECKING:
     import optuna
 
-    from tasks.work import Work
+    from tasks.caching.work import Work
 
 
 def _suggest(trial: optuna.Trial, space: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import models
 from tasks.records import Artifact, Prepared, Variant
 
 if TYPE_CHECKING:
-    from tasks.work import Work
+    from tasks.caching.work import Work
 
 
 def digits(work: Work, rows: int = 300) -> Prepared:

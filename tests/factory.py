@@ -1,6 +1,6 @@
 """A small study's tables, made up but consistent: what the stages of two models on digits leave behind.
 
-`tables()` gives frames with the columns of tasks/tables.py; tests change single rows of them.
+`tables()` gives frames with the columns of tasks/tables/__init__.py; tests change single rows of them.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import math
 import random
 from typing import TYPE_CHECKING, Any
 
-from tasks import tables as contract
 from tasks.records import Build, Choice, Model, Range, Study, Tune
+from tasks.tables import frames
+from tasks.tables.schema import TABLES
 
 if TYPE_CHECKING:
     import polars as pl
@@ -49,13 +50,13 @@ def study() -> Study:
 def tables(seed: int = 0) -> dict[str, pl.DataFrame]:
     """Every table but the summary."""
     rows = rows_of_tables(seed)
-    return {name: contract.frame(name, rows[name]) for name in contract.TABLES if name != "summary"}
+    return {name: frames.frame(name, rows[name]) for name in TABLES if name != "summary"}
 
 
 def rows_of_tables(seed: int = 0) -> dict[str, list[Row]]:
     """Rows of every table but the summary."""
     dice = random.Random(seed)
-    rows: dict[str, list[Row]] = {name: [] for name in contract.TABLES if name != "summary"}
+    rows: dict[str, list[Row]] = {name: [] for name in TABLES if name != "summary"}
     rows["datasets"] = _datasets()
     rows["environments"] = [_environment()]
     for model, facts in MODELS.items():

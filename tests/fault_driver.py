@@ -23,8 +23,8 @@ import polars as pl
 from faults import ENDED, Fault, Shim
 from small_study import Run
 
-from tasks.keys import sources
-from tasks.space import DiskFull
+from tasks.caching.keys import sources
+from tasks.machine.space import DiskFull
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -236,9 +236,9 @@ def _warm_up() -> None:
     import optuna
     import torch
 
-    import tasks.journal
+    import tasks.training.journal
 
-    assert optuna and tasks.journal
+    assert optuna and tasks.training.journal
     torch.save({"weights": [1.0]}, io.BytesIO())
     sources("small_study")
     gc.collect()

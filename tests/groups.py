@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tasks import quota
+from tasks.machine import quota
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

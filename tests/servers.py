@@ -25,12 +25,13 @@ from PIL import Image
 from flows.cli import main
 from flows.settings import to_toml
 from tasks import runtimes, tables
+from tasks.caching.work import Work
 from tasks.datasets import load_arrays
+from tasks.datasets._pixels import normalise
 from tasks.export import export
-from tasks.pixels import normalise
+from tasks.machine.files import write_text
 from tasks.records import Data, Export, Model, Prepared, Study, Variant
-from tasks.store import write_text
-from tasks.work import Work
+from tasks.tables import frames
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,7 +98,7 @@ class Made:
 
     def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
         (self.out / "tables" / table).mkdir(parents=True, exist_ok=True)
-        tables.frame(table, rows).write_parquet(self.out / "tables" / table / f"{RUN}.parquet")
+        frames.frame(table, rows).write_parquet(self.out / "tables" / table / f"{RUN}.parquet")
 
     def summarise(
         self,

@@ -1,6 +1,6 @@
 """A study with the real machinery for everything that is written, and next to no work: for tests that let writing fail.
 
-Its stages are called as `tasks.caching.call` calls them, without Prefect's task runs.
+Its stages are called as `tasks.caching.stage.call` calls them, without Prefect's task runs.
 """
 
 from __future__ import annotations
@@ -14,22 +14,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.study import _keep_models
-from tasks import caching, resume, tables, tune
-from tasks.candidate import Spec
-from tasks.checkpoints import Checkpoints, load
-from tasks.keys import Stage
+from tasks import tables, tune
+from tasks.caching import logs, stage
+from tasks.caching.keys import Stage
+from tasks.caching.results import turn
+from tasks.caching.store import Store
+from tasks.caching.sweep import sweep
+from tasks.candidates import resume
+from tasks.candidates.jobs import Job, Visit
+from tasks.candidates.process import Spec
+from tasks.candidates.rows import frame, stored
+from tasks.machine.files import copy, write_text
+from tasks.machine.space import reserve, watched
 from tasks.records import Artifact, Benchmark, Context, Output, Result, Train, Trained, Tune, Variant
-from tasks.results import turn
-from tasks.rounds import Job, Visit
-from tasks.rows import frame, stored
-from tasks.space import reserve, watched
-from tasks.store import Store, copy, write_text
-from tasks.sweep import sweep
+from tasks.training.checkpoints import Checkpoints, load
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.work import Work
+    from tasks.caching.work import Work
 
 LOG = logging.getLogger("burnish")
 EPOCHS, TRIALS, ROUNDS = 3, 2, 2
@@ -58,7 +61,7 @@ class Run:
             if mine.found is not None:
                 return mine.found
             self.computed.append(function.__name__)
-            result = caching.compute(mine, function, inputs)
+            result = stage.compute(mine, function, inputs)
             self.ended(function.__name__)
             return result
 
@@ -133,7 +136,7 @@ def _trial(
 
 
 tune._trial = _trial
-caching._Progress = logging.NullHandler  # type: ignore[assignment,misc]  # progress goes to a server, not to a file
+logs.ProgressArtifact = logging.NullHandler  # type: ignore[assignment,misc]  # progress goes to a server, not to a file
 
 
 def exports(work: Work, trained: Trained) -> Variant:

@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from tasks import machine
 from tasks.ablate import QUALITY, ablate
-from tasks.devices import choose_precision
+from tasks.caching.work import Work
+from tasks.machine.devices import choose_precision
 from tasks.records import Ablate, Model, Study, Train
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks import summary as subject
-from tasks import tables as contract
-from tasks.budget import HURRIED
+from tasks.machine.certificate import HURRIED
 from tasks.records import Benchmark, Select, Study
-from tasks.schema import OF_A_STUDY
+from tasks.tables import csv_view, figures, frames
+from tasks.tables import summary as subject
+from tasks.tables.schema import OF_A_STUDY
 
 LATENCIES = (
     "latency_mean_ms",
@@ -45,7 +45,7 @@ def changed(
         row | to if all(row[key] == value for key, value in where.items()) else row for row in tables[name].to_dicts()
     ]
     assert rows != tables[name].to_dicts()
-    return tables | {name: contract.frame(name, rows)}
+    return tables | {name: frames.frame(name, rows)}
 
 
 def names(found: subject.Summary) -> tuple[str | None, ...]:
@@ -77,7 +77,7 @@ def test_every_benchmarked_row_is_in_the_summary_failed_and_skipped_ones_with_th
     skipped = frame.filter(pl.col("status") == "skipped")
     assert skipped.height == 8 and skipped["error"].null_count() == 0
     assert not skipped["eligible"].any() and not skipped["pareto"].any()
-    assert frame.schema == contract.frame("summary", []).schema
+    assert frame.schema == frames.frame("summary", []).schema
 
 
 def test_a_drop_of_exactly_the_limit_is_allowed(tables: dict[str, pl.DataFrame]) -> None:
@@ -211,10 +211,10 @@ def test_a_single_round_gives_a_speed_up_without_an_upper_bound(tables: dict[str
 
 
 def test_an_interval_of_ends_a_hundred_times_apart_is_told_as_too_few_rounds() -> None:
-    assert subject.interval(0.5, 2.0) == "0.500–2.00"
-    assert subject.interval(0.5, 2.0, " to ") == "0.500 to 2.00"
-    assert subject.interval(3.6e-42, 2e5) == "rounds differ too much"
-    assert subject.interval(0.0, None) == "one round"
+    assert figures.interval(0.5, 2.0) == "0.500–2.00"
+    assert figures.interval(0.5, 2.0, " to ") == "0.500 to 2.00"
+    assert figures.interval(3.6e-42, 2e5) == "rounds differ too much"
+    assert figures.interval(0.0, None) == "one round"
 
 
 def test_rounds_that_do_not_pair_are_not_compared(tables: dict[str, pl.DataFrame]) -> None:
@@ -233,7 +233,7 @@ def test_pareto_marks_exactly_the_rows_that_no_other_dominates(points: list[tupl
     variant = {"model": "m", "stage": "train", "format": "safetensors", "precision": "fp32", "benchmark": True}
     measured = {"batch_size": 1, "rounds": 1, "queries": 1, "status": "ok"}
     pairs = list(zip(key, points, strict=True))
-    frames = {
+    rows_of = {
         "variants": [{**variant, "name": k["variant"], "status": "ok"} for k in key],
         "benchmarks": [
             {**k, **measured, "latency_median_ms": float(ms), "round_turns": [1], "turn_medians_ms": [float(ms)]}
@@ -243,7 +243,7 @@ def test_pareto_marks_exactly_the_rows_that_no_other_dominates(points: list[tupl
         "memory": [],
         "throughputs": [],
     }
-    found = subject.summarise({name: contract.frame(name, rows) for name, rows in frames.items()}, Study())
+    found = subject.summarise({name: frames.frame(name, rows) for name, rows in rows_of.items()}, Study())
     expected = [
         not any((ms <= own_ms and right >= own) and (ms, right) != (own_ms, own) for ms, right in points)
         for own_ms, own in points
@@ -254,7 +254,7 @@ def test_pareto_marks_exactly_the_rows_that_no_other_dominates(points: list[tupl
 def test_csv_has_the_columns_of_study_s2_and_empty_figures_where_nothing_was_measured(
     tables: dict[str, pl.DataFrame],
 ) -> None:
-    text = subject.csv(subject.summarise(tables, factory.study()).frame)
+    text = csv_view.csv(subject.summarise(tables, factory.study()).frame)
     assert text.splitlines()[0] == (
         "model_name,batch_size,optimization_technique,device,model_size_mb,accuracy_top_1,accuracy_top_5,ram_usage_mb,"
         "vram_usage_mb,latency_ms_per_batch,throughput_samples_per_sec"
@@ -277,18 +277,18 @@ def test_csv_has_the_columns_of_study_s2_and_empty_figures_where_nothing_was_mea
 
 
 def test_csv_leaves_times_of_bad_conditions_empty_and_a_second_file_has_them(tables: dict[str, pl.DataFrame]) -> None:
-    assert subject.marked_csv(subject.summarise(tables, factory.study()).frame) is None
+    assert csv_view.marked_csv(subject.summarise(tables, factory.study()).frame) is None
     latency = changed(tables, "benchmarks", {"variant": FAST, "batch_size": 8}, conditions="busy")
     frame = subject.summarise(
         changed(latency, "throughputs", {"variant": SECOND, "batch_size": 1}, conditions="hot"), factory.study()
     ).frame
-    rows = pl.read_csv(io.StringIO(subject.csv(frame))).to_dicts()
-    whole = pl.read_csv(io.StringIO(subject.csv(subject.summarise(tables, factory.study()).frame))).to_dicts()
+    rows = pl.read_csv(io.StringIO(csv_view.csv(frame))).to_dicts()
+    whole = pl.read_csv(io.StringIO(csv_view.csv(subject.summarise(tables, factory.study()).frame))).to_dicts()
     differing = [(before, after) for before, after in zip(whole, rows, strict=True) if before != after]
     (slow, slower), (few, fewer) = sorted(differing, key=lambda pair: -pair[0]["batch_size"])
     assert slower == slow | {"latency_ms_per_batch": None} and fewer == few | {"throughput_samples_per_sec": None}
-    marked = pl.read_csv(io.StringIO(subject.marked_csv(frame) or ""))
-    assert marked.columns == [*subject.CSV_COLUMNS, "conditions"]
+    marked = pl.read_csv(io.StringIO(csv_view.marked_csv(frame) or ""))
+    assert marked.columns == [*csv_view.CSV_COLUMNS, "conditions"]
     assert sorted(marked["conditions"]) == ["busy", "hot"]
     assert {row["latency_ms_per_batch"] for row in marked.to_dicts()} == {
         slow["latency_ms_per_batch"],
@@ -301,7 +301,7 @@ def test_csv_has_one_measurement_of_throughput_in_all_rows() -> None:
     frame = subject.summarise(made, factory.study()).frame
 
     def rates(frame: pl.DataFrame) -> list[float | None]:
-        return pl.read_csv(io.StringIO(subject.csv(frame)))["throughput_samples_per_sec"].to_list()
+        return pl.read_csv(io.StringIO(csv_view.csv(frame)))["throughput_samples_per_sec"].to_list()
 
     some = frame.with_columns(throughput=pl.when(pl.col("runtime") == "eager").then(pl.col("throughput")))
     assert rates(some) == some["throughput"].to_list(), "the rate of one query does not stand in for one that failed"
@@ -310,7 +310,7 @@ def test_csv_has_one_measurement_of_throughput_in_all_rows() -> None:
 
 
 def test_figures_for_people_have_three_digits_and_no_exponent() -> None:
-    assert [subject.sig(x) for x in (0.0123456, 0.14, 1.0, 99.96, 999.7, 123456.0)] == [
+    assert [figures.sig(x) for x in (0.0123456, 0.14, 1.0, 99.96, 999.7, 123456.0)] == [
         "0.0123",
         "0.140",
         "1.00",
@@ -323,7 +323,7 @@ def test_figures_for_people_have_three_digits_and_no_exponent() -> None:
 @pytest.mark.slow
 def test_aggregate_publishes_the_fit_tables_names_the_unfit_and_builds_the_data_docs(tmp_path) -> None:
     from tasks.aggregate import aggregate
-    from tasks.work import Work
+    from tasks.caching.work import Work
 
     work = Work.at(tmp_path)
     rows = factory.rows_of_tables()

@@ -9,10 +9,10 @@ import pytest
 import torch
 import torch._dynamo.utils
 
-from tasks import batches
-from tasks.batches import Gathered, Plan, Resident, source, subset
-from tasks.policies import DRAWS, Augmentation, Normaliser, Policy, crop_flip, erase, policy
 from tasks.records import Prepared, Train
+from tasks.training import batches
+from tasks.training.batches import Gathered, Plan, Resident, source, subset
+from tasks.training.policies import DRAWS, Augmentation, Normaliser, Policy, crop_flip, erase, policy
 
 SIZE = 16
 LOG = logging.getLogger("burnish.test")
@@ -80,7 +80,7 @@ def test_erasing_zeroes_a_box_of_its_own_in_half_of_the_images():
 
 @pytest.mark.parametrize("channels_last", [True, False])
 def test_the_normaliser_does_what_every_runtime_is_fed(channels_last):
-    from tasks.pixels import normalise
+    from tasks.datasets._pixels import normalise
 
     pixels, data = pictures(8), about()
     got = Normaliser(data, "cpu", channels_last)(pixels)

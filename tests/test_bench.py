@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from flows.cli import main
-from tasks import tables
-from tasks.candidate import Candidate
-from tasks.intervals import compare, turns
+from tasks.candidates.process import Candidate
+from tasks.measure.intervals import compare, turns
+from tasks.tables import frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,7 +95,7 @@ def test_tables_are_left_behind_with_every_sample(tmp_path: Path, capsys: pytest
     (folder,) = (tmp_path / "out" / "bench").iterdir()
     assert f"tables: {folder}" in printed
     samples = pl.read_parquet(folder / "latencies.parquet")
-    assert samples.schema == tables.frame("latencies", []).schema
+    assert samples.schema == frames.frame("latencies", []).schema
     (row,) = pl.read_parquet(folder / "benchmarks.parquet").to_dicts()
     assert len(samples) == row["queries"] >= 3 * 22
     assert row["processes"] == 3

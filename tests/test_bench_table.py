@@ -20,8 +20,8 @@ import pytest
 
 from flows import bench_table
 from flows.bench import _names, _ordered, comparisons
-from tasks import tables
-from tasks.modelfile import ModelFile
+from tasks.forms.modelfile import ModelFile
+from tasks.tables import frames
 
 REFERENCE = "model-with-a-rather-long-name.onnx · onnxruntime"
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def latency(variant: str, runtime: str, batch_size: int, ms: float | None, **oth
 
 
 def measured(*rows: dict[str, Any]) -> dict[str, pl.DataFrame]:
-    return {"benchmarks": tables.frame("benchmarks", list(rows)), "throughputs": tables.frame("throughputs", [])}
+    return {"benchmarks": frames.frame("benchmarks", list(rows)), "throughputs": frames.frame("throughputs", [])}
 
 
 ROWS = measured(

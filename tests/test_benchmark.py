@@ -21,13 +21,16 @@ from digits import digits, stored
 from sklearn.metrics import f1_score
 
 import tasks.runtimes
-from tasks import candidate, machine, tables
+from tasks import machine
 from tasks.benchmark import benchmark, benchmark_task
-from tasks.intervals import compare, queries_needed, turns
-from tasks.locks import locked
+from tasks.caching.work import Work
+from tasks.candidates import process
+from tasks.candidates.jobs import Job, Visit, conditions
+from tasks.candidates.rounds import GPU_BYTES, PROCESS_BYTES, _groups
+from tasks.machine.locks import locked
+from tasks.measure.intervals import compare, queries_needed, turns
 from tasks.records import Benchmark, Export, Measured, Prepared, Variant
-from tasks.rounds import GPU_BYTES, PROCESS_BYTES, Job, Visit, _groups, conditions
-from tasks.work import Work
+from tasks.tables import frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -132,13 +135,15 @@ def read(work: Work, measured: Measured, table: str) -> pl.DataFrame:
 
 def living() -> set[int]:
     """Candidates' processes that run below this one."""
-    return {p.pid for p in psutil.Process().children(recursive=True) if "tasks.worker" in " ".join(p.cmdline())}
+    return {
+        p.pid for p in psutil.Process().children(recursive=True) if "tasks.candidates.worker" in " ".join(p.cmdline())
+    }
 
 
 def test_candidates_that_crash_hang_or_misbehave_are_failed_rows_and_the_others_go_on(
     work: Work, data: Prepared, fake: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(candidate, "PATIENCE_SECONDS", 8)
+    monkeypatch.setattr(process, "PATIENCE_SECONDS", 8)
     faults = {
         "open": "ValueError: cannot be opened",
         "segfault": "killed by SIGSEGV; its last words: about to crash",
@@ -197,7 +202,7 @@ def test_every_sample_is_kept_and_the_rows_follow_from_them(
     measured = benchmark(work, data, (fake("a"), fake("b", ms=1)), settings())
     samples, rows = read(work, measured, "latencies"), read(work, measured, "benchmarks")
     place = ["variant", "runtime", "device", "batch_size"]
-    assert samples.schema == tables.frame("latencies", []).schema
+    assert samples.schema == frames.frame("latencies", []).schema
     assert not samples.select(*place, "round", "query").is_duplicated().any()
     assert samples.select(place).unique().height == len(rows) == 4
     for row in rows.iter_rows(named=True):
@@ -218,13 +223,13 @@ def test_candidates_are_visited_in_rounds_and_turns_in_a_rotating_order_one_at_a
     told: list[str] = []
 
     def noted(name: str) -> None:
-        original = getattr(candidate.Candidate, name)
+        original = getattr(process.Candidate, name)
 
-        def call(self: candidate.Candidate, *arguments: Any) -> Any:
+        def call(self: process.Candidate, *arguments: Any) -> Any:
             told.append(f"{name[0]}{self._log.name[0]}")
             return original(self, *arguments)
 
-        monkeypatch.setattr(candidate.Candidate, name, call)
+        monkeypatch.setattr(process.Candidate, name, call)
 
     for name in ("warm_up", "turn", "finish"):
         noted(name)
@@ -343,7 +348,7 @@ def test_a_candidate_ends_when_its_parent_is_killed_in_the_middle_of_a_query(
     np.save(tmp_path / "pool.npy", np.zeros((4, 1, 8, 8), np.float32))
     artifact = fake("stuck", fault="hang").artifact
     assert artifact is not None
-    spec = candidate.Spec(
+    spec = process.Spec(
         runtime="fake",
         path=str(work.store.get(artifact)),
         device="cpu",
@@ -351,10 +356,10 @@ def test_a_candidate_ends_when_its_parent_is_killed_in_the_middle_of_a_query(
         batch_sizes=(1,),
         pool=str(tmp_path / "pool.npy"),
     )
-    effort = candidate.Effort(warmup_seconds=0.1, min_seconds=0.1, min_queries=1)
+    effort = process.Effort(warmup_seconds=0.1, min_seconds=0.1, min_queries=1)
     parent = f"""
 from pathlib import Path
-from tasks.candidate import Candidate, Effort, Spec
+from tasks.candidates.process import Candidate, Effort, Spec
 process = Candidate({spec!r}, Path({str(tmp_path / "log")!r}))
 process.receive()
 print(process.pid, flush=True)

@@ -14,13 +14,14 @@ from conftest import skip_without_engines
 from digits import digits, stored
 
 from tasks import build as stage
-from tasks import gpu, runtimes
+from tasks import runtimes
 from tasks.build import build
+from tasks.caching.work import Work
 from tasks.export import export
+from tasks.machine import gpu
 from tasks.quantize import quantize
 from tasks.records import Build, Export, Forms, Prepared, Quantize, Variant
 from tasks.runtimes import _tensorrt as tensorrt
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from tasks import gpu, machine
-from tasks.certificate import GPU_SECONDS, Watch, ranges
+from tasks import machine
+from tasks.machine import gpu
+from tasks.machine.certificate import GPU_SECONDS, Watch, ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

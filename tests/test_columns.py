@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from test_datasets import IMAGE, opened, png, write_parquet
 
+from tasks.caching.work import Work
 from tasks.prepare import prepare
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

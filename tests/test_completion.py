@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from flows.presets import presets
-from tasks import tables
+from tasks.tables import frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (here / "out" / "runs" / run / "study.toml").touch()
         os.utime(here / "out" / "runs" / run / "study.toml", (time, time))
         (here / "out" / "tables" / "variants").mkdir(parents=True, exist_ok=True)
-        tables.frame("variants", some).write_parquet(here / "out" / "tables" / "variants" / f"{run}.parquet")
+        frames.frame("variants", some).write_parquet(here / "out" / "tables" / "variants" / f"{run}.parquet")
     return here
 
 

@@ -27,7 +27,7 @@ import polars as pl
 import pytest
 from conftest import ROOT, SHORT
 
-from tasks.summary import CSV_COLUMNS
+from tasks.tables.csv_view import CSV_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 from digits import digits
 
-from tasks import loop, resume, tune
-from tasks.candidate import Spec
-from tasks.checkpoints import Checkpoints
-from tasks.fit import Fitted, fit
+from tasks import tune
+from tasks.caching.work import Work
+from tasks.candidates import resume
+from tasks.candidates.jobs import Job, Visit
+from tasks.candidates.process import Spec
 from tasks.records import Artifact, Benchmark, Choice, Model, Range, Train, Tune, Variant
-from tasks.rounds import Job, Visit
-from tasks.train import fresh
-from tasks.work import Work
+from tasks.training import loop
+from tasks.training.checkpoints import Checkpoints
+from tasks.training.fit import Fitted, fit
+from tasks.training.weights import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

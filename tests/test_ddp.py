@@ -16,13 +16,13 @@ import torch
 from digits import digits, warmed
 
 import models
-from tasks import ddp
-from tasks.fit import Diverged, fit
-from tasks.group import Processes
-from tasks.loop import Job
+from tasks.caching.work import Work
 from tasks.records import Model, Train
-from tasks.train import fresh
-from tasks.work import Work
+from tasks.training import ddp
+from tasks.training.fit import Diverged, fit
+from tasks.training.group import Processes
+from tasks.training.loop import Job
+from tasks.training.weights import fresh
 
 TWO = Train(
     epochs=40,
@@ -60,7 +60,7 @@ def ranks(folder: Path) -> dict[int, int]:
         except OSError:
             # it has ended
             continue
-        if str(folder).encode() in command and b"tasks.ddp" in command:
+        if str(folder).encode() in command and b"tasks.training.ddp" in command:
             rank = [int(v.partition(b"=")[2]) for v in environment if v.startswith(b"LOCAL_RANK=")]
             found |= {rank[0]: int(process.name)} if rank else {}
     return found
@@ -138,7 +138,7 @@ def test_a_training_that_is_ended_from_outside_ends_its_processes(tmp_path, monk
 
 def test_ranks_are_found_by_their_folder_and_number(tmp_path):
     """The other tests say of a training that has ended that there are none."""
-    command = [sys.executable, "-c", "import time; time.sleep(60)", "tasks.ddp", str(tmp_path)]
+    command = [sys.executable, "-c", "import time; time.sleep(60)", "tasks.training.ddp", str(tmp_path)]
     with subprocess.Popen(command, env=os.environ | {"LOCAL_RANK": "1"}) as process:
         try:
             deadline = time.monotonic() + 20
@@ -168,7 +168,7 @@ def test_what_torchrun_and_the_ranks_say_becomes_one_line(tmp_path):
 def test_a_message_is_one_write_also_where_output_is_unbuffered():
     # a packet a write
     read, write = os.pipe2(os.O_DIRECT)
-    command = [sys.executable, "-u", "-c", "from tasks import ddp; ddp._say(error='E', text='t', rank=1)"]
+    command = [sys.executable, "-u", "-c", "from tasks.training import ddp; ddp._say(error='E', text='t', rank=1)"]
     subprocess.run(command, stdout=write, check=True, cwd=Path(__file__).parent.parent)
     os.close(write)
     with os.fdopen(read, "rb", buffering=0) as packets:

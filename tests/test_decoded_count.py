@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 from test_layouts import tree
 
+from tasks.caching.work import Work
 from tasks.prepare import prepare
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

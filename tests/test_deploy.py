@@ -20,10 +20,10 @@ from digits import digits
 from servers import IMAGES, RUN, Made, environment, load_app, png, post, served
 
 from tasks import runtimes, tables
+from tasks.caching.work import Work
 from tasks.datasets import open_source
 from tasks.prepare import prepare
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

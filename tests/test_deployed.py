@@ -26,8 +26,8 @@ from groups import group, inside
 from PIL import Image
 from servers import Made, Server, post, running
 
+from tasks.caching.work import Work
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

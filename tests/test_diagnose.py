@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tasks import profilers
-from tasks.diagnose import Case, Finding, diagnose
 from tasks.profilers import Convolution, Measured, Operator
+from tasks.profiling.diagnose import Case, Finding, diagnose
 
 if TYPE_CHECKING:
     from pathlib import Path

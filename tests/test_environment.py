@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from tasks import gpu, machine
+from tasks import machine
+from tasks.machine import gpu
 
 if TYPE_CHECKING:
     from pathlib import Path

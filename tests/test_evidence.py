@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from flows import report
 from flows.conclusion import conclusion
-from tasks import metrics, settled, summary
-from tasks import tables as contract
-from tasks.handful import handful
+from tasks.caching.work import Work
+from tasks.measure import metrics
+from tasks.measure.handful import handful
 from tasks.records import Model, Select, Train
-from tasks.work import Work
+from tasks.tables import csv_view, figures, frames, summary
+from tasks.training import settled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,14 +99,14 @@ def cut(tables: Tables, images: int) -> Tables:
     ]
     return tables | {
         "predictions": predictions,
-        "evaluations": contract.frame("evaluations", rows),
-        "datasets": contract.frame("datasets", sets),
+        "evaluations": frames.frame("evaluations", rows),
+        "datasets": frames.frame("datasets", sets),
     }
 
 
 def with_scores(tables: Tables, variant: str, top1: float) -> Tables:
     rows = [row | ({"top1": top1} if row["variant"] == variant else {}) for row in tables["evaluations"].to_dicts()]
-    return tables | {"evaluations": contract.frame("evaluations", rows)}
+    return tables | {"evaluations": frames.frame("evaluations", rows)}
 
 
 def test_the_winner_comes_with_the_interval_of_its_drop_and_the_images_that_would_settle_it(tables: Tables) -> None:
@@ -172,7 +173,7 @@ def test_an_allowed_drop_that_lets_chance_pass_is_said(tables: Tables) -> None:
 
 def test_a_handful_of_validation_images_is_said_with_the_winner_and_where_their_scores_are(tables: Tables) -> None:
     sets = [row | ({"rows": 2} if row["split"] == "validation" else {}) for row in tables["datasets"].to_dicts()]
-    few = tables | {"datasets": contract.frame("datasets", sets)}
+    few = tables | {"datasets": frames.frame("datasets", sets)}
     found = summary.summarise(few, factory.study())
     assert found.cautions == (f"{handful(2)}.",) and found.cautions[0].startswith("2 validation images cannot tell")
     html = report.page(few | {"summary": found.frame}, factory.study(), {}, "run-1")
@@ -189,7 +190,7 @@ def test_the_terminal_says_cautions_before_the_winner_and_breaks_lines_at_its_wi
     (tmp_path / "result.json").write_text(
         json.dumps(
             {
-                "winner": summary.words(found.winner or {}),
+                "winner": figures.words(found.winner or {}),
                 "reason": found.reason,
                 "cautions": found.cautions,
                 "sentences": found.sentences,
@@ -205,8 +206,8 @@ def test_the_terminal_says_cautions_before_the_winner_and_breaks_lines_at_its_wi
     assert plain[:-1] == said and len(found.cautions) == 1 and plain[-1].startswith("report: ")
     narrow = conclusion(tmp_path, 80, colour=True)
     assert all(len(line) <= 80 + 11 for line in narrow.splitlines()[:-1]) and "\x1b[1;33mcaution" in narrow
-    (tmp_path / summary.MARKED).touch()
-    assert f"{summary.MARKED} has them" in conclusion(tmp_path)
+    (tmp_path / csv_view.MARKED).touch()
+    assert f"{csv_view.MARKED} has them" in conclusion(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------------------- BatchNorm
@@ -222,7 +223,7 @@ def trained(work: Work, data: Prepared, momentum: float, steps: int) -> torch.nn
     import torch
 
     from tasks.datasets import load_arrays
-    from tasks.policies import Normaliser
+    from tasks.training.policies import Normaliser
 
     images, labels, splits = load_arrays(work.store, data)
     x, y = Normaliser(data, "cpu")(torch.from_numpy(images[splits == 0])), torch.from_numpy(labels[splits == 0])
@@ -290,7 +291,7 @@ def test_a_training_that_ends_before_batchnorm_has_settled_names_it_up_to_the_wi
         | ({"sha256": row["sha256"]} if one["name"] == REFERENCE else {})
         for one in tables["variants"].to_dicts()
     ]
-    weak = tables | {"variants": contract.frame("variants", same)}
+    weak = tables | {"variants": frames.frame("variants", same)}
     for variant in set(tables["evaluations"]["variant"]):
         weak = with_scores(weak, variant, 0.1 if variant.startswith("resnet") else 0.05)
     found = summary.summarise(weak, factory.study())

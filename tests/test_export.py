@@ -13,12 +13,13 @@ from digits import digits, stored
 
 import models
 from tasks import export as stage
+from tasks.caching.work import Work
 from tasks.datasets import load_arrays
-from tasks.export import export, parity
-from tasks.pixels import normalise
+from tasks.datasets._pixels import normalise
+from tasks.export import export
+from tasks.forms.parity import parity
 from tasks.records import Export, Forms, Prepared, Variant
 from tasks.runtimes import load
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 from tasks.datasets import open_source
-from tasks.modelfile import inspect
+from tasks.forms.modelfile import inspect
 from tasks.records import Data
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ import pytest
 from conftest import ROOT, SHORT, TINY, Burnish, shared
 
 from tasks import tables
+from tasks.caching.store import Store
 from tasks.records import Variant
-from tasks.schema import OF_A_STUDY
-from tasks.store import Store
+from tasks.tables.schema import OF_A_STUDY
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +267,7 @@ def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish
 HOLDER = """
 import sys, time
 from prefect import flow
-from tasks.caching import Context, call, stage
+from tasks.caching.stage import Context, call, stage
 from tasks.records import Output
 
 def hold(work, name: str) -> Output:
@@ -310,7 +310,7 @@ AGAIN = """
 import sys
 from pathlib import Path
 from prefect import flow
-from tasks.caching import Context, call, stage
+from tasks.caching.stage import Context, call, stage
 from tasks.records import Output
 
 def train(work) -> Output:

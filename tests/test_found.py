@@ -20,11 +20,11 @@ from test_datasets import write_tiny, zipped
 from test_layouts import picture, tree
 
 from flows.settings import Mistake, load
+from tasks.caching.work import Work
 from tasks.datasets import load_arrays, open_source
 from tasks.datasets._find import ARCHIVES, CIFAR, resolve
 from tasks.prepare import prepare, prepare_task
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -25,11 +25,11 @@ from torch import nn
 import models
 from models.convnext import Block
 from tasks import runtimes
-from tasks.devices import Unavailable
-from tasks.fit import fit
+from tasks.caching.work import Work
+from tasks.machine.devices import Unavailable
 from tasks.records import Model, Study, Train
-from tasks.train import fresh
-from tasks.work import Work
+from tasks.training.fit import fit
+from tasks.training.weights import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable

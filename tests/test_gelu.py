@@ -16,10 +16,11 @@ from torch import nn
 
 import models
 from tasks import runtimes
-from tasks.export import export, quiet, write_onnx
+from tasks.caching.work import Work
+from tasks.export import export
+from tasks.forms.onnx import quiet, write_onnx
 from tasks.records import Export, Model, Study, Train
 from tasks.train import train
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,9 +12,9 @@ from test_report import Page
 
 from flows import report
 from flows.graphs import graphs
-from tasks import tables as contract
+from tasks.caching.store import Store
 from tasks.profilers._onnx import operator_counts
-from tasks.store import Store
+from tasks.tables import frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,7 +78,7 @@ def run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
         which | {"variant": "net/train", "role": "reference"},
         which | {"variant": "net/train/onnx/int8", "runtime": "onnxruntime", "role": "winner"},
     ]
-    return tmp_path, {"variants": contract.frame("variants", forms), "summary": contract.frame("summary", ends)}
+    return tmp_path, {"variants": frames.frame("variants", forms), "summary": frames.frame("summary", ends)}
 
 
 def test_the_export_of_the_reference_and_what_the_winner_is_are_drawn_once_each_or_said_to_be_gone(run: Any) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tasks.budget import HURRIED
-from tasks.candidate import Candidate, Effort, Spec
-from tasks.rounds import Visit, conditions
+from tasks.candidates.jobs import Visit, conditions
+from tasks.candidates.process import Candidate, Effort, Spec
+from tasks.machine.certificate import HURRIED
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -151,7 +151,9 @@ def test_processes_that_train_together(server: str, tmp_path: Path, terminals: l
     terminals.append(terminal := Terminal(command, ROOT, os.environ | {"PREFECT_API_URL": server}))
     # the first epoch's checkpoint
     terminal.wait_for(lambda: list((out / "scratch").glob("*/*.pt")))
-    assert sum("tasks.ddp" in process.cmdline() for process in terminal.processes()) >= 3, "torchrun and two ranks"
+    assert sum("tasks.training.ddp" in process.cmdline() for process in terminal.processes()) >= 3, (
+        "torchrun and two ranks"
+    )
     interrupted(terminal, "Ctrl-C")
 
 
@@ -256,7 +258,9 @@ def test_killed_without_a_word_it_takes_all_its_processes_with_it_and_is_marked_
     settings = (*SHORT, "train.epochs=1", "benchmark.min_seconds=60")
     command = [*COMMAND, "run", "quickstart", "--out", str(out), *(f"--set={setting}" for setting in settings)]
     terminals.append(terminal := Terminal(command, ROOT, environment))
-    terminal.wait_for(lambda: sum("tasks.worker" in process.cmdline() for process in terminal.processes()) == 2)
+    terminal.wait_for(
+        lambda: sum("tasks.candidates.worker" in process.cmdline() for process in terminal.processes()) == 2
+    )
     if group:
         terminal.signal_group(signal.SIGKILL)
     else:

@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from scipy import stats
 
-from tasks import intervals as subject
-from tasks.intervals import (
+from tasks.measure import intervals as subject
+from tasks.measure.intervals import (
     binomial,
     compare,
     mean_interval,
@@ -141,7 +141,7 @@ def test_a_file_of_many_candidates_is_summarised_as_each_alone(tmp_path: Path, m
 SUMMARISE = r"""
 import json, re, sys, time
 from pathlib import Path
-from tasks.intervals import summarise_file
+from tasks.measure.intervals import summarise_file
 def resident():  # not getrusage's, which a process takes over from its parent
     return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 before, start = resident(), time.perf_counter()
@@ -159,7 +159,7 @@ def test_ten_million_samples_are_summarised_within_10_seconds_and_a_gibibyte(tmp
         check=True,
         text=True,
         capture_output=True,
-        cwd=Path(subject.__file__).parents[1],
+        cwd=Path(subject.__file__).parents[2],
     )
     rows, seconds, added = json.loads(found.stdout)
     assert rows == candidates

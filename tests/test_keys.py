@@ -2,8 +2,8 @@
 
 import pytest
 
-from tasks import keys
-from tasks.keys import Stage, digest, flatten, sources
+from tasks.caching import keys
+from tasks.caching.keys import Stage, digest, flatten, sources
 from tasks.records import Artifact, Benchmark, Forms, Model, Prune, Train, Variant
 from tasks.train import train_task
 
@@ -29,11 +29,18 @@ def test_the_key_changes_with_every_setting_and_nothing_else(about):
 
 def test_the_key_holds_the_sources_that_the_stage_reaches(about):
     found = {name.removeprefix("source of ") for name in parts(about) if name.startswith("source of ")}
-    assert {"tasks.train", "tasks.fit", "tasks.policies", "tasks.metrics", "tasks.records", "models.lenet"} <= found
+    assert {
+        "tasks.train",
+        "tasks.training.fit",
+        "tasks.training.policies",
+        "tasks.measure.metrics",
+        "tasks.records",
+        "models.lenet",
+    } <= found
     # another model's file
     assert "models.resnet" not in found
     assert "tasks.benchmark" not in found
-    assert "tasks.caching" not in found
+    assert "tasks.caching.stage" not in found
 
 
 def test_the_key_holds_versions_of_the_libraries_that_do_the_work(about):

@@ -13,12 +13,13 @@ import polars as pl
 import pytest
 from digits import digits
 
-from tasks import caching, rounds
 from tasks.benchmark import benchmark
-from tasks.keys import Stage
+from tasks.caching import logs, stage
+from tasks.caching.keys import Stage
+from tasks.caching.results import turn
+from tasks.caching.work import Work
+from tasks.candidates import jobs, rounds
 from tasks.records import Benchmark, Context, Measured, Prepared, Variant
-from tasks.results import turn
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +44,7 @@ TOLD = {
 
 @pytest.fixture(autouse=True)
 def _without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching, "_Progress", logging.NullHandler)
+    monkeypatch.setattr(logs, "ProgressArtifact", logging.NullHandler)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def run(out: Path, data: Prepared, variants: tuple[Variant, ...]) -> tuple[bool,
     inputs = {"data": data, "variants": variants, "settings": SETTINGS}
     with turn(STAGE, context, inputs) as mine:
         found = mine.found
-        measured = found or caching.compute(mine, benchmark, inputs)
+        measured = found or stage.compute(mine, benchmark, inputs)
     assert isinstance(measured, Measured)
     rows = pl.read_parquet(Work.at(out).store.get(measured.tables["benchmarks"])).to_dicts()
     return found is None, {row["variant"]: (row["status"], row["error"]) for row in rows}
@@ -83,7 +84,7 @@ def test_only_what_was_ended_from_outside_is_measured_again(
     caplog.set_level(logging.INFO)
     data, save = digits(Work.at(tmp_path), 50), rounds.resume.save
 
-    def kill_after_the_first_round(folder: Path, done: int, jobs: list[rounds.Job], settings: Benchmark) -> None:
+    def kill_after_the_first_round(folder: Path, done: int, jobs: list[jobs.Job], settings: Benchmark) -> None:
         save(folder, done, jobs, settings)
         if done == 0 and jobs[1].process is not None:
             os.kill(jobs[1].process.pid, number)

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 from test_datasets import SHARED, needs_shared, png, write_parquet
 
+from tasks.caching.work import Work
 from tasks.datasets import Images, Part, Source, open_source
 from tasks.datasets._label import CIFAR10, OF_CIFAR100, label
 from tasks.prepare import prepare
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ from PIL import Image
 from test_datasets import as_if_huge, encoded, png
 from test_layouts import tree
 
+from tasks.caching.work import Work
 from tasks.prepare import prepare
 from tasks.records import Data
-from tasks.work import Work
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tasks.caching.work import Work
 from tasks.datasets import Source, load_arrays, open_source
 from tasks.datasets._decode import format_of
 from tasks.datasets._words import settle, shown, split_of
 from tasks.prepare import prepare
 from tasks.records import Data
-from tasks.work import Work
 
 Rows = dict[str, dict[str, int]]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tasks.checkpoints import Checkpoints
-from tasks.durable import Series
-from tasks.journal import Journal
-from tasks.keys import Stage
+from tasks.caching.keys import Stage
+from tasks.caching.results import turn
+from tasks.caching.why import BEGUN
+from tasks.machine.durable import Series
 from tasks.records import Context, Output
-from tasks.results import turn
-from tasks.why import BEGUN
+from tasks.training.checkpoints import Checkpoints
+from tasks.training.journal import Journal
 
 LOG = logging.getLogger("burnish")
 
@@ -51,7 +51,7 @@ def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
     assert "epochs" in attempt(tmp_path, 3)[0], "another study of this name in between"
     said = []
     # Not caplog: once Prefect has been imported, the logger hands nothing to the root.
-    monkeypatch.setattr("tasks.why.LOG.info", lambda text, *parts, **_: said.append(text % parts))
+    monkeypatch.setattr("tasks.caching.why.LOG.info", lambda text, *parts, **_: said.append(text % parts))
     assert attempt(tmp_path, 14) == ["continues from epoch 7's checkpoint"]
     assert said == ["train/x: computing (continues from epoch 7's checkpoint)"]
     (newest,) = (tmp_path / "scratch").glob("*/*.7.*.pt")

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from test_layouts import counts, left, opened, picture, tree
 
+from tasks.caching.work import Work
 from tasks.datasets import _place, _tree
 from tasks.prepare import prepare
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable

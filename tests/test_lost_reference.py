@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from test_aggregate import LATENCIES, REFERENCE, changed
 
-from tasks import summary as subject
+from tasks.tables import summary as subject
 
 KILLED = "killed by SIGKILL, as by the kernel where memory runs out; the same command measures it again"
 Tables = dict[str, pl.DataFrame]

@@ -12,8 +12,8 @@ from onnx import helper
 from test_diagnose import Graph, case, found, operator
 
 from tasks import profilers
-from tasks.diagnose import Case, diagnose
 from tasks.profilers import LEAST_QUERIES, Measured, Operator
+from tasks.profiling.diagnose import Case, diagnose
 
 if TYPE_CHECKING:
     from pathlib import Path

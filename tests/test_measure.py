@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from tasks import measure
-from tasks.measure import rate, throughput, warm_up, warm_up_slots
+from tasks.measure import clock as timing
+from tasks.measure.clock import rate, throughput, warm_up, warm_up_slots
 
 pytestmark = pytest.mark.alone
 
@@ -32,7 +32,7 @@ class Clock:
 def clocked(monkeypatch: pytest.MonkeyPatch) -> Callable[[Iterator[int]], Clock]:
     def install(durations: Iterator[int]) -> Clock:
         clock = Clock(durations)
-        monkeypatch.setattr(measure, "perf_counter_ns", clock)
+        monkeypatch.setattr(timing, "perf_counter_ns", clock)
         return clock
 
     return install
@@ -52,31 +52,31 @@ def falling() -> Iterator[int]:
 
 def test_measuring_reaches_both_limits(clocked: Callable[[Iterator[int]], Clock]) -> None:
     clock = clocked(forever(1_000_000))
-    assert len(measure.measure(clock.call, 0.5, 10)) == 500
-    assert len(measure.measure(clock.call, 0.005, 10)) == 10
+    assert len(timing.measure(clock.call, 0.5, 10)) == 500
+    assert len(timing.measure(clock.call, 0.005, 10)) == 10
 
 
 def test_every_sample_is_kept_in_order(clocked: Callable[[Iterator[int]], Clock]) -> None:
     clock = clocked(iter([5, 7, 3]))
-    samples = measure.measure(clock.call, 0, 3)
+    samples = timing.measure(clock.call, 0, 3)
     assert samples.dtype == np.int64
     assert samples.tolist() == [5, 7, 3]
 
 
 def test_timing_itself_costs_less_than_20_microseconds_a_query() -> None:
     called: list[float] = []
-    samples = measure.measure(lambda: called.append(time.perf_counter()), 0.05, 1000)
+    samples = timing.measure(lambda: called.append(time.perf_counter()), 0.05, 1000)
     assert np.median(np.diff(called)) < 20e-6
     assert np.median(samples) < 20_000
 
 
 def test_the_garbage_collector_rests_while_timing_and_is_restored_even_after_an_error() -> None:
     seen = []
-    measure.measure(lambda: seen.append(gc.isenabled()), 0, 2)
+    timing.measure(lambda: seen.append(gc.isenabled()), 0, 2)
     assert seen == [False, False]
     assert gc.isenabled()
     with pytest.raises(ZeroDivisionError):
-        measure.measure(lambda: 1 / 0, 0, 1)
+        timing.measure(lambda: 1 / 0, 0, 1)
     assert gc.isenabled()
 
 
@@ -111,9 +111,9 @@ def test_warm_up_of_slow_calls_takes_two_windows_of_three(clocked: Callable[[Ite
 
 def test_a_limit_ends_measuring_with_the_query_that_crosses_it(clocked: Callable[[Iterator[int]], Clock]) -> None:
     clock = clocked(forever(1_000_000))
-    assert len(measure.measure(clock.call, 5, 10_000, limit=0.0205)) == 21
-    assert len(measure.measure(clock.call, 5, 10_000, limit=0)) == 1
-    assert len(measure.measure(clock.call, 0.01, 4, limit=1)) == 10
+    assert len(timing.measure(clock.call, 5, 10_000, limit=0.0205)) == 21
+    assert len(timing.measure(clock.call, 5, 10_000, limit=0)) == 1
+    assert len(timing.measure(clock.call, 0.01, 4, limit=1)) == 10
 
 
 def test_a_limit_ends_warm_up_with_the_query_that_crosses_it(clocked: Callable[[Iterator[int]], Clock]) -> None:

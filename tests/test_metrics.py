@@ -10,7 +10,7 @@ from scipy import stats
 from scipy.special import softmax
 from sklearn.metrics import f1_score, precision_recall_fscore_support, top_k_accuracy_score
 
-from tasks import metrics
+from tasks.measure import metrics
 
 RNG = np.random.default_rng(0)
 

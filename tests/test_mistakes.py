@@ -16,8 +16,8 @@ from PIL import Image
 from test_report import Page
 
 from flows import mistakes, report
-from tasks import tables as contract
-from tasks.store import Store
+from tasks.caching.store import Store
+from tasks.tables import frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +65,7 @@ def made(labels: list[int], parent: list[int], winner: list[int], names: list[st
         rows["datasets"][2] | {"classes": len(names), "class_names": names, "class_rows": [1] * len(names)} | datasets
     ]
     return {
-        name: contract.frame(name, found)
+        name: frames.frame(name, found)
         for name, found in (("predictions", said), ("variants", forms), ("summary", ends), ("datasets", sets))
     }
 
@@ -218,7 +218,7 @@ def test_every_model_as_trained_has_its_confusion_scores_and_pictures_folded() -
         )
     ends[0]["role"], ends[1]["role"] = "winner", "reference"
     tables = made(labels, labels, labels, names)
-    tables |= {"predictions": contract.frame("predictions", predictions), "summary": contract.frame("summary", ends)}
+    tables |= {"predictions": frames.frame("predictions", predictions), "summary": frames.frame("summary", ends)}
     images = np.zeros((4, 8, 8, 1), np.uint8)
     found = shown(tables, images)
     net, other = found["models"]

@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from tasks.modelfile import inspect
+from tasks.forms.modelfile import inspect
 
 if TYPE_CHECKING:
     from pathlib import Path

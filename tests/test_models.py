@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 import models
-from tasks.prune import cost, prune_channels
+from tasks.prune import prune_channels
+from tasks.training.weights import cost
 
 PUBLISHED = {
     "resnet34": 21_797_672,
@@ -144,7 +145,7 @@ def test_libraries_own_models_are_pruned_stored_and_loaded(name: str, size: int,
 def test_a_family_is_pruned_stored_loaded_and_exported(name: str, size: int, tmp_path: Path) -> None:
     import onnxruntime
 
-    from tasks.export import quiet, write_onnx
+    from tasks.forms.onnx import quiet, write_onnx
     from tasks.records import Export
 
     model, images = pruned(name, size, tmp_path)

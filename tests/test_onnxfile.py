@@ -12,12 +12,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tasks import runtimes
-from tasks.modelfile import inspect
+from tasks.forms.modelfile import inspect
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tasks.modelfile import ModelFile
+    from tasks.forms.modelfile import ModelFile
 
 
 def network(shape: Any = ("n", 3, 8, 8), dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:

@@ -15,14 +15,14 @@ from digits import digits, warmed
 from torch import nn
 
 import models
-from tasks import batchsize
-from tasks.batchsize import largest
-from tasks.checkpointing import blocks, checkpoint_blocks
-from tasks.fit import fit
-from tasks.loop import Job, Run
-from tasks.optimizers import Average, Optimizer, schedule
+from tasks.caching.work import Work
 from tasks.records import Train
-from tasks.work import Work
+from tasks.training import batchsize
+from tasks.training.batchsize import largest
+from tasks.training.checkpointing import blocks, checkpoint_blocks
+from tasks.training.fit import fit
+from tasks.training.loop import Job, Run
+from tasks.training.optimizers import Average, Optimizer, schedule
 
 ROOT = Path(__file__).parent.parent
 NARROW = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
@@ -188,8 +188,8 @@ def test_checkpointing_changes_no_weight_nor_statistic(tmp_path):
 
 GROWN = """
 import sys, torch, models
-from tasks.checkpointing import checkpoint_blocks
-from tasks.devices import peak_bytes, reset_peak
+from tasks.training.checkpointing import checkpoint_blocks
+from tasks.machine.devices import peak_bytes, reset_peak
 model = models.build("resnet34", num_classes=10, image_size=32, width=16).to(memory_format=torch.channels_last)
 if sys.argv[1] == "True":
     checkpoint_blocks(model, "resnet34")
@@ -254,13 +254,13 @@ def test_a_cpus_batch_grows_while_images_a_second_rise(monkeypatch):
 
 
 def test_a_batch_size_that_was_found_outlives_an_interruption(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.batchsize.largest", lambda step, device, images: step(8) or 32)
+    monkeypatch.setattr("tasks.training.batchsize.largest", lambda step, device, images: step(8) or 32)
     first = trained(Work.at(tmp_path), NARROW, batch_size="auto")
     assert {row["batch_size"] for row in first.epochs} == {32}
     assert first.artifact.sha256 == trained(Work.at(tmp_path), NARROW, batch_size=32).artifact.sha256
     work = Work.at(tmp_path)
     trained(work, NARROW, batch_size="auto")
-    monkeypatch.setattr("tasks.batchsize.largest", lambda step, device, images: 64)
+    monkeypatch.setattr("tasks.training.batchsize.largest", lambda step, device, images: 64)
     assert {row["batch_size"] for row in trained(work, NARROW, batch_size="auto").epochs} == {32}
 
 

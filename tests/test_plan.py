@@ -12,7 +12,8 @@ from conftest import Burnish
 from flows.plan import planned
 from flows.presets import presets
 from flows.settings import Mistake, load
-from tasks import gpu, machine, runtimes, tables
+from tasks import machine, runtimes, tables
+from tasks.machine import gpu
 from tasks.records import without_skipped
 from tasks.records._skip import LEFT_OUT
 from tasks.runtimes import openvino_bf16

@@ -18,12 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from tasks.caching.work import Work
 from tasks.datasets import load_arrays
 from tasks.datasets._split import holdout, roles, sample
 from tasks.datasets._statistics import duplicates, moments
 from tasks.prepare import prepare
 from tasks.records import Data, Prepared
-from tasks.work import Work
 
 SHARED = Path(os.environ.get("BURNISH_SHARED", Path(__file__).resolve().parents[2] / "shared")) / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here (BURNISH_SHARED)")

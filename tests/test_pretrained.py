@@ -15,9 +15,10 @@ from digits import digits
 from torch import nn
 
 import models
+from tasks.caching.work import Work
 from tasks.records import Data, Model, Quantize, Study, Train
-from tasks.train import fresh, train, train_task
-from tasks.work import Work
+from tasks.train import train, train_task
+from tasks.training.weights import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable

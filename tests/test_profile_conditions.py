@@ -18,7 +18,7 @@ from test_diagnose import Graph
 from flows import cli, profiling
 from flows.profiling_text import certificate, text
 from tasks import machine
-from tasks.profile import Profile, profile, read
+from tasks.profiling.profile import Profile, profile, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_a_disturbed_profile_is_kept_beside_a_good_one_and_is_not_in_the_report(
     folder = tmp_path / "profiles" / "model-onnxruntime"
     # as on a quiet machine
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.profile._conditions", lambda certificate, stable: None)
+        patched.setattr("tasks.profiling.profile._conditions", lambda certificate, stable: None)
         assert cli.main(command) == 0
     good = (folder / "profile.json").read_text()
     with busy_machine():
@@ -90,7 +90,7 @@ def test_a_disturbed_profile_is_kept_beside_a_good_one_and_is_not_in_the_report(
     assert shown["operators"]
     assert left_out["doubt"] == f"{disturbed['conditions']}; profile it again when the machine is quiet"
     with monkeypatch.context() as patched:
-        patched.setattr("tasks.profile._conditions", lambda certificate, stable: None)
+        patched.setattr("tasks.profiling.profile._conditions", lambda certificate, stable: None)
         assert cli.main(command) == 0
     assert [path.name for path in folder.parent.iterdir()] == [folder.name], "a good one replaces both"
     assert "disturbed: " in capsys.readouterr().out

@@ -27,12 +27,13 @@ from flows.profiling_text import text
 from flows.settings import to_toml
 from tasks import profilers, runtimes, tables
 from tasks.build import build
+from tasks.caching.work import Work
 from tasks.export import export
-from tasks.profile import Profile, profile, read
 from tasks.profilers import Operator, _common, _onnx
 from tasks.profilers._kinds import kind
+from tasks.profiling.profile import Profile, profile, read
 from tasks.records import Build, Export, Study, Variant
-from tasks.work import Work
+from tasks.tables import frames
 
 RESNET: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 16}
 INPUTS = np.random.default_rng(0).standard_normal((2, 1, 8, 8), np.float32)
@@ -83,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     for name, made in (("variants", [*rows, failed]), ("datasets", [data])):
         (out / "tables" / name).mkdir(parents=True)
-        tables.frame(name, made).write_parquet(out / "tables" / name / f"{RUN}.parquet")
+        frames.frame(name, made).write_parquet(out / "tables" / name / f"{RUN}.parquet")
     (out / "runs" / RUN).mkdir(parents=True)
     (out / "runs" / RUN / "study.toml").write_text(to_toml(Study(name="small")))
     return out
@@ -290,7 +291,7 @@ def test_a_variant_is_profiled_and_its_report_shows_it(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # other tests run beside this one
-    monkeypatch.setattr("tasks.profile._conditions", lambda certificate, stable: None)
+    monkeypatch.setattr("tasks.profiling.profile._conditions", lambda certificate, stable: None)
     arguments = ["--out", str(run), "--queries", "20", "--threads", "1"]
     for name in ("resnet34-w16/train/onnx", "resnet34-w16/train/torchscript"):
         assert cli.main(["profile", name, *arguments]) == 0
@@ -332,7 +333,7 @@ def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorb
         row | {"variant": f"{name}/torchscript", "stage": "export", "runtime": "torchscript"},
     ]
     (run / "tables" / "summary").mkdir()
-    tables.frame("summary", rows).write_parquet(run / "tables" / "summary" / f"{RUN}.parquet")
+    frames.frame("summary", rows).write_parquet(run / "tables" / "summary" / f"{RUN}.parquet")
     (run / "runs" / RUN / "result.json").write_text("{}")
     # it needs every table
     monkeypatch.setattr(report, "render", lambda out, name: out)

@@ -14,9 +14,9 @@ from flows.console import Pace, in_words, view
 from flows.presets import presets
 from flows.progress import Durations, Progress, forms, plan
 from flows.settings import load
-from tasks import caching
+from tasks.caching import logs as stage_logs
+from tasks.caching.work import Work
 from tasks.records import Context
-from tasks.work import Work
 
 LABEL = "quantize/resnet34-w16/augment-crop/onnx"
 
@@ -242,7 +242,7 @@ def test_details_stand_in_the_stages_own_file_alone(tmp_path, monkeypatch, capsy
     for terminal in ("1", ""):
         monkeypatch.setenv("FORCE_COLOR", terminal)
         with console.shown():
-            of_stage = caching._OfRun(Context(out=str(tmp_path), run=f"run{terminal}"), "benchmark")
+            of_stage = stage_logs.StageLog(Context(out=str(tmp_path), run=f"run{terminal}"), "benchmark")
             logging.getLogger("burnish").addHandler(of_stage)
             logger.info("a candidate's accuracy", extra={"detail": True})
             logger.info("the stage is done")
@@ -281,9 +281,9 @@ def test_a_report_that_comes_after_the_stage_has_ended_is_left_out_without_a_wor
         # as httpx says it
         raise RuntimeError("Cannot send a request, as the client has been closed.")
 
-    monkeypatch.setattr(caching, "_progress_artifact", late)
+    monkeypatch.setattr(stage_logs, "_progress_artifact", late)
     monkeypatch.setattr(threading, "excepthook", said.append)
-    handler = caching._Progress()
+    handler = stage_logs.ProgressArtifact()
     handler.handle(logging.makeLogRecord({"msg": "half", "progress": (1, 2)}))
     assert ended.wait(10)
     handler.close()

@@ -10,11 +10,12 @@ from digits import digits, stored, warmed
 from torch import nn
 
 import models
-from tasks.evaluation import evaluate
-from tasks.fit import fit
-from tasks.prune import cost, prune, prune_channels
+from tasks.caching.work import Work
+from tasks.prune import prune, prune_channels
 from tasks.records import Model, Prune, Train, Trained
-from tasks.work import Work
+from tasks.training.evaluation import evaluate
+from tasks.training.fit import fit
+from tasks.training.weights import cost
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,10 +14,10 @@ import pytest
 from flows.conclusion import held_out
 from flows.published import compare, lines, text
 from flows.report import page, table_text
-from tasks import schema, summary
-from tasks import tables as contract
 from tasks.published import duration
 from tasks.records import plugins
+from tasks.tables import frames, schema, summary
+from tasks.tables.figures import sig
 
 STUDIES = plugins("published")
 FIRST = "lenet5/augment-none"
@@ -31,7 +31,7 @@ def tables() -> dict[str, pl.DataFrame]:
 
 @pytest.fixture(scope="module")
 def empty() -> dict[str, pl.DataFrame]:
-    return {name: contract.frame(name, []) for name in schema.TABLES}
+    return {name: frames.frame(name, []) for name in schema.TABLES}
 
 
 def figures(name: str, tables: dict[str, pl.DataFrame], source: str) -> set[str]:
@@ -149,7 +149,7 @@ def test_s1_tells_trtexecs_parts_where_an_engine_was_executed(tables):
         }
         for part, mean in (("latency", 1.5), ("enqueue", 0.2), ("h2d", 0.3), ("compute", 1.0), ("d2h", 0.2))
     ]
-    measured = tables | {"summary": ran, "gpu_times": contract.frame("gpu_times", parts)}
+    measured = tables | {"summary": ran, "gpu_times": frames.frame("gpu_times", parts)}
     here = rows_of("resnet34_tensorrt", measured, "ResNet-34")
     assert here["GPU compute ms",] == ("0.100", "4.00", "1.00", "1.00", "2.00", "2.50", "3.00")
     assert rows_of("resnet34_tensorrt", measured, "Its totals")["total",] == ("667", "1.25", "0.700")
@@ -164,7 +164,7 @@ def test_s1_tells_trtexecs_parts_where_an_engine_was_executed(tables):
             "conditions": "throttled",
         }
     ]
-    ahead = measured | {"throughputs": contract.frame("throughputs", several)}
+    ahead = measured | {"throughputs": frames.frame("throughputs", several)}
     assert rows_of("resnet34_tensorrt", ahead, "Its totals")["total",] == ("812*", "1.25", "0.700")
     assert "the rate here is that of 2 queries in flight" in text(compare("resnet34_tensorrt", ahead))
     torn = measured | {"summary": ran.with_columns(conditions=pl.lit("busy"))}
@@ -194,12 +194,12 @@ def test_s2_has_a_line_a_technique_and_a_cell_a_batch_size_with_the_deviation_ov
     )
     row = tables["summary"].filter(variant=first, runtime="eager", batch_size=8).to_dicts()[0]
     size, _, _, *cells = here["none",]
-    assert size == summary.sig(row["size_bytes"] / 1e6)
+    assert size == sig(row["size_bytes"] / 1e6)
     assert cells[1] == "–", "4 was not measured"
-    assert cells[2] == f"{summary.sig(row['latency_mean_ms'])}/{summary.sig(row['throughput'])}", "8, as in the CSV"
+    assert cells[2] == f"{sig(row['latency_mean_ms'])}/{sig(row['throughput'])}", "8, as in the CSV"
     assert here["int8 ONNX",] is not None, "what the study left undone"
     deviation = rows_of("densenet121_imagenet", tables, "Deviation")["none",][2]
-    assert deviation.startswith(f"{summary.sig(row['latency_mean_ms'])} ± ")
+    assert deviation.startswith(f"{sig(row['latency_mean_ms'])} ± ")
     assert rows_of("densenet121_imagenet", tables, "Memory")["none",][0] == "20.0/–"
 
 
@@ -209,7 +209,7 @@ def test_s2_says_which_of_two_measurements_its_rate_is_and_never_mixes_them(tabl
     alone = tables | {"summary": tables["summary"].with_columns(throughput=pl.lit(None, pl.Float64))}
     assert "one query in flight" in rate(alone)
     one = tables["summary"]["images_per_second"][0]
-    assert f"/{summary.sig(one)}" in "".join(figures("densenet121_imagenet", alone, "here"))
+    assert f"/{sig(one)}" in "".join(figures("densenet121_imagenet", alone, "here"))
     gone = pl.when(pl.col("runtime") != "eager").then(pl.col("throughput"))
     mixed = tables | {"summary": tables["summary"].with_columns(throughput=gone)}
     cells = rows_of("densenet121_imagenet", mixed, "Techniques")["none",][3:]
@@ -221,8 +221,8 @@ def test_s4_finds_each_form_and_its_accuracy_by_the_models_name(tables):
     scripted = pl.col("variant") == "resnet34-w16/augment-none/torchscript"
     row = tables["summary"].filter(scripted, pl.col("batch_size") == 1)
     size, median, _, top1 = here["resnet34-w16", "TorchScript CPU"]
-    assert size == summary.sig(row["size_bytes"][0] / 1e6)
-    assert median == summary.sig(row["latency_median_ms"][0])
+    assert size == sig(row["size_bytes"][0] / 1e6)
+    assert median == sig(row["latency_median_ms"][0])
     assert top1.startswith(f"{100 * row['top1'][0]:.1f} [")
     assert here["convnext", "ONNX"] is None, "not of this run"
     assert here["lenet5", "ONNX"], "not of the study: a line of its own"

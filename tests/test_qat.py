@@ -14,19 +14,22 @@ import torch
 from digits import digits, warmed
 from pydantic import ValidationError
 
-from tasks import fakequant, tables
 from tasks import qat as stage
 from tasks.build import build
+from tasks.caching.work import Work
 from tasks.datasets import load_arrays
-from tasks.export import SCOPES, export
-from tasks.loop import Run
-from tasks.pixels import normalise
+from tasks.datasets._pixels import normalise
+from tasks.export import export
+from tasks.forms import fakequant
+from tasks.forms.onnx import SCOPES
 from tasks.qat import qat
 from tasks.records import QAT_SETTINGS, Build, Export, Model, Qat, Study, Train
 from tasks.runtimes import _tensorrt
 from tasks.runtimes import onnxruntime as runtime
+from tasks.tables import frames
+from tasks.tables.schema import TABLES
 from tasks.train import train
-from tasks.work import Work
+from tasks.training.loop import Run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -178,8 +181,8 @@ def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -
         assert row["validation_top1"] == pytest.approx((out.argmax(1) == labels[splits == 1]).mean())
         assert row["parity"] <= row["tolerance"] == SETTINGS.tolerance
         assert row["sha256"] == variant.artifact.sha256
-    frame = tables.frame("variants", rows(work, made))
-    for name, column in tables.TABLES["variants"].columns.items():
+    frame = frames.frame("variants", rows(work, made))
+    for name, column in TABLES["variants"].columns.items():
         assert column.nullable or not frame[name].has_nulls(), name
 
 

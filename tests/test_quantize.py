@@ -15,15 +15,17 @@ import torch
 from digits import digits
 
 import models
-from tasks import quantize as stage
-from tasks import tables
+from tasks.caching.work import Work
 from tasks.datasets import load_arrays
+from tasks.datasets._pixels import normalise
 from tasks.export import export
-from tasks.pixels import normalise
-from tasks.quantize import DYNAMIC, TIE, Form, choose, quantize, sample, static_arguments
+from tasks.forms import int8
+from tasks.forms.int8 import DYNAMIC, Form, sample, static_arguments
+from tasks.quantize import TIE, choose, quantize
 from tasks.records import QUANTIZE_SETTINGS, Export, Forms, Prepared, Quantize, Variant
 from tasks.runtimes import onnxruntime as runtime
-from tasks.work import Work
+from tasks.tables import frames
+from tasks.tables.schema import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,8 +159,8 @@ def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -
 
 
 def test_rows_pass_the_expectations_of_their_table(made: Forms, work: Work) -> None:
-    frame = tables.frame("variants", rows(work, made).values())
-    for name, column in tables.TABLES["variants"].columns.items():
+    frame = frames.frame("variants", rows(work, made).values())
+    for name, column in TABLES["variants"].columns.items():
         assert column.nullable or not frame[name].has_nulls(), name
 
 
@@ -243,7 +245,7 @@ def test_calibration_reads_training_images_alone(
 
     read: list[np.ndarray] = []
 
-    def watched(source: Path, path: Path, reader: stage.Batches, **arguments: Any) -> None:
+    def watched(source: Path, path: Path, reader: int8.Batches, **arguments: Any) -> None:
         assert arguments.pop("extra_options")["CalibStridedMinMax"] == 1
         while batch := reader.get_next():
             read.append(batch["input"])
@@ -253,7 +255,7 @@ def test_calibration_reads_training_images_alone(
     quantize(work, data, parent, Quantize(settings=("u8s8",), dynamic=False, calibration_images=70))
     images, _, splits = load_arrays(work.store, data)
     training = {image.tobytes() for image in normalise(images[splits == 0], data.mean, data.std)}
-    assert sum(map(len, read)) == 70 and max(map(len, read)) <= stage.BATCH
+    assert sum(map(len, read)) == 70 and max(map(len, read)) <= int8.BATCH
     assert all(image.tobytes() in training for batch in read for image in batch)
 
 
@@ -262,7 +264,7 @@ def test_percentiles_hold_the_activations_of_one_batch_at_a_time(work: Work, dat
 
     images, labels, splits = load_arrays(work.store, data)
     assert parent.artifact is not None
-    batches = stage.Batches(data, images, sample(labels, splits, 0, 96))
+    batches = int8.Batches(data, images, sample(labels, splits, 0, 96))
     held: list[int] = []
     collect = calibrate.HistogramCollector.collect
     with pytest.MonkeyPatch.context() as patch, work.store.temporary() as folder:
@@ -272,7 +274,7 @@ def test_percentiles_hold_the_activations_of_one_batch_at_a_time(work: Work, dat
             return collect(self, outputs)
 
         patch.setattr(calibrate.HistogramCollector, "collect", counted)
-        stage._make("u8s8-percentile", work.store.get(parent.artifact), folder, batches)
+        int8._make("u8s8-percentile", work.store.get(parent.artifact), folder, batches)
     assert held == [1, 1, 1]
 
 
@@ -284,7 +286,7 @@ def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
             raise NotImplementedError("no such\nkernel")
         return static_arguments(setting)
 
-    monkeypatch.setattr(stage, "static_arguments", broken)
+    monkeypatch.setattr(int8, "static_arguments", broken)
     with caplog.at_level(logging.INFO, "burnish"):
         forms = quantize(work, data, parent, Quantize(settings=("u8s8", "s8s8"), dynamic=False, calibration_images=32))
     failed, good = forms.variants
@@ -334,7 +336,7 @@ def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
     plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
     settings = Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32)
     # or no warning would be seen, whatever is done
-    monkeypatch.setattr(stage, "_quiet", nullcontext)
+    monkeypatch.setattr(int8, "_quiet", nullcontext)
     made = quantize(work, data, plain, settings)
     assert made.variants[0].artifact is not None, made.variants[0].error
     graph = onnx.load(work.store.get(made.variants[0].artifact)).graph
@@ -342,8 +344,8 @@ def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
     assert set(norm.input[1:]) <= {tensor.name for tensor in graph.initializer}, "not behind a DequantizeLinear"
     assert sum(node.op_type == "DequantizeLinear" for node in graph.node) >= 4, "convolutions are quantized"
     assert WARNED not in caplog.text
-    arguments = stage.static_arguments("u8s8-reduced")
+    arguments = int8.static_arguments("u8s8-reduced")
     everything = arguments | {"op_types_to_quantize": [*arguments["op_types_to_quantize"], "BatchNormalization"]}
-    monkeypatch.setattr(stage, "static_arguments", lambda setting: everything)
+    monkeypatch.setattr(int8, "static_arguments", lambda setting: everything)
     quantize(work, data, plain, settings)
     assert WARNED in caplog.text, "what is kept away by it"

@@ -14,9 +14,10 @@ from digits import digits
 from groups import group, inside
 from servers import Made, running
 
-from tasks import machine, quota
+from tasks import machine
+from tasks.caching.work import Work
+from tasks.machine import quota
 from tasks.records import Data
-from tasks.work import Work
 
 V2 = "31 24 0:27 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (

@@ -13,7 +13,7 @@ from flows.cli import main
 from flows.devices_here import refuse_missing
 from flows.plan import planned
 from flows.settings import Mistake, load
-from tasks import gpu
+from tasks.machine import gpu
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,8 +12,9 @@ import polars as pl
 import pytest
 
 from flows import report
-from tasks import summary
 from tasks import tables as contract
+from tasks.tables import csv_view, frames, summary
+from tasks.tables.schema import TABLES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -197,7 +198,7 @@ def test_a_missing_table_is_said_and_its_section_left_out(tables: dict[str, pl.D
 
 
 def test_tables_without_a_row_give_a_page_all_the_same() -> None:
-    empty = {name: contract.frame(name, []) for name in contract.TABLES}
+    empty = {name: frames.frame(name, []) for name in TABLES}
     words = Page(report.page(empty, factory.study(), {}, "run-1")).words
     assert "No winner" in words and "Not published" not in words
 
@@ -213,7 +214,7 @@ def test_a_study_without_a_winner_says_why(tables: dict[str, pl.DataFrame]) -> N
     (card,) = re.findall(r'<article class="card provisional">.*?</article>', page, re.DOTALL)
     assert WINNER in card and "0.865 ms" in card
     assert re.findall(r'<tr class="provisional ok">.*?</tr>', page, re.DOTALL)
-    assert summary.MARKED in Page(page).addresses
+    assert csv_view.MARKED in Page(page).addresses
     terminal = report.table_text(changed["summary"])
     first = next(line for line in terminal.splitlines() if "? resnet34" in line)
     assert "0.865" in first and "? provisional best, not confirmed" in terminal and "★" not in terminal

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tasks.handful import handful
-from tasks.metrics import FEW, smallest_drop
+from tasks.caching.work import Work
+from tasks.measure.handful import handful
+from tasks.measure.metrics import FEW, smallest_drop
 from tasks.prepare import prepare
 from tasks.records import Data, Model, Train
 from tasks.train import train
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

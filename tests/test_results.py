@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks.keys import Stage
+from tasks.caching.keys import Stage
+from tasks.caching.results import Damaged, Results, turn
 from tasks.records import Context, Forms, Output, Variant
-from tasks.results import Damaged, Results, turn
 
 ROOT = Path(__file__).parent.parent
 
@@ -251,7 +251,7 @@ FLOW = """
 import sys, time
 from pathlib import Path
 from prefect import flow
-from tasks.caching import Context, call, stage
+from tasks.caching.stage import Context, call, stage
 from tasks.records import Output
 
 def train(work) -> Output:

@@ -23,12 +23,13 @@ from digits import digits, warmed
 
 import models
 from models import families
-from tasks import gpu, machine, runtimes
-from tasks.pixels import normalise
+from tasks import machine, runtimes
+from tasks.caching.work import Work
+from tasks.datasets._pixels import normalise
+from tasks.machine import gpu
 from tasks.records import Build, Export, Prepared, Variant, plugins
 from tasks.runtimes import _onnxruntime, _torch_compile
 from tasks.runtimes._onnx import model_file
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks import measure, scenarios
-from tasks.intervals import percentile
-from tasks.scenarios import capacity as capacity_told
-from tasks.scenarios import offline, serve, server, server_capacity, single_stream, tail
+from tasks.measure import clock as timing
+from tasks.measure import scenarios
+from tasks.measure.intervals import percentile
+from tasks.measure.scenarios import capacity as capacity_told
+from tasks.measure.scenarios import offline, serve, server, server_capacity, single_stream, tail
 
 pytestmark = pytest.mark.alone
 COLUMNS = {
@@ -60,7 +61,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (measure, scenarios):
+    for module in (timing, scenarios):
         monkeypatch.setattr(module, "perf_counter_ns", made)
     monkeypatch.setattr(scenarios, "sleep", made.sleep)
     return made

@@ -11,10 +11,10 @@ import polars as pl
 import pytest
 from digits import digits
 
+from tasks.caching.work import Work
 from tasks.records import Serve, Variant
 from tasks.serve import serve
-from tasks.summary import PARTS
-from tasks.work import Work
+from tasks.tables.summary import PARTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +85,7 @@ def test_without_a_winner_there_is_nothing_to_serve(work: Work) -> None:
 
 
 def test_inputs_are_real_images_normalised(work: Work, tmp_path: Path) -> None:
-    from tasks.benchmark import save_pool
+    from tasks.candidates.jobs import save_pool
 
     data = digits(work, 100)
     save_pool(work, data, 3, tmp_path / "pool.npy")

@@ -21,7 +21,7 @@ import psutil
 import pytest
 from conftest import ROOT, SHORT, last, prefect_server
 
-from tasks.caching import EVERY_SECONDS
+from tasks.caching.logs import EVERY_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,7 +140,7 @@ def test_a_run_whose_server_goes_for_good_says_so_and_finishes_without_it(
 REPORTS = """
 import logging, sys, time
 from prefect import flow
-from tasks.caching import Context, call, stage
+from tasks.caching.stage import Context, call, stage
 from tasks.records import Output
 
 def train(work) -> Output:

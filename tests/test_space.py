@@ -15,18 +15,20 @@ from conftest import SHORT, Burnish
 from digits import digits, stored
 
 from flows.cli import main
-from tasks import loop, space, tables
-from tasks.candidate import Candidate, Images, Spec
-from tasks.durable import Series
+from tasks.caching.store import Store
+from tasks.caching.work import Work
+from tasks.candidates.process import Candidate, Images, Spec
 from tasks.export import export
-from tasks.fit import fit
-from tasks.journal import Journal
+from tasks.machine import space
+from tasks.machine.durable import Series
+from tasks.machine.space import DiskFull
 from tasks.prepare import prepare
 from tasks.records import Data, Export, Model, Train
-from tasks.space import DiskFull
-from tasks.store import Store
-from tasks.train import fresh
-from tasks.work import Work
+from tasks.tables import expectations
+from tasks.training import loop
+from tasks.training.fit import fit
+from tasks.training.journal import Journal
+from tasks.training.weights import fresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,7 +171,7 @@ def test_a_table_that_does_not_fit(disk):
 
 
 def test_data_docs_that_do_not_fit_end_without_a_traceback_a_page(disk, tmp_path, capfd):
-    folder, checks = disk("4m"), tables.Checks()
+    folder, checks = disk("4m"), expectations.Checks()
     work = Work.at(tmp_path)
     checks.validate({"trials": work.store.get(work.rows("trials", []))})
     fill(folder, 100_000)

@@ -12,9 +12,9 @@ from test_interrupt import onnx_file
 from test_space import disk  # noqa: F401  # a fixture
 
 from flows.cli import main
-from tasks import space
+from tasks.caching.work import Work
+from tasks.machine import space
 from tasks.records import Data
-from tasks.work import Work
 
 if TYPE_CHECKING:
     from pathlib import Path

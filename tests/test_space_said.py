@@ -12,9 +12,9 @@ import pytest
 from test_space import disk, fill  # noqa: F401  # a fixture
 
 from flows.cli import main
-from tasks import space
-from tasks.durable import Series
-from tasks.store import Store
+from tasks.caching.store import Store
+from tasks.machine import space
+from tasks.machine.durable import Series
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ AGAIN = "run the deployment again with the same parameters"
 STAGE = """
 import logging, sys
 from prefect import flow
-from tasks.caching import call, stage
+from tasks.caching.stage import call, stage
 from tasks.records import Context, Data, Output
 @stage(lambda inputs: "prepare")
 def small(work, settings: Data) -> Output:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.store import Corrupt, Store, content, write_text
+from tasks.caching.store import Corrupt, Store
+from tasks.machine.files import content, write_text
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
-from tasks.locks import held, release, take
-from tasks.store import Store, lock_of
-from tasks.sweep import KEEP_DAYS, sweep
+from tasks.caching.store import Store
+from tasks.caching.sweep import KEEP_DAYS, sweep
+from tasks.machine.files import lock_of
+from tasks.machine.locks import held, release, take
 
 ROOT = Path(__file__).parent.parent
 LOG = logging.getLogger("burnish")
@@ -19,8 +20,8 @@ LOG = logging.getLogger("burnish")
 WORKER = """
 import sys, time
 from pathlib import Path
-from tasks.locks import held
-from tasks.store import Store, beside, lock_of, made
+from tasks.machine.locks import held
+from tasks.caching.store import Store, beside, lock_of, made
 out = Path(sys.argv[1])
 scratch = made(out / "scratch" / "0123456789abcdef")
 target = out / "tables" / "trials" / "run.parquet"
@@ -90,7 +91,7 @@ def test_what_cannot_be_removed_is_said_and_ends_nothing(tmp_path, caplog, monke
     def broken(path):
         raise PermissionError(1, "Operation not permitted", str(path))
 
-    monkeypatch.setattr("tasks.sweep.remove", broken)
+    monkeypatch.setattr("tasks.caching.sweep.remove", broken)
     sweep(tmp_path, LOG)
     (warned,) = (r.getMessage() for r in caplog.records if r.levelname == "WARNING")
     assert warned == (
@@ -121,14 +122,14 @@ def test_a_lock_is_held_by_one_of_many_at_a_time(tmp_path):
 import os, sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-from tasks.locks import held
+from tasks.machine.locks import held
 for _ in range(100):
     with held(Path("lock")):
         handle = os.open("inside", os.O_CREAT | os.O_EXCL)
         os.close(handle)
         os.unlink("inside")
 """
-    from tasks import locks
+    from tasks.machine import locks
 
     assert locks.POLL_SECONDS <= 0.2
     runs = [
@@ -137,8 +138,8 @@ for _ in range(100):
                 sys.executable,
                 "-c",
                 code.replace(
-                    "from tasks.locks import held",
-                    "from tasks import locks; from tasks.locks import held; locks.POLL_SECONDS = 0.0005",
+                    "from tasks.machine.locks import held",
+                    "from tasks import locks; from tasks.machine.locks import held; locks.POLL_SECONDS = 0.0005",
                 ),
             ],
             cwd=tmp_path,

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tasks import tables
-from tasks.schema import TABLES, Column
-from tasks.tables import Failure, Unfit
+from tasks.tables import Failure, Unfit, expectations, frames
+from tasks.tables.schema import TABLES, Column
 
 Row = dict[str, Any]
 
@@ -48,12 +48,12 @@ def valid(name: str, rows: int = 3) -> list[Row]:
 
 def written(folder: Path, name: str, rows: list[Row] | pl.DataFrame) -> Path:
     path = folder / f"{name}.parquet"
-    (rows if isinstance(rows, pl.DataFrame) else tables.frame(name, rows)).write_parquet(path)
+    (rows if isinstance(rows, pl.DataFrame) else frames.frame(name, rows)).write_parquet(path)
     return path
 
 
 def check(paths: dict[str, Path], docs: Path | None = None) -> list[Failure]:
-    checks = tables.Checks()
+    checks = expectations.Checks()
     failures = checks.validate(paths)
     if docs is not None:
         checks.build_docs(docs)
@@ -73,7 +73,7 @@ def changed(name: str, row: int, /, **values: Any) -> list[Row]:
 def test_every_table_may_be_empty(tmp_path):
     assert check({name: written(tmp_path, name, []) for name in TABLES}) == []
     for name in TABLES:
-        (columns,) = tables.expectations(name, empty=True).expectations
+        (columns,) = expectations.expectations(name, empty=True).expectations
         assert columns.column_list == list(TABLES[name].columns)
 
 
@@ -185,7 +185,7 @@ def test_twenty_rows_are_shown_of_many(tmp_path):
 
 
 def test_types_are_those_of_the_file_not_of_pandas(tmp_path):
-    whole = tables.frame("memory", valid("memory"))
+    whole = frames.frame("memory", valid("memory"))
     (failure,) = failures_of(tmp_path, "memory", whole.with_columns(pl.col("batch_size").cast(pl.Int32)))
     assert (failure.expectation, failure.values) == ("batch_size is of type Int64", ("Int32",))
     failures = failures_of(tmp_path, "memory", whole.with_columns(pl.col("batch_size").cast(pl.String)))
@@ -193,7 +193,7 @@ def test_types_are_those_of_the_file_not_of_pandas(tmp_path):
 
 
 def test_columns_must_all_be_there_in_order(tmp_path):
-    whole = tables.frame("memory", valid("memory"))
+    whole = frames.frame("memory", valid("memory"))
     for frame in (whole.drop("vram_peak_bytes"), whole.select(reversed(whole.columns)), whole.with_columns(more=1)):
         failures = failures_of(tmp_path, "memory", frame)
         assert failures[0].expectation == "the columns are: " + ", ".join(TABLES["memory"].columns)
@@ -265,7 +265,7 @@ def test_many_rows_are_checked_in_batches_within_a_memory_bound(tmp_path):
 
 
 def test_a_row_beyond_the_first_batch_is_named_by_its_number_in_the_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
+    monkeypatch.setattr(expectations, "BATCH_ROWS", 100)
     whole = many(250).with_columns(
         latency_ms=pl.when(pl.col("query") == 203).then(-1.0).otherwise(pl.col("latency_ms"))
     )
@@ -274,7 +274,7 @@ def test_a_row_beyond_the_first_batch_is_named_by_its_number_in_the_file(tmp_pat
 
 
 def test_a_key_that_recurs_in_another_batch_is_found(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "BATCH_ROWS", 100)
+    monkeypatch.setattr(expectations, "BATCH_ROWS", 100)
     whole = many(250)
     (failure,) = failures_of(tmp_path, "latencies", pl.concat([whole, whole[7:8]]))
     assert failure.expectation == "variant × runtime × device × batch_size × round × query is unique"
@@ -290,7 +290,7 @@ def test_publishing_puts_each_table_at_its_run_and_reads_it_back(tmp_path):
     assert sorted(p.name for p in published["memory"].parent.iterdir()) == ["first.parquet", "second.parquet"]
     assert files["memory"].exists()
     one = tables.read(tmp_path / "out", "memory", "first").collect()
-    assert one.equals(tables.frame("memory", valid("memory")))
+    assert one.equals(frames.frame("memory", valid("memory")))
     every = tables.read(tmp_path / "out", "memory").collect()
     assert every["run"].to_list() == ["first"] * 3 + ["second"] * 3
     assert every.drop("run").equals(pl.concat([one, one]))
@@ -299,7 +299,7 @@ def test_publishing_puts_each_table_at_its_run_and_reads_it_back(tmp_path):
 def test_a_misshapen_table_is_not_published_and_neither_is_what_came_with_it(tmp_path):
     good = written(tmp_path, "memory", valid("memory"))
     bad = written(
-        tmp_path, "epochs", tables.frame("epochs", valid("epochs")).with_columns(pl.col("loss").cast(pl.Float32))
+        tmp_path, "epochs", frames.frame("epochs", valid("epochs")).with_columns(pl.col("loss").cast(pl.Float32))
     )
     with pytest.raises(Unfit, match="table epochs: expected that loss is of type Float64; found 'Float32'"):
         tables.publish({"memory": good, "epochs": bad}, tmp_path / "out", "run")
@@ -331,25 +331,25 @@ def test_merging_keeps_the_order_of_fragments_and_of_their_rows(tmp_path):
     parts = []
     for i, part in enumerate((rows[3:], [], rows[:3])):
         parts.append(tmp_path / f"part-{i}.parquet")
-        tables.frame("epochs", part).write_parquet(parts[-1])
+        frames.frame("epochs", part).write_parquet(parts[-1])
     tables.merge("epochs", parts, tmp_path / "deep" / "epochs.parquet")
-    assert pl.read_parquet(tmp_path / "deep" / "epochs.parquet").equals(tables.frame("epochs", rows[3:] + rows[:3]))
+    assert pl.read_parquet(tmp_path / "deep" / "epochs.parquet").equals(frames.frame("epochs", rows[3:] + rows[:3]))
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["epochs.parquet"]
 
 
 def test_merging_nothing_gives_an_empty_typed_table(tmp_path):
     tables.merge("benchmarks", [], tmp_path / "benchmarks.parquet")
     empty = pl.read_parquet(tmp_path / "benchmarks.parquet")
-    assert empty.schema == tables.frame("benchmarks", []).schema
+    assert empty.schema == frames.frame("benchmarks", []).schema
     assert len(empty) == 0
 
 
 def test_a_frame_fills_what_rows_leave_out_and_refuses_unknown_columns():
-    (row,) = tables.frame("memory", [{"variant": "a"}]).rows(named=True)
+    (row,) = frames.frame("memory", [{"variant": "a"}]).rows(named=True)
     assert row["variant"] == "a"
     assert row["rss_peak_bytes"] is None
     with pytest.raises(ValueError, match="table memory has no column rss_kb"):
-        tables.frame("memory", [{"rss_kb": 1}])
+        frames.frame("memory", [{"rss_kb": 1}])
 
 
 def test_checking_prints_nothing_asks_no_network_and_importing_tables_is_light(tmp_path):

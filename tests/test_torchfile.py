@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from tasks import runtimes
-from tasks.causes import cause
-from tasks.modelfile import inspect
+from tasks.forms.modelfile import inspect
+from tasks.machine.causes import cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,7 +176,7 @@ def test_the_weights_of_an_openvino_model_are_no_model_and_must_be_there(ir: Pat
 
 
 def test_openvinos_own_format_is_profiled(ir: Path, tmp_path: Path) -> None:
-    from tasks.profile import profile
+    from tasks.profiling.profile import profile
 
     images = inspect(ir).inputs(1, (3, 8, 8))
     result = profile(ir, "openvino", "openvino", "cpu", 1, images, tmp_path / "p", queries=30)

@@ -15,9 +15,10 @@ from servers import RUN, Made
 from flows import damage
 from flows.cli import main
 from flows.settings import to_toml
-from tasks import summary, tables
+from tasks import tables
+from tasks.caching.work import Work
 from tasks.records import Data
-from tasks.work import Work
+from tasks.tables import csv_view, summary
 
 Tear = Callable[[Path], object]
 
@@ -147,7 +148,7 @@ def test_report_names_a_torn_spreadsheet(
 ) -> None:
     out = of("reported", sums=False)
     path = out / "runs" / RUN_1 / "benchmark_results.csv"
-    path.write_text(summary.csv(tables.read(out, "summary", RUN_1).collect()))
+    path.write_text(csv_view.csv(tables.read(out, "summary", RUN_1).collect()))
     if sums:
         damage.record(out, RUN_1)
     assert main(["report", "--out", str(out)]) == 0

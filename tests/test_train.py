@@ -11,11 +11,12 @@ import polars
 import pytest
 from digits import digits
 
-from tasks import loop
-from tasks.fit import Diverged, fit
+from tasks.caching.work import Work
 from tasks.records import Augment, Choice, Model, Range, Train, Tune
-from tasks.train import fresh, train
-from tasks.work import Work
+from tasks.train import train
+from tasks.training import loop
+from tasks.training.fit import Diverged, fit
+from tasks.training.weights import fresh
 
 LENET = Model(name="lenet5")
 QUICK = Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
@@ -94,8 +95,8 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from digits import digits
 from tasks import loop
-from tasks.store import Store
-from tasks.work import Work
+from tasks.caching.store import Store
+from tasks.caching.work import Work
 from test_train import LENET, QUICK, fitted
 out = Path({out!r})
 work = Work(Store(out / "store"), out / "scratch")
@@ -163,7 +164,7 @@ def test_every_setting_trains(tmp_path, change):
 def test_layout_and_compilation_are_those_asked_for(tmp_path, channels_last, compiled):
     import torch
 
-    from tasks.loop import Job, Run
+    from tasks.training.loop import Job, Run
 
     work = Work.at(tmp_path)
     network, architecture = fresh(LENET, data := digits(work), 0)
@@ -318,7 +319,7 @@ def test_fewer_epochs_are_a_try_and_the_best_is_retrained_as_long_as_the_tuned_o
 
 
 def loop_run(work, data, **change):
-    from tasks.loop import Job, Run
+    from tasks.training.loop import Job, Run
 
     settings = QUICK.model_copy(update={"epochs": 2, "learning_rate": 0.01, **change})
     model = Model(name="resnet34", width=8)
@@ -456,7 +457,7 @@ def test_an_upsampled_model_trains_under_its_own_name_and_larger_images_are_refu
 def test_a_training_that_waits_for_images_says_so_once(tmp_path, monkeypatch, caplog):
     import time
 
-    from tasks.batches import Resident
+    from tasks.training.batches import Resident
 
     inner = Resident.epoch
 

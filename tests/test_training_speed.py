@@ -21,9 +21,9 @@ from PIL import Image
 from torch import nn
 
 import models
-from tasks.loop import Job, Run
+from tasks.caching.work import Work
 from tasks.records import Prepared, Train
-from tasks.work import Work
+from tasks.training.loop import Job, Run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,10 +19,11 @@ from torch import nn
 import models
 from flows.cli import main
 from tasks import tables
-from tasks.modelfile import inspect
+from tasks.caching.store import Store
+from tasks.caching.work import Work
+from tasks.forms.modelfile import inspect
 from tasks.records import Artifact, Data
-from tasks.store import Store
-from tasks.work import Work
+from tasks.tables import frames
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,7 +169,7 @@ def test_made_up_metadata_of_onnx_and_torchscript_is_one_line(
     forms = [row for row in rows if row["name"] in ("lenet5/train/onnx", "lenet5/train/torchscript")]
     for form in forms:
         form.update(forged(work, form, key, value).model_dump(include={"path", "sha256", "size_bytes"}))
-    tables.frame("variants", rows).write_parquet(out / "tables" / "variants" / f"{RUN}.parquet")
+    frames.frame("variants", rows).write_parquet(out / "tables" / "variants" / f"{RUN}.parquet")
     for variant in ("lenet5/train/onnx", "lenet5/train/torchscript"):
         told = refused(["deploy", "--out", str(out), "--to", str(tmp_path / "to"), "--variant", variant], capsys)
         assert f"what burnish wrote into it is damaged or made up: {words}" in told

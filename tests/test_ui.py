@@ -269,8 +269,8 @@ def test_a_run_that_fails_says_why_in_its_state_and_once_in_its_log_with_one_tra
     assert re.match(f"2 of 5 stages: train/lenet5 failed: {why}", errors[0])
     assert errors[1].startswith("Finished in state Failed('no variant to measure: lenet5/train")
     assert errors[2].startswith("This is where the run failed:\nTraceback")
-    assert "tasks/loop.py" in errors[2], "the stage's own traceback"
-    assert "/prefect/" not in errors[2] and "tasks/caching.py" in errors[2]
+    assert "tasks/training/loop.py" in errors[2], "the stage's own traceback"
+    assert "/prefect/" not in errors[2] and "tasks/caching/stage.py" in errors[2]
     assert sum("Traceback" in entry["message"] for entry in log) == 1
     assert "\n" not in errors[0] + errors[1]
 

@@ -12,7 +12,7 @@ import pytest
 from flows.cli import main
 from flows.settings import load, to_toml
 from flows.unfinished import FAILED, GOING, under_way
-from tasks.store import write_text
+from tasks.machine.files import write_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.store import file_sha256
+from tasks.machine.files import file_sha256
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from tasks.caching.store import Store
     from tasks.datasets._decode import Bad
     from tasks.records import Data, Prepared
-    from tasks.store import Store
 
     Encoded = bytes | Path | np.ndarray | Image.Image | Bad | None
     """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image; or

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.datasets import Left
 from tasks.datasets._decode import format_of
+from tasks.datasets._filekinds import AGAIN, kind
 from tasks.datasets._split import SPLITS
 from tasks.datasets._words import few, shown
-from tasks.filekinds import AGAIN, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

@@ -128,7 +128,7 @@ class Done(NamedTuple):
 def decode_all(jobs: Iterator[Job], size: int | None, resize: int | None = None) -> Iterator[Done]:
     """Decode in threads (Pillow's decoders release the interpreter's lock), in order and with few images in memory."""
     # late: `burnish deploy` copies this file beside the server, which runs without burnish
-    from tasks import quota
+    from tasks.machine import quota
 
     workers = quota.usable_processors()
     together = max(1, min(BATCH, BATCH_BYTES // (3 * (size or 1) ** 2)))

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks import filekinds
+from tasks.datasets import _filekinds
 from tasks.datasets._hidden import SUFFIXES
 from tasks.datasets._place import check_place
 from tasks.datasets._words import HUB_NAME, PARQUET, TABLES, is_junk, shown
@@ -64,15 +64,15 @@ def _source(path: str) -> str:
 
 
 def _of_file(path: Path) -> str:
-    head = filekinds.head_of(path)
+    head = _filekinds.head_of(path)
     if head.startswith(b"PAR1"):
         return "parquet"
-    if zipfile.is_zipfile(path) and not filekinds.broken_zip(path):
+    if zipfile.is_zipfile(path) and not _filekinds.broken_zip(path):
         with zipfile.ZipFile(path) as archive:
             return _of_names(archive.namelist(), path)
     if path.name.lower().endswith(TABLES):
         return "folder"
-    what = filekinds.kind(path) or "of none of the kinds that are read"
+    what = _filekinds.kind(path) or "of none of the kinds that are read"
     if path.name.lower().endswith(PARQUET):
         what += ", although its name is that of a Parquet file"
     raise ValueError(f"data.path: {shown(str(path))} is {what}; accepted is {ACCEPTED}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import format_of
+from tasks.datasets._filekinds import head_of
 from tasks.datasets._words import counted, few, is_junk
-from tasks.filekinds import head_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -6,8 +6,8 @@ import errno
 import re
 from pathlib import Path
 
+from tasks.datasets._filekinds import irregular
 from tasks.datasets._words import shown
-from tasks.filekinds import irregular
 
 KERNEL = {
     "proc",

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets._decode import Bad, format_of
+from tasks.datasets._filekinds import BYTE_ORDER_MARKS, HEAD, broken_zip, head_of, kind
 from tasks.datasets._hidden import SUFFIXES, images_in, is_hidden, is_image
 from tasks.datasets._words import is_junk, shown
-from tasks.filekinds import BYTE_ORDER_MARKS, HEAD, broken_zip, head_of, kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

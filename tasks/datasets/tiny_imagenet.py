@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.datasets import Images, Left, Part, Source, fingerprint, location
+from tasks.datasets._filekinds import kind
 from tasks.datasets._words import counted
-from tasks.filekinds import kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tasks.machine.space import watched
 from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _edges, _onnx
 from tasks.profilers._common import calm, stacks_of
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
-from tasks.space import watched
 
 if TYPE_CHECKING:
     import numpy as np

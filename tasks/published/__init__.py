@@ -11,9 +11,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.intervals import compare as paired
-from tasks.intervals import turns
-from tasks.summary import interval, sig
+from tasks.measure.intervals import compare as paired
+from tasks.measure.intervals import turns
+from tasks.tables.figures import interval, sig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.published import ABSENT, between, figure, percent, rows
-from tasks.summary import sig
+from tasks.tables.figures import sig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from tasks.published import ABSENT, Comparison, Line, Marks, one_device, percent, rows, timed, times
 from tasks.published._ablations import EPOCHS as ABOUT_EPOCHS
 from tasks.published._ablations import MEMORY, by_model, figures
-from tasks.summary import TRAINING, sig
+from tasks.tables.figures import sig
+from tasks.tables.summary import TRAINING
 
 if TYPE_CHECKING:
     from tasks.published import Row, Tables

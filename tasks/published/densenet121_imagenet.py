@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.published import ABSENT, Comparison, Line, fastest, figure, one_device, rounds, rows, timed
-from tasks.summary import rate_column, sig
+from tasks.tables.csv_view import rate_column
+from tasks.tables.figures import sig
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.published import ABSENT, Comparison, Line, fastest, figure, rows, same, score, starred, timed
-from tasks.summary import words
-from tasks.variants import LONGER, TRY
+from tasks.tables.figures import words
+from tasks.tables.variants import LONGER, TRY
 
 if TYPE_CHECKING:
     from tasks.published import Row, Tables

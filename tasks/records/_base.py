@@ -127,8 +127,6 @@ MAKES = {
     "engine": "build.precisions must not be empty",
 }
 """What a study must have so that a format is made."""
-
-
 AUTO = "auto"
 """Among runtimes or engines' precisions: those that suit the machine that the study runs on."""
 

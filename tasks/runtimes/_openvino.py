@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.causes import cause
+from tasks.machine.causes import cause
 from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import importlib.util
 import logging
 from typing import TYPE_CHECKING, Any
 
-from tasks.gpu import missing_gpu
+from tasks.machine.gpu import missing_gpu
 from tasks.runtimes import _cuda
 
 if TYPE_CHECKING:
@@ -158,7 +158,8 @@ class Engine:
 
 
 def describe(path: Path, device: str) -> dict[str, Any]:
-    """What `tasks.modelfile.ModelFile` says of an engine's input: batch, shape of an image, type; None: dynamic."""
+    """What `tasks.forms.modelfile.ModelFile` says of an engine's input: batch, shape of an image, type; None:
+    dynamic."""
     engine = Engine(path, device, 1)
     batch, *shape = (length if length >= 0 else None for length in engine.engine.get_tensor_shape(engine.input))
     return {"batch": batch, "shape": tuple(shape), "dtype": str(engine.type_of(engine.input)).removeprefix("torch.")}

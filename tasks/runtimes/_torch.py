@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any
 
-from tasks.gpu import missing_gpu
+from tasks.machine.gpu import missing_gpu
 from tasks.runtimes import _cuda
 
 if TYPE_CHECKING:

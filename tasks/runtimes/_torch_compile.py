@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks import compilation
+from tasks.machine import compilation
 from tasks.runtimes import _torch
 
 if TYPE_CHECKING:

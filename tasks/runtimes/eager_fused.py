@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.devices import missing_triton
+from tasks.machine.devices import missing_triton
 from tasks.runtimes import _torch
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from tasks.causes import cause
+from tasks.machine.causes import cause
 from tasks.runtimes import _torch
 
 if TYPE_CHECKING:

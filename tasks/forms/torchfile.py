@@ -1,0 +1,85 @@
+"""What a file of PyTorch is, told without running it: TorchScript and the type of its input, or why it cannot be
+executed."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import zipfile
+from typing import TYPE_CHECKING
+
+from tasks.datasets._filekinds import broken_zip
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PICKLE = b"\x80"
+"""First byte of what torch.save wrote before PyTorch 1.6, and of other pickles."""
+TYPES = {"FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "BFloat16Storage": "bfloat16"}
+"""Types of weights, in the order in which they are looked for, to NumPy's names."""
+
+
+def input_type(path: Path) -> str:
+    """NumPy's name of the type of an image for a TorchScript archive.
+
+    A module takes images of the type of its weights; float32 where it has weights of several types, or none.
+
+    Raises
+    ------
+    ValueError
+        If it is another zip file: what it is and what to give instead; without the file's name.
+    """
+    from models import _pickles
+
+    try:
+        with zipfile.ZipFile(path) as opened:
+            names = opened.namelist()
+            if not any("/code/" in name for name in names):
+                raise ValueError(_other(path, names))
+            types = _pickles.storage_types(opened)
+    except zipfile.BadZipFile as error:
+        raise ValueError(broken_zip(path) or f"a damaged zip file: {error}") from None
+    dtype = next((name for storage, name in TYPES.items() if storage in types), "float32")
+    if dtype == "bfloat16":
+        raise ValueError("its weights are bf16, for which NumPy has no type; save it as model.float() or model.half()")
+    return dtype
+
+
+def _other(path: Path, names: list[str]) -> str:
+    """What a zip file without TorchScript code is."""
+    if any(name.endswith("archive_format") or name == "serialized_exported_program.json" for name in names):
+        target = json.dumps(str(path.with_suffix(".onnx")))
+        code = f"import torch; torch.onnx.export(torch.export.load({json.dumps(str(path))}), f={target})"
+        return (
+            "a program of torch.export (.pt2), which is not opened, as that evaluates expressions of the file; "
+            "where you "
+            f"trust it, make ONNX of it: python -c {shlex.quote(code)}"
+        )
+    if any(name.endswith("/data.pkl") for name in names):
+        return pickled(path)
+    return "a zip file without TorchScript code"
+
+
+def pickled(path: Path) -> str:
+    """What a file of torch.save is, and what to give instead."""
+    from models import _pickles
+
+    try:
+        content, _ = _pickles.outline(path)
+    except ValueError:
+        return (
+            "a pickle that torch.save did not write, or a damaged one; pickles are never opened, as that runs "
+            "their code"
+        )
+    if isinstance(content, _pickles.Inert):
+        return (
+            f"a pickled {content.name}, which is never opened, as that runs code of the file; export it where it "
+            "was made: "
+            'torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
+        )
+    held = "a state dict or checkpoint" if isinstance(content, dict) else f"a {type(content).__name__}"
+    return (
+        f"without TorchScript code: {held}, which has weights and no architecture; measure it by a study (burnish run "
+        f'STUDY --set \'models=[{{name="…", pretrained="{path}"}}]\' --set train.epochs=0), or export the model: '
+        'torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
+    )

@@ -1,0 +1,126 @@
+"""Files and folders that appear whole or not at all: written under a temporary name, synced, then renamed."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.machine.durable import sync
+from tasks.machine.locks import held
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+LOCK = ".lock"
+"""Suffix of the lock beside a folder that belongs to a live process."""
+UNFINISHED = ".tmp-"
+"""What the name of a file begins with that is being written."""
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _listing(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.is_file())
+
+
+def content(path: Path) -> tuple[str, int]:
+    """(SHA-256 in hex, bytes in all) of a file or a folder."""
+    if not path.is_dir():
+        return file_sha256(path), path.stat().st_size
+    total, lines = 0, hashlib.sha256()
+    for file in _listing(path):
+        total += file.stat().st_size
+        lines.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\n".encode())
+    return lines.hexdigest(), total
+
+
+def sync_all(path: Path) -> None:
+    """Sync a file, or a folder with everything in it; a folder's own sync makes the names in it last."""
+    if path.is_dir():
+        for inner in path.iterdir():
+            sync_all(inner)
+    sync(path)
+
+
+def lock_of(folder: Path) -> Path:
+    """The file that whoever works in a folder has locked (tasks/machine/locks.py). It stands beside the folder."""
+    return folder.with_name(f"{folder.name}{LOCK}")
+
+
+def made(folder: Path) -> Path:
+    """Make a folder whose name outlives a loss of power: whatever a new name stands in is synced."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        sync(path.parent)
+    return folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def replace(source: Path, target: Path) -> None:
+    """Put a finished file or folder where it belongs: synced, then renamed, so that it appears whole or not at all."""
+    sync_all(source)
+    made(target.parent)
+    # a name of a folder with content is not given to another in one step
+    if target.is_dir():
+        aside = source.with_name(f"{source.name}.old")
+        target.replace(aside)
+        source.replace(target)
+        remove(aside)
+    else:
+        source.replace(target)
+    sync(target.parent)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    written = made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}"
+    with held(written) as handle, open(handle, "w", encoding="utf-8", closefd=False) as file:
+        file.write(text)
+        file.flush()
+        replace(written, target)
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[Path]:
+    """A new folder that belongs to this process until it is removed; that of a dead process is found by its lock."""
+    with held(lock_of(folder)):
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def beside(target: Path) -> Iterator[Path]:
+    """A scratch folder on the file system of `target`, removed afterwards."""
+    with owned(made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}") as folder:
+        yield folder
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a file or a folder, whole or not at all."""
+    with beside(target) as scratch:
+        copied = scratch / target.name
+        if source.is_dir():
+            shutil.copytree(source, copied)
+        else:
+            shutil.copyfile(source, copied)
+        replace(copied, target)

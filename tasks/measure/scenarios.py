@@ -1,0 +1,269 @@
+"""The scenarios of MLPerf's LoadGen: single stream, offline, server. What is served is a function; no runtime is known.
+
+Reddi et al. 2020, MLPerf Inference Benchmark, and mlcommons/inference/loadgen (results.cc, early_stopping.cc). Rates
+are queries a second. The caller warms up. Each result is a row of the table `scenarios`.
+"""
+
+from __future__ import annotations
+
+import math
+from time import perf_counter_ns, sleep
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tasks.measure import clock, intervals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from threading import Event
+
+# before an arrival; sleeping is late by up to about 0.1 ms
+SPIN_NS = 500_000
+# from which p99 can be told
+QUERIES = intervals.queries_needed(99)
+
+
+def tail(latencies_ms: np.ndarray, percentile: int) -> float | None:
+    """LoadGen's early stopping estimate of a percentile: it is not above this, at 99 % confidence for independent
+    queries.
+
+    The t-th largest of n samples, t the most for which at most t of n queries would exceed the true percentile with a
+    probability of 1 % at most; null where not even t = 1 is (below 64 queries for p90, 662 for p99). It is above the
+    nearest-rank percentile and nears it as queries get more.
+    """
+    n = len(latencies_ms)
+    if n < intervals.queries_needed(percentile):
+        return None
+    counts, cumulative = intervals.binomial(n, 1 - percentile / 100)
+    t = int(counts[0] + np.searchsorted(cumulative, 1 - intervals.CONFIDENCE, side="right")) - 1
+    return float(np.partition(latencies_ms, n - t)[n - t])
+
+
+def single_stream(
+    query: Callable[[], object],
+    *,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = QUERIES,
+    limit: float | None = None,
+) -> dict[str, Any]:
+    """One query after the other, the next when the last has returned. Its figure is p90 (as `tail` estimates it).
+
+    Parameters
+    ----------
+    seconds, min_queries, limit : as `measure.measure` has them
+    """
+    samples = clock.measure(query, seconds, min_queries, limit)
+    spent = float(samples.sum()) / 1e9
+    return _row("single_stream", 1, batch_size, None, len(samples) / spent, spent, samples / 1e6)
+
+
+def offline(
+    call_of_slot: Sequence[Callable[[], object]],
+    *,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = 64,
+    limit: float | None = None,
+) -> dict[str, Any]:
+    """All queries are there from the start. Its figure is images a second; a query has no latency.
+
+    Parameters
+    ----------
+    call_of_slot : a function a query in flight, each called in a thread of its own
+    seconds, min_queries, limit : as `measure.throughput` has them
+    """
+    ends = clock.throughput(call_of_slot, seconds, min_queries, limit)
+    row = _row("offline", len(call_of_slot), batch_size, None, clock.rate(ends), ends[-1] / 1e9, None)
+    return row | {"queries": len(ends)}
+
+
+def server(
+    query_of_slot: Sequence[Callable[[], object]],
+    rate: float,
+    limit_ms: float,
+    *,
+    seed: int = 0,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = QUERIES,
+    limit: float | None = None,
+) -> dict[str, Any]:
+    """Queries arrive at random, on average `rate` a second. Its figure is whether p99 keeps a limit.
+
+    Gaps are exponential (a Poisson process). Arrivals wait in one queue, first come first served, for a slot to be
+    free; a latency counts from the arrival that was scheduled. The limit is kept where `tail`'s p99 is within it, which
+    is LoadGen's early stopping, stricter by one query. (LoadGen, too, takes queries to be independent, which those that
+    wait behind one another are not.)
+
+    Parameters
+    ----------
+    query_of_slot : a function a query in flight, each called in a thread of its own
+    rate : queries a second
+    limit_ms : for p99
+    seconds, min_queries : arrivals are scheduled for at least so long, and so many
+    limit : seconds from the start after which nothing arrives and no query is started
+    """
+    count = max(min_queries, math.ceil(rate * seconds))
+    arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)) * 1e9
+    if limit is not None:
+        arrivals = arrivals[: max(1, int(np.searchsorted(arrivals, limit * 1e9)))]
+    _, ends = serve(query_of_slot, arrivals.astype(np.int64), limit)
+    served = ends > 0
+    latencies = (ends - arrivals)[served] / 1e6
+    spent = float(ends.max()) / 1e9
+    row = _row("server", len(query_of_slot), batch_size, rate, len(latencies) / spent, spent, latencies)
+    p99, late = row["latency_p99_ms"], int((~served).sum())
+    note = None
+    if late:
+        note = f"{late} of {len(arrivals)} queries were still waiting after {limit:g} s"
+    elif p99 is None:
+        note = f"{len(latencies)} queries do not support p99, which takes {QUERIES}"
+    return row | {"limit_ms": limit_ms, "kept": note is None and p99 <= limit_ms, "note": note}
+
+
+def server_capacity(
+    query_of_slot: Sequence[Callable[[], object]],
+    limit_ms: float,
+    highest: float,
+    *,
+    trials: int = 6,
+    seed: int = 0,
+    batch_size: int = 1,
+    seconds: float,
+    min_queries: int = QUERIES,
+    limit: float | None = None,
+) -> tuple[float, list[dict[str, Any]]]:
+    """Find the highest rate at which p99 keeps a limit, by bisection between 0 and `highest`.
+
+    First queries are timed without any queue: if their p99 alone is over the limit, no rate keeps it.
+
+    Parameters
+    ----------
+    highest : queries a second that no server can exceed: what `offline` achieved
+    trials : rates tried; the answer is exact to `highest` / 2 ** trials
+    limit : seconds a trial, at most
+
+    Returns
+    -------
+    rate : queries a second; 0 where none keeps it
+    rows : of all trials; where none was worth it, one without a rate whose note says why
+    """
+    alone = clock.measure(query_of_slot[0], 0, min_queries, limit) / 1e6
+    p99 = tail(alone, 99)
+    if (p99 if p99 is not None else float(np.median(alone))) > limit_ms:
+        row = _row("server", len(query_of_slot), batch_size, None, None, float(alone.sum()) / 1e3, alone)
+        what = "p99" if p99 is not None else "the median"
+        note = f"no rate keeps the limit: {what} of a query without any other is {p99 or np.median(alone):.4g} ms"
+        return 0.0, [row | {"limit_ms": limit_ms, "kept": False, "note": note}]
+    rows: list[dict[str, Any]] = []
+    best, above = 0.0, highest
+    for trial in range(trials):
+        rate = (best + above) / 2
+        rows.append(
+            server(
+                query_of_slot,
+                rate,
+                limit_ms,
+                seed=seed + trial,
+                batch_size=batch_size,
+                seconds=seconds,
+                min_queries=min_queries,
+                limit=limit,
+            )
+        )
+        best, above = (rate, above) if rows[-1]["kept"] else (best, rate)
+    return best, rows
+
+
+def capacity(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """What the server scenario found, in a sentence; None where there was none. `rows`: of the table `scenarios`."""
+    tried = [row for row in rows if row["scenario"] == "server"]
+    if not tried:
+        return None
+    limit = f"a p99 of {tried[0]['limit_ms']:.3g} ms"
+    best = max((row["target_rate"] for row in tried if row["kept"]), default=None)
+    if best is not None:
+        return f"Server: {best:.3g} queries a second is the highest rate tried that kept the limit, {limit}."
+    lowest = min((row["target_rate"] for row in tried if row["target_rate"]), default=None)
+    if lowest is None:
+        return f"Server: none kept the limit, {limit}: one query alone exceeds it."
+    return (
+        f"Server: none of the {len(tried)} rates tried, from {lowest:.3g} queries a second on, kept the limit, {limit}."
+    )
+
+
+def serve(
+    query_of_slot: Sequence[Callable[[], object]], arrivals: np.ndarray, limit: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Serve queries that arrive at scheduled times (ns, ascending, from the start), first come first served.
+
+    A slot that is free takes the next arrival and waits for it: it sleeps until 0.5 ms before, then asks the clock
+    without keeping Python's lock. So the queue needs no thread of its own, and nothing is handed over.
+
+    Returns
+    -------
+    starts, ends : int64, ns from the start, one an arrival; 0 where `limit` seconds passed before its turn came (the
+    first
+        one is always served)
+
+    Raises
+    ------
+    Exception
+        What a query raised; it ends all slots.
+    """
+    starts, ends = np.zeros_like(arrivals), np.zeros_like(arrivals)
+    # an iterator in C: each item goes to one thread
+    turns = enumerate(arrivals.tolist())
+    last = math.inf if limit is None else limit * 1e9
+
+    def slot(query: Callable[[], object]) -> Callable[[int, Event], None]:
+        def body(begin: int, stop: Event) -> None:
+            for turn, arrival in turns:
+                _wait(begin + arrival)
+                now = perf_counter_ns() - begin
+                if stop.is_set() or (now > last and turn):
+                    return
+                query()
+                starts[turn], ends[turn] = now, perf_counter_ns() - begin
+
+        return body
+
+    clock.in_slots([slot(query) for query in query_of_slot])
+    return starts, ends
+
+
+def _wait(until: int) -> None:
+    left = until - perf_counter_ns()
+    if left > SPIN_NS:
+        sleep((left - SPIN_NS) / 1e9)
+    while perf_counter_ns() < until:
+        # lets other threads have Python's lock
+        sleep(0)
+
+
+def _row(
+    scenario: str,
+    slots: int,
+    batch_size: int,
+    target: float | None,
+    achieved: float | None,
+    seconds: float,
+    latencies_ms: np.ndarray | None,
+) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "scenario": scenario,
+        "slots": slots,
+        "batch_size": batch_size,
+        "target_rate": target,
+        "achieved_rate": achieved,
+        "images_per_second": None if achieved is None else achieved * batch_size,
+        "seconds": float(seconds),
+    }
+    row |= dict.fromkeys(("latency_median_ms", "latency_p90_ms", "latency_p99_ms", "limit_ms", "kept", "note"))
+    if latencies_ms is not None:
+        row["queries"] = len(latencies_ms)
+        row["latency_median_ms"] = intervals.percentile(latencies_ms, 50)
+        row |= {f"latency_p{p}_ms": tail(latencies_ms, p) for p in (90, 99)}
+    return row
