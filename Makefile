@@ -50,7 +50,7 @@ $(TOOLS): $(READY) requirements-dev.txt
 	@touch $@
 
 deployments: $(READY)
-	$(BIN)/python -m flows.deployments > prefect.yaml.new && mv prefect.yaml.new prefect.yaml
+	$(BIN)/python -m flows.orchestration.deployments > prefect.yaml.new && mv prefect.yaml.new prefect.yaml
 
 # The README's two pictures; chromium draws the report.
 pictures: $(READY)

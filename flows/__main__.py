@@ -7,8 +7,8 @@ import locale
 import os
 import sys
 
-from flows.standard import guarded
-from flows.supervisor import supervise
+from flows.terminal.standard import guarded
+from flows.terminal.supervisor import supervise
 
 
 def _work() -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows.study import _keep_models
+from flows.run import _keep_models
 from tasks import tables, tune
 from tasks.caching import logs, stage
 from tasks.caching.keys import Stage

@@ -9,7 +9,7 @@ import sys
 import pytest
 from conftest import ROOT
 
-from flows.arguments import COMMANDS, EXAMPLES, RUNTIMES, parser
+from flows.commands.arguments import COMMANDS, EXAMPLES, RUNTIMES, parser
 
 
 def burnish(*arguments: str) -> str:
@@ -20,7 +20,7 @@ def burnish(*arguments: str) -> str:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_has_an_example_that_the_parser_takes(command: str) -> None:
-    top = parser(dict.fromkeys(COMMANDS, lambda _: None))
+    top = parser()
     for example in EXAMPLES[command].split("&&"):
         words = shlex.split(example.partition(">")[0])
         if words[0] == "burnish":
@@ -31,7 +31,7 @@ def test_help_has_an_example_that_the_parser_takes(command: str) -> None:
 
 def test_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    top = parser(dict.fromkeys(COMMANDS, lambda _: None))
+    top = parser()
     subparsers = next(action for action in top._actions if action.dest == "command").choices
     for one in (top, *subparsers.values()):
         assert [line for line in one.format_help().splitlines() if len(line) > 80] == []
@@ -52,7 +52,7 @@ def test_a_mistake_is_a_short_line_with_what_is_accepted(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        parser(dict.fromkeys(COMMANDS, lambda _: None)).parse_args(arguments)
+        parser().parse_args(arguments)
     (line,) = capsys.readouterr().err.splitlines()
     assert ended.value.code == 2
     assert len(line) < 130

@@ -18,8 +18,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from flows import bench_table
-from flows.bench import _names, _ordered, comparisons
+from flows.commands.bench import _names, _ordered, comparisons
+from flows.terminal import bench_table
 from tasks.forms.modelfile import ModelFile
 from tasks.tables import frames
 

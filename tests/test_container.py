@@ -72,7 +72,7 @@ def context() -> list[str]:
 # lint
 
 
-@pytest.mark.parametrize("file", ["Dockerfile", "flows/deployed/Dockerfile"])
+@pytest.mark.parametrize("file", ["Dockerfile", "flows/commands/deployed/Dockerfile"])
 def test_hadolint_has_nothing_to_say(file: str) -> None:
     if not (BIN / "hadolint").exists():
         pytest.skip("hadolint has no wheel for this machine")

@@ -9,7 +9,8 @@ import polars as pl
 import pytest
 from test_report import Page
 
-from flows import curves, report
+from flows.report import curves
+from flows.report import page as report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

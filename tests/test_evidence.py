@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows import report
-from flows.conclusion import conclusion
+from flows.report import page as report
+from flows.terminal.conclusion import conclusion
 from tasks.caching.work import Work
 from tasks.measure import metrics
 from tasks.measure.handful import handful

@@ -72,7 +72,7 @@ def test_a_run_leaves_what_the_readme_says(finished):
 
 @pytest.mark.parametrize("linked", [True, False])
 def test_models_that_were_timed_are_kept_under_their_variants_names(tmp_path, monkeypatch, linked):
-    from flows.study import _keep_models
+    from flows.run import _keep_models
 
     if not linked:
         monkeypatch.setattr(os, "link", lambda *paths: (tmp_path / "no hard links here").stat())

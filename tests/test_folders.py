@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.arguments import COMMANDS
 from flows.cli import main
+from flows.commands.arguments import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

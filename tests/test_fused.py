@@ -206,22 +206,22 @@ def test_without_a_gpu_training_is_refused_with_the_reason(tmp_path):
 
 def test_a_stage_that_this_machine_has_not_the_means_for_is_skipped_and_others_fail(tmp_path, monkeypatch):
     # here: Prefect takes the interpreter's process seconds to import
-    from flows import study
+    from flows import run, study
 
-    run = study.Run(Study(), str(tmp_path))
+    going = run.Run(Study(), str(tmp_path))
     keys = {"model": "m", "technique": "fused", "sets": "{}"}
     for error, want in (
         (Unavailable("no GPU"), ("skipped", "no GPU")),
         (RuntimeError("broken"), ("failed", "RuntimeError: broken")),
     ):
-        monkeypatch.setattr(study, "call", Mock(side_effect=error))
+        monkeypatch.setattr(run, "call", Mock(side_effect=error))
         asked = {"model": Model(), "technique": "fused"}
-        assert run.attempt(study.ablate_task, keys, **asked) is None
-        variant = study._failed("m/train", Model(), "train")
-        assert run.attempt(study.train_task, variant, **asked) is None
-        assert (run.variants[-1].status, run.variants[-1].error) == want
+        assert going.attempt(study.ablate_task, keys, **asked) is None
+        variant = run.failed_variant("m/train", Model(), "train")
+        assert going.attempt(study.train_task, variant, **asked) is None
+        assert (going.variants[-1].status, going.variants[-1].error) == want
         for table in ("ablations", "variants"):
-            artifact = run.fragments[table][-1]
+            artifact = going.fragments[table][-1]
             (row,) = polars.read_parquet(tmp_path / "store" / artifact.path).to_dicts()
             assert (row["status"], row["error"]) == want
 

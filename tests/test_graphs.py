@@ -10,8 +10,8 @@ import pytest
 from onnx import TensorProto, helper
 from test_report import Page
 
-from flows import report
-from flows.graphs import graphs
+from flows.report import page as report
+from flows.report.graphs import graphs
 from tasks.caching.store import Store
 from tasks.profilers._onnx import operator_counts
 from tasks.tables import frames

@@ -14,7 +14,7 @@ import pytest
 from terminal import FOREGROUND
 from test_interrupt import LONG_CALL, ROOT
 
-from flows.supervisor import INTERRUPTED
+from flows.terminal.supervisor import INTERRUPTED
 
 # Its own last words, while the terminal is away, must not change how it ends.
 WORK = "print('more', flush=True) if time.sleep(600) else 0"

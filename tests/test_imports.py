@@ -108,7 +108,7 @@ def test_each_runtimes_library_is_imported_in_its_adapter_alone():
         found = {module_of(p) for p in FILES if uses(p, library)}
         adapters = {f"tasks.runtimes.{library}", f"tasks.runtimes._{library}", f"tasks.profilers.{library}"}
         # the server that `burnish deploy` copies: it runs without burnish
-        adapters |= {"flows.deployed.model"}
+        adapters |= {"flows.commands.deployed.model"}
         # Quantizing and building use the same library's tools, not its way to execute.
         assert found <= {*adapters, "tasks.quantize", "tasks.build", "tasks.calibration"}, library
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT, SHORT, TINY, Burnish
 from terminal import Terminal
 
-from flows.supervisor import INTERRUPTED
+from flows.terminal.supervisor import INTERRUPTED
 from tasks import tables
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def onnx_file(path: Path) -> Path:
 LONG_CALL = """
 import sys, time
 sys.path.insert(0, {root!r})
-from flows.supervisor import supervise
+from flows.terminal.supervisor import supervise
 
 def work():
     print("at work", flush=True)

@@ -36,7 +36,7 @@ def test_too_few_open_files_are_said_with_what_raises_them(tmp_path: Path) -> No
     program = (
         f"import sys, flows.cli as cli\n"
         f"def opens(arguments): kept = [open({str(tmp_path / 'file')!r}, 'w') for _ in range(100)]\n"
-        "cli.DO['presets'] = opens\nsys.exit(cli.main(['presets']))"
+        "import flows.commands.presets\nflows.commands.presets.main = opens\nsys.exit(cli.main(['presets']))"
     )
     done = subprocess.run(
         ["prlimit", "--nofile=64:64", sys.executable, "-c", program],

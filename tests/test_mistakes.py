@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from test_report import Page
 
-from flows import mistakes, report
+from flows.report import mistakes
+from flows.report import page as report
 from tasks.caching.store import Store
 from tasks.tables import frames
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from screen import watch
 from test_bench_table import latency, measured
 
-from flows import bench_table
-from flows.names import broken, shared
+from flows.terminal import bench_table
+from flows.terminal.names import broken, shared
 
 FILES = ("lenet5-pruned-and-quantized-with-percentiles.onnx", "lenet5-pruned-and-quantized-without-percentiles.onnx")
 

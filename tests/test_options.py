@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from flows import cli
-from flows.arguments import COMMANDS, parser
+from flows.commands.arguments import parser
 from flows.settings import Mistake, load
 
 
@@ -47,7 +47,7 @@ def test_an_empty_text_is_refused_wherever_it_is_given(
 
 
 def test_what_can_be_repeated_takes_commas_too() -> None:
-    top = parser(dict.fromkeys(COMMANDS, lambda _: None))
+    top = parser()
     words = "run quickstart --skip build,tune --skip prune --again train --again export,build"
     run = top.parse_args(words.split())
     assert run.skip == ["build", "tune", "prune"]

@@ -17,7 +17,7 @@ import pytest
 from conftest import ROOT, SHORT, api
 from terminal import Terminal
 
-from flows.deployments import made
+from flows.orchestration.deployments import made
 from flows.settings import load
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def test_deployed_again_a_schedule_that_was_switched_on_stays_on(server: str, tm
     code = f"""
 from pathlib import Path
 from prefect.client.orchestration import get_client
-from flows.ui import _deploy, _pool
+from flows.commands.ui import _deploy, _pool
 with get_client(sync_client=True) as client:
     for _ in range(2):
         _pool(client)

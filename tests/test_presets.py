@@ -14,7 +14,7 @@ import pytest
 from conftest import ROOT, Burnish
 
 from flows.presets import presets, scaled
-from flows.published import compare
+from flows.report.published import compare
 from flows.studies import SCALES
 from tasks import tables
 

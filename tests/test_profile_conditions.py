@@ -15,8 +15,9 @@ import polars as pl
 import pytest
 from test_diagnose import Graph
 
-from flows import cli, profiling
-from flows.profiling_text import certificate, text
+from flows import cli
+from flows.report.profiles import profiles
+from flows.terminal.profile_text import certificate, text
 from tasks import machine
 from tasks.profiling.profile import Profile, profile, read
 
@@ -86,7 +87,7 @@ def test_a_disturbed_profile_is_kept_beside_a_good_one_and_is_not_in_the_report(
     assert (folder / "profile.json").read_text() == good
     disturbed = json.loads((folder.with_name("model-onnxruntime-disturbed") / "profile.json").read_text())
     assert "other processes used" in disturbed["conditions"]
-    shown, left_out = profiling.profiles(tmp_path)
+    shown, left_out = profiles(tmp_path)
     assert shown["operators"]
     assert left_out["doubt"] == f"{disturbed['conditions']}; profile it again when the machine is quiet"
     with monkeypatch.context() as patched:
@@ -107,7 +108,7 @@ def test_two_queries_have_no_shares(file: Path, tmp_path: Path, capsys: pytest.C
     operators = pl.read_parquet(folder / "operators.parquet")
     assert operators["share"].null_count() == len(operators) >= 2
     assert not list(folder.glob("*.svg"))
-    (left_out,) = profiling.profiles(tmp_path)
+    (left_out,) = profiles(tmp_path)
     assert left_out["doubt"] == "too few queries"
 
 

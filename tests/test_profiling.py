@@ -22,9 +22,11 @@ import torch
 from conftest import skip_without_engines
 from digits import digits, stored
 
-from flows import cli, profiling_charts, report
-from flows.profiling_text import text
+from flows import cli
+from flows.report import page as report
+from flows.report import profiling_charts
 from flows.settings import to_toml
+from flows.terminal.profile_text import text
 from tasks import profilers, runtimes, tables
 from tasks.build import build
 from tasks.caching.work import Work
@@ -407,7 +409,7 @@ def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: 
     ]
     with subprocess.Popen(
         command,
-        cwd=Path(cli.__file__).parent.parent,
+        cwd=Path(cli.__file__).parents[1],
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import console, logs, progress
-from flows.console import Pace, in_words, view
+from flows import progress
+from flows.orchestration import logs
 from flows.presets import presets
 from flows.progress import Durations, Progress, forms, plan
 from flows.settings import load
+from flows.terminal import console
+from flows.terminal.console import Pace, in_words, view
 from tasks.caching import logs as stage_logs
 from tasks.caching.work import Work
 from tasks.records import Context

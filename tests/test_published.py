@@ -11,9 +11,10 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
-from flows.conclusion import held_out
-from flows.published import compare, lines, text
-from flows.report import page, table_text
+from flows.report.page import page
+from flows.report.published import compare, lines, text
+from flows.report.terminal import table_text
+from flows.terminal.conclusion import held_out
 from tasks.published import duration
 from tasks.records import plugins
 from tasks.tables import frames, schema, summary

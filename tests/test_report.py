@@ -11,7 +11,8 @@ import factory
 import polars as pl
 import pytest
 
-from flows import report
+from flows.report import page as report
+from flows.report.terminal import print_table, table_text
 from tasks import tables as contract
 from tasks.tables import csv_view, frames, summary
 from tasks.tables.schema import TABLES
@@ -215,7 +216,7 @@ def test_a_study_without_a_winner_says_why(tables: dict[str, pl.DataFrame]) -> N
     assert WINNER in card and "0.865 ms" in card
     assert re.findall(r'<tr class="provisional ok">.*?</tr>', page, re.DOTALL)
     assert csv_view.MARKED in Page(page).addresses
-    terminal = report.table_text(changed["summary"])
+    terminal = table_text(changed["summary"])
     first = next(line for line in terminal.splitlines() if "? resnet34" in line)
     assert "0.865" in first and "? provisional best, not confirmed" in terminal and "★" not in terminal
 
@@ -228,19 +229,19 @@ def test_what_a_data_set_or_an_error_says_is_never_markup(tables: dict[str, pl.D
 
 
 def test_the_terminal_table_fits_120_columns_and_is_plain_elsewhere(tables: dict[str, pl.DataFrame]) -> None:
-    made = report.table_text(tables["summary"])
+    made = table_text(tables["summary"])
     lines = made.splitlines()
     assert max(map(len, lines)) <= 120 and "\x1b" not in made
     first = next(line for line in lines if "★" in line)
     assert "resnet34-w16/prune-0.25/onnx/" in first and "0.865" in first and "onnxruntime" in first
     assert "8 rows skipped: no GPU here" in made and "and 1 more" in made
     assert sum("tensorrt" in line for line in lines) == 0, "they are that line alone"
-    assert "\x1b[" in report.table_text(tables["summary"], terminal=True)
+    assert "\x1b[" in table_text(tables["summary"], terminal=True)
 
 
 @pytest.mark.parametrize("width", [20, 40, 60])
 def test_a_narrow_terminal_has_a_row_below_another(tables: dict[str, pl.DataFrame], width: int) -> None:
-    made = report.table_text(tables["summary"], width=width).splitlines()
+    made = table_text(tables["summary"], width=width).splitlines()
     assert max(map(len, made)) <= width
     assert "median ms" in " ".join(" ".join(made).split()) and "…" not in "".join(made)
 
@@ -249,7 +250,7 @@ def test_a_narrow_terminal_has_a_row_below_another(tables: dict[str, pl.DataFram
 def test_the_terminal_table_keeps_every_letter_of_a_long_name(tables: dict[str, pl.DataFrame], width: int) -> None:
     name = "resnet34-w16/" + "/".join(["a-rather-long-stage-name"] * 4)
     long = {"variant": pl.lit(name), "runtime": pl.lit("openvino_bf16")}
-    made = report.table_text(tables["summary"].head(1).with_columns(**long), width=width)
+    made = table_text(tables["summary"].head(1).with_columns(**long), width=width)
     assert max(map(len, made.splitlines())) <= width
     body = made[made.index("resnet34") :].split("\n\n")[0].splitlines()
     parts = [line.split()[0] for line in body]
@@ -260,8 +261,8 @@ def test_the_terminal_table_keeps_every_letter_of_a_long_name(tables: dict[str, 
 def test_printing_to_a_file_gives_the_plain_table(
     tables: dict[str, pl.DataFrame], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report.print_table(tables["summary"])
-    assert capsys.readouterr().out == report.table_text(tables["summary"])
+    print_table(tables["summary"])
+    assert capsys.readouterr().out == table_text(tables["summary"])
 
 
 def test_on_a_narrow_page_numbers_come_before_names_and_links(text: str) -> None:

@@ -159,6 +159,6 @@ def test_help_and_presets_answer_in_under_a_second(arguments, tmp_path):
 def test_prefect_yaml_is_what_the_presets_say():
     from conftest import ROOT
 
-    from flows.deployments import render
+    from flows.orchestration.deployments import render
 
     assert (ROOT / "prefect.yaml").read_text() == render(), "run: make deployments"

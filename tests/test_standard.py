@@ -66,7 +66,7 @@ def test_a_closed_output_is_taken_by_no_file_that_is_opened_later(tmp_path: Path
     file = tmp_path / "first"
     program = f"""
 import os, sys
-from flows.standard import guarded
+from flows.terminal.standard import guarded
 def work():
     with open({str(file)!r}, "w"):
         os.system("echo a library says something")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from conftest import ROOT, api
 
-from flows.started import of_deployment
+from flows.orchestration.started import of_deployment
 
 if TYPE_CHECKING:
     from pathlib import Path

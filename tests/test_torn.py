@@ -12,8 +12,8 @@ import pytest
 from digits import digits
 from servers import RUN, Made
 
-from flows import damage
 from flows.cli import main
+from flows.runs import damage
 from flows.settings import to_toml
 from tasks import tables
 from tasks.caching.work import Work

@@ -18,7 +18,7 @@ from conftest import ROOT, SHORT, api
 from PIL import Image
 from screen import watch
 
-from flows.artifacts import MARKED
+from flows.orchestration.artifacts import MARKED
 from flows.settings import load, plain
 from tasks import tables
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.cli import main
+from flows.runs.unfinished import FAILED, GOING, under_way
 from flows.settings import load, to_toml
-from flows.unfinished import FAILED, GOING, under_way
 from tasks.machine.files import write_text
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flows.charts import PALETTE, Figure, figure, inline
+from flows.report.charts import PALETTE, Figure, figure, inline
 from tasks.profilers._kinds import KINDS, kind
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import TYPE_CHECKING
 
-from flows.names import broken
+from flows.terminal.names import broken
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.charts import PALETTE, figure, inline
-from flows.profiling_charts import CHARACTER
+from flows.report.charts import PALETTE, figure, inline
+from flows.report.profiling_charts import CHARACTER
 from tasks.caching.store import Corrupt, Store
 from tasks.records import Artifact
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from flows.charts import Figure
-    from flows.grids import Row
+    from flows.report.charts import Figure
+    from flows.report.grids import Row
 
 ROLES = ("reference", "winner", "provisional")
 MOST = 20

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import sys
 from typing import TYPE_CHECKING
 
-from flows import options
-from flows.trust import trust_argument
+from flows.commands import options
+from flows.commands.trust import trust_argument
+from flows.settings import load, repeated
 from tasks.records import plugins
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    Do = Callable[[argparse.Namespace], None]
+    from tasks.records import Study
 
 # null is for tests of the measuring
 RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")
@@ -44,14 +44,8 @@ EXAMPLES = {
 }
 
 
-def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
-    """The parser of the command line.
-
-    Parameters
-    ----------
-    do
-        Name of a command of `COMMANDS` -> the function that carries it out.
-    """
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line. `command` is the command's name in what it parses."""
     top = options.Parser(
         prog="burnish",
         description="From images and a classifier to its fastest deployable form that is still\naccurate enough.",
@@ -70,7 +64,6 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
             # an example is copied, so it stays on one line
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        commands[name].set_defaults(do=do[name])
     _run(commands["run"])
     _study(commands["show"])
     _ui(commands["ui"])
@@ -82,6 +75,17 @@ def parser(do: Mapping[str, Do]) -> argparse.ArgumentParser:
         _out(commands[name], "folder in which the run is")
     commands["completion"].add_argument("shell", choices=SHELLS)
     return top
+
+
+def study_of(arguments: argparse.Namespace) -> Study:
+    """Return the study that a command line names, its settings and skipped stages applied.
+
+    A setting that was given twice is told on standard error.
+    """
+    study = load(arguments.study, arguments.settings, arguments.scale, getattr(arguments, "skip", ()))
+    for note in repeated(arguments.settings):
+        print(f"burnish: {note}", file=sys.stderr)
+    return study
 
 
 def _version() -> str:

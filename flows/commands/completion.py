@@ -7,7 +7,8 @@ import shlex
 import sys
 from typing import TYPE_CHECKING, Any, get_args
 
-from flows import options
+from flows.commands import options
+from flows.commands.arguments import parser
 from flows.presets import presets
 from tasks.records import StageName, plugins
 from tasks.records._base import SkippableStage
@@ -23,6 +24,11 @@ CHOICES = {
     "--device": ("cpu", "cuda:0", "auto"),
 }
 """Option -> what it takes, where that is known beforehand."""
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Print the script for the shell that the command line names."""
+    print(completion(parser(), arguments.shell))
 
 
 def completion(top: argparse.ArgumentParser, shell: str) -> str:
@@ -55,13 +61,13 @@ def completion(top: argparse.ArgumentParser, shell: str) -> str:
 def _asking(kind: str) -> str:
     """The command that tells runs or variants; a shell adds the words of the command line."""
     # -P: nothing of the folder one stands in is run
-    return f"{shlex.quote(sys.executable)} -P -m flows.offered {kind}"
+    return f"{shlex.quote(sys.executable)} -P -m flows.commands.offered {kind}"
 
 
 def _either(name: str, command: str, files: str = "") -> dict[str, Any]:
     """Completion by what a command prints and, where `files` is a pattern, by the files that match it, for each
     shell."""
-    asks = "flows.offered" in command
+    asks = "flows.commands.offered" in command
     bash, zsh = (f"{command}{words if asks else ''} 2>/dev/null" for words in (' "${COMP_WORDS[@]}"', ' "${words[@]}"'))
     function = f"_burnish_{name}"
     more_bash = f'compgen -f -X "!{files}" -- "$1"' if files else ":"

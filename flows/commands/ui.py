@@ -15,10 +15,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import server as prefect_server
+from flows.orchestration import server as prefect_server
 from tasks.machine import children, parent
 
 if TYPE_CHECKING:
+    import argparse
+
     from prefect.client.orchestration import SyncPrefectClient
 
 LOG = logging.getLogger("burnish")
@@ -29,26 +31,26 @@ KEPT = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}
 """Of a schedule, what a person may have changed."""
 
 
-def ui(port: int, out: Path) -> None:
-    """Serve until Ctrl-C.
+def main(arguments: argparse.Namespace) -> None:
+    """Serve Prefect's pages until Ctrl-C.
 
     Raises
     ------
     Mistake
         If the port is taken.
-    flows.server.Lost
+    flows.orchestration.server.Lost
         If the server or the worker ends by itself.
     """
-    out = out.absolute()
+    out = Path(arguments.out).absolute()
     prefect_server.settle(out)
     first = not (Path(os.environ["PREFECT_HOME"]) / "prefect.db").exists()
     # before: making the database is waited for
     print(f"starting Prefect's server{FIRST if first else ''} ...", flush=True)
-    server = prefect_server.start(port, pages=True)
+    server = prefect_server.start(arguments.port, pages=True)
     os.environ["PREFECT_API_URL"] = server.url
     from prefect.client.orchestration import get_client
 
-    from flows import liveness
+    from flows.orchestration import liveness
     from flows.study import run_study  # noqa: F401  # what is deployed; imported while the server starts
 
     server.wait()
@@ -67,7 +69,7 @@ def ui(port: int, out: Path) -> None:
             start_new_session=True,
         )
     print(
-        f"{len(names)} deployments: http://127.0.0.1:{port}/deployments\n"
+        f"{len(names)} deployments: http://127.0.0.1:{arguments.port}/deployments\n"
         f"choose one, then Run -> Custom run: the whole study is the form; artifacts go to {out}\n"
         f"Ctrl-C ends the pages, and what was started from them",
         flush=True,
@@ -98,7 +100,7 @@ def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.callables import parameter_schema
 
-    from flows.deployments import made
+    from flows.orchestration.deployments import made
     from flows.study import run_study
 
     flow = client.create_flow(run_study)
@@ -120,7 +122,7 @@ def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
             description=wanted["description"],
             tags=wanted["tags"],
             work_pool_name=POOL,
-            entrypoint=f"{Path(__file__).with_name('study.py')}:{run_study.fn.__name__}",
+            entrypoint=f"{Path(run_study.fn.__code__.co_filename)}:{run_study.fn.__name__}",
             pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(Path.cwd())}}],
             parameter_openapi_schema=schema,
             enforce_parameter_schema=True,

@@ -10,7 +10,8 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.damage import anew, check
+from flows.runs.choice import chosen_run
+from flows.runs.damage import anew, check
 from flows.settings import Mistake, load
 from tasks import runtimes, tables
 from tasks.caching.store import Store
@@ -23,9 +24,9 @@ from tasks.tables.summary import EPS
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 SERVED = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino_bf16": "openvino", "torchscript": "torch"}
 """Runtimes that execute a file without burnish -> their library on the package index, for a CPU."""
 LIBRARIES = ("numpy", "pillow", "starlette", "uvicorn")
@@ -40,14 +41,14 @@ COPIED = {
 Row = dict[str, Any]
 
 
-def run_deploy(asked: argparse.Namespace, newest: Callable[[Path, str | None, str], str]) -> None:
-    """Write the folder `asked.to`, whole or not at all; say what was chosen and how to start it."""
-    out, target = Path(asked.out), Path(asked.to)
-    run = newest(out, asked.run, "result.json")
+def main(arguments: argparse.Namespace) -> None:
+    """Write the folder `arguments.to`, whole or not at all; say what was chosen and how to start it."""
+    out, target = Path(arguments.out), Path(arguments.to)
+    run = chosen_run(out, arguments.run, "result.json")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
         raise Mistake(f"--to {target}: exists, and is no folder that `burnish deploy` wrote; name a new one")
     check(out, run, ("summary", "variants", "benchmarks"))
-    row, notes = choose(out, run, asked.variant)
+    row, notes = choose(out, run, arguments.variant)
     for note in notes:
         print(note)
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +74,7 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
     Raises
     ------
     Mistake
-        If the run has no winner and no variant is named, or what is asked for cannot be served alone.
+        If the run has no winner and no variant is named, or what is arguments for cannot be served alone.
     """
     rows = tables.read(out, "summary", run).collect().to_dicts()
     winner = next((row for row in rows if row["role"] == "winner"), None)
@@ -120,7 +121,7 @@ def _allowed_drop(out: Path, run: str) -> float:
 
 
 def _doubts(row: Row, winner: Row | None, allowed: float) -> list[str]:
-    """Why a row that was asked for by name is not the winner, in one line; nothing of the winner itself."""
+    """Why a row that was arguments for by name is not the winner, in one line; nothing of the winner itself."""
     if row["role"] == "winner":
         return []
     why = []
@@ -211,7 +212,7 @@ def _stored(out: Path, variant: Row) -> Path:
 
 
 def _told(out: Path, variants: dict[str, Row], variant: Row) -> Row:
-    """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are asked their
+    """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are arguments their
     parent."""
     while variant["format"] in ("onnx", "torchscript"):
         path = _stored(out, variant)

@@ -9,8 +9,8 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from flows.blocks import LEAST_NAME, blocks
-from flows.names import broken
+from flows.terminal.blocks import LEAST_NAME, blocks
+from flows.terminal.names import broken
 from tasks.tables.figures import interval, sig
 
 if TYPE_CHECKING:

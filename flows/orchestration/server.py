@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from flows import supervisor
 from flows.settings import Mistake
+from flows.terminal import supervisor
 from tasks.machine import children, parent
 from tasks.machine.locks import held
 from tasks.machine.space import check_database, check_temporary
@@ -360,7 +360,7 @@ def outcome(server: Server, finished: list[str], run: Callable[[], str]) -> str:
     Lost
         If the server was gone before the flow had begun, or the run could not go on without it.
     """
-    from flows import liveness
+    from flows.orchestration import liveness
 
     server.wait()
     liveness.mark_crashed(everything=server.temporary)

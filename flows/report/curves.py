@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from flows import charts
+from flows.report import charts
 from tasks.tables.variants import LONGER, TRY
 
 if TYPE_CHECKING:
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from flows.charts import Figure
-    from flows.grids import Row
+    from flows.report.charts import Figure
+    from flows.report.grids import Row
 
 STAGES = {
     "train": "training",

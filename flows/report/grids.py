@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.folding import fold
+from flows.report.folding import fold
 from tasks.tables.figures import interval, resolved, sig
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from flows.damage import explanations
-from flows.unfinished import is_going
+from flows.runs.damage import explanations
+from flows.runs.unfinished import is_going
 from tasks.caching.results import Damaged, Results
 from tasks.caching.store import Store
 from tasks.caching.why import BEGUN
@@ -23,7 +23,7 @@ def stages(out: Path, run: str) -> list[dict[str, Any]]:
 
     Raises
     ------
-    flows.damage.Damaged
+    flows.runs.damage.Damaged
         If what a stage wrote of itself is not readable.
     """
     begun = "computing" if is_going(out / "runs" / run) else "stopped"

@@ -12,7 +12,7 @@ from html import escape
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from flows.drawable import drawable, left_out
+from flows.report.drawable import drawable, left_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,7 +1,7 @@
-"""What a shell's completion asks for while a person types: ``python -m flows.offered runs|variants WORD...``, a line
-each.
+"""The names that a shell's completion offers while a person types: ``python -m flows.commands.offered KIND WORD...``.
 
-The words are those of the command line so far, which may name the folder (--out) and the run.
+KIND is `runs` or `variants`; one name is printed per line. The words are those of the command line so far, which may
+name the folder (--out) and the run.
 """
 
 from __future__ import annotations

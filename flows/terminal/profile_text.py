@@ -7,7 +7,7 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from flows.names import broken, shared
+from flows.terminal.names import broken, shared
 from tasks.tables.figures import sig
 
 if TYPE_CHECKING:

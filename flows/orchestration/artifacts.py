@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from flows import charts
-from flows.grids import ABSENT, MARKS, SUMMARY, cell, in_order
-from flows.report import tables_of
+from flows.report import charts
+from flows.report.grids import ABSENT, MARKS, SUMMARY, cell, in_order
+from flows.report.page import tables_of
 from tasks.published import images_here
 from tasks.tables.figures import METRIC_NAMES, sig
 from tasks.tables.summary import compared_batch
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flows.charts import Figure
-    from flows.grids import Row, Spec
+    from flows.report.charts import Figure
+    from flows.report.grids import Row, Spec
     from tasks.records import Result, Study
 
 COLUMNS = (

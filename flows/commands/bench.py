@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from flows import bench_table
-from flows.bench_table import label
+from flows.commands.trust import refuse_programs
 from flows.settings import Mistake
-from flows.trust import refuse_programs
+from flows.terminal import bench_table
+from flows.terminal.bench_table import label
 from models._near import meant
 from tasks import machine, runtimes
 from tasks.caching.keys import digest
@@ -46,27 +46,29 @@ Row = dict[str, Any]
 LOG = logging.getLogger("burnish")
 
 
-def bench(asked: argparse.Namespace) -> None:
+def main(arguments: argparse.Namespace) -> None:
     """Measure, print the table (or JSON) and leave the tables in <out>/bench/<time>."""
-    files = [modelfile.inspect(path) for path in _ordered([Path(name) for name in asked.files], asked.reference)]
-    refuse_programs(files, asked.trust)
-    settings = _settings(asked, files)
+    files = [
+        modelfile.inspect(path) for path in _ordered([Path(name) for name in arguments.files], arguments.reference)
+    ]
+    refuse_programs(files, arguments.trust)
+    settings = _settings(arguments, files)
     # auto: the GPU if there is one
     device = machine.devices(settings.devices)[-1]
-    pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(asked.runtime), device)]
+    pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(arguments.runtime), device)]
     for file in files:
         file.check_batches(settings.batch_sizes)
     notes = list(dict.fromkeys(f"{file.path}: {note}" for file in files for note in file.notes))
-    inputs = {file.path: file.inputs(BATCHES * max(settings.batch_sizes), asked.input_shape) for file in files}
+    inputs = {file.path: file.inputs(BATCHES * max(settings.batch_sizes), arguments.input_shape) for file in files}
 
-    from flows.console import shown
+    from flows.terminal.console import shown
 
-    out = Path(asked.out)
+    out = Path(arguments.out)
     artifacts = {file.path: file.artifact() for file in files}
     parts = {
         "settings": settings,
         "pairs": [(artifacts[file.path], runtime) for file, runtime in pairs],
-        "shape": asked.input_shape,
+        "shape": arguments.input_shape,
         "machine": machine.fingerprint(),
     }
     with shown(), locked({"cpu", device}, LOG), _scratch(out, digest(parts)) as scratch:
@@ -87,7 +89,7 @@ def bench(asked: argparse.Namespace) -> None:
         compared = comparisons(measured, reference, fresh_processes(settings))
         made["comparisons"] = work.rows("comparisons", compared)
         folder = _kept(work, made, out / "bench")
-    if asked.json:
+    if arguments.json:
         print(json.dumps(_told(measured, compared, folder) | {"notes": notes}, indent=1))
     else:
         width = bench_table.width_here()
@@ -115,27 +117,29 @@ def _scratch(out: Path, key: str) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _runtimes(file: ModelFile, asked: tuple[str, ...], device: str) -> tuple[str, ...]:
-    """Runtimes for a file: those asked for that take its format, or the first (by name) that takes it here."""
+def _runtimes(file: ModelFile, arguments: tuple[str, ...], device: str) -> tuple[str, ...]:
+    """Runtimes for a file: those arguments for that take its format, or the first (by name) that takes it here."""
     able = [name for name in plugins("runtimes") if file.format in formats(name)]
     reasons = {name: runtimes.load(name).unavailable(device) for name in able}
-    if not asked:
+    if not arguments:
         usable = [name for name in able if reasons[name] is None]
         if not usable:
             raise Mistake(f"{file.path} ({file.format}): {'; '.join(dict.fromkeys(filter(None, reasons.values())))}")
         return (usable[0],)
-    fitting = tuple(name for name in asked if name in able)
+    fitting = tuple(name for name in arguments if name in able)
     if not fitting:
-        raise Mistake(f"{file.path}: none of {', '.join(asked)} executes {file.format}; accepted: {', '.join(able)}")
+        raise Mistake(
+            f"{file.path}: none of {', '.join(arguments)} executes {file.format}; accepted: {', '.join(able)}"
+        )
     for name in fitting:
         if reasons[name] is not None:
             raise Mistake(f"--runtime {name}: {reasons[name]}")
     return fitting
 
 
-def _settings(asked: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
+def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
     fixed = [file.batch for file in files if file.batch is not None]
-    unknown = [name for name in asked.runtime if name not in plugins("runtimes")]
+    unknown = [name for name in arguments.runtime if name not in plugins("runtimes")]
     # a study's `auto` is no runtime here
     if unknown:
         raise Mistake(
@@ -144,16 +148,16 @@ def _settings(asked: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
         )
     try:
         return Benchmark(
-            runtimes=tuple(asked.runtime) or plugins("runtimes"),
-            devices=(asked.device,),
-            batch_sizes=tuple(asked.batch) or tuple(fixed[:1]) or (1,),
-            throughput=asked.throughput,
-            rounds=asked.rounds,
-            min_seconds=asked.seconds / asked.rounds,
+            runtimes=tuple(arguments.runtime) or plugins("runtimes"),
+            devices=(arguments.device,),
+            batch_sizes=tuple(arguments.batch) or tuple(fixed[:1]) or (1,),
+            throughput=arguments.throughput,
+            rounds=arguments.rounds,
+            min_seconds=arguments.seconds / arguments.rounds,
             # together enough for p90
-            min_queries=-(-64 // asked.rounds),
-            minutes=asked.minutes,
-            threads=asked.threads,
+            min_queries=-(-64 // arguments.rounds),
+            minutes=arguments.minutes,
+            threads=arguments.threads,
         )
     except ValidationError as error:
         first = error.errors()[0]

@@ -10,16 +10,17 @@ import re
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from flows import profiling_charts
-from flows.damage import anew, check
-from flows.grids import count, grid
-from flows.profiling_text import TOP, certificate, doubt, headline, text
+from flows.commands.trust import refuse_programs
+from flows.report import profiling_charts
+from flows.runs.choice import chosen_run
+from flows.runs.damage import anew, check
+from flows.runs.unfinished import unfinished
 from flows.settings import Mistake
-from flows.trust import refuse_programs
-from flows.unfinished import unfinished
+from flows.terminal.profile_text import TOP, doubt, headline, text
 from models._near import meant
 from tasks import machine, runtimes, tables
 from tasks.caching.store import Store
@@ -27,7 +28,7 @@ from tasks.forms import modelfile
 from tasks.machine.files import replace, write_text
 from tasks.machine.space import watched
 from tasks.profilers import LEAST_QUERIES
-from tasks.profiling.profile import Profile, profile, read
+from tasks.profiling.profile import Profile, profile
 from tasks.records import Artifact, formats, plugins
 from tasks.tables.figures import sig
 from tasks.tables.summary import TRAINING
@@ -35,7 +36,6 @@ from tasks.tables.summary import TRAINING
 if TYPE_CHECKING:
     import argparse
 
-    from flows.grids import Spec
     from tasks.forms.modelfile import ModelFile
 
 FIRST = {
@@ -45,86 +45,103 @@ FIRST = {
     "openvino": "openvino",
     "engine": "tensorrt",
 }
-"""Runtime that a format is profiled in, unless another is asked for."""
+"""Runtime that a format is profiled in, unless another is arguments for."""
 NETRON = ("onnx", "torchscript", "openvino")
-OPERATORS: list[Spec] = [
-    ("Operator", "", "name", str),
-    ("Module", "", "path", str),
-    ("Type", "", "type", str),
-    ("Kind", "", "kind", str),
-    ("Precision", "", "precision", str),
-    ("Calls", "", "calls", count),
-    ("Time", "ms a query", "mean_ms", sig),
-    ("Share", "%", "share", lambda share: f"{share * 100:.1f}"),
-    ("Implementation", "", "provider", str),
-]
 
 
-def run_profile(asked: argparse.Namespace, newest: Any) -> None:
-    """Profile, write the folder, print the table and the findings; for a run, write its report anew.
+@dataclass(frozen=True)
+class Target:
+    """The model file that is profiled."""
 
-    `newest(out, run, file)` names the run that is meant.
-    """
+    file: ModelFile
+    shape: tuple[int, int, int] | None
+    """Channels, height and width of the images of its run; None for a file of no run."""
+    name: str
+    run: str | None = None
+    """The run that it is a variant of; None for a file of no run."""
+
+
+def main(arguments: argparse.Namespace) -> None:
+    """Profile, write the folder, print the table and the findings; for a run, write its report anew."""
     # PyTorch's profiler tells on stderr of the GPU that is not there
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
-    out, run = Path(asked.out), None
-    if not re.fullmatch(r"auto|cpu|cuda:\d+", asked.device):
-        raise Mistake(f"--device: unknown device {asked.device!r}; accepted: cpu, cuda:N, auto")
+    out = Path(arguments.out)
+    if not re.fullmatch(r"auto|cpu|cuda:\d+", arguments.device):
+        raise Mistake(f"--device: unknown device {arguments.device!r}; accepted: cpu, cuda:N, auto")
     # auto: the GPU if there is one
-    asked.device = machine.devices((asked.device,))[-1]
-    if asked.target is not None and asked.run is None and Path(asked.target).exists():
-        file, shape, name = modelfile.inspect(Path(asked.target)), None, Path(asked.target).name
-        # a run's own TorchScript was made here, and the store knows its hash
-        refuse_programs([file], asked.trust)
-    else:
-        if asked.target is not None and asked.run is None and Path(asked.target).suffix.lower() in modelfile.SUFFIXES:
-            raise Mistake(f"{asked.target}: no such file")
-        run = newest(out, asked.run, "study.toml" if asked.target else "result.json")
-        if not (out / "tables" / "variants" / f"{run}.parquet").is_file() and (told := unfinished(out, run)):
-            raise Mistake(told)
-        check(out, run, ("summary", "variants", "datasets"))
-        with anew(out, run):
-            file, shape, name = _variant(out, run, asked.target or _reference(out, run))
-    runtime = _runtime(asked, file, name)
-    batch = asked.batch or file.batch or 1
-    file.check_batches((batch,))
-    inputs = file.inputs(batch, asked.input_shape or shape)
-    label = name.replace("/", "_") if run else file.path.stem
-    folder = (out / "runs" / run if run else out) / "profiles" / f"{label}-{runtime}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch, watched(out):
-        made, path = Path(scratch) / "profile", file.executable(Path(scratch) / "file")
-        result = profile(
-            path,
-            file.format,
-            runtime,
-            asked.device,
-            asked.threads or machine.cores(),
-            inputs,
-            made,
-            name=name,
-            queries=asked.queries,
-        )
-        _draw(result, made)
-        folder = _kept(result, made, folder)
+    device = machine.devices((arguments.device,))[-1]
+    target = _target(arguments, out)
+    runtime = _runtime(arguments, device, target)
+    folder, result = _profile(arguments, device, target, runtime)
     print(text(result), end="")
-    for note in file.notes:
-        print(f"note: {name}: {note}")
+    for note in target.file.notes:
+        print(f"note: {target.name}: {note}")
     print(f"\nprofile: {folder}")
     if (folder / "tensorboard").is_dir():
         print(f"in TensorBoard: tensorboard --logdir {folder / 'tensorboard'}")
-    if run:
-        from flows import report
+    if target.run:
+        from flows.report import page as report
 
         why = "" if result.trusted else f" (without this profile: {doubt(result)})"
-        print(f"report: {report.render(out, run)}{why}")
-    if asked.netron:
-        _show(file)
+        print(f"report: {report.render(out, target.run)}{why}")
+    if arguments.netron:
+        _show(target.file)
 
 
-def _runtime(asked: argparse.Namespace, file: ModelFile, name: str) -> str:
-    """The runtime asked for, or the plainest for the format; a Mistake where it cannot execute the file here."""
-    runtime = asked.runtime or FIRST.get(file.format, file.format)
+def _target(arguments: argparse.Namespace, out: Path) -> Target:
+    """Find the file that the command line names, or the variant of a run."""
+    path = None if arguments.target is None or arguments.run is not None else Path(arguments.target)
+    if path is not None and path.exists():
+        file = modelfile.inspect(path)
+        # a run's own TorchScript was made here, and the store knows its hash
+        refuse_programs([file], arguments.trust)
+        return Target(file, None, path.name)
+    if path is not None and path.suffix.lower() in modelfile.SUFFIXES:
+        raise Mistake(f"{arguments.target}: no such file")
+    run = chosen_run(out, arguments.run, "study.toml" if arguments.target else "result.json")
+    if not (out / "tables" / "variants" / f"{run}.parquet").is_file() and (told := unfinished(out, run)):
+        raise Mistake(told)
+    check(out, run, ("summary", "variants", "datasets"))
+    with anew(out, run):
+        return _variant(out, run, arguments.target or _reference(out, run))
+
+
+def _profile(arguments: argparse.Namespace, device: str, target: Target, runtime: str) -> tuple[Path, Profile]:
+    """Profile the file, and return the folder where the profile is kept, and the profile."""
+    out, file = Path(arguments.out), target.file
+    batch = arguments.batch or file.batch or 1
+    file.check_batches((batch,))
+    inputs = file.inputs(batch, arguments.input_shape or target.shape)
+    label = target.name.replace("/", "_") if target.run else file.path.stem
+    folder = (out / "runs" / target.run if target.run else out) / "profiles" / f"{label}-{runtime}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch, watched(out):
+        made = Path(scratch) / "profile"
+        result = profile(
+            file.executable(Path(scratch) / "file"),
+            file.format,
+            runtime,
+            device,
+            arguments.threads or machine.cores(),
+            inputs,
+            made,
+            name=target.name,
+            queries=arguments.queries,
+        )
+        _draw(result, made)
+        return _kept(result, made, folder), result
+
+
+def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
+    """Return the runtime that the command line names, or else the plainest for the format.
+
+    Raises
+    ------
+    Mistake
+        If the runtime does not execute the file, or not on this machine.
+    """
+    file, name = target.file, target.name
+    runtime = arguments.runtime or FIRST.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(
             f"--runtime: unknown runtime {runtime!r}; {meant(runtime, plugins('runtimes'))}accepted: "
@@ -133,9 +150,9 @@ def _runtime(asked: argparse.Namespace, file: ModelFile, name: str) -> str:
     if file.format not in formats(runtime):
         able = [one for one in plugins("runtimes") if file.format in formats(one)]
         raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(able)}")
-    if (reason := runtimes.load(runtime).unavailable(asked.device)) is not None:
+    if (reason := runtimes.load(runtime).unavailable(device)) is not None:
         raise Mistake(f"--runtime {runtime}: {reason}")
-    if asked.netron and file.format not in NETRON:
+    if arguments.netron and file.format not in NETRON:
         raise Mistake(f"--netron shows {', '.join(NETRON)} files, {name} is {file.format}")
     return runtime
 
@@ -207,7 +224,7 @@ def _to_tensorboard(result: Profile, charts: dict[str, str], log: Path) -> None:
             writer.add_image(name, np.asarray(Image.alpha_composite(white, picture).convert("RGB")), dataformats="HWC")
 
 
-def _variant(out: Path, run: str, name: str) -> tuple[ModelFile, tuple[int, ...] | None, str]:
+def _variant(out: Path, run: str, name: str) -> Target:
     """A variant's file, the shape of the run's images, and its name.
 
     Raises
@@ -226,36 +243,7 @@ def _variant(out: Path, run: str, name: str) -> tuple[ModelFile, tuple[int, ...]
     file = modelfile.inspect(Store(out / "store").get(artifact))
     data = tables.read(out, "datasets", run).first().collect().to_dicts()
     shape = (data[0]["channels"], data[0]["image_size"], data[0]["image_size"]) if data else None
-    return file, shape, name
-
-
-def profiles(run_folder: Path) -> list[dict[str, Any]]:
-    """What the report shows of a run's profiles."""
-    shown: list[dict[str, Any]] = []
-    for file in sorted((run_folder / "profiles").glob("*/profile.json")):
-        result = read(file.parent)
-        if not result.trusted:
-            shown.append({"name": result.name, "runtime": result.runtime, "doubt": doubt(result)})
-            continue
-        flames = [profiling_charts.flame(result, width) for width in (1000, 440)]
-        shown.append(
-            {
-                "id": file.parent.name,
-                "name": result.name,
-                "runtime": result.runtime,
-                "headline": headline(result),
-                "certificate": certificate(result),
-                "findings": result.findings,
-                "flames": flames if all(flames) else None,
-                "types": profiling_charts.by_type(result),
-                "operators": grid(
-                    OPERATORS,
-                    result.operators[:TOP],
-                    f"The first of {len(result.operators)} operators by time; operators.parquet has all",
-                ),
-            }
-        )
-    return shown
+    return Target(file, shape, name, run)
 
 
 def _show(file: ModelFile) -> None:

@@ -34,7 +34,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Crashed
 
-from flows.started import of_deployment
+from flows.orchestration.started import of_deployment
 from tasks.machine.parent import end_with_parent
 
 if TYPE_CHECKING:
