@@ -23,7 +23,7 @@ run() { # STEP
   case $1 in
     tests) # and the kernels' numbers, which elsewhere Triton's interpreter gives
       { python3 -m pytest -m gpu -q -p no:cacheprovider &&
-        python3 -m pytest tests/test_fused.py -q -p no:cacheprovider -m "not gpu"; } 2>&1 | tee "$results/tests.txt"
+        python3 -m pytest tests/models/test_fused.py -q -p no:cacheprovider -m "not gpu"; } 2>&1 | tee "$results/tests.txt"
       ;;
     quickstart) burnish run quickstart --out "$results/quickstart" ;;
     f1-0.916) cifar resnet34 32 crop_flip ;;

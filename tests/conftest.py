@@ -2,96 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.command import Burnish, prefect_server
+from tests.support.disks import disk
+from tests.support.reports import reported
+
+__all__ = ["disk", "reported"]
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-ROOT = Path(__file__).parent.parent
-
-# A study of minutes made one of seconds: one model, every stage.
-TINY = (
-    "models=['lenet5']",
-    "train.epochs=3",
-    "tune.trials=2",
-    "tune.epochs=1",
-    "augment.policies=['none', 'crop']",
-    "prune.ratios=[0.5]",
-    "prune.epochs=1",
-    "quantize.settings=['u8s8-reduced', 's8s8']",
-    "quantize.calibration_images=32",
-    "quantize.max_drop=1.0",
-    "benchmark.rounds=2",
-    "benchmark.min_seconds=0.05",
-    "benchmark.min_queries=8",
-    "benchmark.warmup_seconds=0.1",
-    "benchmark.batch_sizes=[1, 8]",
-    "benchmark.processes=1",
-    "serve.seconds=0.05",
-    "serve.trials=2",
-    "benchmark.runtimes=['eager', 'torchscript', 'onnxruntime', 'openvino', 'tensorrt']",
-)
-
-
-def last(*settings: str) -> tuple[str, ...]:
-    """Settings of which each key stands once, with its last value: burnish says it where one stands twice."""
-    return tuple({setting.partition("=")[0]: setting for setting in settings}.values())
-
-
-# The shortest study that has a winner.
-SHORT = last(
-    *TINY,
-    "tune.trials=0",
-    "augment.policies=[]",
-    "prune.ratios=[]",
-    "quantize.settings=[]",
-    "quantize.dynamic=false",
-    "build.precisions=[]",
-    "export.formats=['onnx']",
-    "benchmark.runtimes=['eager', 'onnxruntime']",
-    "benchmark.batch_sizes=[1]",
-    "benchmark.throughput=false",
-    "serve.seconds=0",
-)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have the most slow tests: none of them is left to run alone at the end."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
-
-
-def shared() -> Path:
-    """The folder of shared data, or a skip that says so."""
-    folder = Path(os.environ.get("BURNISH_SHARED", ROOT.parent / "shared"))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"no shared data: {folder / 'data'} is not there (set BURNISH_SHARED)")
-    return folder
-
-
-def skip_without_engines() -> None:
-    """Skip where the GPU is not one of those that TensorRT for RTX names, as Hopper, and it is all that builds
-    engines."""
-    import torch
-
-    from tasks.runtimes import _tensorrt
-
-    if _tensorrt.backend()[0].__name__ == _tensorrt.RTX and torch.cuda.get_device_capability() == (9, 0):
-        pytest.skip(f"TensorRT for RTX names no {torch.cuda.get_device_name()} (compute capability 9.0)")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -139,92 +71,6 @@ def server(_quiet_prefect: None, tmp_path_factory: pytest.TempPathFactory) -> It
     """Address of a real Prefect server, started for the session."""
     with prefect_server(tmp_path_factory.mktemp("server"), dict(os.environ)) as (url, _):
         yield url
-
-
-@contextmanager
-def prefect_server(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real Prefect server, as a person starts it, in a process group of its own: its address and its process."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}/api", folder / "server.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
-            cwd=ROOT,
-            env=environment,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,
-        )
-    try:
-        deadline = time.monotonic() + 180
-        while True:
-            try:
-                urllib.request.urlopen(f"{url}/health", timeout=5).read()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()[-2000:]
-                assert time.monotonic() < deadline, log.read_text()[-2000:]
-                time.sleep(0.5)
-        yield url, process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
-    """Ask Prefect's server as its own client does: again where it answers 503, as while its database is locked."""
-    request = urllib.request.Request(
-        f"{url}/{path}",
-        json.dumps(body).encode() if body is not None else None,
-        {"Content-Type": "application/json"},
-        method=method,
-    )
-    for seconds in (1, 2, 4, 8, 0):
-        try:
-            answer = urllib.request.urlopen(request, timeout=30).read()
-            return json.loads(answer) if answer else None
-        except urllib.error.HTTPError as error:
-            if error.code != 503 or not seconds:
-                raise
-            time.sleep(seconds)
-    raise AssertionError("unreachable")
-
-
-class Burnish:
-    """The `burnish` command in a process of its own."""
-
-    def __init__(self, out: Path, url: str | None, cwd: Path = ROOT) -> None:
-        self.out, self.cwd = out, cwd
-        self.environment = {**os.environ, "COLUMNS": "160"}
-        if url:
-            self.environment["PREFECT_API_URL"] = url
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
-            cwd=self.cwd,
-            env=self.environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
-    def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
-
-    def run(self, *settings: str, study: str = "quickstart", code: int = 0) -> subprocess.CompletedProcess[str]:
-        return self("run", study, "--out", str(self.out), *(f"--set={s}" for s in last(*settings)), code=code)
-
-    def why(self) -> dict[str, str]:
-        """Task -> hit or computed, of the newest run."""
-        lines = self("why", "--out", str(self.out)).stdout.splitlines()[1:]
-        return {line.split()[1]: line.split()[0] for line in lines if not line.startswith(" ")}
 
 
 @pytest.fixture

@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 import pytest
-from conftest import ROOT, SHORT
 
 from tasks.tables.csv_view import CSV_COLUMNS
+from tests.support.command import SHORT
+from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

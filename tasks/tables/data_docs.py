@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from tasks.tables import Failure
+    from tasks.tables.checks import Failure
 
 STYLE = r"""<style>
 :root { color-scheme: light dark; }

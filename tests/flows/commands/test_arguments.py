@@ -1,0 +1,65 @@
+"""The command line's help and its completion in a shell."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from flows.commands.arguments import COMMANDS, EXAMPLES, RUNTIMES, parser
+from tests.support.paths import ROOT
+
+
+def burnish(*arguments: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli", *arguments], cwd=ROOT, text=True, capture_output=True, check=True
+    ).stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example_that_the_parser_takes(command: str) -> None:
+    top = parser()
+    for example in EXAMPLES[command].split("&&"):
+        words = shlex.split(example.partition(">")[0])
+        if words[0] == "burnish":
+            assert top.parse_args(words[1:]).command in COMMANDS
+    subparser = next(action for action in top._actions if action.dest == "command").choices[command]
+    assert f"for example:\n  {EXAMPLES[command]}" in subparser.format_help()
+
+
+def test_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    top = parser()
+    subparsers = next(action for action in top._actions if action.dest == "command").choices
+    for one in (top, *subparsers.values()):
+        assert [line for line in one.format_help().splitlines() if len(line) > 80] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bench", "a.onnx", "--rounds", "0"),
+        ("bench", "a.onnx", "--batch", "1,x"),
+        ("bench", "a.onnx", "--seconds", "0"),
+        ("profile", "--queries", "0"),
+        ("ui", "--port", "0"),
+        ("run", "quickstart", "--scale", "x"),
+    ],
+)
+def test_a_mistake_is_a_short_line_with_what_is_accepted(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2
+    assert len(line) < 130
+    assert f"{arguments[-2]}" in line and ("accepted is a" in line or "accepted: " in line)
+
+
+@pytest.mark.parametrize("command", ["bench", "profile"])
+def test_help_names_the_runtimes(command: str) -> None:
+    told = burnish(command, "--help").split()
+    assert set(RUNTIMES.split(", ")) <= {word.strip(",") for word in told}

@@ -1,0 +1,356 @@
+"""What `burnish deploy` writes answers as the pipeline does, on the same real images, and runs without burnish."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tasks import runtimes, tables
+from tasks.caching.work import Work
+from tasks.datasets import open_source
+from tasks.prepare import prepare
+from tasks.records import Data
+from tests.support.command import shared
+from tests.support.digits import digits
+from tests.support.servers import IMAGES, RUN, Made, environment, load_app, png, post, served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """scikit-learn's digits: greyscale, normalised by the training images."""
+    out = tmp_path_factory.mktemp("grey")
+    work = Work.at(out, "deploy")
+    return Made(out, work, digits(work, 60), Data(source="digits"))
+
+
+@pytest.fixture(scope="module")
+def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """JPEG photographs of ImageNet: resized, cropped."""
+    out = tmp_path_factory.mktemp("colour")
+    work = Work.at(out, "deploy")
+    with pq.ParquetFile(next((shared() / "data" / "imagenet-1k-sample").glob("*.parquet"))) as sample:
+        pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
+    settings = Data(
+        source="parquet",
+        path=str(out / "few.parquet"),
+        image_size=48,
+        resize=56,
+        mean=(0.48, 0.45, 0.4),
+        std=(0.2, 0.25, 0.3),
+        test_fraction=1,
+    )
+    return Made(out, work, prepare(work, settings), settings)
+
+
+def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
+    found = np.full(classes, np.nan)
+    for one in answer["predictions"]:
+        found[one["index"]] = one["probability"]
+    return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weights = np.exp(logits - logits.max())
+    return weights / weights.sum()
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """Modules of a served folder are not kept for the next."""
+    yield
+    for name in ("app", "connections", "decode", "decoders", "model", "pixels", "quota"):
+        sys.modules.pop(name, None)
+
+
+def test_the_server_answers_as_the_pipeline_does(grey: Made, tmp_path: Path) -> None:
+    folder = grey.deploy(tmp_path / "served")
+    want = grey.logits("onnxruntime", "lenet5/train/onnx")
+    with served(folder) as url:
+        for pixels, logits in zip(grey.pixels, want, strict=True):
+            status, answer = post(f"{url}/predict?top=10", png(pixels))
+            assert status == 200
+            assert answer["predictions"][0]["index"] == logits.argmax()
+            assert answer["predictions"][0]["class"] == grey.data.classes[logits.argmax()]
+            np.testing.assert_allclose(probabilities(answer, 10), softmax(logits), atol=1e-5)
+        assert len(post(f"{url}/predict", png(grey.pixels[0]))[1]["predictions"]) == 5
+        for body, query, words in (
+            (b"not an image", "", "undecodable image"),
+            (b"", "", "empty image"),
+            (png(grey.pixels[0])[:60], "", "undecodable image"),
+            (png(grey.pixels[0]), "?top=0", "top: a whole number"),
+        ):
+            status, answer = post(f"{url}/predict{query}", body)
+            assert status == 400
+            assert words in answer["error"]
+            assert "\n" not in answer["error"]
+        assert post(f"{url}/predict", bytes((32 << 20) + 1))[0] == 413
+        assert json.load(urllib.request.urlopen(f"{url}/healthz"))["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "variant"),
+    [
+        ("onnxruntime", "lenet5/train/onnx/int8"),
+        ("openvino", "lenet5/train/onnx"),
+        ("torchscript", "lenet5/train/torchscript"),
+    ],
+)
+def test_photographs_are_prepared_as_the_pipeline_prepares_them_in_every_runtime(
+    colour: Made, tmp_path: Path, runtime: str, variant: str, monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    colour.summarise({(variant, runtime): 1.0})
+    app = load_app(colour.deploy(tmp_path / "served", "--variant", variant), monkeypatch)
+    images = [image for part in open_source(colour.settings).parts.values() for image, _, _ in part]
+    for image, inputs, logits in zip(images, colour.inputs, colour.logits(runtime, variant), strict=True):
+        np.testing.assert_array_equal(app.prepare(image)[0], inputs)
+        status, answer = app.predict(image, "1000")
+        assert status == 200
+        np.testing.assert_allclose(probabilities(answer, len(logits)), softmax(logits), rtol=1e-4)
+
+
+def test_a_function_answers_as_the_server_does(
+    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    app = load_app(grey.deploy(tmp_path / "served"), monkeypatch)
+    body = base64.b64encode(png(grey.pixels[3])).decode()
+    event = {"rawPath": "/predict", "body": body, "isBase64Encoded": True, "queryStringParameters": {"top": "2"}}
+    answer = app.handler(event, None)
+    assert answer["statusCode"] == 200
+    found = json.loads(answer["body"])["predictions"]
+    assert len(found) == 2
+    assert found[0]["index"] == grey.logits("onnxruntime", "lenet5/train/onnx")[3].argmax()
+    assert app.handler({"rawPath": "/healthz"}, None)["statusCode"] == 200
+    for wrong, words in (("%%%", "not base64"), ("", "empty image")):
+        answer = app.handler({"body": wrong, "isBase64Encoded": True}, None)
+        assert answer["statusCode"] == 400
+        assert words in json.loads(answer["body"])["error"]
+
+
+def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: Made, tmp_path: Path) -> None:
+    folder = grey.deploy(tmp_path / "served")
+    about = json.loads((folder / "model.json").read_text())
+    row = next(one for one in grey.variants if one.name == "lenet5/train/onnx")
+    assert row.artifact
+    assert about["sha256"] == row.artifact.sha256
+    assert (folder / about["file"]).stat().st_size == row.artifact.size_bytes
+    assert about["classes"] == list(grey.data.classes)
+    assert (about["top1"], about["run"], about["variant"], about["precision"]) == (0.5, RUN, row.name, "fp32")
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in lines] == ["numpy", "onnxruntime", "pillow", "starlette", "uvicorn"]
+    assert all(line.partition("==")[2] for line in lines)
+    copied = {path.name for path in folder.iterdir()}
+    assert copied == {
+        "Dockerfile",
+        "app.py",
+        "connections.py",
+        "decode.py",
+        "decoders.py",
+        "model.json",
+        "model.onnx",
+        "model.py",
+        "pixels.py",
+        "quota.py",
+        "requirements.txt",
+    }
+    # again: the folder is its own
+    grey.deploy(folder)
+
+
+def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_can(
+    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with grey.restored():
+        grey.summarise({("lenet5/train", "torch_compile"): 0.5, ("lenet5/train/onnx", "openvino"): 1.0})
+        folder = grey.deploy(tmp_path / "served")
+        told = capsys.readouterr().out
+        assert (
+            "the winner, lenet5/train on torch_compile, cpu, batch 1, cannot be served alone; deployed instead" in told
+        )
+        assert json.loads((folder / "model.json").read_text())["runtime"] == "openvino"
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, device="cuda:0")
+        grey.deploy(tmp_path / "none", code=2)
+        assert "cannot be served alone, nor any form that is accurate enough" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
+    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, winner = "lenet5/train/torchscript", "lenet5/train/onnx"
+    for number, (mark, words) in enumerate(
+        (
+            ({"drop": 0.0, "eligible": True}, "it takes 2.00 ms"),
+            (
+                {"drop": 0.0, "eligible": False, "conditions": "windows unstable"},
+                "bad conditions (windows unstable), so that",
+            ),
+            (
+                {"drop": 0.125, "eligible": False},
+                "it loses 0.125 of the reference's accuracy, where the study allows 0.01",
+            ),
+        )
+    ):
+        with grey.restored():
+            grey.summarise({(winner, "onnxruntime"): 1.0, (other, "torchscript"): 2.0})
+            rows = tables.read(grey.out, "summary", RUN).collect().to_dicts()
+            grey._put("summary", [row | (mark if row["variant"] == other else {}) for row in rows])
+            folder = grey.deploy(tmp_path / f"served-{number}", "--variant", other)
+            (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+            assert f"{other} on torchscript, cpu, batch 1, is not the run's winner (that is {winner}" in note
+            assert words in note
+            assert json.loads((folder / "model.json").read_text())["variant"] == other
+            grey.deploy(tmp_path / f"winner-{number}", "--variant", winner)
+            assert "note: " not in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line_and_exit_code_2(grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "mine.txt").write_text("mine")
+    for to, arguments, words in (
+        (other, (), "is no folder that `burnish deploy` wrote"),
+        (tmp_path / "a", ("--variant", "lenet5/train"), "cannot be served; only files measured on cpu in onnxruntime"),
+        (tmp_path / "a", ("--variant", "lenet6"), "is no variant of"),
+        (tmp_path / "a", ("no-such-run",), "no run 'no-such-run'"),
+    ):
+        grey.deploy(to, *arguments, code=2)
+        told = capsys.readouterr().err
+        assert words in told
+        assert told.count("\n") == 1
+    assert (other / "mine.txt").read_text() == "mine"
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0})
+        grey.deploy(tmp_path / "a", "--variant", grey.variants[-1].name, code=2)
+    assert "was made, but not measured; only files measured on cpu" in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.slow
+def test_its_own_requirements_are_enough(grey: Made, tmp_path: Path) -> None:
+    """In an environment of its own, which has nothing of this project's."""
+    folder = grey.deploy(tmp_path / "served")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    subprocess.run(
+        [uv, "pip", "install", "--quiet", "--python", python, "-r", "requirements.txt"], cwd=folder, check=True
+    )
+    code = "import app, sys; print(app.predict(open(sys.argv[1], 'rb').read(), '1')); app.application()"
+    (tmp_path / "digit.png").write_bytes(png(grey.pixels[0]))
+    done = subprocess.run(
+        [python, "-c", code, tmp_path / "digit.png"],
+        cwd=folder,
+        env=environment(),
+        text=True,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"'index': {grey.logits('onnxruntime', 'lenet5/train/onnx')[0].argmax()}" in done.stdout
+
+
+def session_options(options: Any) -> dict[str, Any]:
+    """What ONNX Runtime is told, of which the log level alone is not the model's."""
+    told = {
+        name: getattr(options, name)
+        for name in dir(type(options))
+        if not name.startswith("_") and not callable(getattr(options, name)) and "log" not in name
+    }
+    entries = ("session.force_spinning_stop", "session.intra_op.allow_spinning", "session.set_denormal_as_zero")
+    return told | {name: options.get_session_config_entry(name) for name in entries if entry_of(options, name)}
+
+
+def entry_of(options: Any, name: str) -> bool:
+    try:
+        options.get_session_config_entry(name)
+    except RuntimeError:
+        # it was not told
+        return False
+    return True
+
+
+def test_onnxruntime_is_told_what_it_was_measured_with(
+    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+) -> None:
+    import onnxruntime
+
+    told: list[dict[str, Any]] = []
+    made = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, **more: Any) -> Any:
+        told.append(session_options(options))
+        return made(path, options, **more)
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    grey.logits("onnxruntime", "lenet5/train/onnx")
+    load_app(grey.deploy(tmp_path / "served"), monkeypatch)
+    measured, served_with = told
+    assert measured == served_with
+    assert measured["execution_mode"] == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    assert measured["session.force_spinning_stop"] == "1"
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
+def test_openvino_is_told_what_it_was_measured_with(
+    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None, runtime: str
+) -> None:
+    import openvino
+
+    reason = runtimes.load(runtime).unavailable("cpu")
+    told: list[tuple[Any, ...]] = []
+    made = openvino.Core.compile_model
+
+    def compiled(core: Any, model: Any, device: str, config: dict[str, Any]) -> Any:
+        told.append((str(model.input(0).partial_shape), device, config))
+        return made(core, model, device, config)
+
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", runtime): 1.0})
+        folder = grey.deploy(tmp_path / "served")
+    asked = json.loads((folder / "model.json").read_text())["settings"]["INFERENCE_PRECISION_HINT"]
+    assert asked == ("bf16" if runtime.endswith("bf16") else "f32")
+    monkeypatch.setattr(openvino.Core, "compile_model", compiled)
+    # it does not run in another precision than it was measured in
+    if reason:
+        with pytest.raises(
+            SystemExit,
+            match=r"(measured in bf16, which|in bf16, as it was measured, on) this CPU",
+        ):
+            load_app(folder, monkeypatch)
+        return
+    grey.logits(runtime, "lenet5/train/onnx")
+    load_app(folder, monkeypatch)
+    assert told[0] == told[-1]
+    assert told[0][0] == "[1,1,8,8]"
+
+
+def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
+    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with grey.restored():
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, batch=8)
+        grey.deploy(tmp_path / "served")
+        told = capsys.readouterr().out
+        assert (
+            "it was chosen at batch size 8, the server answers one image a query, which this run did not measure"
+            in told
+        )
+        grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, winner=False)
+        grey.deploy(tmp_path / "none", code=2)
+        told = capsys.readouterr().err
+        assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in told
+        assert told.count("\n") == 1

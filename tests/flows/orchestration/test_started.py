@@ -1,0 +1,94 @@
+"""What Prefect shows of a run that was started from it; what `burnish ui` says at its first start and at later ones."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from flows.orchestration.started import of_deployment
+from tests.support.command import api
+from tests.support.paths import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+AGAIN = "run the deployment again with the same parameters"
+STAGE = """
+import logging, sys
+from prefect import flow
+from tasks.caching.stage import call, stage
+from tasks.records import Context, Data, Output
+@stage(lambda inputs: "prepare")
+def small(work, settings: Data) -> Output:
+    work.progress(13, 14, "epoch 13/14")
+    return Output(tables={"trials": work.rows("trials", [])})
+@flow
+def one():
+    call(small, Context(out=sys.argv[1], run="run"), settings=Data())
+logging.getLogger("burnish").setLevel(logging.INFO)
+"""
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (
+            "To confirm it, run the same command with --again benchmark while nothing else runs on this machine.",
+            f'To confirm it, {AGAIN} and again = ["benchmark"] while nothing else runs on this machine.',
+        ),
+        ("run the same command with --set benchmark.minutes=20.", f"{AGAIN} but benchmark.minutes = 20."),
+        ("run the same command with --set benchmark.minutes=0.5 while", f"{AGAIN} but benchmark.minutes = 0.5 while"),
+        (
+            "make room there, and the same command goes on",
+            "make room there, and the deployment, run again with the same parameters, goes on",
+        ),
+    ],
+)
+def test_a_run_that_prefect_started_is_told_of_no_command(command: str, told: str) -> None:
+    assert of_deployment(command) == told
+
+
+@pytest.mark.slow
+def test_a_stage_that_is_done_shows_all_of_its_progress(server: str, tmp_path: Path) -> None:
+    (tmp_path / "small_flow.py").write_text(STAGE)
+    environment = os.environ | {"PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    command = [sys.executable, "-c", "import small_flow; small_flow.one()", str(tmp_path / "out")]
+    subprocess.run(command, env=environment, check=True)
+    wanted: dict[str, Any] = {"artifacts": {"type": {"any_": ["progress"]}}, "sort": "CREATED_DESC"}
+    (newest, *_) = api(server, "artifacts/filter", wanted)
+    assert (newest["data"], newest["description"].split(" in ")[0]) == (100, "done")
+
+
+@pytest.mark.slow
+def test_the_first_start_of_the_pages_alone_says_that_it_makes_a_database(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    environment["PREFECT_HOME"] = str(tmp_path / "prefect")
+    said = []
+    # the first until the pages are there, so that there is a database
+    for wanted in ("deployments: http", "starting"):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows", "ui", "--port", "4391", "--out", str(tmp_path / "out")],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+        )
+        late = threading.Timer(240, process.kill)
+        late.start()
+        assert process.stdout is not None
+        said.append(process.stdout.readline())
+        if wanted not in said[-1]:
+            assert any(wanted in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+        late.cancel()
+    assert said == [
+        "starting Prefect's server, which makes its database this first time, for up to a minute ...\n",
+        "starting Prefect's server ...\n",
+    ]

@@ -1,0 +1,102 @@
+"""The report's ONNX graphs: the operators of the file as it was exported, and the commands that show more of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from flows.report import page as report
+from flows.report.graphs import graphs
+from tasks.caching.store import Store
+from tasks.profilers._onnx import operator_counts
+from tasks.tables import frames
+from tests.support import factory
+from tests.support.reports import Page
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def network() -> onnx.ModelProto:
+    """Two Relu, an Add, and an If whose branches have a Relu and two Neg."""
+    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])  # noqa: E731
+    node = helper.make_node
+    yes = helper.make_graph([node("Relu", ["x"], ["y1"])], "yes", [], [value("y1")])
+    no = helper.make_graph([node("Neg", ["x"], ["n"]), node("Neg", ["n"], ["y2"])], "no", [], [value("y2")])
+    condition = helper.make_tensor_value_info("if", TensorProto.BOOL, [])
+    nodes = [
+        node("Relu", ["x"], ["a"]),
+        node("Relu", ["a"], ["b"]),
+        node("Add", ["a", "b"], ["c"]),
+        node("If", ["if"], ["y"], then_branch=yes, else_branch=no),
+    ]
+    return helper.make_model(helper.make_graph(nodes, "g", [value("x"), condition], [value("y")]))
+
+
+def test_operators_are_counted_as_stored_with_those_of_branches() -> None:
+    assert operator_counts(network()) == {"Relu": 3, "Neg": 2, "Add": 1, "If": 1}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
+    """A store with one exported file, and tables in which the int8 form made of it won."""
+    store = Store(tmp_path / "store")
+    with store.temporary() as folder:
+        onnx.save(network(), folder / "model.onnx")
+        file = store.put(folder / "model.onnx", "onnx")
+    form = factory.rows_of_tables()["variants"][0] | {"benchmark": True}
+    gone = {"path": "00/gone.onnx", "sha256": "00", "size_bytes": 1}
+    named = {"path": file.path, "sha256": file.sha256, "size_bytes": file.size_bytes}
+    forms = [
+        form | {"name": "net/train"},
+        form | {"name": "net/train/onnx", "parent": "net/train", "stage": "export", "format": "onnx", **named},
+        form
+        | {
+            "name": "net/train/onnx/int8",
+            "parent": "net/train/onnx",
+            "stage": "quantize",
+            "format": "onnx",
+            "precision": "int8",
+            **gone,
+        },
+    ]
+    which = {
+        "runtime": "eager",
+        "device": "cpu",
+        "batch_size": 1,
+        "status": "ok",
+        "pareto": True,
+        "latency_median_ms": 1.0,
+        "images_per_second": 1000.0,
+        "top1": 0.9,
+        "size_bytes": 1000,
+    }
+    ends = [
+        which | {"variant": "net/train", "role": "reference"},
+        which | {"variant": "net/train/onnx/int8", "runtime": "onnxruntime", "role": "winner"},
+    ]
+    return tmp_path, {"variants": frames.frame("variants", forms), "summary": frames.frame("summary", ends)}
+
+
+def test_the_export_of_the_reference_and_what_the_winner_is_are_drawn_once_each_or_said_to_be_gone(run: Any) -> None:
+    found = graphs(*run)
+    assert [one["name"] for one in found] == ["net/train/onnx", "net/train/onnx/int8"]
+    assert found[0]["chart"].title == "net/train/onnx: 7 operators of 4 types"
+    assert "Relu: 3; Neg: 2" in found[0]["chart"].svg
+    assert "is gone" in found[1]["why"]
+
+
+def test_the_report_names_the_commands_with_the_variant(run: Any) -> None:
+    words = Page(report.page(run[1], factory.study(), {}, "run-1", exported=graphs(*run))).words
+    assert "burnish profile net/train/onnx --run run-1\n" in words
+    assert "burnish profile net/train/onnx --run run-1 --netron" in words
+
+
+def test_without_an_onnx_form_there_is_no_section(run: Any) -> None:
+    out, tables = run
+    bare = {"summary": tables["summary"].head(1), "variants": tables["variants"].head(1)}
+    assert graphs(out, bare) == [] and graphs(out, {}) == []
+    assert "ONNX graphs" not in report.page(bare, factory.study(), {}, "run-1", exported=graphs(out, bare))

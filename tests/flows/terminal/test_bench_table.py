@@ -1,0 +1,178 @@
+"""`burnish bench` in a terminal: fits 80 columns, fastest first, against the file that is named; Prefect says
+nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from flows.commands.bench import _names, _ordered, comparisons
+from flows.terminal import bench_table
+from tasks.forms.modelfile import ModelFile
+from tests.support.bench import latency, measured
+from tests.support.paths import ROOT
+
+REFERENCE = "model-with-a-rather-long-name.onnx · onnxruntime"
+
+
+ROWS = measured(
+    latency("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
+    latency("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),
+    latency(
+        "model-with-a-rather-long-name-int8.onnx",
+        "onnxruntime",
+        1,
+        3.125,
+        conditions="other processes used 40% of the cores",
+    ),
+    latency("broken.onnx", "onnxruntime", 1, None),
+    latency("model-with-a-rather-long-name.onnx", "onnxruntime", 8, 91.5),
+    latency("model-with-a-rather-long-name.onnx", "openvino", 8, 81.25),
+    latency(
+        "model-with-a-rather-long-name-int8.onnx",
+        "onnxruntime",
+        8,
+        23.5,
+        conditions="other processes used 30% of the cores",
+    ),
+    latency("broken.onnx", "onnxruntime", 8, None),
+)
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_a_table_fits_with_whole_figures_the_fastest_first(width: int) -> None:
+    compared = comparisons(ROWS, REFERENCE, 4)
+    told = bench_table.text(ROWS, compared, REFERENCE, width)
+    lines = told.splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0] == "Latency, on cpu, 2 threads"
+    rows = [line for line in lines[3:] if "onnxruntime" in line or "openvino" in line][:8]
+    assert [
+        next(figure for figure in ("3.12", "12.5", "14.2", "23.5", "81.2", "91.5", "–") if figure in row)
+        for row in rows
+    ] == ["3.12", "12.5", "14.2", "–", "23.5", "81.2", "91.5", "–"]
+    assert rows[0].split()[-1] == "faster*"
+    assert rows[1].split()[-1] == "reference"
+    assert rows[2].split()[-1] == "slower"
+    assert rows[3].split()[-1] == "failed"
+    assert all("…" not in row.partition("  ")[2] for row in rows), "names alone are shortened"
+    assert f"how many times as fast as {REFERENCE}" in " ".join(told.split())
+    assert ("99 % interval" in lines[1]) == (width >= 100), "what fits is shown"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_a_narrow_terminal_has_a_row_below_another_and_no_line_that_is_wider(width: int) -> None:
+    compared = comparisons(ROWS, REFERENCE, 4)
+    told = bench_table.text(ROWS, compared, REFERENCE, width)
+    rows = told.partition("× reference: how")[0].splitlines()
+    assert max(map(len, rows)) <= width
+    whole = " ".join(told.split())
+    assert all(figure in whole for figure in ("3.12", "12.5", "14.2", "23.5", "81.2", "91.5", "faster*", "failed"))
+    if width < 60:
+        assert "batch 1, median ms 3.12" in " ".join(" ".join(rows).split())
+
+
+def test_marks_and_errors_are_told_once() -> None:
+    told = bench_table.text(ROWS, [], REFERENCE, 200).splitlines()
+    who = "model-with-a-rather-long-name-int8.onnx · onnxruntime"
+    assert f"* {who}, batch 1, latency: other processes used 40% of the cores" in told
+    assert "broken.onnx · onnxruntime, batch 1, latency, and 1 more: Fail: no such operator" in told
+    notes = [(f"row {n}", f"* rounds differ by {n}%; other processes used {30 + n}% of the cores") for n in (1, 9, 5)]
+    assert bench_table.folded(notes) == ["* 3 rows: rounds differ by 1–9%; other processes used 31–39% of the cores"]
+
+
+def test_what_all_rows_share_stands_above_the_table() -> None:
+    one = measured(latency("a.onnx", "onnxruntime", 4, 2.0), latency("b.onnx", "onnxruntime", 4, 1.0))
+    lines = bench_table.text(one, [], "a.onnx · onnxruntime", 80).splitlines()
+    assert lines[0] == "Latency, on cpu, 2 threads, in onnxruntime, batch 4"
+    assert lines[1].split()[:3] == ["model", "median", "ms"]
+
+
+def test_nothing_is_compared_with_another_file_where_the_reference_failed() -> None:
+    rows = measured(
+        latency("a.onnx", "onnxruntime", 1, None),
+        latency("b.onnx", "onnxruntime", 1, 2.0),
+        latency("c.onnx", "onnxruntime", 1, 1.0),
+    )
+    assert comparisons(rows, "a.onnx · onnxruntime", 4) == []
+    (found,) = comparisons(rows, "b.onnx · onnxruntime", 4)
+    assert (found["candidate"], found["verdict"]) == ("c.onnx · onnxruntime", "faster")
+
+
+def test_the_reference_comes_first_and_is_measured_though_it_is_not_among_the_files(tmp_path: Path) -> None:
+    a, b, c = (tmp_path / name for name in "abc")
+    assert _ordered([a, b], None) == [a, b]
+    assert _ordered([a, b], str(tmp_path / "." / "b")) == [b, a]
+    assert _ordered([a, b], str(c)) == [c, a, b]
+    assert _ordered([a, b, b], str(b)) == [b, a, b]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    files = [
+        ModelFile(path=Path(path), format="onnx")
+        for path in ("/x/small/onnx/model.onnx", "/x/large/onnx/model.onnx", "/x/other.onnx", "/x/other.onnx")
+    ]
+    pairs = [(file, "openvino") for file in files]
+    assert _names(pairs) == ["small/onnx/model.onnx", "large/onnx/model.onnx", "other.onnx", "other.onnx #2"]
+
+
+def in_a_terminal(columns: int, command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    """(Exit code, what a command shows in a terminal of so many columns)."""
+    parent, child = pty.openpty()
+    fcntl.ioctl(child, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))
+    process = subprocess.Popen(command, stdin=child, stdout=child, stderr=child, cwd=ROOT, env=environment)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            read = os.read(parent, 65536)
+        except OSError:
+            # the terminal's other end is closed
+            break
+        if not read:
+            break
+        shown += read
+    os.close(parent)
+    return process.wait(), shown.decode()
+
+
+def test_a_bench_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
+    """As for a new user: without a Prefect profile, in which the notice of its telemetry had been shown."""
+    for name, ms in (("slow", 4.0), ("fast", 1.0)):
+        (tmp_path / name).write_text(json.dumps({"milliseconds": [ms], "classes": 2}))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "DO_NOT_TRACK", "CI")}
+    environment |= {"PREFECT_HOME": str(tmp_path / "prefect"), "TERM": "xterm-256color"}
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "bench",
+        str(tmp_path / "slow"),
+        str(tmp_path / "fast"),
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.2",
+        "--reference",
+        str(tmp_path / "fast"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    code, shown = in_a_terminal(80, command, environment)
+    assert code == 0, shown
+    assert "Prefect" not in shown
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown[shown.rindex("Latency") :]).replace("\r\n", "\n")
+    table = text[: text.index("tables: ")]
+    assert max(map(len, table.splitlines())) <= 80
+    assert table.startswith("Latency, on cpu")
+    assert re.search(r"\nfast .* reference\*?\n\s*slow .*(slower|unclear)\*?\n", table), table

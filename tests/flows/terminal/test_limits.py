@@ -1,0 +1,51 @@
+"""Limits of the shell that a process runs under: one line each, and never a dump of a library's stack."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.support.paths import ROOT
+from tests.support.reports import RUN_1
+
+LITTLE_SPACE = str(12 << 30)
+
+
+def limited(limit: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["prlimit", limit, sys.executable, "-m", "flows", *arguments],
+        cwd=cwd,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_where_address_space_is_limited_a_report_is_written_without_charts(reported: Path) -> None:
+    done = limited(f"--as={LITTLE_SPACE}", "report", "--out", str(reported))
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()[-1:]
+    assert line.startswith("charts are left out: what draws them reserves 77.3 GB") and line.endswith("to 12.9 GB here")
+    page = (reported / "runs" / RUN_1 / "report.html").read_text()
+    assert "left out, because the address space that a process may have is limited (ulimit -v)." in page
+
+
+def test_too_few_open_files_are_said_with_what_raises_them(tmp_path: Path) -> None:
+    program = (
+        f"import sys, flows.cli as cli\n"
+        f"def opens(arguments): kept = [open({str(tmp_path / 'file')!r}, 'w') for _ in range(100)]\n"
+        "import flows.commands.presets\nflows.commands.presets.main = opens\nsys.exit(cli.main(['presets']))"
+    )
+    done = subprocess.run(
+        ["prlimit", "--nofile=64:64", sys.executable, "-c", program],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("burnish: failed: a process may have 64 open files here (ulimit -n), which are too few;")

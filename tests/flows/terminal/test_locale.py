@@ -1,0 +1,23 @@
+"""Where the locale is not UTF-8, burnish reads and writes its files as UTF-8 all the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from tests.support.paths import ROOT
+
+
+def test_a_locale_of_ascii_alone_changes_nothing() -> None:
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "flows", "show", "quickstart", "--set", "name=é"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode in (0, 2), done.stderr.decode()
+    assert "é" in (done.stdout + done.stderr).decode()
+    assert b"codec" not in done.stderr and b"Traceback" not in done.stderr

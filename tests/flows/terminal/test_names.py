@@ -1,0 +1,59 @@
+"""Tables of a terminal fit its width, and no name in them is cut: it goes on in the next line."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.terminal import bench_table
+from flows.terminal.names import broken, shared
+from tests.support.bench import latency, measured
+from tests.support.screen import watch
+
+FILES = ("lenet5-pruned-and-quantized-with-percentiles.onnx", "lenet5-pruned-and-quantized-without-percentiles.onnx")
+
+
+@given(st.text("ab/-_. AB", min_size=1), st.integers(1, 30))
+def test_nothing_of_a_name_is_cut(name: str, most: int) -> None:
+    lines = broken(name, most).split("\n")
+    assert max(map(len, lines)) <= most
+    assert "".join(lines).replace(" ", "") == name.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "most", "lines"),
+    [
+        ("resnet34-w16/prune-0.25/onnx/int8-u8s8", 26, ["resnet34-w16/prune-0.25/", "onnx/int8-u8s8"]),
+        ("resnet34-w16/prune-0.25", 11, ["resnet34-", "w16/", "prune-0.25"]),
+        ("relu_1_DequantizeLinear", 12, ["relu_1_", "Dequantize", "Linear"]),
+        ("short", 5, ["short"]),
+        ("abcdefgh", 5, ["abcde", "fgh"]),
+    ],
+)
+def test_a_name_is_broken_at_its_separators(name: str, most: int, lines: list[str]) -> None:
+    assert broken(name, most).split("\n") == lines
+
+
+def test_what_a_narrow_column_leaves_goes_to_the_others() -> None:
+    assert shared([4, 40, 10], 100) == [4, 40, 10]
+    assert shared([4, 40, 30], 44) == [4, 20, 20]
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_bench_tells_files_apart_whose_names_are_alike(width: int) -> None:
+    rows = measured(*(latency(name, "onnxruntime", 1, 2.0 + number) for number, name in enumerate(FILES)))
+    lines = bench_table.text(rows, [], "", width).splitlines()
+    assert max(map(len, lines)) <= width
+    first = "".join(line[:40].split("  ")[0].strip() for line in lines[3:])
+    assert first == "".join(FILES)
+
+
+def test_presets_fit_a_terminal() -> None:
+    shown = watch("presets", width=80, environment=dict(os.environ), seconds=60)
+    assert shown.code == 0
+    names = [line for line in shown.end if line and not line.startswith(" ")]
+    assert len(names) == 8, shown.end
+    assert all(line[:24] == " " * 24 or line in names for line in shown.end if line), "a line that the terminal broke"

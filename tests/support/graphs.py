@@ -1,0 +1,121 @@
+"""ONNX graphs that tests build node by node, and what is found in them when they are executed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from tasks import profilers
+from tasks.profilers import Convolution, Measured, Operator
+from tasks.profiling.diagnose import Case, Finding, diagnose
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+ROOMY: dict[str, Any] = {
+    "runtime": "onnxruntime",
+    "device": "cpu",
+    "threads": 2,
+    "cores": 2,
+    "cpu_features": ("avx2", "avx512_vnni"),
+}
+
+
+class Graph:
+    """A chain of ONNX nodes on an image of 16 channels and 32x32 pixels."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.rng, self.last = np.random.default_rng(0), "input"
+
+    def weight(self, name: str, values: Any, dtype: Any = np.float32) -> str:
+        self.weights.append(numpy_helper.from_array(np.asarray(values, dtype), name))
+        return name
+
+    def add(self, kind: str, name: str, *inputs: str, **attributes: Any) -> None:
+        """A node that takes the last one's output; its own is called as it is."""
+        self.nodes.append(helper.make_node(kind, [self.last, *inputs], [name], name=name, **attributes))
+        self.last = name
+
+    def quantized(self, name: str, dtype: Any = np.uint8) -> None:
+        """A pair of QuantizeLinear and DequantizeLinear."""
+        parts = self.weight(f"{name}_scale", 0.05), self.weight(f"{name}_zero", 128, dtype)
+        self.add("QuantizeLinear", f"{name}_q", *parts)
+        self.add("DequantizeLinear", f"{name}_dq", *parts)
+
+    def conv(self, name: str, out_channels: int, in_channels: int, int8: bool = False) -> None:
+        values = self.rng.normal(0, 0.1, (out_channels, in_channels, 3, 3))
+        weight = f"{name}.weight"
+        if int8:
+            stored = self.weight(f"{weight}_quantized", np.clip(values / 0.005, -127, 127).round(), np.int8)
+            parts = self.weight(f"{weight}_scale", 0.005), self.weight(f"{weight}_zero", 0, np.int8)
+            self.nodes.append(helper.make_node("DequantizeLinear", [stored, *parts], [weight], name=f"{weight}_dq"))
+        else:
+            self.weight(weight, values)
+        self.add("Conv", name, weight, pads=[1, 1, 1, 1])
+
+    def save(self, path: Path, channels: int = 16) -> Path:
+        shape = [1, channels, 32, 32]
+        graph = helper.make_graph(
+            self.nodes,
+            "g",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(self.last, TensorProto.FLOAT, None)],
+            self.weights,
+        )
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+        return path
+
+
+def found(
+    graph: Graph, folder: Path, channels: int = 16, runtime: str = "onnxruntime", **others: Any
+) -> dict[str, Finding]:
+    """What is found in a graph, executed, by its first words."""
+    path = graph.save(folder / "model.onnx", channels)
+    inputs = np.random.default_rng(1).standard_normal((1, channels, 32, 32), np.float32)
+    measured = profilers.load(runtime).measure(path, runtime, "cpu", 1, inputs, 20, folder)
+    return by_words(diagnose(Case(profile=measured, **(ROOMY | {"runtime": runtime} | others))))
+
+
+def by_words(findings: list[Finding]) -> dict[str, Finding]:
+    assert all(one.remedy and one.evidence for one in findings)
+    return {one.what: one for one in findings}
+
+
+def said(findings: dict[str, Finding], words: str) -> Finding:
+    matching = [finding for what, finding in findings.items() if words in what]
+    assert len(matching) == 1, (words, list(findings))
+    return matching[0]
+
+
+def operator(name: str, kind: str, ms: float, **others: Any) -> Operator:
+    return Operator(
+        **(
+            {"name": name, "path": "", "type": kind, "calls": 1, "total_ms": ms, "precision": "fp32", "provider": "CPU"}
+            | others
+        )
+    )
+
+
+def case(
+    *operators: Operator, quantized: bool = False, convolutions: tuple[Convolution, ...] = (), **others: Any
+) -> Case:
+    of_file = {key: others.pop(key) for key in ("queries", "dynamic", "normalisations", "overridable") if key in others}
+    measured = Measured(
+        **(
+            {
+                "queries": 20,
+                "operators": list(operators),
+                "stacks": {},
+                "convolutions": list(convolutions),
+                "quantized": quantized,
+            }
+            | of_file
+        )
+    )
+    return Case(profile=measured, **(ROOMY | others))

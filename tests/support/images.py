@@ -1,0 +1,50 @@
+"""Folders, tables and archives of images, as people have them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tasks.datasets import Source, open_source
+from tasks.records import Data
+
+Rows = dict[str, dict[str, int]]
+
+
+def picture(number: int, form: str = "PNG") -> bytes:
+    """An image of its own content for each number."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, form)
+    return file.getvalue()
+
+
+def tree(root: Path, names: dict[str, int]) -> Path:
+    """Folder "a/b" -> so many images in it, each with other content."""
+    number = 0
+    for name, count in names.items():
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            number += 1
+            (root / name / f"{i:03}.png").write_bytes(picture(number))
+    return root
+
+
+def opened(root: Path, **more: Any) -> Source:
+    return open_source(Data(path=str(root), **more))
+
+
+def counts(source: Source) -> Rows:
+    """Split -> class -> images."""
+    return {
+        split: {name: list(part.labels).count(i) for i, name in enumerate(source.classes) if i in part.labels}
+        for split, part in source.parts.items()
+    }
+
+
+def left(source: Source) -> list[str]:
+    return [one.said for one in source.images.left]

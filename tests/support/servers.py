@@ -1,0 +1,243 @@
+"""A run whose winner is a real file, as `burnish deploy` finds it, and the server that it writes in a process of its
+own."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from PIL import Image
+
+from flows.cli import main
+from flows.settings import to_toml
+from tasks import runtimes, tables
+from tasks.caching.work import Work
+from tasks.datasets import load_arrays
+from tasks.datasets._pixels import normalise
+from tasks.export import export
+from tasks.machine.files import write_text
+from tasks.records import Data, Export, Model, Prepared, Study, Variant
+from tasks.tables import frames
+from tests.support.digits import stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+    import pytest
+
+RUN = "small-20260101-000000"
+IMAGES = 12
+
+
+class Made:
+    """An artifacts folder with a run whose winner is a real file, and what the pipeline says of its test images."""
+
+    def __init__(self, out: Path, work: Work, data: Prepared, settings: Data) -> None:
+        self.out, self.data, self.settings = out, data, settings
+        shape = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.image_size}
+        parent = stored(work, "lenet5", name="lenet5", **shape)
+        forms = export(work, data, parent, Export(images=8)).variants
+        onnx_form = next(form for form in forms if form.format == "onnx")
+        self.variants = (parent, *forms, self._bare(work, onnx_form))
+        self.pixels = load_arrays(work.store, data)[0][-IMAGES:]
+        self.inputs = normalise(self.pixels, data.mean, data.std)
+        rows = [
+            one.model_dump(include={"name", "model", "stage", "parent", "format", "precision", "status"})
+            | one.artifact.model_dump(include={"path", "sha256", "size_bytes"})
+            for one in self.variants
+        ]
+        self._put("variants", rows)
+        self.summarise(
+            {
+                ("lenet5/train", "eager"): 3.0,
+                ("lenet5/train/onnx", "onnxruntime"): 1.0,
+                ("lenet5/train/onnx", "openvino"): 2.0,
+                ("lenet5/train/torchscript", "torchscript"): 4.0,
+                ("lenet5/train/onnx/int8", "onnxruntime"): 5.0,
+            }
+        )
+        folder = out / "runs" / RUN
+        study = Study(
+            name="small", models=(Model(name="lenet5"),), data=settings.model_copy(update={"test_fraction": 0.5})
+        )
+        write_text(folder / "study.toml", to_toml(study))
+        write_text(folder / "result.json", "{}")
+
+    @staticmethod
+    def _bare(work: Work, form: Variant) -> Variant:
+        """As ONNX Runtime's quantizer leaves a file: without what the export had written into it."""
+        assert form.artifact
+        model = onnx.load(str(work.store.get(form.artifact)))
+        del model.metadata_props[:]
+        with work.store.temporary() as folder:
+            onnx.save(model, folder / "bare.onnx")
+            artifact = work.store.put(folder / "bare.onnx", "onnx", "int8")
+        return Variant(
+            name=f"{form.name}/int8",
+            model=form.model,
+            stage="quantize",
+            parent=form.name,
+            format="onnx",
+            precision="int8",
+            artifact=artifact,
+        )
+
+    def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
+        (self.out / "tables" / table).mkdir(parents=True, exist_ok=True)
+        frames.frame(table, rows).write_parquet(self.out / "tables" / table / f"{RUN}.parquet")
+
+    def summarise(
+        self,
+        latencies: dict[tuple[str, str], float],
+        device: str = "cpu",
+        *,
+        threads: int = 1,
+        batch: int = 1,
+        winner: bool = True,
+    ) -> None:
+        """The first is the winner."""
+        rows: list[dict[str, Any]] = [
+            {
+                "variant": variant,
+                "runtime": runtime,
+                "device": device,
+                "batch_size": batch,
+                "status": "ok",
+                "top1": 0.5,
+                "eligible": True,
+                "latency_median_ms": ms,
+                "role": None if number or not winner else "winner",
+            }
+            for number, ((variant, runtime), ms) in enumerate(sorted(latencies.items(), key=lambda item: item[1]))
+        ]
+        self._put("summary", rows)
+        keys = ("variant", "runtime", "device", "batch_size", "status")
+        self._put("benchmarks", [{key: row[key] for key in keys} | {"threads": threads} for row in rows])
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Put back afterwards what `summarise` changes meanwhile."""
+        before = {name: tables.read(self.out, name, RUN).collect() for name in ("summary", "benchmarks")}
+        try:
+            yield
+        finally:
+            for name, rows in before.items():
+                rows.write_parquet(self.out / "tables" / name / f"{RUN}.parquet")
+
+    def logits(self, runtime: str, variant: str) -> np.ndarray:
+        """What the pipeline's own runtime answers for the test images."""
+        found = next(one for one in self.variants if one.name == variant)
+        assert found.artifact
+        session = runtimes.load(runtime).open(self.out / "store" / found.artifact.path, "cpu", 1, 1)
+        try:
+            return np.concatenate([session.run(self.inputs[i : i + 1]) for i in range(IMAGES)])
+        finally:
+            session.close()
+
+    def deploy(self, to: Path, *arguments: str, code: int = 0) -> Path:
+        assert main(["deploy", "--out", str(self.out), "--to", str(to), *arguments]) == code
+        return to
+
+
+def png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Of a process that knows nothing of this project's folder."""
+    return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
+
+
+class Server:
+    """A server that was started: its address, its process and, once it has ended, what it said."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+        self.process, self.port, self._log = process, port, log
+        self.url = f"http://127.0.0.1:{port}"
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
+
+
+@contextmanager
+def running(
+    folder: Path,
+    arguments: tuple[str, ...] = ("app.py",),
+    prefix: tuple[str, ...] = (),
+    **variables: str,
+) -> Iterator[Server]:
+    """app.py in a process of its own, on a free port; `prefix` is a command that becomes it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder.parent / f"{folder.name}-{port}.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [*prefix, sys.executable, *arguments],
+            cwd=folder,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment(PORT=str(port), **variables),
+        )
+    server = Server(process, port, log)
+    try:
+        url, deadline = server.url, time.monotonic() + 60
+        while True:
+            try:
+                assert json.load(urllib.request.urlopen(f"{url}/healthz", timeout=5)) == {"status": "ok"}
+                break
+            except OSError:
+                assert process.poll() is None, server.said
+                assert time.monotonic() < deadline, "the server did not answer within 60 s"
+                time.sleep(0.1)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+    assert process.returncode in (0, -15)
+
+
+@contextmanager
+def served(folder: Path) -> Iterator[str]:
+    """The address of app.py in a process of its own."""
+    with running(folder) as server:
+        yield server.url
+
+
+def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    try:
+        answer = urllib.request.urlopen(urllib.request.Request(url, body), timeout=30)
+    except urllib.error.HTTPError as error:
+        answer = error
+    with answer:
+        return answer.status, json.loads(answer.read())
+
+
+def load_app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location("app", folder / "app.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

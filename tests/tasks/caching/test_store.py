@@ -1,0 +1,111 @@
+"""Stored files: whole or not at all, found by their content, verified when read."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tasks.caching.store import Corrupt, Store
+from tasks.machine.files import content, write_text
+from tests.support.paths import ROOT
+
+
+@given(data=st.binary(max_size=2000))
+@settings(max_examples=25, deadline=None)
+def test_what_is_put_is_got_and_its_name_is_its_hash(data, tmp_path_factory):
+    store = Store(tmp_path_factory.mktemp("store"))
+    with store.temporary() as folder:
+        (folder / "a.bin").write_bytes(data)
+        artifact = store.put(folder / "a.bin", "bin")
+    path = store.get(artifact)
+    assert path.read_bytes() == data
+    assert path.name == f"{artifact.sha256}.bin"
+    assert artifact.size_bytes == len(data)
+
+
+def test_a_folder_is_one_artifact_of_the_size_of_all_its_files(tmp_path):
+    store = Store(tmp_path)
+    with store.temporary() as folder:
+        (folder / "model").mkdir()
+        (folder / "model" / "graph.onnx").write_bytes(b"graph")
+        (folder / "model" / "graph.onnx.data").write_bytes(b"x" * 1000)
+        artifact = store.put(folder / "model", "onnx")
+    assert artifact.size_bytes == 1005
+    (store.get(artifact) / "graph.onnx.data").write_bytes(b"y" * 1000)
+    assert not store.intact(artifact)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda p: p.write_bytes(b""), lambda p: p.write_bytes(b"other")])
+def test_a_damaged_file_is_not_got(tmp_path, damage):
+    store = Store(tmp_path)
+    with store.temporary() as folder:
+        (folder / "a.bin").write_bytes(b"right")
+        artifact = store.put(folder / "a.bin", "bin")
+    damage(store.root / artifact.path)
+    with pytest.raises(Corrupt):
+        store.get(artifact)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tasks import store, tables
+out = Path({out!r})
+rows = [{{"variant": "v", "runtime": "r", "device": "cpu", "batch_size": 1, "round": 1, "query": n, "latency_ms": 1.0}}
+        for n in range(200_000)]
+source = out / "fragment.parquet"
+tables.frame("latencies", rows).write_parquet(source)
+at = {at!r}
+if at == "sync":  # everything is written, nothing renamed
+    store.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+else:  # in the middle of the bytes
+    import shutil
+    def half(source, target, *more, **options):
+        Path(target).write_bytes(Path(source).read_bytes()[:1000])
+        os.kill(os.getpid(), signal.SIGKILL)
+    shutil.copyfile = shutil.copy = shutil.copy2 = half
+tables.publish({{"latencies": source}}, out, "run-1")
+"""
+
+
+@pytest.mark.parametrize("at", ["sync", "copy"])
+def test_a_process_killed_while_it_publishes_a_table_leaves_the_old_one_or_none(tmp_path, at):
+    table = tmp_path / "tables" / "latencies" / "run-1.parquet"
+    for before in (None, b"what was there"):
+        if before is not None:
+            table.parent.mkdir(parents=True, exist_ok=True)
+            table.write_bytes(before)
+        code = KILLED.format(out=str(tmp_path), at=at)
+        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert (table.read_bytes() if table.exists() else None) == before
+        from tasks import tables
+
+        seen = {p.name for p in (tmp_path / "tables").rglob("*.parquet")} if table.parent.exists() else set()
+        assert seen <= {"run-1.parquet"}
+    source = tmp_path / "fragment.parquet"
+    tables.publish({"latencies": source}, tmp_path, "run-1")
+    assert tables.read(tmp_path, "latencies", "run-1").collect().height == 200_000
+
+
+def test_text_is_written_whole_and_readable_by_others(tmp_path):
+    write_text(tmp_path / "a" / "b.txt", "one")
+    write_text(tmp_path / "a" / "b.txt", "two")
+    assert (tmp_path / "a" / "b.txt").read_text() == "two"
+    assert oct((tmp_path / "a" / "b.txt").stat().st_mode)[-3:] == "644"
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["b.txt"]
+
+
+def test_content_of_a_folder_does_not_depend_on_the_order_of_writing(tmp_path):
+    for name, order in (("one", ("a", "b")), ("two", ("b", "a"))):
+        (tmp_path / name).mkdir()
+        for file in order:
+            (tmp_path / name / file).write_text(file)
+            time.sleep(0.01)
+    assert content(tmp_path / "one") == content(tmp_path / "two")

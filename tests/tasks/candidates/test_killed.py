@@ -1,0 +1,104 @@
+"""A candidate that is ended from outside is measured again by the same command; one that crashes has failed for
+good."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+
+from tasks.benchmark import benchmark
+from tasks.caching import logs, stage
+from tasks.caching.keys import Stage
+from tasks.caching.results import turn
+from tasks.caching.work import Work
+from tasks.candidates import jobs, rounds
+from tasks.records import Benchmark, Context, Measured, Prepared, Variant
+from tests.support.digits import digits
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+STAGE = Stage(benchmark, lambda inputs: "benchmark", (), None, None)
+SETTINGS = Benchmark(
+    devices=("cpu",),
+    rounds=3,
+    processes=1,
+    batch_sizes=(1,),
+    throughput=False,
+    warmup_seconds=0.1,
+    min_seconds=0.01,
+    min_queries=5,
+    threads=1,
+).model_copy(update={"runtimes": ("null",)})
+TOLD = {
+    signal.SIGKILL: "killed by SIGKILL, as by the kernel where memory runs out; the same command measures it again",
+    signal.SIGSEGV: "process killed by SIGSEGV; it wrote nothing",
+}
+
+
+@pytest.fixture(autouse=True)
+def _without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "ProgressArtifact", logging.NullHandler)
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> tuple[Variant, ...]:
+    work = Work.at(tmp_path)
+    made = []
+    for name in ("first", "second"):
+        with work.store.temporary() as folder:
+            (folder / "model.null").write_text(json.dumps({"milliseconds": [0.2, 0.3 + len(made)], "classes": 10}))
+            artifact = work.store.put(folder / "model.null", "null")
+        made.append(
+            Variant(name=name, model="lenet5", stage="export", format="null", artifact=artifact, benchmark=True)
+        )
+    return tuple(made)
+
+
+def run(out: Path, data: Prepared, variants: tuple[Variant, ...]) -> tuple[bool, dict[str, tuple[str, str | None]]]:
+    """Run the stage as a study does: (whether it was computed, status and error of each variant)."""
+    context = Context(out=str(out), run="small-20260101-000001")
+    inputs = {"data": data, "variants": variants, "settings": SETTINGS}
+    with turn(STAGE, context, inputs) as mine:
+        found = mine.found
+        measured = found or stage.compute(mine, benchmark, inputs)
+    assert isinstance(measured, Measured)
+    rows = pl.read_parquet(Work.at(out).store.get(measured.tables["benchmarks"])).to_dicts()
+    return found is None, {row["variant"]: (row["status"], row["error"]) for row in rows}
+
+
+@pytest.mark.parametrize("number", list(TOLD))
+def test_only_what_was_ended_from_outside_is_measured_again(
+    tmp_path: Path,
+    variants: tuple[Variant, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: signal.Signals,
+) -> None:
+    caplog.set_level(logging.INFO)
+    data, save = digits(Work.at(tmp_path), 50), rounds.resume.save
+
+    def kill_after_the_first_round(folder: Path, done: int, jobs: list[jobs.Job], settings: Benchmark) -> None:
+        save(folder, done, jobs, settings)
+        if done == 0 and jobs[1].process is not None:
+            os.kill(jobs[1].process.pid, number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(rounds.resume, "save", kill_after_the_first_round)
+        assert run(tmp_path, data, variants) == (True, {"first": ("ok", None), "second": ("failed", TOLD[number])})
+    assert TOLD[number] in caplog.text, "the person is told while it happens"
+    caplog.clear()
+    again, told = run(tmp_path, data, variants)
+    if number == signal.SIGSEGV:
+        assert (again, told["second"]) == (False, ("failed", TOLD[number])), "its own crash is its result"
+        return
+    assert (again, told) == (True, {"first": ("ok", None), "second": ("ok", None)})
+    assert "rounds finished before an interruption: 1" in caplog.text, "the rounds before it are paired, and kept"
+    assert run(tmp_path, data, variants)[0] is False
+    assert not list((tmp_path / "scratch").glob("*/candidates"))

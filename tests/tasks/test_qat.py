@@ -1,0 +1,395 @@
+"""Quantization-aware training on real digits: the fake-quantized model, its ONNX form, and what ONNX Runtime makes of
+it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import polars
+import pytest
+import torch
+from pydantic import ValidationError
+
+from tasks import qat as stage
+from tasks.build import build
+from tasks.caching.work import Work
+from tasks.datasets import load_arrays
+from tasks.datasets._pixels import normalise
+from tasks.export import export
+from tasks.forms import fakequant
+from tasks.forms.onnx import SCOPES
+from tasks.qat import qat
+from tasks.records import QAT_SETTINGS, Build, Export, Model, Qat, Study, Train
+from tasks.runtimes import _tensorrt
+from tasks.runtimes import onnxruntime as runtime
+from tasks.tables import frames
+from tasks.tables.schema import TABLES
+from tasks.train import train
+from tasks.training.loop import Run
+from tests.support.digits import digits, warmed
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.records import Forms, Prepared, Trained, Variant
+
+MODEL = Model(name="lenet5")
+SETTINGS = Qat(epochs=2, settings=QAT_SETTINGS, learning_rate=0.01)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Any:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work.at(tmp_path_factory.mktemp("qat"), "qat")
+
+
+@pytest.fixture(scope="module")
+def data(work: Work) -> Prepared:
+    return digits(work, rows=1500)
+
+
+@pytest.fixture(scope="module")
+def trained(work: Work, data: Prepared) -> Trained:
+    """LeNet-5, trained for as many epochs as this CPU's arithmetic needs to know the digits."""
+    for epochs in (12, 24, 48):
+        done = train(work, MODEL, data, Train(epochs=epochs, batch_size=48, learning_rate=0.07), True)
+        if done.validation_macro_f1 > 0.95:
+            break
+    return done
+
+
+@pytest.fixture(scope="module")
+def fp32(work: Work, data: Prepared, trained: Trained) -> Variant:
+    return export(work, data, trained.variant, Export(formats=("onnx",))).variants[0]
+
+
+@pytest.fixture(scope="module")
+def made(work: Work, data: Prepared, trained: Trained, fp32: Variant) -> Forms:
+    return qat(work, MODEL, data, trained, fp32, Export(), SETTINGS)
+
+
+@pytest.fixture(params=QAT_SETTINGS)
+def form(request: pytest.FixtureRequest, made: Forms) -> Variant:
+    return next(v for v in made.variants if v.setting == f"qat-{request.param}")
+
+
+def again(work: Work) -> Work:
+    """Another run of the stage, in the same store."""
+    return Work.at(work.store.root.parent, "again")
+
+
+def rows(work: Work, forms: Forms, table: str = "variants") -> list[dict[str, Any]]:
+    return polars.read_parquet(work.store.get(forms.tables[table])).to_dicts()
+
+
+def graph(work: Work, variant: Variant) -> onnx.GraphProto:
+    assert variant.artifact is not None, variant.error
+    return onnx.load(work.store.get(variant.artifact)).graph
+
+
+def top1(work: Work, data: Prepared, variant: Variant) -> float:
+    assert variant.artifact is not None
+    images, labels, splits = load_arrays(work.store, data)
+    session = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1)
+    out = session.run(normalise(images[splits == 2], data.mean, data.std))
+    return float((out.argmax(1) == labels[splits == 2]).mean())
+
+
+def optimized(path: Path, folder: Path) -> list[str]:
+    """Operators of ONNX Runtime's optimized graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+
+
+def test_each_setting_is_a_variant_that_goes_on_to_the_benchmark(made: Forms, fp32: Variant) -> None:
+    assert [v.name for v in made.variants] == [f"{fp32.name}/int8-qat-{name}" for name in QAT_SETTINGS]
+    for v in made.variants:
+        assert (v.status, v.error, v.precision, v.stage) == ("ok", None, "int8", "qat")
+        # that is for TensorRT
+        assert v.benchmark == (v.setting != "qat-s8s8")
+        assert (v.parent, v.parameters, v.macs) == (fp32.name, fp32.parameters, fp32.macs)
+
+
+def test_accuracy_is_within_a_point_of_fp32(form: Variant, fp32: Variant, work: Work, data: Prepared) -> None:
+    reference = top1(work, data, fp32)
+    assert reference > 0.9
+    assert top1(work, data, form) >= reference - 0.01
+
+
+def test_activations_and_weights_of_every_layer_come_out_of_integers(form: Variant, work: Work) -> None:
+    told = graph(work, form)
+    produced = {name: node for node in told.node for name in node.output}
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in told.initializer}
+    layers = [node for node in told.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    assert len(layers) == 5
+    unsigned = form.setting != "qat-s8s8"
+    limit = 64 if form.setting == "qat-u8s8-reduced" else 127
+    for node in layers:
+        activation, weight = (produced[name] for name in node.input[:2])
+        # they move values, which are rounded on both sides of them
+        while activation.op_type in ("Reshape", "MaxPool"):
+            activation = produced[activation.input[0]]
+        assert activation.op_type == weight.op_type == "DequantizeLinear"
+        assert produced[activation.input[0]].op_type == "QuantizeLinear"
+        assert weights[activation.input[2]].dtype == (np.uint8 if unsigned else np.int8)
+        assert unsigned or weights[activation.input[2]] == 0
+        whole = weights[weight.input[0]]
+        # a scale a channel
+        assert whole.dtype == np.int8 and len(weights[weight.input[1]]) == len(whole)
+        assert abs(whole.astype(int)).max() == limit
+        assert not weights[weight.input[2]].any()
+
+
+def test_onnx_runtime_executes_every_layer_in_integers(made: Forms, work: Work, tmp_path: Path) -> None:
+    for form in made.variants:
+        if form.benchmark:
+            assert form.artifact is not None
+            kinds = optimized(work.store.get(form.artifact), tmp_path)
+            assert not {"Conv", "Gemm", "MatMul", "FusedConv"} & set(kinds), kinds
+            assert kinds.count("QLinearConv") == 2 and kinds.count("QGemm") == 3
+
+
+@pytest.mark.skipif(find_spec(_tensorrt.RTX) is None, reason="TensorRT for RTX is not installed")
+def test_tensorrt_builds_an_engine_of_the_symmetric_form(made: Forms, work: Work) -> None:
+    symmetric = next(v for v in made.variants if v.setting == "qat-s8s8")
+    (engine,) = build(work, symmetric, symmetric, Build(precisions=("int8",))).variants
+    assert (engine.status, engine.error, engine.precision) == ("ok", None, "int8")
+    assert (engine.name, engine.parent) == (f"{symmetric.name}/engine-int8", symmetric.name)
+
+
+def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -> None:
+    images, labels, splits = load_arrays(work.store, data)
+    for variant, row in zip(made.variants, rows(work, made), strict=True):
+        assert variant.artifact is not None
+        out = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1).run(
+            normalise(images[splits == 1], data.mean, data.std)
+        )
+        assert row["validation_top1"] == pytest.approx((out.argmax(1) == labels[splits == 1]).mean())
+        assert row["parity"] <= row["tolerance"] == SETTINGS.tolerance
+        assert row["sha256"] == variant.artifact.sha256
+    frame = frames.frame("variants", rows(work, made))
+    for name, column in TABLES["variants"].columns.items():
+        assert column.nullable or not frame[name].has_nulls(), name
+
+
+def test_the_training_is_in_epochs(made: Forms, work: Work) -> None:
+    epochs = rows(work, made, "epochs")
+    assert {row["variant"] for row in epochs} == {v.name for v in made.variants}
+    assert {row["stage"] for row in epochs} == {"qat"} and {row["epoch"] for row in epochs} == {1, 2}
+
+
+def test_metadata_of_the_fp32_file_is_kept_and_no_stack_trace(form: Variant, fp32: Variant, work: Work) -> None:
+    def about(variant: Variant) -> dict[str, str]:
+        assert variant.artifact is not None
+        return {entry.key: entry.value for entry in onnx.load(work.store.get(variant.artifact)).metadata_props}
+
+    assert {"classes", "mean", "std"} <= about(fp32).keys()
+    assert about(fp32).items() <= about(form).items()
+    kept = {entry.key for node in graph(work, form).node for entry in node.metadata_props}
+    assert kept <= {SCOPES}, "no stack traces, which tell this machine's paths"
+
+
+def test_the_file_matches_the_fake_quantized_model_and_not_the_fp32_one() -> None:
+    architecture = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
+    images = torch.randn(64, 1, 8, 8)
+    for setting in QAT_SETTINGS:
+        model = fakequant.fake_quantized(warmed(**architecture), images[:2], setting).train()
+        model(images)
+        model.eval()
+        with torch.no_grad():
+            want, plain = model(images), warmed(**architecture)(images)
+            got = fakequant.integer(model)(images)
+        assert (got - want).abs().max() < 0.2 * (got - plain).abs().max()
+
+
+def test_ranges_follow_in_training_and_stand_still_in_evaluation() -> None:
+    architecture = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
+    model = fakequant.fake_quantized(warmed(**architecture), torch.randn(2, 1, 8, 8), "u8s8").train()
+    model(torch.randn(16, 1, 8, 8))
+
+    def ranges() -> dict[str, torch.Tensor]:
+        return {k: v.clone() for k, v in model.state_dict().items() if k.endswith(("scale", "max_val"))}
+
+    before = ranges()
+    model.eval()(torch.full((16, 1, 8, 8), 9.0))
+    assert all(torch.equal(before[k], v) for k, v in ranges().items())
+    model.train()(torch.full((16, 1, 8, 8), 9.0))
+    assert any(not torch.equal(before[k], v) for k, v in ranges().items())
+
+
+def test_a_residual_network_runs_in_integers_throughout(tmp_path: Path) -> None:
+    architecture = {"name": "resnet34", "num_classes": 10, "in_channels": 3, "image_size": 8, "width": 8}
+    images = torch.randn(8, 3, 8, 8)
+    model = fakequant.fake_quantized(warmed(**architecture), images[:2], "u8s8-reduced").train()
+    model(images)
+    stage.write_onnx(fakequant.integer(model.eval()), images[:2], Export(), {}, tmp_path)
+    kinds = optimized(tmp_path / "model.onnx", tmp_path)
+    assert kinds.count("QLinearConv") == 36 and kinds.count("QLinearAdd") == 16 and kinds.count("QGemm") == 1
+    assert not {"Conv", "Add", "Relu", "BatchNormalization", "FusedConv"} & set(kinds)
+
+
+def test_a_training_that_was_cut_off_resumes_to_the_same_file(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = SETTINGS.model_copy(update={"settings": ("u8s8-reduced",)})
+    (whole,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+    validate, cut = Run._validate, again(work)
+
+    def killed(self: Run, told: Any) -> float:
+        validate(self, told)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Run, "_validate", killed)
+        qat(cut, MODEL, data, trained, fp32, Export(), settings)
+    resumed = qat(cut, MODEL, data, trained, fp32, Export(), settings)
+    assert resumed.variants[0].artifact == whole.artifact is not None
+    assert [row["epoch"] for row in rows(work, resumed, "epochs")] == [1, 1, 2, 2]
+
+
+def test_the_step_before_the_first_epoch_leaves_observers_as_they_were(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, go = Qat(epochs=1, settings=("u8s8-reduced",), learning_rate=0.01), Run.go
+    (cold,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+
+    def warmed_up(self: Run, told: Any = None) -> None:
+        # a GPU's trainings begin with it
+        self._warm_up()
+        go(self, told)
+
+    monkeypatch.setattr(Run, "go", warmed_up)
+    (warm,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+    assert warm.artifact == cold.artifact is not None, warm.error
+
+
+def test_test_images_are_never_read(work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms) -> None:
+    images, _, splits = load_arrays(work.store, data)
+    spoilt = np.where((splits == 2)[:, None, None, None], 255 - images, images)
+    with work.store.temporary() as folder:
+        np.save(folder / "images.npy", spoilt)
+        other = data.model_copy(update={"images": work.store.put(folder / "images.npy", "npy")})
+    settings = SETTINGS.model_copy(update={"settings": ("u8s8",)})
+    one, two = (
+        qat(again(work), MODEL, given, trained, fp32, Export(), settings).variants[0] for given in (data, other)
+    )
+    assert one.artifact == two.artifact is not None
+
+
+def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: Any, example: Any, setting: str) -> Any:
+        if setting == "u8s8":
+            raise NotImplementedError("no such\noperator")
+        return fakequant.fake_quantized(model, example, setting)
+
+    monkeypatch.setattr(stage, "fake_quantized", broken)
+    settings = Qat(epochs=1, settings=("u8s8", "u8s8-reduced"), learning_rate=0.01)
+    failed, good = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+    assert (failed.status, failed.error, failed.benchmark) == ("failed", "NotImplementedError: no such operator", False)
+    assert (good.status, good.benchmark) == ("ok", True)
+
+
+def test_a_file_that_does_not_match_its_parent_is_refused(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant
+) -> None:
+    settings = Qat(epochs=1, learning_rate=0.01, tolerance=1e-9)
+    forms = qat(again(work), MODEL, data, trained, fp32, Export(), settings)
+    assert forms.variants[0].status == "failed" and "qat.tolerance is 1e-09" in str(forms.variants[0].error)
+    assert rows(work, forms)[0]["parity"] is None
+
+
+def test_weights_of_any_training_can_be_trained_on(work: Work, data: Prepared, trained: Trained, fp32: Variant) -> None:
+    settings = Train(
+        epochs=0,
+        optimizer="muon",
+        ema=0.9,
+        precision="bf16",
+        checkpointing=True,
+        processes=2,
+        batch_size="auto",
+        accumulate=2,
+        seeds=(3, 4),
+        label_smoothing=0.1,
+    )
+    other = trained.model_copy(update={"train": settings})
+    (form,) = qat(again(work), MODEL, data, other, fp32, Export(), Qat(epochs=1)).variants
+    assert form.status == "ok", form.error
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"qat": {"settings": ["int4"]}}, "accepted: u8s8, u8s8-reduced, s8s8"),
+        ({"qat": {"settings": []}}, "at least 1 item"),
+        ({"qat": {"epochs": -1}}, "greater than or equal to 0"),
+        (
+            {
+                "qat": {"epochs": 1},
+                "export": {"formats": ["torchscript"]},
+                "build": {"precisions": []},
+                "quantize": {"settings": [], "dynamic": False},
+                "benchmark": {"runtimes": ["eager", "torchscript"]},
+            },
+            "qat: int8 is written as ONNX",
+        ),
+        (
+            {
+                "qat": {"epochs": 1},
+                "data": {"test_fraction": 1, "mean": [0.5], "std": [0.5]},
+                "models": [{"name": "resnet34", "pretrained": "hub"}],
+                "train": {"epochs": 0},
+                "tune": {"trials": 0},
+                "augment": {"policies": []},
+                "prune": {"ratios": []},
+            },
+            "qat.epochs = 0",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        Study.model_validate(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_18m"])
+def test_every_familys_layers_run_in_integers(name: str, tmp_path: Path) -> None:
+    images = torch.randn(8, 3, 32, 32)
+    plain = warmed(name=name, num_classes=10, in_channels=3, image_size=32)
+    layers = sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in plain.modules())
+    model = fakequant.fake_quantized(plain, images[:2], "u8s8-reduced").train()
+    model(images)
+    with torch.no_grad():
+        want = model.eval()(images).numpy()
+    stage.write_onnx(fakequant.integer(model), images[:2], Export(), {}, tmp_path)
+    session = runtime.open(tmp_path / "model.onnx", "cpu", 8, 1)
+    assert abs(session.run(images.numpy()) - want).max() < 0.1 * abs(want).max()
+    kinds = optimized(tmp_path / "model.onnx", tmp_path)
+    assert sum(kinds.count(kind) for kind in ("QLinearConv", "QGemm", "MatMulIntegerToFloat")) == layers
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_training_on_a_gpu_gives_a_file_that_matches(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant
+) -> None:
+    other = trained.model_copy(update={"train": trained.train.model_copy(update={"device": "cuda:0"})})
+    forms = qat(again(work), MODEL, data, other, fp32, Export(), Qat(epochs=1, learning_rate=0.01))
+    assert forms.variants[0].status == "ok", forms.variants[0].error
+    assert {row["device"] for row in rows(work, forms, "epochs")} == {"cuda:0"}

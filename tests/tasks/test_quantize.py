@@ -1,0 +1,351 @@
+"""The quantize stage on a small trained ResNet and on real digits, executed by ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import polars
+import pytest
+import torch
+
+import models
+from tasks.caching.work import Work
+from tasks.datasets import load_arrays
+from tasks.datasets._pixels import normalise
+from tasks.export import export
+from tasks.forms import int8
+from tasks.forms.int8 import DYNAMIC, Form, sample, static_arguments
+from tasks.quantize import TIE, choose, quantize
+from tasks.records import QUANTIZE_SETTINGS, Export, Forms, Prepared, Quantize, Variant
+from tasks.runtimes import onnxruntime as runtime
+from tasks.tables import frames
+from tasks.tables.schema import TABLES
+from tests.support.digits import digits
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NAMES = (*QUANTIZE_SETTINGS, *DYNAMIC)
+KNOWN = 0.94
+"""Share of the validation digits that the parent must know: the agreement of one that knows little proves nothing."""
+ARCHITECTURE: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
+
+
+WARNED = "out-of-range"
+"""In ONNX Runtime's warning of weights that it cannot quantize."""
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work.at(tmp_path_factory.mktemp("quantize"), "quantize")
+
+
+@pytest.fixture(scope="module")
+def data(work: Work) -> Prepared:
+    return digits(work, rows=1500)
+
+
+@pytest.fixture(scope="module")
+def parent(work: Work, data: Prepared) -> Variant:
+    """A ResNet trained on the training digits until it knows the validation digits, as fp32 ONNX."""
+    images, labels, splits = load_arrays(work.store, data)
+    inputs, targets = torch.tensor(normalise(images, data.mean, data.std)), torch.tensor(labels)
+    torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    # so small a model is no faster with more, and far slower beside other processes
+    torch.set_num_threads(1)
+    model = models.build(**ARCHITECTURE)
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    # After as many epochs as this CPU's arithmetic needs: after 8 it knew 0.88 of the digits on one CPU, over 0.9 on
+    # others.
+    for _ in range(40):
+        learn(model, optimizer, inputs[splits == 0], targets[splits == 0])
+        if known(model, inputs[splits == 1], targets[splits == 1]) > KNOWN:
+            break
+    with work.store.temporary() as folder:
+        models.save(model, folder / "weights.safetensors", ARCHITECTURE)
+        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+    trained = Variant(
+        name="r/train", model="r", stage="train", format="safetensors", artifact=artifact, parameters=9, macs=8
+    )
+    variant = export(work, data, trained, Export(formats=("onnx",))).variants[0]
+    torch.set_num_threads(threads)
+    assert variant.status == "ok", variant.error
+    return variant
+
+
+def learn(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor
+) -> None:
+    """Train a model for one epoch."""
+    model.train()
+    for batch in torch.randperm(len(inputs)).split(64):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(inputs[batch]), targets[batch]).backward()
+        optimizer.step()
+
+
+def known(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Share of the images that a model names rightly."""
+    with torch.no_grad():
+        return (model.eval()(inputs).argmax(1) == targets).float().mean().item()
+
+
+@pytest.fixture(scope="module")
+def made(work: Work, data: Prepared, parent: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forms]:
+    """Every setting, made in an empty current folder that must be empty afterwards."""
+    here, empty = Path.cwd(), tmp_path_factory.mktemp("cwd")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(empty)
+        handlers = logging.getLogger().handlers.copy()
+        yield quantize(work, data, parent, Quantize(settings=QUANTIZE_SETTINGS, calibration_images=100))
+        assert logging.getLogger().handlers == handlers
+        assert Path.cwd() == empty and not list(empty.iterdir())
+    assert Path.cwd() == here
+
+
+def rows(work: Work, forms: Forms) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in polars.read_parquet(work.store.get(forms.tables["variants"])).to_dicts()}
+
+
+def logits(work: Work, data: Prepared, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+    assert variant.artifact is not None
+    images, labels, splits = load_arrays(work.store, data)
+    session = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1)
+    return session.run(normalise(images[splits == 1], data.mean, data.std)), labels[splits == 1]
+
+
+def test_every_setting_of_the_records_is_made(made: Forms, parent: Variant) -> None:
+    assert [v.name for v in made.variants] == [f"{parent.name}/int8-{name}" for name in NAMES]
+    for variant, setting in zip(made.variants, NAMES, strict=True):
+        assert (variant.status, variant.error, variant.setting) == ("ok", None, setting)
+        assert (variant.parent, variant.stage, variant.format, variant.precision) == (
+            parent.name,
+            "quantize",
+            "onnx",
+            "int8",
+        )
+        assert (variant.parameters, variant.macs) == (9, 8)
+
+
+@pytest.mark.parametrize("setting", NAMES)
+def test_each_form_agrees_with_its_parent(
+    made: Forms, work: Work, data: Prepared, parent: Variant, setting: str
+) -> None:
+    want, labels = logits(work, data, parent)
+    got, _ = logits(work, data, made.variants[NAMES.index(setting)])
+    # else agreement proves little
+    assert (want.argmax(1) == labels).mean() > KNOWN
+    assert (want.argmax(1) == got.argmax(1)).mean() >= 0.97
+    # int8 is not fp32
+    assert 1e-6 < abs(want - got).max() / abs(want).max() < 0.3
+
+
+def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -> None:
+    table = rows(work, made)
+    for variant in made.variants:
+        got, labels = logits(work, data, variant)
+        row = table[variant.name]
+        # Dynamic int8 takes the range of a whole batch: what is beside an image may change its prediction.
+        slack = 0.02 if variant.setting in DYNAMIC else 1e-9
+        assert row["validation_top1"] == pytest.approx((got.argmax(1) == labels).mean(), abs=slack)
+        assert 0 < row["validation_macro_f1"] <= 1 and 0 < row["parity"] < 0.3 and row["search_latency_ms"] > 0
+        assert variant.artifact is not None and row["sha256"] == variant.artifact.sha256
+
+
+def test_rows_pass_the_expectations_of_their_table(made: Forms, work: Work) -> None:
+    frame = frames.frame("variants", rows(work, made).values())
+    for name, column in TABLES["variants"].columns.items():
+        assert column.nullable or not frame[name].has_nulls(), name
+
+
+def test_static_files_are_a_fraction_of_fp32_and_of_8_bits(made: Forms, work: Work, parent: Variant) -> None:
+    assert parent.artifact is not None
+    for variant in made.variants[: len(QUANTIZE_SETTINGS)]:
+        assert variant.artifact is not None
+        assert variant.artifact.size_bytes < 0.5 * parent.artifact.size_bytes
+        graph = onnx.load(work.store.get(variant.artifact)).graph
+        kinds = {t.data_type for t in graph.initializer if t.name.endswith("_quantized") and len(t.dims) == 4}
+        assert kinds == {onnx.TensorProto.INT8}
+        produced = {name: node for node in graph.node for name in node.output}
+        convolutions = [node for node in graph.node if node.op_type == "Conv"]
+        assert len(convolutions) == 36
+        # activations and weights both come out of a Q/DQ pair
+        for node in convolutions:
+            assert {produced[name].op_type for name in node.input[:2]} == {"DequantizeLinear"}
+
+
+def test_the_symmetric_form_has_neither_zero_points_nor_a_quantized_bias(made: Forms, work: Work) -> None:
+    artifact = made.variants[NAMES.index("s8s8")].artifact
+    assert artifact is not None
+    for tensor in onnx.load(work.store.get(artifact)).graph.initializer:
+        if tensor.name.endswith("zero_point"):
+            assert tensor.data_type == onnx.TensorProto.INT8 and not onnx.numpy_helper.to_array(tensor).any()
+        assert tensor.data_type != onnx.TensorProto.INT32
+
+
+def test_metadata_of_the_fp32_file_is_kept(made: Forms, work: Work, parent: Variant) -> None:
+    def about(variant: Variant) -> dict[str, str]:
+        assert variant.artifact is not None
+        return {entry.key: entry.value for entry in onnx.load(work.store.get(variant.artifact)).metadata_props}
+
+    assert {"classes", "mean", "std"} <= about(parent).keys()
+    for variant in made.variants:
+        assert about(parent).items() <= about(variant).items()
+
+
+def test_one_static_and_one_dynamic_form_go_on(made: Forms, work: Work) -> None:
+    on = [v.setting for v in made.variants if v.benchmark]
+    assert len(on) == 2 and on[0] in QUANTIZE_SETTINGS and on[1] in DYNAMIC
+    table = rows(work, made)
+    assert [row["setting"] for row in table.values() if row["benchmark"]] == on
+
+
+def form(setting: str, top1: float, latency_ms: float) -> Form:
+    return Form(setting, None, np.zeros(0), top1, top1, latency_ms)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("forms", "chosen", "reason"),
+    [
+        ([("a", 0.90, 1.0), ("b", 0.89, 0.5), ("c", 0.88, 0.1)], "b", "fastest within 0.01"),
+        ([("a", 0.90, 1.0), ("b", 0.80, 0.5), ("c", 0.85, 0.6)], "a", "fastest within 0.01"),
+        ([("a", 0.80, 0.1), ("b", 0.85, 0.5), ("c", 0.85, 0.6)], "b", "no setting is within 0.01"),
+        (
+            [("a", 0.895, 1.0), ("b", 0.90, 1.0 + TIE / 2), ("c", 0.91, 1.2)],
+            "b",
+            "fastest within 0.01 of top-1; of 2 settings equally fast (a, b) the most accurate",
+        ),
+        ([("a", 0.95, 1.0), ("b", 0.97, 2.0)], "a", "fastest within 0.01"),
+    ],
+)
+def test_the_fastest_that_is_accurate_enough_is_chosen(forms: list[tuple], chosen: str, reason: str) -> None:
+    best, why = choose([form(*each) for each in forms], 0.90, 0.01)
+    assert (best.setting, why.startswith(reason)) == (chosen, True), why
+
+
+def test_a_sample_keeps_the_split_and_the_shares_of_the_classes() -> None:
+    labels = np.repeat([0, 1, 2], [100, 300, 600])
+    splits = (np.arange(1000) % 5 == 0).astype(np.uint8)
+    rows = sample(labels, splits, 0, 80)
+    assert len(set(rows)) == 80 and (splits[rows] == 0).all() and (np.diff(rows) > 0).all()
+    assert abs(np.bincount(labels[rows]) - [8, 24, 48]).max() <= 1
+    assert len(sample(labels, splits, 1, 10_000)) == 200
+
+
+def test_calibration_reads_training_images_alone(
+    work: Work, data: Prepared, parent: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime import quantization
+
+    read: list[np.ndarray] = []
+
+    def watched(source: Path, path: Path, reader: int8.Batches, **arguments: Any) -> None:
+        assert arguments.pop("extra_options")["CalibStridedMinMax"] == 1
+        while batch := reader.get_next():
+            read.append(batch["input"])
+        raise RuntimeError("seen enough")
+
+    monkeypatch.setattr(quantization, "quantize_static", watched)
+    quantize(work, data, parent, Quantize(settings=("u8s8",), dynamic=False, calibration_images=70))
+    images, _, splits = load_arrays(work.store, data)
+    training = {image.tobytes() for image in normalise(images[splits == 0], data.mean, data.std)}
+    assert sum(map(len, read)) == 70 and max(map(len, read)) <= int8.BATCH
+    assert all(image.tobytes() in training for batch in read for image in batch)
+
+
+def test_percentiles_hold_the_activations_of_one_batch_at_a_time(work: Work, data: Prepared, parent: Variant) -> None:
+    from onnxruntime.quantization import calibrate
+
+    images, labels, splits = load_arrays(work.store, data)
+    assert parent.artifact is not None
+    batches = int8.Batches(data, images, sample(labels, splits, 0, 96))
+    held: list[int] = []
+    collect = calibrate.HistogramCollector.collect
+    with pytest.MonkeyPatch.context() as patch, work.store.temporary() as folder:
+
+        def counted(self: Any, outputs: dict[str, list]) -> Any:
+            held.append(max(len(batch) for batch in outputs.values()))
+            return collect(self, outputs)
+
+        patch.setattr(calibrate.HistogramCollector, "collect", counted)
+        int8._make("u8s8-percentile", work.store.get(parent.artifact), folder, batches)
+    assert held == [1, 1, 1]
+
+
+def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
+    work: Work, data: Prepared, parent: Variant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(setting: str) -> dict[str, Any]:
+        if setting == "u8s8":
+            raise NotImplementedError("no such\nkernel")
+        return static_arguments(setting)
+
+    monkeypatch.setattr(int8, "static_arguments", broken)
+    with caplog.at_level(logging.INFO, "burnish"):
+        forms = quantize(work, data, parent, Quantize(settings=("u8s8", "s8s8"), dynamic=False, calibration_images=32))
+    failed, good = forms.variants
+    assert (failed.status, failed.error, failed.artifact) == ("failed", "NotImplementedError: no such kernel", None)
+    assert not failed.benchmark and (good.status, good.benchmark) == ("ok", True)
+    assert rows(work, forms)[failed.name]["error"] == failed.error
+    assert "int8 setting s8s8 chosen" in caplog.text and "int8-u8s8: NotImplementedError" in caplog.text
+
+
+def test_a_graph_without_anything_to_quantize_says_so(work: Work, data: Prepared, tmp_path: Path) -> None:
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {'
+        " flat = Flatten (input) start = Constant <value_ints = [0]> () end = Constant <value_ints = [10]> ()"
+        " axis = Constant <value_ints = [1]> () logits = Slice (flat, start, end, axis) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    with work.store.temporary() as folder:
+        (folder / "m.onnx").write_bytes((tmp_path / "m.onnx").read_bytes())
+        artifact = work.store.put(folder / "m.onnx", "onnx", "fp32")
+    plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
+    forms = quantize(work, data, plain, Quantize(settings=(), calibration_images=32))
+    assert [v.error for v in forms.variants] == [
+        "ValueError: nothing was quantized: the graph has no operator that the setting quantizes"
+    ] * 2
+
+
+def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
+    work: Work, data: Prepared, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # DenseNet's: a norm before an activation. ONNX Runtime would quantize its weights, with a warning for each.
+    text = (
+        '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {'
+        " a = Relu (input) b = Conv <pads = [0, 0, 0, 0]> (a, first) c = Relu (b)"
+        " d = BatchNormalization (c, scale, shift, mean, variance) e = Relu (d) f = Conv (e, second)"
+        " logits = Flatten (f) }"
+    )
+    model = onnx.parser.parse_model(text)
+    draw = np.random.default_rng(0)
+    shapes = {"first": (4, 1, 8, 8), "second": (10, 4, 1, 1)} | dict.fromkeys(
+        ("scale", "shift", "mean", "variance"), (4,)
+    )
+    for name, shape in shapes.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(draw.random(shape, np.float32), name))
+    with work.store.temporary() as folder:
+        onnx.save(model, folder / "m.onnx")
+        artifact = work.store.put(folder / "m.onnx", "onnx", "fp32")
+    plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
+    settings = Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32)
+    # or no warning would be seen, whatever is done
+    monkeypatch.setattr(int8, "_quiet", nullcontext)
+    made = quantize(work, data, plain, settings)
+    assert made.variants[0].artifact is not None, made.variants[0].error
+    graph = onnx.load(work.store.get(made.variants[0].artifact)).graph
+    (norm,) = (node for node in graph.node if node.op_type == "BatchNormalization")
+    assert set(norm.input[1:]) <= {tensor.name for tensor in graph.initializer}, "not behind a DequantizeLinear"
+    assert sum(node.op_type == "DequantizeLinear" for node in graph.node) >= 4, "convolutions are quantized"
+    assert WARNED not in caplog.text
+    arguments = int8.static_arguments("u8s8-reduced")
+    everything = arguments | {"op_types_to_quantize": [*arguments["op_types_to_quantize"], "BatchNormalization"]}
+    monkeypatch.setattr(int8, "static_arguments", lambda setting: everything)
+    quantize(work, data, plain, settings)
+    assert WARNED in caplog.text, "what is kept away by it"

@@ -1,0 +1,200 @@
+"""Speed of training: ResNet-34 on CIFAR-10's images against a bare loop written by hand, and against the plain form.
+
+Rounds interleave the forms: each trains the same few batches. BURNISH_SPEED=width,batch,batches,rounds measures by hand
+with other sizes, e.g. 64,128,2,3 for the full width.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy
+import polars
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import models
+from tasks.caching.work import Work
+from tasks.records import Prepared, Train
+from tasks.training.loop import Job, Run
+from tests.support.paths import SHARED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+WIDTH, BATCH, BATCHES, ROUNDS = (int(n) for n in os.environ.get("BURNISH_SPEED", "16,128,2,12").split(","))
+CIFAR10 = SHARED / "cifar10" / "test-00000-of-00001.parquet"
+MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.24, 0.26)
+ARCHITECTURE = {"name": "resnet34", "num_classes": 10, "in_channels": 3, "image_size": 32, "width": WIDTH}
+
+
+def pictures() -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Images of CIFAR-10 where they are at hand, else noise of their shape: speed does not depend on what they show."""
+    # the last ones are for validation
+    count = BATCH * BATCHES + 16
+    if CIFAR10.exists():
+        files = polars.read_parquet(CIFAR10, n_rows=count)
+        images = [numpy.asarray(Image.open(io.BytesIO(file["bytes"]))) for file in files["img"]]
+        return numpy.stack(images), numpy.array(files["label"])
+    dice = numpy.random.default_rng(0)
+    return dice.integers(0, 256, (count, 32, 32, 3), numpy.uint8), dice.integers(0, 10, count)
+
+
+def ours(folder: Path, images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
+    settings = Train(epochs=1000, batch_size=BATCH, precision="auto", device="cpu", augment="crop_flip")
+    run = loop(folder, images, labels, settings)
+
+    def train() -> None:
+        run.epoch += 1
+        run._train()
+
+    return train
+
+
+def loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray, settings: Train) -> Run:
+    """The training loop over all images but the last 16."""
+    work, size, trained = Work.at(folder), images.shape[1], len(images) - 16
+    splits = (numpy.arange(len(images)) >= trained).astype(numpy.uint8)
+    artifacts = []
+    for array in (images, labels, splits):
+        with work.store.temporary() as place:
+            numpy.save(place / "a.npy", array)
+            artifacts.append(work.store.put(place / "a.npy", "npy"))
+    data = Prepared(
+        images=artifacts[0],
+        labels=artifacts[1],
+        splits=artifacts[2],
+        classes=tuple("0123456789"),
+        image_size=size,
+        channels=3,
+        mean=MEAN,
+        std=STD,
+        train_rows=trained,
+        validation_rows=16,
+        test_rows=0,
+    )
+    architecture = ARCHITECTURE | {"image_size": size}
+    return Run(Job(work, architecture, data, settings, "m", "m/train", "train"), models.build(**architecture))
+
+
+def bare(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
+    """What one would write by hand for the same settings: no metrics, no checks, no rows."""
+    low = torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else None
+    pixels, right = (torch.from_numpy(a[: BATCH * BATCHES]) for a in (images, labels))
+    model = models.build(**ARCHITECTURE).to(memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True)
+    mean, std = 255 * torch.tensor(MEAN), 255 * torch.tensor(STD)
+    line = torch.arange(32)
+
+    def train() -> None:
+        for rows in torch.randperm(len(pixels)).split(BATCH):
+            shift = torch.randint(-4, 5, (BATCH, 2, 1))
+            y, x = (31 - (31 - (line + shift[:, axis]).abs()).abs() for axis in (0, 1))
+            x = torch.where(torch.rand(BATCH, 1) < 0.5, 31 - x, x)
+            index = ((rows[:, None] * 32 + y) * 32)[:, :, None] + x[:, None]
+            batch = pixels.view(-1, 3).index_select(0, index.flatten()).view(BATCH, 32, 32, 3)
+            inputs = ((batch - mean) / std).permute(0, 3, 1, 2)
+            with torch.autocast("cpu", dtype=low, enabled=low is not None):
+                loss = nn.functional.cross_entropy(model(inputs).float(), right[rows])
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return train
+
+
+def plain(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
+    """The form that tutorials have: contiguous, fp32, two workers, torchvision's transforms on one PIL image at a
+    time."""
+    from torchvision import transforms
+
+    transform = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=4, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
+    )
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return BATCH * BATCHES
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return transform(Image.fromarray(images[index])), int(labels[index])
+
+    loader = torch.utils.data.DataLoader(Pictures(), BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    model = models.build(**ARCHITECTURE).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+    def train() -> None:
+        for inputs, right in loader:
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(inputs), right)
+            loss.backward()
+            optimizer.step()
+
+    return train
+
+
+@pytest.mark.alone
+@pytest.mark.slow
+def test_training_is_as_fast_as_a_bare_loop_and_faster_than_the_plain_form(tmp_path):
+    """In processor time of one thread, which others on the machine slow less than they do the clock on the wall.
+
+    A round's ratio still has a deviation of 6 %: where the first rounds find ours too slow, up to four times as many
+    decide. What the plain form's workers do, and the time that it waits for them, would come on top.
+    """
+    torch.set_num_threads(1)
+    made = pictures()
+    trains = {"ours": ours(tmp_path, *made), "bare": bare(*made), "plain": plain(*made)}
+    for train in trains.values():
+        # warm-up
+        train()
+    seconds: dict[str, list[float]] = {name: [] for name in trains}
+
+    def over(name: str) -> float:
+        """Median of the rounds' ratios: our images/s over the other form's."""
+        return statistics.median(other / own for other, own in zip(seconds[name], seconds["ours"], strict=False))
+
+    for number in range(4 * ROUNDS):
+        if number >= ROUNDS and over("bare") >= 0.97:
+            break
+        for name in sorted(trains, reverse=bool(number % 2)):
+            if name != "plain" or number < 3:
+                before = time.process_time()
+                trains[name]()
+                seconds[name].append(time.process_time() - before)
+    rates = {name: round(BATCH * BATCHES / statistics.median(values)) for name, values in seconds.items()}
+    told = f"{rates} images/s, {over('bare'):.3f} x bare, {over('plain'):.2f} x plain, {len(seconds['ours'])} rounds"
+    print(told)
+    assert over("bare") >= 0.97, told
+    assert over("plain") >= 1.15, told
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("augment", ["crop_flip", "trivialaugment"])
+def test_training_does_not_wait_for_large_images_that_workers_gather(tmp_path, augment):
+    """At 224 pixels, two workers; the first epoch is for starting them, and one thread is left to training."""
+    torch.set_num_threads(1)
+    dice = numpy.random.default_rng(0)
+    images, labels = dice.integers(0, 256, (6 * 16 + 16, 224, 224, 3), numpy.uint8), numpy.arange(6 * 16 + 16) % 10
+    settings = Train(epochs=2, batch_size=16, device="cpu", loading="workers", workers=2, augment=augment)
+    shares = []
+    # what else runs on this machine only adds to the share
+    for attempt in range(3):
+        run = loop(tmp_path / str(attempt), images, labels, settings)
+        run.go()
+        _, second = (row for row in run.epochs if row["split"] == "train")
+        shares.append(second["data_wait"])
+        if shares[-1] < 0.03:
+            break
+    assert 0 < min(shares) < 0.03, shares
