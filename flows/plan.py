@@ -63,7 +63,7 @@ def planned(study: Study) -> Plan:
 
 def _runtimes(study: Study) -> tuple[tuple[str, ...], list[str]]:
     """The runtimes that suit this machine and what the study makes, and reasons in words."""
-    devices = machine.devices(study.benchmark.devices)
+    devices = machine.resolve_devices(study.benchmark.devices)
     found, why = [*EVERYWHERE], []
     if set(study.build.precisions) - {AUTO}:
         found.append(ENGINES)

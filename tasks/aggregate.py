@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.caching.stage import stage
-from tasks.records import Result
+from tasks.records import Result, Study
 from tasks.tables.csv_view import MARKED, csv, marked_csv
 from tasks.tables.figures import words
 from tasks.tables.schema import OF_A_STUDY
@@ -13,7 +13,7 @@ from tasks.tables.summary import BESIDE, PARTS, summarise
 
 if TYPE_CHECKING:
     from tasks.caching.work import Work
-    from tasks.records import Artifact, Study
+    from tasks.records import Artifact
 
 
 def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...]]) -> Result:
@@ -68,4 +68,6 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
     )
 
 
-aggregate_task = stage(lambda inputs: "aggregate", libraries=("great-expectations", "polars"))(aggregate)
+aggregate_task = stage(
+    lambda inputs: "aggregate", libraries=("great-expectations", "polars"), counted={"study": Study.rule}
+)(aggregate)

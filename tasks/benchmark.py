@@ -14,10 +14,11 @@ import numpy as np
 
 from tasks import machine, runtimes
 from tasks.caching.stage import stage
-from tasks.candidates.jobs import TEST, Job, candidates, modules, save_pool
+from tasks.candidates.jobs import Job, candidates, modules, save_pool
 from tasks.candidates.process import Images
 from tasks.candidates.rounds import run
 from tasks.candidates.rows import frame, stored, tables
+from tasks.datasets._arrays import load_arrays
 from tasks.machine.devices import release
 from tasks.machine.locks import locked
 from tasks.measure import metrics
@@ -46,7 +47,8 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
     folder = work.scratch / "candidates"
     # rounds of an interrupted benchmark lie there
     folder.mkdir(parents=True, exist_ok=True)
-    rows = np.flatnonzero(np.load(work.store.get(data.splits)) == TEST)
+    arrays = load_arrays(work.store, data)
+    rows = arrays.rows_of("test")
     np.save(folder / "rows.npy", rows)
     save_pool(work, data, max(settings.batch_sizes), folder / "pool.npy")
     jobs, unmeasured = _plan(work, data, variants, settings, folder)
@@ -54,7 +56,7 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
         environment = machine.environment()
         release()
         run(work, jobs, settings, folder)
-    labels = np.load(work.store.get(data.labels))[rows]
+    labels = arrays.labels[rows]
     evaluations = list(_evaluations(work.log, jobs, labels, {v.name: v.parent for v in variants}))
     made = Measured(
         tables=tables(work, jobs, settings, unmeasured)
@@ -77,7 +79,7 @@ def _plan(
     """(What to measure, rows of what cannot be measured)."""
     jobs: list[Job] = []
     rows: list[dict[str, object]] = []
-    devices = machine.devices(settings.devices)
+    devices = machine.resolve_devices(settings.devices)
     assert AUTO not in settings.runtimes, "flows/plan.py decides what it stands for"
     asked = Images(
         images=str(work.store.get(data.images)),
@@ -176,5 +178,5 @@ benchmark_task = stage(
     libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
     modules=lambda inputs: modules(inputs["settings"], inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint(), "names of the images": _names_key(inputs["data"])},
-    devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["settings"].devices)}),
+    devices=lambda inputs: tuple({"cpu", *machine.resolve_devices(inputs["settings"].devices)}),
 )(benchmark)

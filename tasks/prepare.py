@@ -16,11 +16,12 @@ from PIL import ImageFile
 
 from tasks.caching.stage import stage
 from tasks.datasets import open_source
+from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decode import Bad, Done, Job, Seen, decode_all
 from tasks.datasets._find import resolve
 from tasks.datasets._label import label
 from tasks.datasets._room import refuse_too_large
-from tasks.datasets._split import SPLITS, plan, roles
+from tasks.datasets._split import plan, roles
 from tasks.datasets._statistics import chunks, duplicates, moments
 from tasks.datasets._told import (
     BadRow,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching.stage import stage
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.forms.fakequant import fake_quantized, integer
 from tasks.forms.int8 import VALIDATION_IMAGES, Batches, sample, scored
 from tasks.forms.onnx import quiet, write_onnx
@@ -89,9 +89,9 @@ def qat(
 
     assert trained.variant.artifact is not None and fp32.artifact is not None, fp32.name
     source = work.store.get(trained.variant.artifact)
-    images, labels, splits = load_arrays(work.store, data)
-    rows = sample(labels, splits, 1, VALIDATION_IMAGES)
-    validation, compared = Batches(data, images, rows), compared_images(work, data, export.images)
+    arrays = load_arrays(work.store, data)
+    rows = sample(arrays, "validation", VALIDATION_IMAGES)
+    validation, compared = Batches(data, arrays.images, rows), compared_images(work, data, export.images)
     tuning = _tuning(trained.train, settings)
     runtime.load_library("cpu")
     variants, told, epochs = [], [], []
@@ -130,7 +130,7 @@ def qat(
                 path = _write(
                     simulated, data, runtime.model_file(work.store.get(fp32.artifact)), export, work, folder / "onnx"
                 )
-                form = scored(setting, path, validation, labels[rows])
+                form = scored(setting, path, validation, arrays.labels[rows])
                 measured["parity"] = parity(_torch.Session(simulated, "fake quantization"), form.session, compared)
                 form.session.close()
                 if not measured["parity"] <= settings.tolerance:

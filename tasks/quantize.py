@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.caching.stage import stage
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.forms.int8 import DYNAMIC, VALIDATION_IMAGES, Batches, Form, _make, _quiet, sample, scored
 from tasks.machine import fingerprint
 from tasks.machine.locks import locked
@@ -77,10 +77,10 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) ->
     Calibrated on training images, scored on validation images. A setting that fails is a failed variant.
     """
     assert parent.artifact is not None, parent.name
-    images, labels, splits = load_arrays(work.store, data)
-    chosen_rows = sample(labels, splits, 1, VALIDATION_IMAGES)
-    validation, truth = Batches(data, images, chosen_rows), labels[chosen_rows]
-    calibration = Batches(data, images, sample(labels, splits, 0, settings.calibration_images))
+    arrays = load_arrays(work.store, data)
+    chosen_rows = sample(arrays, "validation", VALIDATION_IMAGES)
+    validation, truth = Batches(data, arrays.images, chosen_rows), arrays.labels[chosen_rows]
+    calibration = Batches(data, arrays.images, sample(arrays, "train", settings.calibration_images))
     fp32 = runtime.model_file(work.store.get(parent.artifact))
     names = (*settings.settings, *(DYNAMIC if settings.dynamic else ()))
     errors: dict[str, str] = {}

@@ -14,13 +14,13 @@ from tasks.candidates.jobs import candidates, modules, save_pool
 from tasks.candidates.process import Candidate
 from tasks.machine.locks import locked
 from tasks.measure.scenarios import capacity
-from tasks.records import Output
+from tasks.records import Output, Study
 from tasks.tables.figures import words
 from tasks.tables.summary import PARTS, summarise
 
 if TYPE_CHECKING:
     from tasks.caching.work import Work
-    from tasks.records import Artifact, Prepared, Serve, Study, Variant
+    from tasks.records import Artifact, Prepared, Serve, Variant
 
 
 def serve(
@@ -98,5 +98,6 @@ serve_task = stage(
     libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
     modules=lambda inputs: modules(inputs["study"].benchmark, inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint()},
-    devices=lambda inputs: tuple({"cpu", *machine.devices(inputs["study"].benchmark.devices)}),
+    counted={"study": Study.rule},
+    devices=lambda inputs: tuple({"cpu", *machine.resolve_devices(inputs["study"].benchmark.devices)}),
 )(serve)

@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace) -> None:
     refuse_programs(files, arguments.trust)
     settings = _settings(arguments, files)
     # auto: the GPU if there is one
-    device = machine.devices(settings.devices)[-1]
+    device = machine.resolve_devices(settings.devices)[-1]
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(arguments.runtime), device)]
     for file in files:
         file.check_batches(settings.batch_sizes)

@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
     if not re.fullmatch(r"auto|cpu|cuda:\d+", arguments.device):
         raise Mistake(f"--device: unknown device {arguments.device!r}; accepted: cpu, cuda:N, auto")
     # auto: the GPU if there is one
-    device = machine.devices((arguments.device,))[-1]
+    device = machine.resolve_devices((arguments.device,))[-1]
     target = _target(arguments, out)
     runtime = _runtime(arguments, device, target)
     folder, result = _profile(arguments, device, target, runtime)

@@ -1,4 +1,4 @@
-"""What a cache key is made of: records, hashes of inputs, sources of project modules, versions of libraries."""
+"""What a cache key is made of: records, hashes of inputs, code of project modules, versions of libraries."""
 
 from __future__ import annotations
 
@@ -12,45 +12,104 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import Artifact, Record, Study
+from tasks.records import Artifact, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 PACKAGES = ("flows", "tasks", "models")
-UNCOUNTED = ("tasks.caching.stage", "tasks.caching.keys", "tasks.caching.results", "tasks.caching.why")
-"""Modules that decide what is cached, not what comes out."""
+UNCOUNTED = ("tasks.caching.stage",)
+"""The module that decides what is cached, not what comes out. What it alone imports is not counted either."""
+HANDED = "tasks.caching.work"
+"""What every stage is handed, and so executes without importing it."""
+
+
+def code(text: str) -> ast.Module:
+    """Return the syntax tree of a module's source as it can be executed.
+
+    Comments, docstrings and imports for types alone are left out, and so is where lines break.
+    """
+    return _Executed().visit(ast.parse(text))
+
+
+class _Executed(ast.NodeTransformer):
+    """Removes what is never executed, or has no effect."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        """Remove docstrings, those of attributes included: any string that stands by itself."""
+        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if text else self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
+        """Of `if TYPE_CHECKING:`, keep what is executed instead."""
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return [self.visit(other) for other in node.orelse]
+        return self.generic_visit(node)
 
 
 @cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
-    """(SHA-256 of a project module's source, the project modules that it imports, anywhere in it)."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"no module {module}")
-    text = Path(spec.origin).read_text()
-    imported: set[str] = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            imported.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            imported.add(node.module)
-            imported.update(f"{node.module}.{alias.name}" for alias in node.names)
-    project = {name for name in imported if name.split(".")[0] in PACKAGES and _is_module(name)}
-    return hashlib.sha256(text.encode()).hexdigest(), tuple(sorted(project))
+    """Return the SHA-256 of what counts of a project module, and the project modules that it imports, anywhere in it.
+
+    A module with a value named COUNTED counts by that value alone.
+    """
+    tree = _tree(module)
+    if "COUNTED" in _assigned(tree):
+        value = importlib.import_module(module).COUNTED
+        return hashlib.sha256(repr(value).encode()).hexdigest(), ()
+    imported = {name for node in ast.walk(tree) for name in _imported(node)}
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imported))
 
 
 @cache
-def _is_module(name: str) -> bool:
+def _tree(module: str) -> ast.Module:
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no module {module}")
+    return code(Path(spec.origin).read_text(encoding="utf-8"))
+
+
+def _assigned(tree: ast.Module) -> set[str]:
+    """Return the names that a module gives values to."""
+    targets = [target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets]
+    return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    """Yield the project modules that an import statement needs; of a package, those that the names come from."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names if _is_project_module(alias.name))
+    elif isinstance(node, ast.ImportFrom) and node.module and _is_project_module(node.module):
+        for alias in node.names:
+            yield _origin(node.module, alias.name)
+
+
+@cache
+def _origin(module: str, name: str) -> str:
+    """Return the module that `from module import name` takes the name from: a package may hand on another's name."""
+    if _is_project_module(f"{module}.{name}"):
+        return f"{module}.{name}"
+    for node in _tree(module).body:
+        if isinstance(node, ast.ImportFrom) and node.module and _is_project_module(node.module):
+            for alias in node.names:
+                if name == (alias.asname or alias.name):
+                    return _origin(node.module, alias.name)
+    return module
+
+
+@cache
+def _is_project_module(name: str) -> bool:
+    if name.partition(".")[0] not in PACKAGES:
+        return False
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
-        # `from tasks.records import Study` is no module of that name
+        # `from tasks.records import Study` names no module.
         return False
 
 
 def sources(*modules: str) -> dict[str, str]:
-    """SHA-256 of each module and of every project module that it reaches by imports."""
+    """Return the SHA-256 of the code of each module, and of every project module that it reaches by imports."""
     found: dict[str, str] = {}
     waiting = list(modules)
     while waiting:
@@ -77,9 +136,7 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _json(value: Any) -> Any:
     if isinstance(value, Record):
-        # Fragments of tables are written by the stage, not read by the next one: they do not belong to its input. Nor
-        # do the names of images, which the benchmark alone reads, and says so.
-        return {k: _json(getattr(value, k)) for k in type(value).model_fields if k not in ("tables", "base", "names")}
+        return {k: _json(getattr(value, k)) for k in type(value).model_fields if k not in value.UNCOUNTED}
     if isinstance(value, dict):
         return {k: _json(v) for k, v in value.items()}
     return [_json(v) for v in value] if isinstance(value, (list, tuple)) else value
@@ -107,32 +164,30 @@ class Stage:
         libraries: tuple[str, ...],
         modules: Callable[[dict[str, Any]], tuple[str, ...]] | None,
         extra: Callable[[dict[str, Any]], dict[str, str]] | None,
+        counted: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
         self.function, self.label_of, self.libraries = function, label, libraries
         self.modules, self.extra = modules, extra
+        self.counted = counted or {}
+        """Name of an input -> what of it belongs to the key, where that is not all of it."""
         self.computed = 0
         """How often the stage was computed in this process, and not taken from the cache."""
 
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What the key is made of, as (readable name -> value); `burnish why` compares these."""
         inputs = {key: value for key, value in inputs.items() if key != "context"}
-        modules = (self.function.__module__, *(self.modules(inputs) if self.modules else ()))
+        modules = (self.function.__module__, HANDED, *(self.modules(inputs) if self.modules else ()))
         return {
             "stage": self.function.__name__,
-            **dict(flatten({key: self._input(value) for key, value in inputs.items()})),
-            **{f"source of {name}": sha for name, sha in sorted(sources(*modules).items())},
+            **dict(flatten({key: _json(self.counted.get(key, _all)(value)) for key, value in inputs.items()})),
+            **{f"code of {name}": sha for name, sha in sorted(sources(*modules).items())},
             **{f"version of {name}": _version(name) for name in self.libraries},
             **(self.extra(inputs) if self.extra else {}),
         }
 
-    def _input(self, value: Any) -> Any:
-        # serve and aggregate read the rule and the names; the rest reaches them as rows
-        if isinstance(value, Study):
-            return {"name": value.name, "data": _json(value.data), "select": _json(value.select)}
-        # fragments are their input
-        if self.function.__name__ in ("serve", "aggregate") and isinstance(value, dict):
-            return {k: [a.sha256 for a in v] for k, v in value.items()}
-        return _json(value)
+
+def _all(value: Any) -> Any:
+    return value
 
 
 def _version(library: str) -> str:

@@ -32,7 +32,7 @@ from tasks.machine.space import DiskFull, watched
 from tasks.records import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 def stage(
@@ -41,6 +41,7 @@ def stage(
     libraries: tuple[str, ...] = (),
     modules: Callable[[dict[str, Any]], tuple[str, ...]] | None = None,
     extra: Callable[[dict[str, Any]], dict[str, str]] | None = None,
+    counted: Mapping[str, Callable[[Any], Any]] | None = None,
     devices: Callable[[dict[str, Any]], tuple[str, ...]] | None = None,
 ) -> Callable[[Callable[..., Any]], Task[..., Any]]:
     """Make a cached Prefect task of a stage's function.
@@ -58,13 +59,15 @@ def stage(
         Inputs -> project modules that the stage reaches by name rather than by an import.
     extra
         Inputs -> further parts of the key, e.g. the machine's fingerprint.
+    counted
+        Name of an input -> a function that returns what of it belongs to the key; all of it where none is given.
     devices
         Inputs -> devices of this machine that the stage measures on: no other flow run of the same server does
         meanwhile.
     """
 
     def wrap(function: Callable[..., Any]) -> Task[..., Any]:
-        about = Stage(function, label, libraries, modules, extra)
+        about = Stage(function, label, libraries, modules, extra, counted)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY
         first = inspect.Parameter("turn", keyword, annotation=Turn)

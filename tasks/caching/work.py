@@ -53,11 +53,11 @@ class Work:
 
     def rows(self, table: str, rows: Iterable[Mapping[str, object]]) -> Artifact:
         """Store rows of a table as a Parquet fragment with that table's columns and types."""
-        from tasks.tables import frames
+        from tasks.tables.frames import frame
 
         with self.store.temporary() as folder:
             path = folder / f"{table}.parquet"
-            frames.frame(table, rows).write_parquet(path, compression="zstd")
+            frame(table, rows).write_parquet(path, compression="zstd")
             return self.store.put(path, "parquet")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from tasks import machine
 from tasks.candidates.process import Candidate, CandidateError, Images, Killed, Spec
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.machine.certificate import FOREIGN_CPU, HURRIED
 from tasks.measure import clock, intervals
@@ -141,8 +142,6 @@ def conditions(visits: list[Visit], levels: list[float]) -> str | None:
     return "; ".join(found) or None
 
 
-# in Prepared.splits
-TEST = 2
 # different batches that timing rotates through, at the largest batch size; more at smaller ones
 BATCHES = 4
 # queries in flight on a GPU: one computes while the other is copied
@@ -151,9 +150,9 @@ GPU_SLOTS = 2
 
 def save_pool(work: Work, data: Prepared, batch_size: int, path: Path) -> None:
     """Write timing's inputs for batches of up to `batch_size`: real test images, normalised; few repeat."""
-    rows = np.flatnonzero(np.load(work.store.get(data.splits)) == TEST)
-    images = np.load(work.store.get(data.images), mmap_mode="r")
-    np.save(path, normalise(images[np.resize(rows, BATCHES * batch_size)], data.mean, data.std))
+    arrays = load_arrays(work.store, data)
+    rows = np.resize(arrays.rows_of("test"), BATCHES * batch_size)
+    np.save(path, normalise(arrays.images[rows], data.mean, data.std))
 
 
 def candidates(

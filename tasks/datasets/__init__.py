@@ -1,4 +1,4 @@
-"""Sources of images, one file a source, found by file name; and the arrays that the prepare stage makes of them.
+"""Sources of images, one file per source, found by file name.
 
 A source is a module with a function `open(data: Data) -> Source`. Opening one is cheap: nothing is read, downloaded or
 imported before its images or its fingerprint are asked for.
@@ -22,9 +22,8 @@ from tasks.machine.files import file_sha256
 if TYPE_CHECKING:
     from PIL import Image
 
-    from tasks.caching.store import Store
     from tasks.datasets._decode import Bad
-    from tasks.records import Data, Prepared
+    from tasks.records import Data
 
     Encoded = bytes | Path | np.ndarray | Image.Image | Bad | None
     """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image; or
@@ -114,22 +113,6 @@ def open_source(data: Data) -> Source:
 
     data = resolve(data)
     return importlib.import_module(f"tasks.datasets.{data.source}").open(data)
-
-
-def load_arrays(store: Store, prepared: Prepared) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Open prepared images without copying them or verifying their hashes (the cache has).
-
-    Returns
-    -------
-    images : uint8 (rows, height, width, channels), read-only memory map
-    labels : int64 (rows,), class indices
-    splits : uint8 (rows,), 0 train, 1 validation, 2 test
-    """
-    images, labels, splits = (
-        np.load(store.root / artifact.path, mmap_mode="r", allow_pickle=False)
-        for artifact in (prepared.images, prepared.labels, prepared.splits)
-    )
-    return images, labels, splits
 
 
 def location(data: Data) -> Path:

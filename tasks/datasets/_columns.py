@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.datasets import Left
+from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decode import format_of
 from tasks.datasets._filekinds import AGAIN, kind
-from tasks.datasets._split import SPLITS
 from tasks.datasets._words import few, shown
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from tasks.datasets import Left
+from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decode import Bad
 from tasks.datasets._filekinds import BYTE_ORDER_MARKS
 from tasks.datasets._layout import Layout
-from tasks.datasets._split import SPLITS
 from tasks.datasets._words import TABLES, counted, few, settle, shown, split_of
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.datasets import Left
-from tasks.datasets._split import SPLITS
+from tasks.datasets._arrays import SPLITS
 from tasks.datasets._words import counted, few, settle, shown, split_of
 
 if TYPE_CHECKING:

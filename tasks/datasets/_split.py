@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tasks.datasets._arrays import SPLITS
+
 if TYPE_CHECKING:
     import logging
     from collections.abc import Iterable, Mapping
 
     from tasks.records import Data
-
-SPLITS = ("train", "validation", "test")
 
 
 def sample(labels: np.ndarray, count: int, seed: tuple[int, int], leave: int = 0) -> np.ndarray:

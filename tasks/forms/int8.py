@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tasks.datasets._arrays import Arrays, Split
     from tasks.runtimes import Session
 
 
@@ -105,10 +106,13 @@ class Batches:
         return normalise(self.images[rows], self.data.mean, self.data.std)
 
 
-def sample(labels: np.ndarray, splits: np.ndarray, split: int, count: int) -> np.ndarray:
-    """At most `count` rows of a split, ascending: each class has its share, evenly spread over the class's rows."""
-    rows = np.flatnonzero(splits == split)
-    by_class = rows[np.argsort(labels[rows], kind="stable")]
+def sample(arrays: Arrays, split: Split, count: int) -> np.ndarray:
+    """Return at most `count` row numbers of a split, ascending.
+
+    Each class has its share of them, evenly spread over the rows of the class.
+    """
+    rows = arrays.rows_of(split)
+    by_class = rows[np.argsort(arrays.labels[rows], kind="stable")]
     return np.sort(by_class[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)])
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.records import Prepared
 
@@ -24,10 +24,10 @@ def compared_images(work: Work, data: Prepared, count: int) -> numpy.ndarray:
 
     Where all images are for testing, of those: what is compared is a form with its parent, and nothing is chosen by it.
     """
-    images, _, splits = load_arrays(work.store, data)
-    rows = numpy.flatnonzero(splits == (1 if data.validation_rows else 2))
+    arrays = load_arrays(work.store, data)
+    rows = arrays.rows_of("validation" if data.validation_rows else "test")
     chosen = numpy.linspace(0, len(rows) - 1, max(BATCH, min(count, len(rows)))).astype(int)
-    return normalise(images[rows[chosen]], data.mean, data.std)
+    return normalise(arrays.images[rows[chosen]], data.mean, data.std)
 
 
 def parity(parent: Session, form: Session, images: numpy.ndarray) -> float:

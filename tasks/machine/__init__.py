@@ -129,7 +129,7 @@ def fingerprint() -> str:
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def devices(asked: tuple[str, ...]) -> tuple[str, ...]:
+def resolve_devices(asked: tuple[str, ...]) -> tuple[str, ...]:
     """Devices to measure on, each once: "auto" stands for the CPU and the first GPU, if there is one."""
     found: list[str] = []
     for device in asked:

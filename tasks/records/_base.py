@@ -165,6 +165,8 @@ class Record(BaseModel):
     """Base of all records: frozen, JSON in and out, unknown keys and numbers that are not finite refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    UNCOUNTED: ClassVar[frozenset[str]] = frozenset()
+    """Fields that belong to no cache key of a stage that is given the record, because no stage reads them from it."""
     FORM_ASKS_KIND: ClassVar[bool] = False
     """Whether the form has to ask for `kind`, because records of other kinds can stand in the same place."""
 

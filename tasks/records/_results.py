@@ -24,8 +24,10 @@ class Artifact(Record):
 
 
 class Output(Record):
-    """What every stage returns at least: its rows, a Parquet fragment a table."""
+    """What every stage returns at least: its rows, one Parquet fragment per table."""
 
+    # A stage writes its rows for the end of the study; no later stage reads them from its result.
+    UNCOUNTED = frozenset({"tables"})
     tables: dict[str, Artifact] = {}
     passing: tuple[str, ...] = ()
     """Failures among its rows that say nothing of what was asked for, as of a process that was killed: this run takes
@@ -39,6 +41,8 @@ class Output(Record):
 class Prepared(Output):
     """Decoded images: arrays of one row an image, in one order."""
 
+    # The benchmark alone reads the names of images; its own key counts them.
+    UNCOUNTED = frozenset({"tables", "names"})
     kind: Literal["prepared"] = "prepared"
     images: Artifact
     """npy, uint8, (rows, height, width, channels)."""
@@ -95,6 +99,7 @@ class Variant(Record):
 class Trained(Output):
     """Weights and how they were reached. `variant.artifact` is a safetensors file that models.load() opens."""
 
+    UNCOUNTED = frozenset({"tables", "base"})
     kind: Literal["trained"] = "trained"
     variant: Variant
     train: Train

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -61,6 +61,10 @@ class Study(Record):
     @classmethod
     def _published(cls, value: str) -> str:
         return known(value, ("", *plugins("published")), "published study")
+
+    def rule(self) -> dict[str, Any]:
+        """Return what the stages at the end read of a study: name, data and accuracy rule. Rows tell them the rest."""
+        return {"name": self.name, "data": self.data, "select": self.select}
 
     @model_validator(mode="after")
     def _chain(self) -> Study:

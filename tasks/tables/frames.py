@@ -6,24 +6,23 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from tasks.tables.schema import TABLES
+from tasks.tables.columns import TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
 def frame(name: str, rows: Iterable[Mapping[str, object]]) -> pl.DataFrame:
-    """Rows as a frame with the table's columns and types; columns a row leaves out are null.
+    """Return rows as a frame with the table's columns and types. Columns that a row leaves out are null.
 
     Raises
     ------
     ValueError
         If a row has a column that the table has not.
     """
-    columns = TABLES[name].columns
+    types = TYPES[name]
     rows = list(rows)
-    unknown = {key for row in rows for key in row} - columns.keys()
+    unknown = {key for row in rows for key in row} - types.keys()
     if unknown:
         raise ValueError(f"table {name} has no column {', '.join(sorted(unknown))}")
-    data = {key: [row.get(key) for row in rows] for key in columns}
-    return pl.DataFrame(data, schema={key: column.dtype for key, column in columns.items()})
+    return pl.DataFrame({key: [row.get(key) for row in rows] for key in types}, schema=types)

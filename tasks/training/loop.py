@@ -13,9 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy
-
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.machine import compilation
 from tasks.machine.devices import choose_device, choose_precision, peak_bytes, reset_peak
 from tasks.measure import metrics
@@ -23,7 +21,7 @@ from tasks.training import batchsize, policies
 from tasks.training.batches import Plan, blank, source, subset
 from tasks.training.checkpointing import checkpoint_blocks
 from tasks.training.checkpoints import Checkpoints, load
-from tasks.training.evaluation import SPLITS, Scores, evaluate
+from tasks.training.evaluation import Scores, evaluate
 from tasks.training.group import Group
 from tasks.training.optimizers import Average, Optimizer, schedule
 
@@ -97,10 +95,10 @@ class Run:
         self.average = Average(self.model, settings.ema) if settings.ema else None
         if settings.checkpointing:
             checkpoint_blocks(self.model, job.model_label)
-        images, labels, splits = load_arrays(job.work.store, data)
-        rows = subset(numpy.flatnonzero(splits == SPLITS["train"]), labels, settings.train_limit, self.seed)
+        arrays = load_arrays(job.work.store, data)
+        rows = subset(arrays.rows_of("train"), arrays.labels, settings.train_limit, self.seed)
         policy = policies.policy(settings.augment, len(data.classes))
-        self.source = source(images, labels, rows, self.device, settings, policy.each, self.log)
+        self.source = source(arrays.images, arrays.labels, rows, self.device, settings, policy.each, self.log)
         ready = policies.Normaliser(data, self.device, settings.channels_last)
         self.augment = policies.Augmentation(policy, ready, settings.compile)
         kept = self._kept()

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy
 
-from tasks.datasets import load_arrays
-from tasks.training.evaluation import SPLITS, evaluate
+from tasks.datasets._arrays import load_arrays
+from tasks.training.evaluation import evaluate
 from tasks.training.policies import Normaliser
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def estimated_anew(model: nn.Module, data: Prepared, store: Store) -> nn.Module:
         # PyTorch then takes the mean over all batches
         layer.momentum = None
         layer.train()
-    images, _, splits = load_arrays(store, data)
-    rows = numpy.flatnonzero(splits == SPLITS["train"])
+    arrays = load_arrays(store, data)
+    rows = arrays.rows_of("train")
     # files are sorted by class
     rows = numpy.random.default_rng(0).permutation(rows)[:MOST]
     device = str(next(model.parameters()).device)
@@ -79,7 +79,7 @@ def estimated_anew(model: nn.Module, data: Prepared, store: Store) -> nn.Module:
             chosen = numpy.sort(rows[start : start + BATCH])
             # one image has no variance
             if len(chosen) > 1:
-                again(ready(torch.from_numpy(images[chosen]).to(device)))
+                again(ready(torch.from_numpy(arrays.images[chosen]).to(device)))
     return again.eval()
 
 

@@ -1,4 +1,4 @@
-"""What makes writing fail: tests/support/shim.cpp, built once, and the state that it shares with who tells it what to do."""
+"""Makes writing fail: tests/support/shim.cpp, built once, and the state by which a test tells it what is to fail."""
 
 from __future__ import annotations
 

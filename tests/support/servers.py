@@ -25,7 +25,7 @@ from flows.cli import main
 from flows.settings import to_toml
 from tasks import runtimes, tables
 from tasks.caching.work import Work
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
 from tasks.machine.files import write_text

@@ -13,7 +13,7 @@ import torch
 import models
 from tasks import export as stage
 from tasks.caching.work import Work
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
 from tasks.forms.parity import parity

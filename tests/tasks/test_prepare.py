@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.caching.work import Work
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._split import holdout, roles, sample
 from tasks.datasets._statistics import duplicates, moments
 from tasks.prepare import prepare

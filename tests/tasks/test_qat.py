@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from tasks import qat as stage
 from tasks.build import build
 from tasks.caching.work import Work
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
 from tasks.forms import fakequant

@@ -15,7 +15,7 @@ import torch
 
 import models
 from tasks.caching.work import Work
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import Arrays, load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
 from tasks.forms import int8
@@ -232,10 +232,11 @@ def test_the_fastest_that_is_accurate_enough_is_chosen(forms: list[tuple], chose
 def test_a_sample_keeps_the_split_and_the_shares_of_the_classes() -> None:
     labels = np.repeat([0, 1, 2], [100, 300, 600])
     splits = (np.arange(1000) % 5 == 0).astype(np.uint8)
-    rows = sample(labels, splits, 0, 80)
+    arrays = Arrays(np.empty((1000, 0)), labels, splits)
+    rows = sample(arrays, "train", 80)
     assert len(set(rows)) == 80 and (splits[rows] == 0).all() and (np.diff(rows) > 0).all()
     assert abs(np.bincount(labels[rows]) - [8, 24, 48]).max() <= 1
-    assert len(sample(labels, splits, 1, 10_000)) == 200
+    assert len(sample(arrays, "validation", 10_000)) == 200
 
 
 def test_calibration_reads_training_images_alone(
@@ -264,7 +265,7 @@ def test_percentiles_hold_the_activations_of_one_batch_at_a_time(work: Work, dat
 
     images, labels, splits = load_arrays(work.store, data)
     assert parent.artifact is not None
-    batches = int8.Batches(data, images, sample(labels, splits, 0, 96))
+    batches = int8.Batches(data, images, sample(Arrays(images, labels, splits), "train", 96))
     held: list[int] = []
     collect = calibrate.HistogramCollector.collect
     with pytest.MonkeyPatch.context() as patch, work.store.temporary() as folder:

@@ -18,7 +18,8 @@ from PIL import Image
 
 from flows.settings import Mistake, load
 from tasks.caching.work import Work
-from tasks.datasets import load_arrays, open_source
+from tasks.datasets import open_source
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._find import ARCHIVES, CIFAR, resolve
 from tasks.prepare import prepare, prepare_task
 from tasks.records import Data
@@ -82,7 +83,7 @@ def test_a_source_is_found_by_what_lies_at_the_path(tmp_path: Path, make: Any, s
     data = Data(path=str(make(tmp_path)))
     assert resolve(data) == data.model_copy(update={"source": source})
     assert f"tasks.datasets.{source}" in {
-        key.removeprefix("source of ") for key in prepare_task.about.parts({"settings": data})
+        key.removeprefix("code of ") for key in prepare_task.about.parts({"settings": data})
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tasks.caching.work import Work
-from tasks.datasets import load_arrays
+from tasks.datasets._arrays import load_arrays
 from tasks.datasets._decode import format_of
 from tasks.datasets._words import settle, shown, split_of
 from tasks.prepare import prepare

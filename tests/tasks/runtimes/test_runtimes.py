@@ -476,10 +476,10 @@ def test_the_fingerprint_is_cheap_and_stays() -> None:
 
 def test_auto_is_the_cpu_and_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "gpus", lambda: ())
-    assert machine.devices(("auto", "cpu")) == ("cpu",)
+    assert machine.resolve_devices(("auto", "cpu")) == ("cpu",)
     monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "A"}, {"name": "B"}))
-    assert machine.devices(("auto",)) == ("cpu", "cuda:0")
-    assert machine.devices(("cuda:1", "auto")) == ("cuda:1", "cpu", "cuda:0")
+    assert machine.resolve_devices(("auto",)) == ("cpu", "cuda:0")
+    assert machine.resolve_devices(("cuda:1", "auto")) == ("cuda:1", "cpu", "cuda:0")
 
 
 # ---------------------------------------------------------------------------------- agreement with bare loops, and on a

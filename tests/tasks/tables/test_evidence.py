@@ -222,7 +222,7 @@ def trained(work: Work, data: Prepared, momentum: float, steps: int) -> torch.nn
     with."""
     import torch
 
-    from tasks.datasets import load_arrays
+    from tasks.datasets._arrays import load_arrays
     from tasks.training.policies import Normaliser
 
     images, labels, splits = load_arrays(work.store, data)
