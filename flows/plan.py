@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from tasks import machine, runtimes
 from tasks.machine import gpu
-from tasks.records import AUTO, Study, formats, without_skipped
+from tasks.records import AUTO, Study, formats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,7 @@ def planned(study: Study) -> Plan:
     ValueError
         If what `auto` stands for does not go together with the other settings.
     """
-    kept, chosen = without_skipped(study), dict[str, str]()
+    kept, chosen = study.without_skipped(), dict[str, str]()
     names = kept.benchmark.runtimes
     precisions: tuple[str, ...] = kept.build.precisions
     if AUTO in names:

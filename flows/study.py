@@ -11,8 +11,9 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 
+from flows import logs
 from flows.devices_here import refuse_missing
-from flows.orchestration import liveness, logs
+from flows.orchestration import liveness
 from flows.orchestration.started import as_started, is_deployed, of_deployment
 from flows.plan import Plan, planned
 from flows.presets import quickstart

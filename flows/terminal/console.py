@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from flows.orchestration.logs import Sparse, is_detail
+from flows.logs import Sparse, is_detail
 from flows.progress import Progress
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from tasks.records._data import Data, Model
 from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._results import Artifact, Context, Forms, Measured, Output, Prepared, Result, Trained, Variant
 from tasks.records._search import OF_MODEL, Ablate, Augment, Choice, Prune, Range, Tune
-from tasks.records._skip import without_skipped
 from tasks.records._study import Study
 from tasks.records._train import POLICIES, Train
 
@@ -55,5 +54,4 @@ __all__ = [
     "formats",
     "plugins",
     "skippable",
-    "without_skipped",
 ]

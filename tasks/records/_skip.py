@@ -1,14 +1,11 @@
-"""What a study without some of its stages is: the settings that leave them out."""
+"""Stages that a study may be without: the settings that leave each of them out."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.records._base import formats
-
 if TYPE_CHECKING:
     from tasks.records._base import SkippableStage
-    from tasks.records._study import Study
 
 LEFT_OUT: dict[SkippableStage, dict[str, Any]] = {
     "ablate": {"techniques": {}},
@@ -21,12 +18,3 @@ LEFT_OUT: dict[SkippableStage, dict[str, Any]] = {
     "serve": {"seconds": 0.0},
 }
 """Stage -> the fields of its settings by which it is left out."""
-
-
-def without_skipped(study: Study) -> Study:
-    """The study with the stages of `study.skip` left out by their own settings, and runtimes that only they feed."""
-    parts: dict[str, Any] = {stage: getattr(study, stage).model_copy(update=LEFT_OUT[stage]) for stage in study.skip}
-    if "build" in study.skip:
-        fed = tuple(name for name in study.benchmark.runtimes if name == "auto" or formats(name) != ("engine",))
-        parts["benchmark"] = study.benchmark.model_copy(update={"runtimes": fed})
-    return study.model_copy(update={**parts, "skip": ()})

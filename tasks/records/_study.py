@@ -21,7 +21,7 @@ from tasks.records._base import (
 from tasks.records._data import Data, Model
 from tasks.records._forms import Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._search import Ablate, Augment, Prune, Tune
-from tasks.records._skip import without_skipped
+from tasks.records._skip import LEFT_OUT
 from tasks.records._train import Train
 
 
@@ -72,8 +72,17 @@ class Study(Record):
         if len(set(labels)) < len(labels):
             raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
         self._techniques()
-        without_skipped(self)._together()
+        self.without_skipped()._together()
         return self
+
+    def without_skipped(self) -> Study:
+        """Return the study with the stages of `skip` left out by their own settings, and without runtimes that only
+        they feed."""
+        parts: dict[str, Any] = {stage: getattr(self, stage).model_copy(update=LEFT_OUT[stage]) for stage in self.skip}
+        if "build" in self.skip:
+            fed = tuple(name for name in self.benchmark.runtimes if name == AUTO or formats(name) != ("engine",))
+            parts["benchmark"] = self.benchmark.model_copy(update={"runtimes": fed})
+        return self.model_copy(update={**parts, "skip": ()})
 
     def _together(self) -> None:
         """What the stages ask of one another. What `auto` stands for is checked once it is known (flows/plan.py)."""

@@ -13,7 +13,6 @@ from flows.presets import presets
 from flows.settings import Mistake, load
 from tasks import machine, runtimes, tables
 from tasks.machine import gpu
-from tasks.records import without_skipped
 from tasks.records._skip import LEFT_OUT
 from tasks.runtimes import openvino_bf16
 from tests.support.command import Burnish
@@ -120,7 +119,7 @@ def test_a_study_whose_table_has_no_engine_builds_none_on_a_cpu(this, study):
 def test_a_skipped_stage_is_left_out_and_the_others_are_as_they_were(stage, study):
     whole, without = load(study, []), load(study, [], None, [stage])
     assert without.skip == (stage,)
-    made = without_skipped(without)
+    made = without.without_skipped()
     own = {"build": {"build", "benchmark"}}.get(stage, {stage})
     for part in type(whole).model_fields:
         if part not in (*own, "skip"):

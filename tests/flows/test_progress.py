@@ -9,8 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flows import progress
-from flows.orchestration import logs
+from flows import logs, progress
 from flows.presets import presets
 from flows.progress import Durations, Progress, forms, plan
 from flows.settings import load

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 
-from flows.orchestration.logs import _where
+from flows.logs import _where
 
 PREFECT: dict = {}
 exec(compile("def call(f):\n    return f()\n", "/env/prefect/engine.py", "exec"), PREFECT)
