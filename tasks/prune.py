@@ -11,7 +11,8 @@ from tasks.machine.devices import choose_device
 from tasks.records import Model, Prepared, Prune, Trained, Variant
 from tasks.tables.variants import variant_row
 from tasks.training.evaluation import evaluate
-from tasks.training.fit import fit
+from tasks.training.fit import fit, store_weights
+from tasks.training.state import Training
 from tasks.training.weights import LIBRARIES, cost, evaluation_row, family
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
     prune_channels(network, example, ratio, settings.round_to)
     left: dict[str, Any] = dict(zip(("parameters", "macs"), cost(network, example), strict=True))
     name = f"{model.label}/prune-{ratio:g}"
-    with work.store.temporary() as folder:
-        models.save(network, folder / "weights.safetensors", architecture)
-        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+    artifact = store_weights(work, network, architecture)
     common: dict[str, Any] = {
         "model": model.label,
         "stage": "prune",
@@ -132,7 +131,16 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
     tuning = trained.train.model_copy(
         update={"epochs": settings.epochs, "patience": settings.epochs, "learning_rate": settings.learning_rate}
     )
-    fitted = fit(work, network, architecture, data, tuning, model_label=model.label, variant=name, stage="prune")
+    training = Training(
+        work=work,
+        architecture=architecture,
+        data=data,
+        settings=tuning,
+        model_label=model.label,
+        variant=name,
+        stage="prune",
+    )
+    fitted = fit(training, network)
     variant = Variant(name=name, parent=trained.variant.name, artifact=fitted.artifact, benchmark=True, **common)
     work.log.info(
         "%s: validation F1 %.4f of %d images after fine-tuning", name, fitted.validation_macro_f1, data.validation_rows

@@ -15,6 +15,7 @@ from tasks.runtimes import _torch
 from tasks.runtimes import onnxruntime as runtime
 from tasks.tables.variants import failure, variant_row
 from tasks.training.fit import train_best
+from tasks.training.state import Training
 from tasks.training.weights import LIBRARIES, family
 
 if TYPE_CHECKING:
@@ -113,17 +114,16 @@ def qat(
             torch.manual_seed(tuning.seeds[0])
             example = torch.from_numpy(compared[:2])
             simulated = fake_quantized(models.load(source), example, setting)
-            state = train_best(
-                part,
-                simulated,
-                models.architecture(source),
-                data,
-                tuning,
+            training = Training(
+                work=part,
+                architecture=models.architecture(source),
+                data=data,
+                settings=tuning,
                 model_label=model.label,
                 variant=made["name"],
                 stage="qat",
             )
-            epochs += state["epochs"]
+            epochs += train_best(training, simulated).epochs
             simulated.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
             with work.store.temporary() as folder:
                 (folder / "onnx").mkdir()

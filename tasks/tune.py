@@ -11,6 +11,7 @@ from tasks.records import Model, Prepared, Range, Train, Trained, Tune
 from tasks.tables.variants import variant_row
 from tasks.training.fit import Diverged, fit
 from tasks.training.journal import Journal
+from tasks.training.state import Training
 from tasks.training.weights import LIBRARIES, family, fresh, images_seen, pretrained, train_seeds, weights
 
 if TYPE_CHECKING:
@@ -135,17 +136,16 @@ def _trial(
     started = time.perf_counter()
     variant = f"{model.label}/tune/trial-{number}"
     try:
-        fitted = fit(
-            work,
-            network,
-            architecture,
-            data,
-            settings,
+        training = Training(
+            work=work,
+            architecture=architecture,
+            data=data,
+            settings=settings,
             model_label=model.label,
             variant=variant,
             stage="tune",
-            on_epoch=report,
         )
+        fitted = fit(training, network, on_epoch=report)
         epochs = fitted.epochs
         told: dict[str, Any] = {"values": fitted.validation_macro_f1}
     except optuna.TrialPruned:

@@ -26,7 +26,8 @@ from tasks.machine.devices import choose_device, release
 from tasks.machine.space import DiskBroken, DiskFull, watched
 from tasks.records import Prepared, Train
 from tasks.training.group import Processes
-from tasks.training.loop import Diverged, Job, Run
+from tasks.training.loop import Diverged, TrainingLoop
+from tasks.training.state import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ ERRORS = {error.__name__: error for error in (Diverged, DiskBroken, DiskFull, Va
 """Errors that are the user's to mend reach them as they are."""
 
 
-def launch(job: Job, model: nn.Module, on_epoch: Callable[[int, float], None] | None) -> None:
+def launch(training: Training, model: nn.Module, on_epoch: Callable[[int, float], None] | None) -> None:
     """Train in `settings.processes` processes; what was reached is in the checkpoint.
 
     Raises
@@ -53,24 +54,24 @@ def launch(job: Job, model: nn.Module, on_epoch: Callable[[int, float], None] | 
 
     import models
 
-    count = job.settings.processes
-    device = choose_device(job.settings.device)
+    count = training.settings.processes
+    device = choose_device(training.settings.device)
     if device != "cpu" and count > torch.cuda.device_count():
         raise ValueError(
             f"train.processes: {count} need a GPU each, this machine has {torch.cuda.device_count()} CUDA devices"
         )
-    folder = job.work.scratch
-    models.save(model, folder / "ddp.safetensors", job.architecture)
+    folder = training.work.scratch
+    models.save(model, folder / "ddp.safetensors", training.architecture)
     (folder / "ddp.json").write_text(
         json.dumps(
             {
-                "architecture": job.architecture,
-                "data": job.data.model_dump(mode="json"),
-                "settings": job.settings.model_dump(mode="json"),
-                "model_label": job.model_label,
-                "variant": job.variant,
-                "stage": job.stage,
-                "store": str(job.work.store.root),
+                "architecture": training.architecture,
+                "data": training.data.model_dump(mode="json"),
+                "settings": training.settings.model_dump(mode="json"),
+                "model_label": training.model_label,
+                "variant": training.variant,
+                "stage": training.stage,
+                "store": str(training.work.store.root),
             }
         )
     )
@@ -102,17 +103,17 @@ def launch(job: Job, model: nn.Module, on_epoch: Callable[[int, float], None] | 
         ) as process,
     ):
         try:
-            failed = _listen(job, process, on_epoch)
+            failed = _listen(training, process, on_epoch)
         finally:
             # on_epoch may have ended the training; torchrun then ends its processes
             if process.poll() is None:
                 process.terminate()
     if process.returncode:
-        raise _error(job, failed, log.read_text())
+        raise _error(training, failed, log.read_text())
 
 
 def _listen(
-    job: Job, process: subprocess.Popen[str], on_epoch: Callable[[int, float], None] | None
+    training: Training, process: subprocess.Popen[str], on_epoch: Callable[[int, float], None] | None
 ) -> dict[str, Any] | None:
     """Pass on what rank 0 says until all have ended; returns the first error that a rank told of."""
     failed: dict[str, Any] | None = None
@@ -120,7 +121,7 @@ def _listen(
     for line in process.stdout:
         # a library's own output
         if not line.startswith(MARK):
-            job.work.log.debug("%s", line.rstrip())
+            training.work.log.debug("%s", line.rstrip())
             continue
         said = json.loads(line.removeprefix(MARK))
         if "error" in said:
@@ -130,17 +131,17 @@ def _listen(
                 on_epoch(said["epoch"], said["score"])
         elif said["progress"]:
             done, total = said["progress"]
-            job.work.progress(done, total, said["text"])
+            training.work.progress(done, total, said["text"])
         else:
-            job.work.log.log(said["level"], "%s", said["text"])
+            training.work.log.log(said["level"], "%s", said["text"])
     process.wait()
     return failed
 
 
-def _error(job: Job, failed: dict[str, Any] | None, log: str) -> Exception:
+def _error(training: Training, failed: dict[str, Any] | None, log: str) -> Exception:
     """The exception for what torchrun's report, and the rank that told of an error, say."""
     kept = "the epochs before are kept: the next start goes on after them"
-    count = job.settings.processes
+    count = training.settings.processes
     ended = [(int(rank), int(code)) for rank, code in re.findall(r"rank\s+: (\d+).*\n\s*exitcode\s+: (-?\d+)", log)]
     killed = [(rank, signal.Signals(-code).name) for rank, code in ended if code < 0]
     # by which torchrun ends the others
@@ -149,11 +150,11 @@ def _error(job: Job, failed: dict[str, Any] | None, log: str) -> Exception:
         return ERRORS[failed["error"]](failed["text"])
     # before what others tell, which is that they lost it
     if killed:
-        return RuntimeError(f"{job.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
+        return RuntimeError(f"{training.variant}: rank {killed[0][0]} of {count} was ended by {killed[0][1]}; {kept}")
     if failed:
         told = f"{failed['error']}: {failed['text']}"
-        return RuntimeError(f"{job.variant}: rank {failed['rank']} of {count} failed: {told}; {kept}")
-    return RuntimeError(f"{job.variant}: torchrun failed: {(log.strip().splitlines() or ['no word'])[-1]}; {kept}")
+        return RuntimeError(f"{training.variant}: rank {failed['rank']} of {count} failed: {told}; {kept}")
+    return RuntimeError(f"{training.variant}: torchrun failed: {(log.strip().splitlines() or ['no word'])[-1]}; {kept}")
 
 
 class _Relay(logging.Handler):
@@ -194,11 +195,12 @@ def main(folder: Path) -> None:
         log.addHandler(logging.NullHandler())
     work, data = Work(Store(Path(said["store"])), folder, log), Prepared.model_validate(said["data"])
     settings = settings.model_copy(update={"device": device})
-    job = Job(work, said["architecture"], data, settings, said["model_label"], said["variant"], said["stage"])
+    named = {name: said[name] for name in ("architecture", "model_label", "variant", "stage")}
+    training = Training(work=work, data=data, settings=settings, **named)
     try:
         with watched(folder):
-            run = Run(job, models.load(folder / "ddp.safetensors"), group)
-            run.go(lambda epoch, score: _say(epoch=epoch, score=score))
+            loop = TrainingLoop(training, models.load(folder / "ddp.safetensors"), group)
+            loop.go(lambda epoch, score: _say(epoch=epoch, score=score))
     except Exception as error:
         # told to who asked for the training, and to torchrun by the exit code
         # A pipe takes up to 4,096 bytes whole (PIPE_BUF); a character is six bytes at most.

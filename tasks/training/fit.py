@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.machine.devices import Unavailable, choose_device, missing_triton
 from tasks.training import ddp, settled
-from tasks.training.checkpoints import load
-from tasks.training.loop import Diverged, Job, Run
+from tasks.training.loop import Diverged, TrainingLoop
+from tasks.training.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tasks.caching.work import Work
-    from tasks.records import Artifact, Prepared, Train
+    from tasks.records import Artifact
+    from tasks.training.state import Training
 
 __all__ = ["Diverged", "Fitted", "fit"]
 
@@ -34,65 +35,63 @@ class Fitted:
     """What a person should know about these weights."""
 
 
-def train_best(
-    work: Work,
-    model: nn.Module,
-    architecture: dict[str, Any],
-    data: Prepared,
-    settings: Train,
-    *,
-    model_label: str,
-    variant: str,
-    stage: str,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> dict[str, Any]:
-    """Train by cross-entropy until validation macro F1 has not risen for `patience` epochs; the model gets the best
-    epoch's weights. Returns what is in the last checkpoint.
+def train_best(training: Training, model: nn.Module, on_epoch: Callable[[int, float], None] | None = None) -> State:
+    """Train by cross-entropy until macro F1 on validation has not risen for `patience` epochs.
+
+    `model` gets the weights of the best epoch.
 
     Parameters
     ----------
+    training
+        What is trained, on what and how.
     model
-        Freshly built from `architecture` (or pruned); trained in place, with the first of `settings.seeds`.
-    architecture
-        Arguments of `models.build`; stored with the weights.
+        Freshly built from `training.architecture` (or pruned); trained in place.
     on_epoch
         Called after each epoch with (epoch from 1, validation macro F1), first for those that a checkpoint holds; may
         raise to end the training.
+
+    Returns
+    -------
+    State
+        What the last checkpoint holds.
 
     Raises
     ------
     Diverged
         If the loss is NaN or infinite; the message has the epoch and the step.
     Unavailable
-        If `settings` ask for Triton's kernels where they cannot run.
+        If the settings ask for Triton's kernels where they cannot run.
     """
+    settings, work = training.settings, training.work
     if settings.fused_pointwise and (reason := missing_triton(choose_device(settings.device))):
         raise Unavailable(f"train.fused_pointwise: {reason}")
-    job = Job(work, architecture, data, settings, model_label, variant, stage)
     if settings.processes > 1:
-        ddp.launch(job, model, on_epoch)
+        ddp.launch(training, model, on_epoch)
     else:
-        Run(job, model).go(on_epoch)
-    newest = job.checkpoints.newest(work.log)
-    state = load(newest, "cpu") if newest else None
-    if state is None or not (state["epoch"] == settings.epochs or state["stale"] >= settings.patience):
+        TrainingLoop(training, model).go(on_epoch)
+    newest = training.checkpoints.newest(work.log)
+    state = State.load(newest, "cpu") if newest else None
+    if state is None or not state.ends(settings):
         raise RuntimeError(
-            f"{variant}: the checkpoint that its training has just written is damaged: check the disk that "
+            f"{training.variant}: the checkpoint that its training has just written is damaged: check the disk that "
             f"holds {work.scratch}; the same command trains on from what is left"
         )
-    model.load_state_dict(state["best_state"])
+    model.load_state_dict(state.best_weights)
     return state
 
 
-def fit(
-    work: Work, model: nn.Module, architecture: dict[str, Any], data: Prepared, settings: Train, **told: Any
-) -> Fitted:
-    """Train as `train_best` does, and store the best epoch's weights."""
+def fit(training: Training, model: nn.Module, on_epoch: Callable[[int, float], None] | None = None) -> Fitted:
+    """Train as `train_best` does, and store the weights of the best epoch."""
+    state = train_best(training, model, on_epoch)
+    artifact = store_weights(training.work, model.eval(), training.architecture)
+    note = settled.note(model, state.model, state.epochs, training.data, training.work.store)
+    return Fitted(artifact, state.best_macro_f1, state.best_top1, state.epochs, note)
+
+
+def store_weights(work: Work, model: nn.Module, architecture: dict[str, Any]) -> Artifact:
+    """Store the weights of a model together with the arguments of `models.build` that made it."""
     import models
 
-    state = train_best(work, model, architecture, data, settings, **told)
     with work.store.temporary() as folder:
-        models.save(model.eval(), folder / "weights.safetensors", architecture)
-        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
-    note = settled.note(model, state["model"], state["epochs"], data, work.store)
-    return Fitted(artifact, state["best"][0], state["best_top1"], state["epochs"], note)
+        models.save(model, folder / "weights.safetensors", architecture)
+        return work.store.put(folder / "weights.safetensors", "safetensors", "fp32")

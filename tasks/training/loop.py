@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tasks.datasets._arrays import load_arrays
@@ -20,27 +20,27 @@ from tasks.measure import metrics
 from tasks.training import batchsize, policies
 from tasks.training.batches import Plan, blank, source, subset
 from tasks.training.checkpointing import checkpoint_blocks
-from tasks.training.checkpoints import Checkpoints, load
 from tasks.training.evaluation import Scores, evaluate
 from tasks.training.group import Group
 from tasks.training.optimizers import Average, Optimizer, schedule
+from tasks.training.state import State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import torch
     from torch import nn
 
-    from tasks.caching.work import Work
-    from tasks.records import Prepared, Train
+    from tasks.records import Train
     from tasks.training.batches import Batch
+    from tasks.training.state import Training
 
-# steps after which losses are looked at: one synchronisation for many steps
 WINDOW = 50
-# an epoch that ends sooner after the last checkpoint is none: it may take longer than the epoch
+"""Losses are looked at after this many steps: one synchronisation with the device for many steps."""
 SAVE_SECONDS = 10.0
-# share of the time for training that is worth a warning
+"""Seconds after a checkpoint in which none is written, but for the last epoch: saving may take longer than an epoch."""
 MOST_WAITING = 0.03
+"""Share of an epoch that training may wait for its images before that is worth a warning."""
 
 
 class Diverged(Exception):
@@ -48,209 +48,266 @@ class Diverged(Exception):
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a training run is about."""
+class Numerics:
+    """Where a training computes, and in what arithmetic."""
 
-    work: Work
-    architecture: dict[str, Any]
-    """Arguments of `models.build`; stored with the weights."""
-    data: Prepared
-    settings: Train
-    model_label: str
-    variant: str
-    stage: str
+    device: str
+    kind: str
+    """cpu or cuda."""
+    precision: str
+    """fp32, bf16 or fp16."""
+    low: torch.dtype | None
+    """The type that autocast computes in; None: fp32 throughout."""
 
-    @property
-    def checkpoints(self) -> Checkpoints:
-        return Checkpoints(self.work.scratch, self.variant, self.settings.seeds[0])
+    @classmethod
+    def chosen(cls, settings: Train) -> Numerics:
+        """Return what the settings ask for, `auto` resolved for this machine."""
+        import torch
+
+        device = choose_device(settings.device)
+        precision = choose_precision(settings.precision, device)
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+        return cls(device, device.partition(":")[0], precision, low)
 
 
-class Run:
-    """A training run in one process, which may be one of a group."""
+@dataclass
+class Seen:
+    """What the steps of one epoch have given, kept on the device until the epoch ends."""
 
-    def __init__(self, job: Job, model: nn.Module, group: Group | None = None) -> None:
+    losses: list[torch.Tensor] = field(default_factory=list)
+    """Mean loss of each batch."""
+    labels: list[torch.Tensor] = field(default_factory=list)
+    predicted: list[torch.Tensor] = field(default_factory=list)
+    in_first_five: list[torch.Tensor] = field(default_factory=list)
+    """Whether the true class is among the five with the largest logits."""
+
+    def add(self, loss: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        """Take in the results of one step."""
+        logits = logits.detach()
+        of_true_class = logits.gather(1, labels[:, None])
+        self.losses.append(loss.detach())
+        self.predicted.append(logits.argmax(1))
+        self.in_first_five.append((logits > of_true_class).sum(1) < 5)
+        self.labels.append(labels)
+
+
+class TrainingLoop:
+    """A training in one process, which may be one of a group that trains one model together."""
+
+    def __init__(self, training: Training, model: nn.Module, group: Group | None = None) -> None:
+        """Move `model` to the device and make everything ready for the first epoch, or for the one after a checkpoint.
+
+        The weights of `model` are trained in place.
+        """
+        settings = training.settings
+        self.training = training
+        self.settings = settings
+        self.log = training.work.log
+        self.group = group or Group()
+        self.numerics = Numerics.chosen(settings)
+        self._ready_torch()
+        self.model = self._placed(model)
+        self.average = Average(self.model, settings.ema) if settings.ema else None
+        if settings.checkpointing:
+            checkpoint_blocks(self.model, training.model_label)
+        rows = self._open_images()
+        saved = self._saved()
+        # Before the model is one of a group: ranks need not find the same size at the same time.
+        self.state = State(batch_size=self.group.lowest(saved.batch_size if saved else self._batch_size(rows)))
+        self.plan = Plan(rows, self.state.batch_size, self.group.rank, self.group.size)
+        self.batches = len(self.plan.parts)
+        """Batches per epoch."""
+        self.steps = settings.epochs * -(-self.batches // settings.accumulate)
+        """Steps of the optimizer in the whole training."""
+        self.parallel = self.group.wrap(self.model, self.numerics.device)
+        self.stepped = compilation.compiled(self.parallel) if settings.compile else self.parallel
+        """The model as the steps call it: of a group, and compiled where that is asked for."""
+        self.optimizer = self._optimizer(self.model)
+        self.rate = schedule(settings)
+        """Share of all steps that is done -> share of the peak learning rate."""
+        self.compile_seconds: float | None = None
+        """Seconds of warming up, until the next row of the table `epochs` has them."""
+        self.saved_at = -SAVE_SECONDS
+        """Time of the last checkpoint, by the monotonic clock."""
+        self.has_warned = False
+        """Whether it was said that training waits for its images."""
+        if saved:
+            self._resume(saved)
+
+    def _ready_torch(self) -> None:
+        import torch
+
+        if self.settings.compile:
+            # It warns of a missing GPU where something looks like a CUDA toolkit.
+            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+            # Otherwise the ninth model that this process compiles would not be compiled any more.
+            torch.compiler.reset()
+        if self.numerics.kind == "cuda":
+            # Triton launches its kernels on the current device.
+            torch.cuda.set_device(self.numerics.device)
+
+    def _placed(self, model: nn.Module) -> nn.Module:
+        """Return the model on its device, in the memory layout and with the kernels that the settings ask for."""
         import torch
 
         import models
 
-        settings, data = job.settings, job.data
-        self.job, self.settings, self.log, self.group = job, settings, job.work.log, group or Group()
-        self.seed = settings.seeds[0]
-        self.device = choose_device(settings.device)
-        if settings.compile:
-            # It warns of a missing GPU where something looks like a CUDA toolkit.
-            logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-            # or the ninth model that this process compiles would not be compiled any more
-            torch.compiler.reset()
-        self.kind = self.device.partition(":")[0]
-        if self.kind == "cuda":
-            # Triton launches its kernels on the current one
-            torch.cuda.set_device(self.device)
-        self.precision = choose_precision(settings.precision, self.device)
-        self.low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        layout = torch.channels_last if settings.channels_last else torch.contiguous_format
-        self.model = model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        if settings.fused_pointwise:
-            models.fuse(self.model, job.model_label)
-        self.average = Average(self.model, settings.ema) if settings.ema else None
-        if settings.checkpointing:
-            checkpoint_blocks(self.model, job.model_label)
-        arrays = load_arrays(job.work.store, data)
-        rows = subset(arrays.rows_of("train"), arrays.labels, settings.train_limit, self.seed)
-        policy = policies.policy(settings.augment, len(data.classes))
-        self.source = source(arrays.images, arrays.labels, rows, self.device, settings, policy.each, self.log)
-        ready = policies.Normaliser(data, self.device, settings.channels_last)
-        self.augment = policies.Augmentation(policy, ready, settings.compile)
-        kept = self._kept()
-        # Before the model is one of a group: ranks need not find the same size at the same time.
-        found = kept["batch_size"] if kept else self._batch_size(len(rows))
-        self.batch_size = self.group.lowest(found)
-        self.parallel = self.group.wrap(self.model, self.device)
-        self.stepped = compilation.compiled(self.parallel) if settings.compile else self.parallel
-        self.plan = Plan(len(rows), self.batch_size, self.group.rank, self.group.size)
-        self.batches = len(self.plan.parts)
-        self.steps = settings.epochs * -(-self.batches // settings.accumulate)
-        self.optimizer = self._optimizer(self.model)
-        self.share = schedule(settings)
+        layout = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        placed: nn.Module = model.to(self.numerics.device, memory_format=layout)  # type: ignore[call-overload]
+        if self.settings.fused_pointwise:
+            models.fuse(placed, self.training.model_label)
+        return placed
 
-        self.row = {
-            "model": job.model_label,
-            "variant": job.variant,
-            "stage": job.stage,
-            "seed": self.seed,
-            "precision": self.precision,
-            "device": self.device,
-            "batch_size": self.batch_size,
-        }
-        self.epoch, self.step, self.stale, self.warned, self.saved = 0, 0, 0, False, -SAVE_SECONDS
-        self.best, self.best_top1 = (-1.0, 0.0), 0.0
-        self.best_state: dict[str, torch.Tensor] = {}
-        self.epochs: list[dict[str, object]] = []
-        self.compile_seconds: float | None = None
-        if kept:
-            self._resume(kept)
+    def _open_images(self) -> int:
+        """Open the training images and set up their augmentation; return how many there are."""
+        settings, data, device = self.settings, self.training.data, self.numerics.device
+        arrays = load_arrays(self.training.work.store, data)
+        rows = subset(arrays.rows_of("train"), arrays.labels, settings.train_limit, self.training.seed)
+        policy = policies.policy(settings.augment, len(data.classes))
+        self.source = source(arrays.images, arrays.labels, rows, device, settings, policy.each, self.log)
+        normaliser = policies.Normaliser(data, device, settings.channels_last)
+        self.augment = policies.Augmentation(policy, normaliser, settings.compile)
+        return len(rows)
 
     def _optimizer(self, model: nn.Module) -> Optimizer:
         import torch
 
-        return Optimizer(model, self.settings, torch.amp.GradScaler(self.kind, enabled=self.precision == "fp16"))  # type: ignore[attr-defined]
+        scaler = torch.amp.GradScaler(self.numerics.kind, enabled=self.numerics.precision == "fp16")  # type: ignore[attr-defined]
+        return Optimizer(model, self.settings, scaler)
 
-    def _kept(self) -> dict[str, Any] | None:
-        """What a training that was cut off has left. Rank 0 says which checkpoint it is, so that all ranks go on
-        alike."""
-        newest = self.job.checkpoints.newest(self.log) if self.group.rank == 0 else None
+    def _saved(self) -> State | None:
+        """Return the state that a training that was cut off has left, None where there is none.
+
+        Rank 0 says which checkpoint it is, so that all ranks go on alike.
+        """
+        newest = self.training.checkpoints.newest(self.log) if self.group.rank == 0 else None
         newest = self.group.first(newest)
-        return None if newest is None else load(newest, self.device)
+        return None if newest is None else State.load(newest, self.numerics.device)
+
+    def _resume(self, saved: State) -> None:
+        self.model.load_state_dict(saved.model)
+        self.optimizer.load_state_dict(saved.optimizer)
+        if self.average and saved.average:
+            self.average.steps, weights = saved.average
+            self.average.module.load_state_dict(weights)
+        # Ranks have settled on one batch size.
+        saved.batch_size = self.state.batch_size
+        self.state = saved
+        self.log.info("%s: resumed after epoch %d", self.training.variant, self.state.epoch)
 
     def go(self, on_epoch: Callable[[int, float], None] | None = None) -> None:
-        """Train; what was reached is in the checkpoint. `on_epoch` is told of epochs before an interruption too."""
-        import torch
+        """Train; what was reached is in the checkpoint.
 
-        if on_epoch and self.group.rank == 0:
-            for row in [row for row in self.epochs if row["split"] == "validation"]:
+        `on_epoch` is called with (epoch from 1, validation macro F1), on rank 0 alone, first for the epochs before an
+        interruption.
+        """
+        on_epoch = on_epoch if self.group.rank == 0 else None
+        if on_epoch:
+            for row in [row for row in self.state.epochs if row["split"] == "validation"]:
                 on_epoch(int(str(row["epoch"])), float(str(row["macro_f1"])))
-        cudnn = torch.backends.cudnn
-        tuned = cudnn.benchmark, cudnn.allow_tf32
-        # Batches are of one size. TF32 in convolutions is PyTorch's default, which runtimes opened here may have
-        # changed.
-        cudnn.benchmark = cudnn.allow_tf32 = True
-        try:
-            if self.epoch < self.settings.epochs and (self.kind == "cuda" or self.settings.compile):
+        with _tuned_cudnn():
+            if self.state.epoch < self.settings.epochs and (self.numerics.kind == "cuda" or self.settings.compile):
                 self._warm_up()
-            while self.epoch < self.settings.epochs:
-                if self.stale >= self.settings.patience:
-                    self.log.info("%s: stopped, no better for %d epochs", self.job.variant, self.stale)
+            while self.state.epoch < self.settings.epochs:
+                if self.state.stale >= self.settings.patience:
+                    self.log.info("%s: stopped, no better for %d epochs", self.training.variant, self.state.stale)
                     break
-                self.epoch += 1
-                trained = self._train()
-                f1 = self._validate(trained)
-                if on_epoch and self.group.rank == 0:
-                    on_epoch(self.epoch, f1)
-        finally:
-            cudnn.benchmark, cudnn.allow_tf32 = tuned
+                self.state.epoch += 1
+                macro_f1 = self._validate(self._train())
+                if on_epoch:
+                    on_epoch(self.state.epoch, macro_f1)
 
     def _warm_up(self) -> None:
-        """A forward and backward pass ahead of the first epoch, in which PyTorch compiles and cuDNN chooses algorithms.
+        """Do a forward and backward pass, in which PyTorch compiles and cuDNN chooses algorithms.
 
         It leaves weights and BatchNorm's statistics as they were; random numbers are drawn anew in every epoch.
         """
         import torch
 
         started = time.perf_counter()
-        kept = [buffer.clone() for buffer in self.model.buffers()]
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
         self.model.train()
         part = self.plan.parts[0]
-        loss, _ = self._loss(self.stepped, blank(part.stop - part.start, self.job.data, self.device))
+        batch = blank(part.stop - part.start, self.training.data, self.numerics.device)
+        loss, _ = self._loss(self.stepped, batch)
         self.optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self.model.zero_grad(set_to_none=True)
-        for buffer, value in zip(self.model.buffers(), kept, strict=True):
-            # observers of fake quantization start empty
+        for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+            # Observers of fake quantization start empty.
             buffer.resize_(value.shape).copy_(value)
-        if self.kind == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.numerics.kind == "cuda":
+            torch.cuda.synchronize(self.numerics.device)
         self.compile_seconds = time.perf_counter() - started
-        self.log.info("%s: compiled and warmed up in %.1f s", self.job.variant, self.compile_seconds)
+        self.log.info("%s: compiled and warmed up in %.1f s", self.training.variant, self.compile_seconds)
 
     def _train(self) -> Scores:
+        """Train one epoch, record it, and return its scores on the augmented training images."""
         import torch
 
-        torch.manual_seed((self.seed * 100_003 + self.epoch) * 1_009 + self.group.rank)
-        # validation, in larger batches, is not in it
-        reset_peak(self.device)
+        torch.manual_seed((self.training.seed * 100_003 + self.state.epoch) * 1_009 + self.group.rank)
+        # Validation works in larger batches, which are no part of this peak.
+        reset_peak(self.numerics.device)
         started, waited = time.perf_counter(), 0.0
-        losses, predicted, early, labels = [], [], [], []
+        seen = Seen()
         self.model.train()
-        source = self.source.epoch(self.plan, self.seed, self.epoch)
+        batches = self.source.epoch(self.plan, self.training.seed, self.state.epoch)
         for index in range(1, self.batches + 1):
             before = time.perf_counter()
-            batch = next(source)
+            batch = next(batches)
             waited += time.perf_counter() - before
-            # not a wait for images: from memory not pinned it waits for the GPU's steps
-            batch = batch.to(self.device)
-            last = index % self.settings.accumulate == 0 or index == self.batches
-            with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
-                loss, out = self._loss(self.stepped, batch)
-                self.optimizer.scaler.scale(loss * batch.weight / self._together(index)).backward()  # type: ignore[no-untyped-call]
-            if last:
-                self._step()
-            losses.append(loss.detach())
-            out = out.detach()
-            own = out.gather(1, batch.labels[:, None])
-            predicted.append(out.argmax(1))
-            early.append((out > own).sum(1) < 5)
-            labels.append(batch.labels)
+            # This is no wait for images: from memory that is not pinned it waits for the GPU's steps.
+            self._step(batch.to(self.numerics.device), index, seen)
             if index % WINDOW == 0 or index == self.batches:
-                self._finite(losses, index)
-        loss_sum = self.group.sum(torch.stack(losses).mean()).item()
-        right, first, five = (self.group.gather(torch.cat(t).cpu().numpy()) for t in (labels, predicted, early))
-        f1, top1 = metrics.macro_f1(right, first), float((right == first).mean())
-        scores = Scores(loss_sum / self.group.size, top1, float(five.mean()), f1)
+                self._refuse_infinite(seen.losses, index)
+        scores, images = self._scores(seen)
         seconds = time.perf_counter() - started
-        self._record("train", scores, len(right), seconds, waited / seconds)
+        self._record("train", scores, images, seconds, waited / seconds)
         return scores
 
+    def _step(self, batch: Batch, index: int, seen: Seen) -> None:
+        """Take the gradients of one batch, and step the optimizer where the batch is the last of its accumulation."""
+        last = index % self.settings.accumulate == 0 or index == self.batches
+        with nullcontext() if last or self.group.size == 1 else self.parallel.no_sync():  # type: ignore[operator]
+            loss, logits = self._loss(self.stepped, batch)
+            share = loss * batch.weight / self._accumulated(index)
+            self.optimizer.scaler.scale(share).backward()  # type: ignore[no-untyped-call]
+        if last:
+            self.state.step += 1
+            self.optimizer.step(self.settings.learning_rate * self.rate(self.state.step / (self.steps + 1)))
+            if self.average:
+                self.average.update()
+        seen.add(loss, logits, batch.labels)
+
     def _loss(self, model: Callable[..., Any], batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """(Mean loss of a batch, its logits in fp32: a bf16 loss has three digits)."""
+        """Return the mean loss of a batch, and its logits in fp32: a loss in bf16 would have three digits."""
         import torch
 
-        x, target = self.augment(batch.pixels, batch.draws, batch.labels)
-        with torch.autocast(self.kind, dtype=self.low, enabled=self.low is not None):
-            out = model(x).float()
-        loss = torch.nn.functional.cross_entropy(out, target, label_smoothing=self.settings.label_smoothing)
-        return loss, out
+        pixels, target = self.augment(batch.pixels, batch.draws, batch.labels)
+        low = self.numerics.low
+        with torch.autocast(self.numerics.kind, dtype=low, enabled=low is not None):
+            logits = model(pixels).float()
+        loss = torch.nn.functional.cross_entropy(logits, target, label_smoothing=self.settings.label_smoothing)
+        return loss, logits
 
-    def _together(self, index: int) -> int:
-        """Batches in the accumulation group of the batch `index` (the last group may be short)."""
+    def _accumulated(self, index: int) -> int:
+        """Return how many batches make the step of the optimizer that the batch `index` is part of."""
         size = self.settings.accumulate
         return min(size, self.batches - (index - 1) // size * size)
 
-    def _step(self) -> None:
-        self.step += 1
-        self.optimizer.step(self.settings.learning_rate * self.share(self.step / (self.steps + 1)))
-        if self.average:
-            self.average.update()
+    def _scores(self, seen: Seen) -> tuple[Scores, int]:
+        """Return the scores of an epoch's steps, of all ranks together, and the number of images."""
+        import torch
 
-    def _finite(self, losses: list[torch.Tensor], index: int) -> None:
+        loss_sum = self.group.sum(torch.stack(seen.losses).mean()).item()
+        labels, predicted, in_first_five = (
+            self.group.gather(torch.cat(parts).cpu().numpy())
+            for parts in (seen.labels, seen.predicted, seen.in_first_five)
+        )
+        macro_f1, top1 = metrics.macro_f1(labels, predicted), float((labels == predicted).mean())
+        return Scores(loss_sum / self.group.size, top1, float(in_first_five.mean()), macro_f1), len(labels)
+
+    def _refuse_infinite(self, losses: list[torch.Tensor], index: int) -> None:
+        """End the training where a loss of the window that ends with the batch `index` is NaN or infinite."""
         import torch
 
         first = (index - 1) // WINDOW * WINDOW
@@ -259,44 +316,49 @@ class Run:
         if not bool(finite.all()):
             step = int(torch.nonzero(~finite)[0])
             raise Diverged(
-                f"{self.job.variant}: the loss is {values[step].item()} at epoch {self.epoch}, step "
-                f"{first + step + 1}; "
-                f"try a lower learning rate than {self.settings.learning_rate:g}"
+                f"{self.training.variant}: the loss is {values[step].item()} at epoch {self.state.epoch}, step "
+                f"{first + step + 1}; try a lower learning rate than {self.settings.learning_rate:g}"
             )
 
     def _validate(self, trained: Scores) -> float:
-        """Evaluate the epoch, keep its weights if they are the best, save the checkpoint."""
-        told = [0.0, 0.0, 0.0]
+        """Score the epoch's weights on validation, keep them if they are the best, save; return their macro F1."""
+        data, state = self.training.data, self.state
         judged = self.average.module if self.average else self.model
+        scored = [0.0, 0.0, 0.0]
         if self.group.rank == 0:
             started = time.perf_counter()
-            scores = evaluate(judged, self.job.data, self.job.work.store, "validation")
-            seconds = time.perf_counter() - started
-            self._record("validation", scores, self.job.data.validation_rows, seconds, None)
-            told = [scores.macro_f1, scores.loss, scores.top1]
-        f1, loss, top1 = self.group.first(told)
-        self.stale = 0 if f1 > self.best[0] else self.stale + 1
-        if (f1, -loss) > self.best:
-            self.best, self.best_top1 = (f1, -loss), top1
-            self.best_state = {k: v.detach().cpu().clone() for k, v in judged.state_dict().items()}
-        ends = self.epoch == self.settings.epochs or self.stale >= self.settings.patience
-        if self.group.rank == 0 and (ends or time.monotonic() >= self.saved + SAVE_SECONDS):
+            scores = evaluate(judged, data, self.training.work.store, "validation")
+            self._record("validation", scores, data.validation_rows, time.perf_counter() - started, None)
+            scored = [scores.macro_f1, scores.loss, scores.top1]
+        macro_f1, loss, top1 = self.group.first(scored)
+        state.stale = 0 if macro_f1 > state.best_macro_f1 else state.stale + 1
+        if state.is_best(macro_f1, loss):
+            state.best_macro_f1, state.best_loss, state.best_top1 = macro_f1, loss, top1
+            state.best_weights = {name: value.detach().cpu().clone() for name, value in judged.state_dict().items()}
+        due = time.monotonic() >= self.saved_at + SAVE_SECONDS
+        if self.group.rank == 0 and (due or state.ends(self.settings)):
             self._save()
-            self.saved = time.monotonic()
-        self.job.work.progress(
-            self.epoch,
+        self.training.work.progress(
+            state.epoch,
             self.settings.epochs,
-            f"{self.job.variant} epoch {self.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
-            f"{trained.macro_f1:.4f}, validation F1 {f1:.4f} (best {self.best[0]:.4f}; "
-            f"{self.job.data.validation_rows} images)",
+            f"{self.training.variant} epoch {state.epoch}/{self.settings.epochs}: loss {trained.loss:.3f}, train F1 "
+            f"{trained.macro_f1:.4f}, validation F1 {macro_f1:.4f} (best {state.best_macro_f1:.4f}; "
+            f"{data.validation_rows} images)",
         )
-        return f1
+        return macro_f1
 
     def _record(self, split: str, scores: Scores, images: int, seconds: float, waited: float | None) -> None:
-        self.epochs.append(
+        """Add a row to the table `epochs`; `waited` is the share of the seconds that training waited for images."""
+        self.state.epochs.append(
             {
-                **self.row,
-                "epoch": self.epoch,
+                "model": self.training.model_label,
+                "variant": self.training.variant,
+                "stage": self.training.stage,
+                "seed": self.training.seed,
+                "precision": self.numerics.precision,
+                "device": self.numerics.device,
+                "batch_size": self.state.batch_size,
+                "epoch": self.state.epoch,
                 "split": split,
                 "loss": scores.loss,
                 "top1": scores.top1,
@@ -306,60 +368,59 @@ class Run:
                 "images_per_second": images / seconds,
                 "seconds": seconds,
                 "data_wait": waited,
-                "memory_peak_bytes": peak_bytes(self.device),
+                "memory_peak_bytes": peak_bytes(self.numerics.device),
                 "compile_seconds": self.compile_seconds if split == "train" else None,
             }
         )
         self.compile_seconds = None
-        if waited and waited > MOST_WAITING and waited * seconds > 1 and not self.warned:
-            self.warned = True
+        if waited and waited > MOST_WAITING and waited * seconds > 1 and not self.has_warned:
+            self.has_warned = True
             self.log.warning(
                 "%s: training waited for its images %.1f %% of epoch %d; %s would shorten it",
-                self.job.variant,
+                self.training.variant,
                 100 * waited,
-                self.epoch,
+                self.state.epoch,
                 self.source.REMEDY,
             )
 
     def _batch_size(self, images: int) -> int:
+        """Return the batch size of the settings, or the largest that pays where they say auto."""
         if self.settings.batch_size != "auto":
             return self.settings.batch_size
         model = copy.deepcopy(self.model).train()
         optimizer = self._optimizer(model)
 
         def step(size: int) -> None:
-            loss, _ = self._loss(model, blank(size, self.job.data, self.device))
+            loss, _ = self._loss(model, blank(size, self.training.data, self.numerics.device))
             optimizer.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             optimizer.step(0.0)
             loss.item()
 
-        found = batchsize.largest(step, self.device, images // self.group.size) * self.group.size
-        self.log.info("%s: batches of %d images", self.job.variant, found)
-        return found
+        largest = batchsize.largest(step, self.numerics.device, images // self.group.size) * self.group.size
+        self.log.info("%s: batches of %d images", self.training.variant, largest)
+        return largest
 
     def _save(self) -> None:
-        whole = {
-            "epoch": self.epoch,
-            "step": self.step,
-            "stale": self.stale,
-            "best": list(self.best),
-            "epochs": self.epochs,
-            "best_top1": self.best_top1,
-            "best_state": self.best_state,
-            "batch_size": self.batch_size,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": [self.average.steps, self.average.module.state_dict()] if self.average else None,
-        }
-        self.job.checkpoints.save(self.epoch, whole)
+        self.state.model = self.model.state_dict()
+        self.state.optimizer = self.optimizer.state_dict()
+        self.state.average = (self.average.steps, self.average.module.state_dict()) if self.average else None
+        self.state.save(self.training.checkpoints)
+        self.saved_at = time.monotonic()
 
-    def _resume(self, whole: dict[str, Any]) -> None:
-        self.model.load_state_dict(whole["model"])
-        self.optimizer.load_state_dict(whole["optimizer"])
-        if self.average:
-            self.average.steps = whole["average"][0]
-            self.average.module.load_state_dict(whole["average"][1])
-        self.epoch, self.step, self.stale = whole["epoch"], whole["step"], whole["stale"]
-        self.best, self.best_top1, self.best_state = tuple(whole["best"]), whole["best_top1"], whole["best_state"]
-        self.epochs = whole["epochs"]
-        self.log.info("%s: resumed after epoch %d", self.job.variant, self.epoch)
+
+@contextmanager
+def _tuned_cudnn() -> Iterator[None]:
+    """Let cuDNN choose its algorithms by measuring: batches are of one size.
+
+    TF32 in convolutions is PyTorch's default, which runtimes opened in this process may have changed.
+    """
+    import torch
+
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark = True
+    cudnn.allow_tf32 = True
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32 = before

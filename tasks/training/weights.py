@@ -10,7 +10,8 @@ from tasks.machine.devices import choose_device
 from tasks.machine.files import file_sha256
 from tasks.records import Artifact, Model, Prepared, Train, Variant
 from tasks.training.evaluation import Scores, evaluate
-from tasks.training.fit import Fitted, fit
+from tasks.training.fit import Fitted, fit, store_weights
+from tasks.training.state import Training
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -128,16 +129,16 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
     for number, seed in enumerate(settings.seeds):
         network, architecture = fresh(model, data, seed)
         part = work.part(number / len(settings.seeds), (number + 1) / len(settings.seeds))
-        fitted = fit(
-            part,
-            network,
-            architecture,
-            data,
-            settings.model_copy(update={"seeds": (seed,)}),
+        training = Training(
+            work=part,
+            architecture=architecture,
+            data=data,
+            settings=settings.model_copy(update={"seeds": (seed,)}),
             model_label=model.label,
             variant=variant,
             stage=stage,
         )
+        fitted = fit(training, network)
         made.append((fitted, evaluation_row(work, data, variant, fitted.artifact, settings.device)))
     best = max(range(len(made)), key=lambda n: made[n][0].validation_macro_f1)
     spread: dict[str, object] = {
@@ -174,12 +175,8 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
 def as_they_are(work: Work, model: Model, data: Prepared, settings: Train) -> tuple[Artifact, Scores | None]:
     """Pretrained weights, stored without a step of training, and their validation scores where there are such
     images."""
-    import models
-
     network, architecture = fresh(model, data, settings.seeds[0])
-    with work.store.temporary() as folder:
-        models.save(network, folder / "weights.safetensors", architecture)
-        artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+    artifact = store_weights(work, network, architecture)
     if not data.validation_rows:
         return artifact, None
     return artifact, evaluate(network.to(choose_device(settings.device)), data, work.store, "validation")
@@ -201,7 +198,6 @@ def weights(model: Model, data: Prepared, name: str, stage: str, artifact: Artif
     import torch
 
     import models
-    from tasks.training.weights import cost
 
     network = models.build(**_architecture(model, data))
     parameters, macs = cost(network, torch.zeros(1, data.channels, data.image_size, data.image_size))

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
-from tasks.records import Model, Train
-from tasks.training.fit import fit
+from typing import TYPE_CHECKING, Any
+
+from tasks.records import Model, Prepared, Train
+from tasks.training.fit import Fitted, fit
+from tasks.training.state import Training
 from tasks.training.weights import fresh
 
+if TYPE_CHECKING:
+    from tasks.caching.work import Work
+
 LENET = Model(name="lenet5")
-
-
 QUICK = Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
 
 
-def fitted(work, data, settings, **how):
-    network, architecture = fresh(LENET, data, settings.seeds[0])
-    return fit(
-        work, network, architecture, data, settings, model_label="lenet5", variant="lenet5/train", stage="train", **how
+def training_of(work: Work, architecture: dict[str, Any], data: Prepared, settings: Train, model: str) -> Training:
+    """What a training of the stage `train` is about."""
+    return Training(
+        work=work,
+        architecture=architecture,
+        data=data,
+        settings=settings,
+        model_label=model,
+        variant=f"{model}/train",
+        stage="train",
     )
+
+
+def fitted(work: Work, data: Prepared, settings: Train, **how: Any) -> Fitted:
+    """Train a LeNet-5."""
+    network, architecture = fresh(LENET, data, settings.seeds[0])
+    return fit(training_of(work, architecture, data, settings, "lenet5"), network, **how)
