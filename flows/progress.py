@@ -1,72 +1,26 @@
-"""Which stages a study will run, how many of them are done, and how long the rest takes, once that is known."""
+"""How many of a study's steps are done, and how long the rest takes, once that is known."""
 
 from __future__ import annotations
 
 import json
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from flows.steps import remaining
 from tasks.caching.keys import digest
 from tasks.machine.files import write_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from flows.steps import Step
     from tasks.records import Study
 
 LOG = logging.getLogger("burnish")
 TRAINING = ("ablate", "train", "tune", "augment", "prune", "qat")
 MEASURING = ("benchmark", "serve", "aggregate")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A stage that a study is going to run."""
-
-    stage: str
-    """The stage's name, e.g. export."""
-    model: str = ""
-    """Label of the model that it is run for; empty for the stages that are run once."""
-    part: str = ""
-    """Part of the model's work: its techniques, its weights, or the forms of its first, second, ... weights."""
-
-    def __str__(self) -> str:
-        return " ".join(word for word in (self.stage, self.model, self.part) if word)
-
-
-def builds_aware(study: Study) -> bool:
-    """Whether an engine is built of a form of quantization-aware training."""
-    return "s8s8" in study.qat.settings and "int8" in study.build.precisions
-
-
-def plan(study: Study) -> list[Planned]:
-    """Every stage of a study in which nothing fails, in the order in which they are run."""
-    made = [Planned("prepare")]
-    for model in study.models:
-        made += [Planned("ablate", model.label, "techniques") for _ in study.ablate.names]
-    for model in study.models:
-        made.append(Planned("train", model.label, "weights"))
-        made += [Planned("tune", model.label, "weights")] if study.tune.trials else []
-        made += [Planned("augment", model.label, "weights")] if study.augment.policies else []
-        made += [Planned("prune", model.label, f"weights {ratio:g}") for ratio in study.prune.ratios]
-        for number in range(1 + len(study.prune.ratios)):
-            made += [Planned(stage, model.label, forms(number)) for stage in _stages_of_forms(study)]
-    serve = [Planned("serve")] if study.serve.seconds else []
-    return [*made, Planned("benchmark"), *serve, Planned("aggregate")]
-
-
-def forms(number: int) -> str:
-    """The part of a model's work that makes the forms of its weights number 0, 1, ..."""
-    return f"forms {number}"
-
-
-def _stages_of_forms(study: Study) -> list[str]:
-    quantized = ["quantize"] if study.quantize.settings or study.quantize.dynamic else []
-    built = ["build"] if study.build.precisions else []
-    aware = (["qat", "build"] if builds_aware(study) else ["qat"]) if study.qat.epochs else []
-    return ["export", *quantized, *built, *aware]
 
 
 class Progress:
@@ -75,56 +29,60 @@ class Progress:
     latest: Progress | None = None
     """Progress of the study that was started last in this process."""
 
-    def __init__(self, study: Study, out: Path) -> None:
+    def __init__(self, study: Study, plan: Sequence[Step], out: Path) -> None:
+        """`plan`: every step of the study, as `flows.steps.steps` gives them."""
         self.started = time.monotonic()
-        self.waiting = plan(study)
-        """Stages that have not begun."""
-        self.current: Planned | None = None
-        """The stage at work."""
-        self.done = 0
-        """Stages that have ended: computed, cached, failed or skipped."""
+        self.plan = plan
+        self.results: dict[str, Any] = {}
+        """Name of each step that has ended -> its result, None where it failed."""
+        self.waiting = list(plan)
+        """Steps that have not begun, and may still be called."""
+        self.current: Step | None = None
+        """The step at work."""
         self.label = ""
-        """The name of the stage at work, or of the one that ended last."""
+        """The label of the step at work, or of the one that ended last, as messages have it."""
         self.began = self.started
-        """When that stage began."""
+        """When that step began, by the monotonic clock."""
         self.computed = False
-        """Whether any stage of this run was computed, and not taken from the cache."""
+        """Whether any step of this run was computed, and not taken from the cache."""
         self.durations = Durations(study, out)
         Progress.latest = self
 
     @property
+    def done(self) -> int:
+        """Steps that have ended: computed, cached, failed or skipped."""
+        return len(self.results)
+
+    @property
     def total(self) -> int:
-        """Stages that have ended, and those that still will be run as far as is known now."""
+        """Steps that have ended, and those that still will be called as far as is known now."""
         return self.done + len(self.waiting) + (self.current is not None)
 
-    def begin(self, stage: str, model: str, label: str) -> None:
-        """Note that a stage begins, which is called `label` in messages."""
-        of_it = (planned for planned in self.waiting if planned.stage == stage and planned.model in ("", model))
-        self.current = next(of_it, None)
-        if self.current is not None:
-            self.waiting.remove(self.current)
-        else:
-            self.current = Planned(stage, model)
-        self.label, self.began = label, time.monotonic()
+    def begin(self, step: Step, label: str) -> None:
+        """Note that a step begins, whose stage is called `label` in messages."""
+        self.waiting.remove(step)
+        self.current = step
+        self.label = label
+        self.began = time.monotonic()
 
-    def end(self, computed: bool) -> str:
-        """Note that the stage at work has ended, and return how many of all are done, in words."""
+    def end(self, result: Any, *, computed: bool) -> str:
+        """Note that the step at work has ended, and return how many of all are done, in words.
+
+        Parameters
+        ----------
+        result
+            What it returned; None where it failed, which takes the steps that need it off the plan.
+        computed
+            Whether it was computed, and not taken from the cache.
+        """
         assert self.current is not None
         if computed:
             self.computed = True
             self.durations.note(self.current, time.monotonic() - self.began)
+        self.results[self.current.name] = result
         self.current = None
-        self.done += 1
+        self.waiting = remaining(self.plan, self.results)
         return f"{self.done} of {self.total} stages"
-
-    def close(self, model: str, part: str) -> None:
-        """Take what was planned for a part of a model's work, and did not come, off the plan."""
-        self.waiting = [planned for planned in self.waiting if planned.model != model or planned.part != part]
-
-    def keep_forms(self, model: str, weights: int) -> None:
-        """Keep of a model's plan the forms of so many weights: those are made, and no others come."""
-        kept = [forms(number) for number in range(weights)]
-        self.waiting = [planned for planned in self.waiting if planned.model != model or planned.part in kept]
 
     def expected(self) -> float | None:
         """Seconds that the stage at work took the last time with these settings; None where that is not known."""
@@ -132,8 +90,8 @@ class Progress:
 
     def rest(self) -> float | None:
         """Seconds that the stages take which have not begun, if none is cached; None unless all are known."""
-        seconds = [self.durations.of(planned) for planned in self.waiting]
-        known = [one for one in seconds if one is not None]
+        seconds = [self.durations.of(step) for step in self.waiting]
+        known = [duration for duration in seconds if duration is not None]
         return sum(known) if len(known) == len(seconds) else None
 
 
@@ -157,25 +115,25 @@ class Durations:
             # an estimate is all that is lost
             self.seconds = {}
 
-    def of(self, planned: Planned) -> float | None:
+    def of(self, step: Step) -> float | None:
         """Seconds of a stage, or None."""
-        settings, seconds = self.seconds.get(str(planned), ("", 0.0))
-        return seconds if settings == self._settings(planned) else None
+        settings, seconds = self.seconds.get(step.name, ("", 0.0))
+        return seconds if settings == self._settings(step) else None
 
-    def note(self, planned: Planned, seconds: float) -> None:
+    def note(self, step: Step, seconds: float) -> None:
         """Remember how long a stage took."""
-        self.seconds[str(planned)] = (self._settings(planned), round(seconds, 2))
+        self.seconds[step.name] = (self._settings(step), round(seconds, 2))
         try:
             write_text(self.path, json.dumps(self.seconds, indent=1))
         except OSError as error:
             # no reason to lose the stage
-            LOG.warning("how long %s took could not be written to %s: %s", planned, self.path, error.strerror)
+            LOG.warning("how long %s took could not be written to %s: %s", step.name, self.path, error.strerror)
 
-    def _settings(self, planned: Planned) -> str:
-        sections = {"data", "models", planned.stage}
-        if planned.stage in TRAINING:
+    def _settings(self, step: Step) -> str:
+        sections = {"data", "models", step.stage}
+        if step.stage in TRAINING:
             sections.add("train")
-        if planned.stage in MEASURING:
+        if step.stage in MEASURING:
             sections |= {"prune", "export", "quantize", "qat", "build", "benchmark", "serve"}
         whole = self.study.model_dump(mode="json")
         return digest({name: whole[name] for name in sorted(sections & whole.keys())})[:16]

@@ -1,4 +1,4 @@
-"""One run of a study: it calls stages, collects their rows and makes a failed stage a row."""
+"""One run of a study: it calls the steps, collects their rows, and makes a step that failed a row."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import Progress
 from flows.runs.unfinished import Unfinished
+from flows.steps import FailedVariant, Fragments, ResultOf, Variants, steps
 from tasks import tables
 from tasks.caching.limits import without_server
 from tasks.caching.stage import call
@@ -22,92 +23,129 @@ from tasks.machine.devices import Unavailable
 from tasks.machine.durable import sync
 from tasks.machine.files import beside, copy, made, replace, write_text
 from tasks.machine.space import DiskFull
-from tasks.records import Artifact, Context, Model, Output, Result, StageName, Study, Variant
+from tasks.records import Artifact, Context, Forms, Output, Result, StageName, Study, Variant
 from tasks.tables.variants import variant_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from prefect import Task
 
+    from flows.steps import Step
 
 LOG = logging.getLogger("burnish")
 
 
 class Run:
-    """One run of a study: calls stages, collects their rows, turns a failed stage into a failed variant."""
+    """One run of a study."""
 
     def __init__(self, study: Study, out: str, again: tuple[StageName, ...] = ()) -> None:
         self.study = study
         self.context = Context(out=str(Path(out).absolute()), run=new_run(Path(out), study.name), again=again)
         self.folder = Path(self.context.out) / "runs" / self.context.run
         self.fragments: dict[str, list[Artifact]] = {}
+        """Name of a table -> the fragments that the steps have written, in their order."""
         self.variants: list[Variant] = []
-        self.progress = Progress(study, Path(self.context.out))
+        """Variants that go on to the benchmark, failed ones included."""
+        self.progress = Progress(study, steps(study), Path(self.context.out))
         self.ended = ""
-        """How many of all stages had ended when the last one did, in words."""
-        # the first that a stage was survived with
+        """How many of all steps had ended when the last one did, in words."""
         self.error: Exception | None = None
+        """The first failure that the study has survived."""
 
-    def do(self, made: Task[..., Any], **inputs: Any) -> Any:
-        """Run a stage; an exception ends the study."""
-        about, started = made.about, time.monotonic()  # type: ignore[attr-defined]
-        before, label = about.computed, about.label_of(inputs)
-        self.progress.begin(made.name, model_of(inputs), label)
-        try:
-            result = call(made, self.context, **inputs)
-        except Exception:
-            self.ended = self.progress.end(computed=False)
-            raise
-        computed = about.computed > before
-        self.ended = self.progress.end(computed)
-        seconds = f"done in {time.monotonic() - started:.1f} s" if computed else "cached"
-        LOG.info("%s: %s %s", self.ended, label, seconds)
-        self.collect(result)
+    def walk(self, tasks: Mapping[str, Task[..., Any]]) -> Any:
+        """Call every step whose inputs there are, and return the result of the last one.
+
+        Parameters
+        ----------
+        tasks
+            Name of a stage -> its Prefect task.
+        """
+        result = None
+        while self.progress.waiting:
+            step = self.progress.waiting[0]
+            inputs = {name: self._input(value) for name, value in step.inputs.items()}
+            if step.measures:
+                self.variants.append(inputs[step.measures])
+            result = self._attempt(step, tasks[step.stage], inputs)
         return result
 
-    def attempt(self, made: Task[..., Any], failed: Variant | dict[str, str], **inputs: Any) -> Any:
-        """Run a stage; an exception becomes the row of `failed`, a variant or keys of `ablations`, and the study goes
-        on.
+    def _input(self, value: Any) -> Any:
+        """Return an input of a step, where the plan says only where it comes from."""
+        if isinstance(value, ResultOf):
+            return value.taken_from(self.progress.results)
+        if isinstance(value, Fragments):
+            names = self.fragments if value.tables is None else value.tables
+            return {name: tuple(self.fragments[name]) for name in names}
+        return self._measurable() if isinstance(value, Variants) else value
+
+    def _measurable(self) -> tuple[Variant, ...]:
+        """Return the variants that go on to the benchmark. Where none can be measured, the study ends."""
+        if not any(variant.status == "ok" and variant.benchmark for variant in self.variants):
+            first = self.variants[0]
+            reason = f"no variant to measure: {first.name}: {first.error}"
+            raise (ValueError if isinstance(self.error, ValueError) else Unfinished)(reason) from self.error
+        return tuple(self.variants)
+
+    def _attempt(self, step: Step, task: Task[..., Any], inputs: dict[str, Any]) -> Any:
+        """Call a step. Where it fails and the study can do without it, what would have been is a row, and it is None.
 
         What this machine has not the means for is skipped, anything else has failed.
         """
         try:
-            return self.do(made, **inputs)
+            return self._call(step, task, inputs)
         except DiskFull:
-            # nothing that follows could be written, and the same command goes on here
+            # Nothing that follows could be written, and the same command goes on here.
             raise
         except Exception as error:
-            # recorded, reported and shown: the one place where a study survives a stage
+            # Recorded, reported and shown: this is the one place where a study survives a step.
+            if step.failed is None:
+                raise
             self.error = self.error or error
-            skipped = isinstance(error, Unavailable)
-            # ValueError: of the user's settings or data
-            plain = isinstance(error, (Unavailable, ValueError))
-            told = str(error).splitlines()[0] if plain else f"{type(error).__name__}: {cause(error)}"
-            outcome: Any = {"status": "skipped" if skipped else "failed", "error": told}
-            LOG.log(
-                logging.WARNING if skipped else logging.ERROR,
-                "%s: %s %s: %s",
-                self.ended,
-                made.about.label_of(inputs),  # type: ignore[attr-defined]
-                outcome["status"],
-                told,
-            )
-            table: str = "ablations"
-            row: dict[str, Any]
-            if isinstance(failed, Variant):
-                failed = failed.model_copy(update=outcome)
-                self.variants.append(failed)
-                table, row = "variants", variant_row(failed)
-            else:
-                row = failed | outcome
-            work = Work(Store(Path(self.context.out) / "store"), self.folder)
-            self.collect(Output(tables={table: work.rows(table, [row])}))
+            self._note_failure(step, task, inputs, error)
             return None
 
-    def collect(self, result: Output) -> None:
+    def _call(self, step: Step, task: Task[..., Any], inputs: dict[str, Any]) -> Any:
+        """Call a step, and collect what it returns."""
+        about = task.about  # type: ignore[attr-defined]
+        label = about.label_of(inputs)
+        computed_before = about.computed
+        started = time.monotonic()
+        self.progress.begin(step, label)
+        try:
+            result = call(task, self.context, **inputs)
+        except Exception:
+            self.ended = self.progress.end(None, computed=False)
+            raise
+        computed = about.computed > computed_before
+        self.ended = self.progress.end(result, computed=computed)
+        seconds = f"done in {time.monotonic() - started:.1f} s" if computed else "cached"
+        LOG.info("%s: %s %s", self.ended, label, seconds)
+        self._collect(result)
+        return result
+
+    def _collect(self, result: Output) -> None:
         for table, artifact in result.tables.items():
             self.fragments.setdefault(table, []).append(artifact)
+        if isinstance(result, Forms):
+            self.variants.extend(result.variants)
+
+    def _note_failure(self, step: Step, task: Task[..., Any], inputs: dict[str, Any], error: Exception) -> None:
+        """Log a failure, and write the row that stands for what the step would have made."""
+        status = "skipped" if isinstance(error, Unavailable) else "failed"
+        # A ValueError is about the user's settings or data, and says all of it.
+        complete = isinstance(error, (Unavailable, ValueError))
+        reason = str(error).splitlines()[0] if complete else f"{type(error).__name__}: {cause(error)}"
+        level = logging.WARNING if status == "skipped" else logging.ERROR
+        LOG.log(level, "%s: %s %s: %s", self.ended, task.about.label_of(inputs), status, reason)  # type: ignore[attr-defined]
+        if isinstance(step.failed, FailedVariant):
+            variant = step.failed.of(inputs, status, reason)
+            self.variants.append(variant)
+            table, row = "variants", variant_row(variant)
+        else:
+            table, row = "ablations", {**(step.failed or {}), "status": status, "error": reason}
+        work = Work(Store(Path(self.context.out) / "store"), self.folder)
+        self._collect(Output(tables={table: work.rows(table, [row])}))
 
 
 def new_run(out: Path, name: str) -> str:
@@ -121,21 +159,6 @@ def new_run(out: Path, name: str) -> str:
         else:
             sync(out / "runs")
             return run
-
-
-def model_of(inputs: dict[str, Any]) -> str:
-    """Label of the model that a stage is run for; empty for a stage that is run once."""
-    if "model" in inputs:
-        return inputs["model"].label
-    return inputs["parent"].model if "parent" in inputs else ""
-
-
-def failed_variant(
-    name: str, model: Model, stage: str, parent: str | None = None, format: str = "safetensors"
-) -> Variant:
-    return Variant(
-        name=name, model=model.label, stage=stage, parent=parent, format=format, status="failed", error="unknown"
-    )
 
 
 def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> None:

@@ -17,10 +17,9 @@ from flows.orchestration import liveness
 from flows.orchestration.started import as_started, is_deployed, of_deployment
 from flows.plan import Plan, planned
 from flows.presets import quickstart
-from flows.progress import builds_aware, forms
-from flows.run import LOG, Run, failed_variant, publish
+from flows.run import LOG, Run, publish
 from flows.runs.folders import refuse_out
-from flows.runs.unfinished import Unfinished, failure, under_way
+from flows.runs.unfinished import failure, under_way
 from flows.settings import to_toml
 from flows.terminal.conclusion import in_one_line
 from models import check_gelu, check_weights
@@ -37,162 +36,35 @@ from tasks.prepare import prepare_task
 from tasks.prune import prune_task
 from tasks.qat import qat_task
 from tasks.quantize import quantize_task
-from tasks.records import Model, Output, Prepared, Result, StageName, Study, Trained, Variant
+from tasks.records import Result, StageName, Study
 from tasks.serve import serve_task
-from tasks.tables.summary import PARTS
 from tasks.train import train_task
 from tasks.tune import tune_task
 
 logs.tidy_errors()
 DEFAULT = quickstart()
 """What the form in the Prefect UI starts from."""
+TASKS = {
+    task.name: task
+    for task in (
+        prepare_task,
+        ablate_task,
+        train_task,
+        tune_task,
+        augment_task,
+        prune_task,
+        export_task,
+        quantize_task,
+        qat_task,
+        build_task,
+        benchmark_task,
+        serve_task,
+        aggregate_task,
+    )
+}
+"""Name of a stage -> its task. flows/steps.py says in which order they are called, and with what."""
 FINISHED: list[str] = []
 """Runs of this process whose results are all on disk, also where Prefect's server could not be told."""
-
-
-def _techniques(run: Run, model: Model, data: Prepared) -> None:
-    """Train a model without any technique, then with each, which is compared with it."""
-    study, plain = run.study, None
-    for technique in study.ablate.names:
-        keys = {"model": model.label, "technique": technique, "sets": json.dumps(study.ablate.sets(technique))}
-        made: Output | None = run.attempt(
-            ablate_task,
-            keys,
-            model=model,
-            data=data,
-            train=study.train,
-            settings=study.ablate,
-            technique=technique,
-            plain=plain,
-        )
-        if technique == "none" and made is not None:
-            plain = made.tables["ablations"]
-
-
-def _weights(run: Run, model: Model, data: Prepared) -> list[Trained]:
-    """The weights of a model that go on: the best of train, tune and augment, and one pruned form a ratio."""
-    study = run.study
-    tunes, augments = study.tune.trials > 0, bool(study.augment.policies)
-    best: Trained | None = run.attempt(
-        train_task,
-        failed_variant(f"{model.label}/train", model, "train"),
-        model=model,
-        data=data,
-        settings=study.train,
-        final=not tunes and not augments,
-    )
-    if best is not None and tunes:
-        best = (
-            run.attempt(
-                tune_task,
-                failed_variant(f"{model.label}/tune", model, "tune", best.variant.name),
-                model=model,
-                data=data,
-                trained=best,
-                settings=study.tune,
-                final=not augments,
-            )
-            or best
-        )
-    if best is not None and augments:
-        best = (
-            run.attempt(
-                augment_task,
-                failed_variant(f"{model.label}/augment", model, "augment", best.variant.name),
-                model=model,
-                data=data,
-                tuned=best,
-                settings=study.augment,
-            )
-            or best
-        )
-    if best is None:
-        return []
-    pruned = [
-        run.attempt(
-            prune_task,
-            failed_variant(f"{model.label}/prune-{ratio:g}", model, "prune", best.variant.name),
-            model=model,
-            data=data,
-            trained=best,
-            settings=study.prune,
-            ratio=ratio,
-        )
-        for ratio in study.prune.ratios
-    ]
-    return [best, *(p for p in pruned if p is not None)]
-
-
-def _forms(run: Run, model: Model, data: Prepared, trained: Trained) -> None:
-    """Export, quantize and build one model's weights."""
-    study, parent = run.study, trained.variant
-    run.variants.append(parent)
-    exported = run.attempt(
-        export_task,
-        failed_variant(f"{parent.name}/export", model, "export", parent.name, "onnx"),
-        data=data,
-        parent=parent,
-        settings=study.export,
-    )
-    if exported is None:
-        return
-    run.variants.extend(exported.variants)
-    onnx = next((v for v in exported.variants if v.format == "onnx" and v.status == "ok"), None)
-    if onnx is None:
-        return
-    symmetric = None
-    if study.quantize.settings or study.quantize.dynamic:
-        quantized = run.attempt(
-            quantize_task,
-            failed_variant(f"{onnx.name}/int8", model, "quantize", onnx.name, "onnx"),
-            data=data,
-            parent=onnx,
-            settings=study.quantize,
-        )
-        if quantized is not None:
-            run.variants.extend(quantized.variants)
-            symmetric = next((v for v in quantized.variants if v.setting == "s8s8" and v.status == "ok"), None)
-    if study.build.precisions:
-        built = run.attempt(
-            build_task,
-            failed_variant(f"{onnx.name}/engine", model, "build", onnx.name, "engine"),
-            parent=onnx,
-            symmetric=symmetric,
-            settings=study.build,
-        )
-        if built is not None:
-            run.variants.extend(built.variants)
-    if study.qat.epochs:
-        _aware(run, model, data, trained, onnx)
-
-
-def _aware(run: Run, model: Model, data: Prepared, trained: Trained, onnx: Variant) -> None:
-    """Quantization-aware training of one model's weights, and the engine of its symmetric form."""
-    study = run.study
-    made = run.attempt(
-        qat_task,
-        failed_variant(f"{onnx.name}/int8-qat", model, "qat", onnx.name, "onnx"),
-        model=model,
-        data=data,
-        trained=trained,
-        fp32=onnx,
-        export=study.export,
-        settings=study.qat,
-    )
-    if made is None:
-        return
-    run.variants.extend(made.variants)
-    symmetric = next((v for v in made.variants if v.setting == "qat-s8s8" and v.status == "ok"), None)
-    if symmetric is not None and builds_aware(study):
-        built = run.attempt(
-            build_task,
-            failed_variant(f"{symmetric.name}/engine", model, "build", symmetric.name, "engine"),
-            parent=symmetric,
-            symmetric=symmetric,
-            settings=study.build.model_copy(update={"precisions": ("int8",)}),
-        )
-        if built is not None:
-            run.variants.extend(built.variants)
 
 
 def _run_name() -> str:
@@ -265,31 +137,7 @@ def _results(run: Run, study: Study, plan: Plan) -> Result:
     write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "auto": plan.chosen}, indent=1))
     for setting, told in plan.chosen.items():
         LOG.info("%s: auto is %s", setting, told)
-    study = plan.study
-    data: Prepared = run.do(prepare_task, settings=study.data)
-    for model in study.models:
-        _techniques(run, model, data)
-        run.progress.close(model.label, "techniques")
-    for model in study.models:
-        made = _weights(run, model, data)
-        run.progress.keep_forms(model.label, len(made))
-        for number, weights in enumerate(made):
-            _forms(run, model, data, weights)
-            run.progress.close(model.label, forms(number))
-    if not any(v.status == "ok" and v.benchmark for v in run.variants):
-        why = f"no variant to measure: {run.variants[0].name}: {run.variants[0].error}"
-        raise (ValueError if isinstance(run.error, ValueError) else Unfinished)(why) from run.error
-    run.do(benchmark_task, data=data, variants=tuple(run.variants), settings=study.benchmark)
-    if study.serve.seconds:
-        run.do(
-            serve_task,
-            data=data,
-            variants=tuple(run.variants),
-            study=study,
-            settings=study.serve,
-            fragments={name: tuple(run.fragments[name]) for name in PARTS},
-        )
-    result: Result = run.do(aggregate_task, study=study, fragments={k: tuple(v) for k, v in run.fragments.items()})
+    result: Result = run.walk(TASKS)
     result = as_started(result)
     publish(run, result)
     LOG.info("report: %s", run.folder / "report.html")

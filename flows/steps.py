@@ -1,0 +1,349 @@
+"""The steps of a study, as data: which stages are called, with what, and what each needs of the steps before it.
+
+A plan is made once, before anything runs (`steps`). The run walks it (flows/run.py), progress counts it
+(flows/progress.py).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from tasks.records import Forms, Output, Trained, Variant
+
+if TYPE_CHECKING:
+    from tasks.records import Model, Study
+
+
+@dataclass(frozen=True)
+class Variants:
+    """An input: the variants that go on to the benchmark from all steps before, failed ones included."""
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """An input: the fragments that all steps before have written, by the name of their table."""
+
+    tables: tuple[str, ...] | None = None
+    """Tables whose fragments are meant; None: all."""
+
+
+@dataclass(frozen=True)
+class ResultOf:
+    """An input that is the result of another step, or a part of it."""
+
+    steps: tuple[str, ...]
+    """Names of steps; the result is that of the first of them that has one."""
+    part: Callable[[Any], Any] = lambda result: result
+    """What of the result is the input; None where the result has no such part."""
+    optional: bool = False
+    """Whether the step is called with None where there is no such result. If not, it is left out."""
+
+    def taken_from(self, results: Mapping[str, Any]) -> Any:
+        """Return the input, None where none of the steps has such a result."""
+        made = next((results[name] for name in self.steps if results.get(name) is not None), None)
+        return None if made is None else self.part(made)
+
+
+@dataclass(frozen=True)
+class FailedVariant:
+    """The variant that stands in the tables for what a failed step would have made."""
+
+    model: str
+    stage: str
+    suffix: str
+    """The last part of its name."""
+    parent: str = ""
+    """Name of the input that is its parent; empty: it has none."""
+    beside: bool = False
+    """Whether its name begins with its parent's name. If not, it begins with the model's label."""
+    format: str = "safetensors"
+
+    def of(self, inputs: Mapping[str, Any], status: str, error: str) -> Variant:
+        """Return the variant for the inputs that the step was called with."""
+        given = inputs.get(self.parent)
+        parent = given.variant if isinstance(given, Trained) else given
+        return Variant(
+            name=f"{parent.name if self.beside and parent else self.model}/{self.suffix}",
+            model=self.model,
+            stage=self.stage,
+            parent=parent.name if parent else None,
+            format=self.format,
+            status="skipped" if status == "skipped" else "failed",
+            error=error,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One call of a stage."""
+
+    stage: str
+    name: str
+    """What the step is called; unique in a study."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """The stage's inputs: values, a `ResultOf`, `Variants` or `Fragments`."""
+    model: str = ""
+    """Label of the model that the step is for; empty for steps that are for the whole study."""
+    failed: FailedVariant | dict[str, str] | None = None
+    """What stands in the tables if the step fails: a variant, or keys of a row of `ablations`. None: a failure ends the
+    study."""
+    measures: str = ""
+    """Name of an input whose variant goes on to the benchmark, before those that the step makes."""
+
+    @property
+    def needs(self) -> list[ResultOf]:
+        """Results of other steps without which this one is left out."""
+        return [value for value in self.inputs.values() if isinstance(value, ResultOf) and not value.optional]
+
+
+def steps(study: Study) -> list[Step]:
+    """Return every step of a study, in the order in which they are called. Steps that fail take others with them."""
+    plan = [Step(stage="prepare", name="prepare", inputs={"settings": study.data})]
+    for model in study.models:
+        plan += _techniques(study, model)
+    for model in study.models:
+        best = _training(study, model)
+        plan += best
+        pruned = [_prune(study, model, ratio, best) for ratio in study.prune.ratios]
+        plan += pruned
+        plan += _forms(study, model, "best", _newest_first(best))
+        for step, ratio in zip(pruned, study.prune.ratios, strict=True):
+            plan += _forms(study, model, f"prune-{ratio:g}", (step.name,))
+    return plan + _measuring(study)
+
+
+def remaining(plan: Sequence[Step], results: Mapping[str, Any]) -> list[Step]:
+    """Return the steps that have not ended and may still be called, in order.
+
+    Parameters
+    ----------
+    plan
+        All steps of the study.
+    results
+        Name of each step that has ended -> its result, None where it failed.
+    """
+    waiting: list[Step] = []
+    for step in plan:
+        names = {other.name for other in waiting}
+        if step.name not in results and all(_can_come(need, names, results) for need in step.needs):
+            waiting.append(step)
+    return waiting
+
+
+def _can_come(need: ResultOf, waiting: set[str], results: Mapping[str, Any]) -> bool:
+    return not waiting.isdisjoint(need.steps) or need.taken_from(results) is not None
+
+
+DATA = ResultOf(("prepare",))
+
+
+def _techniques(study: Study, model: Model) -> list[Step]:
+    """A training without any technique, then one with each, which is compared with it."""
+    first = f"ablate {model.label} none"
+    return [
+        Step(
+            stage="ablate",
+            name=f"ablate {model.label} {technique}",
+            model=model.label,
+            inputs={
+                "model": model,
+                "data": DATA,
+                "train": study.train,
+                "settings": study.ablate,
+                "technique": technique,
+                "plain": None if technique == "none" else ResultOf((first,), _ablations, optional=True),
+            },
+            failed={
+                "model": model.label,
+                "technique": technique,
+                "sets": json.dumps(study.ablate.sets(technique)),
+            },
+        )
+        for technique in study.ablate.names
+    ]
+
+
+def _ablations(result: Output) -> Any:
+    return result.tables["ablations"]
+
+
+def _training(study: Study, model: Model) -> list[Step]:
+    """Train, tune and augment, each from the best weights before it."""
+    label, tunes, augments = model.label, study.tune.trials > 0, bool(study.augment.policies)
+    common: dict[str, Any] = {"model": model, "data": DATA}
+    plan = [
+        Step(
+            stage="train",
+            name=f"train {label}",
+            model=label,
+            inputs={**common, "settings": study.train, "final": not tunes and not augments},
+            failed=FailedVariant(label, "train", "train"),
+        )
+    ]
+    if tunes:
+        plan.append(
+            Step(
+                stage="tune",
+                name=f"tune {label}",
+                model=label,
+                inputs={
+                    **common,
+                    "trained": ResultOf(_newest_first(plan)),
+                    "settings": study.tune,
+                    "final": not augments,
+                },
+                failed=FailedVariant(label, "tune", "tune", "trained"),
+            )
+        )
+    if augments:
+        plan.append(
+            Step(
+                stage="augment",
+                name=f"augment {label}",
+                model=label,
+                inputs={**common, "tuned": ResultOf(_newest_first(plan)), "settings": study.augment},
+                failed=FailedVariant(label, "augment", "augment", "tuned"),
+            )
+        )
+    return plan
+
+
+def _newest_first(plan: list[Step]) -> tuple[str, ...]:
+    """Names of steps whose weights go on: those of the last one that did not fail."""
+    return tuple(step.name for step in reversed(plan))
+
+
+def _prune(study: Study, model: Model, ratio: float, best: list[Step]) -> Step:
+    return Step(
+        stage="prune",
+        name=f"prune {model.label} {ratio:g}",
+        model=model.label,
+        inputs={
+            "model": model,
+            "data": DATA,
+            "trained": ResultOf(_newest_first(best)),
+            "settings": study.prune,
+            "ratio": ratio,
+        },
+        failed=FailedVariant(model.label, "prune", f"prune-{ratio:g}", "trained"),
+    )
+
+
+def _forms(study: Study, model: Model, weights: str, made_by: tuple[str, ...]) -> list[Step]:
+    """Export, quantize and build one model's weights. `made_by`: the steps that the weights may come from."""
+    label, where = model.label, f"{model.label} {weights}"
+    export = Step(
+        stage="export",
+        name=f"export {where}",
+        model=label,
+        inputs={"data": DATA, "parent": ResultOf(made_by, _variant), "settings": study.export},
+        failed=FailedVariant(label, "export", "export", "parent", beside=True, format="onnx"),
+        measures="parent",
+    )
+    plan, onnx = [export], ResultOf((export.name,), _onnx)
+    symmetric: ResultOf | None = None
+    if study.quantize.settings or study.quantize.dynamic:
+        quantize = Step(
+            stage="quantize",
+            name=f"quantize {where}",
+            model=label,
+            inputs={"data": DATA, "parent": onnx, "settings": study.quantize},
+            failed=FailedVariant(label, "quantize", "int8", "parent", beside=True, format="onnx"),
+        )
+        plan.append(quantize)
+        symmetric = ResultOf((quantize.name,), _with_setting("s8s8"), optional=True)
+    if study.build.precisions:
+        plan.append(
+            Step(
+                stage="build",
+                name=f"build {where}",
+                model=label,
+                inputs={"parent": onnx, "symmetric": symmetric, "settings": study.build},
+                failed=FailedVariant(label, "build", "engine", "parent", beside=True, format="engine"),
+            )
+        )
+    return plan + (_aware(study, model, where, made_by, onnx) if study.qat.epochs else [])
+
+
+def _aware(study: Study, model: Model, where: str, made_by: tuple[str, ...], onnx: ResultOf) -> list[Step]:
+    """Quantization-aware training of one model's weights, and the engine of its symmetric form."""
+    train = Step(
+        stage="qat",
+        name=f"qat {where}",
+        model=model.label,
+        inputs={
+            "model": model,
+            "data": DATA,
+            "trained": ResultOf(made_by),
+            "fp32": onnx,
+            "export": study.export,
+            "settings": study.qat,
+        },
+        failed=FailedVariant(model.label, "qat", "int8-qat", "fp32", beside=True, format="onnx"),
+    )
+    if "s8s8" not in study.qat.settings or "int8" not in study.build.precisions:
+        return [train]
+    symmetric = ResultOf((train.name,), _with_setting("qat-s8s8"))
+    build = Step(
+        stage="build",
+        name=f"build qat {where}",
+        model=model.label,
+        inputs={
+            "parent": symmetric,
+            "symmetric": symmetric,
+            "settings": study.build.model_copy(update={"precisions": ("int8",)}),
+        },
+        failed=FailedVariant(model.label, "build", "engine", "parent", beside=True, format="engine"),
+    )
+    return [train, build]
+
+
+def _variant(trained: Trained) -> Variant:
+    return trained.variant
+
+
+def _onnx(exported: Forms) -> Variant | None:
+    return next((form for form in exported.variants if form.format == "onnx" and form.status == "ok"), None)
+
+
+def _with_setting(setting: str) -> Callable[[Forms], Variant | None]:
+    """Return what finds the form of an int8 setting among those that a step made."""
+
+    def part(made: Forms) -> Variant | None:
+        return next((form for form in made.variants if form.setting == setting and form.status == "ok"), None)
+
+    return part
+
+
+def _measuring(study: Study) -> list[Step]:
+    # Imports Polars, which a terminal that shows progress need not wait for.
+    from tasks.tables.summary import PARTS
+
+    plan = [
+        Step(
+            stage="benchmark",
+            name="benchmark",
+            inputs={"data": DATA, "variants": Variants(), "settings": study.benchmark},
+        )
+    ]
+    if study.serve.seconds:
+        plan.append(
+            Step(
+                stage="serve",
+                name="serve",
+                inputs={
+                    "data": DATA,
+                    "variants": Variants(),
+                    "study": study,
+                    "settings": study.serve,
+                    "fragments": Fragments(PARTS),
+                },
+            )
+        )
+    return [
+        *plan,
+        Step(stage="aggregate", name="aggregate", inputs={"study": study, "fragments": Fragments()}),
+    ]
