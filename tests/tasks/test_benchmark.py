@@ -49,40 +49,6 @@ QUICK = Benchmark(
 )
 
 
-# A runtime without a library. Its model is JSON: how long a query takes, and what goes wrong from which batch size on.
-FAKE = """
-import fcntl, io, json, os, signal, time
-import numpy as np
-FORMATS = ("fake",)
-def unavailable(device): return None if device == "cpu" else f"{device}: not here"
-def load_library(device): pass
-class Session:
-    provider, split = "FakeProvider", None
-    def __init__(self, path, slots):
-        self.path, self.slots = path, slots
-        self.spec = json.loads(path.read_text())
-        self.lock = io.open(self.spec["lock"], "a")
-        self.ballast = np.ones(self.spec.get("megabytes", 0) << 17)
-        if self.spec.get("fault") == "open": raise ValueError("cannot be opened\\nsecond line")
-    def run(self, inputs):
-        kind = fcntl.LOCK_EX if self.slots == 1 else fcntl.LOCK_SH
-        fcntl.flock(self.lock, kind | fcntl.LOCK_NB)  # fails where another candidate's query is in flight
-        fault = self.spec.get("fault") if len(inputs) >= self.spec.get("from_batch", 1) else None
-        if fault == "segfault":
-            os.write(2, b"about to crash\\n"); os.kill(os.getpid(), signal.SIGSEGV)
-        if fault == "hang": time.sleep(1000)
-        time.sleep(self.spec.get("ms", 0.2) / 1000)
-        fcntl.flock(self.lock, fcntl.LOCK_UN)
-        if fault == "raise": raise RuntimeError("out of memory")
-        logits = np.zeros((len(inputs), 10), np.float32)
-        logits[np.arange(len(inputs)), abs(inputs.sum((1, 2, 3))).astype(int) % self.spec.get("classes", 10)] = 1
-        return logits * np.nan if fault == "nan" else logits
-    def fork(self): return Session(self.path, self.slots)
-    def close(self): pass
-def open(path, device, batch_size, threads, slots): return Session(path, slots)
-"""
-
-
 @pytest.fixture
 def work(tmp_path: Path) -> Work:
     return Work.at(tmp_path)
@@ -96,15 +62,8 @@ def data(work: Work) -> Prepared:
 @pytest.fixture
 def fake(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Variant]:
     """Make the runtime known to this process and to the candidates'; a function that stores variants for it."""
-    plugin = tmp_path / "plugin"
-    plugin.mkdir()
-    (plugin / "fake.py").write_text(FAKE)
-    (plugin / "sitecustomize.py").write_text(
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-        f"import tasks.runtimes; tasks.runtimes.__path__.append({str(plugin)!r})\n"
-    )
-    monkeypatch.setenv("PYTHONPATH", str(plugin))
-    monkeypatch.setattr(tasks.runtimes, "__path__", [*tasks.runtimes.__path__, str(plugin)])
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, PLUGINS))))
+    monkeypatch.setattr(tasks.runtimes, "__path__", [*tasks.runtimes.__path__, str(PLUGINS)])
     monkeypatch.delitem(sys.modules, "tasks.runtimes.fake", raising=False)
 
     def variant(name: str, parent: str | None = None, benchmark: bool = True, **spec: Any) -> Variant:
@@ -357,15 +316,9 @@ def test_a_candidate_ends_when_its_parent_is_killed_in_the_middle_of_a_query(
         pool=str(tmp_path / "pool.npy"),
     )
     effort = process.Effort(warmup_seconds=0.1, min_seconds=0.1, min_queries=1)
-    parent = f"""
-from pathlib import Path
-from tasks.candidates.process import Candidate, Effort, Spec
-process = Candidate({spec!r}, Path({str(tmp_path / "log")!r}))
-process.receive()
-print(process.pid, flush=True)
-process.warm_up("latency", 1, {effort!r}, ())
-"""
-    killed = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, cwd=ROOT)
+    parent = command("start_candidate", json.dumps(asdict(spec)), json.dumps(asdict(effort)), tmp_path / "log")
+    paths = os.pathsep.join(map(str, (ROOT, PLUGINS)))
+    killed = subprocess.Popen(parent, stdout=subprocess.PIPE, env=environment(PYTHONPATH=paths))
     assert killed.stdout is not None
     child = psutil.Process(int(killed.stdout.readline()))
     time.sleep(0.5)

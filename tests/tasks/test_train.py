@@ -1,10 +1,8 @@
 """Training: saturation, resumption to the same weights, divergence, precision, seeds."""
 
-import os
 import signal
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
 import polars
@@ -17,7 +15,7 @@ from tasks.training import loop
 from tasks.training.fit import Diverged, fit
 from tasks.training.weights import fresh
 from tests.support.digits import digits
-from tests.support.paths import ROOT
+from tests.support.programs import command, environment
 from tests.support.trainings import LENET, QUICK, fitted
 
 
@@ -81,35 +79,11 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_wei
     assert len(resumed.epochs) == len(whole.epochs)
 
 
-KILLED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from digits import digits
-from tasks import loop
-from tasks.caching.store import Store
-from tasks.caching.work import Work
-from test_train import LENET, QUICK, fitted
-out = Path({out!r})
-work = Work(Store(out / "store"), out / "scratch")
-work.scratch.mkdir(parents=True, exist_ok=True)
-long = QUICK.model_copy(update={{"epochs": 12, "patience": 12}})
-train = loop.Run._train
-def told(run):
-    scores = train(run)
-    print("epoch", run.epoch, flush=True)
-    return scores
-loop.Run._train = told
-print(fitted(work, digits(work), long).artifact.sha256, flush=True)
-"""
-
-
 @pytest.mark.slow
 def test_a_training_killed_with_signal_9_resumes_to_the_same_weights(tmp_path):
     def run(out: Path, kill_at: int | None = None) -> list[str]:
-        code = KILLED.format(tests=str(Path(__file__).parent), out=str(out))
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+        program = command("train_twelve_epochs", out)
+        process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=environment())
         lines = []
         for line in process.stdout:
             lines.append(line.strip())

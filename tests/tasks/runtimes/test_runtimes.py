@@ -31,6 +31,7 @@ from tasks.runtimes._onnx import model_file
 from tests.support.command import skip_without_engines
 from tests.support.digits import digits, warmed
 from tests.support.paths import ROOT
+from tests.support.programs import command, environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -214,14 +215,8 @@ def test_onnx_runtime_takes_tensorrt_of_its_own_major_version_alone(
     reason="ONNX Runtime's build for CPUs is installed (requirements-gpu.txt has the one for CUDA)",
 )
 def test_installed_wheels_carry_every_library_that_onnx_runtimes_cuda_provider_links() -> None:
-    code = (
-        "import ctypes, pathlib, onnxruntime; onnxruntime.preload_dlls()\n"
-        "folder = pathlib.Path(onnxruntime.__file__).parent / 'capi'\n"
-        "ctypes.CDLL(str(folder / 'libonnxruntime_providers_shared.so'), ctypes.RTLD_GLOBAL)\n"
-        "try: ctypes.CDLL(str(folder / 'libonnxruntime_providers_cuda.so'))\n"
-        "except OSError as error: print(error)"
-    )
-    said = subprocess.run([sys.executable, "-c", code], text=True, capture_output=True, check=True).stdout.strip()
+    done = subprocess.run(command("load_cuda_provider"), env=environment(), text=True, capture_output=True, check=True)
+    said = done.stdout.strip()
     assert said.partition(":")[0] in ("", "libcuda.so.1"), "the driver's own library alone may be missing"
 
 
@@ -558,23 +553,6 @@ def test_openvinos_latency_is_a_bare_loops(resnet: Path) -> None:
 
 
 SECONDS = "8"
-OURS = """
-import sys, time
-from pathlib import Path
-import numpy as np
-from tasks import runtimes
-session = runtimes.load("openvino").open(Path(sys.argv[1]), "cpu", 1, 1)
-inputs = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
-session.run(inputs)
-spent = []
-print("ready")
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
-    begin = time.perf_counter_ns()
-    session.run(inputs)
-    spent.append((time.perf_counter_ns() - begin) / 1e6)
-print("Median:", np.median(spent), "ms")
-"""
 
 
 @pytest.mark.alone
@@ -589,6 +567,7 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": "1"}}))
     app = (
+        sys.executable,
         "-c",
         "from openvino.tools.benchmark.main import main; main()",
         "-m",
@@ -614,11 +593,11 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
     def start(sign: str, *arguments: str) -> subprocess.Popen[str]:
         """A process that has said `sign`, stopped."""
         process = subprocess.Popen(
-            [sys.executable, "-u", *arguments],
+            arguments,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            cwd=ROOT,
+            env=environment(PYTHONUNBUFFERED="1"),
         )
         assert process.stdout is not None
         assert any(sign in line for line in process.stdout)
@@ -633,7 +612,7 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
     ratio = 0.0
     # more where other work comes in between
     while len(found) < 3 or (abs(ratio - 1) > 0.05 and len(found) < 7):
-        both = start("ready", "-c", OURS, str(resnet), SECONDS), start("Step 10/11", *app)
+        both = start("ready", *command("time_openvino", resnet, SECONDS)), start("Step 10/11", *app)
         while any(process.poll() is None for process in both):
             for process in both:
                 process.send_signal(signal.SIGCONT)
