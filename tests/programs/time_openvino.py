@@ -1,4 +1,4 @@
-"""Runs a file in burnish's OpenVINO runtime for some seconds, and prints the median of the queries as benchmark_app does.
+"""Runs a file in the OpenVINO runtime for some seconds, and prints the median of its queries as benchmark_app does.
 
 Arguments: the ONNX file, and the seconds. Prints "ready" before the first query that counts.
 """

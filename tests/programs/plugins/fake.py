@@ -37,7 +37,7 @@ class Session:
         self.path = path
         self.slots = slots
         self.spec = json.loads(path.read_text())
-        self.lock = Path(self.spec["lock"]).open("a")
+        self.lock = os.open(self.spec["lock"], os.O_RDWR | os.O_CREAT)
         self.ballast = np.ones(self.spec.get("megabytes", 0) << 17)
         if self.spec.get("fault") == "open":
             raise ValueError("cannot be opened\nsecond line")

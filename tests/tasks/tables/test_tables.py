@@ -16,6 +16,7 @@ from tasks import tables
 from tasks.tables import Unfit, expectations, frames
 from tasks.tables.checks import Failure
 from tasks.tables.schema import TABLES, Column
+from tests.support.programs import command, environment
 
 Row = dict[str, Any]
 
