@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tasks.caching.work import Work
-from tasks.datasets._arrays import load_arrays
+from tasks.datasets._arrays import SPLITS, load_arrays
 from tasks.prepare import prepare
 from tasks.records import Data, Prepared
 from tests.support.paths import SHARED
@@ -58,7 +58,8 @@ def folder(
 
 def test_digits_are_decoded_split_and_measured(work: Work) -> None:
     prepared = prepare(work, Data())
-    images, labels, splits = load_arrays(work.store, prepared)
+    arrays = load_arrays(work.store, prepared)
+    images, labels, splits = arrays
     assert isinstance(images, np.memmap)
     assert images.shape == (1797, 8, 8, 1)
     assert (images.dtype, labels.dtype, splits.dtype) == (np.uint8, np.int64, np.uint8)
@@ -66,15 +67,15 @@ def test_digits_are_decoded_split_and_measured(work: Work) -> None:
     assert (prepared.channels, prepared.image_size, prepared.classes) == (1, 8, tuple("0123456789"))
     assert (prepared.train_rows, prepared.validation_rows, prepared.test_rows) == (1294, 144, 359)
     assert np.bincount(splits).tolist() == [1294, 144, 359]
-    train = images[splits == 0] / 255
+    train = images[arrays.rows_of("train")] / 255
     assert prepared.mean == pytest.approx([train.mean()])
     assert prepared.std == pytest.approx([train.std()])
-    for split, share in enumerate((0.72, 0.08, 0.2)):
-        counts = np.bincount(labels[splits == split], minlength=10)
+    for split, share in zip(SPLITS, (0.72, 0.08, 0.2), strict=True):
+        counts = np.bincount(labels[arrays.rows_of(split)], minlength=10)
         assert np.abs(counts - share * np.bincount(labels)).max() < 2
     rows = datasets(work, prepared)
     assert [rows[s]["rows"] for s in ("train", "validation", "test")] == [1294, 144, 359]
-    assert rows["test"]["class_rows"] == np.bincount(labels[splits == 2]).tolist()
+    assert rows["test"]["class_rows"] == np.bincount(labels[arrays.rows_of("test")]).tolist()
     assert rows["test"]["class_names"] == list(prepared.classes)
     named = {key: rows["test"][f"images_{key}"] for key in ("path", "sha256", "size_bytes")}
     assert named == prepared.images.model_dump(include=set(named))

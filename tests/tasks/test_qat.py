@@ -99,10 +99,11 @@ def graph(work: Work, variant: Variant) -> onnx.GraphProto:
 
 def top1(work: Work, data: Prepared, variant: Variant) -> float:
     assert variant.artifact is not None
-    images, labels, splits = load_arrays(work.store, data)
+    arrays = load_arrays(work.store, data)
+    rows = arrays.rows_of("test")
     session = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1)
-    out = session.run(normalise(images[splits == 2], data.mean, data.std))
-    return float((out.argmax(1) == labels[splits == 2]).mean())
+    out = session.run(normalise(arrays.images[rows], data.mean, data.std))
+    return float((out.argmax(1) == arrays.labels[rows]).mean())
 
 
 def optimized(path: Path, folder: Path) -> list[str]:
@@ -172,13 +173,14 @@ def test_tensorrt_builds_an_engine_of_the_symmetric_form(made: Forms, work: Work
 
 
 def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -> None:
-    images, labels, splits = load_arrays(work.store, data)
+    arrays = load_arrays(work.store, data)
+    validation = arrays.rows_of("validation")
     for variant, row in zip(made.variants, rows(work, made), strict=True):
         assert variant.artifact is not None
         out = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1).run(
-            normalise(images[splits == 1], data.mean, data.std)
+            normalise(arrays.images[validation], data.mean, data.std)
         )
-        assert row["validation_top1"] == pytest.approx((out.argmax(1) == labels[splits == 1]).mean())
+        assert row["validation_top1"] == pytest.approx((out.argmax(1) == arrays.labels[validation]).mean())
         assert row["parity"] <= row["tolerance"] == SETTINGS.tolerance
         assert row["sha256"] == variant.artifact.sha256
     frame = frames.frame("variants", rows(work, made))
@@ -278,8 +280,9 @@ def test_the_step_before_the_first_epoch_leaves_observers_as_they_were(
 
 
 def test_test_images_are_never_read(work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms) -> None:
-    images, _, splits = load_arrays(work.store, data)
-    spoilt = np.where((splits == 2)[:, None, None, None], 255 - images, images)
+    arrays = load_arrays(work.store, data)
+    spoilt = np.array(arrays.images)
+    spoilt[arrays.rows_of("test")] = 255 - spoilt[arrays.rows_of("test")]
     with work.store.temporary() as folder:
         np.save(folder / "images.npy", spoilt)
         other = data.model_copy(update={"images": work.store.put(folder / "images.npy", "npy")})
