@@ -8,6 +8,7 @@ import numpy
 import torch
 
 import models
+from tasks.datasets._arrays import SPLITS, Arrays
 from tasks.records import Artifact, Prepared, Variant
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ def digits(work: Work, rows: int = 300) -> Prepared:
 
     source = load_digits()
     images = (source.images[:rows, :, :, None] * 255 / 16).astype(numpy.uint8)
-    splits = numpy.array([0, 0, 0, 1, 2], numpy.uint8)[numpy.arange(rows) % 5]
-    train = images[splits == 0] / 255
+    of_five = [SPLITS.index(split) for split in ("train", "train", "train", "validation", "test")]
+    splits = numpy.array(of_five, numpy.uint8)[numpy.arange(rows) % 5]
+    arrays = Arrays(images, source.target[:rows].astype(numpy.int64), splits)
+    train = images[arrays.rows_of("train")] / 255
 
     def put(array: numpy.ndarray) -> Artifact:
         with work.store.temporary() as folder:
@@ -30,16 +33,16 @@ def digits(work: Work, rows: int = 300) -> Prepared:
 
     return Prepared(
         images=put(images),
-        labels=put(source.target[:rows].astype(numpy.int64)),
+        labels=put(arrays.labels),
         splits=put(splits),
         classes=tuple(map(str, range(10))),
         image_size=8,
         channels=1,
         mean=(float(train.mean()),),
         std=(float(train.std()),),
-        train_rows=int((splits == 0).sum()),
-        validation_rows=int((splits == 1).sum()),
-        test_rows=int((splits == 2).sum()),
+        train_rows=len(arrays.rows_of("train")),
+        validation_rows=len(arrays.rows_of("validation")),
+        test_rows=len(arrays.rows_of("test")),
     )
 
 

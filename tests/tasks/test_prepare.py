@@ -1,4 +1,4 @@
-"""The prepare stage: splits, limits, bad rows, duplicates, statistics, and what it refuses."""
+"""The prepare stage: splits, limits, bad rows, sizes and modes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from tasks.caching.work import Work
-from tasks.datasets._arrays import load_arrays
-from tasks.datasets._split import holdout, roles, sample
-from tasks.datasets._statistics import duplicates, moments
+from tasks.datasets._arrays import SPLITS, load_arrays
 from tasks.prepare import prepare
 from tasks.records import Data, Prepared
 from tests.support.paths import SHARED
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here (BURNISH_SHARED)")
+
+
 BROKEN = {
     "undecodable image": [16, 31, 78, 114, 151],
     "empty image": [30, 39, 65],
@@ -58,73 +56,10 @@ def folder(
     return root
 
 
-# ------------------------------------------------------------------------------------------------------------- splits
-
-labels_of = st.lists(st.integers(0, 6), min_size=2, max_size=120).map(np.array)
-
-
-@given(labels_of, st.floats(0, 1), st.integers(0, 2**32))
-def test_sample_gives_each_class_its_share_to_within_one(labels: np.ndarray, part: float, seed: int) -> None:
-    count = round(part * len(labels))
-    chosen = sample(labels, count, (seed, 0))
-    assert len(chosen) == count
-    assert (np.diff(chosen) > 0).all()
-    for label in np.unique(labels):
-        share = count * (labels == label).sum() / len(labels)
-        assert abs((labels[chosen] == label).sum() - share) < 1
-    assert np.array_equal(chosen, sample(labels, count, (seed, 0)))
-
-
-@given(labels_of, st.floats(0.01, 0.99), st.integers(0, 2**32))
-def test_holdout_leaves_a_row_of_each_class_where_it_is_stratified(labels: np.ndarray, part: float, seed: int) -> None:
-    held, stratified = holdout(labels, part, (seed, 0))
-    rest = np.delete(labels, held)
-    assert len(held) == min(max(1, round(part * len(labels))), len(labels) - 1)
-    assert len(rest) >= 1
-    assert len(set(held.tolist())) == len(held)
-    if stratified:
-        assert set(rest) == set(labels)
-    else:
-        assert len(held) > len(labels) - len(set(labels.tolist()))
-
-
-def test_sample_is_the_same_on_every_platform() -> None:
-    labels = np.arange(20) % 3
-    assert sample(labels, 6, (0, 1)).tolist() == [2, 4, 7, 8, 12, 15]
-    assert sample(labels, 6, (1, 1)).tolist() == [2, 7, 10, 11, 12, 18]
-
-
-def test_classes_of_one_image_each_are_split_at_random() -> None:
-    held, stratified = holdout(np.arange(50), 0.2, (0, 0))
-    assert not stratified
-    assert len(held) == 10
-
-
-@pytest.mark.parametrize(
-    ("parts", "expected"),
-    [
-        (["train"], {"train": "train"}),
-        (["validation"], {"train": "validation"}),
-        (["train", "test"], {"train": "train", "test": "test"}),
-        (["train", "validation"], {"train": "train", "test": "validation"}),
-        (["test", "train", "validation"], {"train": "train", "validation": "validation", "test": "test"}),
-    ],
-)
-def test_roles_of_parts(parts: list[str], expected: dict[str, str]) -> None:
-    assert roles(parts) == expected
-
-
-def test_parts_without_training_images_are_refused() -> None:
-    with pytest.raises(ValueError, match="test and validation, but no training part"):
-        roles(["test", "validation"])
-
-
-# ------------------------------------------------------------------------------------------------------------- digits
-
-
 def test_digits_are_decoded_split_and_measured(work: Work) -> None:
     prepared = prepare(work, Data())
-    images, labels, splits = load_arrays(work.store, prepared)
+    arrays = load_arrays(work.store, prepared)
+    images, labels, splits = arrays
     assert isinstance(images, np.memmap)
     assert images.shape == (1797, 8, 8, 1)
     assert (images.dtype, labels.dtype, splits.dtype) == (np.uint8, np.int64, np.uint8)
@@ -132,15 +67,15 @@ def test_digits_are_decoded_split_and_measured(work: Work) -> None:
     assert (prepared.channels, prepared.image_size, prepared.classes) == (1, 8, tuple("0123456789"))
     assert (prepared.train_rows, prepared.validation_rows, prepared.test_rows) == (1294, 144, 359)
     assert np.bincount(splits).tolist() == [1294, 144, 359]
-    train = images[splits == 0] / 255
+    train = images[arrays.rows_of("train")] / 255
     assert prepared.mean == pytest.approx([train.mean()])
     assert prepared.std == pytest.approx([train.std()])
-    for split, share in enumerate((0.72, 0.08, 0.2)):
-        counts = np.bincount(labels[splits == split], minlength=10)
+    for split, share in zip(SPLITS, (0.72, 0.08, 0.2), strict=True):
+        counts = np.bincount(labels[arrays.rows_of(split)], minlength=10)
         assert np.abs(counts - share * np.bincount(labels)).max() < 2
     rows = datasets(work, prepared)
     assert [rows[s]["rows"] for s in ("train", "validation", "test")] == [1294, 144, 359]
-    assert rows["test"]["class_rows"] == np.bincount(labels[splits == 2]).tolist()
+    assert rows["test"]["class_rows"] == np.bincount(labels[arrays.rows_of("test")]).tolist()
     assert rows["test"]["class_names"] == list(prepared.classes)
     named = {key: rows["test"][f"images_{key}"] for key in ("path", "sha256", "size_bytes")}
     assert named == prepared.images.model_dump(include=set(named))
@@ -153,9 +88,6 @@ def test_the_same_settings_give_the_same_files_and_another_seed_other_splits(wor
     assert first == again
     assert first.splits.sha256 != other.splits.sha256
     assert first.images.sha256 == other.images.sha256
-
-
-# ----------------------------------------------------------------------------------------------------------- bad rows
 
 
 @needs_shared
@@ -263,9 +195,6 @@ def test_only_selected_rows_are_decoded(tmp_path: Path, work: Work, monkeypatch:
     assert datasets(work, prepared)["test"]["class_rows"] == [5, 5]
 
 
-# ---------------------------------------------------------------------------------------------------- sizes and modes
-
-
 def test_images_that_are_not_square_need_a_size(tmp_path: Path, work: Work) -> None:
     root = folder(tmp_path / "set", {"a": 6, "b": 6}, size=(8, 6))
     with pytest.raises(ValueError, match=r"8x6 pixels in row .* of the train part .* data\.image_size=6, the median"):
@@ -311,21 +240,6 @@ def test_a_grey_image_and_its_rgb_copy_are_duplicates(tmp_path: Path, work: Work
     assert rows["test"]["duplicates_across"] == 1
 
 
-def test_duplicates_are_counted_once_and_earlier_splits_come_first() -> None:
-    digests = [b"a", b"a", b"b", b"a", b"b", b"c", b"c", b"a"]
-    splits = np.array([0, 0, 0, 1, 2, 2, 2, 2])
-    assert duplicates(digests, splits) == ([1, 0, 1], [0, 1, 2])
-
-
-@given(st.integers(1, 40), st.integers(1, 3), st.integers(0, 2**32))
-def test_moments_are_those_of_the_pixels(rows: int, channels: int, seed: int) -> None:
-    images = np.random.default_rng(seed).integers(0, 256, (rows, 5, 5, channels), dtype=np.uint8)
-    chosen = np.arange(0, rows, 2)
-    mean, std = moments(images, chosen)
-    assert mean == pytest.approx((images[chosen] / 255).mean(axis=(0, 1, 2)), abs=1e-12)
-    assert std == pytest.approx((images[chosen] / 255).std(axis=(0, 1, 2)), abs=1e-12)
-
-
 def test_a_channel_of_one_value_does_not_divide_by_zero(tmp_path: Path, work: Work) -> None:
     root = tmp_path / "set"
     for name, value in (("a", 77), ("b", 77)):
@@ -336,9 +250,6 @@ def test_a_channel_of_one_value_does_not_divide_by_zero(tmp_path: Path, work: Wo
     assert prepared.mean[0] == 77 / 255
     assert prepared.std[0] == 1.0
     assert prepared.std[1] < 0.1
-
-
-# ------------------------------------------------------------------------------------------------- too little of a set
 
 
 def test_a_set_too_small_to_split_is_refused(tmp_path: Path, work: Work) -> None:
@@ -374,9 +285,6 @@ def test_all_images_may_be_test_images_normalised_as_stated(work: Work) -> None:
     assert set(datasets(work, prepared)) == {"test"}
     with pytest.raises(ValueError, match=r"data\.mean, data\.std: 3 values for images of 1 channels"):
         prepare(work, Data(source="digits", mean=(0.3, 0.3, 0.3), std=(0.4, 0.4, 0.4)))
-
-
-# -------------------------------------------------------------------------------------------------------- shared data
 
 
 @needs_shared

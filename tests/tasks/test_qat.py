@@ -1,5 +1,4 @@
-"""Quantization-aware training on real digits: the fake-quantized model, its ONNX form, and what ONNX Runtime makes of
-it."""
+"""Quantization-aware training on real digits: its variants, their accuracy, and what ONNX Runtime makes of them."""
 
 from __future__ import annotations
 
@@ -29,14 +28,18 @@ from tasks.tables import frames
 from tasks.tables.schema import TABLES
 from tasks.train import train
 from tasks.training.loop import Run
-from tests.support.digits import digits, warmed
+from tests.support.digits import digits
+from tests.support.optimized import optimized
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.records import Forms, Prepared, Trained, Variant
 
+
 MODEL = Model(name="lenet5")
+
+
 SETTINGS = Qat(epochs=2, settings=QAT_SETTINGS, learning_rate=0.01)
 
 
@@ -99,20 +102,11 @@ def graph(work: Work, variant: Variant) -> onnx.GraphProto:
 
 def top1(work: Work, data: Prepared, variant: Variant) -> float:
     assert variant.artifact is not None
-    images, labels, splits = load_arrays(work.store, data)
+    arrays = load_arrays(work.store, data)
+    rows = arrays.rows_of("test")
     session = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1)
-    out = session.run(normalise(images[splits == 2], data.mean, data.std))
-    return float((out.argmax(1) == labels[splits == 2]).mean())
-
-
-def optimized(path: Path, folder: Path) -> list[str]:
-    """Operators of ONNX Runtime's optimized graph."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+    out = session.run(normalise(arrays.images[rows], data.mean, data.std))
+    return float((out.argmax(1) == arrays.labels[rows]).mean())
 
 
 def test_each_setting_is_a_variant_that_goes_on_to_the_benchmark(made: Forms, fp32: Variant) -> None:
@@ -172,13 +166,14 @@ def test_tensorrt_builds_an_engine_of_the_symmetric_form(made: Forms, work: Work
 
 
 def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -> None:
-    images, labels, splits = load_arrays(work.store, data)
+    arrays = load_arrays(work.store, data)
+    validation = arrays.rows_of("validation")
     for variant, row in zip(made.variants, rows(work, made), strict=True):
         assert variant.artifact is not None
         out = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1).run(
-            normalise(images[splits == 1], data.mean, data.std)
+            normalise(arrays.images[validation], data.mean, data.std)
         )
-        assert row["validation_top1"] == pytest.approx((out.argmax(1) == labels[splits == 1]).mean())
+        assert row["validation_top1"] == pytest.approx((out.argmax(1) == arrays.labels[validation]).mean())
         assert row["parity"] <= row["tolerance"] == SETTINGS.tolerance
         assert row["sha256"] == variant.artifact.sha256
     frame = frames.frame("variants", rows(work, made))
@@ -201,45 +196,6 @@ def test_metadata_of_the_fp32_file_is_kept_and_no_stack_trace(form: Variant, fp3
     assert about(fp32).items() <= about(form).items()
     kept = {entry.key for node in graph(work, form).node for entry in node.metadata_props}
     assert kept <= {SCOPES}, "no stack traces, which tell this machine's paths"
-
-
-def test_the_file_matches_the_fake_quantized_model_and_not_the_fp32_one() -> None:
-    architecture = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
-    images = torch.randn(64, 1, 8, 8)
-    for setting in QAT_SETTINGS:
-        model = fakequant.fake_quantized(warmed(**architecture), images[:2], setting).train()
-        model(images)
-        model.eval()
-        with torch.no_grad():
-            want, plain = model(images), warmed(**architecture)(images)
-            got = fakequant.integer(model)(images)
-        assert (got - want).abs().max() < 0.2 * (got - plain).abs().max()
-
-
-def test_ranges_follow_in_training_and_stand_still_in_evaluation() -> None:
-    architecture = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
-    model = fakequant.fake_quantized(warmed(**architecture), torch.randn(2, 1, 8, 8), "u8s8").train()
-    model(torch.randn(16, 1, 8, 8))
-
-    def ranges() -> dict[str, torch.Tensor]:
-        return {k: v.clone() for k, v in model.state_dict().items() if k.endswith(("scale", "max_val"))}
-
-    before = ranges()
-    model.eval()(torch.full((16, 1, 8, 8), 9.0))
-    assert all(torch.equal(before[k], v) for k, v in ranges().items())
-    model.train()(torch.full((16, 1, 8, 8), 9.0))
-    assert any(not torch.equal(before[k], v) for k, v in ranges().items())
-
-
-def test_a_residual_network_runs_in_integers_throughout(tmp_path: Path) -> None:
-    architecture = {"name": "resnet34", "num_classes": 10, "in_channels": 3, "image_size": 8, "width": 8}
-    images = torch.randn(8, 3, 8, 8)
-    model = fakequant.fake_quantized(warmed(**architecture), images[:2], "u8s8-reduced").train()
-    model(images)
-    stage.write_onnx(fakequant.integer(model.eval()), images[:2], Export(), {}, tmp_path)
-    kinds = optimized(tmp_path / "model.onnx", tmp_path)
-    assert kinds.count("QLinearConv") == 36 and kinds.count("QLinearAdd") == 16 and kinds.count("QGemm") == 1
-    assert not {"Conv", "Add", "Relu", "BatchNormalization", "FusedConv"} & set(kinds)
 
 
 def test_a_training_that_was_cut_off_resumes_to_the_same_file(
@@ -278,8 +234,9 @@ def test_the_step_before_the_first_epoch_leaves_observers_as_they_were(
 
 
 def test_test_images_are_never_read(work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms) -> None:
-    images, _, splits = load_arrays(work.store, data)
-    spoilt = np.where((splits == 2)[:, None, None, None], 255 - images, images)
+    arrays = load_arrays(work.store, data)
+    spoilt = np.array(arrays.images)
+    spoilt[arrays.rows_of("test")] = 255 - spoilt[arrays.rows_of("test")]
     with work.store.temporary() as folder:
         np.save(folder / "images.npy", spoilt)
         other = data.model_copy(update={"images": work.store.put(folder / "images.npy", "npy")})
@@ -365,23 +322,6 @@ def test_weights_of_any_training_can_be_trained_on(work: Work, data: Prepared, t
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
     with pytest.raises(ValidationError, match=told):
         Study.model_validate(settings)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "convnext_18m"])
-def test_every_familys_layers_run_in_integers(name: str, tmp_path: Path) -> None:
-    images = torch.randn(8, 3, 32, 32)
-    plain = warmed(name=name, num_classes=10, in_channels=3, image_size=32)
-    layers = sum(isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)) for m in plain.modules())
-    model = fakequant.fake_quantized(plain, images[:2], "u8s8-reduced").train()
-    model(images)
-    with torch.no_grad():
-        want = model.eval()(images).numpy()
-    stage.write_onnx(fakequant.integer(model), images[:2], Export(), {}, tmp_path)
-    session = runtime.open(tmp_path / "model.onnx", "cpu", 8, 1)
-    assert abs(session.run(images.numpy()) - want).max() < 0.1 * abs(want).max()
-    kinds = optimized(tmp_path / "model.onnx", tmp_path)
-    assert sum(kinds.count(kind) for kind in ("QLinearConv", "QGemm", "MatMulIntegerToFloat")) == layers
 
 
 @pytest.mark.gpu

@@ -53,8 +53,10 @@ def data(work: Work) -> Prepared:
 @pytest.fixture(scope="module")
 def parent(work: Work, data: Prepared) -> Variant:
     """A ResNet trained on the training digits until it knows the validation digits, as fp32 ONNX."""
-    images, labels, splits = load_arrays(work.store, data)
-    inputs, targets = torch.tensor(normalise(images, data.mean, data.std)), torch.tensor(labels)
+    arrays = load_arrays(work.store, data)
+    train, validation = arrays.rows_of("train"), arrays.rows_of("validation")
+    inputs = torch.tensor(normalise(arrays.images, data.mean, data.std))
+    targets = torch.tensor(arrays.labels)
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     # so small a model is no faster with more, and far slower beside other processes
@@ -64,8 +66,8 @@ def parent(work: Work, data: Prepared) -> Variant:
     # After as many epochs as this CPU's arithmetic needs: after 8 it knew 0.88 of the digits on one CPU, over 0.9 on
     # others.
     for _ in range(40):
-        learn(model, optimizer, inputs[splits == 0], targets[splits == 0])
-        if known(model, inputs[splits == 1], targets[splits == 1]) > KNOWN:
+        learn(model, optimizer, inputs[train], targets[train])
+        if known(model, inputs[validation], targets[validation]) > KNOWN:
             break
     with work.store.temporary() as folder:
         models.save(model, folder / "weights.safetensors", ARCHITECTURE)
@@ -115,9 +117,10 @@ def rows(work: Work, forms: Forms) -> dict[str, dict[str, Any]]:
 
 def logits(work: Work, data: Prepared, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
     assert variant.artifact is not None
-    images, labels, splits = load_arrays(work.store, data)
+    arrays = load_arrays(work.store, data)
+    rows = arrays.rows_of("validation")
     session = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1)
-    return session.run(normalise(images[splits == 1], data.mean, data.std)), labels[splits == 1]
+    return session.run(normalise(arrays.images[rows], data.mean, data.std)), arrays.labels[rows]
 
 
 def test_every_setting_of_the_records_is_made(made: Forms, parent: Variant) -> None:
@@ -234,7 +237,7 @@ def test_a_sample_keeps_the_split_and_the_shares_of_the_classes() -> None:
     splits = (np.arange(1000) % 5 == 0).astype(np.uint8)
     arrays = Arrays(np.empty((1000, 0)), labels, splits)
     rows = sample(arrays, "train", 80)
-    assert len(set(rows)) == 80 and (splits[rows] == 0).all() and (np.diff(rows) > 0).all()
+    assert len(set(rows)) == 80 and np.isin(rows, arrays.rows_of("train")).all() and (np.diff(rows) > 0).all()
     assert abs(np.bincount(labels[rows]) - [8, 24, 48]).max() <= 1
     assert len(sample(arrays, "validation", 10_000)) == 200
 
@@ -254,8 +257,8 @@ def test_calibration_reads_training_images_alone(
 
     monkeypatch.setattr(quantization, "quantize_static", watched)
     quantize(work, data, parent, Quantize(settings=("u8s8",), dynamic=False, calibration_images=70))
-    images, _, splits = load_arrays(work.store, data)
-    training = {image.tobytes() for image in normalise(images[splits == 0], data.mean, data.std)}
+    arrays = load_arrays(work.store, data)
+    training = {image.tobytes() for image in normalise(arrays.images[arrays.rows_of("train")], data.mean, data.std)}
     assert sum(map(len, read)) == 70 and max(map(len, read)) <= int8.BATCH
     assert all(image.tobytes() in training for batch in read for image in batch)
 
@@ -263,9 +266,9 @@ def test_calibration_reads_training_images_alone(
 def test_percentiles_hold_the_activations_of_one_batch_at_a_time(work: Work, data: Prepared, parent: Variant) -> None:
     from onnxruntime.quantization import calibrate
 
-    images, labels, splits = load_arrays(work.store, data)
+    arrays = load_arrays(work.store, data)
     assert parent.artifact is not None
-    batches = int8.Batches(data, images, sample(Arrays(images, labels, splits), "train", 96))
+    batches = int8.Batches(data, arrays.images, sample(arrays, "train", 96))
     held: list[int] = []
     collect = calibrate.HistogramCollector.collect
     with pytest.MonkeyPatch.context() as patch, work.store.temporary() as folder:

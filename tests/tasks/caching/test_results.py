@@ -1,7 +1,6 @@
 """Stored results: what cannot be read is said, removed and computed once; a key is computed by one run at a time."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,27 +14,8 @@ import pytest
 from tasks.caching.keys import Stage
 from tasks.caching.results import Damaged, Results, turn
 from tasks.records import Context, Forms, Output, Variant
-from tests.support.paths import ROOT
-
-
-def rows(work, name: str) -> Output:
-    """A stage that stores one file."""
-    with work.store.temporary() as folder:
-        (folder / "rows.bin").write_bytes(name.encode())
-        return Output(tables={"trials": work.store.put(folder / "rows.bin", "bin")})
-
-
-STAGE = Stage(rows, lambda inputs: f"rows/{inputs['name']}", (), None, None)
-
-
-def ask(out: Path, name: str = "a", again: tuple[str, ...] = ()) -> str:
-    """Ask for the stage as a run does; whether it was computed or taken."""
-    context = Context.model_construct(out=str(out), run="study-20260101-000000", again=again)
-    with turn(STAGE, context, {"context": context, "name": name}) as mine:
-        if mine.found is not None:
-            return "hit"
-        mine.keep(rows(mine.work(None), name))
-        return "computed"
+from tests.support.one_stage import STAGE, ask, rows
+from tests.support.programs import command, environment
 
 
 def why(out: Path) -> dict:
@@ -175,32 +155,13 @@ def test_of_two_that_ask_for_it_again_at_once_one_computes(tmp_path):
     assert ask(tmp_path, again=("rows",)) == "computed"
 
 
-WAITER = """
-import logging, os, sys, time
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_results
-out = Path(sys.argv[1])
-logging.basicConfig(level="INFO", stream=sys.stderr, format="%(message)s")
-slow = test_results.rows
-def rows(work, name):
-    with open(out / "computed", "a") as file:
-        file.write(f"{{os.getpid()}}\\n")
-    time.sleep(float(sys.argv[2]))
-    return slow(work, name)
-test_results.rows = rows
-print(test_results.ask(out), flush=True)
-"""
-
-
 def start(out: Path, seconds: float) -> subprocess.Popen:
-    code = WAITER.format(tests=str(ROOT / "tests"))
     return subprocess.Popen(
-        [sys.executable, "-c", code, str(out), str(seconds)],
+        command("ask_slowly", out, seconds),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env=environment(),
     )
 
 
@@ -246,34 +207,17 @@ def test_who_waits_can_be_interrupted(tmp_path):
     first.communicate()
 
 
-FLOW = """
-import sys, time
-from pathlib import Path
-from prefect import flow
-from tasks.caching.stage import Context, call, stage
-from tasks.records import Output
-
-def train(work) -> Output:
-    with (Path(sys.argv[1]) / "computed").open("a") as file:
-        file.write("once\\n")
-    time.sleep(5)
-    return Output(tables={})
-
-made = stage(lambda inputs: "train/both")(train)
-
-@flow
-def both(run: str) -> None:
-    assert call(made, Context(out=sys.argv[1], run=run)) == Output(tables={})
-"""
-
-
 @pytest.mark.slow
 def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cached(server, tmp_path):
-    (tmp_path / "both.py").write_text(FLOW)
-    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    command = [sys.executable, "-c", "import sys, both; both.both(sys.argv[2])", str(tmp_path)]
+    code = "import sys; from tests.programs.both import both; both(sys.argv[2])"
     runs = [
-        subprocess.Popen([*command, run], env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path), run],
+            env=environment(PREFECT_API_URL=server),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         for run in ("x-1-1", "x-1-2")
     ]
     told = [run.communicate(timeout=300)[0] for run in runs]

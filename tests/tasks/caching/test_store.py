@@ -1,9 +1,7 @@
 """Stored files: whole or not at all, found by their content, verified when read."""
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +11,7 @@ from hypothesis import strategies as st
 
 from tasks.caching.store import Corrupt, Store
 from tasks.machine.files import content, write_text
-from tests.support.paths import ROOT
+from tests.support.programs import command, environment
 
 
 @given(data=st.binary(max_size=2000))
@@ -52,28 +50,6 @@ def test_a_damaged_file_is_not_got(tmp_path, damage):
         store.get(artifact)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from tasks import store, tables
-out = Path({out!r})
-rows = [{{"variant": "v", "runtime": "r", "device": "cpu", "batch_size": 1, "round": 1, "query": n, "latency_ms": 1.0}}
-        for n in range(200_000)]
-source = out / "fragment.parquet"
-tables.frame("latencies", rows).write_parquet(source)
-at = {at!r}
-if at == "sync":  # everything is written, nothing renamed
-    store.sync = lambda path: os.kill(os.getpid(), signal.SIGKILL)
-else:  # in the middle of the bytes
-    import shutil
-    def half(source, target, *more, **options):
-        Path(target).write_bytes(Path(source).read_bytes()[:1000])
-        os.kill(os.getpid(), signal.SIGKILL)
-    shutil.copyfile = shutil.copy = shutil.copy2 = half
-tables.publish({{"latencies": source}}, out, "run-1")
-"""
-
-
 @pytest.mark.parametrize("at", ["sync", "copy"])
 def test_a_process_killed_while_it_publishes_a_table_leaves_the_old_one_or_none(tmp_path, at):
     table = tmp_path / "tables" / "latencies" / "run-1.parquet"
@@ -81,8 +57,7 @@ def test_a_process_killed_while_it_publishes_a_table_leaves_the_old_one_or_none(
         if before is not None:
             table.parent.mkdir(parents=True, exist_ok=True)
             table.write_bytes(before)
-        code = KILLED.format(out=str(tmp_path), at=at)
-        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+        done = subprocess.run(command("publish_killed", tmp_path, at), env=environment(), check=False)
         assert done.returncode == -signal.SIGKILL
         assert (table.read_bytes() if table.exists() else None) == before
         from tasks import tables

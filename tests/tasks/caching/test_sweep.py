@@ -5,34 +5,17 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from tasks.caching.store import Store
 from tasks.caching.sweep import KEEP_DAYS, sweep
+from tasks.machine import locks
 from tasks.machine.files import lock_of
 from tasks.machine.locks import held, release, take
-from tests.support.paths import ROOT
+from tests.support.programs import command, environment
 
 LOG = logging.getLogger("burnish")
-
-WORKER = """
-import sys, time
-from pathlib import Path
-from tasks.machine.locks import held
-from tasks.caching.store import Store, beside, lock_of, made
-out = Path(sys.argv[1])
-scratch = made(out / "scratch" / "0123456789abcdef")
-target = out / "tables" / "trials" / "run.parquet"
-with Store(out / "store").temporary() as one, beside(target) as two, held(lock_of(scratch)):
-    for folder in (one, two, scratch):
-        (folder / "file").write_text("at work")
-    (out / "store" / "results").mkdir()
-    with held(out / "store" / "results" / ".tmp-1") as handle:
-        print("ready", flush=True)
-        time.sleep(60)
-"""
 
 
 def files(out: Path) -> set[str]:
@@ -40,12 +23,7 @@ def files(out: Path) -> set[str]:
 
 
 def worker(out: Path) -> subprocess.Popen:
-    process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(out)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        text=True,
-        stdout=subprocess.PIPE,
-    )
+    process = subprocess.Popen(command("at_work", out), env=environment(), text=True, stdout=subprocess.PIPE)
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -118,34 +96,8 @@ def test_a_lock_whose_file_its_holder_has_removed_is_not_taken_for_the_new_one(t
 
 
 def test_a_lock_is_held_by_one_of_many_at_a_time(tmp_path):
-    code = f"""
-import os, sys
-sys.path.insert(0, {str(ROOT)!r})
-from pathlib import Path
-from tasks.machine.locks import held
-for _ in range(100):
-    with held(Path("lock")):
-        handle = os.open("inside", os.O_CREAT | os.O_EXCL)
-        os.close(handle)
-        os.unlink("inside")
-"""
-    from tasks.machine import locks
-
     assert locks.POLL_SECONDS <= 0.2
-    runs = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                code.replace(
-                    "from tasks.machine.locks import held",
-                    "from tasks import locks; from tasks.machine.locks import held; locks.POLL_SECONDS = 0.0005",
-                ),
-            ],
-            cwd=tmp_path,
-        )
-        for _ in range(4)
-    ]
+    runs = [subprocess.Popen(command("lock_often"), cwd=tmp_path, env=environment()) for _ in range(4)]
     assert [run.wait(120) for run in runs] == [0] * 4
     assert list(tmp_path.iterdir()) == []
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import math
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from tasks.measure.intervals import (
     summarise,
     summarise_file,
 )
-from tests.support.paths import ROOT
+from tests.support.programs import command, environment
 
 
 @pytest.mark.parametrize(("p", "n"), [(90, 64), (95, 130), (99, 662)])
@@ -138,28 +137,16 @@ def test_a_file_of_many_candidates_is_summarised_as_each_alone(tmp_path: Path, m
     assert row["latency_median_low_ms"] == pytest.approx(summarise(samples[11] * 1e6)["latency_median_low_ms"])
 
 
-SUMMARISE = r"""
-import json, re, sys, time
-from pathlib import Path
-from tasks.measure.intervals import summarise_file
-def resident():  # not getrusage's, which a process takes over from its parent
-    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-before, start = resident(), time.perf_counter()
-rows = summarise_file(Path(sys.argv[1]))
-print(json.dumps([len(rows), time.perf_counter() - start, resident() - before]))
-"""
-
-
 @pytest.mark.alone
 @pytest.mark.parametrize("candidates", [1, 50])
 def test_ten_million_samples_are_summarised_within_10_seconds_and_a_gibibyte(tmp_path: Path, candidates: int) -> None:
     latencies(tmp_path / "latencies.parquet", candidates, 10_000_000 // candidates)
     found = subprocess.run(
-        [sys.executable, "-c", SUMMARISE, str(tmp_path / "latencies.parquet")],
+        command("summarise_samples", tmp_path / "latencies.parquet"),
         check=True,
         text=True,
         capture_output=True,
-        cwd=ROOT,
+        env=environment(),
     )
     rows, seconds, added = json.loads(found.stdout)
     assert rows == candidates

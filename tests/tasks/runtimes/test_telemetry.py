@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-MODULES = {"tasks": (ROOT,), "model": (ROOT / "flows" / "deployed", ROOT / "tasks")}
+MODULES = {"tasks": (ROOT,), "model": (ROOT / "flows" / "commands" / "deployed", ROOT / "tasks" / "machine")}
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -225,8 +225,10 @@ def trained(work: Work, data: Prepared, momentum: float, steps: int) -> torch.nn
     from tasks.datasets._arrays import load_arrays
     from tasks.training.policies import Normaliser
 
-    images, labels, splits = load_arrays(work.store, data)
-    x, y = Normaliser(data, "cpu")(torch.from_numpy(images[splits == 0])), torch.from_numpy(labels[splits == 0])
+    arrays = load_arrays(work.store, data)
+    rows = arrays.rows_of("train")
+    x = Normaliser(data, "cpu")(torch.from_numpy(arrays.images[rows]))
+    y = torch.from_numpy(arrays.labels[rows])
     torch.manual_seed(0)
     nn = torch.nn
     model = nn.Sequential(

@@ -24,6 +24,7 @@ from tasks.training.loop import Job
 from tasks.training.weights import fresh
 from tests.support.digits import digits, warmed
 from tests.support.paths import ROOT
+from tests.support.programs import command, environment
 
 TWO = Train(
     epochs=40,
@@ -189,34 +190,10 @@ def test_on_gpus_batchnorm_is_synchronised_and_what_it_carries_is_kept(monkeypat
 
 
 @pytest.mark.slow
-def test_a_rank_ends_at_once_and_takes_its_loader_processes_with_it(tmp_path):
-    script = tmp_path / "rank.py"
-    script.write_text("""
-import atexit, time, torch
-from tasks import ddp
-
-class Slow:
-    def __len__(self):
-        return 9
-
-    def __getitem__(self, index):
-        time.sleep(120 * index)
-        return index
-
-atexit.register(print, "Python's own end", flush=True)
-batches = iter(torch.utils.data.DataLoader(Slow(), num_workers=1))
-next(batches)
-ddp._end(3)
-""")
-    root = str(ROOT)
+def test_a_rank_ends_at_once_and_takes_its_loader_processes_with_it():
     # Its output ends when its worker has ended too, which holds the other end of the pipe.
     made = subprocess.run(
-        [sys.executable, str(script)],
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-        env=os.environ | {"PYTHONPATH": root},
+        command("rank_ends"), stdout=subprocess.PIPE, text=True, timeout=60, check=False, env=environment()
     )
     assert (made.returncode, made.stdout) == (3, "")
 

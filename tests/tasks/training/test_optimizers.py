@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 import time
 from unittest.mock import Mock
 
@@ -22,7 +20,7 @@ from tasks.training.fit import fit
 from tasks.training.loop import Job, Run
 from tasks.training.optimizers import Average, Optimizer, schedule
 from tests.support.digits import digits, warmed
-from tests.support.paths import ROOT
+from tests.support.programs import command, environment
 
 NARROW = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
 LENET = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
@@ -185,28 +183,10 @@ def test_checkpointing_changes_no_weight_nor_statistic(tmp_path):
     assert plain.artifact.sha256 == checkpointed.artifact.sha256
 
 
-GROWN = """
-import sys, torch, models
-from tasks.training.checkpointing import checkpoint_blocks
-from tasks.machine.devices import peak_bytes, reset_peak
-model = models.build("resnet34", num_classes=10, image_size=32, width=16).to(memory_format=torch.channels_last)
-if sys.argv[1] == "True":
-    checkpoint_blocks(model, "resnet34")
-def step(images):
-    model(torch.randn(images, 3, 32, 32).to(memory_format=torch.channels_last)).sum().backward()
-step(2)
-reset_peak("cpu")
-before = peak_bytes("cpu")
-step(128)
-print(peak_bytes("cpu") - before)
-"""
-
-
 @pytest.mark.slow
 def test_checkpointing_lowers_peak_memory():
     plain, checkpointed = (
-        int(subprocess.check_output([sys.executable, "-c", GROWN, str(c)], env={**os.environ, "PYTHONPATH": str(ROOT)}))
-        for c in (False, True)
+        int(subprocess.check_output(command("peak_memory", c), env=environment())) for c in (False, True)
     )
     assert checkpointed < 0.7 * plain, f"{checkpointed} of {plain} bytes"
 

@@ -1,0 +1,30 @@
+"""Trains LeNet-5 on digits for twelve epochs; prints a line after each epoch, and the sha256 of the weights at the end.
+
+Argument: the artifacts folder. Started again, it goes on from its checkpoint.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from tasks.caching.store import Store
+from tasks.caching.work import Work
+from tasks.training import loop
+from tests.support.digits import digits
+from tests.support.trainings import QUICK, fitted
+
+out = Path(sys.argv[1])
+work = Work(Store(out / "store"), out / "scratch")
+work.scratch.mkdir(parents=True, exist_ok=True)
+train_epoch = loop.Run._train
+
+
+def train_epoch_and_say_so(run: loop.Run) -> Any:
+    scores = train_epoch(run)
+    print("epoch", run.epoch, flush=True)
+    return scores
+
+
+loop.Run._train = train_epoch_and_say_so  # type: ignore[method-assign]
+long = QUICK.model_copy(update={"epochs": 12, "patience": 12})
+print(fitted(work, digits(work), long).artifact.sha256, flush=True)

@@ -1,0 +1,20 @@
+"""What ONNX Runtime makes of a file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import onnx
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def optimized(path: Path, folder: Path) -> list[str]:
+    """Operators of ONNX Runtime's optimized graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]

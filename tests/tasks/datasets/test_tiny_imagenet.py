@@ -1,0 +1,66 @@
+"""Tiny ImageNet, zipped and unpacked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.files import (
+    opened,
+    values,
+    write_tiny,
+    zipped,
+)
+
+
+@pytest.mark.parametrize("form", ["zip", "folder of the zip", "unpacked", "folder of the unpacked"])
+def test_tiny_imagenet_reads_the_zip_and_the_folder_alike(tmp_path: Path, form: str) -> None:
+    base = write_tiny(tmp_path / "made")
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    archive = zipped(base, folder / "tiny-imagenet-200.zip")
+    path = {"zip": archive, "folder of the zip": folder, "unpacked": base, "folder of the unpacked": base.parent}[form]
+    source = opened("tiny_imagenet", path)
+    assert source.classes == ("n01", "n02")
+    train, validation = source.parts["train"], source.parts["validation"]
+    assert (list(train.labels), values(train)) == ([0, 0, 0, 1, 1, 1], [10, 11, 12, 0, 1, 2])
+    assert (list(validation.labels), values(validation)) == ([1, 0, None], [50, 51, 52])
+    assert [(left.said, left.lost) for left in source.images.left] == [
+        ("1 training image of classes that wnids.txt does not list", 1),
+        ("1 test image without labels", 0),
+    ]
+    assert len(source.fingerprint()) == 64
+
+
+def _flipped(folder: Path) -> Path:
+    """A zip whose images have other bytes than its checksums say."""
+    archive = zipped(write_tiny(folder / "made"), folder / "damaged.zip")
+    archive.write_bytes(archive.read_bytes().replace(b"IHDR", b"XXXX"))
+    return archive
+
+
+def _no_zip(folder: Path) -> Path:
+    (folder / "text.zip").write_text("no zip")
+    return folder / "text.zip"
+
+
+def _no_images(folder: Path) -> Path:
+    (folder / "wnids.txt").write_text("n01\nn02\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: folder / "nothing.zip", "is not there; give tiny-imagenet-200.zip"),
+        (lambda folder: folder, "has no wnids.txt"),
+        (_no_zip, "text.zip is a text"),
+        (_no_images, "has no images train/<wnid>/images"),
+        (_flipped, "damaged.zip is damaged at tiny-imagenet-200/train/n01/images/n01_0.JPEG"),
+    ],
+)
+def test_tiny_imagenet_says_what_is_wrong(tmp_path: Path, make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        list(opened("tiny_imagenet", make(tmp_path)).parts["train"])

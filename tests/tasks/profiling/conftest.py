@@ -1,0 +1,77 @@
+"""Fixtures of the profiles' tests: a run with the forms of one small ResNet, and its profile in each runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from flows.settings import to_toml
+from tasks import tables
+from tasks.caching.work import Work
+from tasks.export import export
+from tasks.profiling.profile import Profile
+from tasks.records import Export, Study
+from tasks.tables import frames
+from tests.support.digits import digits, stored
+from tests.support.profiles import RESNET, RUN, RUNTIMES, made
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifacts folder with a run whose tables say where the forms of a warmed ResNet are."""
+    out = tmp_path_factory.mktemp("artifacts")
+    work = Work.at(out, "profile")
+    parent = stored(work, "resnet34-w16", **RESNET)
+    forms = export(work, digits(work), parent, Export(images=8)).variants
+    rows = [
+        {
+            "name": one.name,
+            "model": one.model,
+            "stage": one.stage,
+            "format": one.format,
+            "precision": "fp32",
+            "path": one.artifact.path,
+            "sha256": one.artifact.sha256,
+            "size_bytes": one.artifact.size_bytes,
+            "status": "ok",
+        }
+        for one in (parent, *forms)
+        if one.artifact
+    ]
+    failed = rows[0] | {"name": "resnet34-w16/failed", "path": None, "status": "failed", "error": "no such luck"}
+    data = {
+        "split": "train",
+        "rows": 9,
+        "image_size": 8,
+        "channels": 1,
+        "source": "digits",
+        "classes": 1,
+        "class_rows_min": 9,
+        "class_rows_max": 9,
+        "class_rows": [9],
+        "class_names": ["one"],
+        "dropped_rows": [],
+        "dropped_reasons": [],
+        "layout": "digits",
+        "left_out": [],
+    }
+    for name, content in (("variants", [*rows, failed]), ("datasets", [data])):
+        (out / "tables" / name).mkdir(parents=True)
+        frames.frame(name, content).write_parquet(out / "tables" / name / f"{RUN}.parquet")
+    (out / "runs" / RUN).mkdir(parents=True)
+    (out / "runs" / RUN / "study.toml").write_text(to_toml(Study(name="small")))
+    return out
+
+
+@pytest.fixture(scope="session")
+def files(run: Path) -> dict[str, Path]:
+    """Format -> file."""
+    found = tables.read(run, "variants", RUN).filter(pl.col("status") == "ok").collect()
+    return {row["format"]: run / "store" / row["path"] for row in found.to_dicts()}
+
+
+@pytest.fixture(scope="session", params=list(RUNTIMES))
+def result(request: pytest.FixtureRequest, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    return made(files, request.param, tmp_path_factory.mktemp("made"))

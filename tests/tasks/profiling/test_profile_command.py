@@ -1,0 +1,220 @@
+"""`burnish profile`: what the command, the report, Netron and TensorBoard show of a profile."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from flows.report import page as report
+from flows.report import profiling_charts
+from flows.terminal.profile_text import text
+from tasks.profiling.profile import Profile
+from tasks.tables import frames
+from tests.support.paths import ROOT
+from tests.support.profiles import RUN, made
+
+
+def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
+    # How many parts there are depends on what the CPU's kernels fuse; those that count are all there.
+    whole = sum(result.stacks.values())
+    counted = ["/".join(stack) for stack, ms in result.stacks.items() if ms >= 0.02 * whole]
+    assert counted
+    for width in (1000, 440):
+        figure = profiling_charts.flame(result, width)
+        assert figure
+        assert all(f"<title>{html.escape(where)}: " in figure.svg for where in counted)
+        assert figure.svg.count("<title>") == figure.svg.count('aria-roledescription="rect mark"')
+        assert "nan" not in figure.svg.lower()
+        assert "Longest: " in figure.svg
+    if result.runtime != "torchscript":
+        assert re.search(r"<title>layer3/5/conv2: [\d.e-]+ ms, [\d.]+%</title>", figure.svg)
+    types = profiling_charts.by_type(result)
+    assert types
+    assert "onv" in types.svg
+
+
+def test_the_text_fits_and_tells_findings_with_their_remedy(result: Profile) -> None:
+    for width in (80, 100):
+        told = text(result, width)
+        assert max(map(len, told.splitlines())) <= width
+    assert "share" in told
+    assert "why is it not faster?" in told
+    for finding in result.findings:
+        assert finding.what in told
+        assert "remedy: " in told
+    if not result.findings:
+        assert "nothing found" in told
+
+
+def test_a_variant_is_profiled_and_its_report_shows_it(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # other tests run beside this one
+    monkeypatch.setattr("tasks.profiling.profile._conditions", lambda certificate, stable: None)
+    arguments = ["--out", str(run), "--queries", "20", "--threads", "1"]
+    for name in ("resnet34-w16/train/onnx", "resnet34-w16/train/torchscript"):
+        assert cli.main(["profile", name, *arguments]) == 0
+    told = capsys.readouterr().out
+    folder = run / "runs" / RUN / "profiles"
+    assert {path.name for path in folder.iterdir()} == {
+        "resnet34-w16_train_onnx-onnxruntime",
+        "resnet34-w16_train_torchscript-torchscript",
+    }
+    for path in folder.iterdir():
+        assert {"operators.parquet", "findings.parquet", "trace.json", "flame.svg", "operators.svg"} <= {
+            file.name for file in path.iterdir()
+        }
+    assert f"tensorboard --logdir {folder}" in told
+    page = (run / "runs" / RUN / "report.html").read_text()
+    assert 'id="profiles"' in page
+    assert page.count("Why is it not faster?") == 2
+    assert "layer4/2/conv2" in page
+    assert 'href="profiles/resnet34-w16_train_onnx-onnxruntime/trace.json"' in page
+    assert page.count("Certificate: ") == 2
+    about = folder / "resnet34-w16_train_onnx-onnxruntime" / "profile.json"
+    kept = about.read_text()
+    about.write_text(json.dumps(json.loads(kept) | {"conditions": "other processes used 90% of the cores"}))
+    page = report.render(run, RUN).read_text()
+    about.write_text(kept)
+    assert "was profiled, and is not shown: other processes used 90% of the cores; profile it again" in page
+    assert page.count("Why is it not faster?") == 1
+
+
+def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorboard_needs_no_network_for_it(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    name, row = "resnet34-w16/train", {"runtime": "eager", "status": "ok"}
+    rows = [
+        row | {"variant": f"{name}/prune-0.5", "stage": "prune", "top1": 0.9},
+        row | {"variant": name, "stage": "train", "top1": 0.8},
+        row | {"variant": f"{name}/torchscript", "stage": "export", "runtime": "torchscript"},
+    ]
+    (run / "tables" / "summary").mkdir()
+    frames.frame("summary", rows).write_parquet(run / "tables" / "summary" / f"{RUN}.parquet")
+    (run / "runs" / RUN / "result.json").write_text("{}")
+    # it needs every table
+    monkeypatch.setattr(report, "render", lambda out, name: out)
+    assert cli.main(["profile", "--out", str(run), "--queries", "20", "--threads", "1"]) == 0
+    assert "resnet34-w16/train in eager" in capsys.readouterr().out
+    log = EventAccumulator(str(run / "runs" / RUN / "profiles" / "resnet34-w16_train-eager" / "tensorboard")).Reload()
+    assert set(log.Tags()["images"]) == {"flame", "operators"}
+    (event,) = log.Tensors("profile/text_summary")
+    told = event.tensor_proto.string_val[0].decode()
+    assert "| aten::conv2d |" in told
+
+
+def test_a_file_is_profiled_without_any_run(
+    files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "mine.onnx"
+    own.write_bytes(files["onnx"].read_bytes())
+    assert (
+        cli.main(["profile", str(own), "--out", str(tmp_path / "out"), "--runtime", "openvino", "--queries", "5"]) == 0
+    )
+    assert (tmp_path / "out" / "profiles" / "mine-openvino" / "operators.parquet").is_file()
+    assert "Convolution" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["resnet34-w16/train/onxx"],
+            r"neither a file nor a variant of run .*; variants like it: resnet34-w16/train/onnx",
+        ),
+        (["resnet34-w16/failed"], "was not made: failed, no such luck"),
+        (["resnet34-w16/train/onnx", "--runtime", "nothing"], "unknown runtime 'nothing'; accepted: eager, "),
+        (
+            ["resnet34-w16/train/onnx", "--runtime", "eager"],
+            "is onnx, which eager does not execute; accepted: onnxruntime",
+        ),
+        (["resnet34-w16/train/onnx", "--device", "gpu"], "unknown device 'gpu'; accepted: cpu, cuda:N"),
+        (["resnet34-w16/train/onnx", "--device", "cuda:99"], "cuda:99: this machine has "),
+        (["resnet34-w16/train/onnx", "--run", "other"], "no run 'other'"),
+        (["resnet34-w16/train/onnx", "--input-shape", "3,8,8"], "an image of shape 3x8x8 does not fit its input"),
+        (["resnet34-w16/train", "--netron"], "--netron shows onnx, torchscript, openvino files"),
+        (["no/such.onnx"], "no/such.onnx: no such file"),
+    ],
+)
+def test_a_mistake_is_one_line_and_code_2(
+    run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
+) -> None:
+    assert cli.main(["profile", *arguments, "--out", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(words, error), error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "profile",
+        str(files["torchscript"]),
+        "--input-shape",
+        "1,8,8",
+        "--queries",
+        "4",
+        "--netron",
+        "--trust",
+        "--out",
+        str(tmp_path),
+    ]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "DISPLAY": ""},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        address = next(line for line in process.stdout if line.startswith("netron: ")).split()[1]
+        assert b"netron" in urllib.request.urlopen(address, timeout=10).read().lower()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_tensorboard_lists_the_run(files: dict[str, Path], tmp_path: Path) -> None:
+    made(files, "eager", tmp_path)
+    log = (tmp_path / "log").open("w")
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(tmp_path / "profile" / "tensorboard"),
+        "--port",
+        "0",
+    ]
+    process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        deadline, runs = time.monotonic() + 120, None
+        while not runs and time.monotonic() < deadline:
+            time.sleep(1)
+            if address := re.search(r"http://localhost:\d+", (tmp_path / "log").read_text()):
+                with urllib.request.urlopen(f"{address[0]}/data/plugin/pytorch_profiler/runs", timeout=30) as answer:
+                    runs = json.load(answer)["runs"]
+        assert runs == ["tensorboard"]
+    finally:
+        process.terminate()
+        process.wait(20)
+        log.close()

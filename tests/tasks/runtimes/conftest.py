@@ -1,0 +1,83 @@
+"""Fixtures of the runtimes' tests: real digits in colour, and two models in every format."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import models
+from models import families
+from tasks.caching.work import Work
+from tasks.datasets._pixels import normalise
+from tasks.records import Build, Export, Prepared, Variant
+from tests.support.digits import digits, warmed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+SIZE = 32
+
+
+@pytest.fixture(scope="session")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work.at(tmp_path_factory.mktemp("runtimes"))
+
+
+@pytest.fixture(scope="session")
+def data(work: Work) -> Prepared:
+    """Real digits, enlarged to a size that every family takes, in colour."""
+    small = digits(work, 60)
+    images = np.load(work.store.get(small.images)).repeat(4, axis=1).repeat(4, axis=2).repeat(3, axis=3)
+    with work.store.temporary() as folder:
+        np.save(folder / "images.npy", images)
+        stored = work.store.put(folder / "images.npy", "npy")
+    return small.model_copy(
+        update={"images": stored, "image_size": SIZE, "channels": 3, "mean": small.mean * 3, "std": small.std * 3}
+    )
+
+
+@pytest.fixture(scope="session")
+def inputs(work: Work, data: Prepared) -> np.ndarray:
+    return normalise(np.load(work.store.get(data.images)), data.mean, data.std)
+
+
+@pytest.fixture(scope="session")
+def forms(work: Work, data: Prepared) -> Callable[[str, str], Variant]:
+    """(model, format) -> the model in that format, made once."""
+    made: dict[tuple[str, str], Variant] = {}
+
+    def form(model: str, format: str) -> Variant:
+        if (model, format) not in made:
+            made[model, format] = _made(form, work, data, model, format)
+        return made[model, format]
+
+    return form
+
+
+def _made(form: Callable[[str, str], Variant], work: Work, data: Prepared, model: str, format: str) -> Variant:
+    if format == "safetensors":
+        architecture = {"name": model, "num_classes": 10, "in_channels": 3, "image_size": SIZE}
+        family = __import__(f"models.{families()[model]}", fromlist=[model])
+        if "width" in inspect.signature(getattr(family, model)).parameters:
+            architecture["width"] = 8
+        with work.store.temporary() as folder:
+            models.save(warmed(**architecture), folder / "weights.safetensors", architecture)
+            artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
+        return Variant(name=model, model=model, stage="train", format="safetensors", artifact=artifact)
+    if format == "engine":
+        from tasks.build import build
+
+        made = build(work, form(model, "onnx"), None, Build(precisions=("fp32",)), (1, 8))
+    else:
+        from tasks.export import export
+
+        made = export(work, data, form(model, "safetensors"), Export(formats=(format,), images=8))
+    (variant,) = made.variants
+    if variant.status == "skipped":
+        pytest.skip(str(variant.error))
+    assert variant.status == "ok", variant.error
+    return variant
