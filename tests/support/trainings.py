@@ -1,4 +1,4 @@
-"""Trainings of seconds."""
+"""Trainings of LeNet-5 that take seconds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from tasks.training.fit import fit
 from tasks.training.weights import fresh
 
 LENET = Model(name="lenet5")
-
-
 QUICK = Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
 
 
