@@ -1,7 +1,10 @@
-"""The house's import rules, read from the sources."""
+"""The house's import rules, read from the sources, and those of the tests."""
 
 import ast
+import re
 import sys
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,15 @@ STAGES = {
 }
 PROJECT = {"flows", "tasks", "models"}
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+LOW = {
+    "tasks.measure": {"tasks.measure"},
+    "tasks.caching.store": {"tasks.machine", "tasks.records"},
+    "tasks.records": {"tasks.records"},
+    "tasks.tables.schema": set(),
+    "tasks.machine.space": set(),
+}
+"""Modules and packages that everything else stands on, with the packages that they may import."""
 
 
 def module_of(path: Path) -> str:
@@ -66,19 +78,9 @@ def test_imports_point_downward(path):
     if path.parent.name in ("datasets", "runtimes", "profilers", "published"):
         reached = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
         assert not reached & STAGES, "plug-ins do not import stages"
-    low = {
-        "tasks.measure.clock",
-        "tasks.measure.intervals",
-        "tasks.measure.metrics",
-        "tasks.caching.store",
-        "tasks.records",
-        "tasks.tables.schema",
-        "tasks.machine.space",
-    }
-    # records is a package
-    if ".".join(module.split(".")[:2]) in low:
-        reached = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
-        assert reached <= {"measure", "metrics", "store", "durable", "locks", "space", "records", "schema"}
+    for low, below in LOW.items():
+        if module == low or module.startswith(f"{low}."):
+            assert {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("tasks.")} <= below
 
 
 @pytest.mark.parametrize("folder", ["datasets", "runtimes", "profilers", "published"])
@@ -94,14 +96,14 @@ def test_plugins_never_import_each_other(folder):
 
 
 def test_prefect_is_imported_in_flows_and_caching_alone():
-    allowed = {"tasks.caching.stage", *(f"tasks.{stage}" for stage in STAGES)}
+    allowed = {f"tasks.caching.{name}" for name in ("stage", "limits", "logs")} | {f"tasks.{name}" for name in STAGES}
     found = {module_of(p) for p in FILES if uses(p, "prefect")}
     assert {name for name in found if not name.startswith("flows")} <= allowed
 
 
 def test_great_expectations_is_imported_beside_the_tables_alone():
     found = {module_of(p) for p in FILES if uses(p, "great_expectations")}
-    assert found <= {"tasks.tables", "tasks.tables.checks", "tasks.tables.data_docs"}
+    assert found == {"tasks.tables.expectations"}
 
 
 def test_each_runtimes_library_is_imported_in_its_adapter_alone():
@@ -111,13 +113,13 @@ def test_each_runtimes_library_is_imported_in_its_adapter_alone():
         # the server that `burnish deploy` copies: it runs without burnish
         adapters |= {"flows.commands.deployed.model"}
         # Quantizing and building use the same library's tools, not its way to execute.
-        assert found <= {*adapters, "tasks.quantize", "tasks.build", "tasks.calibration"}, library
+        assert found <= {*adapters, "tasks.forms.int8", "tasks.build"}, library
 
 
 def test_measuring_knows_no_runtime():
-    allowed = {"numpy", "polars", "tasks"} | set(sys.stdlib_module_names)
-    for name in ("measure", "intervals", "metrics"):
-        assert {i.split(".")[0] for i in imports(ROOT / "tasks" / f"{name}.py")} <= allowed
+    allowed = {"numpy", "scipy", "polars", "tasks"} | set(sys.stdlib_module_names)
+    for path in (ROOT / "tasks" / "measure").glob("*.py"):
+        assert {name.split(".")[0] for name in imports(path)} <= allowed, path
 
 
 def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
@@ -156,3 +158,64 @@ def test_no_pickle():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and ast.unparse(k.value) == "True" for k in node.keywords), path
+
+
+def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield line and text of every string, with a name in place of what is filled in."""
+    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    parts = {id(part) for node in joined for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            values = (part.value if isinstance(part, ast.Constant) else "filled_in" for part in node.values)
+            yield node.lineno, "".join(map(str, values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.lineno, re.sub(r"\{\w*(![rsa])?\}", "filled_in", node.value)
+
+
+def is_program(text: str) -> bool:
+    """Return whether a text is Python of three lines or more that imports something."""
+    if len([line for line in text.splitlines() if line.strip()]) < 3:
+        return False
+    try:
+        tree = ast.parse(textwrap.dedent(text))
+    except (SyntaxError, ValueError):
+        return False
+    return any(isinstance(node, ast.Import | ast.ImportFrom) for node in ast.walk(tree))
+
+
+def test_no_test_holds_a_program_in_a_string() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in TESTS
+        for line, text in texts(ast.parse(path.read_text()))
+        if is_program(text)
+    ]
+    assert not found, "make each a module of tests/programs, and start it with tests.support.programs"
+
+
+@pytest.mark.parametrize(
+    ("source", "held"),
+    [
+        ("'import os\\nfor i in range(3):\\n    print(os.getpid())'", True),
+        ("'    import os\\n    import sys\\n    print(sys)'", True),
+        ("f'import sys\\nwith open({path!r}) as file:\\n    print(file.read())'", True),
+        ("'import sys\\nsys.path.insert(0, {root!r})\\nprint(1)'.format(root=1)", True),
+        # one line, and two: what is put in place of a line
+        ("'import sys; print(sys.path); print(sys.argv)'", False),
+        ("'import gc\\nimport math'", False),
+        ("'name = 1\\nother = 2\\nthird = 3'", False),
+        ("'Whole sentences.\\n\\nThey import nothing.\\nReally.'", False),
+    ],
+)
+def test_a_program_in_a_string_is_known_from_other_text(source: str, held: bool) -> None:
+    assert any(is_program(text) for _, text in texts(ast.parse(source))) is held
+
+
+def test_no_test_changes_where_python_looks_for_modules() -> None:
+    for path in TESTS:
+        calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        assert not [call for call in calls if re.fullmatch(r"sys\.path\.\w+", call)], path
+
+
+def test_no_file_of_tests_is_long() -> None:
+    assert not [str(path) for path in TESTS if len(path.read_text().splitlines()) > 400]

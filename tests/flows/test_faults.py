@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from tests.support import programs
 from tests.support.command import SHORT
 from tests.support.faults import Fault, Shim, build
 from tests.support.paths import ROOT
@@ -45,7 +46,7 @@ def start(shim: Path, folder: Path, *specs: str) -> subprocess.Popen[str]:
         "POLARS_MAX_THREADS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    driver = [sys.executable, "-m", "tests.support.fault_driver", str(folder / "study"), *specs]
+    driver = programs.command("fault_driver", folder / "study", *specs)
     return subprocess.Popen(driver, env=environment, text=True, stdout=subprocess.PIPE)
 
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from contextlib import closing
 
@@ -20,6 +19,7 @@ from tasks import tables
 from tasks.caching.store import Store
 from tasks.records import Variant
 from tasks.tables.schema import OF_A_STUDY
+from tests.support import programs
 from tests.support.command import SHORT, TINY, Burnish, shared
 from tests.support.paths import ROOT
 
@@ -245,7 +245,7 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
 
 @pytest.mark.slow
 def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish):
-    path = shared() / "data" / "broken"
+    path = shared() / "broken"
     image = (f"data.path={path}", "quantize.calibration_images=16")
     refused = burnish.run(*SHORT, *image, code=2)
     assert "data.on_bad" in refused.stderr
@@ -265,35 +265,12 @@ def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish
     assert mistake["file"][0] in page
 
 
-HOLDER = """
-import sys, time
-from prefect import flow
-from tasks.caching.stage import Context, call, stage
-from tasks.records import Output
-
-def hold(work, name: str) -> Output:
-    begin = time.time()
-    time.sleep(3)
-    print("held", begin, time.time(), flush=True)
-    return Output(tables={})
-
-made = stage(lambda inputs: "hold", devices=lambda inputs: ("cpu",))(hold)
-
-@flow
-def measure(name: str) -> None:
-    call(made, Context(out=sys.argv[2], run=name), name=name)
-"""
-
-
 @pytest.mark.slow
 def test_two_flow_runs_of_one_server_measure_one_after_the_other(server, tmp_path):
-    (tmp_path / "holder.py").write_text(HOLDER)
-    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    command = "import sys, holder; holder.measure(sys.argv[1])"
     runs = [
         subprocess.Popen(
-            [sys.executable, "-c", command, name, str(tmp_path / name)],
-            env=environment,
+            programs.command("flow_that_holds_a_device", name, str(tmp_path / name)),
+            env=programs.environment(PREFECT_API_URL=server),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -307,34 +284,11 @@ def test_two_flow_runs_of_one_server_measure_one_after_the_other(server, tmp_pat
     assert float(end) <= float(begin)
 
 
-AGAIN = """
-import sys
-from pathlib import Path
-from prefect import flow
-from tasks.caching.stage import Context, call, stage
-from tasks.records import Output
-
-def train(work) -> Output:
-    print("computed", flush=True)
-    return Output(tables={})
-
-made = stage(lambda inputs: "train/x")(train)
-
-@flow
-def four() -> None:
-    for again in ((), (), ("benchmark",), ("train",)):
-        print(again, flush=True)
-        call(made, Context(out=sys.argv[1], run="x-1-1", again=again))
-"""
-
-
 @pytest.mark.slow
 def test_a_stage_is_computed_again_where_that_is_asked(server, tmp_path):
-    (tmp_path / "again.py").write_text(AGAIN)
-    environment = {**os.environ, "PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     done = subprocess.run(
-        [sys.executable, "-c", "import again; again.four()", str(tmp_path / "out")],
-        env=environment,
+        programs.command("flow_that_calls_again", str(tmp_path / "out")),
+        env=programs.environment(PREFECT_API_URL=server),
         text=True,
         capture_output=True,
         timeout=300,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from flows.presets import presets, scaled
 from flows.report.published import compare
 from flows.studies import SCALES
 from tasks import tables
+from tests.support import programs
 from tests.support.command import Burnish
 from tests.support.paths import ROOT
 
@@ -77,14 +77,6 @@ SMALLER = {
     ),
 }
 MEASURED = ("benchmark.rounds=1", "benchmark.minutes=0.3", "benchmark.throughput=false", "serve.seconds=0.05")
-# One process: importing PyTorch and Great Expectations for each takes half a minute.
-DRIVER = """
-import json, sys
-from flows.cli import main
-for name, settings in json.loads(sys.argv[2]).items():
-    code = main(["run", name, "--out", sys.argv[1], *(f"--set={setting}" for setting in settings)])
-    print(f"== {name} {code}", flush=True)
-"""
 # of the time of a step, for images
 MOST_WAITING = 0.03
 STAGES = (
@@ -158,10 +150,10 @@ def printed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """Artifacts of all studies at their smallest scale, and what each printed."""
     burnish = Burnish(tmp_path_factory.mktemp("studies") / "artifacts", server)
     asked = {name: [*MEASURED, *settings] for name, settings in SMALLER.items()}
-    # What torch.compile makes is tested in test_train; here it would take half a minute.
-    environment = burnish.environment | {"TORCH_COMPILE_DISABLE": "1"}
+    # What torch.compile makes is tested with training; here it would take half a minute.
+    environment = burnish.environment | {"PYTHONPATH": str(ROOT), "TORCH_COMPILE_DISABLE": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(burnish.out), json.dumps(asked)],
+        programs.command("several_runs", str(burnish.out), json.dumps(asked)),
         cwd=ROOT,
         text=True,
         env=environment,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from torch import nn
 import models
 from tasks.prune import prune_channels
 from tasks.training.weights import cost
-from tests.support.paths import ROOT
+from tests.support import programs
 
 PUBLISHED = {
     "resnet34": 21_797_672,
@@ -83,13 +82,7 @@ def test_a_wrong_name_is_refused_with_what_is_near(name: str, words: str) -> Non
 
 
 def test_names_are_checked_without_importing_a_library() -> None:
-    code = """
-import sys
-from tasks.records import Model
-Model(name="timm:vit_base_patch16_224.augreg_in1k"), Model(name="torchvision:resnet18"), Model(name="vit_b_16")
-assert not {"torch", "torchvision", "timm"} & set(sys.modules)
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    subprocess.run(programs.command("models_by_name"), check=True, env=programs.environment())
 
 
 def lively(name: str, size: int, channels: int = 3) -> nn.Module:

@@ -18,6 +18,7 @@ from tasks.records import Data, Model, Quantize, Study, Train
 from tasks.train import train, train_task
 from tasks.training.weights import fresh
 from tests.support.digits import digits
+from tests.support.files import needs_shared
 from tests.support.paths import SHARED
 
 if TYPE_CHECKING:
@@ -245,7 +246,7 @@ def test_a_study_without_training_is_accepted() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here (BURNISH_SHARED)")
+@needs_shared
 def test_efficientnet_lite0_has_its_accuracy_on_the_imagenet_sample(tmp_path: Path) -> None:
     from tasks.prepare import prepare
 

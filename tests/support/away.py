@@ -1,8 +1,7 @@
-"""A run whose Prefect server goes away."""
+"""A run that goes on when its Prefect server goes away."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -16,10 +15,8 @@ from tests.support.paths import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 SAID_SECONDS = 60.0
-
-
+"""Most seconds until a run says that its server has gone away."""
 STUDY = last(*SHORT, "train.epochs=60", "train.patience=60")
 
 
@@ -64,9 +61,3 @@ class Run:
         code = self.process.wait(400)
         self._reader.join(10)
         return code
-
-
-def bare(folder: Path) -> dict[str, str]:
-    """An environment without a server, and with a Prefect home of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    return environment | {"PREFECT_HOME": str(folder / "prefect")}

@@ -1,4 +1,4 @@
-"""Rows of `burnish bench`, made up."""
+"""Made-up rows of the tables that `burnish bench` measures and shows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image files that ask for far more than they are: what a server of images is sent by those who want it to end."""
+"""Small image files that ask for far more memory or time than their size says, as attackers send them to a server."""
 
 from __future__ import annotations
 

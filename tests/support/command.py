@@ -1,4 +1,4 @@
-"""The `burnish` command in a process of its own, a real Prefect server for it, and studies of seconds."""
+"""The `burnish` command in a process of its own, with a real Prefect server for it and studies that take seconds."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, SHARED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
 
 # A study of minutes made one of seconds: one model, every stage.
 TINY = (
@@ -69,11 +68,16 @@ SHORT = last(
 
 
 def shared() -> Path:
-    """The folder of shared data, or a skip that says so."""
-    folder = Path(os.environ.get("BURNISH_SHARED", ROOT.parent / "shared"))
-    if not (folder / "data").is_dir():
-        pytest.skip(f"no shared data: {folder / 'data'} is not there (set BURNISH_SHARED)")
-    return folder
+    """Return the folder of shared data, or skip the test with the reason."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no shared data: {SHARED} is not there (set BURNISH_SHARED)")
+    return SHARED
+
+
+def bare(folder: Path) -> dict[str, str]:
+    """Return an environment without a server, and with a Prefect home in this folder."""
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    return environment | {"PREFECT_HOME": str(folder / "prefect")}
 
 
 def skip_without_engines() -> None:

@@ -1,4 +1,4 @@
-"""Small disks of their own, and files that fill them."""
+"""Small disks that tests mount, and files that fill them."""
 
 from __future__ import annotations
 

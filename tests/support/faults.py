@@ -1,4 +1,4 @@
-"""Makes writing fail: tests/support/shim.cpp, built once, and the state by which a test tells it what is to fail."""
+"""Makes writing fail: builds tests/support/shim.cpp, and holds the state by which a test tells it what is to fail."""
 
 from __future__ import annotations
 

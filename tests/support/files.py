@@ -1,4 +1,4 @@
-"""Files that hold images: Parquet, zip, and what a browser shows."""
+"""Files that hold images, as tests write and read them: Parquet tables, zip archives and image files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ from tasks.datasets._decode import decode
 from tasks.records import Data
 from tests.support.paths import SHARED
 
-pass
-
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here (BURNISH_SHARED)")
-
-
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 

@@ -1,4 +1,4 @@
-"""Control groups of the kernel's own, made below this process's: limits for what a test starts."""
+"""Control groups of the kernel, made below this process's own, which limit what a test starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Model files that tests make."""
+"""ONNX files that tests make: small models that are fit to be executed, measured and quantized."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 def onnx_file(path: Path) -> Path:
     """A small model that is executed for as long as one likes."""
-    import numpy
-    import onnx
-    from onnx import TensorProto, helper
-
-    weights = onnx.numpy_helper.from_array(numpy.eye(256, dtype=numpy.float32), "weights")
+    weights = numpy_helper.from_array(np.eye(256, dtype=np.float32), "weights")
     shape = ("images", 256)
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "weights"], ["y"])],

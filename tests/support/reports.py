@@ -1,4 +1,4 @@
-"""A run whose report can be written, from made-up tables."""
+"""A run with made-up tables, of which a report can be written, and a parser of the page that comes of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run in a pseudo-terminal, and what a person would have seen in it."""
+"""A command that runs in a pseudo-terminal, and what a person sees there while it runs."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""A run whose winner is a real file, as `burnish deploy` finds it, and the server that it writes in a process of its
-own."""
+"""A run whose winner is a real file, as `burnish deploy` finds it, and the deployed server in its own process."""
 
 from __future__ import annotations
 
@@ -32,9 +31,11 @@ from tasks.machine.files import write_text
 from tasks.records import Data, Export, Model, Prepared, Study, Variant
 from tasks.tables import frames
 from tests.support.digits import stored
+from tests.support.paths import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from types import ModuleType
 
     import pytest
@@ -215,6 +216,12 @@ def running(
         process.terminate()
         process.wait(timeout=30)
     assert process.returncode in (0, -15)
+
+
+def limited(folder: Path, *limits: str) -> AbstractContextManager[Server]:
+    """app.py in a process of its own, with other limits, each as in connections.HEADER_SECONDS=1."""
+    program = str(PROGRAMS / "deployed_server.py")
+    return running(folder, ("-P", program, *limits), PYTHONPATH=str(folder))
 
 
 @contextmanager

@@ -1,5 +1,6 @@
-// Loaded before the C library (LD_PRELOAD): makes the Nth operation that changes what lies below one folder fail, or ends the
-// process there. What, where and how many there were stands in a file that the test maps too (tests/faults.py: State).
+// Loaded before the C library (LD_PRELOAD): makes the Nth operation that changes what lies below one folder fail, or
+// ends the process there. What, where and how many there were stands in a file that the test maps too: LAYOUT in
+// tests/support/faults.py.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif

@@ -1,4 +1,4 @@
-"""A study with the real machinery for everything that is written, and next to no work: for tests that let writing fail.
+"""A study that writes everything with the real machinery and does next to no work, for tests that let writing fail.
 
 Its stages are called as `tasks.caching.stage.call` calls them, without Prefect's task runs.
 """

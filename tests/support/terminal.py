@@ -1,5 +1,4 @@
-"""A terminal for tests: a command on a pseudo-terminal of its own, as its foreground process group, and its
-processes."""
+"""A terminal for tests: a command on a pseudo-terminal of its own, as its foreground process group."""
 
 from __future__ import annotations
 
@@ -17,20 +16,16 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tests.support.paths import PROGRAMS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-# Becomes the command as the terminal's foreground process group. A test run in the background, or under nohup, ignores
-# SIGINT and SIGHUP, which its children would inherit.
-FOREGROUND = """
-import fcntl, os, signal, sys, termios
-os.setsid()
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGINT, signal.SIG_DFL)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-os.execvp(sys.argv[1], sys.argv[1:])
-"""
+
+def in_foreground(command: Sequence[str]) -> list[str]:
+    """Return a command that becomes this one, as the foreground process group of the terminal on its standard input."""
+    return [sys.executable, "-I", "-S", str(PROGRAMS / "foreground.py"), *command]
 
 
 class Terminal:
@@ -44,7 +39,7 @@ class Terminal:
         self.text = ""
 
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", FOREGROUND, *command],
+            in_foreground(command),
             cwd=cwd,
             env=dict(environment) | {"COLUMNS": str(columns), "TERM": "xterm-256color"},
             stdin=slave,
@@ -114,17 +109,3 @@ class Terminal:
             process.kill()
         self.process.wait()
         os.close(self._master)
-
-
-LONG_CALL = """
-import sys, time
-sys.path.insert(0, {root!r})
-from flows.terminal.supervisor import supervise
-
-def work():
-    print("at work", flush=True)
-    {work}
-    return 0
-
-sys.exit(supervise(work))
-"""

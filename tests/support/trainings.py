@@ -1,4 +1,4 @@
-"""Trainings of seconds."""
+"""Trainings of LeNet-5 that take seconds."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
     """JPEG photographs of ImageNet: resized, cropped."""
     out = tmp_path_factory.mktemp("colour")
     work = Work.at(out, "deploy")
-    with pq.ParquetFile(next((shared() / "data" / "imagenet-1k-sample").glob("*.parquet"))) as sample:
+    with pq.ParquetFile(next((shared() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
         pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
     settings = Data(
         source="parquet",

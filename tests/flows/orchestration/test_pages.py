@@ -17,7 +17,8 @@ import pytest
 
 from flows.orchestration.deployments import made
 from flows.settings import load
-from tests.support.command import SHORT, api
+from tests.support import programs
+from tests.support.command import SHORT, api, bare
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
 
@@ -40,8 +41,7 @@ class Place:
             self.port = str(probe.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.home, self.out = folder / "prefect", folder / "artifacts"
-        self.environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | {
-            "PREFECT_HOME": str(self.home),
+        self.environment = bare(folder) | {
             "PREFECT_SERVER_API_PORT": self.port,
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }
@@ -156,23 +156,10 @@ def test_the_long_way_works_in_the_order_of_the_readme(place: Place, closing: li
 
 @pytest.mark.slow
 def test_deployed_again_a_schedule_that_was_switched_on_stays_on(server: str, tmp_path: Path) -> None:
-    code = f"""
-from pathlib import Path
-from prefect.client.orchestration import get_client
-from flows.commands.ui import _deploy, _pool
-with get_client(sync_client=True) as client:
-    for _ in range(2):
-        _pool(client)
-        _deploy(client, Path({str(tmp_path)!r}))
-        nightly = client.read_deployment_by_name({NIGHTLY!r})
-        (schedule,) = nightly.schedules
-        print(schedule.active, schedule.schedule.cron)
-        client.update_deployment_schedule(nightly.id, schedule.id, active=True)
-"""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        programs.command("deployed_twice", str(tmp_path), NIGHTLY),
         cwd=ROOT,
-        env={**os.environ, "PREFECT_API_URL": server},
+        env=programs.environment(PREFECT_API_URL=server),
         text=True,
         check=True,
         capture_output=True,

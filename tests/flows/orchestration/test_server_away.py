@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -11,17 +10,16 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
 from tasks.caching.logs import EVERY_SECONDS
-from tests.support.away import SAID_SECONDS, Run, bare
-from tests.support.command import SHORT, prefect_server
+from tests.support import programs
+from tests.support.away import SAID_SECONDS, Run
+from tests.support.command import SHORT, api, bare, prefect_server
 from tests.support.paths import ROOT
 
 
@@ -39,10 +37,7 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
     with prefect_server(folder, environment) as (url, process):
         if kind == "waiting":
             taken = {"name": f"burnish {platform.node()} cpu", "limit": 1, "active_slots": 1}
-            request = urllib.request.Request(
-                f"{url}/v2/concurrency_limits/", json.dumps(taken).encode(), {"Content-Type": "application/json"}
-            )
-            urllib.request.urlopen(request, timeout=30).close()
+            api(url, "v2/concurrency_limits/", taken)
         run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
         where = "waiting for another flow run's measurements" if kind == "waiting" else "train/lenet5: computing"
         run.wait_for(lambda: run.said(where))
@@ -83,32 +78,6 @@ def test_a_run_whose_server_goes_for_good_says_so_and_finishes_without_it(
     assert others == [], "it shows nothing of Prefect's"
 
 
-REPORTS = """
-import logging, sys, time
-from prefect import flow
-from tasks.caching.stage import Context, call, stage
-from tasks.records import Output
-
-def train(work) -> Output:
-    begin = time.monotonic()
-    for epoch in range(40):
-        if epoch == 20:
-            print("now", flush=True)
-            sys.stdin.readline()
-        time.sleep(0.3)
-        work.progress(epoch + 1, 40, f"epoch {epoch + 1}")
-    print("seconds", time.monotonic() - begin, flush=True)
-    return Output(tables={})
-
-made = stage(lambda inputs: "train/x")(train)
-
-@flow
-def reports() -> None:
-    logging.getLogger("burnish").setLevel(logging.INFO)
-    call(made, Context(out=sys.argv[1], run="x-1-1"))
-"""
-
-
 @pytest.mark.slow
 def test_progress_reports_do_not_wait_for_the_server(tmp_path: Path) -> None:
     with prefect_server(tmp_path, bare(tmp_path)) as (url, server):
@@ -116,10 +85,9 @@ def test_progress_reports_do_not_wait_for_the_server(tmp_path: Path) -> None:
 
 
 def waits_for_nothing(url: str, server: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    (tmp_path / "reports.py").write_text(REPORTS)
-    environment = bare(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    environment = bare(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-c", "import reports; reports.reports()", str(tmp_path / "out")],
+        programs.command("flow_of_forty_epochs", str(tmp_path / "out")),
         env=environment,
         text=True,
         stdin=subprocess.PIPE,
@@ -128,7 +96,7 @@ def waits_for_nothing(url: str, server: subprocess.Popen[bytes], tmp_path: Path)
     )
     assert process.stdin is not None and process.stdout is not None
     assert process.stdout.readline() == "now\n"
-    made = artifacts(url)
+    made = api(url, "artifacts/filter", {})
     # it takes connections, and answers none
     os.killpg(server.pid, signal.SIGSTOP)
     process.stdin.write("\n")
@@ -137,14 +105,6 @@ def waits_for_nothing(url: str, server: subprocess.Popen[bytes], tmp_path: Path)
     process.kill()
     assert made and made[0]["type"] == "progress" and 0 < made[0]["data"] <= 50, "while it was there, it was told"
     assert told[0] == "seconds" and float(told[1]) < 40 * 0.3 + EVERY_SECONDS, "12 s of work, whatever the server does"
-
-
-def artifacts(url: str) -> list[dict[str, Any]]:
-    import json
-
-    request = urllib.request.Request(f"{url}/artifacts/filter", b"{}", {"Content-Type": "application/json"})
-    made: list[dict[str, Any]] = json.loads(urllib.request.urlopen(request, timeout=30).read())
-    return made
 
 
 def start(environment: dict[str, str], out: Path, *settings: str) -> subprocess.CompletedProcess[str]:

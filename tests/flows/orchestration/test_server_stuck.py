@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.away import SAID_SECONDS, Run, bare
+from tests.support.away import SAID_SECONDS, Run
+from tests.support.command import bare
 
 
 @pytest.mark.slow

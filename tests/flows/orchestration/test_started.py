@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,27 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from flows.orchestration.started import of_deployment
-from tests.support.command import api
+from tests.support import programs
+from tests.support.command import api, bare
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 AGAIN = "run the deployment again with the same parameters"
-STAGE = """
-import logging, sys
-from prefect import flow
-from tasks.caching.stage import call, stage
-from tasks.records import Context, Data, Output
-@stage(lambda inputs: "prepare")
-def small(work, settings: Data) -> Output:
-    work.progress(13, 14, "epoch 13/14")
-    return Output(tables={"trials": work.rows("trials", [])})
-@flow
-def one():
-    call(small, Context(out=sys.argv[1], run="run"), settings=Data())
-logging.getLogger("burnish").setLevel(logging.INFO)
-"""
 
 
 @pytest.mark.parametrize(
@@ -56,10 +42,8 @@ def test_a_run_that_prefect_started_is_told_of_no_command(command: str, told: st
 
 @pytest.mark.slow
 def test_a_stage_that_is_done_shows_all_of_its_progress(server: str, tmp_path: Path) -> None:
-    (tmp_path / "small_flow.py").write_text(STAGE)
-    environment = os.environ | {"PREFECT_API_URL": server, "PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
-    command = [sys.executable, "-c", "import small_flow; small_flow.one()", str(tmp_path / "out")]
-    subprocess.run(command, env=environment, check=True)
+    command = programs.command("flow_with_progress", str(tmp_path / "out"))
+    subprocess.run(command, env=programs.environment(PREFECT_API_URL=server), check=True)
     wanted: dict[str, Any] = {"artifacts": {"type": {"any_": ["progress"]}}, "sort": "CREATED_DESC"}
     (newest, *_) = api(server, "artifacts/filter", wanted)
     assert (newest["data"], newest["description"].split(" in ")[0]) == (100, "done")
@@ -67,15 +51,13 @@ def test_a_stage_that_is_done_shows_all_of_its_progress(server: str, tmp_path: P
 
 @pytest.mark.slow
 def test_the_first_start_of_the_pages_alone_says_that_it_makes_a_database(tmp_path: Path) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment["PREFECT_HOME"] = str(tmp_path / "prefect")
     said = []
     # the first until the pages are there, so that there is a database
     for wanted in ("deployments: http", "starting"):
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "ui", "--port", "4391", "--out", str(tmp_path / "out")],
             cwd=ROOT,
-            env=environment,
+            env=bare(tmp_path),
             text=True,
             stdout=subprocess.PIPE,
         )

@@ -23,8 +23,6 @@ from tests.support.bench import latency, measured
 from tests.support.paths import ROOT
 
 REFERENCE = "model-with-a-rather-long-name.onnx · onnxruntime"
-
-
 ROWS = measured(
     latency("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
     latency("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),

@@ -6,30 +6,23 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flows.terminal.supervisor import INTERRUPTED
-from tests.support.paths import ROOT
-from tests.support.terminal import FOREGROUND, LONG_CALL
-
-# Its own last words, while the terminal is away, must not change how it ends.
-WORK = "print('more', flush=True) if time.sleep(600) else 0"
+from tests.support import programs
+from tests.support.terminal import in_foreground
 
 
-def started(
-    tmp_path: Path, work: str, log: Path | None = None, before: str = ""
-) -> tuple[subprocess.Popen[bytes], int]:
+def started(*work: str, log: Path | None = None) -> tuple[subprocess.Popen[bytes], int]:
     """A command on a terminal of its own, at work; standard error goes to a file where one is given."""
-    program = tmp_path / "program.py"
-    program.write_text(before + LONG_CALL.format(root=str(ROOT), work=work))
     master, slave = pty.openpty()
     with (log or Path(os.devnull)).open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-c", FOREGROUND, sys.executable, str(program)],
+            in_foreground(programs.command("supervised", *work)),
+            env=programs.environment(),
             stdin=slave,
             stdout=slave,
             stderr=file if log else slave,
@@ -45,7 +38,8 @@ def started(
 @pytest.mark.parametrize("redirected", [False, True])
 def test_a_closed_terminal_ends_the_work_with_129_and_one_line(tmp_path: Path, redirected: bool) -> None:
     log = tmp_path / "log"
-    process, master = started(tmp_path, WORK, log if redirected else None)
+    # Its own last words, while the terminal is away, must not change how it ends.
+    process, master = started("sleep_and_print", log=log if redirected else None)
     everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     # the kernel sends SIGHUP, and whoever writes to the terminal gets an error
     os.close(master)
@@ -57,10 +51,7 @@ def test_a_closed_terminal_ends_the_work_with_129_and_one_line(tmp_path: Path, r
 
 
 def test_under_nohup_the_work_goes_on(tmp_path: Path) -> None:
-    ignored = "import signal\nsignal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-    process, master = started(
-        tmp_path, f"time.sleep(1); open({str(tmp_path / 'done')!r}, 'w')", tmp_path / "log", ignored
-    )
+    process, master = started("write_a_file_under_nohup", str(tmp_path / "done"), log=tmp_path / "log")
     os.close(master)
     assert process.wait(20) == 0
     assert (tmp_path / "done").exists()

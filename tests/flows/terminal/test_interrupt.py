@@ -16,10 +16,11 @@ import pytest
 
 from flows.terminal.supervisor import INTERRUPTED
 from tasks import tables
-from tests.support.command import SHORT, TINY, Burnish
+from tests.support import programs
+from tests.support.command import SHORT, TINY, Burnish, bare
 from tests.support.models import onnx_file
 from tests.support.paths import ROOT
-from tests.support.terminal import LONG_CALL, Terminal
+from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -137,9 +138,8 @@ def test_every_stage_ends_at_once_and_the_same_command_goes_on(
 @pytest.mark.alone
 @pytest.mark.parametrize("how", list(HOW))
 def test_while_prefect_starts(tmp_path: Path, how: str, terminals: list[Terminal]) -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     command = [*COMMAND, "run", "quickstart", "--out", str(tmp_path / "artifacts")]
-    terminals.append(terminal := Terminal(command, ROOT, environment | {"PREFECT_HOME": str(tmp_path / "prefect")}))
+    terminals.append(terminal := Terminal(command, ROOT, bare(tmp_path)))
     terminal.wait_for(lambda: any("uvicorn" in process.cmdline() for process in terminal.processes()))
     interrupted(terminal, how)
 
@@ -174,39 +174,38 @@ def test_bench_and_profile(tmp_path: Path, terminals: list[Terminal]) -> None:
 
 # What Python sees no signal in: a call into C that holds the interpreter, and code that swallows the exception.
 BUSY = {
-    "a long call into a library": "import re; re.match('(a+)+$', 'a' * 40 + 'b')",
-    "an exception that is swallowed": "exec('while True:\\n  try: time.sleep(60)\\n  except BaseException: pass')",
-    "a child in a session of its own": "import subprocess; subprocess.run(['sleep', '600'], start_new_session=True)",
+    "a long call into a library": "call_into_a_library",
+    "an exception that is swallowed": "swallow_exceptions",
+    "a child in a session of its own": "wait_for_a_child_in_its_own_session",
 }
+
+
+def supervised(*work: str) -> Terminal:
+    """A terminal in which this work goes on as a command of burnish."""
+    return Terminal(programs.command("supervised", *work), ROOT, programs.environment())
 
 
 @pytest.mark.alone
 @pytest.mark.parametrize("busy", list(BUSY))
 @pytest.mark.parametrize("how", ["Ctrl-C", "SIGTERM to the process"])
-def test_whatever_the_work_is_busy_with(busy: str, how: str, tmp_path: Path, terminals: list[Terminal]) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(LONG_CALL.format(root=str(ROOT), work=BUSY[busy]))
-    terminals.append(terminal := Terminal([sys.executable, str(program)], ROOT, os.environ))
+def test_whatever_the_work_is_busy_with(busy: str, how: str, terminals: list[Terminal]) -> None:
+    terminals.append(terminal := supervised(BUSY[busy]))
     terminal.wait_for(lambda: "at work" in terminal.text)
     time.sleep(0.3)
     interrupted(terminal, how)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGBUS, signal.SIGSEGV])
-def test_work_that_is_killed_is_one_line(number: signal.Signals, tmp_path: Path, terminals: list[Terminal]) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(LONG_CALL.format(root=str(ROOT), work=f"import os; os.kill(os.getpid(), {int(number)})"))
-    terminals.append(terminal := Terminal([sys.executable, str(program)], ROOT, os.environ))
+def test_work_that_is_killed_is_one_line(number: signal.Signals, terminals: list[Terminal]) -> None:
+    terminals.append(terminal := supervised("kill_itself", str(int(number))))
     assert terminal.end() == 1
     (line,) = plain(terminal.text)[1:]
     assert line.startswith(f"burnish: failed: the process at work was ended by {number.name}")
     assert line.endswith("the same command goes on where it stopped")
 
 
-def test_ctrl_z_stops_the_work_and_fg_goes_on(tmp_path: Path, terminals: list[Terminal]) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(LONG_CALL.format(root=str(ROOT), work="time.sleep(600)"))
-    terminals.append(terminal := Terminal([sys.executable, str(program)], ROOT, os.environ))
+def test_ctrl_z_stops_the_work_and_fg_goes_on(terminals: list[Terminal]) -> None:
+    terminals.append(terminal := supervised("sleep"))
     terminal.wait_for(lambda: "at work" in terminal.text)
     both = terminal.processes()
     assert len(both) == 2
@@ -224,8 +223,7 @@ def test_killed_without_a_word_it_takes_all_its_processes_with_it_and_is_marked_
     group: bool, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
     out = tmp_path / "artifacts"
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment["PREFECT_HOME"] = str(tmp_path / "prefect")
+    environment = bare(tmp_path)
     settings = (*SHORT, "train.epochs=1", "benchmark.min_seconds=60")
     command = [*COMMAND, "run", "quickstart", "--out", str(out), *(f"--set={setting}" for setting in settings)]
     terminals.append(terminal := Terminal(command, ROOT, environment))

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support import programs
 from tests.support.paths import ROOT
 from tests.support.reports import RUN_1
 
@@ -33,14 +34,9 @@ def test_where_address_space_is_limited_a_report_is_written_without_charts(repor
 
 
 def test_too_few_open_files_are_said_with_what_raises_them(tmp_path: Path) -> None:
-    program = (
-        f"import sys, flows.cli as cli\n"
-        f"def opens(arguments): kept = [open({str(tmp_path / 'file')!r}, 'w') for _ in range(100)]\n"
-        "import flows.commands.presets\nflows.commands.presets.main = opens\nsys.exit(cli.main(['presets']))"
-    )
     done = subprocess.run(
-        ["prlimit", "--nofile=64:64", sys.executable, "-c", program],
-        cwd=ROOT,
+        ["prlimit", "--nofile=64:64", *programs.command("many_open_files", str(tmp_path))],
+        env=programs.environment(),
         text=True,
         capture_output=True,
         check=False,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import programs
 from tests.support.command import SHORT
 from tests.support.models import onnx_file
 from tests.support.paths import ROOT
@@ -66,16 +67,9 @@ def test_commands_of_a_folder_and_a_benchmark_say_it_too(tmp_path: Path) -> None
 
 def test_a_closed_output_is_taken_by_no_file_that_is_opened_later(tmp_path: Path) -> None:
     file = tmp_path / "first"
-    program = f"""
-import os, sys
-from flows.terminal.standard import guarded
-def work():
-    with open({str(file)!r}, "w"):
-        os.system("echo a library says something")
-    return 0
-sys.exit(guarded(work))
-"""
-    done = subprocess.run(["bash", "-c", '"$0" -c "$1" >&- 2>&- <&-', sys.executable, program], cwd=ROOT, check=False)
+    command = programs.command("with_closed_streams", str(file))
+    closed = ["bash", "-c", 'exec "$@" >&- 2>&- <&-', "bash", *command]
+    done = subprocess.run(closed, env=programs.environment(), check=False)
     assert done.returncode == 0
     assert file.read_text() == ""
 

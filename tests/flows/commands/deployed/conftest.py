@@ -11,7 +11,7 @@ from PIL import Image
 from tasks.caching.work import Work
 from tasks.records import Data
 from tests.support.digits import digits
-from tests.support.servers import Made, Server, running
+from tests.support.servers import Made, Server, limited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,12 +33,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
     """It is told that 300 MiB are free, and that requests may take a second or two."""
-    code = (
-        f"import quota; quota.memory_available = lambda: {SMALL}; import connections, decoders; "
-        "connections.HEADER_SECONDS = 1; connections.REQUEST_SECONDS = 20; decoders.SECONDS = 5; import app; "
-        "app.BODY_SECONDS = 1.5; app.WAIT_SECONDS = 3; app.main()"
+    limits = (
+        f"quota.memory_available={SMALL}",
+        "connections.HEADER_SECONDS=1",
+        "connections.REQUEST_SECONDS=20",
+        "decoders.SECONDS=5",
+        "app.BODY_SECONDS=1.5",
+        "app.WAIT_SECONDS=3",
     )
-    with running(folder, ("-c", code)) as started:
+    with limited(folder, *limits) as started:
         yield started
     assert "Traceback" not in started.said
     assert "Exception" not in started.said

@@ -1,6 +1,6 @@
 """Lets every operation of the small study fail in turn, or the power, and says what came of it.
 
-tests/flows/test_faults.py starts it with tests/support/shim.cpp loaded, as a program: FOLDER MODE:FIRST:STEP ... It
+tests/flows/test_faults.py starts it with tests/support/shim.cpp loaded. The arguments are FOLDER MODE:FIRST:STEP ... It
 prints a JSON line per fault, for every STEPth operation from FIRST on. "power" starts children, so it has a process of
 its own.
 """
@@ -37,8 +37,6 @@ MODES = {
     "lasting-ENOSPC": Fault(error=errno.ENOSPC, lasting=True),
     "power": Fault(),
 }
-
-
 FIRST = "small-20260101-000001"
 """Name of the first run in a folder."""
 
