@@ -6,19 +6,28 @@ import logging
 import threading
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from flows import logs, progress
 from flows.presets import presets
-from flows.progress import Durations, Progress, forms, plan
+from flows.progress import Durations, Progress
 from flows.settings import load
+from flows.steps import Step, steps
 from flows.terminal import console
 from flows.terminal.console import Pace, in_words, view
 from tasks.caching import logs as stage_logs
 from tasks.caching.work import Work
-from tasks.records import Context
+from tasks.records import Artifact, Context, Forms, Train, Trained, Variant
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from tasks.records import Study
+
+FILE = Artifact(path="a", sha256="a", size_bytes=1, format="onnx")
 LABEL = "quantize/resnet34-w16/augment-crop/onnx"
 
 
@@ -30,20 +39,31 @@ def now(monkeypatch):
     return clock
 
 
-def walk(study, out, fails=()):
-    """The words at every stage's end, if the flow begins the stages that its plan has; those in `fails` break off."""
-    told, found = [], Progress(study, out)
-    while found.waiting:
-        planned = found.waiting[0]
-        found.begin(planned.stage, planned.model, str(planned))
-        assert found.current == planned
-        told.append(found.end(computed=True))
-        if planned in fails:
-            if planned.part.startswith("forms"):
-                found.close(planned.model, planned.part)
-            else:
-                found.keep_forms(planned.model, 0)
-    return told
+def begun(study: Study, out: Path) -> Progress:
+    """The progress of a study of which nothing has been done."""
+    return Progress(study, steps(study), out)
+
+
+def made_by(step: Step) -> Any:
+    """What a step that does not fail returns: weights, or forms of every kind that another step may need."""
+    weights = {"name": step.name, "model": step.model, "stage": step.stage, "artifact": FILE}
+    if step.stage in ("train", "tune", "augment", "prune"):
+        variant = Variant(**weights, format="safetensors")
+        return Trained(variant=variant, train=Train(), validation_macro_f1=0.9)
+    settings = ("", "s8s8", "qat-s8s8")
+    forms = (Variant(**weights, format="onnx", setting=setting) for setting in settings)
+    return Forms(variants=tuple(forms), tables={"ablations": FILE})
+
+
+def walk(study: Study, out: Path, fails: Sequence[Step] = ()) -> list[str]:
+    """The words at every step's end, if the run calls the steps that its plan has; those in `fails` fail."""
+    words, progress = [], begun(study, out)
+    while progress.waiting:
+        step = progress.waiting[0]
+        progress.begin(step, step.name)
+        assert progress.current == step
+        words.append(progress.end(None if step in fails else made_by(step), computed=True))
+    return words
 
 
 @pytest.mark.parametrize("name", presets())
@@ -51,50 +71,71 @@ def test_every_stage_of_a_study_is_counted_once(name, tmp_path):
     study = load(name, [])
     told = walk(study, tmp_path)
     assert told == [f"{n} of {len(told)} stages" for n in range(1, len(told) + 1)]
-    made = plan(study)
-    assert len([p for p in made if p.stage == "train"]) == len(study.models)
-    assert [p.stage for p in made[:1] + made[-1:]] == ["prepare", "aggregate"]
+    plan = steps(study)
+    assert len({step.name for step in plan}) == len(plan) == len(told)
+    assert len([step for step in plan if step.stage == "train"]) == len(study.models)
+    assert [step.stage for step in plan[:1] + plan[-1:]] == ["prepare", "aggregate"]
 
 
 def test_what_a_failed_stage_takes_with_it_is_not_waited_for(tmp_path):
     study = load("quickstart", ["models=['lenet5', {name='resnet34', width=8}]", "prune.ratios=[0.25, 0.5]"])
-    whole = plan(study)
-    export = next(p for p in whole if p.stage == "export" and p.part == forms(1))
+    plan = steps(study)
+    export = next(step for step in plan if step.name == "export lenet5 prune-0.25")
     told = walk(study, tmp_path, fails=[export])
     # no int8 and no engine of that one
-    assert told[-1] == f"{len(whole) - 2} of {len(whole) - 2} stages"
-    train = next(p for p in whole if p.stage == "train")
+    assert told[-1] == f"{len(plan) - 2} of {len(plan) - 2} stages"
+    train = next(step for step in plan if step.stage == "train")
     told = walk(study, tmp_path, fails=[train])
-    gone = len([p for p in whole if p.model == train.model]) - 1
-    assert told[-1] == f"{len(whole) - gone} of {len(whole) - gone} stages"
+    gone = len([step for step in plan if step.model == train.model]) - 1
+    assert told[-1] == f"{len(plan) - gone} of {len(plan) - gone} stages"
+
+
+def test_where_a_stage_of_training_fails_the_weights_before_it_go_on(tmp_path):
+    study = load("quickstart", ["models=['lenet5']"])
+    plan = steps(study)
+    failed = [step for step in plan if step.stage in ("tune", "augment")]
+    assert len(walk(study, tmp_path, fails=failed)) == len(plan)
+    export = next(step for step in plan if step.name == "export lenet5 best")
+    trained = made_by(next(step for step in plan if step.stage == "train"))
+    results = {"train lenet5": trained, "tune lenet5": None, "augment lenet5": None}
+    assert export.inputs["parent"].taken_from(results) == trained.variant
+
+
+def test_a_failed_variant_is_named_after_what_it_would_have_been_made_of():
+    study = load("quickstart", ["models=['lenet5']", "prune.ratios=[0.5]"])
+    parent = Variant(name="lenet5/prune-0.5", model="lenet5", stage="prune", format="safetensors", artifact=FILE)
+    named = {step.name: step for step in steps(study)}
+    export = named["export lenet5 prune-0.5"].failed.of({"parent": parent}, "failed", "no room")
+    assert (export.name, export.parent, export.format) == ("lenet5/prune-0.5/export", "lenet5/prune-0.5", "onnx")
+    train = named["train lenet5"].failed.of({}, "skipped", "no GPU")
+    assert (train.name, train.parent, train.status, train.error) == ("lenet5/train", None, "skipped", "no GPU")
 
 
 def test_eleven_pruned_forms_are_told_apart(tmp_path):
     study = load("quickstart", ["models=['lenet5']", f"prune.ratios={[n / 20 for n in range(1, 12)]}"])
-    found = Progress(study, tmp_path)
-    found.close("lenet5", forms(1))
-    assert len([p for p in found.waiting if p.part == forms(11)]) == len(
-        [p for p in found.waiting if p.part == forms(2)]
-    )
-    assert not [p for p in found.waiting if p.part == forms(1)]
+    plan = steps(study)
+    pruned = next(step for step in plan if step.name == "prune lenet5 0.05")
+    walked = walk(study, tmp_path, fails=[pruned])
+    assert len(walked) == len(plan) - len([step for step in plan if step.name.endswith("lenet5 prune-0.05")])
+    assert [step for step in plan if step.name.endswith("lenet5 prune-0.5")]
 
 
 def test_time_left_is_known_from_the_last_run_of_the_same_settings_alone(tmp_path, now):
     study = load("quickstart", ["models=['lenet5']"])
-    found = Progress(study, tmp_path)
+    found = begun(study, tmp_path)
     assert found.rest() is None
     while found.waiting:
-        found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
+        found.begin(found.waiting[0], LABEL)
         now.seconds += 7
-        found.end(computed=True)
-    again = Progress(study, tmp_path)
+        found.end(made_by(found.current), computed=True)
+    again = begun(study, tmp_path)
     assert again.rest() == pytest.approx(7 * again.total)
-    again.begin("prepare", "", "prepare")
+    again.begin(again.waiting[0], "prepare")
     assert again.expected() == pytest.approx(7)
     longer = load("quickstart", ["models=['lenet5']", "train.epochs=99"])
     known = Durations(longer, tmp_path)
-    assert [p.stage for p in plan(longer) if known.of(p) is None] == ["train", "tune", "augment", "prune"]
-    assert Progress(longer, tmp_path).rest() is None
+    assert [p.stage for p in steps(longer) if known.of(p) is None] == ["train", "tune", "augment", "prune"]
+    assert begun(longer, tmp_path).rest() is None
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"prepare": 3}', '{"prepare": ["x", "y"]}', "\0"])
@@ -165,11 +206,11 @@ def test_time_is_no_finer_than_it_can_be_known(seconds, words):
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 def test_the_lines_of_a_terminal_are_no_wider_than_it_and_keep_their_figures(tmp_path, now, width):
     study = load("quickstart", [])
-    found = Progress(study, tmp_path)
+    found = begun(study, tmp_path)
     for _ in range(9):
-        found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
-        found.end(computed=False)
-    found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
+        found.begin(found.waiting[0], LABEL)
+        found.end(made_by(found.current), computed=False)
+    found.begin(found.waiting[0], LABEL)
     pace = Pace(LABEL)
     pace.reached(0.0, "")
     now.seconds += 100
@@ -189,12 +230,12 @@ def test_the_lines_of_a_terminal_are_no_wider_than_it_and_keep_their_figures(tmp
 
 
 def test_a_stage_that_has_just_begun_does_not_show_the_bar_of_the_one_before(tmp_path, now):
-    found, pace = Progress(load("quickstart", []), tmp_path), Pace("prepare")
-    found.begin("prepare", "", "prepare")
+    found, pace = begun(load("quickstart", []), tmp_path), Pace("prepare")
+    found.begin(found.waiting[0], "prepare")
     pace.reached(1.0, "decoded 1797 of 1797 images")
-    found.end(computed=True)
+    found.end(made_by(found.current), computed=True)
     assert len(view(80, found, pace)) == 1
-    found.begin("train", "lenet5", "train/lenet5")
+    found.begin(found.waiting[0], "train/lenet5")
     now.seconds += 3
     assert [line.plain for line in view(80, found, pace)][1:] == ["train/lenet5  0:03"]
 
@@ -202,10 +243,10 @@ def test_a_stage_that_has_just_begun_does_not_show_the_bar_of_the_one_before(tmp
 def test_before_the_first_stage_and_after_the_last_the_terminal_says_what_is_done(tmp_path):
     assert [line.plain for line in view(80, None, Pace())] == ["starting"]
     study = load("quickstart", [])
-    found = Progress(study, tmp_path)
+    found = begun(study, tmp_path)
     while found.waiting:
-        found.begin(found.waiting[0].stage, found.waiting[0].model, LABEL)
-        found.end(computed=False)
+        found.begin(found.waiting[0], LABEL)
+        found.end(made_by(found.current), computed=False)
     assert [line.plain for line in view(80, found, Pace("aggregate"))][1:] == ["writing the report"]
 
 

@@ -30,6 +30,7 @@ from tasks.training.fit import fit
 from tasks.training.weights import fresh
 from tests.support.digits import digits
 from tests.support.paths import ROOT
+from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -201,24 +202,25 @@ def test_without_a_gpu_training_is_refused_with_the_reason(tmp_path):
     network, architecture = fresh(Model(name="convnext_18m", upsample=32), data := digits(work, 60), 0)
     settings = Train(epochs=1, batch_size=16, fused_pointwise=True, device="cpu")
     with pytest.raises(Unavailable, match=r"^train\.fused_pointwise: Triton's kernels run on CUDA devices only"):
-        fit(work, network, architecture, data, settings, model_label="m", variant="m/train", stage="train")
+        fit(training_of(work, architecture, data, settings), network)
 
 
 def test_a_stage_that_this_machine_has_not_the_means_for_is_skipped_and_others_fail(tmp_path, monkeypatch):
     # here: Prefect takes the interpreter's process seconds to import
     from flows import run, study
 
-    going = run.Run(Study(), str(tmp_path))
-    keys = {"model": "m", "technique": "fused", "sets": "{}"}
+    going = run.Run(Study(ablate={"techniques": {"fused": {"fused_pointwise": True}}}), str(tmp_path))
+    named = {step.name: step for step in going.progress.plan}
+    ablate, train = named["ablate lenet5 fused"], named["train lenet5"]
     for error, want in (
         (Unavailable("no GPU"), ("skipped", "no GPU")),
         (RuntimeError("broken"), ("failed", "RuntimeError: broken")),
     ):
         monkeypatch.setattr(run, "call", Mock(side_effect=error))
-        asked = {"model": Model(), "technique": "fused"}
-        assert going.attempt(study.ablate_task, keys, **asked) is None
-        variant = run.failed_variant("m/train", Model(), "train")
-        assert going.attempt(study.train_task, variant, **asked) is None
+        for step in (ablate, train):
+            going.progress.waiting.insert(0, step)
+            inputs = dict(step.inputs)
+            assert going._attempt(step, study.TASKS[step.stage], inputs) is None
         assert (going.variants[-1].status, going.variants[-1].error) == want
         for table in ("ablations", "variants"):
             artifact = going.fragments[table][-1]
@@ -243,7 +245,7 @@ def test_training_is_as_good_fused_on_a_gpu(tmp_path, change):
             fused_pointwise=fused,
             **change,
         )
-        done = fit(work, network, architecture, data, settings, model_label="m", variant=f"m/{fused}", stage="train")
+        done = fit(training_of(work, architecture, data, settings), network)
         losses[fused] = [row["loss"] for row in done.epochs if row["split"] == "train"]
     assert losses[True][-1] < losses[True][0]
     assert losses[True] == pytest.approx(losses[False], rel=0.1)

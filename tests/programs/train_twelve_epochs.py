@@ -16,15 +16,15 @@ from tests.support.trainings import QUICK, fitted
 out = Path(sys.argv[1])
 work = Work(Store(out / "store"), out / "scratch")
 work.scratch.mkdir(parents=True, exist_ok=True)
-train_epoch = loop.Run._train
+train_epoch = loop.TrainingLoop._train
 
 
-def train_epoch_and_say_so(run: loop.Run) -> Any:
+def train_epoch_and_say_so(run: loop.TrainingLoop) -> Any:
     scores = train_epoch(run)
-    print("epoch", run.epoch, flush=True)
+    print("epoch", run.state.epoch, flush=True)
     return scores
 
 
-loop.Run._train = train_epoch_and_say_so  # type: ignore[method-assign]
+loop.TrainingLoop._train = train_epoch_and_say_so  # type: ignore[method-assign]
 long = QUICK.model_copy(update={"epochs": 12, "patience": 12})
 print(fitted(work, digits(work), long).artifact.sha256, flush=True)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flows.report.page import page
+from flows.report.sections import Contents
 from flows.settings import to_toml
 from tasks.tables import summary
 from tests.support import factory
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tasks.records import Study
 
 RUN_1 = "quickstart-20260101-000000"
 
@@ -62,3 +70,8 @@ class Page(HTMLParser):
     def handle_data(self, data: str) -> None:
         if not self.open or self.open[-1] not in ("style", "script"):
             self.words += data
+
+
+def page_of(tables: Mapping[str, Any], study: Study, run: str = "run-1", **others: Any) -> str:
+    """The report of a run that has these tables, as HTML; `others` are further `Contents`."""
+    return page(Contents(tables=tables, study=study, environment=others.pop("environment", {}), run=run, **others))

@@ -16,7 +16,9 @@ LENET = Model(name="lenet5")
 QUICK = Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
 
 
-def training_of(work: Work, architecture: dict[str, Any], data: Prepared, settings: Train, model: str) -> Training:
+def training_of(
+    work: Work, architecture: dict[str, Any], data: Prepared, settings: Train, model: str = "m"
+) -> Training:
     """What a training of the stage `train` is about."""
     return Training(
         work=work,

@@ -188,9 +188,9 @@ def test_a_technique_may_change_the_model(tmp_path: Path) -> None:
 
 
 def test_the_report_shows_each_technique_beside_none() -> None:
-    from flows.report.page import page
+    from tests.support.reports import page_of
 
-    html = page({"ablations": factory.tables()["ablations"]}, factory.study(), {}, "a run")
+    html = page_of({"ablations": factory.tables()["ablations"]}, factory.study(), "a run")
     shown = html[html.index('id="ablation"') : html.index("</table>", html.index('id="ablation"'))]
     assert "AMP" in shown
     assert "precision bf16" in shown

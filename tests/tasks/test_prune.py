@@ -16,6 +16,7 @@ from tasks.training.evaluation import evaluate
 from tasks.training.fit import fit
 from tasks.training.weights import cost
 from tests.support.digits import digits, stored, warmed
+from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -116,7 +117,7 @@ def test_prune_returns_the_fine_tuned_weights_and_records_those_before(tmp_path:
     data = digits(work)
     start = Train(epochs=8, batch_size=16, learning_rate=0.05, channels_last=False, device="cpu")
     network = models.build(**LENET)
-    fitted = fit(work, network, LENET, data, start, model_label="lenet5", variant="lenet5/train", stage="train")
+    fitted = fit(training_of(work, LENET, data, start, "lenet5"), network)
     parent = stored(work, "lenet5", **LENET).model_copy(update={"artifact": fitted.artifact})
     trained = Trained(variant=parent, train=start, validation_macro_f1=fitted.validation_macro_f1)
 

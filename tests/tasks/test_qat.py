@@ -27,7 +27,7 @@ from tasks.runtimes import onnxruntime as runtime
 from tasks.tables import frames
 from tasks.tables.schema import TABLES
 from tasks.train import train
-from tasks.training.loop import Run
+from tasks.training.loop import TrainingLoop
 from tests.support.digits import digits
 from tests.support.optimized import optimized
 
@@ -203,14 +203,14 @@ def test_a_training_that_was_cut_off_resumes_to_the_same_file(
 ) -> None:
     settings = SETTINGS.model_copy(update={"settings": ("u8s8-reduced",)})
     (whole,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
-    validate, cut = Run._validate, again(work)
+    validate, cut = TrainingLoop._validate, again(work)
 
-    def killed(self: Run, told: Any) -> float:
+    def killed(self: TrainingLoop, told: Any) -> float:
         validate(self, told)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Run, "_validate", killed)
+        patch.setattr(TrainingLoop, "_validate", killed)
         qat(cut, MODEL, data, trained, fp32, Export(), settings)
     resumed = qat(cut, MODEL, data, trained, fp32, Export(), settings)
     assert resumed.variants[0].artifact == whole.artifact is not None
@@ -220,15 +220,15 @@ def test_a_training_that_was_cut_off_resumes_to_the_same_file(
 def test_the_step_before_the_first_epoch_leaves_observers_as_they_were(
     work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings, go = Qat(epochs=1, settings=("u8s8-reduced",), learning_rate=0.01), Run.go
+    settings, go = Qat(epochs=1, settings=("u8s8-reduced",), learning_rate=0.01), TrainingLoop.go
     (cold,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
 
-    def warmed_up(self: Run, told: Any = None) -> None:
+    def warmed_up(self: TrainingLoop, told: Any = None) -> None:
         # a GPU's trainings begin with it
         self._warm_up()
         go(self, told)
 
-    monkeypatch.setattr(Run, "go", warmed_up)
+    monkeypatch.setattr(TrainingLoop, "go", warmed_up)
     (warm,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
     assert warm.artifact == cold.artifact is not None, warm.error
 

@@ -12,7 +12,7 @@ from tasks.train import train
 from tasks.training.fit import Diverged, fit
 from tasks.training.weights import fresh
 from tests.support.digits import digits
-from tests.support.trainings import LENET, QUICK, fitted
+from tests.support.trainings import LENET, QUICK, fitted, training_of
 
 
 def test_training_learns_and_leaves_a_row_an_epoch_and_split(tmp_path):
@@ -137,7 +137,7 @@ def test_every_setting_trains_on_a_gpu(tmp_path, change):
     work = Work.at(tmp_path)
     network, architecture = fresh(Model(name="resnet34", width=16), data := digits(work, 1000), 0)
     settings = QUICK.model_copy(update={**change, "epochs": 6, "patience": 6})
-    done = fit(work, network, architecture, data, settings, model_label="m", variant="m/train", stage="train")
+    done = fit(training_of(work, architecture, data, settings), network)
     losses = [row["loss"] for row in done.epochs if row["split"] == "train"]
     assert losses[-1] < losses[0]
     assert {row["device"] for row in done.epochs} == {"cuda:0"}

@@ -8,9 +8,8 @@ import polars as pl
 import pytest
 
 from flows.report import curves
-from flows.report import page as report
 from tests.support import factory
-from tests.support.reports import Page
+from tests.support.reports import Page, page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -174,7 +173,7 @@ def test_seeds_are_judged_by_their_mean() -> None:
 def test_the_page_shows_the_verdict_beside_the_curves_and_says_whose_curves_they_are() -> None:
     tables = factory.tables()
     some = {name: tables[name] for name in ("epochs", "variants", "evaluations", "datasets")}
-    words = " ".join(Page(report.page(some, factory.study(), {}, "run-1")).words.split())
+    words = " ".join(Page(page_of(some, factory.study())).words.split())
     assert "Why augmentation did not help: No policy beat training without augmentation" in words
     assert "crop_flip reached 0.9" in words and "Chance alone can make such a difference" in words
     assert "held-out (test) images are evaluated once, when training has ended" in words

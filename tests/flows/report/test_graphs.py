@@ -8,13 +8,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from flows.report import page as report
 from flows.report.graphs import graphs
 from tasks.caching.store import Store
 from tasks.profilers._onnx import operator_counts
 from tasks.tables import frames
 from tests.support import factory
-from tests.support.reports import Page
+from tests.support.reports import Page, page_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -90,7 +89,7 @@ def test_the_export_of_the_reference_and_what_the_winner_is_are_drawn_once_each_
 
 
 def test_the_report_names_the_commands_with_the_variant(run: Any) -> None:
-    words = Page(report.page(run[1], factory.study(), {}, "run-1", exported=graphs(*run))).words
+    words = Page(page_of(run[1], factory.study(), exported=graphs(*run))).words
     assert "burnish profile net/train/onnx --run run-1\n" in words
     assert "burnish profile net/train/onnx --run run-1 --netron" in words
 
@@ -99,4 +98,4 @@ def test_without_an_onnx_form_there_is_no_section(run: Any) -> None:
     out, tables = run
     bare = {"summary": tables["summary"].head(1), "variants": tables["variants"].head(1)}
     assert graphs(out, bare) == [] and graphs(out, {}) == []
-    assert "ONNX graphs" not in report.page(bare, factory.study(), {}, "run-1", exported=graphs(out, bare))
+    assert "ONNX graphs" not in page_of(bare, factory.study(), exported=graphs(out, bare))

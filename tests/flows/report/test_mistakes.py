@@ -14,11 +14,10 @@ import pytest
 from PIL import Image
 
 from flows.report import mistakes
-from flows.report import page as report
 from tasks.caching.store import Store
 from tasks.tables import frames
 from tests.support import factory
-from tests.support.reports import Page
+from tests.support.reports import Page, page_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -140,7 +139,7 @@ def test_mistakes_are_named_by_their_files_where_the_data_set_has_files(three: T
     found = shown(tables, np.zeros((20, 8, 8, 3), np.uint8))
     assert [p.file for p in found["pictures"]] == ["photos/10.png", "photos/13.png", "photos/15.png"]
     assert found["pictures"][0].alternative == "photos/10.png: ant, taken for bee at confidence 0.900"
-    words = Page(report.page(tables, factory.study(), {}, "run-1")).words
+    words = Page(page_of(tables, factory.study())).words
     assert "photos/13.png" in words and "row 13" not in words
     old = three | {"predictions": three["predictions"].drop("file")}
     assert shown(old)["pictures"][0].file is None, "a run of an older version has no column of files"
@@ -165,7 +164,7 @@ def test_a_thousand_classes_give_pairs_and_worst_classes_and_a_small_page() -> N
     assert found["confusion"][0]["matrix"] is None and len(pairs.rows) == mistakes.PAIRS
     assert [cell.text for cell in pairs.rows[0][2]] == ["class 0", "class 7", "3", "1.000"]
     assert len(found["scores"].rows) == mistakes.WORST and "worst 30 of 1000" in found["scores"].caption
-    text = report.page(tables, factory.study(), {}, "run-1", images=np.zeros((3010, 64, 64, 3), np.uint8))
+    text = page_of(tables, factory.study(), images=np.zeros((3010, 64, 64, 3), np.uint8))
     assert len(text) < 200_000
 
 
@@ -229,7 +228,7 @@ def test_every_model_as_trained_has_its_confusion_scores_and_pictures_folded() -
     assert [cell.text for cell in other["scores"].rows[0][2]][:2] == ["bee", "ant (2)"]
     assert [p.row for p in other["pictures"]] == [0, 2, 3]
     assert [c["who"] for c in found["confusion"]] == ["net/train/onnx/int8 on onnxruntime, cpu"], "none is shown twice"
-    page = Page(report.page(tables, factory.study(), {}, "run-1", images=images))
+    page = Page(page_of(tables, factory.study(), images=images))
     assert "other/tune on eager, cpu: 3 of 4 images wrong" in page.words
     folded = [found for tag, found in page.tags if tag == "details"]
     assert [("open" in one) for one in folded] == [True, False, False], "the winner's alone is open"
@@ -269,7 +268,7 @@ def test_images_that_are_gone_or_were_never_named_are_a_reason_not_a_failure(
 
 
 def test_a_page_without_pictures_lists_the_mistakes_and_says_why(three: Tables) -> None:
-    text = report.page(three, factory.study(), {}, "run-1", images="images.npy is gone")
+    text = page_of(three, factory.study(), images="images.npy is gone")
     words = " ".join(Page(text).words.split())
     assert "without their pictures: images.npy is gone" in words and "<img" not in text
     assert "confidence 0.900" in words and "row 10" in words
@@ -283,7 +282,7 @@ def test_an_old_tables_classes_are_numbers(three: Tables) -> None:
 
 
 def test_every_picture_has_a_text_alternative_and_class_names_are_never_markup(three: Tables) -> None:
-    text = report.page(three, factory.study(), {}, "run-1", images=np.zeros((20, 8, 8, 3), np.uint8))
+    text = page_of(three, factory.study(), images=np.zeros((20, 8, 8, 3), np.uint8))
     pictures = [found for tag, found in Page(text).tags if tag == "img"]
     assert len(pictures) == 5 and all("taken for" in str(found["alt"]) for found in pictures)
     assert "cat <b>" not in text and "cat &lt;b&gt;" in text
@@ -291,5 +290,5 @@ def test_every_picture_has_a_text_alternative_and_class_names_are_never_markup(t
 
 def test_the_section_is_left_out_without_predictions_and_they_are_said_to_be_missing(three: Tables) -> None:
     left = {name: table for name, table in three.items() if name != "predictions"}
-    text = report.page(left, factory.study(), {}, "run-1")
+    text = page_of(left, factory.study())
     assert 'id="mistakes"' not in text and re.search(r"Not published:</b>[^<]*predictions", text)

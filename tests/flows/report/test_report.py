@@ -16,7 +16,7 @@ from tasks import tables as contract
 from tasks.tables import csv_view, frames, summary
 from tasks.tables.schema import TABLES
 from tests.support import factory
-from tests.support.reports import Page
+from tests.support.reports import Page, page_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,12 +32,12 @@ def tables() -> dict[str, pl.DataFrame]:
 
 @pytest.fixture(scope="module")
 def text(tables: dict[str, pl.DataFrame]) -> str:
-    return report.page(tables, factory.study(), {"machine": "here"}, "run-1")
+    return page_of(tables, factory.study(), environment={"machine": "here"})
 
 
 def few(tables: dict[str, pl.DataFrame], *names: str) -> str:
     """A page of some tables; without curves it is drawn quickly."""
-    return report.page({name: tables[name] for name in names}, factory.study(), {}, "run-1")
+    return page_of({name: tables[name] for name in names}, factory.study())
 
 
 def test_a_published_run_is_rendered_from_its_files_alone(tables: dict[str, pl.DataFrame], tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_missing_table_is_said_and_its_section_left_out(tables: dict[str, pl.D
 
 def test_tables_without_a_row_give_a_page_all_the_same() -> None:
     empty = {name: frames.frame(name, []) for name in TABLES}
-    words = Page(report.page(empty, factory.study(), {}, "run-1")).words
+    words = Page(page_of(empty, factory.study())).words
     assert "No winner" in words and "Not published" not in words
 
 

@@ -19,8 +19,10 @@ from tasks.records import Artifact, Benchmark, Choice, Model, Range, Train, Tune
 from tasks.training import loop
 from tasks.training.checkpoints import Checkpoints
 from tasks.training.fit import Fitted, fit
+from tasks.training.state import Training
 from tasks.training.weights import fresh
 from tests.support.digits import digits
+from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,17 +45,7 @@ class Cut(Exception):
 
 def trained(work: Work, data: Any, on_epoch: Callable[[int, float], None] | None = None) -> Fitted:
     network, architecture = fresh(LENET, data, 0)
-    return fit(
-        work,
-        network,
-        architecture,
-        data,
-        QUICK,
-        model_label="lenet5",
-        variant="lenet5/train",
-        stage="train",
-        on_epoch=on_epoch,
-    )
+    return fit(training_of(work, architecture, data, QUICK, "lenet5"), network, on_epoch)
 
 
 def cut_off(epoch: int, score: float) -> None:
@@ -123,13 +115,13 @@ def _searched(work: Work, data: Any) -> tuple[list[dict[str, object]], list[dict
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows], epochs
 
 
-def _scored(work: Work, network: Any, architecture: Any, data: Any, settings: Train, **told: Any) -> Fitted:
+def _scored(training: Training, network: Any, on_epoch: Callable[[int, float], None]) -> Fitted:
     """In place of a training, which is tried apart: scores that depend on the settings alone."""
-    scores = [1 / (1 + 10 * abs(settings.learning_rate - 0.08)) * epoch / 3 for epoch in (1, 2, 3)]
+    scores = [1 / (1 + 10 * abs(training.settings.learning_rate - 0.08)) * epoch / 3 for epoch in (1, 2, 3)]
     for epoch, score in enumerate(scores, 1):
-        told["on_epoch"](epoch, score)
+        on_epoch(epoch, score)
     nothing = Artifact(path="", sha256="", size_bytes=0, format="")
-    return Fitted(nothing, scores[-1], 0.0, [{"trial": int(told["variant"].rpartition("-")[2])}] * 3)
+    return Fitted(nothing, scores[-1], 0.0, [{"trial": int(training.variant.rpartition("-")[2])}] * 3)
 
 
 def test_a_damaged_tuning_journal_gives_the_undisturbed_search(tmp_path, monkeypatch, caplog):

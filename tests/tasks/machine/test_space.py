@@ -29,6 +29,7 @@ from tasks.training.weights import fresh
 from tests.support.command import SHORT, Burnish
 from tests.support.digits import digits, stored
 from tests.support.disks import fill
+from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,17 +100,7 @@ def test_a_training_on_a_full_disk_goes_on_when_there_is_room(disk, tmp_path, mo
 
     def trained(work: Work, on_epoch: Callable[[int, float], None] | None = None) -> Any:
         network, architecture = fresh(Model(name="lenet5"), data, 0)
-        return fit(
-            work,
-            network,
-            architecture,
-            data,
-            settings,
-            model_label="lenet5",
-            variant="lenet5/train",
-            stage="train",
-            on_epoch=on_epoch,
-        )
+        return fit(training_of(work, architecture, data, settings, "lenet5"), network, on_epoch)
 
     work = Work.at(tmp_path)
     data = digits(work)

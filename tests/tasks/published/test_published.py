@@ -10,7 +10,6 @@ import polars as pl
 import polars.selectors as cs
 import pytest
 
-from flows.report.page import page
 from flows.report.published import compare, lines, text
 from flows.report.terminal import table_text
 from flows.terminal.conclusion import held_out
@@ -19,6 +18,7 @@ from tasks.records import plugins
 from tasks.tables import frames, schema, summary
 from tasks.tables.figures import sig
 from tests.support import factory
+from tests.support.reports import page_of
 
 STUDIES = plugins("published")
 FIRST = "lenet5/augment-none"
@@ -64,7 +64,7 @@ def test_the_terminal_and_the_report_name_both_machines(name, tables):
     assert "Example CPU @ 2.50GHz, 2 cores, no GPU" in " ".join(words.split())
     assert max(map(len, words.splitlines())) <= 100
     study = factory.study().model_copy(update={"published": name})
-    html = page(tables, study, {}, "run-1")
+    html = page_of(tables, study)
     section = html[html.index('<h2 id="published">') : html.index('<h2 id="candidates">')]
     assert beside.there in unescape(section)
     assert "Example CPU @ 2.50GHz" in section
@@ -337,7 +337,7 @@ def test_a_time_measured_under_bad_conditions_has_a_star_and_the_star_is_explain
 def test_the_label_of_the_data_stands_in_header_tables_and_terminal(tables):
     copy = "CIFAR-10, JPEG-recompressed copy"
     known = tables | {"datasets": tables["datasets"].with_columns(label=pl.lit(copy), path=pl.lit("some/path"))}
-    html = page(known, factory.study(), {}, "run-1")
+    html = page_of(known, factory.study())
     assert f" on {copy} · run run-1" in html
     assert "has the throughput" in html, "which of two measurements the CSV has"
     assert f"{copy}: the data set by split" in html

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.report import page as report
 from flows.terminal.conclusion import conclusion
 from tasks.caching.work import Work
 from tasks.measure import metrics
@@ -21,6 +20,7 @@ from tasks.records import Model, Select, Train
 from tasks.tables import csv_view, figures, frames, summary
 from tasks.training import settled
 from tests.support import factory
+from tests.support.reports import page_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,7 +176,7 @@ def test_a_handful_of_validation_images_is_said_with_the_winner_and_where_their_
     few = tables | {"datasets": frames.frame("datasets", sets)}
     found = summary.summarise(few, factory.study())
     assert found.cautions == (f"{handful(2)}.",) and found.cautions[0].startswith("2 validation images cannot tell")
-    html = report.page(few | {"summary": found.frame}, factory.study(), {}, "run-1")
+    html = page_of(few | {"summary": found.frame}, factory.study())
     assert html.index("Caution:") < html.index('<h2 id="candidates">')
     training = html[html.index('<h2 id="training">') : html.index('<h2 id="tuning">')]
     assert "2 validation images cannot tell" in training and "of 2 images" in training

@@ -20,11 +20,11 @@ from tasks.records import Model, Train
 from tasks.training import ddp
 from tasks.training.fit import Diverged, fit
 from tasks.training.group import Processes
-from tasks.training.loop import Job
 from tasks.training.weights import fresh
 from tests.support.digits import digits, warmed
 from tests.support.paths import ROOT
 from tests.support.programs import command, environment
+from tests.support.trainings import training_of
 
 TWO = Train(
     epochs=40,
@@ -40,17 +40,7 @@ TWO = Train(
 
 def fitted(work: Work, data, settings: Train, on_epoch=None):
     network, architecture = fresh(Model(name="lenet5"), data, 0)
-    return fit(
-        work,
-        network,
-        architecture,
-        data,
-        settings,
-        model_label="lenet5",
-        variant="lenet5/train",
-        stage="train",
-        on_epoch=on_epoch,
-    )
+    return fit(training_of(work, architecture, data, settings, "lenet5"), network, on_epoch)
 
 
 def ranks(folder: Path) -> dict[int, int]:
@@ -156,15 +146,15 @@ def test_ranks_are_found_by_their_folder_and_number(tmp_path):
 
 def test_what_torchrun_and_the_ranks_say_becomes_one_line(tmp_path):
     work = Work.at(tmp_path)
-    job = Job(work, {}, digits(work), TWO, "lenet5", "lenet5/train", "train")
-    told = ddp._error(job, {"error": "OutOfMemoryError", "text": "no room", "rank": 1}, "")
+    training = training_of(work, {}, digits(work), TWO, "lenet5")
+    told = ddp._error(training, {"error": "OutOfMemoryError", "text": "no room", "rank": 1}, "")
     assert str(told).startswith(
         "lenet5/train: rank 1 of 2 failed: OutOfMemoryError: no room; the epochs before are kept"
     )
-    assert isinstance(ddp._error(job, {"error": "ValueError", "text": "x", "rank": 0}, ""), ValueError)
-    assert "torchrun failed: no such file" in str(ddp._error(job, None, "a\nno such file\n"))
+    assert isinstance(ddp._error(training, {"error": "ValueError", "text": "x", "rank": 0}, ""), ValueError)
+    assert "torchrun failed: no such file" in str(ddp._error(training, None, "a\nno such file\n"))
     log = "".join(f"  rank      : {rank}\n  exitcode  : {code} (pid: 7)\n" for rank, code in ((0, -15), (1, -9)))
-    assert "rank 1 of 2 was ended by SIGKILL" in str(ddp._error(job, None, log))
+    assert "rank 1 of 2 was ended by SIGKILL" in str(ddp._error(training, None, log))
 
 
 def test_a_message_is_one_write_also_where_output_is_unbuffered():

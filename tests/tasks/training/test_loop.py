@@ -13,7 +13,7 @@ from tasks.training import loop
 from tasks.training.weights import fresh
 from tests.support.digits import digits
 from tests.support.programs import command, environment
-from tests.support.trainings import LENET, QUICK, fitted
+from tests.support.trainings import LENET, QUICK, fitted, training_of
 
 
 class Cut(Exception):
@@ -38,13 +38,13 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_wei
     work = Work.at(tmp_path)
     with pytest.raises(Cut):
         fitted(work, data, settings, on_epoch=cut)
-    seen, trained, train_epoch = [], [], loop.Run._train
+    seen, trained, train_epoch = [], [], loop.TrainingLoop._train
 
     def spy(run):
-        trained.append(run.epoch)
+        trained.append(run.state.epoch)
         return train_epoch(run)
 
-    monkeypatch.setattr(loop.Run, "_train", spy)
+    monkeypatch.setattr(loop.TrainingLoop, "_train", spy)
     resumed = fitted(work, data, settings, on_epoch=lambda epoch, score: seen.append(epoch))
     assert trained == left
     assert seen == [1, 2, 3, 4], "a tuner must be told of the epochs before the interruption too"
@@ -76,35 +76,24 @@ def test_a_training_killed_with_signal_9_resumes_to_the_same_weights(tmp_path):
 def test_layout_and_compilation_are_those_asked_for(tmp_path, channels_last, compiled):
     import torch
 
-    from tasks.training.loop import Job, Run
+    from tasks.training.loop import TrainingLoop
 
     work = Work.at(tmp_path)
     network, architecture = fresh(LENET, data := digits(work), 0)
     settings = QUICK.model_copy(update={"channels_last": channels_last, "compile": compiled})
-    run = Run(
-        Job(
-            work=work,
-            data=data,
-            settings=settings,
-            architecture=architecture,
-            model_label="m",
-            variant="m/train",
-            stage="train",
-        ),
-        network,
-    )
+    run = TrainingLoop(training_of(work, architecture, data, settings), network)
     (weight,) = [p for name, p in run.model.named_parameters() if p.ndim == 4 and p.shape[1] > 1]
     assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
     assert isinstance(run.stepped, torch._dynamo.eval_frame.OptimizedModule) == compiled
 
 
 def loop_run(work, data, **change):
-    from tasks.training.loop import Job, Run
+    from tasks.training.loop import TrainingLoop
 
     settings = QUICK.model_copy(update={"epochs": 2, "learning_rate": 0.01, **change})
     model = Model(name="resnet34", width=8)
     network, architecture = fresh(model, data, 0)
-    return Run(Job(work, architecture, data, settings, model.label, "m/train", "train"), network)
+    return TrainingLoop(training_of(work, architecture, data, settings, model.label), network)
 
 
 def test_the_step_in_which_pytorch_compiles_leaves_everything_as_it_was(tmp_path):
@@ -118,14 +107,14 @@ def test_the_step_in_which_pytorch_compiles_leaves_everything_as_it_was(tmp_path
     assert all(p.grad is None for p in warm.model.parameters())
     for run in (plain, warm):
         run.go()
-    first, second = (torch.load(run.job.checkpoints.newest(run.log), weights_only=True) for run in (plain, warm))
+    first, second = (torch.load(run.training.checkpoints.newest(run.log), weights_only=True) for run in (plain, warm))
     # BatchNorm's statistics among them
-    for part in ("model", "best_state"):
+    for part in ("model", "best_weights"):
         assert all(torch.equal(second[part][key], value) for key, value in first[part].items())
     assert str(first["optimizer"]) == str(second["optimizer"])
-    told = [row["compile_seconds"] for row in warm.epochs]
+    told = [row["compile_seconds"] for row in warm.state.epochs]
     assert told[0] > 0 and told[1:] == [None] * 3
-    assert [row["compile_seconds"] for row in plain.epochs] == [None] * 4, "nothing compiles on a CPU"
+    assert [row["compile_seconds"] for row in plain.state.epochs] == [None] * 4, "nothing compiles on a CPU"
 
 
 def test_nothing_is_compiled_during_the_epochs_themselves(tmp_path, monkeypatch):
@@ -151,7 +140,7 @@ def test_nothing_is_compiled_during_the_epochs_themselves(tmp_path, monkeypatch)
     run.go()
     assert seen == [0, 0, 0]
     assert counters["stats"]["unique_graphs"] == 2, "the model and the augmentation; evaluation runs the plain model"
-    assert run.epochs[0]["compile_seconds"] > 0
+    assert run.state.epochs[0]["compile_seconds"] > 0
 
 
 @pytest.mark.gpu
@@ -169,8 +158,8 @@ def test_the_first_epoch_on_a_gpu_takes_no_longer_than_the_others(tmp_path):
         precision="bf16",
     )
     run.go()
-    first, *later = (row["seconds"] for row in run.epochs if row["split"] == "train")
-    assert run.epochs[0]["compile_seconds"] > 5 * first
+    first, *later = (row["seconds"] for row in run.state.epochs if row["split"] == "train")
+    assert run.state.epochs[0]["compile_seconds"] > 5 * first
     assert first < 3 * statistics.median(later)
 
 

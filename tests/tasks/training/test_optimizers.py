@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import time
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
@@ -17,10 +17,11 @@ from tasks.training import batchsize
 from tasks.training.batchsize import largest
 from tasks.training.checkpointing import blocks, checkpoint_blocks
 from tasks.training.fit import fit
-from tasks.training.loop import Job, Run
+from tasks.training.loop import TrainingLoop
 from tasks.training.optimizers import Average, Optimizer, schedule
 from tests.support.digits import digits, warmed
 from tests.support.programs import command, environment
+from tests.support.trainings import training_of
 
 NARROW = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
 LENET = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
@@ -33,16 +34,7 @@ def off() -> torch.amp.GradScaler:
 def trained(work: Work, architecture: dict, **settings: object):
     torch.manual_seed(0)
     told = Train(**{"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "device": "cpu", **settings})
-    return fit(
-        work,
-        models.build(**architecture),
-        architecture,
-        digits(work),
-        told,
-        model_label="m",
-        variant="m/train",
-        stage="train",
-    )
+    return fit(training_of(work, architecture, digits(work), told), models.build(**architecture))
 
 
 @pytest.mark.parametrize(
@@ -143,11 +135,11 @@ def test_the_average_follows_weights_and_statistics_by_its_decay():
 def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
     work = Work.at(tmp_path)
     torch.manual_seed(0)
-    job = Job(work, LENET, digits(work), Train(epochs=1, batch_size=32, ema=0.9, device="cpu"), "m", "m/train", "train")
-    run = Run(job, models.build(**LENET))
-    run.go()
-    assert not torch.equal(run.model.fc3.weight, run.average.module.fc3.weight)
-    assert torch.equal(run.best_state["fc3.weight"], run.average.module.fc3.weight)
+    training = training_of(work, LENET, digits(work), Train(epochs=1, batch_size=32, ema=0.9, device="cpu"))
+    loop = TrainingLoop(training, models.build(**LENET))
+    loop.go()
+    assert not torch.equal(loop.model.fc3.weight, loop.average.module.fc3.weight)
+    assert torch.equal(loop.state.best_weights["fc3.weight"], loop.average.module.fc3.weight)
 
 
 @pytest.mark.parametrize("change", [{"ema": 0.9}, {"optimizer": "muon", "learning_rate": 0.005}], ids=["ema", "muon"])
@@ -166,10 +158,10 @@ def test_averages_and_muon_resume_to_the_same_weights(tmp_path, change):
 
     for on_epoch in (cut, None):
         torch.manual_seed(0)
-        job = Job(work, LENET, data, told, "m", "m/train", "train")
-        run = Run(job, models.build(**LENET))
+        training = training_of(work, LENET, data, told)
+        loop = TrainingLoop(training, models.build(**LENET))
         try:
-            run.go(on_epoch)
+            loop.go(on_epoch)
         except Cut:
             continue
     # nothing is left to do
@@ -228,8 +220,13 @@ def test_the_largest_batch_that_fits_a_gpu_is_found_by_trying(monkeypatch):
 
 
 def test_a_cpus_batch_grows_while_images_a_second_rise(monkeypatch):
-    monkeypatch.setattr(batchsize, "SECONDS", 0.02)
-    assert largest(lambda size: time.sleep(0.004 + max(0, size - 32) / 1000), "cpu", 50_000) == 32
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(batchsize, "time", SimpleNamespace(perf_counter=lambda: clock.now))
+
+    def step(size: int) -> None:
+        clock.now += 0.004 + max(0, size - 32) / 1000
+
+    assert largest(step, "cpu", 50_000) == 32
 
 
 def test_a_batch_size_that_was_found_outlives_an_interruption(tmp_path, monkeypatch):

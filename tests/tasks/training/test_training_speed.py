@@ -23,8 +23,9 @@ from torch import nn
 import models
 from tasks.caching.work import Work
 from tasks.records import Prepared, Train
-from tasks.training.loop import Job, Run
+from tasks.training.loop import TrainingLoop
 from tests.support.paths import SHARED
+from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,13 +53,13 @@ def ours(folder: Path, images: numpy.ndarray, labels: numpy.ndarray) -> Callable
     run = loop(folder, images, labels, settings)
 
     def train() -> None:
-        run.epoch += 1
+        run.state.epoch += 1
         run._train()
 
     return train
 
 
-def loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray, settings: Train) -> Run:
+def loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray, settings: Train) -> TrainingLoop:
     """The training loop over all images but the last 16."""
     work, size, trained = Work.at(folder), images.shape[1], len(images) - 16
     splits = (numpy.arange(len(images)) >= trained).astype(numpy.uint8)
@@ -81,7 +82,7 @@ def loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray, settings: T
         test_rows=0,
     )
     architecture = ARCHITECTURE | {"image_size": size}
-    return Run(Job(work, architecture, data, settings, "m", "m/train", "train"), models.build(**architecture))
+    return TrainingLoop(training_of(work, architecture, data, settings), models.build(**architecture))
 
 
 def bare(images: numpy.ndarray, labels: numpy.ndarray) -> Callable[[], None]:
@@ -193,7 +194,7 @@ def test_training_does_not_wait_for_large_images_that_workers_gather(tmp_path, a
     for attempt in range(3):
         run = loop(tmp_path / str(attempt), images, labels, settings)
         run.go()
-        _, second = (row for row in run.epochs if row["split"] == "train")
+        _, second = (row for row in run.state.epochs if row["split"] == "train")
         shares.append(second["data_wait"])
         if shares[-1] < 0.03:
             break
