@@ -250,6 +250,9 @@ def _start(port: int, pages: bool) -> Server:
             "error",
             "--lifespan",
             "on",
+            # Its own default is the working folder, which may hold a user's own packages.
+            "--app-dir",
+            str(children.ROOT),
         ]
         with log.open("wb") as file:
             process = subprocess.Popen(

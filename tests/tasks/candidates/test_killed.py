@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from tasks.benchmark import benchmark
-from tasks.caching import logs, stage
+from tasks.caching import stage
 from tasks.caching.keys import Stage
 from tasks.caching.results import turn
 from tasks.caching.work import Work
@@ -44,7 +44,7 @@ TOLD = {
 
 @pytest.fixture(autouse=True)
 def _without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "ProgressArtifact", logging.NullHandler)
+    monkeypatch.setattr(stage, "ProgressArtifact", logging.NullHandler)
 
 
 @pytest.fixture

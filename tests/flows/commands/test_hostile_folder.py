@@ -1,0 +1,75 @@
+"""Every command works in a folder that holds a user's own packages and modules of the same names as burnish's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import SHORT
+
+NAMES = (
+    "tasks",
+    "models",
+    "flows",
+    "torch",
+    "numpy",
+    "polars",
+    "onnx",
+    "onnxruntime",
+    "pydantic",
+    "prefect",
+    "uvicorn",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with packages that say so when they are imported."""
+    made = tmp_path_factory.mktemp("own")
+    for name in NAMES:
+        program = f"raise SystemExit('the user\\'s own {name} was imported')"
+        if name in ("tasks", "models", "flows"):
+            (made / name).mkdir()
+            (made / name / "__init__.py").write_text(program)
+        else:
+            (made / f"{name}.py").write_text(program)
+    return made
+
+
+def burnish(folder: Path, *arguments: str) -> str:
+    """Run the installed command in the folder, with Prefect's home in it, and return what it printed."""
+    command = Path(sys.executable).with_name("burnish")
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PREFECT_API_URL")}
+    done = subprocess.run(
+        [str(command), *arguments],
+        cwd=folder,
+        env=environment | {"PREFECT_HOME": str(folder / "home")},
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=600,
+    )
+    assert "the user's own" not in done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("arguments", ["--help", "presets", "show quickstart", "completion bash"])
+def test_a_command_that_computes_nothing(folder: Path, arguments: str) -> None:
+    assert burnish(folder, *arguments.split())
+
+
+@pytest.mark.slow
+def test_a_study_its_server_its_two_trainers_its_candidates_and_what_is_done_with_it(folder: Path) -> None:
+    settings = [f"--set={setting}" for setting in (*SHORT, "train.processes=2", "train.batch_size=32")]
+    assert "report: out/runs/" in burnish(folder, "run", "quickstart", "--out", "out", *settings)
+    assert burnish(folder, "why", "--out", "out").startswith("run quickstart-")
+    assert burnish(folder, "report", "--out", "out").strip().endswith("report.html")
+    assert "profile: out/runs/" in burnish(folder, "profile", "--out", "out", "--queries", "5")
+    (model,) = (folder / "out" / "runs").glob("*/models/lenet5-train-onnx.onnx")
+    shape = ("--input-shape", "1,8,8", "--out", "out")
+    assert "onnxruntime" in burnish(folder, "bench", str(model), "--rounds", "2", "--seconds", "0.2", *shape)
