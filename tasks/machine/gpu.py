@@ -155,8 +155,8 @@ def gpu_usage(device: str) -> tuple[int, tuple[int, ...]] | None:
     return None if memory is None or processes is None else (int(memory.used), tuple(each.pid for each in processes))
 
 
-def free_bytes(device: str) -> int | None:
-    """Memory of a GPU that new processes can take; None where NVML does not tell."""
+def nvml_free_bytes(device: str) -> int | None:
+    """Return how many bytes of a GPU's memory are free. None means that NVML does not tell."""
     with nvml() as library:
         memory = library and _told(library, gpu_handle(library, device), "nvmlDeviceGetMemoryInfo")
     return int(memory.free) if memory else None
