@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from tasks.measure.seeds import generator
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -222,7 +224,7 @@ def compare(
     mean, half = float(logs.mean()), _half_interval(logs)
     if half is None:
         return math.exp(mean), 0.0, math.inf, "indistinguishable"
-    drawn = np.random.default_rng(seed).integers(0, len(logs), (10_000, len(logs)))
+    drawn = generator(seed).integers(0, len(logs), (10_000, len(logs)))
     low, high = np.quantile(logs[drawn].mean(axis=1), ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     unseen = 0.0 if fresh else RESOLUTION
     low = math.exp(min(low, mean - half) - unseen)
@@ -244,8 +246,8 @@ def turns(row: Mapping[str, Any]) -> list[np.ndarray]:
 
 @cache
 def student_quantile(freedom: int, p: float = (1 + CONFIDENCE) / 2) -> float:
-    """Quantile of Student's t: with t = sqrt(freedom) tan(a), the density of a is cos(a) to the power freedom - 1."""
-    angle = np.linspace(-np.pi / 2, np.pi / 2, 200_001)
-    density = np.cos(angle).clip(0) ** (freedom - 1)
-    cumulative = np.cumsum(density[1:] + density[:-1])
-    return math.sqrt(freedom) * math.tan(np.interp(p * cumulative[-1], cumulative, angle[1:]))
+    """Return the quantile `p` of Student's t distribution with `freedom` degrees of freedom."""
+    # Importing it takes 0.15 s, which a candidate's process, where nothing is compared, can be without.
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, p))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.measure import clock, intervals
+from tasks.measure.seeds import generator
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,7 @@ def server(
     rate: float,
     limit_ms: float,
     *,
-    seed: int = 0,
+    seed: int | tuple[int, int] = 0,
     batch_size: int = 1,
     seconds: float,
     min_queries: int = QUERIES,
@@ -106,7 +107,7 @@ def server(
     limit : seconds from the start after which nothing arrives and no query is started
     """
     count = max(min_queries, math.ceil(rate * seconds))
-    arrivals = np.cumsum(np.random.default_rng(seed).exponential(1 / rate, count)) * 1e9
+    arrivals = np.cumsum(generator(seed).exponential(1 / rate, count)) * 1e9
     if limit is not None:
         arrivals = arrivals[: max(1, int(np.searchsorted(arrivals, limit * 1e9)))]
     _, ends = serve(query_of_slot, arrivals.astype(np.int64), limit)
@@ -166,7 +167,7 @@ def server_capacity(
                 query_of_slot,
                 rate,
                 limit_ms,
-                seed=seed + trial,
+                seed=(seed, trial),
                 batch_size=batch_size,
                 seconds=seconds,
                 min_queries=min_queries,
