@@ -1,4 +1,4 @@
-"""What a study without some of its stages is: the settings that leave them out."""
+"""A study without the stages that it skips: the settings by which each of them is left out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ LEFT_OUT: dict[SkippableStage, dict[str, Any]] = {
 
 
 def without_skipped(study: Study) -> Study:
-    """The study with the stages of `study.skip` left out by their own settings, and runtimes that only they feed."""
+    """Return the study with the stages in `study.skip` left out by their own settings.
+
+    Where engines are not built, the runtimes that only execute engines are left out too.
+    """
     parts: dict[str, Any] = {stage: getattr(study, stage).model_copy(update=LEFT_OUT[stage]) for stage in study.skip}
     if "build" in study.skip:
         fed = tuple(name for name in study.benchmark.runtimes if name == "auto" or formats(name) != ("engine",))
