@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from tasks.machine.durable import DIGITS, Kept
+from tasks.machine.durable import DIGITS, SeriesFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +25,7 @@ def continues(scratch: Path) -> str:
     for found, path in sorted(kept, key=lambda one: one[1].stat().st_mtime_ns, reverse=True):
         number = int(found[1])
         # else the stage says that it is damaged, and takes the one before
-        if Kept(number, path).intact():
+        if SeriesFile(number, path).intact():
             at = f"epoch {number}'s checkpoint" if found[2] == "pt" else f"the benchmark's round {number + 1}"
             parts.append(f"at {at}" if parts else f"continues from {at}")
             break

@@ -22,7 +22,7 @@ from tasks.caching.keys import artifacts, digest
 from tasks.caching.left import continues
 from tasks.caching.store import Store
 from tasks.caching.work import Work
-from tasks.machine.files import lock_of, made, remove, write_text
+from tasks.machine.files import lock_of, make_folder, remove, write_text
 from tasks.machine.locks import held
 from tasks.records import Context, Output, Record
 
@@ -103,14 +103,14 @@ def _record(content: bytes) -> Record:
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
+class Request:
     """One stage in one run, with its key."""
 
     stage: Stage
     context: Context
     label: str
     key: str
-    found: Record | None
+    stored: Record | None
     """The stored result; None where it is to be computed."""
 
     @property
@@ -124,7 +124,7 @@ class Turn:
 
     def work(self, log: logging.Logger) -> Work:
         """What the stage's function is handed."""
-        return Work(self.results.store, made(self.scratch), log)
+        return Work(self.results.store, make_folder(self.scratch), log)
 
     def keep(self, result: Record) -> None:
         """Store the stage's result, then remove what it would have gone on from. An error of writing is the stage's.
@@ -149,7 +149,7 @@ def scratch_of(context: Context, key: str) -> Path:
 
 
 @contextmanager
-def turn(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Turn]:
+def open_request(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Request]:
     """Find out whether a stage's result is stored; where it is not, hold its key's lock while it is computed.
 
     The lock is taken before any device, so that no two runs wait for each other.
@@ -161,10 +161,10 @@ def turn(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Tur
     found = None if again else _intact(results, key)
     if found is not None:
         why.tell(context, label, key, parts, hit=True)
-        yield Turn(stage, context, label, key, found)
+        yield Request(stage, context, label, key, found)
         return
     lock = lock_of(scratch_of(context, key))
-    made(lock.parent)
+    make_folder(lock.parent)
     with held(lock, lambda: _waits(label)):
         # else another run has done it again meanwhile
         if again and results.version(key) == before:
@@ -174,7 +174,7 @@ def turn(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Tur
             found, reason = _settled(results, key, label)
         left = "" if found is not None else continues(scratch_of(context, key))
         why.tell(context, label, key, parts, hit=found is not None, reason=reason, left=left)
-        yield Turn(stage, context, label, key, found)
+        yield Request(stage, context, label, key, found)
 
 
 def _waits(label: str) -> None:

@@ -27,7 +27,7 @@ from tasks.caching import why
 from tasks.caching.keys import Stage
 from tasks.caching.limits import alone_on
 from tasks.caching.logs import ENDED, LOG, ProgressArtifact, StageLog
-from tasks.caching.results import Turn, turn
+from tasks.caching.results import Request, open_request
 from tasks.machine.space import DiskFull, watched
 from tasks.records import Context
 
@@ -46,7 +46,7 @@ def stage(
 ) -> Callable[[Callable[..., Any]], Task[..., Any]]:
     """Make a cached Prefect task of a stage's function.
 
-    The function's first parameter is `work: Work`; the task takes `turn: Turn` in its place (see `call`), and all
+    The function's first parameter is `work: Work`; the task takes `request: Request` in its place (see `call`), and all
     others.
 
     Parameters
@@ -70,16 +70,16 @@ def stage(
         about = Stage(function, label, libraries, modules, extra, counted)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY
-        first = inspect.Parameter("turn", keyword, annotation=Turn)
+        first = inspect.Parameter("request", keyword, annotation=Request)
 
         @wraps(function)
-        def run(*, turn: Turn, **inputs: Any) -> Any:
-            if turn.found is not None:
-                handler = StageLog(turn.context, turn.label)
-                handler.handle(_record(logging.INFO, f"cached: key {turn.key}"))
+        def run(*, request: Request, **inputs: Any) -> Any:
+            if request.stored is not None:
+                handler = StageLog(request.context, request.label)
+                handler.handle(_record(logging.INFO, f"cached: key {request.key}"))
                 handler.close()
-                return Completed(name="Cached", data=turn.found)
-            return compute(turn, function, inputs, devices(inputs) if devices else ())
+                return Completed(name="Cached", data=request.stored)
+            return compute(request, function, inputs, devices(inputs) if devices else ())
 
         signature = inspect.Signature([first, *(p.replace(kind=keyword) for p in parameters)])
         run.__signature__ = signature  # type: ignore[attr-defined]
@@ -97,20 +97,22 @@ def _record(level: int, text: str, *, with_traceback: bool = False) -> logging.L
     return LOG.makeRecord(LOG.name, level, __file__, 0, text, (), sys.exc_info() if with_traceback else None)
 
 
-def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], devices: tuple[str, ...] = ()) -> Any:
+def compute(
+    request: Request, function: Callable[..., Any], inputs: dict[str, Any], devices: tuple[str, ...] = ()
+) -> Any:
     """Compute a stage's result and store it, with everything that is logged meanwhile in the run's folder."""
-    turn.stage.computed += 1
-    log = logging.getLogger(f"burnish.{turn.label}")
-    handlers = (StageLog(turn.context, turn.label), ProgressArtifact())
+    request.stage.computed += 1
+    log = logging.getLogger(f"burnish.{request.label}")
+    handlers = (StageLog(request.context, request.label), ProgressArtifact())
     for handler in handlers:
         LOG.addHandler(handler)
     started = time.monotonic()
     try:
-        with watched(turn.context.out):
+        with watched(request.context.out):
             with alone_on(devices, log):
-                result = function(turn.work(log), **inputs)
-            turn.keep(result)
-            why.ended(turn.context, turn.label, why.COMPUTED)
+                result = function(request.work(log), **inputs)
+            request.keep(result)
+            why.ended(request.context, request.label, why.COMPUTED)
         # the study says it too
         done = _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")
         done.progress = ENDED
@@ -122,8 +124,8 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
         if isinstance(error, Exception):
             # the disk may be what failed
             with suppress(OSError, DiskFull):
-                why.ended(turn.context, turn.label, why.FAILED)
-        handlers[0].handle(_record(logging.ERROR, turn.label, with_traceback=True))
+                why.ended(request.context, request.label, why.FAILED)
+        handlers[0].handle(_record(logging.ERROR, request.label, with_traceback=True))
         raise
     finally:
         for handler in handlers:
@@ -133,8 +135,8 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
 
 def call(made: Task[..., Any], context: Context, **inputs: Any) -> Any:
     """Run a stage's task now, its task run named by its label; a result that is stored below `context.out` is taken."""
-    with watched(context.out), turn(made.about, context, inputs) as mine:  # type: ignore[attr-defined]
+    with watched(context.out), open_request(made.about, context, inputs) as mine:  # type: ignore[attr-defined]
         named = made.with_options(task_run_name=mine.label.replace("{", "(").replace("}", ")"))
-        result = named(turn=mine, **inputs)
+        result = named(request=mine, **inputs)
         # Prefect hands on the state that a task returned as it is
-        return result if mine.found is None else mine.found
+        return result if mine.stored is None else mine.stored

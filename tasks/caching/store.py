@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.machine.durable import sync
-from tasks.machine.files import content, made, owned, remove, replace, sync_all
+from tasks.machine.files import content, make_folder, owned, remove, replace, sync_all
 from tasks.machine.space import watched
 from tasks.records import Artifact
 
@@ -33,7 +33,7 @@ class Store:
     @contextmanager
     def temporary(self) -> Iterator[Path]:
         """A scratch folder on the same file system, removed afterwards."""
-        with owned(made(self.root / "tmp") / secrets.token_hex(8)) as folder, watched(self.root.parent):
+        with owned(make_folder(self.root / "tmp") / secrets.token_hex(8)) as folder, watched(self.root.parent):
             yield folder
 
     def put(self, path: Path, format: str, precision: str = "") -> Artifact:

@@ -271,7 +271,7 @@ def main() -> None:
             else:
                 _answer(answers, getattr(opened, command)(**message))
         except Exception as error:
-            full = space.found(error, *_folders(message))
+            full = space.full_disk(error, *_folders(message))
             _answer(
                 answers,
                 {"error": str(full) if full else f"{type(error).__name__}: {cause(error)}", "full": full is not None},

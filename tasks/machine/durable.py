@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from tasks.machine.space import asking, watched
+from tasks.machine.space import watched, with_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,12 +71,12 @@ class _Patient:
         """Raise what went wrong; else wait until everything is on the disk."""
         self.flush()
         if self.error is not None:
-            raise asking(self.error, self.count)
+            raise with_length(self.error, self.count)
         os.fsync(self.file.fileno())
 
 
 @dataclass(frozen=True)
-class Kept:
+class SeriesFile:
     """A file that was kept under a number."""
 
     number: int
@@ -96,13 +96,15 @@ class Series:
     suffix: str
     """With its point, e.g. ".pt"."""
 
-    def kept(self) -> list[Kept]:
+    def files(self) -> list[SeriesFile]:
         """The files that are there, the highest number last."""
         name = re.compile(rf"{re.escape(self.stem)}\.(\d+)\.[0-9a-f]{{{DIGITS}}}{re.escape(self.suffix)}")
         found = [(name.fullmatch(path.name), path) for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        return sorted((Kept(int(m[1]), path) for m, path in found if m), key=lambda one: (one.number, one.path.name))
+        return sorted(
+            (SeriesFile(int(m[1]), path) for m, path in found if m), key=lambda one: (one.number, one.path.name)
+        )
 
-    def keep(self, number: int, fill: Callable[[IO[bytes]], object]) -> Path:
+    def write(self, number: int, fill: Callable[[IO[bytes]], object]) -> Path:
         """Write a file with what `fill` writes, which it does from start to end; it replaces those of the same and of
         higher numbers.
         """
@@ -120,7 +122,7 @@ class Series:
             with suppress(FileNotFoundError):
                 written.unlink()
             raise
-        for old in self.kept():
+        for old in self.files():
             if old.number >= number and old.path != target:
                 old.path.unlink()
         sync(self.folder)

@@ -56,7 +56,7 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}{LOCK}")
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     """Make a folder whose name outlives a loss of power: whatever a new name stands in is synced."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def remove(path: Path) -> None:
 def replace(source: Path, target: Path) -> None:
     """Put a finished file or folder where it belongs: synced, then renamed, so that it appears whole or not at all."""
     sync_all(source)
-    made(target.parent)
+    make_folder(target.parent)
     # a name of a folder with content is not given to another in one step
     if target.is_dir():
         aside = source.with_name(f"{source.name}.old")
@@ -90,7 +90,7 @@ def replace(source: Path, target: Path) -> None:
 
 def write_text(target: Path, text: str) -> None:
     """Write a small text file whole or not at all."""
-    written = made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}"
+    written = make_folder(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}"
     with held(written) as handle, open(handle, "w", encoding="utf-8", closefd=False) as file:
         file.write(text)
         file.flush()
@@ -111,7 +111,7 @@ def owned(folder: Path) -> Iterator[Path]:
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
     """A scratch folder on the file system of `target`, removed afterwards."""
-    with owned(made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}") as folder:
+    with owned(make_folder(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}") as folder:
         yield folder
 
 

@@ -172,7 +172,7 @@ def _file(error: BaseException) -> str | None:
     return os.fsdecode(name) if isinstance(name, str | bytes) else None
 
 
-def asking(error: OSError, count: int) -> OSError:
+def with_length(error: OSError, count: int) -> OSError:
     """An error of writing a file that should have become `count` bytes long, for the sentence to say it."""
     error.asked_bytes = count  # type: ignore[attr-defined]
     return error
@@ -193,7 +193,7 @@ def _missing(place: _Place, count: int | None, what: str = "the file takes") -> 
     return f" and {what} {size(count)}, so {size(short)} are missing" if count is not None and short > 0 else ""
 
 
-def found(error: BaseException, *folders: str | Path, option: str = "--out") -> DiskFull | None:
+def full_disk(error: BaseException, *folders: str | Path, option: str = "--out") -> DiskFull | None:
     """The full or broken disk that an exception comes from, if it does.
 
     Parameters
@@ -253,7 +253,7 @@ def watched(*folders: str | Path, option: str = "--out") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (full := found(error, *folders, option=option)) is not None and full is not error:
+        if (full := full_disk(error, *folders, option=option)) is not None and full is not error:
             raise full from error
         raise
 

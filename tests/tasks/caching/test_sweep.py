@@ -21,9 +21,9 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from tasks.machine.locks import held
-from tasks.caching.store import Store, beside, lock_of, made
+from tasks.caching.store import Store, beside, lock_of, make_folder
 out = Path(sys.argv[1])
-scratch = made(out / "scratch" / "0123456789abcdef")
+scratch = make_folder(out / "scratch" / "0123456789abcdef")
 target = out / "tables" / "trials" / "run.parquet"
 with Store(out / "store").temporary() as one, beside(target) as two, held(lock_of(scratch)):
     for folder in (one, two, scratch):

@@ -79,15 +79,15 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_it(disk, size):
 
     folder = disk("1m")
     series = Series(folder / "scratch", "training", ".pt")
-    series.keep(1, lambda file: torch.save({"epoch": 1}, file))
+    series.write(1, lambda file: torch.save({"epoch": 1}, file))
     fill(folder, 0 if size < 5_000 else min(size // 2, 900_000) // 4096 * 4096)
     for _ in range(2):
         with pytest.raises(DiskFull) as told:
-            series.keep(
+            series.write(
                 2, lambda file: torch.save({"model": torch.zeros(size // 4), "more": torch.ones(size // 4)}, file)
             )
         sentence(told.value, folder / "scratch")
-        (kept,) = series.kept()
+        (kept,) = series.files()
         assert kept.number == 1 and kept.intact()
         assert list(kept.path.parent.iterdir()) == [kept.path]
 
