@@ -210,7 +210,10 @@ def capacity(rows: Sequence[Mapping[str, Any]]) -> str | None:
     lowest = min((row["target_rate"] for row in tried if row["target_rate"]), default=None)
     if lowest is None:
         return f"Server: none kept the limit, {limit}: one query alone exceeds it."
-    return f"Server: none of the {len(tried)} rates tried, from {lowest:.3g} queries per second on, kept the limit, {limit}."
+    return (
+        f"Server: none of the {len(tried)} rates tried, from {lowest:.3g} queries per second on, kept the limit, "
+        f"{limit}."
+    )
 
 
 def serve(
