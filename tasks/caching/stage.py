@@ -5,8 +5,8 @@ modules that this imports, the versions of the libraries that do the work, and w
 fingerprint. A stored result is used only if every file that it names has its size and hash; otherwise the stage is
 computed again (tasks/caching/results.py).
 
-Prefect shows a stored result as a cached task, but it does not store results itself: it would run a task without a key
-if its cache policy fails, and only log that a result cannot be written, and neither ends the run as it must.
+Prefect shows a stored result as a cached task, but results are not stored through Prefect. It runs a task without a key
+if its cache policy fails, and it only logs that a result cannot be written, where burnish must end the run.
 """
 
 from __future__ import annotations

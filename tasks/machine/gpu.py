@@ -202,9 +202,9 @@ def vram(device: str, before: tuple[int, tuple[int, ...]] | None = None) -> tupl
     """
     if device == "cpu":
         return None, None
-    own = vram_bytes(os.getpid())
-    if own is not None:
-        return own, "process"
+    listed = vram_bytes(os.getpid())
+    if listed is not None:
+        return listed, "process"
     now = gpu_usage(device)
     if before is None or now is None or before[1] or len(now[1]) != 1:
         return None, None

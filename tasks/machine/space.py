@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
-import shutil
 import textwrap
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from tasks.machine.room import Place, database_place, places_of_run, shortage, size, temporary_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,13 +39,6 @@ BROKEN_WORDS = (
     " requested and ",
 )
 """The last one is what NumPy says when fewer bytes were written than it handed over; it does not say why."""
-LITTLE = 64 * 1024
-"""Where fewer bytes than this are free, a failure without a stated cause is attributed to the full disk, because a
-write that did not fit has filled the disk to its last block, or nearly."""
-PASSING = (".tmp-", ".bench-", ".deploy-")
-"""Beginnings of the names of folders that burnish makes for a moment."""
-STORED = ("store", "tmp")
-"""The folders in an artifacts folder that hold files for a moment."""
 WORDS_OF_CAUSE = 160
 """Characters of a library's own message that are repeated, at most."""
 BLOCK = 1 << 20
@@ -67,84 +59,6 @@ class DiskFull(Exception):
 
 class DiskBroken(DiskFull):
     """A disk does not work. This ends a study as a full disk does, because nothing that follows could be written."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A folder that may have become full."""
-
-    folder: Path
-    elsewhere: str
-    """How a person chooses another folder, in words."""
-
-    @property
-    def existing(self) -> Path:
-        """The folder, or the nearest folder above it that exists."""
-        return next((path for path in (self.folder, *self.folder.parents) if path.exists()), Path("/"))
-
-    @property
-    def free(self) -> int:
-        """Bytes that this user may still write there."""
-        return shutil.disk_usage(self.existing).free
-
-    @property
-    def files(self) -> int | None:
-        """Number of files that can still be made. None means that the file system sets no limit."""
-        usage = os.statvfs(self.existing)
-        return usage.f_favail if usage.f_files else None
-
-    @property
-    def full(self) -> bool:
-        """Whether the disk has next to no room, or no room for the name of another file."""
-        return shutil.disk_usage(self.existing).total > 0 and (self.free < LITTLE or self.files == 0)
-
-    def on_disk_of(self, path: str) -> bool:
-        """Return whether a file lies, or would lie, on the same disk as this folder."""
-        return _Place(Path(path).absolute(), "").existing.stat().st_dev == self.existing.stat().st_dev
-
-    def sentence(self, missing: str = "") -> str:
-        """Return the sentence that reports the full disk. `missing` says how much more room is needed.
-
-        It names the folder that a person knows, not one below it that exists for a moment.
-        """
-        parts = self.folder.parts
-        passing = (
-            number for number, part in enumerate(parts) if part.startswith(PASSING) or parts[number:][:2] == STORED
-        )
-        folder = Path(*parts[: next(passing, len(parts))])
-        total = shutil.disk_usage(self.existing).total
-        limit = "no more file can be made, although" if self.files == 0 and self.free >= LITTLE else "only"
-        return (
-            f"the disk of {folder} is full: {limit} {size(self.free)} of {size(total)} are free{missing}; make room "
-            f"there or choose {self.elsewhere}, and the same command goes on"
-        )
-
-
-def size(count: int) -> str:
-    """Return a number of bytes as a person reads it, e.g. 12.3 MB."""
-    if count < 1000:
-        return f"{count} bytes"
-    rounded = float(f"{count:.3g}")
-    power = min(int(math.log10(rounded)) // 3, 4)
-    return f"{rounded / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
-def _prefect() -> _Place:
-    """Return the folder of Prefect's database."""
-    home = os.environ.get("PREFECT_HOME") or "~/.prefect"
-    elsewhere = "another folder for Prefect's database with the variable PREFECT_HOME"
-    return _Place(Path(home).expanduser().absolute(), elsewhere)
-
-
-def _places(folders: tuple[str | Path, ...], option: str) -> list[_Place]:
-    """Return the given folders, which the command's `option` chooses, and those that every run writes to."""
-    memory = Path("/dev/shm")
-    return [
-        *(_Place(Path(folder).absolute(), f"another folder with {option}") for folder in folders),
-        _Place(Path(os.environ.get("TMPDIR") or "/tmp"), "another folder for temporary files with the variable TMPDIR"),
-        _prefect(),
-        *([_Place(memory, "a larger one (docker run --shm-size), or train.workers=0")] if memory.is_dir() else []),
-    ]
 
 
 def _chain(error: BaseException) -> list[BaseException]:
@@ -197,16 +111,6 @@ def _whole_length(error: BaseException) -> int | None:
     return count
 
 
-def _missing(place: _Place, count: int | None, what: str = "the file takes") -> str:
-    """Return the part of the sentence that says how many bytes are needed, and how many of them are missing.
-
-    It is empty where that is not known.
-    """
-    if count is None or count <= place.free:
-        return ""
-    return f" and {what} {size(count)}, so {size(count - place.free)} are missing"
-
-
 def full_disk(error: BaseException, *folders: str | Path, option: str = "--out") -> DiskFull | None:
     """Return the full or broken disk that an exception comes from. None means that it comes from something else.
 
@@ -223,7 +127,7 @@ def full_disk(error: BaseException, *folders: str | Path, option: str = "--out")
     for link in chain:
         if isinstance(link, DiskFull):
             return link
-    places = _places(folders, option)
+    places = places_of_run(folders, option)
     full = next((place for place in places if place.full), None)
     broken = next((link for link in chain if _names_broken_disk(link)), None)
     if broken and (full is None or (isinstance(broken, OSError) and broken.errno in BROKEN)):
@@ -234,10 +138,10 @@ def full_disk(error: BaseException, *folders: str | Path, option: str = "--out")
     if full is None or not _unexplained(error):
         return None
     words = textwrap.shorten(str(error), WORDS_OF_CAUSE, placeholder=" …")
-    return DiskFull(f"{full.sentence()}; what failed there said: {words}" if words else full.sentence())
+    return DiskFull(f"{full.sentence()}; the error was: {words}" if words else full.sentence())
 
 
-def _broken_disk(error: BaseException, places: list[_Place]) -> DiskBroken:
+def _broken_disk(error: BaseException, places: list[Place]) -> DiskBroken:
     """Return the report of the disk that `error` says does not work."""
     where = _unwritten_file(error) or places[0].folder
     words = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
@@ -247,7 +151,7 @@ def _broken_disk(error: BaseException, places: list[_Place]) -> DiskBroken:
     )
 
 
-def _named_full_disk(signs: list[BaseException], places: list[_Place], full: _Place | None) -> DiskFull:
+def _named_full_disk(signs: list[BaseException], places: list[Place], full: Place | None) -> DiskFull:
     """Return the report of the full disk that the exceptions `signs` name.
 
     `full` is the one of `places` that is full now, if there is one.
@@ -256,14 +160,14 @@ def _named_full_disk(signs: list[BaseException], places: list[_Place], full: _Pl
     for sign in signs:
         if (file := _unwritten_file(sign)) is not None:
             place = next((place for place in places if place.on_disk_of(file)), None)
-            place = place or _Place(Path(file).absolute().parent, "another folder")
-            return DiskFull(place.sentence(_missing(place, length)))
+            place = place or Place(Path(file).absolute().parent, "another folder")
+            return DiskFull(place.sentence(shortage(place, length)))
     if full is not None:
-        return DiskFull(full.sentence(_missing(full, length)))
+        return DiskFull(full.sentence(shortage(full, length)))
     # None is full any more, because what had been written was removed. So it was the one with the least room.
     place = min(places, key=lambda place: place.free)
     removed = " now that what had been written of it is removed"
-    return DiskFull(place.sentence(_missing(place, length) or removed))
+    return DiskFull(place.sentence(shortage(place, length) or removed))
 
 
 def _unexplained(error: BaseException) -> bool:
@@ -299,9 +203,9 @@ def check_temporary() -> None:
     DiskFull
         If there is too little.
     """
-    place = next(place for place in _places((), "") if "TMPDIR" in place.elsewhere)
+    place = temporary_place()
     if place.free < TEMPORARY:
-        raise DiskFull(place.sentence(_missing(place, TEMPORARY, "temporary files take at least")))
+        raise DiskFull(place.sentence(shortage(place, TEMPORARY, "temporary files take at least")))
 
 
 def check_database() -> None:
@@ -312,22 +216,22 @@ def check_database() -> None:
     DiskFull
         If there is too little.
     """
-    place = _prefect()
+    place = database_place()
     if not os.environ.get("PREFECT_API_URL") and place.free < DATABASE:
-        raise DiskFull(place.sentence(_missing(place, DATABASE, "the database takes")))
+        raise DiskFull(place.sentence(shortage(place, DATABASE, "the database takes")))
 
 
-def reserve(file: IO[bytes], folder: Path, count: int, what: str) -> None:
+def reserve(file: IO[bytes], folder: Path, count: int, content: str) -> None:
     """Reserve the first `count` bytes of an empty file on the disk, so that writing them cannot fail for want of room.
 
-    The error names `folder`, which a person knows, and `what` is to be written, e.g. "1797 decoded images".
+    The error names `folder`, which a person knows, and the `content` of the file, e.g. "1797 decoded images".
 
     Raises
     ------
     DiskFull
         If there is no room. It says how many bytes are missing. The file is left empty.
     """
-    place = _Place(folder.absolute(), "another folder with --out")
+    place = Place(folder.absolute(), "another folder with --out")
     free_before = place.free
     try:
         _allocate(file, count)
@@ -336,7 +240,7 @@ def reserve(file: IO[bytes], folder: Path, count: int, what: str) -> None:
             raise
         file.seek(0)
         file.truncate()
-        missing = f" and {what} take {size(count)}, so {size(max(count - free_before, 1))} are missing"
+        missing = f" and {content} take {size(count)}, so {size(max(count - free_before, 1))} are missing"
         raise DiskFull(place.sentence(missing)) from error
 
 

@@ -39,9 +39,9 @@ def topk(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
 
     Classes with equal logits rank by their number, as in `predictions`.
     """
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    before = np.arange(logits.shape[1]) < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+    of_label = np.take_along_axis(logits, labels[:, None], axis=1)
+    lower_class = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > of_label) | ((logits == of_label) & lower_class)).sum(axis=1)
     return float((rank < k).mean())
 
 

@@ -151,10 +151,10 @@ def skippable(stage: str) -> str:
     return stage
 
 
-def known(value: str, accepted: tuple[str, ...], what: str) -> str:
-    """Return `value`, if it is one of those accepted; else raise a ValueError that calls it an unknown `what`."""
+def known(value: str, accepted: tuple[str, ...], noun: str) -> str:
+    """Return `value`, if it is one of those accepted. Else raise a ValueError that calls it an unknown `noun`."""
     if value not in accepted:
-        raise ValueError(f"unknown {what} {value!r}; {meant(value, accepted)}accepted: {', '.join(accepted)}")
+        raise ValueError(f"unknown {noun} {value!r}; {meant(value, accepted)}accepted: {', '.join(accepted)}")
     return value
 
 

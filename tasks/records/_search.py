@@ -161,8 +161,9 @@ class Ablate(Record):
 
     def without(self, techniques: Collection[str]) -> Ablate:
         """Return these settings without some of the techniques."""
-        kept = {name: fields for name, fields in self.techniques.items() if name not in techniques}
-        return Ablate(**{**dict(self), "techniques": kept, "alone": tuple(name for name in self.alone if name in kept)})
+        remaining = {name: fields for name, fields in self.techniques.items() if name not in techniques}
+        alone = tuple(name for name in self.alone if name in remaining)
+        return Ablate(**{**dict(self), "techniques": remaining, "alone": alone})
 
     def sets(self, technique: str) -> dict[str, bool | int | float | str]:
         """Return the fields that a technique sets: those of `train`, and after "model." those of the model."""
