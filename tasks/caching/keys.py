@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 PACKAGES = ("flows", "tasks", "models")
 UNCOUNTED = ("tasks.caching.stage",)
-"""The module that decides what is cached has no influence on results, so keys leave it out, with what it alone
-imports."""
+"""Keys leave out the module that decides what is cached, with what it alone imports: no result depends on it."""
 HANDED = "tasks.caching.work"
 """The module of `Work`, which every stage is handed and therefore executes without importing it."""
 

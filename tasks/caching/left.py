@@ -17,8 +17,7 @@ TRIALS = "trials.log"
 
 
 def continues(scratch: Path) -> str:
-    """Return in words from where the stage with this scratch folder continues; empty where it starts at its
-    beginning."""
+    """Return in words from where a stage continues, given its scratch folder. Empty means from its beginning."""
     matches = ((NUMBERED.fullmatch(path.name), path) for path in scratch.rglob("*"))
     numbered = [(match, path) for match, path in matches if match]
     parts = []

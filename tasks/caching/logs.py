@@ -34,8 +34,7 @@ class StageLog(logging.FileHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Let an error of writing, such as a full disk, end the stage. Python's own handler prints a traceback per
-        line."""
+        """Let an error of writing, such as a full disk, end the stage. Python's handler would only print it."""
         raise  # noqa: PLE0704 (it is called where the error is handled)
 
 

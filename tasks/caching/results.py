@@ -77,8 +77,7 @@ class Results:
         remove(self.folder / key)
 
     def version(self, key: str) -> tuple[int, int] | None:
-        """Return what distinguishes a key's stored result from an earlier or later one. None means that none is
-        stored."""
+        """Return what distinguishes a key's stored result from an earlier or later one, or None where there is none."""
         try:
             status = (self.folder / key).lstat()
         except FileNotFoundError:

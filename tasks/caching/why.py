@@ -1,5 +1,4 @@
-"""The file that `burnish why` reads: for each stage of a run, whether it was computed, and what differed from last
-time."""
+"""The file that `burnish why` reads: whether each stage of a run was computed, and what differed from last time."""
 
 from __future__ import annotations
 

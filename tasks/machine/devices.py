@@ -61,8 +61,7 @@ def missing_instructions(precision: str, device: str) -> str | None:
 
 
 def choose_precision(name: str, device: str) -> str:
-    """Return the arithmetic that `name` means on a device: `auto` is bf16 if it has instructions for that, else
-    fp32."""
+    """Return the arithmetic that `name` means: `auto` is bf16 where the device has instructions for it, else fp32."""
     if name != "auto":
         return name
     return "fp32" if missing_instructions("bf16", device) else "bf16"

@@ -79,8 +79,7 @@ def remove(path: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Move a finished file or folder to `target`. It is synced and then renamed, so that it appears whole or not at
-    all."""
+    """Sync a finished file or folder, then rename it to `target`, so that it appears whole or not at all."""
     sync_all(source)
     make_folder(target.parent)
     # A folder with content cannot be replaced by another in one step.

@@ -9,8 +9,7 @@ from tasks.measure.metrics import FEW, smallest_drop
 
 
 def handful(images: int) -> str:
-    """Return the warning that goes with scores of few validation images. It is empty where they are enough to choose
-    by."""
+    """Return the warning that goes with scores of few validation images. It is empty where there are enough."""
     if images >= FEW:
         return ""
     least = f"{smallest_drop(images):.2g}"

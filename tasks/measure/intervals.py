@@ -51,8 +51,7 @@ def queries_needed(percentile: float, confidence: float = CONFIDENCE) -> int:
 
 
 def spread(samples: np.ndarray) -> dict[str, float | None]:
-    """Return mean, standard deviation and percentiles of samples in ms. A percentile that they do not support is
-    null."""
+    """Return mean, standard deviation and percentiles of samples in ms. Percentiles of too few samples are null."""
     return _spread(samples, np.sort(samples))
 
 
@@ -108,8 +107,7 @@ def _summarise(ms: np.ndarray) -> dict[str, float | None]:
 def _percentile_interval(
     samples: np.ndarray, ordered: np.ndarray, p: int, value: float
 ) -> tuple[float | None, float | None]:
-    """Return the ends of the interval of the percentile `p`, whose estimate is `value`, as `summarise` describes
-    them."""
+    """Return the ends of the interval of the percentile `p`, whose estimate is `value` (see `summarise`)."""
     n = len(samples)
     below = samples <= value
     share = float(np.count_nonzero(below)) / n
@@ -128,8 +126,7 @@ def _percentile_interval(
 
 
 def _batch_means(samples: np.ndarray) -> np.ndarray:
-    """Return the means of up to BATCHES batches of consecutive samples, each with at least as many as there are
-    batches."""
+    """Return the means of up to BATCHES batches of consecutive samples, none shorter than the number of batches."""
     n = len(samples)
     count = min(BATCHES, math.isqrt(n))
     starts = np.arange(count) * n // count

@@ -69,8 +69,7 @@ def wilson(share: float, images: int) -> tuple[float, float]:
 
 
 def paired_drop(lost: float, mended: float, images: int) -> tuple[float, float]:
-    """Return the 95 % score interval of the drop in top-1 from one classifier to another on the same images (Tango
-    1998).
+    """Return the 95 % score interval of the drop in top-1 between two classifiers on the same images (Tango 1998).
 
     Parameters
     ----------
@@ -90,8 +89,7 @@ def paired_drop(lost: float, mended: float, images: int) -> tuple[float, float]:
 
 
 def _highest_drop(lost: float, mended: float, images: int) -> float:
-    """Return the upper end of the interval, found by bisection: the largest drop that the score test does not
-    reject."""
+    """Return the upper end of the interval: the largest drop that the score test does not reject, by bisection."""
     observed = (lost - mended) / images
 
     def rejected(drop: float) -> bool:

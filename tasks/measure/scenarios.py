@@ -26,12 +26,12 @@ QUERIES = intervals.queries_needed(99)
 
 
 def tail(latencies_ms: np.ndarray, percentile: int) -> float | None:
-    """Return LoadGen's early stopping estimate of a percentile, an upper bound at 99 % confidence for independent
-    queries.
+    """Return LoadGen's early stopping estimate of a percentile: an upper bound at 99 % confidence.
 
     It is the t-th largest of n samples, where t is the largest number such that with a probability of 1 % at most, only
     t or fewer of n queries exceed the true percentile. Where even t = 1 is too many, it is None (below 64 queries for
     p90 and 662 for p99). The estimate is above the nearest-rank percentile and approaches it as queries become more.
+    Queries are taken to be independent.
     """
     n = len(latencies_ms)
     if n < intervals.queries_needed(percentile):

@@ -113,8 +113,7 @@ def formats(runtime: str) -> tuple[str, ...]:
 
 @cache
 def source_settings(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return which settings of `data` a data source reads, and which of them it needs: `READS` and `NEEDS` of its
-    file."""
+    """Return which settings of `data` a data source reads, and which it needs: `READS` and `NEEDS` of its file."""
     settings: dict[str, tuple[str, ...]] = {"READS": (), "NEEDS": ()}
     for node in ast.parse((TASKS / "datasets" / f"{source}.py").read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in settings:
@@ -175,8 +174,7 @@ class Record(BaseModel):
 
     @classmethod
     def may_repeat(cls, field: str) -> bool:
-        """Whether the list `field` may hold the same value several times. A record in which that has a meaning
-        overrides this."""
+        """Return whether the list `field` may hold a value several times. Some records override this."""
         return False
 
     @field_validator("*")

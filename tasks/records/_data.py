@@ -37,8 +37,7 @@ class Data(Record):
     """What the folders in data.path stand for: classes, or splits that hold the classes. auto: decided by their names
     and contents, and refused where both are possible."""
     image: ColumnName | None = None
-    """Column that holds the images, or in a table of labels their file names. none: the only column that can hold
-    them."""
+    """Column that holds the images, or in a table of labels their file names. none: the only one that can."""
     label: ColumnName | None = None
     """Column that holds the labels. none: `label`, or the only column that can hold them."""
     image_size: Pixels | None = None

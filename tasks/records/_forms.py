@@ -77,8 +77,7 @@ class Qat(Record):
 
     kind: Literal["qat"] = "qat"
     epochs: Epochs = 0
-    """Number of fine-tuning epochs; the weights of the epoch with the best validation score are kept. 0 leaves the
-    stage out."""
+    """Number of fine-tuning epochs, of which the best on validation is kept. 0 leaves the stage out."""
     settings: Annotated[tuple[Annotated[str, choices(*QAT_SETTINGS)], ...], Field(min_length=1)] = ("u8s8-reduced",)
     """One training and one int8 form per setting: u8s8-reduced (7-bit weights) for ONNX Runtime on any CPU, u8s8 for
     CPUs with VNNI or AMX, s8s8 (symmetric) for TensorRT, from which an engine is built where build.precisions has
@@ -164,8 +163,7 @@ class Serve(Record):
     seconds: Seconds = 2.0
     """Shortest time of each scenario, and of each rate that the server scenario tries. 0 leaves the stage out."""
     limit_ms: Milliseconds | None = None
-    """Latency that 99 % of the server scenario's queries must stay within. none: ten times the median of the single
-    stream."""
+    """Latency within which 99 % of the server scenario's queries must stay. none: ten times the single stream's median."""
     trials: Times = 6
     """Number of rates that the server scenario tries."""
     seed: Seed = 0

@@ -88,13 +88,11 @@ class Tune(Record):
 
 
 class Ablate(Record):
-    """Comparison of training techniques: one training with each technique alone, one with all of them, one with
-    none."""
+    """Comparison of training techniques: trainings with each technique alone, with all of them, and with none."""
 
     kind: Literal["ablate"] = "ablate"
     techniques: dict[str, dict[str, Scalar]] = {}
-    """Technique -> the fields of `train`, or of the model ("model.gelu"), that it sets. An empty table leaves the stage
-    out."""
+    """Technique -> the fields of `train`, or of the model ("model.gelu"), that it sets. No technique: no stage."""
     plain: dict[str, Scalar] = {}
     """Values of such fields in the trainings whose technique does not set them, e.g. precision = "fp32"."""
     epochs: SomeEpochs = 3
@@ -217,8 +215,7 @@ class Prune(Record):
 
     kind: Literal["prune"] = "prune"
     ratios: Annotated[tuple[Fraction, ...], Field(max_length=100)] = (0.25,)
-    """Shares of the channels that are removed from each layer; one variant per share. An empty list leaves the stage
-    out."""
+    """Shares of channels to remove from each layer, one variant per share. An empty list leaves the stage out."""
     epochs: SomeEpochs = 5
     """Number of epochs of fine-tuning after pruning."""
     learning_rate: Rate = 0.02

@@ -26,8 +26,7 @@ from tasks.records._train import Train
 
 
 class Study(Record):
-    """The settings of one whole study. A preset, a TOML file, the command line and Prefect's form all write this
-    record."""
+    """The settings of one whole study, as a preset, a TOML file, the command line or Prefect's form writes them."""
 
     kind: Literal["study"] = "study"
     name: StudyName = "study"
@@ -66,8 +65,7 @@ class Study(Record):
         return known(value, ("", *plugins("published")), "published study")
 
     def rule(self) -> dict[str, Any]:
-        """Return the settings that the last stages read: name, data and accuracy rule. They take all else from the
-        rows."""
+        """Return the settings that the last stages read: name, data and accuracy rule. The rows tell them all else."""
         return {"name": self.name, "data": self.data, "select": self.select}
 
     @model_validator(mode="after")

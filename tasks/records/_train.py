@@ -80,8 +80,7 @@ class Train(Record):
     """Number of processes on this machine that train together through torchrun, each on its part of every batch and on
     its own GPU. On CPUs BatchNorm sees only the part of its own process."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
-    """One training per seed. All are recorded, and later stages continue from the one with the best validation
-    score."""
+    """One training per seed. All are recorded, and later stages continue from the best one on validation."""
     train_limit: Images | None = None
     """Most training images."""
     augment: Annotated[str, choices(*POLICIES)] = "none"
