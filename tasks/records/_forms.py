@@ -105,8 +105,7 @@ class Build(Record):
     """The optimisation profile: an engine takes any batch up to the largest of these sizes and is optimised for the
     middle one."""
     workspace_mb: Mebibytes | None = None
-    """Memory in MiB that one layer may use as workspace. none: TensorRT's default, all the memory there is (as
-    trtexec)."""
+    """Memory in MiB that one layer may use as workspace. none: all the memory there is, as with trtexec."""
 
 
 class Benchmark(Record):
@@ -163,7 +162,7 @@ class Serve(Record):
     seconds: Seconds = 2.0
     """Shortest time of each scenario, and of each rate that the server scenario tries. 0 leaves the stage out."""
     limit_ms: Milliseconds | None = None
-    """Latency within which 99 % of the server scenario's queries must stay. none: ten times the single stream's median."""
+    """Latency that 99 % of the server scenario's queries must keep. none: ten times the single stream's median."""
     trials: Times = 6
     """Number of rates that the server scenario tries."""
     seed: Seed = 0
@@ -175,8 +174,7 @@ class Select(Record):
 
     kind: Literal["select"] = "select"
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """How much accuracy the winner may lose against the reference, as a share of images (0.01: one percentage
-    point)."""
+    """How much less accurate than the reference the winner may be, as a share of images (0.01: one point of 100)."""
     metric: Literal["top1", "macro_f1"] = "top1"
     """Which measure of accuracy the rule compares."""
     batch_size: Batch | None = None
