@@ -54,7 +54,7 @@ class Data(Record):
     train_limit: Images | None = None
     """Keep at most this many training images, drawn at random (by the seed) with the same share of every class."""
     test_limit: Images | None = None
-    """Keep at most this many test images, drawn in the same way."""
+    """Keep at most this many test images, drawn in the same way as the training images."""
     validation_fraction: Fraction = 0.1
     """Share of the training images that is held out to make choices by, where the source has no validation split."""
     test_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
@@ -62,7 +62,7 @@ class Data(Record):
     images, and nothing is trained."""
     on_bad: Literal["refuse", "drop"] = "refuse"
     """What is done about images that cannot be decoded or are missing, labels out of range, classes without a usable
-    image, and a source of which over 1 % cannot be used. refuse: stop. drop: leave them out and say which."""
+    image, and over 1 % of images left unused. refuse: stop. drop: leave them out and say which."""
     seed: Seed = 0
     """Seed of the random choice of splits and of limited images."""
 

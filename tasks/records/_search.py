@@ -50,7 +50,7 @@ class Tune(Record):
     epochs: SomeEpochs = 5
     """Number of epochs per trial."""
     train_limit: Images | None = None
-    """Most training images per trial. The best trial is trained again on all of them."""
+    """Each trial trains on at most this many images. The best one is trained again on all of them."""
     space: dict[str, Annotated[Range | Choice, Field(discriminator="kind")]] = {
         "learning_rate": Range(low=0.02, high=0.5, log=True),
         "weight_decay": Range(low=1e-5, high=5e-3, log=True),
@@ -98,7 +98,7 @@ class Ablate(Record):
     epochs: SomeEpochs = 3
     """Number of epochs per training. The first epoch, in which code may be compiled, is reported apart."""
     train_limit: Images | None = None
-    """Most training images per training."""
+    """Each training takes at most this many images."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     """Every technique is trained once per seed."""
     alone: tuple[str, ...] = ()
@@ -202,7 +202,7 @@ class Augment(Record):
     """Number of epochs per policy. none: as train. With fewer than train, the best policy is then trained again for
     train's epochs; with more, the tuned training is repeated with as many, so that all compare."""
     train_limit: Images | None = None
-    """Most training images per policy. The best policy is then trained again on all of them."""
+    """Each policy trains on at most this many images. The best one is then trained again on all of them."""
 
     @field_validator("policies")
     @classmethod

@@ -64,8 +64,8 @@ class Train(Record):
     compile: bool = False
     """Whether the model and the augmentation are compiled by torch.compile."""
     fused_pointwise: bool = False
-    """Whether the operations between the matrix products of ConvNeXt's blocks run as Triton kernels, which need a GPU;
-    without one the training is skipped. The weights are those of the plain model."""
+    """Whether the operations between the matrix products of ConvNeXt's blocks (convnext_18m, torchvision's) run as
+    Triton kernels. Without a GPU the training is then skipped. The weights are those of the plain model."""
     checkpointing: bool = False
     """Whether the backward pass computes the activations of each block again: less memory for a third more work."""
     loading: Literal["auto", "device", "workers"] = "auto"
@@ -82,7 +82,7 @@ class Train(Record):
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
     """One training per seed. All are recorded, and later stages continue from the best one on validation."""
     train_limit: Images | None = None
-    """Most training images."""
+    """Train on at most this many images."""
     augment: Annotated[str, choices(*POLICIES)] = "none"
     """Augmentation policy of this training. The augment stage compares several and sets it."""
     device: str = "auto"
