@@ -49,7 +49,7 @@ class Export(Record):
     """Largest accepted difference between a form's logits and those of its PyTorch parent, relative to the largest
     logit."""
     images: Images = 64
-    """Number of validation images whose logits are compared."""
+    """Number of validation images whose logits are compared (test images, where there are no others)."""
 
 
 class Quantize(Record):
@@ -174,7 +174,7 @@ class Select(Record):
 
     kind: Literal["select"] = "select"
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """How much less accurate than the reference the winner may be, as a share of images (0.01: one point of 100)."""
+    """How much less accurate than the reference the winner may be (0.01: one percentage point)."""
     metric: Literal["top1", "macro_f1"] = "top1"
     """Which measure of accuracy the rule compares."""
     batch_size: Batch | None = None
