@@ -194,7 +194,7 @@ print(test_results.ask(out), flush=True)
 
 
 def start(out: Path, seconds: float) -> subprocess.Popen:
-    code = WAITER.format(tests=str(ROOT / "tests"))
+    code = WAITER.format(tests=str(ROOT / "tests" / "tasks" / "caching"))
     return subprocess.Popen(
         [sys.executable, "-c", code, str(out), str(seconds)],
         text=True,

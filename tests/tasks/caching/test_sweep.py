@@ -21,7 +21,8 @@ WORKER = """
 import sys, time
 from pathlib import Path
 from tasks.machine.locks import held
-from tasks.caching.store import Store, beside, lock_of, make_folder
+from tasks.caching.store import Store
+from tasks.machine.files import beside, lock_of, make_folder
 out = Path(sys.argv[1])
 scratch = make_folder(out / "scratch" / "0123456789abcdef")
 target = out / "tables" / "trials" / "run.parquet"
@@ -139,7 +140,7 @@ for _ in range(100):
                 "-c",
                 code.replace(
                     "from tasks.machine.locks import held",
-                    "from tasks import locks; from tasks.machine.locks import held; locks.POLL_SECONDS = 0.0005",
+                    "from tasks.machine import locks; held = locks.held; locks.POLL_SECONDS = 0.0005",
                 ),
             ],
             cwd=tmp_path,

@@ -9,7 +9,7 @@ import torch
 
 GATHER = """
 import torch
-from tasks import compilation
+from tasks.machine import compilation
 def rows(pixels, places):
     return pixels.to(torch.float32)[torch.clamp((places * 5).to(torch.int64) - 2, 0, 7)].sqrt()
 pixels, places = torch.arange(8 * 19, dtype=torch.uint8).reshape(8, 19), torch.linspace(0, 1, 40)

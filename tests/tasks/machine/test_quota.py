@@ -193,7 +193,10 @@ def test_a_deployed_server_keeps_to_the_quota_of_its_own_group(tmp_path: Path) -
 
 def test_memory_of_a_real_group_is_told() -> None:
     with group("memory", 300 << 20) as made:
-        told = said(made, "from tasks import machine, quota; print(quota.memory_left(), machine.memory_available())")
+        told = said(
+            made,
+            "from tasks import machine as m; print(m.quota.memory_left(), m.memory_available())",
+        )
         left, available = map(int, told.split())
         assert 0 < left <= 300 << 20
         assert 0 < available <= 300 << 20
