@@ -4,7 +4,8 @@ Percentiles are nearest-rank (NumPy's "inverted_cdf"): each is a sample that was
 
 Of SciPy only `scipy.special` is used, and imported where it is needed (0.15 s). `scipy.stats` takes another 0.35 s,
 which every process that measures would pay; its bootstrap and its Wilson interval would replace two and five lines of
-ours. Its binomial function costs the same, and that of `scipy.special` is off by 0.001 at ten million samples.
+ours. The binomial distribution would need it too, because that of `scipy.special` is off by 0.001 at ten million
+samples.
 """
 
 from __future__ import annotations
