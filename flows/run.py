@@ -21,7 +21,7 @@ from tasks.caching.work import Work
 from tasks.machine.causes import cause
 from tasks.machine.devices import Unavailable
 from tasks.machine.durable import sync
-from tasks.machine.files import beside, copy, made, replace, write_text
+from tasks.machine.files import beside, copy, make_folder, replace, write_text
 from tasks.machine.space import DiskFull
 from tasks.records import Artifact, Context, Forms, Output, Result, StageName, Study, Variant
 from tasks.tables.variants import variant_row
@@ -153,7 +153,7 @@ def new_run(out: Path, name: str) -> str:
     while True:
         run = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
-            (made(out / "runs") / run).mkdir()
+            (make_folder(out / "runs") / run).mkdir()
         except FileExistsError:
             time.sleep(0.5)
         else:

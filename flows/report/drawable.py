@@ -8,7 +8,7 @@ import resource
 from functools import cache
 from html import escape
 
-from tasks.machine.space import size
+from tasks.machine.room import size
 
 LOG = logging.getLogger("burnish")
 V8_BYTES = 72 << 30

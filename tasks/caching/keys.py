@@ -1,4 +1,4 @@
-"""What a cache key is made of: records, hashes of inputs, code of project modules, versions of libraries."""
+"""The parts of a cache key: records, hashes of inputs, code of project modules, versions of libraries."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ if TYPE_CHECKING:
 
 PACKAGES = ("flows", "tasks", "models")
 UNCOUNTED = ("tasks.caching.stage",)
-"""The module that decides what is cached, not what comes out. What it alone imports is not counted either."""
+"""Keys leave out the module that decides what is cached, with what it alone imports: no result depends on it."""
 HANDED = "tasks.caching.work"
-"""What every stage is handed, and so executes without importing it."""
+"""The module of `Work`, which every stage is handed and therefore executes without importing it."""
 
 
 def code(text: str) -> ast.Module:
-    """Return the syntax tree of a module's source as it can be executed.
-
-    Comments, docstrings and imports for types alone are left out, and so is where lines break.
-    """
+    """Return the syntax tree of a module's source without comments, docstrings and imports for types alone."""
     return _Executed().visit(ast.parse(text))
 
 
@@ -41,7 +38,7 @@ class _Executed(ast.NodeTransformer):
         return None if text else self.generic_visit(node)
 
     def visit_If(self, node: ast.If) -> ast.AST | list[ast.AST]:
-        """Of `if TYPE_CHECKING:`, keep what is executed instead."""
+        """Replace `if TYPE_CHECKING:` by its `else`, which is what is executed."""
         if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             return [self.visit(other) for other in node.orelse]
         return self.generic_visit(node)
@@ -49,9 +46,9 @@ class _Executed(ast.NodeTransformer):
 
 @cache
 def _source(module: str) -> tuple[str, tuple[str, ...]]:
-    """Return the SHA-256 of what counts of a project module, and the project modules that it imports, anywhere in it.
+    """Return the SHA-256 of a project module's code, and the project modules that it imports anywhere in it.
 
-    A module with a value named COUNTED counts by that value alone.
+    Of a module that has a value named COUNTED, only that value is hashed, and its imports do not count.
     """
     tree = _tree(module)
     if "COUNTED" in _assigned(tree):
@@ -63,6 +60,7 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def _tree(module: str) -> ast.Module:
+    """Return the syntax tree of a project module as `code` makes it."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module {module}")
@@ -99,6 +97,7 @@ def _origin(module: str, name: str) -> str:
 
 @cache
 def _is_project_module(name: str) -> bool:
+    """Return whether `name` is a module of burnish, rather than a library's or a name inside a module."""
     if name.partition(".")[0] not in PACKAGES:
         return False
     try:
@@ -110,18 +109,18 @@ def _is_project_module(name: str) -> bool:
 
 def sources(*modules: str) -> dict[str, str]:
     """Return the SHA-256 of the code of each module, and of every project module that it reaches by imports."""
-    found: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     waiting = list(modules)
     while waiting:
         module = waiting.pop()
-        if module not in found and module not in UNCOUNTED:
-            found[module], imports = _source(module)
+        if module not in hashes and module not in UNCOUNTED:
+            hashes[module], imports = _source(module)
             waiting.extend(imports)
-    return found
+    return hashes
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Leaves of nested JSON as (dotted name, value); an artifact is one leaf, its sha256."""
+    """Yield the leaves of nested JSON as (dotted name, value). An artifact is one leaf, whose value is its sha256."""
     if isinstance(value, dict) and value.get("kind") == "artifact":
         yield prefix, value["sha256"]
     elif isinstance(value, dict):
@@ -135,6 +134,7 @@ def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _json(value: Any) -> Any:
+    """Return a value as JSON, with the fields of its records that belong to a key."""
     if isinstance(value, Record):
         return {k: _json(getattr(value, k)) for k in type(value).model_fields if k not in value.UNCOUNTED}
     if isinstance(value, dict):
@@ -143,7 +143,7 @@ def _json(value: Any) -> Any:
 
 
 def artifacts(value: Any) -> Iterator[Artifact]:
-    """Every artifact that a result names."""
+    """Yield every artifact that a result names."""
     if isinstance(value, Artifact):
         yield value
     elif isinstance(value, Record):
@@ -155,7 +155,7 @@ def artifacts(value: Any) -> Iterator[Artifact]:
 
 
 class Stage:
-    """What is known of a stage besides its function: its name, label and what its key is made of."""
+    """A stage: its function, its label, and what its cache key is made of."""
 
     def __init__(
         self,
@@ -166,15 +166,19 @@ class Stage:
         extra: Callable[[dict[str, Any]], dict[str, str]] | None,
         counted: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
-        self.function, self.label_of, self.libraries = function, label, libraries
-        self.modules, self.extra = modules, extra
+        """Keep the stage's function and the arguments of the decorator `stage`, which describes them."""
+        self.function = function
+        self.label_of = label
+        self.libraries = libraries
+        self.modules = modules
+        self.extra = extra
         self.counted = counted or {}
-        """Name of an input -> what of it belongs to the key, where that is not all of it."""
+        """Name of an input -> a function that returns the part of it that belongs to the key, if not all of it does."""
         self.computed = 0
-        """How often the stage was computed in this process, and not taken from the cache."""
+        """How many times the stage was computed in this process, rather than taken from the store."""
 
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What the key is made of, as (readable name -> value); `burnish why` compares these."""
+        """Return the parts of the key, as readable name -> value. `burnish why` compares them."""
         inputs = {key: value for key, value in inputs.items() if key != "context"}
         modules = (self.function.__module__, HANDED, *(self.modules(inputs) if self.modules else ()))
         return {
@@ -191,7 +195,7 @@ def _all(value: Any) -> Any:
 
 
 def _version(library: str) -> str:
-    """The version of a library; of ONNX Runtime that of the build which is installed, for a CPU or for CUDA."""
+    """Return the version of a library, or of its build for GPUs (onnxruntime-gpu) where that is installed instead."""
     for name in (library, f"{library}-gpu"):
         with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(name)
@@ -199,5 +203,5 @@ def _version(library: str) -> str:
 
 
 def digest(parts: dict[str, Any]) -> str:
-    """The cache key of what `Stage.parts` gave."""
+    """Return the cache key: the hash of what `Stage.parts` returned."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()

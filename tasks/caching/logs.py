@@ -1,4 +1,4 @@
-"""Where the log lines and the progress of one stage go: a file in the folder of the run, an artifact in Prefect."""
+"""The log lines of one stage in a file of the run's folder, and its progress in an artifact of Prefect."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from tasks.caching.why import slug
 from tasks.records import Context
 
 LOG = logging.getLogger("burnish")
-# at most this often a progress artifact is written
+# Seconds between two writes of a progress artifact, at least.
 EVERY_SECONDS = 5.0
-# progress of a stage that is done, which may have said last that 13 of 14 epochs were
+# The progress (part, whole) of a stage that is done. Its last report may have been that 13 of 14 epochs were done.
 ENDED = (1, 1)
-# that a stage waits at its end for its last progress artifact
+# Seconds for which a stage waits at its end until its last progress artifact is written, at most.
 CLOSE_SECONDS = 1.0
 
 
 class StageLog(logging.FileHandler):
-    """Log lines of one stage, in the run's folder; progress lines included."""
+    """Writes the log lines of one stage, including those about its progress, to a file in the run's folder."""
 
     def __init__(self, context: Context, label: str) -> None:
         folder = Path(context.out) / "runs" / context.run / "logs"
@@ -34,30 +34,32 @@ class StageLog(logging.FileHandler):
         self.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """What is wrong, as on a full disk, ends the stage: logging itself would print a traceback a line and go on."""
+        """Let an error of writing, such as a full disk, end the stage. Python's handler would only print it."""
         raise  # noqa: PLE0704 (it is called where the error is handled)
 
 
 class ProgressArtifact(logging.Handler):
-    """A stage's progress as an artifact of its Prefect task run, every few seconds.
+    """Writes a stage's progress to an artifact of its Prefect task run, every few seconds.
 
-    A thread of its own writes the newest one, so that the stage never waits for Prefect's server. What cannot be
-    written is left out: with the next report the server has it, and who watches over the server says that it is away.
+    A thread of its own writes the newest report, so that the stage never waits for Prefect's server. A report that
+    cannot be written is left out, because the next one replaces it, and flows/orchestration says that the server is
+    away.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._newest: tuple[float, str] | None = None
-        self._wake, self._closing = Event(), Event()
+        self._wake = Event()
+        self._closing = Event()
         self._thread: Thread | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         progress = getattr(record, "progress", None)
-        # a stage that told nothing has no artifact
+        # A stage that ends without having reported any progress gets no artifact.
         if not progress or (self._thread is None and progress is ENDED):
             return
         self._newest = 100.0 * progress[0] / max(progress[1], 1), record.getMessage()
-        # with this thread's context, which says what task run it is
+        # The new thread gets this thread's context, from which Prefect knows the task run.
         if self._thread is None:
             self._thread = Thread(target=copy_context().run, args=(self._write,), daemon=True, name="burnish-progress")
             self._thread.start()
@@ -76,9 +78,9 @@ class ProgressArtifact(logging.Handler):
                 except (
                     PrefectException,
                     httpx.HTTPError,
-                    # Prefect's, out of retries
+                    # Prefect's client raises this when it has used up its retries.
                     AssertionError,
-                    # httpx's, where the stage has ended meanwhile and its client is closed
+                    # httpx raises this when the stage has ended meanwhile and its client is closed.
                     RuntimeError,
                 ) as error:
                     logging.getLogger("burnish.progress").debug("not written: %s", error)
@@ -87,7 +89,7 @@ class ProgressArtifact(logging.Handler):
             self._closing.wait(EVERY_SECONDS)
 
     def close(self) -> None:
-        """Leave the last report a moment to be written."""
+        """Wait a moment for the last report to be written."""
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
@@ -96,12 +98,15 @@ class ProgressArtifact(logging.Handler):
 
 
 def _progress_artifact(artifact: UUID | None, share: float, text: str) -> UUID:
-    """Make the progress artifact of the current task run, or write `share` (in percent) and `text` into it."""
+    """Write `share` (in percent) and `text` to the progress artifact of the current task run, and return its id.
+
+    The artifact is made if `artifact` is None.
+    """
     if artifact is not None:
         update_progress_artifact(artifact, progress=share, description=text)
         return artifact
-    made = create_progress_artifact(share, description=text)
-    # a coroutine only where an event loop runs, which is not in this thread
-    if not isinstance(made, UUID):
-        raise TypeError(type(made).__name__)
-    return made
+    created = create_progress_artifact(share, description=text)
+    # Prefect returns a coroutine only in a thread that runs an event loop, and this one does not.
+    if not isinstance(created, UUID):
+        raise TypeError(type(created).__name__)
+    return created

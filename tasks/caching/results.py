@@ -1,8 +1,8 @@
-"""A stage's turn in a run: its key, whether its result is stored, and who computes it where several ask at once.
+"""A run's request for a stage's result: taken from the store, or computed by one process while others wait for it.
 
-Results are JSON files named by their key, below `<out>/store/results`. A stored result is taken only where it is
-readable and every file that it names has its size and hash; else it is removed, said, and computed again. A key is
-computed by one process at a time: others wait for its lock and take the result.
+Results are JSON files named by their key, below `<out>/store/results`. A stored result is used only if it is readable
+and every file that it names has its size and hash. Otherwise it is removed with a warning and computed again. A key is
+computed by one process at a time; other processes wait for its lock and then use the result.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.caching.keys import artifacts, digest
 from tasks.caching.left import continues
 from tasks.caching.store import Store
 from tasks.caching.work import Work
-from tasks.machine.files import lock_of, made, remove, write_text
+from tasks.machine.files import lock_of, make_folder, remove, write_text
 from tasks.machine.locks import held
 from tasks.records import Context, Output, Record
 
@@ -35,7 +35,7 @@ LOG = logging.getLogger("burnish")
 
 
 class Damaged(Exception):
-    """A stored result is not one that can be taken."""
+    """A stored result cannot be used."""
 
 
 class Results:
@@ -48,11 +48,11 @@ class Results:
     def write(self, key: str, record: Record) -> None:
         """Store a result: whole and synced, or not at all."""
         result = record.model_dump(mode="json")
-        told = {"record": type(record).__name__, "sha256": _sha256(result), "result": result}
-        write_text(self.folder / key, json.dumps(told))
+        content = {"record": type(record).__name__, "sha256": _sha256(result), "result": result}
+        write_text(self.folder / key, json.dumps(content))
 
     def read(self, key: str) -> Record | None:
-        """The result of a key, or None where none is stored.
+        """Return the stored result of a key. None means that none is stored.
 
         Raises
         ------
@@ -65,24 +65,24 @@ class Results:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, RecursionError) as error:
-            said = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise Damaged(f"stored result {path.name} is not readable: {said}") from error
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise Damaged(f"stored result {path.name} is not readable: {reason}") from error
         bad = [artifact.path for artifact in artifacts(record) if not self.store.intact(artifact)]
         if bad:
             raise Damaged(f"stored file gone or changed: {', '.join(bad)}")
         return record
 
     def remove(self, key: str) -> None:
-        """Remove the result of a key, whatever stands in its place."""
+        """Remove the file or folder that has the name of a key's result, if there is one."""
         remove(self.folder / key)
 
     def version(self, key: str) -> tuple[int, int] | None:
-        """What tells a result from an earlier one of the same key."""
+        """Return what distinguishes a key's stored result from an earlier or later one, or None where there is none."""
         try:
-            found = (self.folder / key).lstat()
+            status = (self.folder / key).lstat()
         except FileNotFoundError:
             return None
-        return found.st_ino, found.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns
 
 
 def _sha256(result: dict[str, Any]) -> str:
@@ -90,46 +90,48 @@ def _sha256(result: dict[str, Any]) -> str:
 
 
 def _record(content: bytes) -> Record:
-    """The record that `Results.write` wrote; ValueError where it is anything else."""
-    told = json.loads(content)
-    if not isinstance(told, dict) or told.keys() != {"record", "sha256", "result"}:
+    """Return the record that `Results.write` wrote. Raise ValueError if the content is anything else."""
+    stored = json.loads(content)
+    if not isinstance(stored, dict) or stored.keys() != {"record", "sha256", "result"}:
         raise ValueError("not the JSON of a result")
-    kind = getattr(records, str(told["record"]), None)
+    kind = getattr(records, str(stored["record"]), None)
     if not (isinstance(kind, type) and issubclass(kind, Record)):
-        raise ValueError(f"no record is named {told['record']!r}")
-    if _sha256(told["result"]) != told["sha256"]:
-        raise ValueError("its content is not the one that its hash is of")
-    return kind.model_validate(told["result"])
+        raise ValueError(f"no record is named {stored['record']!r}")
+    if _sha256(stored["result"]) != stored["sha256"]:
+        raise ValueError("its content does not match its hash")
+    return kind.model_validate(stored["result"])
 
 
 @dataclass(frozen=True, eq=False)
-class Turn:
-    """One stage in one run, with its key."""
+class Request:
+    """The request of one run for the result of one stage."""
 
     stage: Stage
     context: Context
     label: str
     key: str
-    found: Record | None
-    """The stored result; None where it is to be computed."""
+    stored: Record | None
+    """The stored result. None means that it must be computed."""
 
     @property
     def results(self) -> Results:
+        """The stored results of the run's artifacts folder."""
         return Results(self.context.out)
 
     @property
     def scratch(self) -> Path:
-        """Folder of what an interrupted computation goes on from."""
+        """The folder from whose files an interrupted computation continues."""
         return scratch_of(self.context, self.key)
 
     def work(self, log: logging.Logger) -> Work:
-        """What the stage's function is handed."""
-        return Work(self.results.store, made(self.scratch), log)
+        """Return the surroundings that the stage's function is handed."""
+        return Work(self.results.store, make_folder(self.scratch), log)
 
     def keep(self, result: Record) -> None:
-        """Store the stage's result, then remove what it would have gone on from. An error of writing is the stage's.
+        """Store the stage's result, then remove its scratch folder. An error of writing makes the stage fail.
 
-        A result with failures that may pass is not stored, so that the next run computes the stage again.
+        A result with failures that may not happen again (`Output.passing`) is not stored, so that the next run computes
+        the stage again.
         """
         if isinstance(result, Output) and result.passing:
             LOG.warning(
@@ -139,59 +141,65 @@ class Turn:
             )
             return
         self.results.write(self.key, result)
-        # tasks/caching/sweep.py removes what remains of a finished stage
+        # What cannot be removed here, tasks/caching/sweep.py removes at the start of the next run.
         shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 def scratch_of(context: Context, key: str) -> Path:
-    """Scratch folder of a key."""
+    """Return the scratch folder of a key."""
     return Path(context.out).absolute() / "scratch" / key[:16]
 
 
 @contextmanager
-def turn(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Turn]:
-    """Find out whether a stage's result is stored; where it is not, hold its key's lock while it is computed.
+def open_request(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Request]:
+    """Find out whether a stage's result is stored. If it is not, hold its key's lock while the block computes it.
 
-    The lock is taken before any device, so that no two runs wait for each other.
+    The lock is taken before any device is held, so that no two runs wait for each other.
     """
     parts = stage.parts(inputs)
-    key, label = digest(parts), stage.label_of(inputs)
-    results, again = Results(context.out), stage.function.__name__ in context.again
+    key = digest(parts)
+    label = stage.label_of(inputs)
+    results = Results(context.out)
+    again = stage.function.__name__ in context.again
     before = results.version(key)
-    found = None if again else _intact(results, key)
-    if found is not None:
+    stored = None if again else _intact(results, key)
+    if stored is not None:
         why.tell(context, label, key, parts, hit=True)
-        yield Turn(stage, context, label, key, found)
+        yield Request(stage, context, label, key, stored)
         return
     lock = lock_of(scratch_of(context, key))
-    made(lock.parent)
-    with held(lock, lambda: _waits(label)):
-        # else another run has done it again meanwhile
+    make_folder(lock.parent)
+    with held(lock, lambda: _say_waiting(label)):
+        # If the version differs, another run has computed the stage again meanwhile, and its result is used.
         if again and results.version(key) == before:
-            found, reason = None, "asked for again" if before else ""
+            stored = None
+            reason = "asked for again" if before else ""
             results.remove(key)
         else:
-            found, reason = _settled(results, key, label)
-        left = "" if found is not None else continues(scratch_of(context, key))
-        why.tell(context, label, key, parts, hit=found is not None, reason=reason, left=left)
-        yield Turn(stage, context, label, key, found)
+            stored, reason = _read_or_remove(results, key, label)
+        begins = "" if stored is not None else continues(scratch_of(context, key))
+        why.tell(context, label, key, parts, hit=stored is not None, reason=reason, continues=begins)
+        yield Request(stage, context, label, key, stored)
 
 
-def _waits(label: str) -> None:
+def _say_waiting(label: str) -> None:
     text = f"{label}: waiting for another run, which computes the same"
     LOG.info(text, extra={"stage": text})
 
 
 def _intact(results: Results, key: str) -> Record | None:
-    """The stored result, or None where there is none that can be taken."""
+    """Return the stored result of a key. None means that there is none that can be used."""
     try:
         return results.read(key)
     except Damaged:
         return None
 
 
-def _settled(results: Results, key: str, label: str) -> tuple[Record | None, str]:
-    """The stored result, or why there is none; one that cannot be taken is removed. The key's lock is held."""
+def _read_or_remove(results: Results, key: str, label: str) -> tuple[Record | None, str]:
+    """Return the stored result of a key, or the reason why it cannot be used; then it is removed.
+
+    The caller must hold the key's lock.
+    """
     try:
         return results.read(key), ""
     except Damaged as damaged:

@@ -1,12 +1,12 @@
 """The decorator that makes a Prefect task of a stage's plain function, whose result is stored under a key.
 
-Key = stage + its records + the sha256 of its inputs + the source of the stage's module and of the project modules that
-it imports + the versions of the libraries that do the work (+ the machine's fingerprint, where it matters). A hit
-counts only when every file that the stored result names is there with its size and hash; else the stage runs again
-(tasks/caching/results.py).
+The key is made of the stage's name, its records, the sha256 of its inputs, the code of its module and of the project
+modules that this imports, the versions of the libraries that do the work, and where it matters the machine's
+fingerprint. A stored result is used only if every file that it names has its size and hash; otherwise the stage is
+computed again (tasks/caching/results.py).
 
-Prefect shows a hit as a cached task, but stores nothing: of a cache policy that fails it makes a task without a key,
-and of a result that cannot be written a log line, neither of which ends the run.
+Prefect shows a stored result as a cached task, but results are not stored through Prefect. It runs a task without a key
+if its cache policy fails, and it only logs that a result cannot be written, where burnish must end the run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tasks.caching import why
 from tasks.caching.keys import Stage
 from tasks.caching.limits import alone_on
 from tasks.caching.logs import ENDED, LOG, ProgressArtifact, StageLog
-from tasks.caching.results import Turn, turn
+from tasks.caching.results import Request, open_request
 from tasks.machine.space import DiskFull, watched
 from tasks.records import Context
 
@@ -44,15 +44,15 @@ def stage(
     counted: Mapping[str, Callable[[Any], Any]] | None = None,
     devices: Callable[[dict[str, Any]], tuple[str, ...]] | None = None,
 ) -> Callable[[Callable[..., Any]], Task[..., Any]]:
-    """Make a cached Prefect task of a stage's function.
+    """Return a decorator that makes a cached Prefect task of a stage's function.
 
-    The function's first parameter is `work: Work`; the task takes `turn: Turn` in its place (see `call`), and all
-    others.
+    The function's first parameter is `work: Work`. The task takes `request: Request` in its place (see `call`), and all
+    other parameters by keyword.
 
     Parameters
     ----------
     label
-        Inputs -> the task's name in a run, e.g. ``train/lenet5``; unique in a study.
+        Inputs -> the task's name in a run, e.g. ``train/lenet5``. It must be unique in a study.
     libraries
         Distributions whose versions belong to the key.
     modules
@@ -60,70 +60,72 @@ def stage(
     extra
         Inputs -> further parts of the key, e.g. the machine's fingerprint.
     counted
-        Name of an input -> a function that returns what of it belongs to the key; all of it where none is given.
+        Name of an input -> a function that returns the part of it that belongs to the key. Other inputs belong to it
+        as a whole.
     devices
-        Inputs -> devices of this machine that the stage measures on: no other flow run of the same server does
-        meanwhile.
+        Inputs -> devices of this machine that the stage measures on. No other flow run of the same server measures on
+        them meanwhile.
     """
 
     def wrap(function: Callable[..., Any]) -> Task[..., Any]:
         about = Stage(function, label, libraries, modules, extra, counted)
         parameters = list(inspect.signature(function).parameters.values())[1:]
         keyword = inspect.Parameter.KEYWORD_ONLY
-        first = inspect.Parameter("turn", keyword, annotation=Turn)
+        first = inspect.Parameter("request", keyword, annotation=Request)
 
         @wraps(function)
-        def run(*, turn: Turn, **inputs: Any) -> Any:
-            if turn.found is not None:
-                handler = StageLog(turn.context, turn.label)
-                handler.handle(_record(logging.INFO, f"cached: key {turn.key}"))
+        def run(*, request: Request, **inputs: Any) -> Any:
+            if request.stored is not None:
+                handler = StageLog(request.context, request.label)
+                handler.handle(_record(logging.INFO, f"cached: key {request.key}"))
                 handler.close()
-                return Completed(name="Cached", data=turn.found)
-            return compute(turn, function, inputs, devices(inputs) if devices else ())
+                return Completed(name="Cached", data=request.stored)
+            return compute(request, function, inputs, devices(inputs) if devices else ())
 
         signature = inspect.Signature([first, *(p.replace(kind=keyword) for p in parameters)])
         run.__signature__ = signature  # type: ignore[attr-defined]
-        made: Task[..., Any] = task(
-            name=function.__name__, cache_policy=NO_CACHE, persist_result=False, log_prints=False
-        )(run)
-        made.about = about  # type: ignore[attr-defined]
-        return made
+        make_task = task(name=function.__name__, cache_policy=NO_CACHE, persist_result=False, log_prints=False)
+        stage_task: Task[..., Any] = make_task(run)
+        stage_task.about = about  # type: ignore[attr-defined]
+        return stage_task
 
     return wrap
 
 
 def _record(level: int, text: str, *, with_traceback: bool = False) -> logging.LogRecord:
-    """What is written to a stage's own log alone."""
+    """Return a log record that only the stage's own log gets."""
     return LOG.makeRecord(LOG.name, level, __file__, 0, text, (), sys.exc_info() if with_traceback else None)
 
 
-def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], devices: tuple[str, ...] = ()) -> Any:
-    """Compute a stage's result and store it, with everything that is logged meanwhile in the run's folder."""
-    turn.stage.computed += 1
-    log = logging.getLogger(f"burnish.{turn.label}")
-    handlers = (StageLog(turn.context, turn.label), ProgressArtifact())
+def compute(
+    request: Request, function: Callable[..., Any], inputs: dict[str, Any], devices: tuple[str, ...] = ()
+) -> Any:
+    """Compute a stage's result and store it. Everything that is logged meanwhile also goes to the run's folder."""
+    request.stage.computed += 1
+    log = logging.getLogger(f"burnish.{request.label}")
+    handlers = (StageLog(request.context, request.label), ProgressArtifact())
     for handler in handlers:
         LOG.addHandler(handler)
     started = time.monotonic()
     try:
-        with watched(turn.context.out):
+        with watched(request.context.out):
             with alone_on(devices, log):
-                result = function(turn.work(log), **inputs)
-            turn.keep(result)
-            why.ended(turn.context, turn.label, why.COMPUTED)
-        # the study says it too
+                result = function(request.work(log), **inputs)
+            request.keep(result)
+            why.ended(request.context, request.label, why.COMPUTED)
+        # The study reports the end too, so this record goes to the stage's own handlers alone.
         done = _record(logging.INFO, f"done in {time.monotonic() - started:.1f} s")
         done.progress = ENDED
         for handler in handlers:
             handler.handle(done)
         return result
     except BaseException as error:
-        # to the run's log with its traceback; who called says it to the user
+        # The traceback goes to the stage's own log. The caller reports the error to the user.
         if isinstance(error, Exception):
-            # the disk may be what failed
+            # The disk may be what failed.
             with suppress(OSError, DiskFull):
-                why.ended(turn.context, turn.label, why.FAILED)
-        handlers[0].handle(_record(logging.ERROR, turn.label, with_traceback=True))
+                why.ended(request.context, request.label, why.FAILED)
+        handlers[0].handle(_record(logging.ERROR, request.label, with_traceback=True))
         raise
     finally:
         for handler in handlers:
@@ -131,10 +133,14 @@ def compute(turn: Turn, function: Callable[..., Any], inputs: dict[str, Any], de
             handler.close()
 
 
-def call(made: Task[..., Any], context: Context, **inputs: Any) -> Any:
-    """Run a stage's task now, its task run named by its label; a result that is stored below `context.out` is taken."""
-    with watched(context.out), turn(made.about, context, inputs) as mine:  # type: ignore[attr-defined]
-        named = made.with_options(task_run_name=mine.label.replace("{", "(").replace("}", ")"))
-        result = named(turn=mine, **inputs)
-        # Prefect hands on the state that a task returned as it is
-        return result if mine.found is None else mine.found
+def call(stage_task: Task[..., Any], context: Context, **inputs: Any) -> Any:
+    """Return the result of a stage, which is taken from the store below `context.out` or computed now.
+
+    The stage's task is run in either case, so that Prefect shows it. Its task run has the stage's label as its name.
+    """
+    with watched(context.out), open_request(stage_task.about, context, inputs) as request:  # type: ignore[attr-defined]
+        # Braces would be placeholders to Prefect.
+        named = stage_task.with_options(task_run_name=request.label.replace("{", "(").replace("}", ")"))
+        result = named(request=request, **inputs)
+        # If the result was stored, the task returned a Prefect state, which Prefect does not unpack.
+        return result if request.stored is None else request.stored

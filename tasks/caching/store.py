@@ -1,7 +1,7 @@
-"""Content-addressed files: written under a temporary name, synced, renamed; verified when read.
+"""Content-addressed files: written under a temporary name, synced, then renamed, and verified when they are read.
 
 A file or a folder is stored at `<root>/<first two hex digits>/<sha256><suffix>`. A folder's sha256 is that of its
-sorted listing (name and sha256 of each file), so an ONNX file with external data is one artifact of one size.
+sorted listing (name and sha256 of each file), so that an ONNX file with external data is one artifact with one size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tasks.machine.durable import sync
-from tasks.machine.files import content, made, owned, remove, replace, sync_all
+from tasks.machine.files import content, make_folder, owned, remove, replace, sync_all
 from tasks.machine.space import watched
 from tasks.records import Artifact
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Corrupt(Exception):
-    """A stored file is gone or does not have the content that its name says."""
+    """A stored file is gone, or its content is not what its name states."""
 
 
 class Store:
@@ -32,37 +32,37 @@ class Store:
 
     @contextmanager
     def temporary(self) -> Iterator[Path]:
-        """A scratch folder on the same file system, removed afterwards."""
-        with owned(made(self.root / "tmp") / secrets.token_hex(8)) as folder, watched(self.root.parent):
+        """Make a scratch folder on the store's file system, and remove it afterwards."""
+        with owned(make_folder(self.root / "tmp") / secrets.token_hex(8)) as folder, watched(self.root.parent):
             yield folder
 
     def put(self, path: Path, format: str, precision: str = "") -> Artifact:
-        """Move a file or folder into the store. `path` must lie on the store's file system (see `temporary`)."""
+        """Move a file or folder into the store. `path` must lie on the store's file system, as in `temporary`."""
         sha256, size = content(path)
         suffix = "" if path.is_dir() else path.suffix
         relative = f"{sha256[:2]}/{sha256}{suffix}"
         artifact = Artifact(path=relative, sha256=sha256, size_bytes=size, format=format, precision=precision)
         target = self.root / relative
-        # another run may be reading it
         if self.intact(artifact):
+            # The stored file stays in place, because another run may be reading it.
             remove(path)
             sync_all(target)
             sync(target.parent)
             sync(self.root)
         else:
             if path.is_file():
-                # safetensors and temporary files are made for their owner alone
+                # Temporary files, and those that safetensors writes, are readable by their owner alone.
                 path.chmod(0o644)
             replace(path, target)
         return artifact
 
     def get(self, artifact: Artifact) -> Path:
-        """Path of a stored artifact.
+        """Return the path of a stored artifact.
 
         Raises
         ------
         Corrupt
-            If it is gone or its content is not what it was.
+            If the file is gone, or its content is not what it was.
         """
         path = self.root / artifact.path
         if not path.exists():
@@ -73,7 +73,7 @@ class Store:
         return path
 
     def intact(self, artifact: Artifact) -> bool:
-        """Whether `get` would succeed; a file that cannot be read is not intact."""
+        """Return whether `get` would succeed. A file that cannot be read is not intact."""
         try:
             self.get(artifact)
         except (Corrupt, OSError):

@@ -1,7 +1,7 @@
-"""What runs that died have left below an artifacts folder: removed at the next start.
+"""Removal of the files that dead runs have left below an artifacts folder, at the start of the next run.
 
-Whatever is being worked on is locked (tasks/machine/locks.py), and stays. So does what an interrupted stage goes on
-from, for a week.
+A file that a live run works on is locked (tasks/machine/locks.py) and stays. The files from which an interrupted stage
+would continue stay for a week.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEEP_DAYS = 7
-"""An interrupted stage's checkpoints are kept for so long after they were last written to: its command may come
-again."""
+"""Days for which an interrupted stage's files are kept after the last write, because its command may be run again."""
 UNFINISHED_IN = ("store/results", "store/last/*", "tables/*", "profiles", "runs/*", "runs/*/why", "runs/*/profiles")
-"""Folders in which files are written under a temporary name."""
+"""Folders below the artifacts folder in which files are written under a temporary name."""
 
 
 def sweep(out: Path, log: logging.Logger) -> None:
-    """Remove temporary files of dead runs, and scratch folders that no run will go on from."""
+    """Remove temporary files of dead runs, and scratch folders from which no run will continue."""
     if not lockable(out):
         return
     removed = [path for path in (*_temporary(out), *_scratch(out)) if _remove_dead(path, log)]
@@ -35,15 +34,15 @@ def sweep(out: Path, log: logging.Logger) -> None:
 
 
 def _temporary(out: Path) -> Iterator[Path]:
-    """Files that are or were being written. Folders come before their locks, which go with them."""
-    found = [*(out / "store" / "tmp").glob("*")]
+    """Yield files and folders that are being written, or were when a run died. Folders come before their locks."""
+    paths = [*(out / "store" / "tmp").glob("*")]
     for folder in UNFINISHED_IN:
-        found += out.glob(f"{folder}/{UNFINISHED}*")
-    yield from sorted(found)
+        paths += out.glob(f"{folder}/{UNFINISHED}*")
+    yield from sorted(paths)
 
 
 def _scratch(out: Path) -> Iterator[Path]:
-    """Scratch folders of stages that are finished, or that were interrupted long ago, and locks without a folder."""
+    """Yield scratch folders of stages that finished or were interrupted long ago, and locks without their folder."""
     finished = {path.name[:16] for path in (out / "store" / "results").glob("*")}
     for path in sorted((*(out / "scratch").glob("*"), *out.glob(".bench-*"))):
         if path.suffix == LOCK:
@@ -54,19 +53,19 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _days(folder: Path) -> float:
-    """Days since anything in a folder was last written to."""
+    """Return the days since anything in a folder was last written to."""
     newest = folder.stat().st_mtime
     for path in folder.rglob("*"):
         try:
             newest = max(newest, path.lstat().st_mtime)
         except FileNotFoundError:
-            # a live run has just removed it
+            # A live run has just removed it.
             return 0.0
     return (time.time() - newest) / 86_400
 
 
 def _remove_dead(path: Path, log: logging.Logger) -> bool:
-    """Remove a file or folder unless its lock is held; whether it was removed."""
+    """Remove a file or folder unless its lock is held, and return whether it was removed."""
     try:
         lock = lock_of(path) if path.is_dir() else path
         handle = take(lock) if path.exists() else None

@@ -1,5 +1,4 @@
-"""What `burnish why` tells: for every stage of a run, whether it was computed, and what differed from the time
-before."""
+"""The file that `burnish why` reads: whether each stage of a run was computed, and what differed from last time."""
 
 from __future__ import annotations
 
@@ -16,48 +15,56 @@ if TYPE_CHECKING:
     from tasks.records import Context
 
 LOG = logging.getLogger("burnish")
-MOST, SHORT = 2, 300
-"""Reasons in a log line, and letters of them; the file that `burnish why` reads has all."""
-BEGUN, COMPUTED, FAILED = "begun", "computed", "failed"
-"""Outcomes of a stage whose result was not stored before; `begun` remains where it was cut off."""
+MOST_REASONS = 2
+"""A log line names at most this many reasons. The file that `burnish why` reads has all of them."""
+MOST_LETTERS = 300
+"""The reasons in a log line are cut to this many characters."""
+BEGUN = "begun"
+"""Outcome of a stage whose computation has begun. It remains if the stage is cut off."""
+COMPUTED = "computed"
+"""Outcome of a stage that was computed."""
+FAILED = "failed"
+"""Outcome of a stage that raised an error."""
 
 
 def slug(label: str) -> str:
-    """A stage's label as the name of a file."""
+    """Return a stage's label in a form that can be the name of a file."""
     return label.replace("/", "-").replace(" ", "-")
 
 
 def tell(
-    context: Context, label: str, key: str, parts: dict[str, Any], *, hit: bool, reason: str = "", left: str = ""
+    context: Context, label: str, key: str, parts: dict[str, Any], *, hit: bool, reason: str = "", continues: str = ""
 ) -> None:
-    """Write to the run's folder and to the log: hit or computed, and what differs from the last time.
+    """Write to the run's folder and to the log whether a stage is computed or its result is stored, and why.
 
     Parameters
     ----------
     parts
-        What the key is made of (tasks/caching/keys.py).
+        The parts of the key (`Stage.parts`).
+    hit
+        Whether the stored result is used.
     reason
-        Why a stored result was not taken; empty where there was none.
-    left
-        What the stage continues from (tasks/caching/left.py); empty where it starts at its beginning.
+        Why a stored result is not used; empty where there is none.
+    continues
+        From where the stage continues, in words (tasks/caching/left.py); empty where it starts at its beginning.
     """
     study = context.run.rpartition("-")[0].rpartition("-")[0] or context.run
     last = Path(context.out) / "store" / "last" / study / f"{slug(label)}.json"
     before, broken = _last_time(last, label)
-    reasons = [text for text in (reason, broken, "" if hit else left) if text]
-    # what ran last is no reason for what had begun before
-    if not hit and not left:
+    reasons = [text for text in (reason, broken, "" if hit else continues) if text]
+    # A stage that continues had begun before whatever ran last, so a difference from that is not the reason.
+    if not hit and not continues:
         reasons += _differences(before, parts, bool(reasons))
-    told = {"task": label, "outcome": "hit" if hit else BEGUN, "key": key, "differs": reasons, "at": time.time()}
-    write_text(_file(context, label), json.dumps(told, indent=1))
+    content = {"task": label, "outcome": "hit" if hit else BEGUN, "key": key, "differs": reasons, "at": time.time()}
+    write_text(_file(context, label), json.dumps(content, indent=1))
     write_text(last, json.dumps({"key": key, "parts": parts}, default=str))
     if not hit:
-        new = before is None and not reason and not left
+        new = before is None and not reason and not continues
         LOG.info("%s: computing%s", label, "" if new else f" ({_in_short(reasons)})", extra={"stage": label})
 
 
 def ended(context: Context, label: str, outcome: str) -> None:
-    """Write to the run's folder how a stage that was computed has ended: computed, or failed."""
+    """Write to the run's folder how the computation of a stage has ended: with COMPUTED or FAILED."""
     file = _file(context, label)
     write_text(file, json.dumps(json.loads(file.read_text()) | {"outcome": outcome}, indent=1))
 
@@ -67,40 +74,45 @@ def _file(context: Context, label: str) -> Path:
 
 
 def _in_short(reasons: list[str]) -> str:
-    """The first reasons, for a log line."""
-    more = f" and {len(reasons) - MOST} more, see `burnish why`" if len(reasons) > MOST else ""
-    return f"{'; '.join(reasons[:MOST])[:SHORT]}{more}"
+    """Return the first reasons, as a log line has them."""
+    more = f" and {len(reasons) - MOST_REASONS} more, see `burnish why`" if len(reasons) > MOST_REASONS else ""
+    return f"{'; '.join(reasons[:MOST_REASONS])[:MOST_LETTERS]}{more}"
 
 
 def _last_time(last: Path, label: str) -> tuple[dict[str, Any] | None, str]:
-    """(What the key was made of the last time that this study asked for the stage, why that is not readable)."""
+    """Return the parts of the key when this study last requested the stage, or why they are not readable.
+
+    `last` is the file that holds them. A file that is not readable is removed.
+    """
     try:
-        told = json.loads(last.read_bytes())
-        if not (isinstance(told, dict) and isinstance(told.get("parts"), dict)):
+        content = json.loads(last.read_bytes())
+        if not (isinstance(content, dict) and isinstance(content.get("parts"), dict)):
             raise ValueError("not the JSON of a stage's key")
-        if digest(told["parts"]) != told.get("key"):
-            raise ValueError("its content is not what its key is of")
-        return told["parts"], ""
+        if digest(content["parts"]) != content.get("key"):
+            raise ValueError("its content does not match its key")
+        return content["parts"], ""
     except FileNotFoundError:
         return None, ""
     except (OSError, ValueError, RecursionError) as error:
-        said = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        broken = f"{last} was removed, because it is not readable: {said}"
+        words = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        broken = f"{last} was removed, because it is not readable: {words}"
         LOG.warning("%s: %s", label, broken)
         remove(last)
         return None, broken
 
 
 def _differences(before: dict[str, Any] | None, parts: dict[str, Any], explained: bool) -> list[str]:
-    """What differs from the last time; `explained`: whether there is another reason already."""
+    """Return how the parts of the key differ from last time. `explained` says that there is another reason already."""
     if before is None:
         return [] if explained else ["never run before in this folder"]
     differing = [name for name in sorted(before.keys() | parts.keys()) if before.get(name) != parts.get(name)]
-    found = [f"{name}: {_short(before.get(name))} -> {_short(parts.get(name))}" for name in differing]
-    return found or ([] if explained else ["the last attempt left no result to keep"])
+    if not differing:
+        return [] if explained else ["the last attempt left no result to keep"]
+    return [f"{name}: {_short(before.get(name))} -> {_short(parts.get(name))}" for name in differing]
 
 
 def _short(value: Any) -> str:
+    """Return a part of a key as text; of a hash its first 10 digits."""
     if value is None:
         return "absent"
     text = str(value)

@@ -59,7 +59,7 @@ def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> Non
     arrays["jobs"] = np.array(json.dumps({"asked": _asked(jobs, settings), "jobs": told}))
     packed = io.BytesIO()
     np.savez(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
-    _rounds(folder).keep(number, lambda file: file.write(packed.getbuffer()))
+    _rounds(folder).write(number, lambda file: file.write(packed.getbuffer()))
 
 
 def load(folder: Path, jobs: list[Job], settings: Benchmark, log: logging.Logger) -> int:
@@ -67,7 +67,7 @@ def load(folder: Path, jobs: list[Job], settings: Benchmark, log: logging.Logger
     do those from the first damaged one on.
     """
     number = 0
-    for kept in _rounds(folder).kept():
+    for kept in _rounds(folder).files():
         if kept.number != number:
             break
         if not kept.intact():

@@ -21,12 +21,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks import machine
 from tasks.candidates import resume
 from tasks.candidates.budget import Budget
 from tasks.candidates.jobs import Job, Visit, fresh_processes
 from tasks.candidates.process import WARMUP_SHARE, Candidate, CandidateError, Effort, Killed
-from tasks.machine import gpu
+from tasks.machine import devices
 from tasks.measure import metrics
 
 if TYPE_CHECKING:
@@ -55,8 +54,7 @@ def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
 
     Rounds that are finished in `folder` are not repeated.
     """
-    free: dict[str, int | None] = {"cpu": machine.memory_available()}
-    free |= {job.device: gpu.free_bytes(job.device) for job in jobs if job.device != "cpu"}
+    free = {device: devices.free_bytes(device) for device in {"cpu", *(job.device for job in jobs)}}
     groups = _groups(jobs, {device: 0.8 * there for device, there in free.items() if there is not None})
     if len(groups) > 1:
         work.log.info(

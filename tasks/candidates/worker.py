@@ -22,7 +22,7 @@ import numpy as np
 from tasks import runtimes
 from tasks.candidates.process import Effort, Images, Spec
 from tasks.datasets._pixels import normalise
-from tasks.machine import gpu, space
+from tasks.machine import gpu, memory, space
 from tasks.machine.causes import cause
 from tasks.machine.certificate import Watch
 from tasks.measure import clock, scenarios
@@ -38,18 +38,10 @@ AGAIN_SECONDS = 0.01
 SCENARIO_LIMIT = 30
 
 
-def _resident(field: str) -> int:
-    """Bytes of a field of /proc/self/status: VmRSS (now) or VmHWM (the most so far)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}")
-
-
 def _reset_peak() -> None:
-    """Make VmHWM start again from VmRSS."""
+    """Make the peak of resident memory start again, so that importing the library is no part of it."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        memory.reset_peak()
     except OSError as error:
         print(f"peak memory includes importing the library: {error}", file=sys.stderr)
 
@@ -102,7 +94,7 @@ class Opened:
         self.pool = np.resize(self.pool, (max(len(self.pool), *self.spec.batch_sizes), *self.pool.shape[1:]))
         largest = max(*self.spec.batch_sizes, self.spec.images.batch_size if self.spec.images else 1)
         self.first: dict[int, float] = {}
-        self.baseline = _resident("VmRSS")
+        self.baseline = memory.resident_bytes()
         _reset_peak()
         started = time.perf_counter()
         session = runtime.open(Path(self.spec.path), self.spec.device, largest, self.spec.threads, self.spec.slots)
@@ -198,7 +190,7 @@ class Opened:
     def _memory(self) -> dict[str, Any]:
         peak, source = gpu.vram(self.spec.device, self.before)
         return {
-            "rss_peak_bytes": max(_resident("VmHWM"), self.baseline),
+            "rss_peak_bytes": max(memory.peak_resident_bytes(), self.baseline),
             "vram_peak_bytes": peak,
             "vram_context_bytes": self.context[0],
             "vram_source": source,
@@ -279,7 +271,7 @@ def main() -> None:
             else:
                 _answer(answers, getattr(opened, command)(**message))
         except Exception as error:
-            full = space.found(error, *_folders(message))
+            full = space.full_disk(error, *_folders(message))
             _answer(
                 answers,
                 {"error": str(full) if full else f"{type(error).__name__}: {cause(error)}", "full": full is not None},

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from tasks.machine import quota
-from tasks.machine.space import size
+from tasks.machine.room import size
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.datasets._arrays import SPLITS
+from tasks.measure.seeds import generator
 
 if TYPE_CHECKING:
     import logging
@@ -25,7 +26,7 @@ def sample(labels: np.ndarray, count: int, seed: tuple[int, int], leave: int = 0
     count
         Rows to choose, at most all.
     seed
-        Of a PCG64; the same on every platform.
+        Numbers that seed the random choice (tasks/measure/seeds.py). The choice is the same on every platform.
     leave
         Rows of each class that are not chosen (a class of fewer gives none).
 
@@ -38,7 +39,7 @@ def sample(labels: np.ndarray, count: int, seed: tuple[int, int], leave: int = 0
     ValueError
         If fewer than `count` rows can be chosen.
     """
-    rng = np.random.Generator(np.random.PCG64(seed))
+    rng = generator(seed)
     classes, sizes = np.unique(labels, return_counts=True)
     most = np.maximum(sizes - leave, 0)
     if count > most.sum():

@@ -70,8 +70,9 @@ class ModelFile:
         import numpy as np
 
         from tasks import machine
+        from tasks.measure.seeds import generator
 
-        shape, rng = self._fitted(asked), np.random.default_rng(seed)
+        shape, rng = self._fitted(asked), generator(seed)
         size, free = rows * math.prod(shape) * np.dtype(self.dtype).itemsize, machine.memory_available()
         # twice: this process holds them, and the one that is measured
         if 2 * size > free:

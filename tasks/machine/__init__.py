@@ -1,4 +1,4 @@
-"""The machine: what it is, what it has, what else runs on it. Nothing heavy is imported; a missing source is None."""
+"""This machine: its processor, cores, memory, GPUs and libraries. No heavy library is imported to find out."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ LIBRARIES = (
 
 @cache
 def cpu() -> tuple[str, tuple[str, ...]]:
-    """(model, those of FEATURES it has), as the kernel names them."""
+    """Return the processor's model and those of FEATURES that it has, as the kernel names them."""
     with suppress(OSError), Path("/proc/cpuinfo").open() as file:
+        # The block of the first logical processor; those of the others repeat it.
         block = {}
-        # the first processor's block; the others repeat it
         for line in file:
             if not line.strip():
                 break
@@ -76,14 +76,14 @@ def cpu() -> tuple[str, tuple[str, ...]]:
 
 
 def affinity() -> tuple[int, ...]:
-    """Numbers of the logical processors that this process may run on."""
+    """Return the numbers of the logical processors that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return tuple(sorted(os.sched_getaffinity(0)))
     return tuple(range(os.cpu_count() or 1))
 
 
 def cores() -> int:
-    """Physical cores that this process can keep busy, within its affinity and a container's CPU quota."""
+    """Return how many physical cores this process can keep busy, within its affinity and a container's CPU quota."""
     topology = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
     siblings = {Path(topology.format(n)) for n in affinity()}
     usable = len({path.read_text() for path in siblings if path.exists()}) or len(siblings)
@@ -91,30 +91,30 @@ def cores() -> int:
 
 
 def keep_to_quota() -> None:
-    """Let PyTorch take no more threads than the container's quota allows; it sees the machine's cores alone.
+    """Let PyTorch take no more threads than the container's quota allows. By itself it counts the machine's cores.
 
-    It must be called before PyTorch is imported. OMP_NUM_THREADS that the user has set stays.
+    This must be called before PyTorch is imported. It leaves an OMP_NUM_THREADS that the user has set.
     """
     if quota.usable_processors() < len(affinity()):
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))
 
 
 def memory_available() -> int:
-    """Bytes that new processes can take, within a container's limit."""
+    """Return how many bytes of memory new processes can take, within a container's limit."""
     import psutil
 
-    left = quota.memory_left()
     available: int = psutil.virtual_memory().available
-    return available if left is None else min(available, left)
+    below_limit = quota.memory_left()
+    return available if below_limit is None else min(available, below_limit)
 
 
 def governor(root: Path = Path("/")) -> str | None:
-    """Frequency governor of the usable processors, several if they differ."""
-    found = set()
+    """Return the frequency governor of the processors that this process may run on; several names if they differ."""
+    governors = set()
     for number in affinity():
         with suppress(OSError):
-            found.add((root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor").read_text().strip())
-    return " ".join(sorted(found)) or None
+            governors.add((root / f"sys/devices/system/cpu/cpu{number}/cpufreq/scaling_governor").read_text().strip())
+    return " ".join(sorted(governors)) or None
 
 
 def _memory_bytes() -> int:
@@ -122,33 +122,38 @@ def _memory_bytes() -> int:
 
 
 def fingerprint() -> str:
-    """What a cached measurement is only valid for: CPU, features, cores, memory (in GiB), GPUs and driver, hashed."""
+    """Return a hash of what a cached measurement is valid for: CPU, features, cores, GiB of memory, GPUs and driver."""
     model, features = cpu()
     graphics = [(card["name"], card["driver"]) for card in gpu.gpus()]
     parts = (model, features, cores(), round(_memory_bytes() / 2**30), platform.machine(), graphics)
     return sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def resolve_devices(asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Devices to measure on, each once: "auto" stands for the CPU and the first GPU, if there is one."""
-    found: list[str] = []
-    for device in asked:
-        found += ["cpu", *(["cuda:0"] if gpu.gpus() else [])] if device == "auto" else [device]
-    return tuple(dict.fromkeys(found))
+def resolve_devices(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the devices to measure on, each once. "auto" stands for the CPU and, if there is one, the first GPU."""
+    devices: list[str] = []
+    for name in names:
+        if name != "auto":
+            devices.append(name)
+        elif gpu.gpus():
+            devices += ["cpu", "cuda:0"]
+        else:
+            devices.append("cpu")
+    return tuple(dict.fromkeys(devices))
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Versions of those of LIBRARIES that are installed, read without importing them."""
-    found = {}
+    """Return the versions of those of LIBRARIES that are installed, read without importing them."""
+    installed = {}
     for name in LIBRARIES:
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            installed[name] = importlib.metadata.version(name)
+    return installed
 
 
 def environment() -> dict[str, object]:
-    """The row of the `environments` table."""
+    """Return the row of the `environments` table that describes this machine."""
     model, features = cpu()
     card: dict[str, Any] = next(iter(gpu.gpus()), {})
     return {

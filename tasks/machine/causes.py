@@ -1,4 +1,4 @@
-"""The cause in a library's message, in one line: it stands first, last or in the middle, as the library has it."""
+"""Why a library failed, in one line: found in its message, where each library puts it in another place."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import re
 
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PLACE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ [\w:~<>]+\([^()]*\)\s*(?:const )?")
-"""A place in ONNX Runtime's source: file, line and the function with its arguments."""
+"""How ONNX Runtime names a place in its source: file, line and the function with its arguments."""
 STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 WRAPPERS = ("Exception from ", "Check '", "FrontEnd API failed", "While validating ", "Model wasn't fully converted")
-"""How lines begin with which OpenVINO says where it was, not what was wrong."""
+"""Beginnings of the lines in which OpenVINO says where it was, not what was wrong."""
 LONGEST = 400
+"""Characters of a cause, at most."""
 
 
 def cause(error: BaseException) -> str:
-    """What was wrong, in one line, without stacks and places in the library's source."""
+    """Return what was wrong, in one line, without stack traces and places in the library's source."""
     lines = [line.strip() for line in COLOUR.sub("", str(error)).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -30,13 +31,15 @@ def cause(error: BaseException) -> str:
 
 
 def _openvino(lines: list[str]) -> str:
-    """The reason after the last place; of several operators that were not converted that of the first, with its
-    name."""
+    """Return the reason that OpenVINO gives after naming the places that it went through.
+
+    Where several operators could not be converted, it is the reason of the first, after that operator's name.
+    """
     starts = [number for number, line in enumerate(lines) if line.startswith("-- ")]
-    where = ""
+    operator = ""
     if starts:
-        where = lines[starts[0]].removeprefix("-- ").partition(" with a message")[0] + ": "
+        operator = lines[starts[0]].removeprefix("-- ").partition(" with a message")[0] + ": "
         ends = [*starts[1:], *(number for number, line in enumerate(lines) if line == "Summary:"), len(lines)]
         lines = lines[starts[0] + 1 : min(ends)] or lines
-    said = [line for line in lines if not line.startswith(WRAPPERS)]
-    return where + (said or lines)[-1]
+    reasons = [line for line in lines if not line.startswith(WRAPPERS)]
+    return operator + (reasons or lines)[-1]

@@ -6,11 +6,12 @@ from typing import Any
 
 
 def compiled(module: Any, **options: Any) -> Any:
-    """The module or function compiled by `torch.compile`, with its `options`.
+    """Return a module or function compiled by `torch.compile` with these options.
 
-    Inductor's cache on disk does not tell one CPU's vectors from another's (PyTorch 2.15): a graph that it wrote with
-    AVX2 and finds again with AVX-512 is compiled for the wrong width and writes past its memory. A cache outlives a
-    machine (a home folder on a cluster, a container's image), so the CPU's capability becomes part of its key.
+    The cache that Inductor keeps on disk does not tell one CPU's vector width from another's (PyTorch 2.15). A graph
+    that it wrote with AVX2 and finds again with AVX-512 is compiled for the wrong width and writes past its memory.
+    Such a cache can outlive a machine (a home folder on a cluster, a container's image), so this function makes the
+    CPU's capability a part of its key.
     """
     import torch
     import torch.compiler

@@ -1,23 +1,31 @@
-"""The device that a training runs on: which one, in what arithmetic, and its memory."""
+"""The device that a training runs on: which one it is, which arithmetic it has, and how much memory is free."""
 
 from __future__ import annotations
 
 import gc
 import importlib.util
-import re
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 from tasks import machine
+from tasks.machine import gpu, memory
 
 
 class Unavailable(Exception):
-    """What was asked for cannot run on this machine: it is skipped with this reason, and nothing takes its place."""
+    """Something that the study asks for cannot run on this machine.
+
+    It is skipped, with the message as the reason, and nothing else is run in its place.
+    """
 
 
 def choose_device(name: str) -> str:
-    """The device that `auto` stands for; a GPU that was asked for and is not there is an error, not a fallback."""
+    """Return the device that `name` means on this machine: for `auto` the first GPU, or the CPU where there is none.
+
+    Raises
+    ------
+    ValueError
+        If `name` is a GPU that is not there. Training never falls back to another device.
+    """
     import torch
 
     if name == "auto":
@@ -30,14 +38,17 @@ def choose_device(name: str) -> str:
 
 
 def missing_triton(device: str) -> str | None:
-    """Why Triton's kernels cannot run on a device, or None."""
+    """Return why Triton's kernels cannot run on a device. None means that they can."""
     if not device.startswith("cuda"):
         return f"Triton's kernels run on CUDA devices only, asked for {device}"
     return None if importlib.util.find_spec("triton") else "Triton is not installed"
 
 
 def missing_instructions(precision: str, device: str) -> str | None:
-    """Why a device would compute in an arithmetic by emulation alone, which is slower than fp32, or None."""
+    """Return why a device can compute in `precision` only by emulation, which is slower than fp32.
+
+    None means that the device has instructions for it.
+    """
     import torch
 
     if precision == "bf16" and device.startswith("cuda"):
@@ -50,53 +61,58 @@ def missing_instructions(precision: str, device: str) -> str | None:
 
 
 def choose_precision(name: str, device: str) -> str:
-    """The arithmetic that `auto` stands for: bf16 where the device has instructions for it, else fp32."""
+    """Return the arithmetic that `name` means: `auto` is bf16 where the device has instructions for it, else fp32."""
     if name != "auto":
         return name
     return "fp32" if missing_instructions("bf16", device) else "bf16"
 
 
-def free_bytes(device: str) -> int:
-    """Memory that can still be taken on the device."""
-    import torch
+def free_bytes(device: str) -> int | None:
+    """Return how many bytes of memory can still be taken on a device. None means that nothing tells.
 
+    A process that uses CUDA already asks CUDA, after it has given back what PyTorch's allocator keeps. Any other asks
+    NVML, because a CUDA context would itself take some hundred megabytes of the GPU.
+    """
     if device == "cpu":
         return machine.memory_available()
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return gpu.nvml_free_bytes(device)
     release()
     return torch.cuda.mem_get_info(device)[0]
 
 
 def release() -> None:
-    """Give back to the GPUs what PyTorch's allocator keeps for this process: others need it now."""
-    # not imported: it keeps nothing
+    """Give back to the GPUs what PyTorch's allocator keeps for this process, because other processes need it now."""
+    # Where PyTorch is not imported, its allocator keeps nothing.
     torch = sys.modules.get("torch")
     if torch is not None:
         gc.collect()
-        # does nothing before CUDA's first use
+        # This does nothing before the first use of CUDA.
         torch.cuda.empty_cache()
 
 
 def reset_peak(device: str) -> None:
-    """Make `peak_bytes` start anew."""
+    """Make `peak_bytes` start again from the memory that is in use now."""
     import torch
 
     if device.startswith("cuda"):
-        # before, the allocator has no figures to reset: torch 2.11 raises
+        # Before CUDA is initialised the allocator has no figures to reset, and torch 2.11 raises an error.
         torch.cuda.init()
         torch.cuda.reset_peak_memory_stats(device)
     else:
-        # a container may refuse it: then the peak is that of the process's life
+        # Where a container refuses it, the peak is that of the process's whole life.
         with suppress(OSError):
-            # VmHWM starts again from VmRSS (man 5 proc)
-            Path("/proc/self/clear_refs").write_text("5")
+            memory.reset_peak()
 
 
 def peak_bytes(device: str) -> int:
-    """Most memory since `reset_peak`: of the GPU's allocator, or resident memory of this process."""
+    """Return the most bytes in use since `reset_peak`.
+
+    On a GPU these are the bytes of PyTorch's allocator, on the CPU the resident memory of this process.
+    """
     import torch
 
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated(device)
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found, "Linux tells it"
-    return int(found[1]) * 1024
+    return memory.peak_resident_bytes()

@@ -1,7 +1,8 @@
-"""Files that later runs go on from: synced before they appear, and named by their content, so that damage is noticed.
+"""Files from which later runs continue: synced before they appear, and named by their content so that damage shows.
 
-`training-0` number 7 is the file `training-0.7.<first half of its SHA-256>.pt`. It appears whole or not at all, also
-when the power fails; what a disk, a copy or a person has done to it since shows when it is compared with its name.
+Number 7 of the series `training-0` is the file `training-0.7.<first half of its SHA-256>.pt`. It appears whole or not
+at all, even when the power fails. What a disk, a copy or a person did to it later shows when it is compared with its
+name.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
-from tasks.machine.space import asking, watched
+from tasks.machine.space import watched, with_length
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 DIGITS = 32
-"""Hexadecimal digits of the SHA-256 that a name holds: 128 bits."""
+"""A name holds this many hexadecimal digits of the SHA-256, which are 128 bits."""
 
 
 def sync(path: Path) -> None:
@@ -41,15 +42,16 @@ def _digest(path: Path) -> str:
 
 
 class _Patient:
-    """A file for writers that cannot take an error: PyTorch's ends the whole process where a write fails. It is kept,
-    and raised by `check`.
+    """A file for a writer that cannot handle an error: PyTorch's ends the whole process where a write fails.
+
+    The first error is remembered, and `check` raises it.
     """
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.error: OSError | None = None
         self.count = 0
-        """Bytes that were to be written."""
+        """Bytes that the writer handed over, written or not."""
 
     def write(self, data: ReadableBuffer) -> int:
         self.count += memoryview(data).nbytes
@@ -68,22 +70,22 @@ class _Patient:
                 self.error = error
 
     def check(self) -> None:
-        """Raise what went wrong; else wait until everything is on the disk."""
+        """Raise the error of an earlier write, if there was one; else wait until everything is on the disk."""
         self.flush()
         if self.error is not None:
-            raise asking(self.error, self.count)
+            raise with_length(self.error, self.count)
         os.fsync(self.file.fileno())
 
 
 @dataclass(frozen=True)
-class Kept:
-    """A file that was kept under a number."""
+class SeriesFile:
+    """One file of a series."""
 
     number: int
     path: Path
 
     def intact(self) -> bool:
-        """Whether it has the content that its name says. It is read as a whole."""
+        """Return whether the file has the content that its name states. The whole file is read."""
         return self.path.name.split(".")[-2] == _digest(self.path)
 
 
@@ -94,17 +96,21 @@ class Series:
     folder: Path
     stem: str
     suffix: str
-    """With its point, e.g. ".pt"."""
+    """Ending of the files' names, with its point, e.g. ".pt"."""
 
-    def kept(self) -> list[Kept]:
-        """The files that are there, the highest number last."""
+    def files(self) -> list[SeriesFile]:
+        """Return the files of this series, the one with the highest number last."""
+        if not self.folder.is_dir():
+            return []
         name = re.compile(rf"{re.escape(self.stem)}\.(\d+)\.[0-9a-f]{{{DIGITS}}}{re.escape(self.suffix)}")
-        found = [(name.fullmatch(path.name), path) for path in self.folder.iterdir()] if self.folder.is_dir() else []
-        return sorted((Kept(int(m[1]), path) for m, path in found if m), key=lambda one: (one.number, one.path.name))
+        matches = ((name.fullmatch(path.name), path) for path in self.folder.iterdir())
+        files = [SeriesFile(int(match[1]), path) for match, path in matches if match]
+        return sorted(files, key=lambda file: (file.number, file.path.name))
 
-    def keep(self, number: int, fill: Callable[[IO[bytes]], object]) -> Path:
-        """Write a file with what `fill` writes, which it does from start to end; it replaces those of the same and of
-        higher numbers.
+    def write(self, number: int, fill: Callable[[IO[bytes]], object]) -> Path:
+        """Write the file with this number and remove other files with the same or a higher number.
+
+        `fill` writes the content into the open file that it is given, from start to end.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self.folder, prefix=".", suffix=".writing")
@@ -120,7 +126,7 @@ class Series:
             with suppress(FileNotFoundError):
                 written.unlink()
             raise
-        for old in self.kept():
+        for old in self.files():
             if old.number >= number and old.path != target:
                 old.path.unlink()
         sync(self.folder)

@@ -19,24 +19,26 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 """Suffix of the lock beside a folder that belongs to a live process."""
 UNFINISHED = ".tmp-"
-"""What the name of a file begins with that is being written."""
+"""Beginning of the name of a file that is being written."""
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listing(folder: Path) -> list[Path]:
+    """Return all files below a folder, sorted by their paths."""
     return sorted(p for p in folder.rglob("*") if p.is_file())
 
 
 def content(path: Path) -> tuple[str, int]:
-    """(SHA-256 in hex, bytes in all) of a file or a folder."""
+    """Return the SHA-256 (hexadecimal) and the size (bytes) of a file or of a folder with all its files."""
     if not path.is_dir():
         return file_sha256(path), path.stat().st_size
-    total, lines = 0, hashlib.sha256()
+    total = 0
+    lines = hashlib.sha256()
     for file in _listing(path):
         total += file.stat().st_size
         lines.update(f"{file.relative_to(path).as_posix()}\0{file_sha256(file)}\n".encode())
@@ -44,7 +46,7 @@ def content(path: Path) -> tuple[str, int]:
 
 
 def sync_all(path: Path) -> None:
-    """Sync a file, or a folder with everything in it; a folder's own sync makes the names in it last."""
+    """Sync a file, or a folder with everything in it. Syncing the folder itself makes the names in it durable."""
     if path.is_dir():
         for inner in path.iterdir():
             sync_all(inner)
@@ -52,12 +54,15 @@ def sync_all(path: Path) -> None:
 
 
 def lock_of(folder: Path) -> Path:
-    """The file that whoever works in a folder has locked (tasks/machine/locks.py). It stands beside the folder."""
+    """Return the file beside a folder that a process locks while it works in the folder (tasks/machine/locks.py)."""
     return folder.with_name(f"{folder.name}{LOCK}")
 
 
-def made(folder: Path) -> Path:
-    """Make a folder whose name outlives a loss of power: whatever a new name stands in is synced."""
+def make_folder(folder: Path) -> Path:
+    """Make a folder and those above it, so that they survive a loss of power, and return it.
+
+    Every folder that gets a new name in it is synced.
+    """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
@@ -66,7 +71,7 @@ def made(folder: Path) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -74,10 +79,10 @@ def remove(path: Path) -> None:
 
 
 def replace(source: Path, target: Path) -> None:
-    """Put a finished file or folder where it belongs: synced, then renamed, so that it appears whole or not at all."""
+    """Sync a finished file or folder, then rename it to `target`, so that it appears whole or not at all."""
     sync_all(source)
-    made(target.parent)
-    # a name of a folder with content is not given to another in one step
+    make_folder(target.parent)
+    # A folder with content cannot be replaced by another in one step.
     if target.is_dir():
         aside = source.with_name(f"{source.name}.old")
         target.replace(aside)
@@ -89,8 +94,8 @@ def replace(source: Path, target: Path) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-    written = made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}"
+    """Write a small text file, whole or not at all."""
+    written = make_folder(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}"
     with held(written) as handle, open(handle, "w", encoding="utf-8", closefd=False) as file:
         file.write(text)
         file.flush()
@@ -99,7 +104,10 @@ def write_text(target: Path, text: str) -> None:
 
 @contextmanager
 def owned(folder: Path) -> Iterator[Path]:
-    """A new folder that belongs to this process until it is removed; that of a dead process is found by its lock."""
+    """Make a folder that belongs to this process while the block runs, and remove it afterwards.
+
+    The folder of a process that died is recognised by its lock, which nobody holds.
+    """
     with held(lock_of(folder)):
         folder.mkdir()
         try:
@@ -110,13 +118,13 @@ def owned(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def beside(target: Path) -> Iterator[Path]:
-    """A scratch folder on the file system of `target`, removed afterwards."""
-    with owned(made(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}") as folder:
+    """Make a scratch folder beside `target`, on the same file system, and remove it afterwards."""
+    with owned(make_folder(target.parent) / f"{UNFINISHED}{secrets.token_hex(8)}") as folder:
         yield folder
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a file or a folder, whole or not at all."""
+    """Copy a file or a folder to `target`, whole or not at all."""
     with beside(target) as scratch:
         copied = scratch / target.name
         if source.is_dir():

@@ -1,7 +1,7 @@
-"""Locks of the kernel: they end with their holder however it ends, and no file that a dead process left behind holds
-one.
+"""Locks of the kernel, which end when the process that holds them ends, however that happens.
 
-`held` is a lock on a file's name, for what lies below one folder; `locked` keeps measurements of this machine apart.
+A file that a dead process left behind therefore locks nothing. `held` locks a file's name, to protect what lies in one
+folder. `locked` lets only one measurement at a time run on a device of this machine.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What flock says on a file system without locks, as Lustre is without its option `flock`."""
+"""Errors of flock on a file system without locks, such as Lustre without its option `flock`."""
 POLL_SECONDS = 0.2
-"""How often a lock that another process holds is asked for again; an interruption is noticed in between."""
+"""Seconds between two attempts to take a lock that another process holds."""
 
 
 @cache
 def _warn(folder: Path) -> None:
     logging.getLogger("burnish").warning(
         (
-            "the file system of %s has no locks: runs at the same time do the same work, and nothing of dead ones is "
-            "removed"
+            "the file system of %s has no locks: runs at the same time do the same work, and what dead runs have left "
+            "there is not removed"
         ),
         folder,
     )
 
 
 def lockable(folder: Path) -> bool:
-    """Whether files in a folder can be locked."""
+    """Return whether files in a folder can be locked."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -54,23 +54,23 @@ def lockable(folder: Path) -> bool:
 
 
 def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file is the one of that name, rather than one that has been removed."""
+    """Return whether an open file is the one that now has the name `path`, rather than one that was removed."""
     try:
-        there = path.lstat()
+        named = path.lstat()
     except FileNotFoundError:
         return False
-    mine = os.fstat(handle)
-    return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)
+    opened = os.fstat(handle)
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
 def take(path: Path) -> int | None:
-    """Lock the file `path`, which is made where it is missing.
+    """Lock the file `path`, which is made if it is missing.
 
     Returns
     -------
     int or None
-        The open file, which `release` gives back; None where another holds the lock. On a file system without locks,
-        which is said once, everybody gets one.
+        The open file, for `release`. None if another process holds the lock. On a file system without locks everybody
+        gets the file, and a warning says so once.
     """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -87,33 +87,35 @@ def take(path: Path) -> int | None:
                 return handle
             os.close(handle)
             raise
-        # its last holder removed the file after it was opened here: another now has that name
+        # The last holder removed the file after it was opened here, so that this lock protects nothing.
         os.close(handle)
 
 
 def release(handle: int, path: Path) -> None:
-    """Give back a lock that `take` gave. The file is removed while it is locked, so that nobody locks a removed one."""
+    """Give back a lock that `take` returned, and remove its file while it is still locked."""
     try:
         if _is_at(handle, path):
             path.unlink()
     finally:
-        # there are no locks
+        # The file system may have no locks.
         with suppress(OSError):
-            # also for a forked child, which has the same open file
+            # Closing the file is not enough, because a forked child may have the same open file.
             fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)
 
 
 @contextmanager
 def held(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]:
-    """Hold the lock on the file `path`, which is gone afterwards. `waiting` is called once if another process holds
-    it."""
-    told = waiting is None
-    while (handle := take(path)) is None:
-        if waiting is not None and not told:
-            waiting()
-        told = True
+    """Hold the lock on the file `path` while the block runs; the file is removed afterwards.
+
+    `waiting` is called once if another process holds the lock.
+    """
+    handle = take(path)
+    if handle is None and waiting is not None:
+        waiting()
+    while handle is None:
         time.sleep(POLL_SECONDS)
+        handle = take(path)
     try:
         yield handle
     finally:
@@ -122,13 +124,13 @@ def held(path: Path, waiting: Callable[[], None] | None = None) -> Iterator[int]
 
 @contextmanager
 def locked(devices: Iterable[str], log: logging.Logger) -> Iterator[None]:
-    """Hold the machine's devices, across processes and users; the kernel lets go of a dead holder's lock."""
+    """Hold the machine's devices while the block runs: no other process of any user measures on them."""
     with ExitStack() as stack:
         for device in sorted(devices):
             path = Path(tempfile.gettempdir()) / f"burnish-{device.replace(':', '-')}.lock"
             if not path.exists():
                 path.touch(mode=0o644)
-            # reading is enough to lock, and another user's file can be read
+            # It is opened for reading, which suffices for a lock, because the file may be another user's.
             file = stack.enter_context(path.open("rb"))
             waiting = False
             while True:

@@ -1,6 +1,6 @@
-"""A process that ends when its parent does, however that ends: the kernel kills it then (Linux).
+"""A process that ends when its parent ends, because the kernel then kills it (Linux).
 
-As a program it makes one of any command: ``python tasks/machine/parent.py PARENT_PID COMMAND ...``.
+As a program this module runs any command as such a process: ``python tasks/machine/parent.py PARENT_PID COMMAND ...``.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import os
 import signal
 import sys
 
-# of prctl(2), from <linux/prctl.h>
-SET_PARENT_DEATH_SIGNAL, SET_CHILD_SUBREAPER = 1, 36
+# Options of prctl(2), from <linux/prctl.h>.
+SET_PARENT_DEATH_SIGNAL = 1
+SET_CHILD_SUBREAPER = 36
 
 
 def _prctl(option: int, value: int) -> None:
@@ -21,12 +22,13 @@ def _prctl(option: int, value: int) -> None:
 
 
 def end_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent, the process `parent`, ends.
+    """Have the kernel kill this process when its parent, the process with the number `parent`, ends.
 
-    The kernel means the parent's thread that started this process: let one start it that lives as long as it is needed.
+    The kernel watches the thread that started this process, not the whole parent. So this process must be started by a
+    thread that lives as long as the process is needed.
     """
     _prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
-    # it ended before the kernel was asked
+    # The parent may have ended before the kernel was asked to watch it.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -37,12 +39,12 @@ def adopt_orphans() -> None:
 
 
 def command(*arguments: str) -> list[str]:
-    """The command line that runs `arguments` as a process that ends with the one that calls this."""
-    # needs no folder to be a package in
+    """Return the command line that runs `arguments` as a process that ends with the calling one."""
+    # This file is run by its path, in isolated mode, so that it needs no import path.
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *arguments]
 
 
 if __name__ == "__main__":
     end_with_parent(int(sys.argv[1]))
-    # what was asked of the kernel stays
+    # The request to the kernel stays in force for the command.
     os.execvp(sys.argv[2], sys.argv[2:])

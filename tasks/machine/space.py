@@ -1,21 +1,21 @@
-"""A full or broken disk, recognised in one place and said in one sentence.
+"""A full or broken disk, recognised in one place and reported in one sentence.
 
-Libraries say it in many ways: an errno, words of the system somewhere in their message, or only a file that is too
-short ("unexpected pos", "Invalid thrift", "Wire format was corrupt"). `watched` stands around what writes.
+Libraries report a full disk in many ways: by an errno, by the system's words somewhere in their message, or only by a
+complaint about a file that is too short ("unexpected pos", "Invalid thrift", "Wire format was corrupt"). `watched` is
+put around code that writes.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-import math
 import os
-import shutil
 import textwrap
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
+
+from tasks.machine.room import Place, database_place, places_of_run, shortage, size, temporary_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,207 +38,143 @@ BROKEN_WORDS = (
     "Stale file handle",
     " requested and ",
 )
-"""The last: NumPy's words for a write that came to less than was asked for; it does not tell the cause."""
-LITTLE = 64 * 1024
-"""Bytes. Where less is free, a failure that does not tell its cause is put down to it: a write that did not fit has
-filled the disk to its last block, or nearly."""
-PASSING = (".tmp-", ".bench-", ".deploy-")
-"""What the names of folders begin with that burnish makes for a moment."""
-STORED = ("store", "tmp")
-"""The folders of passing files in an artifacts folder."""
+"""The last one is what NumPy says when fewer bytes were written than it handed over; it does not say why."""
 WORDS_OF_CAUSE = 160
-"""Characters of a library's own message."""
+"""Characters of a library's own message that are repeated, at most."""
 BLOCK = 1 << 20
+"""Bytes that are written at a time to reserve room on a file system that cannot do it by itself."""
 TEMPORARY = 1 << 20
-"""Bytes of temporary files that a run must have room for: libraries write copies of small models there."""
+"""Bytes of temporary files that a run must have room for, because libraries write copies of small models there."""
 DATABASE = 8 << 20
-"""Bytes of Prefect's database and its write-ahead log: 1.5 and 4.2 MB were measured when it was new, and runs add to
-it."""
+"""Bytes that Prefect's database and its write-ahead log must have room for. New ones took 1.5 and 4.2 MB when measured,
+and runs add to them."""
 
 
 class DiskFull(Exception):
-    """A disk has no room for what was to be written. The message is one sentence: which, how much is free, what to
-    do."""
+    """A disk has no room for what was to be written.
+
+    The message is one sentence that says which disk, how much is free, and what to do.
+    """
 
 
 class DiskBroken(DiskFull):
-    """A disk gives an error of its own. It ends a study as a full one does, as nothing that follows could be
-    written."""
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A folder that may have become full."""
-
-    folder: Path
-    elsewhere: str
-    """How a person chooses another."""
-
-    @property
-    def there(self) -> Path:
-        """The folder, or what there is above it."""
-        return next((path for path in (self.folder, *self.folder.parents) if path.exists()), Path("/"))
-
-    @property
-    def free(self) -> int:
-        """Bytes that this user may still write."""
-        return shutil.disk_usage(self.there).free
-
-    @property
-    def files(self) -> int | None:
-        """Files that can still be made; None where the file system sets no number."""
-        usage = os.statvfs(self.there)
-        return usage.f_favail if usage.f_files else None
-
-    @property
-    def little(self) -> bool:
-        return shutil.disk_usage(self.there).total > 0 and (self.free < LITTLE or self.files == 0)
-
-    def holds(self, path: str) -> bool:
-        return _Place(Path(path).absolute(), "").there.stat().st_dev == self.there.stat().st_dev
-
-    def told(self, missing: str = "") -> str:
-        """The sentence. It names the folder that a person knows, not one below it that is there for a moment."""
-        parts = self.folder.parts
-        hidden = (
-            number for number, part in enumerate(parts) if part.startswith(PASSING) or parts[number:][:2] == STORED
-        )
-        folder = Path(*parts[: next(hidden, len(parts))])
-        total = shutil.disk_usage(self.there).total
-        left = "no more file can be made, although" if self.files == 0 and self.free >= LITTLE else "only"
-        left = f"{left} {size(self.free)} of {size(total)} are free{missing}"
-        return (
-            f"the disk of {folder} is full: {left}; make room there or choose {self.elsewhere}, and the same "
-            "command goes on"
-        )
-
-
-def size(count: int) -> str:
-    """Bytes as a person reads them, e.g. 12.3 MB."""
-    if count < 1000:
-        return f"{count} bytes"
-    rounded = float(f"{count:.3g}")
-    power = min(int(math.log10(rounded)) // 3, 4)
-    return f"{rounded / 1000**power:.3g} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
-def _prefect() -> _Place:
-    home = os.environ.get("PREFECT_HOME") or "~/.prefect"
-    elsewhere = "another folder for Prefect's database with the variable PREFECT_HOME"
-    return _Place(Path(home).expanduser().absolute(), elsewhere)
-
-
-def _places(folders: tuple[str | Path, ...], option: str) -> list[_Place]:
-    """The folders that are written to, which an option chooses, and those that every run writes to."""
-    memory = Path("/dev/shm")
-    return [
-        *(_Place(Path(folder).absolute(), f"another folder with {option}") for folder in folders),
-        _Place(Path(os.environ.get("TMPDIR") or "/tmp"), "another folder for temporary files with the variable TMPDIR"),
-        _prefect(),
-        *([_Place(memory, "a larger one (docker run --shm-size), or train.workers=0")] if memory.is_dir() else []),
-    ]
+    """A disk does not work. This ends a study as a full disk does, because nothing that follows could be written."""
 
 
 def _chain(error: BaseException) -> list[BaseException]:
-    """An exception and all that led to it."""
-    found: list[BaseException] = []
+    """Return an exception and all exceptions that led to it."""
+    chain: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
-        one = waiting.pop(0)
-        if one is None or one in found:
+        link = waiting.pop(0)
+        if link is None or link in chain:
             continue
-        found.append(one)
-        waiting += [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            waiting += one.exceptions
-    return found
+        chain.append(link)
+        waiting += [link.__cause__, link.__context__]
+        if isinstance(link, BaseExceptionGroup):
+            waiting += link.exceptions
+    return chain
 
 
-def _says_so(error: BaseException) -> bool:
-    """Whether an exception itself names a full disk."""
+def _names_full_disk(error: BaseException) -> bool:
+    """Return whether an exception itself names a full disk."""
     return (isinstance(error, OSError) and error.errno in FULL) or any(word in str(error) for word in WORDS)
 
 
-def _broken(error: BaseException) -> bool:
-    """Whether an exception names a disk that does not work."""
+def _names_broken_disk(error: BaseException) -> bool:
+    """Return whether an exception names a disk that does not work."""
     return (isinstance(error, OSError) and error.errno in BROKEN) or any(word in str(error) for word in BROKEN_WORDS)
 
 
-def _file(error: BaseException) -> str | None:
-    """The file that could not be written, where an exception names it: the second of two, of a copy."""
+def _unwritten_file(error: BaseException) -> str | None:
+    """Return the file that could not be written, if an exception names it. Of a copy it is the second file."""
     if not isinstance(error, OSError):
         return None
     name = error.filename2 or error.filename
     return os.fsdecode(name) if isinstance(name, str | bytes) else None
 
 
-def asking(error: OSError, count: int) -> OSError:
-    """An error of writing a file that should have become `count` bytes long, for the sentence to say it."""
+def with_length(error: OSError, count: int) -> OSError:
+    """Return the error of writing a file after noting in it that the file should have become `count` bytes long."""
     error.asked_bytes = count  # type: ignore[attr-defined]
     return error
 
 
-def _asked(error: BaseException) -> int | None:
-    """Bytes of the whole file that could not be written, where that is known: a copy is as long as what is copied."""
+def _whole_length(error: BaseException) -> int | None:
+    """Return how many bytes the file that could not be written should have, if that is known.
+
+    A copy should have as many as the file that is copied.
+    """
     count = getattr(error, "asked_bytes", None)
     if count is None and isinstance(error, OSError) and error.filename2 and Path(os.fsdecode(error.filename)).is_file():
         return Path(os.fsdecode(error.filename)).stat().st_size
     return count
 
 
-def _missing(place: _Place, count: int | None, what: str = "the file takes") -> str:
-    """What is written would take, and what is missing of that, as a part of the sentence; empty where it is not
-    known."""
-    short = 0 if count is None else count - place.free
-    return f" and {what} {size(count)}, so {size(short)} are missing" if count is not None and short > 0 else ""
-
-
-def found(error: BaseException, *folders: str | Path, option: str = "--out") -> DiskFull | None:
-    """The full or broken disk that an exception comes from, if it does.
+def full_disk(error: BaseException, *folders: str | Path, option: str = "--out") -> DiskFull | None:
+    """Return the full or broken disk that an exception comes from. None means that it comes from something else.
 
     Parameters
     ----------
     error
-        With what led to it.
+        The exception, with those that led to it.
     folders
         Folders that were written to, whose free space is looked at.
     option
-        By which a person chooses them.
+        The command's option by which a person chooses these folders.
     """
     chain = _chain(error)
-    if already := next((one for one in chain if isinstance(one, DiskFull)), None):
-        return already
-    places = _places(folders, option)
-    full = next((place for place in places if place.little), None)
-    sign = next((one for one in chain if _broken(one)), None)
-    if sign and (full is None or (isinstance(sign, OSError) and sign.errno in BROKEN)):
-        where = _file(sign) or places[0].folder
-        said = getattr(sign, "strerror", None) or " ".join(str(sign).split())[:120]
-        return DiskBroken(
-            f"the disk does not take or give {where} ({said}): look into the system's log, and when it works "
-            "the same command goes on"
-        )
-    signs = [one for one in chain if _says_so(one)]
-    asked = next(filter(None, map(_asked, signs)), None)
-    for sign in signs:
-        if (file := _file(sign)) is not None:
-            place = next((place for place in places if place.holds(file)), None)
-            place = place or _Place(Path(file).absolute().parent, "another folder")
-            return DiskFull(place.told(_missing(place, asked)))
+    for link in chain:
+        if isinstance(link, DiskFull):
+            return link
+    places = places_of_run(folders, option)
+    full = next((place for place in places if place.full), None)
+    broken = next((link for link in chain if _names_broken_disk(link)), None)
+    if broken and (full is None or (isinstance(broken, OSError) and broken.errno in BROKEN)):
+        return _broken_disk(broken, places)
+    signs = [link for link in chain if _names_full_disk(link)]
     if signs:
-        # None is full any more: what had been written is removed. So it is the one that has the least room.
-        place = full or min(places, key=lambda place: place.free)
-        removed = "" if full else " now that what had been written of it is removed"
-        return DiskFull(place.told(_missing(place, asked) or removed))
+        return _named_full_disk(signs, places, full)
     if full is None or not _unexplained(error):
         return None
     words = textwrap.shorten(str(error), WORDS_OF_CAUSE, placeholder=" …")
-    return DiskFull(f"{full.told()}; what failed there said: {words}" if words else full.told())
+    return DiskFull(f"{full.sentence()}; the error was: {words}" if words else full.sentence())
+
+
+def _broken_disk(error: BaseException, places: list[Place]) -> DiskBroken:
+    """Return the report of the disk that `error` says does not work."""
+    where = _unwritten_file(error) or places[0].folder
+    words = getattr(error, "strerror", None) or " ".join(str(error).split())[:120]
+    return DiskBroken(
+        f"the disk does not take or give {where} ({words}): look into the system's log, and when it works "
+        "the same command goes on"
+    )
+
+
+def _named_full_disk(signs: list[BaseException], places: list[Place], full: Place | None) -> DiskFull:
+    """Return the report of the full disk that the exceptions `signs` name.
+
+    `full` is the one of `places` that is full now, if there is one.
+    """
+    length = next(filter(None, map(_whole_length, signs)), None)
+    for sign in signs:
+        if (file := _unwritten_file(sign)) is not None:
+            place = next((place for place in places if place.on_disk_of(file)), None)
+            place = place or Place(Path(file).absolute().parent, "another folder")
+            return DiskFull(place.sentence(shortage(place, length)))
+    if full is not None:
+        return DiskFull(full.sentence(shortage(full, length)))
+    # None is full any more, because what had been written was removed. So it was the one with the least room.
+    place = min(places, key=lambda place: place.free)
+    removed = " now that what had been written of it is removed"
+    return DiskFull(place.sentence(shortage(place, length) or removed))
 
 
 def _unexplained(error: BaseException) -> bool:
-    """Whether an exception may come from a file that is too short. A ValueError of a stage is what a person has to
-    mend."""
+    """Return whether an exception may come from a file that is too short.
+
+    A ValueError of a stage does not: it is something that the user has to mend.
+    """
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return True
     return isinstance(error, Exception) and not isinstance(error, ValueError)
@@ -246,72 +182,77 @@ def _unexplained(error: BaseException) -> bool:
 
 @contextmanager
 def watched(*folders: str | Path, option: str = "--out") -> Iterator[None]:
-    """Raise DiskFull for whatever a full disk makes fail inside. `option`: by which a person chooses the folders.
+    """Raise DiskFull in place of any exception in the block that comes from a full or broken disk.
 
-    It must look before anything is removed there, so it stands within what cleans up.
+    `option` is the command's option by which a person chooses the folders. Code that cleans up belongs outside this
+    block, because the free space is looked at before anything is removed.
     """
     try:
         yield
     except Exception as error:
-        if (full := found(error, *folders, option=option)) is not None and full is not error:
+        if (full := full_disk(error, *folders, option=option)) is not None and full is not error:
             raise full from error
         raise
 
 
 def check_temporary() -> None:
-    """Look for room for temporary files, before what fails for want of it names everything else.
+    """Check that there is room for temporary files, because what fails without it names everything but the disk.
 
     Raises
     ------
     DiskFull
         If there is too little.
     """
-    place = next(place for place in _places((), "") if "TMPDIR" in place.elsewhere)
+    place = temporary_place()
     if place.free < TEMPORARY:
-        raise DiskFull(place.told(_missing(place, TEMPORARY, "temporary files take at least")))
+        raise DiskFull(place.sentence(shortage(place, TEMPORARY, "temporary files take at least")))
 
 
 def check_database() -> None:
-    """Look for room for the database of Prefect's temporary server, which prints hundreds of lines where it has none.
+    """Check that there is room for the database of Prefect's temporary server, which prints hundreds of lines without.
 
     Raises
     ------
     DiskFull
         If there is too little.
     """
-    place = _prefect()
+    place = database_place()
     if not os.environ.get("PREFECT_API_URL") and place.free < DATABASE:
-        raise DiskFull(place.told(_missing(place, DATABASE, "the database takes")))
+        raise DiskFull(place.sentence(shortage(place, DATABASE, "the database takes")))
 
 
-def reserve(file: IO[bytes], folder: Path, count: int, what: str) -> None:
+def reserve(file: IO[bytes], folder: Path, count: int, content: str) -> None:
     """Reserve the first `count` bytes of an empty file on the disk, so that writing them cannot fail for want of room.
 
-    `folder` is what a person knows it by, and `what` is to be written, e.g. "1797 decoded images".
+    The error names `folder`, which a person knows, and the `content` of the file, e.g. "1797 decoded images".
 
     Raises
     ------
     DiskFull
-        If there is no room; it says how many bytes are missing. The file is left empty.
+        If there is no room. It says how many bytes are missing. The file is left empty.
     """
-    place = _Place(folder.absolute(), "another folder with --out")
-    free = place.free
+    place = Place(folder.absolute(), "another folder with --out")
+    free_before = place.free
     try:
-        try:
-            os.posix_fallocate(file.fileno(), 0, count)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-            # a file system without it: what is written has its room
-            for start in range(0, count, BLOCK):
-                file.write(bytes(min(BLOCK, count - start)))
-            file.flush()
-            file.seek(0)
+        _allocate(file, count)
     except OSError as error:
         if error.errno not in FULL:
             raise
         file.seek(0)
         file.truncate()
-        # before the file grew
-        missing = f" and {what} take {size(count)}, so {size(max(count - free, 1))} are missing"
-        raise DiskFull(place.told(missing)) from error
+        missing = f" and {content} take {size(count)}, so {size(max(count - free_before, 1))} are missing"
+        raise DiskFull(place.sentence(missing)) from error
+
+
+def _allocate(file: IO[bytes], count: int) -> None:
+    """Make an empty file take `count` bytes of the disk."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, count)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+        # The file system cannot reserve room, so zeros are written, which later writes replace.
+        for start in range(0, count, BLOCK):
+            file.write(bytes(min(BLOCK, count - start)))
+        file.flush()
+        file.seek(0)

@@ -1,4 +1,4 @@
-"""The clock: warm-up, latency, throughput. It knows no runtime: what is timed is a function."""
+"""The clock: warm-up, latency and throughput. It knows no runtime; what it times is a function."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-# two consecutive warm-up windows may differ by this much
+# Two consecutive warm-up windows agree if their levels differ by at most this share of the lower one.
 AGREE = 0.05
-# warm-up ends after this many times its least duration, agreed or not
+# Warm-up ends after this many times its shortest duration, whether windows agree or not.
 PATIENCE = 4
-# least calls a warm-up window
+# A warm-up window has at least this many calls (per slot), so that its median is not a single call's.
 WINDOW_CALLS = 3
 
 
 def warm_up(call: Callable[[], object], seconds: float, limit: float | None = None) -> tuple[float, bool, float]:
     """Call until `seconds` have passed and the medians of two consecutive windows agree within 5 %.
 
-    A window lasts a quarter of `seconds` and at least 3 calls. Given up after 4 × `seconds` (and two windows), or with
-    the call that crosses `limit` seconds; there is at least one call. No more than half of `limit` counts as `seconds`:
-    the other half is for windows of a noisy machine to agree.
+    A window lasts a quarter of `seconds` and at least 3 calls. Warm-up gives up after 4 × `seconds` (and two windows),
+    or with the call that crosses `limit` seconds, but makes at least one call. At most half of `limit` counts as
+    `seconds`; the other half is left for the windows of a noisy machine to agree.
 
     Returns
     -------
-    spent : seconds
-    stable : whether the last two windows agreed (the one that `limit` cut off counts as it is)
-    level : nanoseconds, the median of the last window
+    spent
+        Seconds.
+    stable
+        Whether the last two windows agreed. A window that `limit` cut short counts as it is.
+    level
+        Median duration of the calls in the last window, in nanoseconds.
     """
-
-    least = _least(seconds, limit)
+    least = _shortest(seconds, limit)
 
     def window(end: float) -> float:
         durations: list[int] = []
@@ -54,29 +56,33 @@ def warm_up(call: Callable[[], object], seconds: float, limit: float | None = No
     return _settle(window, least, limit)
 
 
-def _least(seconds: float, limit: float | None) -> float:
+def _shortest(seconds: float, limit: float | None) -> float:
+    """Return the shortest duration of a warm-up, in seconds: `seconds`, but at most half of `limit`."""
     return seconds if limit is None else min(seconds, limit / 2)
 
 
 def warm_up_slots(
     call_of_slot: Sequence[Callable[[], object]], seconds: float, limit: float | None = None
 ) -> tuple[float, bool, float]:
-    """`warm_up` for `throughput`: all slots call back to back, until the rates of two consecutive windows agree.
+    """Warm up as `warm_up` does, but for `throughput`: all slots call back to back until windows agree in their rates.
 
-    `level` is the last one's rate, queries a second.
+    `level` is the rate of the last window, in queries per second.
     """
-
-    least = _least(seconds, limit)
+    least = _shortest(seconds, limit)
 
     def window(end: float) -> float:
-        left = max(0.0, (end - perf_counter_ns()) / 1e9)
-        return rate(throughput(call_of_slot, min(least / 4, left), WINDOW_CALLS * len(call_of_slot), left))
+        remaining = max(0.0, (end - perf_counter_ns()) / 1e9)
+        calls = WINDOW_CALLS * len(call_of_slot)
+        return rate(throughput(call_of_slot, min(least / 4, remaining), calls, remaining))
 
     return _settle(window, least, limit)
 
 
 def _settle(window: Callable[[float], float], seconds: float, limit: float | None) -> tuple[float, bool, float]:
-    """Open windows until two consecutive ones agree; a window takes the time (ns) at which it must end."""
+    """Measure windows until two consecutive ones agree, and return what `warm_up` does.
+
+    `window` takes the time at which it must end (nanoseconds of `perf_counter_ns`) and returns its level.
+    """
     levels: list[float] = []
     begin = perf_counter_ns()
     end = math.inf if limit is None else begin + limit * 1e9
@@ -93,7 +99,7 @@ def _settle(window: Callable[[float], float], seconds: float, limit: float | Non
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """The garbage collector rests meanwhile."""
+    """Collect garbage once, and then switch the collector off while the block runs."""
     collecting = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -105,13 +111,20 @@ def _undisturbed() -> Iterator[None]:
 
 
 def measure(call: Callable[[], object], min_seconds: float, min_queries: int, limit: float | None = None) -> np.ndarray:
-    """Time every call, one after the other, until both least values are reached: int64 nanoseconds, one a call.
+    """Time every call, one after the other, until there are `min_seconds` and `min_queries` of them.
 
-    The call that crosses `limit` seconds is the last one; there is at least one. The garbage collector rests meanwhile.
-    The clock's own part of a sample is under a microsecond.
+    The call that crosses `limit` seconds is the last one, but there is at least one. The garbage collector is off. The
+    clock adds less than a microsecond to a sample.
+
+    Returns
+    -------
+    samples
+        int64 nanoseconds, one per call, in order.
     """
     samples = array("q")
-    keep, clock = samples.append, perf_counter_ns
+    # Looked up once, outside the loop that is timed.
+    keep = samples.append
+    clock = perf_counter_ns
     with _undisturbed():
         now = clock()
         enough = now + int(min_seconds * 1e9)
@@ -127,21 +140,22 @@ def measure(call: Callable[[], object], min_seconds: float, min_queries: int, li
 def throughput(
     call_of_slot: Sequence[Callable[[], object]], seconds: float, min_queries: int, limit: float | None = None
 ) -> np.ndarray:
-    """Call back to back in one thread a slot until `seconds` have passed and `min_queries` calls returned, in all
-    slots.
+    """Call back to back in one thread per slot until `seconds` have passed and all slots made `min_queries` calls.
 
-    Each slot ends with the call that reaches this, or that crosses `limit` seconds, but not before its second one.
+    The calls of all slots count together. Each slot ends with the call that reaches this, or that crosses `limit`
+    seconds, but not before its second call.
 
     Returns
     -------
-    completions : int64, sorted, ns from the common start. Only those are kept up to which all slots were busy: until
-    the
-        first slot stopped. `rate` says how many that is a second.
+    completions
+        int64, sorted: when each call returned, in nanoseconds from the common start. Calls that returned after the
+        first slot had stopped are left out, because not all slots were busy then. `rate` makes queries per second of
+        them.
 
     Raises
     ------
     Exception
-        What a slot's call raised; it ends all slots.
+        Whatever the call of a slot raises. It ends all slots.
     """
     ends = [array("q") for _ in call_of_slot]
 
@@ -165,18 +179,19 @@ def throughput(
 
 
 def rate(completions: np.ndarray) -> float:
-    """Queries a second from `throughput`'s completions, counted from the first one.
+    """Return queries per second from the completions that `throughput` returned, counted from the first one.
 
-    So it does not matter that all slots start together, nor that the last queries of all but one slot are cut off.
+    Counting from there, it does not matter that all slots start together, nor that the last queries of all slots but
+    one are left out.
     """
     return (len(completions) - 1) / float(completions[-1] - completions[0]) * 1e9
 
 
 def in_slots(bodies: Sequence[Callable[[int, Event], None]]) -> None:
-    """Run functions, each in its own thread, from a common start; the garbage collector rests meanwhile.
+    """Run functions, each in its own thread, from a common start. The garbage collector is off.
 
-    A body takes the start (ns) and an event, set once another one failed, upon which it returns. What a body raises is
-    raised here.
+    Each function takes the start (nanoseconds of `perf_counter_ns`) and an event. The event is set once another
+    function has failed, and then the function must return. An exception of a function is raised here.
     """
     begin: list[int] = []
     stop = Event()
@@ -202,5 +217,5 @@ def in_slots(bodies: Sequence[Callable[[int, Event], None]]) -> None:
 
 @cache
 def _threads(count: int) -> ThreadPoolExecutor:
-    """Threads that live on: PyTorch has cuDNN choose its algorithms anew in each new one."""
+    """Return a pool whose threads live on, because cuDNN chooses its algorithms again in each new thread of PyTorch."""
     return ThreadPoolExecutor(count)

@@ -1,6 +1,6 @@
-"""What a handful of validation images cannot tell.
+"""The warning that few validation images cannot tell candidates apart.
 
-A file of its own: it is all that training's key counts of what is said of evidence.
+It stands in a file of its own so that training's cache key counts nothing else of what the summary says about evidence.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from tasks.measure.metrics import FEW, smallest_drop
 
 
 def handful(images: int) -> str:
-    """What is to be said where scores of few validation images are said; empty where they are enough to choose by."""
+    """Return the warning that goes with scores of few validation images. It is empty where there are enough."""
     if images >= FEW:
         return ""
     least = f"{smallest_drop(images):.2g}"

@@ -1,4 +1,4 @@
-"""Prediction quality from logits (images, classes) and labels (images,): shares in 0..1 and their 95 % intervals."""
+"""Quality of predictions, from logits (images, classes) and labels (images,): shares in 0..1 and 95 % intervals."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ import math
 
 import numpy as np
 
-# standard normal quantile of 97.5 %
+from tasks.measure.seeds import generator
+
+# The 97.5 % quantile of the standard normal distribution.
 Z = 1.959963984540054
 FEW = 35
-"""Fewer images than these resolve no drop of 0.1 in top-1, even where not one of them differs (`smallest_drop`)."""
+"""Fewer images than this resolve no drop of 0.1 in top-1, even if two classifiers agree on all (`smallest_drop`)."""
 
 
 def predictions(logits: np.ndarray) -> np.ndarray:
-    """First class of each image; of equal logits the lower class.
+    """Return the class with the largest logit for each image; of equal logits, the lower class.
 
     Raises
     ------
     ValueError
-        If a logit is NaN or infinite: such a row has no first class.
+        If a logit is NaN or infinite, because such a row has no largest one.
     """
     bad = int((~np.isfinite(logits)).any(axis=1).sum())
     if bad:
@@ -27,36 +29,39 @@ def predictions(logits: np.ndarray) -> np.ndarray:
 
 
 def confidence(logits: np.ndarray) -> np.ndarray:
-    """Softmax probability of the first class, float64 (images,)."""
+    """Return the softmax probability of each image's predicted class: float64, (images,)."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     return 1 / np.exp(shifted).sum(axis=1)
 
 
 def topk(logits: np.ndarray, labels: np.ndarray, k: int) -> float:
-    """Share of images whose label is among the first k classes; equal logits rank by class, as in `predictions`."""
-    own = np.take_along_axis(logits, labels[:, None], axis=1)
-    before = np.arange(logits.shape[1]) < labels[:, None]
-    rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)
+    """Return the share of images whose label is among the k classes with the largest logits.
+
+    Classes with equal logits rank by their number, as in `predictions`.
+    """
+    of_label = np.take_along_axis(logits, labels[:, None], axis=1)
+    lower_class = np.arange(logits.shape[1]) < labels[:, None]
+    rank = ((logits > of_label) | ((logits == of_label) & lower_class)).sum(axis=1)
     return float((rank < k).mean())
 
 
 def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose first class is right."""
+    """Return the share of images whose predicted class is right."""
     return topk(logits, labels, 1)
 
 
 def top5(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images whose label is among the first five classes (all of them, where there are fewer)."""
+    """Return the share of images whose label is among the five classes with the largest logits (or all, if fewer)."""
     return topk(logits, labels, min(5, logits.shape[1]))
 
 
 def agreement(predicted: np.ndarray, others: np.ndarray) -> float:
-    """Share of images with the same first class."""
+    """Return the share of images for which two classifiers predict the same class."""
     return float((predicted == others).mean())
 
 
 def wilson(share: float, images: int) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927, Probable inference, the law of succession)."""
+    """Return the 95 % score interval of a share of images (Wilson 1927, Probable inference, the law of succession)."""
     centre = share + Z**2 / (2 * images)
     half = Z * np.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
     scale = 1 + Z**2 / images
@@ -64,27 +69,31 @@ def wilson(share: float, images: int) -> tuple[float, float]:
 
 
 def paired_drop(lost: float, mended: float, images: int) -> tuple[float, float]:
-    """95 % score interval of a drop in top-1 between two classifiers on the same images (Tango 1998).
+    """Return the 95 % score interval of the drop in top-1 between two classifiers on the same images (Tango 1998).
 
     Parameters
     ----------
-    lost, mended : images that the first classifier alone, or the second alone, has right; the drop is
-        (lost - mended) / images
-    images : all images, at least one
+    lost
+        Number of images that only the first classifier has right.
+    mended
+        Number of images that only the second has right. The drop is (lost - mended) / images.
+    images
+        Number of all images, at least one.
 
     Returns
     -------
-    low, high : shares in -1..1. They differ also where no image does: high is then Z² / (images + Z²).
+    low, high
+        Shares in -1..1. Even if the classifiers agree on every image, high is above 0: Z² / (images + Z²).
     """
     return -_highest_drop(mended, lost, images), _highest_drop(lost, mended, images)
 
 
 def _highest_drop(lost: float, mended: float, images: int) -> float:
-    """The largest drop that the score test does not reject: the end of the interval, by bisection."""
+    """Return the upper end of the interval: the largest drop that the score test does not reject, by bisection."""
     observed = (lost - mended) / images
 
     def rejected(drop: float) -> bool:
-        # Probability that the second classifier alone is right, the most likely one under this drop (Tango's q21).
+        # The most likely probability, under this drop, that only the second classifier is right (Tango's q21).
         b = (2 * images - lost + mended) * drop - lost - mended
         mending = (math.sqrt(max(b * b + 8 * images * mended * drop * (1 - drop), 0.0)) - b) / (4 * images)
         variance = (2 * mending + drop * (1 - drop)) / images
@@ -98,18 +107,22 @@ def _highest_drop(lost: float, mended: float, images: int) -> float:
 
 
 def smallest_drop(images: int) -> float:
-    """The smallest drop that so many images can resolve: `paired_drop` excludes no smaller one, even if no image
-    differs."""
+    """Return the smallest drop that this many images can resolve.
+
+    `paired_drop` excludes no smaller one, even if the two classifiers agree on every image.
+    """
     return Z**2 / (images + Z**2)
 
 
 def images_needed(drop: float, differing: float = 0.0) -> int:
-    """Images from which `paired_drop` excludes a drop between two classifiers that are equally good.
+    """Return how many images `paired_drop` needs to exclude a drop between two classifiers that are equally good.
 
     Parameters
     ----------
-    drop : share, above 0
-    differing : share of images that one of the two alone has right, as many as the other
+    drop
+        Share of images, above 0.
+    differing
+        Share of images that only one of the two has right, half of them each.
     """
     few, many = 0, 1
     while _highest_drop(differing * many / 2, differing * many / 2, many) > drop:
@@ -122,22 +135,23 @@ def images_needed(drop: float, differing: float = 0.0) -> int:
 
 
 def _cells(labels: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Occupied cells of the confusion matrix, numbered label × classes + prediction, and their images."""
+    """Return the occupied cells of the confusion matrix, as label × classes + prediction, and the images in each."""
     return np.unique(labels.astype(np.int64) * classes + predicted, return_counts=True)
 
 
 def _f1(cells: np.ndarray, images: np.ndarray, classes: int) -> float:
+    """Return macro F1 from the cells of the confusion matrix, as `_cells` returns them."""
     labels, predicted = np.divmod(cells, classes)
     actual = np.bincount(labels, images, classes)
-    called = np.bincount(predicted, images, classes)
+    predictions_of = np.bincount(predicted, images, classes)
     hit = labels == predicted
     right = np.bincount(labels[hit], images[hit], classes)
-    seen = actual + called > 0
-    return float((2 * right[seen] / (actual + called)[seen]).mean())
+    occurring = actual + predictions_of > 0
+    return float((2 * right[occurring] / (actual + predictions_of)[occurring]).mean())
 
 
 def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """F1 averaged over the classes that occur in the labels or the predictions (scikit-learn's macro average)."""
+    """Return F1 averaged over the classes that occur in labels or predictions, as scikit-learn's macro average."""
     classes = int(max(labels.max(), predicted.max())) + 1
     return _f1(*_cells(labels, predicted, classes), classes)
 
@@ -145,14 +159,17 @@ def macro_f1(labels: np.ndarray, predicted: np.ndarray) -> float:
 def macro_f1_interval(
     labels: np.ndarray, predicted: np.ndarray, seed: int = 0, resamples: int = 1000
 ) -> tuple[float, float]:
-    """95 % bootstrap interval of macro F1 over images: percentiles, moved so that the resamples' mean is the estimate.
+    """Return the 95 % bootstrap interval of macro F1 over images.
 
-    Resampling few images a class raises macro F1 (10 a class: by 0.01); unmoved percentiles may miss the estimate.
-    Drawing images with replacement is drawing the confusion matrix's cells from a multinomial: one draw a resample.
+    The percentiles of the resamples are moved by the difference between their mean and the estimate, because resampling
+    few images per class raises macro F1 (with 10 images per class by 0.01), so that they might miss the estimate.
+    Drawing images with replacement is the same as drawing the cells of the confusion matrix from a multinomial
+    distribution, which takes one draw per resample.
     """
     classes = int(max(labels.max(), predicted.max())) + 1
     cells, images = _cells(labels, predicted, classes)
-    rng, share = np.random.default_rng(seed), images / images.sum()
+    rng = generator(seed)
+    share = images / images.sum()
     scores = [_f1(cells, rng.multinomial(images.sum(), share), classes) for _ in range(resamples)]
     estimate = _f1(cells, images, classes)
     low, high = np.quantile(scores, (0.025, 0.975)) + estimate - np.mean(scores)
@@ -160,39 +177,44 @@ def macro_f1_interval(
 
 
 def class_scores(labels: np.ndarray, predicted: np.ndarray, classes: int) -> list[dict[str, float | None]]:
-    """Of each class: images, images called it, precision, recall and F1, each with its 95 % interval (`_low`, `_high`).
+    """Return one row per class: its images, the images called it, and precision, recall and F1 with 95 % intervals.
 
-    Precision and recall are shares, so theirs is `wilson`'s. F1 = 2 j / (1 + j), where j is the share of the right ones
-    among the images that are or are called the class: its interval is that of j, sent through the same monotone
-    function. Null where there is nothing to divide by: a class never called has no precision.
+    The ends of an interval have the suffixes `_low` and `_high`. Precision and recall are shares, so their interval is
+    `wilson`'s. F1 is 2 j / (1 + j), where j is the share of right ones among the images that belong to the class or are
+    called it, so its interval is that of j, sent through the same monotone function. Where there is nothing to divide
+    by the figures are null: a class that no image is called has no precision.
     """
-    actual, called = np.bincount(labels, minlength=classes), np.bincount(predicted, minlength=classes)
+    actual = np.bincount(labels, minlength=classes)
+    called = np.bincount(predicted, minlength=classes)
     right = np.bincount(labels[labels == predicted], minlength=classes)
     rows = []
     for n, m, hit in zip(actual.tolist(), called.tolist(), right.tolist(), strict=True):
         row: dict[str, float | None] = {"images": n, "called": m}
         for name, of in (("precision", m), ("recall", n), ("f1", n + m - hit)):
-            found = [hit / of, *wilson(hit / of, of)] if of else [None] * 3
+            figures = [hit / of, *wilson(hit / of, of)] if of else [None] * 3
             if name == "f1":
-                found = [j if j is None else 2 * j / (1 + j) for j in found]
-            row |= dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+                figures = [j if j is None else 2 * j / (1 + j) for j in figures]
+            row |= dict(zip((name, f"{name}_low", f"{name}_high"), figures, strict=True))
         rows.append(row)
     return rows
 
 
 def mcnemar(first: int, second: int) -> float:
-    """p of the exact McNemar test: two classifiers on the same images; `first`, `second`: images that one alone has
-    right.
+    """Return the p-value of the exact McNemar test between two classifiers on the same images.
 
-    Two-sided binomial test of an even split (McNemar 1947; exact form: Fagerland et al. 2013).
+    `first` and `second` count the images that only one of the two has right. The test is the two-sided binomial test of
+    an even split (McNemar 1947; exact form: Fagerland et al. 2013).
     """
-    n = first + second
-    ways = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(min(first, second) + 1))
-    return min(1.0, 2 * sum(math.exp(way - n * math.log(2)) for way in ways))
+    from scipy.special import betainc
+
+    fewer, more = sorted((first, second))
+    # The integral is the probability that by chance at most `fewer` of these images go to one of the two. The function
+    # scipy.special.bdtr, which is meant for it, is less exact for many images.
+    return min(1.0, 2 * float(betainc(more, fewer + 1, 0.5)))
 
 
 def quality(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The quality columns of `evaluations`: top-1, top-5 and macro F1 with their 95 % intervals."""
+    """Return the quality columns of `evaluations`: top-1 and macro F1 with their 95 % intervals, and top-5."""
     predicted = predictions(logits)
     share = top1(logits, labels)
     low, high = wilson(share, len(labels))

@@ -1,8 +1,8 @@
 """The frozen records that cross task boundaries.
 
 Two kinds: *settings* (`Study` and its parts: what a preset, a TOML file, the command line and the Prefect UI write) and
-*results* (`Prepared`, `Trained`, `Variant`, ...: what a stage returns). Results name files by `Artifact`, never hold
-rows, arrays or live models. Every record carries `kind`, so that two different steps with equal fields do not hash
+*results* (`Prepared`, `Trained`, `Variant`, ...: what a stage returns). Results name files by `Artifact`; they never
+hold rows, arrays or live models. Every record carries `kind`, so that two different steps with equal fields do not hash
 alike.
 """
 

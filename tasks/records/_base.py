@@ -1,4 +1,4 @@
-"""What all records share: frozen, JSON in and out; plug-ins by file name."""
+"""The base class of all records, the types of their fields, and the names of plug-ins."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-# Every number of a study has a least and a greatest value, so that a slip (epochs = 10^23) is said before anything is
-# computed. The greatest is some ten times what anybody has had a use for; it is not what a machine can do.
+# Every number of a study has a least and a greatest value, so that a slip (epochs = 10^23) is refused before anything
+# is computed. The greatest is about ten times what anybody has had a use for; it does not say what a machine can do.
 Epochs = Annotated[int, Field(ge=0, le=10_000)]
-"""The longest published trainings take some 1,000."""
+"""The longest published trainings take about 1,000 epochs."""
 SomeEpochs = Annotated[int, Field(ge=1, le=10_000)]
 Images = Annotated[int, Field(ge=1, le=10_000_000_000)]
-"""LAION-5B, the largest public set, has 5.85 billion."""
+"""LAION-5B, the largest public set of images, has 5.85 billion."""
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
-"""Height or width. An image of 16,384 pixels takes 805 MB of uint8, as many as a JPEG decoder gives at a time."""
+"""Height or width. A colour image of 16,384 pixels each way takes 805 MB as uint8."""
 Batch = Annotated[int, Field(ge=1, le=65_536)]
-"""Twice the 32,768 of the largest batches that ImageNet was trained with."""
+"""Images per batch: at most twice the 32,768 of the largest batches that ImageNet was trained with."""
 Batches = Annotated[tuple[Batch, ...], Field(min_length=1, max_length=100)]
 Times = Annotated[int, Field(ge=1, le=10_000)]
-"""Rounds, trials, steps, processes: each takes seconds at least."""
+"""A number of rounds, trials, steps or processes, each of which takes seconds at least."""
 Queries = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Threads = Annotated[int, Field(ge=0, le=8_192)]
 """Linux on x86-64 is built for at most 8,192 processors."""
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Mebibytes = Annotated[int, Field(ge=1, le=16_777_216)]
-"""16 TiB."""
+"""At most 16 TiB."""
 Seconds = Annotated[float, Field(ge=0, le=604_800)]
-"""A week."""
+"""At most a week."""
 SomeSeconds = Annotated[float, Field(gt=0, le=604_800)]
 Minutes = Annotated[float, Field(gt=0, le=10_080)]
-"""A week."""
+"""At most a week."""
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
-"""An hour."""
+"""At most an hour."""
 Rate = Annotated[float, Field(gt=0, le=1_000)]
-"""A learning rate; LARS goes to some 30."""
+"""A learning rate. The largest in use, with the optimizer LARS, are about 30."""
 Decay = Annotated[float, Field(ge=0, le=1_000)]
 Difference = Annotated[float, Field(gt=0, le=1_000)]
-"""A relative difference of logits."""
+"""A difference between logits, relative to the largest logit."""
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-"""NumPy's generators, which Optuna and scikit-learn use, take no larger one."""
+"""NumPy's older generators, which Optuna and scikit-learn use, take no larger seed."""
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Scalar = (
     bool
@@ -57,21 +57,21 @@ Scalar = (
     | Annotated[float, Field(ge=-1e12, le=1e12)]
     | Annotated[str, Field(max_length=200)]
 )
-"""A value of another record's field, which that record checks too."""
+"""A value for a field of another record, which checks it too."""
 PATTERNS = {
     r"^[a-z0-9][a-z0-9_.-]{0,79}$": (
         "1 to 80 lower-case letters, digits and _ . -, of which the first is a letter or a digit"
     ),
-    # As pydantic's, Python's and a browser's regular expressions all read it: the form in the Prefect UI has it too.
+    # Pydantic, Python and the browser that shows Prefect's form must all read this regular expression alike.
     r"^[^\x00-\x1f\x7f-\x9f]{0,4096}$": "a path of up to 4,096 characters, none of them a control character",
 }
-"""What texts must match -> the same in words."""
+"""Regular expression that a text must match -> what the expression says, in words."""
 STUDY, PATH = PATTERNS
 ColumnName = Annotated[str, Field(min_length=1, max_length=1_000)]
-"""A column of a table."""
+"""The name of a column of a user's table."""
 StudyName = Annotated[str, Field(pattern=STUDY)]
 PathText = Annotated[str, Field(pattern=PATH)]
-"""A path or an address: no control characters, at most as long as Linux takes it."""
+"""A path or an address, without control characters and at most as long as Linux allows."""
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 StageName = Literal[
@@ -91,20 +91,20 @@ StageName = Literal[
 ]
 
 SkippableStage = Literal["ablate", "tune", "augment", "prune", "quantize", "qat", "build", "serve"]
-"""Stages that a study can be without."""
+"""Stages that a study can leave out."""
 
 TASKS = Path(__file__).parent.parent
 
 
 @cache
 def plugins(folder: str) -> tuple[str, ...]:
-    """Names of the plug-in files in `tasks/<folder>`: discovery is by file name, nothing is imported."""
+    """Return the names of the plug-in files in `tasks/<folder>`, without importing them."""
     return tuple(sorted(p.stem for p in (TASKS / folder).glob("*.py") if not p.stem.startswith("_")))
 
 
 @cache
 def formats(runtime: str) -> tuple[str, ...]:
-    """Formats that a runtime executes: `FORMATS` of its file, read without importing it."""
+    """Return the formats that a runtime executes: `FORMATS` of its file, read without importing it."""
     for node in ast.parse((TASKS / "runtimes" / f"{runtime}.py").read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FORMATS":
             return tuple(ast.literal_eval(node.value))
@@ -113,12 +113,12 @@ def formats(runtime: str) -> tuple[str, ...]:
 
 @cache
 def source_settings(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(`READS`, `NEEDS`) of a data source: which settings of `data` it reads, and which it cannot be without."""
-    found = {"READS": (), "NEEDS": ()}
+    """Return which settings of `data` a data source reads, and which it needs: `READS` and `NEEDS` of its file."""
+    settings: dict[str, tuple[str, ...]] = {"READS": (), "NEEDS": ()}
     for node in ast.parse((TASKS / "datasets" / f"{source}.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in found:
-            found[ast.unparse(node.targets[0])] = tuple(ast.literal_eval(node.value))
-    return found["READS"], found["NEEDS"]
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in settings:
+            settings[ast.unparse(node.targets[0])] = tuple(ast.literal_eval(node.value))
+    return settings["READS"], settings["NEEDS"]
 
 
 MAKES = {
@@ -126,18 +126,18 @@ MAKES = {
     "torchscript": "export.formats must contain 'torchscript'",
     "engine": "build.precisions must not be empty",
 }
-"""What a study must have so that a format is made."""
+"""Format -> what the study's settings must say, so that a stage makes files of it."""
 AUTO = "auto"
-"""Among runtimes or engines' precisions: those that suit the machine that the study runs on."""
+"""In a list of runtimes or of engines' precisions: those that suit the machine that the study runs on."""
 
 
 def skippable(stage: str) -> str:
-    """The stage itself.
+    """Return the name `stage`, if a study can leave that stage out.
 
     Raises
     ------
     ValueError
-        If no study can be without it, or there is no such stage.
+        If no study can leave it out, or if there is no such stage.
     """
     accepted = ", ".join(get_args(SkippableStage))
     if stage in get_args(StageName) and stage not in get_args(SkippableStage):
@@ -150,46 +150,48 @@ def skippable(stage: str) -> str:
     return stage
 
 
-def known(value: str, accepted: tuple[str, ...], what: str) -> str:
+def known(value: str, accepted: tuple[str, ...], noun: str) -> str:
+    """Return `value`, if it is one of those accepted. Else raise a ValueError that calls it an unknown `noun`."""
     if value not in accepted:
-        raise ValueError(f"unknown {what} {value!r}; {meant(value, accepted)}accepted: {', '.join(accepted)}")
+        raise ValueError(f"unknown {noun} {value!r}; {meant(value, accepted)}accepted: {', '.join(accepted)}")
     return value
 
 
 def choices(*values: str) -> WithJsonSchema:
-    """Say in a field's JSON schema which texts it takes, so that the form in the Prefect UI offers them."""
+    """Say in a field's JSON schema which texts it takes, so that the form in Prefect's UI offers them."""
     return WithJsonSchema({"type": "string", "enum": list(values)})
 
 
 class Record(BaseModel):
-    """Base of all records: frozen, JSON in and out, unknown keys and numbers that are not finite refused."""
+    """Base of all records: frozen, JSON in and out. Unknown keys, NaN and infinity are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
     UNCOUNTED: ClassVar[frozenset[str]] = frozenset()
-    """Fields that belong to no cache key of a stage that is given the record, because no stage reads them from it."""
+    """Fields that are left out of the cache keys of stages that take this record, because no stage reads them from
+    it."""
     FORM_ASKS_KIND: ClassVar[bool] = False
-    """Whether the form has to ask for `kind`, because records of other kinds can stand in the same place."""
+    """Whether Prefect's form has to ask for `kind`, because records of other kinds can stand in the same place."""
 
     @classmethod
     def may_repeat(cls, field: str) -> bool:
-        """Whether the same value may stand several times in a list. A record in which that means something says so."""
+        """Return whether the list `field` may hold a value several times. Some records override this."""
         return False
 
     @field_validator("*")
     @classmethod
     def _each_once(cls, value: Any, info: ValidationInfo) -> Any:
         if isinstance(value, tuple) and info.field_name and not cls.may_repeat(info.field_name):
-            shown = [repr(getattr(entry, "label", entry)) for entry in value]
-            twice = next((entry for number, entry in enumerate(shown) if entry in shown[:number]), None)
-            if twice is not None:
-                raise ValueError(f"each may stand once, got {twice} several times")
+            entries = [repr(getattr(entry, "label", entry)) for entry in value]
+            for number, entry in enumerate(entries):
+                if entry in entries[:number]:
+                    raise ValueError(f"each may stand once, got {entry} several times")
         return value
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Leave `kind`, which is the same in every record of a class, out of the form in the Prefect UI.
+        """Leave `kind`, which is the same in every record of a class, out of the form in Prefect's UI.
 
-        The form shows `properties`. A server that validates values accepts a `kind` that is given all the same.
+        The form shows only `properties`. A server that validates values still accepts a `kind`.
         """
         schema = handler(core_schema)
         record = handler.resolve_ref_schema(schema)

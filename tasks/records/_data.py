@@ -1,4 +1,4 @@
-"""Settings: images and models."""
+"""Settings of a study: the images and the models."""
 
 from __future__ import annotations
 
@@ -28,39 +28,43 @@ class Data(Record):
 
     kind: Literal["data"] = "data"
     source: Annotated[str, choices("auto", *plugins("datasets"))] = "auto"
-    """auto: whatever data.path holds, or digits without a path. Else a file name in tasks/datasets: digits, parquet,
-    folder, cifar10, cifar100 or tiny_imagenet."""
+    """What kind of source the images come from: digits, parquet, folder, cifar10, cifar100 or tiny_imagenet, each a
+    file in tasks/datasets. auto: whatever data.path holds, or digits where there is no path."""
     path: PathText = ""
-    """Folder of images or zip of it, table of labels beside images, Parquet file or folder, or hub data-set name. Where
-    a torchvision set is kept or downloaded to (cifar10, cifar100)."""
+    """A folder of images or a zip of it, a table of labels beside images, a Parquet file or folder of them, or the name
+    of a data set on the Hugging Face hub. For cifar10 and cifar100: the folder that torchvision keeps the set in."""
     layout: Literal["auto", "classes", "splits"] = "auto"
-    """What the folders in data.path are: classes; splits, with the classes inside; auto: told by their names and
-    contents, and refused where both are possible."""
+    """What the folders in data.path stand for: classes, or splits that hold the classes. auto: decided by their names
+    and contents, and refused where both are possible."""
     image: ColumnName | None = None
-    """Column of the images, or of their file names in a table of labels; none: the only one that can be it."""
+    """Column that holds the images, or in a table of labels their file names. none: the only one that can."""
     label: ColumnName | None = None
-    """Column of the labels; none: `label`, or the only one that can be it."""
+    """Column that holds the labels. none: `label`, or the only column that can hold them."""
     image_size: Pixels | None = None
-    """Height and width in pixels to resize and centre-crop to; none: images keep their size and must agree on it."""
+    """Height and width, in pixels, that images are resized and centre-cropped to. none: images keep their size, which
+    must be the same for all."""
     resize: Pixels | None = None
-    """The shorter side before the crop (ImageNet's usual 256 for 224); none: image_size itself."""
+    """Length of the shorter side before the centre crop, in pixels (for ImageNet usually 256, with an image_size of
+    224). none: image_size itself."""
     mean: tuple[Fraction, ...] | None = None
-    """To normalise with, per channel or one for all, of pixels scaled to 0..1 (pretrained weights say theirs); none:
-    the training images' own."""
+    """Mean used for normalisation, of pixels scaled to 0..1: one value per channel, or one for all. Pretrained weights
+    state theirs. none: computed from the training images."""
     std: tuple[Annotated[float, Field(ge=1e-6, le=1)], ...] | None = None
-    """As mean: the standard deviation."""
+    """Standard deviation used for normalisation, in the same form as mean."""
     train_limit: Images | None = None
-    """Keep at most this many training images (stratified, seeded)."""
+    """Keep at most this many training images, drawn at random (by the seed) with the same share of every class."""
     test_limit: Images | None = None
-    """Keep at most this many test images (stratified, seeded)."""
+    """Keep at most this many test images, drawn in the same way as the training images."""
     validation_fraction: Fraction = 0.1
-    """Part of the training images held out to choose by, where the source has no validation split."""
+    """Share of the training images that is held out to make choices by, where the source has no validation split."""
     test_fraction: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """Part of all images held out for testing, where the source has no test split; 1: all, and nothing is trained."""
+    """Share of all images that is held out for testing, where the source has no test split. 1: all images are test
+    images, and nothing is trained."""
     on_bad: Literal["refuse", "drop"] = "refuse"
-    """Undecodable images, null images and labels out of range; classes of which no image is used; over 1 % of the
-    images not used: refuse the data set, or leave them out and say which."""
+    """What is done about images that cannot be decoded or are missing, labels out of range, classes without a usable
+    image, and over 1 % of images left unused. refuse: stop. drop: leave them out and say which."""
     seed: Seed = 0
+    """Seed of the random choice of splits and of limited images."""
 
     @classmethod
     def may_repeat(cls, field: str) -> bool:
@@ -73,14 +77,14 @@ class Data(Record):
 
     @model_validator(mode="after")
     def _read(self) -> Data:
-        """Every setting must be one that the source reads."""
-        given = [name for name in ("path", "image", "label", "layout") if getattr(self, name) not in ("", None, "auto")]
+        """Refuse settings that the source does not read, and a source without the settings that it needs."""
+        named = [name for name in ("path", "image", "label", "layout") if getattr(self, name) not in ("", None, "auto")]
         if self.source == "auto":
-            if given and not self.path:
-                raise ValueError(f"data.{given[0]} = {getattr(self, given[0])!r} has no effect without data.path")
+            if named and not self.path:
+                raise ValueError(f"data.{named[0]} = {getattr(self, named[0])!r} has no effect without data.path")
             return self
         reads, needs = source_settings(self.source)
-        for name in given:
+        for name in named:
             if name not in reads:
                 other = "leave data.source out" if name == "path" else "leave it out"
                 raise ValueError(
@@ -98,9 +102,10 @@ class Data(Record):
 
     @model_validator(mode="after")
     def _normalisation(self) -> Data:
-        given = [len(values) if values is not None else 0 for values in (self.mean, self.std)]
-        if given[0] != given[1] or given[0] not in (0, 1, 3):
-            raise ValueError(f"mean and std go together, one value each or three; got {given[0]} and {given[1]}")
+        means = len(self.mean or ())
+        stds = len(self.std or ())
+        if means != stds or means not in (0, 1, 3):
+            raise ValueError(f"mean and std go together, one value each or three; got {means} and {stds}")
         if self.test_fraction == 1 and self.mean is None:
             raise ValueError("test_fraction = 1 leaves no training images to take mean and std from; set both")
         return self
@@ -111,18 +116,18 @@ class Model(Record):
 
     kind: Literal["model"] = "model"
     name: Annotated[str, Field(max_length=200)] = "lenet5"
-    """Name of a function in models/, timm:NAME or torchvision:NAME."""
+    """The name of a function in models/, or timm:NAME or torchvision:NAME for a model of those libraries."""
     width: Channels | None = None
-    """Channels of the first stage, where the model can be scaled (resnet34: 64)."""
+    """Number of channels of the first stage, for models that can be scaled (for resnet34 usually 64)."""
     upsample: Pixels | None = None
-    """Pixels to which the model enlarges its images on the device, in training as in every exported form; none: it
-    takes them as they are stored."""
+    """Height and width, in pixels, to which the model itself enlarges its images, in training as in every exported
+    form. none: it takes them as they are stored."""
     gelu: Literal["tanh"] | None = None
-    """tanh: its GELU layers use the tanh approximation, in training as in every exported form; none: what the model
-    has."""
+    """tanh: the model's GELU layers use the tanh approximation, in training as in every exported form. none: the layers
+    stay as the model has them."""
     pretrained: PathText | None = None
-    """Weights to start from: hub (torchvision's or timm's own), a file (.safetensors, .pth, .pt, .bin) or
-    package:NAME."""
+    """Weights that training starts from: hub (those of torchvision or timm), a file (.safetensors, .pth, .pt, .bin), or
+    package:NAME for those that a Python package carries. none: random weights."""
 
     @model_validator(mode="before")
     @classmethod
@@ -142,6 +147,9 @@ class Model(Record):
 
     @property
     def label(self) -> str:
-        width, upsample = f"-w{self.width}" if self.width else "", f"-{self.upsample}px" if self.upsample else ""
-        gelu, pretrained = f"-{self.gelu}" if self.gelu else "", "-pretrained" if self.pretrained else ""
+        """The model's name with whatever differs from the plain model; variants' names begin with it."""
+        width = f"-w{self.width}" if self.width else ""
+        upsample = f"-{self.upsample}px" if self.upsample else ""
+        gelu = f"-{self.gelu}" if self.gelu else ""
+        pretrained = "-pretrained" if self.pretrained else ""
         return f"{self.name}{width}{upsample}{gelu}{pretrained}"

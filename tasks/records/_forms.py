@@ -1,4 +1,4 @@
-"""Settings of what is made of trained weights and measured."""
+"""Settings of the forms that are made from trained weights, of their measurement, and of the winner."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tasks.records._train import device_name
 QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
 QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
 OF_A_STUDY = tuple(name for name in plugins("runtimes") if {"safetensors", *MAKES} & set(formats(name)))
-"""Runtimes of which a study makes the files; others are for `burnish bench`."""
+"""Runtimes for which a study makes model files. The others are for `burnish bench` alone."""
 
 
 class Export(Record):
@@ -44,10 +44,12 @@ class Export(Record):
     kind: Literal["export"] = "export"
     formats: Annotated[tuple[Literal["onnx", "torchscript"], ...], Field(min_length=1)] = ("onnx", "torchscript")
     opset: Annotated[int, Field(ge=18, le=24)] = 20
+    """Version of the ONNX operator set that files are written in."""
     tolerance: Difference = 1e-3
-    """Largest accepted difference of a logit from the PyTorch parent's, relative to the largest logit."""
+    """Largest accepted difference between a form's logits and those of its PyTorch parent, relative to the largest
+    logit."""
     images: Images = 64
-    """Real images compared."""
+    """Number of validation images whose logits are compared (test images, where there are no others)."""
 
 
 class Quantize(Record):
@@ -55,13 +57,14 @@ class Quantize(Record):
 
     kind: Literal["quantize"] = "quantize"
     settings: tuple[Annotated[str, choices(*QUANTIZE_SETTINGS)], ...] = ("u8s8-reduced", "u8s8", "s8s8")
-    """Static int8 settings tried (tasks/quantize.py says what each is); empty and dynamic false leave the stage out."""
+    """Static int8 settings to try; tasks/quantize.py says what each one means. With an empty list and dynamic = false
+    the stage is left out."""
     dynamic: bool = True
-    """Also the dynamic int8 form."""
+    """Whether to also make the dynamic int8 form, which computes the ranges of activations during each query."""
     calibration_images: Images = 256
-    """Training images that the activations' ranges are taken from."""
+    """Number of training images from which the ranges of activations are taken."""
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """A setting may lose this much validation top-1; the fastest such one goes on to the benchmark."""
+    """How much validation top-1 an int8 form may lose. The fastest form within this goes on to the benchmark."""
 
     @field_validator("settings")
     @classmethod
@@ -74,15 +77,16 @@ class Qat(Record):
 
     kind: Literal["qat"] = "qat"
     epochs: Epochs = 0
-    """Fine-tuning epochs, the best one on validation goes on; 0 leaves the stage out."""
+    """Number of fine-tuning epochs, of which the best on validation is kept. 0 leaves the stage out."""
     settings: Annotated[tuple[Annotated[str, choices(*QAT_SETTINGS)], ...], Field(min_length=1)] = ("u8s8-reduced",)
-    """A training and a form each: u8s8-reduced (7-bit weights) for ONNX Runtime on any CPU, u8s8 for CPUs with VNNI or
-    AMX, s8s8 (symmetric) for TensorRT, of which an engine is made too where build.precisions has int8."""
+    """One training and one int8 form per setting: u8s8-reduced (7-bit weights) for ONNX Runtime on any CPU, u8s8 for
+    CPUs with VNNI or AMX, s8s8 (symmetric) for TensorRT, from which an engine is built where build.precisions has
+    int8."""
     learning_rate: Rate = 0.002
-    """Peak learning rate, of SGD with Nesterov momentum; images, augmentation and all else as in training."""
+    """Peak learning rate of SGD with Nesterov momentum. Everything else is as in training."""
     tolerance: Difference = 0.1
-    """Largest accepted difference of a logit from the fake-quantized PyTorch parent's, relative to the largest
-    logit."""
+    """Largest accepted difference between a form's logits and those of its fake-quantized PyTorch parent, relative to
+    the largest logit."""
 
     @field_validator("settings")
     @classmethod
@@ -95,44 +99,45 @@ class Build(Record):
 
     kind: Literal["build"] = "build"
     precisions: tuple[Literal["auto", "fp32", "fp16", "int8"], ...] = ("auto",)
-    """An engine each. auto: all three where benchmark.runtimes has a runtime that executes engines (as its own auto has
-    where there is a GPU), else none. Empty leaves the stage out."""
+    """One engine per precision. auto: all three where benchmark.runtimes has a runtime that executes engines (its own
+    auto has one where there is a GPU), else none. An empty list leaves the stage out."""
     batch_sizes: Batches = (1, 8, 128)
-    """The optimisation profile: engines take 1 to the largest of these images, and are optimised for the middle one."""
+    """The optimisation profile: an engine takes any batch up to the largest of these sizes and is optimised for the
+    middle one."""
     workspace_mb: Mebibytes | None = None
-    """Memory that a layer may take to work in; unset: TensorRT's own, all there is (as trtexec)."""
+    """Memory in MiB that one layer may use as workspace. none: all the memory there is, as with trtexec."""
 
 
 class Benchmark(Record):
-    """What is measured and for how long."""
+    """What the benchmark measures, and for how long."""
 
     kind: Literal["benchmark"] = "benchmark"
     runtimes: Annotated[tuple[Annotated[str, choices(AUTO, *OF_A_STUDY)], ...], Field(min_length=1)] = (AUTO,)
-    """File names in tasks/runtimes. auto: eager, torchscript, onnxruntime and openvino; where there is a GPU also
-    tensorrt; where the CPU has bf16 instructions also torch_compile and openvino_bf16. The log and environment.json say
-    which."""
+    """Runtimes to measure in, each a file in tasks/runtimes. auto: eager, torchscript, onnxruntime and openvino, with
+    tensorrt where there is a GPU, and torch_compile and openvino_bf16 where the CPU has bf16 instructions."""
     devices: Annotated[tuple[str, ...], Field(min_length=1)] = ("auto",)
-    """cpu, cuda:N; auto: cpu and the first GPU if there is one."""
+    """Devices to measure on: cpu or cuda:N. auto: the CPU, and the first GPU where there is one."""
     batch_sizes: Batches = (1, 4, 8, 16, 32)
+    """Batch sizes, in images per query, at which every candidate is measured."""
     throughput: bool = True
-    """Beside latency (one query in flight), also throughput: queries back to back, one in flight a core (a GPU:
-    two)."""
+    """Whether to measure throughput beside latency: queries back to back, one in flight per core, or two on a GPU.
+    Latency always has one query in flight."""
     rounds: Times = 3
-    """Every candidate is visited once a round."""
+    """Number of rounds. In each, every candidate is measured once per batch size."""
     processes: Times | None = None
-    """Fresh processes a candidate, which its rounds are spread over; none: one a round."""
+    """Number of fresh processes per candidate, over which its rounds are spread. none: one process per round."""
     warmup_seconds: Annotated[float, Field(ge=0.1, le=604_800)] = 0.5
-    """Least warm-up; it goes on until two windows agree."""
+    """Shortest warm-up before a measurement. It goes on until the medians of two consecutive windows agree."""
     min_seconds: SomeSeconds = 1.0
-    """Least time a visit measures."""
+    """Shortest time for which a candidate is measured per round and batch size."""
     min_queries: Queries = 64
-    """Least queries a visit measures."""
+    """Fewest queries for which a candidate is measured per round and batch size."""
     minutes: Minutes | None = None
-    """Time that all visits together may take; where it is short, each measures fewer queries."""
+    """Time that all measurements together may take. Where it is short, each has fewer queries. none: no limit."""
     threads: Threads = 0
-    """Threads on a CPU, over all queries in flight; 0: one per core, within the affinity and a container's quota."""
+    """Threads on a CPU, for all queries in flight together. 0: one per core that this process may use."""
     evaluation_batch: Batch = 100
-    """Batch size of the accuracy measurement."""
+    """Batch size with which the accuracy of each candidate is measured."""
 
     @field_validator("runtimes")
     @classmethod
@@ -155,13 +160,13 @@ class Serve(Record):
 
     kind: Literal["serve"] = "serve"
     seconds: Seconds = 2.0
-    """Least time a scenario, and each rate tried in the server scenario, lasts; 0 leaves the stage out."""
+    """Shortest time of each scenario, and of each rate that the server scenario tries. 0 leaves the stage out."""
     limit_ms: Milliseconds | None = None
-    """Server: latency that p99 must keep; none: ten times the median of the single stream."""
+    """Latency that 99 % of the server scenario's queries must keep. none: ten times the single stream's median."""
     trials: Times = 6
-    """Server: rates tried."""
+    """Number of rates that the server scenario tries."""
     seed: Seed = 0
-    """Of the arrivals."""
+    """Seed of the times at which the server scenario's queries arrive."""
 
 
 class Select(Record):
@@ -169,7 +174,8 @@ class Select(Record):
 
     kind: Literal["select"] = "select"
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """A winner may lose this much of the reference's accuracy (0.01: one point)."""
+    """How much less accurate than the reference the winner may be (0.01: one percentage point)."""
     metric: Literal["top1", "macro_f1"] = "top1"
+    """Which measure of accuracy the rule compares."""
     batch_size: Batch | None = None
-    """Batch size that is compared; none: the smallest measured."""
+    """Batch size whose latencies are compared. none: the smallest one that is measured."""

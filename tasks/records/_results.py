@@ -1,4 +1,4 @@
-"""What stages return: files and rows by name, never arrays or live models."""
+"""The results that stages return: they name files and tables, and never hold arrays or live models."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ class Artifact(Record):
 
     kind: Literal["artifact"] = "artifact"
     path: str
-    """Relative to the store."""
+    """Path of the file, relative to the store's folder."""
     sha256: str
     size_bytes: int
     format: str
-    """parquet, npy, json, safetensors, onnx, torchscript, engine, html, csv, folder."""
+    """One of parquet, npy, json, safetensors, onnx, torchscript, engine, html, csv, folder."""
     precision: str = ""
 
 
 class Output(Record):
-    """What every stage returns at least: its rows, one Parquet fragment per table."""
+    """What every stage returns at least: the rows that it wrote, as one Parquet fragment per table."""
 
-    # A stage writes its rows for the end of the study; no later stage reads them from its result.
+    # A stage writes its rows for the last stage, which joins them; no stage in between reads them from its result.
     UNCOUNTED = frozenset({"tables"})
     tables: dict[str, Artifact] = {}
+    """Table -> the fragment with this stage's rows."""
     passing: tuple[str, ...] = ()
-    """Failures among its rows that say nothing of what was asked for, as of a process that was killed: this run takes
-    such a result, and the next one computes the stage again."""
+    """Failures among the rows that may not happen again, such as a process that was killed. This run uses a result with
+    such failures, and the next run computes the stage again."""
 
     @classmethod
     def may_repeat(cls, field: str) -> bool:
@@ -39,7 +40,7 @@ class Output(Record):
 
 
 class Prepared(Output):
-    """Decoded images: arrays of one row an image, in one order."""
+    """Decoded images: arrays with one row per image, all in the same order."""
 
     # The benchmark alone reads the names of images; its own key counts them.
     UNCOUNTED = frozenset({"tables", "names"})
@@ -49,55 +50,59 @@ class Prepared(Output):
     labels: Artifact
     """npy, int64, (rows,)."""
     splits: Artifact
-    """npy, uint8, (rows,): 0 train, 1 validation, 2 test."""
+    """npy, uint8, (rows,): 0 train, 1 validation, 2 test (`tasks/datasets/_arrays.py` gives these names)."""
     names: Artifact | None = None
-    """json, a list: the file of each row, relative to data.path; None: the source has no files."""
+    """json, a list with the file name of each row, relative to data.path. None: the source has no file per image."""
     classes: tuple[str, ...]
     image_size: int
-    """Height = width, pixels."""
+    """Height and width, in pixels."""
     channels: Literal[1, 3]
     mean: tuple[float, ...]
-    """Per channel, of pixels scaled to 0..1: of the training part, or as the settings say."""
+    """Mean used for normalisation, per channel, of pixels scaled to 0..1: from the train split or from the settings."""
     std: tuple[float, ...]
+    """Standard deviation used for normalisation, in the same form as `mean`."""
     train_rows: int
     validation_rows: int
     test_rows: int
 
 
 class Variant(Record):
-    """One form of a model: where it came from and the file that holds it."""
+    """One model file with its lineage: weights, or a form made from weights."""
 
     kind: Literal["variant"] = "variant"
     name: str
-    """Unique in a study, e.g. resnet34-w16/prune-0.25/onnx/u8s8."""
+    """Name, unique in a study, e.g. resnet34-w16/prune-0.25/onnx/u8s8."""
     model: str
-    """Label of the model."""
+    """Label of the model (`Model.label`)."""
     stage: str
+    """The stage that made this variant."""
     parent: str | None = None
     """Name of the variant that it was made from."""
     format: str
     precision: Precision = "fp32"
     setting: str = ""
-    """What distinguishes it from its siblings: the policy, the ratio, the int8 setting."""
+    """What tells this variant from others of the same parent and stage: the policy, the ratio or the int8 setting."""
     parameters: int | None = None
     macs: int | None = None
-    """Multiply-accumulates of one image."""
+    """Multiply-accumulate operations for one image."""
     artifact: Artifact | None = None
-    """None exactly where status is not ok."""
+    """The model file. None exactly where `status` is not "ok"."""
     status: Status = "ok"
     error: str | None = None
+    """Why there is no model file. None exactly where `status` is "ok"."""
     benchmark: bool = False
-    """Whether it goes on to the benchmark."""
+    """Whether the benchmark measures this variant."""
 
     @model_validator(mode="after")
     def _whole(self) -> Variant:
-        if (self.status == "ok") != (self.artifact is not None) or (self.status == "ok") != (self.error is None):
+        ok = self.status == "ok"
+        if ok != (self.artifact is not None) or ok != (self.error is None):
             raise ValueError(f"{self.name}: an artifact exactly where ok, an error exactly where not")
         return self
 
 
 class Trained(Output):
-    """Weights and how they were reached. `variant.artifact` is a safetensors file that models.load() opens."""
+    """Trained weights, and how they were reached. `variant.artifact` is a safetensors file that models.load() opens."""
 
     UNCOUNTED = frozenset({"tables", "base"})
     kind: Literal["trained"] = "trained"
@@ -105,9 +110,9 @@ class Trained(Output):
     train: Train
     """The settings that gave these weights."""
     validation_macro_f1: float | None
-    """None where there are no validation images."""
+    """Macro F1 on the validation split. None where there are no validation images."""
     base: tuple[Variant, ...] = ()
-    """Variants on the way that are recorded and not carried on (e.g. policies that lost)."""
+    """Variants that were also trained and are recorded, but that no later stage uses, such as policies that lost."""
 
 
 class Forms(Output):
@@ -118,31 +123,31 @@ class Forms(Output):
 
 
 class Measured(Output):
-    """The benchmark's rows."""
+    """The result of the benchmark, which is its rows alone."""
 
     kind: Literal["measured"] = "measured"
 
 
 class Result(Output):
-    """The end of a study: tables checked, winner, report."""
+    """The end of a study: the checked tables, and the winner with the reason."""
 
     kind: Literal["result"] = "result"
     winner: str | None
-    """variant × runtime × device × batch size in words; None if no row qualifies."""
+    """The winner's variant, runtime, device and batch size in words. None if no row qualifies."""
     reason: str
-    """Sentences: `cautions` first, then the winner and why it is that one."""
+    """The sentences of `cautions`, then which candidate is the winner and why."""
     cautions: tuple[str, ...] = ()
-    """Why the accuracy rule is met vacuously; the beginning of `reason`."""
+    """The beginning of `reason`: why the accuracy rule says little in this study, one reason per entry."""
     sentences: tuple[str, ...] = ()
-    """The rest of `reason`, a few sentences each."""
+    """The rest of `reason`, a few sentences per entry."""
     files: dict[str, Artifact] = {}
-    """File or folder name in the run's folder -> artifact."""
+    """Name of a file or folder in the run's folder -> artifact."""
     failures: tuple[str, ...] = ()
-    """Expectations that were not met, with their rows; `tables` holds the tables that met all of theirs."""
+    """Expectations that were not met, with the rows concerned. `tables` holds the tables that met all of theirs."""
 
 
 class Context(Record):
-    """Where a run leaves things; never part of a cache key."""
+    """Where a run writes its files. It is never part of a cache key."""
 
     kind: Literal["context"] = "context"
     out: str
@@ -150,7 +155,7 @@ class Context(Record):
     run: str
     """The run's name."""
     again: tuple[StageName, ...] = ()
-    """Stages whose stored results are not taken."""
+    """Stages that are computed again although their results are stored."""
 
     @classmethod
     def may_repeat(cls, field: str) -> bool:

@@ -1,4 +1,4 @@
-"""Settings of what trains again and again: tuning, ablation, augmentation, pruning."""
+"""Settings of the stages that train several times: tuning, ablation, augmentation and pruning."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 
 class Range(Record):
-    """An interval to tune over."""
+    """An interval from which the search draws values."""
 
     FORM_ASKS_KIND: ClassVar[bool] = True
     kind: Literal["range"] = "range"
     low: Annotated[float, Field(ge=-1e12, le=1e12)]
     high: Annotated[float, Field(ge=-1e12, le=1e12)]
     log: bool = False
+    """Whether values are drawn evenly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Range:
@@ -33,7 +34,7 @@ class Range(Record):
 
 
 class Choice(Record):
-    """A list of values to tune over."""
+    """A list from which the search chooses values."""
 
     FORM_ASKS_KIND: ClassVar[bool] = True
     kind: Literal["choice"] = "choice"
@@ -41,21 +42,23 @@ class Choice(Record):
 
 
 class Tune(Record):
-    """Hyper-parameter search over `Train` fields by Optuna."""
+    """Search for better settings of `train` by Optuna."""
 
     kind: Literal["tune"] = "tune"
     trials: Annotated[int, Field(ge=0, le=100_000)] = 8
-    """0 leaves the stage out."""
+    """Number of settings to try; each is one training. 0 leaves the stage out."""
     epochs: SomeEpochs = 5
+    """Number of epochs per trial."""
     train_limit: Images | None = None
-    """Images a trial trains on; the best trial is retrained on all."""
+    """Each trial trains on at most this many images. The best one is trained again on all of them."""
     space: dict[str, Annotated[Range | Choice, Field(discriminator="kind")]] = {
         "learning_rate": Range(low=0.02, high=0.5, log=True),
         "weight_decay": Range(low=1e-5, high=5e-3, log=True),
         "label_smoothing": Choice(values=(0.0, 0.1)),
     }
-    """Train field -> what it is chosen from."""
+    """Field of `train` -> the interval or the list from which its value is drawn."""
     seed: Seed = 0
+    """Seed of the search."""
 
     @field_validator("space")
     @classmethod
@@ -85,25 +88,26 @@ class Tune(Record):
 
 
 class Ablate(Record):
-    """Training techniques, each trained with alone, with all of them, and with none."""
+    """Comparison of training techniques: trainings with each technique alone, with all of them, and with none."""
 
     kind: Literal["ablate"] = "ablate"
     techniques: dict[str, dict[str, Scalar]] = {}
-    """Name -> the fields of `train` that it sets, or of the model ("model.gelu"); none at all leaves the stage out."""
+    """Technique -> the fields of `train`, or of the model ("model.gelu"), that it sets. No technique: no stage."""
     plain: dict[str, Scalar] = {}
-    """Such fields where no technique sets them, e.g. precision = "fp32"."""
+    """Values of such fields in the trainings whose technique does not set them, e.g. precision = "fp32"."""
     epochs: SomeEpochs = 3
-    """Of each training; the first one's time, in which what compiles does so, is told apart."""
+    """Number of epochs per training. The first epoch, in which code may be compiled, is reported apart."""
     train_limit: Images | None = None
-    """Images of each training."""
+    """Each training takes at most this many images."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
+    """Every technique is trained once per seed."""
     alone: tuple[str, ...] = ()
-    """Techniques that are not part of all together, for one of the others excludes them."""
+    """Techniques that the training with all techniques leaves out, because they exclude one of the others."""
 
     @field_validator("techniques")
     @classmethod
     def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        # it becomes part of a file's name, of at most 255 bytes, together with others
+        # A technique's name becomes a part of a file name, which may have at most 255 bytes in all.
         for name in value:
             if not name.isprintable() or not 0 < len(name) <= 60 or "/" in name or "\\" in name:
                 raise ValueError(
@@ -114,55 +118,69 @@ class Ablate(Record):
 
     @model_validator(mode="after")
     def _distinct(self) -> Ablate:
-        set_by: dict[str, str] = {}
+        """Refuse fields that no technique may set, and techniques that could not be switched on together."""
         for field in {*self.plain, *(field for fields in self.techniques.values() for field in fields)}:
             if field.startswith(OF_MODEL) and field.removeprefix(OF_MODEL) not in ("gelu", "upsample"):
                 raise ValueError(
                     f"techniques: {field} makes another model; of the model, techniques set model.gelu and "
                     "model.upsample"
                 )
-        # techniques={} alone leaves the stage out
+        # An empty table of techniques by itself leaves the stage out, whatever stands in `alone`.
         for name in self.alone if self.techniques else ():
             known(name, tuple(self.techniques), "technique to leave alone")
-        for name, fields in self.techniques.items():
+        for name in self.techniques:
             if name in ("none", "all"):
-                raise ValueError(f"techniques: {name!r} is the name of what is trained beside them")
-            for field, value in fields.items() if name not in self.alone else ():
+                raise ValueError(
+                    f"techniques: {name!r} is the name of the training with {name} of them; choose another"
+                )
+        self._together()
+        return self
+
+    def _together(self) -> None:
+        """Refuse techniques that give one field different values, except those that are trained with alone."""
+        set_by: dict[str, str] = {}
+        for name, fields in self.techniques.items():
+            if name in self.alone:
+                continue
+            for field, value in fields.items():
                 other = set_by.setdefault(field, name)
                 if self.techniques[other][field] != value:
                     raise ValueError(
                         f"techniques: {other} and {name} set {field} to different values, so they cannot be all "
                         "together; name one of them in alone"
                     )
-        return self
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is trained; "all" is not where it would be one of the techniques again."""
+        """Names of the trainings. "all" is left out where it would set the same fields as one of the techniques."""
         together = self.sets("all")
         several = ("all",) if together and together not in self.techniques.values() else ()
         return ("none", *self.techniques, *several) if self.techniques else ()
 
     def without(self, techniques: Collection[str]) -> Ablate:
-        """The same without some techniques."""
-        kept = {name: fields for name, fields in self.techniques.items() if name not in techniques}
-        return Ablate(**{**dict(self), "techniques": kept, "alone": tuple(name for name in self.alone if name in kept)})
+        """Return these settings without some of the techniques."""
+        remaining = {name: fields for name, fields in self.techniques.items() if name not in techniques}
+        alone = tuple(name for name in self.alone if name in remaining)
+        return Ablate(**{**dict(self), "techniques": remaining, "alone": alone})
 
     def sets(self, technique: str) -> dict[str, bool | int | float | str]:
-        """Fields of `train`, and with "model." before them of the model, that a technique sets."""
+        """Return the fields that a technique sets: those of `train`, and after "model." those of the model."""
         if technique == "all":
             joined = (fields for name, fields in self.techniques.items() if name not in self.alone)
             return {field: value for fields in joined for field, value in fields.items()}
         return self.techniques.get(technique, {})
 
     def train(self, base: Train, technique: str) -> Train:
-        """How it is trained: for all epochs, as the others."""
+        """Return the settings for training with one technique.
+
+        Every technique trains for the same number of epochs, so that their times compare.
+        """
         same = {"epochs": self.epochs, "patience": self.epochs, "seeds": self.seeds, "train_limit": self.train_limit}
         fields = {k: v for k, v in self._fields(technique).items() if not k.startswith(OF_MODEL)}
         return Train.model_validate(base.model_dump() | fields | same)
 
     def model(self, base: Model, technique: str) -> Model:
-        """What is trained."""
+        """Return the model that is trained with one technique."""
         fields = {k.removeprefix(OF_MODEL): v for k, v in self._fields(technique).items() if k.startswith(OF_MODEL)}
         return Model.model_validate(base.model_dump() | fields)
 
@@ -171,20 +189,20 @@ class Ablate(Record):
 
 
 OF_MODEL = "model."
-"""What the name of a field of the model starts with among a technique's."""
+"""Among the fields that a technique sets, those of the model begin with this."""
 
 
 class Augment(Record):
-    """Augmentation policies to try with the tuned settings."""
+    """Comparison of augmentation policies, each trained with the tuned settings."""
 
     kind: Literal["augment"] = "augment"
     policies: tuple[Annotated[str, choices(*POLICIES)], ...] = ("none", "crop_flip", "trivialaugment")
-    """Empty leaves the stage out."""
+    """Policies to try. An empty list leaves the stage out."""
     epochs: SomeEpochs | None = None
-    """Epochs a policy; none: as train. With fewer, policies are tried in short and the best is retrained as train says;
-    with more, every policy is trained so long, and so is the tuned training again."""
+    """Number of epochs per policy. none: as train. With fewer than train, the best policy is then trained again for
+    train's epochs; with more, the tuned training is repeated with as many, so that all compare."""
     train_limit: Images | None = None
-    """Images a policy is tried on; the best one is retrained on all."""
+    """Each policy trains on at most this many images. The best one is then trained again on all of them."""
 
     @field_validator("policies")
     @classmethod
@@ -197,9 +215,10 @@ class Prune(Record):
 
     kind: Literal["prune"] = "prune"
     ratios: Annotated[tuple[Fraction, ...], Field(max_length=100)] = (0.25,)
-    """Part of the channels taken out of each layer, a variant a ratio; empty leaves the stage out."""
+    """Shares of channels to remove from each layer, one variant per share. An empty list leaves the stage out."""
     epochs: SomeEpochs = 5
-    """Fine-tuning epochs."""
+    """Number of epochs of fine-tuning after pruning."""
     learning_rate: Rate = 0.02
+    """Peak learning rate of the fine-tuning."""
     round_to: Channels = 8
-    """Channels stay a multiple of this; otherwise the result gets slower."""
+    """The number of channels stays a multiple of this. Other numbers make the pruned model slower."""

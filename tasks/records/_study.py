@@ -1,4 +1,4 @@
-"""The whole study."""
+"""The settings of a whole study, and the rules between its stages."""
 
 from __future__ import annotations
 
@@ -26,15 +26,17 @@ from tasks.records._train import Train
 
 
 class Study(Record):
-    """One whole study: the preset, the TOML file, the command line's options and the Prefect form are this record."""
+    """The settings of one whole study, as a preset, a TOML file, the command line or Prefect's form writes them."""
 
     kind: Literal["study"] = "study"
     name: StudyName = "study"
+    """Name of the study; the names of its runs begin with it."""
     skip: tuple[SkippableStage, ...] = ()
-    """Stages that are left out, whatever their own settings say: ablate, tune, augment, prune, quantize, qat, build and
-    serve can be."""
+    """Stages that are left out, whatever their own settings say. Those that can be are ablate, tune, augment, prune,
+    quantize, qat, build and serve."""
     published: Annotated[str, choices("", *plugins("published"))] = ""
-    """Published study (file name in tasks/published) whose own table is shown with this one's figures beside it."""
+    """A published study (a file in tasks/published) whose table the report shows, with the figures of this study beside
+    it."""
     data: Data = Data()
     models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=100)] = (Model(),)
     train: Train = Train()
@@ -63,7 +65,7 @@ class Study(Record):
         return known(value, ("", *plugins("published")), "published study")
 
     def rule(self) -> dict[str, Any]:
-        """Return what the stages at the end read of a study: name, data and accuracy rule. Rows tell them the rest."""
+        """Return the settings that the last stages read: name, data and accuracy rule. The rows tell them all else."""
         return {"name": self.name, "data": self.data, "select": self.select}
 
     @model_validator(mode="after")
@@ -85,26 +87,16 @@ class Study(Record):
         return self.model_copy(update={**parts, "skip": ()})
 
     def _together(self) -> None:
-        """What the stages ask of one another. What `auto` stands for is checked once it is known (flows/plan.py)."""
+        """Refuse settings of one stage that contradict those of another.
+
+        The stages that are skipped are left out already. What `auto` stands for is checked once it is known
+        (flows/plan.py).
+        """
         if not {"eager", AUTO} & set(self.benchmark.runtimes):
             raise ValueError(
                 "benchmark.runtimes: must contain 'eager', which the reference is measured with, or 'auto'"
             )
-        made = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}
-        named = [name for name in self.benchmark.runtimes if name != AUTO]
-        for runtime in named:
-            if not made & set(formats(runtime)):
-                form = formats(runtime)[0]
-                raise ValueError(
-                    f"benchmark.runtimes: {runtime} executes {form}; {MAKES.get(form, 'no stage makes it')}"
-                )
-        largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
-        engines = [name for name in named if "engine" in formats(name)]
-        if engines and largest > max(self.build.batch_sizes):
-            raise ValueError(
-                f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
-                f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)"
-            )
+        self._runtimes_have_files()
         self._untrained()
         if "onnx" not in self.export.formats:
             self._without_onnx()
@@ -114,8 +106,26 @@ class Study(Record):
                 f"{', '.join(map(str, self.benchmark.batch_sizes))}"
             )
 
+    def _runtimes_have_files(self) -> None:
+        """Refuse runtimes that execute a format which no stage makes, and engines too small for the benchmark."""
+        available = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}
+        runtimes = [name for name in self.benchmark.runtimes if name != AUTO]
+        for runtime in runtimes:
+            if not available & set(formats(runtime)):
+                form = formats(runtime)[0]
+                raise ValueError(
+                    f"benchmark.runtimes: {runtime} executes {form}; {MAKES.get(form, 'no stage makes it')}"
+                )
+        largest = max(*self.benchmark.batch_sizes, self.benchmark.evaluation_batch)
+        engines = [name for name in runtimes if "engine" in formats(name)]
+        if engines and largest > max(self.build.batch_sizes):
+            raise ValueError(
+                f"build.batch_sizes: the largest is {max(self.build.batch_sizes)}, the benchmark asks engines "
+                f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)"
+            )
+
     def _techniques(self) -> None:
-        """What is trained with each technique must be settings that could stand alone."""
+        """Refuse a technique whose settings would be refused if they were written in `train` or the model."""
         for name in self.ablate.names:
             part = ("techniques", name) if name not in ("none", "all") else ("plain",)
             of_model: tuple[str, ...] = ()
@@ -130,7 +140,7 @@ class Study(Record):
                 raise ValueError(f"{where}: {first['msg']}") from error
 
     def _without_onnx(self) -> None:
-        """What is made from ONNX needs it."""
+        """Refuse forms that are made from ONNX files, where none are exported."""
         if self.quantize.settings or self.quantize.dynamic:
             raise ValueError(
                 "quantize: int8 is made from ONNX; export.formats must contain 'onnx', or set "
@@ -144,7 +154,7 @@ class Study(Record):
             )
 
     def _untrained(self) -> None:
-        """What cannot be where nothing is trained, or where no images are left to train with."""
+        """Refuse stages that need training, where nothing is trained or no images are left to train with."""
         if self.train.epochs == 0:
             scratch = [m.label for m in self.models if m.pretrained is None]
             if scratch:

@@ -1,4 +1,4 @@
-"""Settings of a training."""
+"""Settings of a study: how weights are trained."""
 
 from __future__ import annotations
 
@@ -30,58 +30,63 @@ class Train(Record):
 
     kind: Literal["train"] = "train"
     epochs: Epochs = 30
-    """Most epochs; training ends earlier when validation macro F1 has not risen for `patience` epochs. 0: pretrained
-    weights go on as they are."""
+    """Most epochs. Training ends earlier when validation macro F1 has not risen for `patience` epochs. 0: nothing is
+    trained, and later stages take the pretrained weights."""
     patience: SomeEpochs = 8
+    """Training ends when validation macro F1 has not risen for this many epochs."""
     batch_size: Batch | Literal["auto"] = 128
-    """Images of a batch, over all processes; auto: the largest power of two that fits the GPU's memory, on a CPU the
-    one after which images a second no longer rise."""
+    """Images per batch, over all processes together. auto: on a GPU the largest power of two that fits its memory, on a
+    CPU the one from which on the images per second no longer rise."""
     accumulate: Times = 1
-    """Batches whose gradients are added up before a step."""
+    """Number of batches whose gradients are added up before the weights change."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
-    """sgd: with Nesterov momentum 0.9. muon: for convolutions and linear layers but the last one, the rest by adamw;
-    its learning rate and weight decay are scaled to suit where adamw's do."""
+    """sgd has Nesterov momentum 0.9. muon trains convolutions and all linear layers but the last, adamw the rest; its
+    learning rate and weight decay are scaled so that values which suit adamw suit it too."""
     fused: bool = True
-    """One kernel for the steps of all weights (sgd and adamw)."""
+    """Whether sgd and adamw change all weights with one kernel."""
     learning_rate: Rate = 0.1
     """Peak learning rate of the schedule."""
     schedule: Literal["one_cycle", "cosine", "constant"] = "one_cycle"
+    """How the learning rate goes on after the warm-up."""
     warmup: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Share of all steps in which the learning rate rises from 0; none: 0.25 one_cycle, 0.05 cosine, 0 constant."""
+    """Share of all steps in which the learning rate rises from 0 to its peak. none: 0.25 for one_cycle, 0.05 for
+    cosine, 0 for constant."""
     weight_decay: Decay = 5e-4
     ema: Fraction | None = None
-    """Decay a step of the moving average of the weights, which is then what is evaluated and kept; none: no average."""
+    """Decay per step of a moving average of the weights. The averaged weights are then the ones that are evaluated and
+    kept. none: no average."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "fp32"
-    """auto: bf16 where the device has instructions for it, else fp32; which one is recorded in `epochs`."""
+    """Arithmetic of the forward and backward pass. auto: bf16 where the device has instructions for it, else fp32; the
+    table `epochs` records which."""
     channels_last: bool = True
+    """Whether images and weights lie in memory with the channels last."""
     compile: bool = False
-    """torch.compile the model and the augmentation."""
+    """Whether the model and the augmentation are compiled by torch.compile."""
     fused_pointwise: bool = False
-    """Triton kernels between the matrix products of ConvNeXt's blocks (convnext_18m, torchvision's), on a GPU; where
-    there is none the training is skipped. The weights are of the plain model."""
+    """Whether the operations between the matrix products of ConvNeXt's blocks (convnext_18m, torchvision's) run as
+    Triton kernels. Without a GPU the training is then skipped. The weights are those of the plain model."""
     checkpointing: bool = False
-    """Compute the activations of each block again in the backward pass: less memory, a third more work."""
+    """Whether the backward pass computes the activations of each block again: less memory for a third more work."""
     loading: Literal["auto", "device", "workers"] = "auto"
-    """device: training images live on the device as uint8; workers: they are read batch by batch from the memory-mapped
-    file, as are those of randaugment and trivialaugment in any case; auto: device where a quarter of its free memory
-    holds them."""
+    """device: all training images lie on the device, as uint8. workers: they are read from disk batch by batch, as
+    those for randaugment and trivialaugment always are. auto: device where a quarter of its free memory holds them."""
     workers: Threads | None = None
-    """Processes that read batches; 0: the training process. none: 0 on a CPU, but for randaugment and trivialaugment;
-    else all cores but one, at most 8, shared by `processes`."""
+    """Number of processes that read batches; 0: the training process reads them. none: 0 on a CPU without randaugment
+    and trivialaugment, otherwise one per core but one, at most 8, shared by `processes`."""
     pin_memory: bool = True
-    """Batches for a GPU wait in page-locked memory, where they are read by workers."""
+    """Whether batches that workers have read for a GPU wait in page-locked memory."""
     processes: Times = 1
-    """Processes on this machine that train together through torchrun, each on its part of every batch and on its own
-    GPU; on CPUs BatchNorm sees a process's part alone."""
+    """Number of processes on this machine that train together through torchrun, each on its part of every batch and on
+    its own GPU. On CPUs BatchNorm sees only the part of its own process."""
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1_000)] = (0,)
-    """One training per seed; the one best on validation goes on, all are recorded."""
+    """One training per seed. All are recorded, and later stages continue from the best one on validation."""
     train_limit: Images | None = None
     """Train on at most this many images."""
     augment: Annotated[str, choices(*POLICIES)] = "none"
-    """Augmentation policy; the augment stage sets it."""
+    """Augmentation policy of this training. The augment stage compares several and sets it."""
     device: str = "auto"
-    """auto (the GPU if there is one), cpu or cuda:N."""
+    """Device to train on: cpu or cuda:N. auto: the first GPU, or the CPU where there is none."""
 
     @field_validator("batch_size", mode="before")
     @classmethod
@@ -117,6 +122,7 @@ class Train(Record):
 
 
 def device_name(value: str, auto: bool = False) -> str:
+    """Return `value`, if it names a device; `auto` says whether "auto" is accepted too. Else raise a ValueError."""
     head, _, index = value.partition(":")
     number = index.isascii() and index.isdecimal() and len(index) <= 3
     if value == "cpu" or (auto and value == "auto") or (head == "cuda" and number):

@@ -33,7 +33,7 @@ def failure(error: BaseException) -> str:
     DiskFull
         If that is what it is: it ends the study, as nothing that follows could be written.
     """
-    if (full := space.found(error)) is not None:
+    if (full := space.full_disk(error)) is not None:
         raise full from error
     # exporters colour their messages
     words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()

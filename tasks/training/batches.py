@@ -211,7 +211,9 @@ def source(
 
     `each` works on one image at a time, so its images are gathered.
     """
-    size, free = images[0].nbytes * len(rows), free_bytes(device)
+    size = images[0].nbytes * len(rows)
+    # Where nothing tells how much is free, no room is assumed.
+    free = free_bytes(device) or 0
     told = f"{len(rows)} training images of {size / 1e6:.1f} MB"
     room = free * ROOM / (settings.processes if device == "cpu" else 1)
     if each is None and (settings.loading == "device" or (settings.loading == "auto" and size <= room)):

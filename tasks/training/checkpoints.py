@@ -35,16 +35,16 @@ class Checkpoints:
         """Keep the state after an epoch. The one before the last goes first, so that there is never room for three."""
         import torch
 
-        for old in self.series.kept()[: -(KEPT - 1)]:
+        for old in self.series.files()[: -(KEPT - 1)]:
             old.path.unlink()
-        self.series.keep(epoch, lambda file: torch.save(state, file))
+        self.series.write(epoch, lambda file: torch.save(state, file))
 
     def newest(self, log: logging.Logger) -> Path | None:
         """The newest that is as it was written. Damaged ones are removed and said; None means to start over."""
         damaged = []
         found: Path | None = None
         goes_on = "back to the beginning"
-        for kept in reversed(self.series.kept()):
+        for kept in reversed(self.series.files()):
             if kept.intact():
                 found, goes_on = kept.path, f"on after epoch {kept.number}"
                 break

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy
 
 from tasks.datasets._arrays import load_arrays
+from tasks.measure.seeds import generator
 from tasks.training.evaluation import evaluate
 from tasks.training.policies import Normaliser
 
@@ -71,7 +72,7 @@ def estimated_anew(model: nn.Module, data: Prepared, store: Store) -> nn.Module:
     arrays = load_arrays(store, data)
     rows = arrays.rows_of("train")
     # files are sorted by class
-    rows = numpy.random.default_rng(0).permutation(rows)[:MOST]
+    rows = generator(0).permutation(rows)[:MOST]
     device = str(next(model.parameters()).device)
     ready = Normaliser(data, device)
     with torch.no_grad():

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 from tasks.caching.store import Store
-from tasks.machine.files import beside, lock_of, made
+from tasks.machine.files import beside, lock_of, make_folder
 from tasks.machine.locks import held
 
 out = Path(sys.argv[1])
-scratch = made(out / "scratch" / "0123456789abcdef")
+scratch = make_folder(out / "scratch" / "0123456789abcdef")
 target = out / "tables" / "trials" / "run.parquet"
 with Store(out / "store").temporary() as stored, beside(target) as published, held(lock_of(scratch)):
     for folder in (stored, published, scratch):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tasks.machine import space
+from tasks.machine import room
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,6 +36,6 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 def fill(folder: Path, left: int) -> None:
     """Fill a disk up to so many bytes, in whole pages."""
-    free = space._Place(folder, "").free
+    free = room.Place(folder, "").free
     with (folder / "filling").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, free - left)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tasks.caching.keys import Stage
-from tasks.caching.results import turn
+from tasks.caching.results import open_request
 from tasks.records import Context, Output
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ STAGE = Stage(rows, lambda inputs: f"rows/{inputs['name']}", (), None, None)
 def ask(out: Path, name: str = "a", again: tuple[str, ...] = (), compute: Callable[[Work, str], Output] = rows) -> str:
     """Ask for the stage as a run does, and return "computed" or, where a stored result was taken, "hit"."""
     context = Context.model_construct(out=str(out), run="study-20260101-000000", again=again)
-    with turn(STAGE, context, {"context": context, "name": name}) as mine:
-        if mine.found is not None:
+    with open_request(STAGE, context, {"context": context, "name": name}) as mine:
+        if mine.stored is not None:
             return "hit"
         mine.keep(compute(mine.work(None), name))
         return "computed"

@@ -17,7 +17,7 @@ from flows.run import _keep_models
 from tasks import tables, tune
 from tasks.caching import stage
 from tasks.caching.keys import Stage
-from tasks.caching.results import turn
+from tasks.caching.results import open_request
 from tasks.caching.store import Store
 from tasks.caching.sweep import sweep
 from tasks.candidates import resume
@@ -57,9 +57,9 @@ class Run:
 
     def do(self, function: Callable[..., Any], **inputs: Any) -> Any:
         about = Stage(function, lambda inputs: function.__name__, (), None, None)
-        with watched(self.out), turn(about, self.context, inputs) as mine:
-            if mine.found is not None:
-                return mine.found
+        with watched(self.out), open_request(about, self.context, inputs) as mine:
+            if mine.stored is not None:
+                return mine.stored
             self.computed.append(function.__name__)
             result = stage.compute(mine, function, inputs)
             self.ended(function.__name__)

@@ -52,7 +52,7 @@ def test_all_is_without_what_stands_alone_and_what_is_taken_out() -> None:
 @pytest.mark.parametrize(
     ("techniques", "said"),
     [
-        ({"all": {"ema": 0.9}}, "'all' is the name of what is trained beside them"),
+        ({"all": {"ema": 0.9}}, "'all' is the name of the training with all of them"),
         ({"a": {"ema": 0.9}, "b": {"ema": 0.99}}, "a and b set ema to different values.* name one of them in alone"),
         ({"a": {"emma": 0.9}}, r"ablate\.techniques\.a\.emma: Extra inputs"),
         ({"a": {"model.gelu": "relu"}}, r"ablate\.techniques\.a\.model\.gelu: Input should be 'tanh'"),

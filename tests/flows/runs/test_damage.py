@@ -96,7 +96,7 @@ def test_every_damage_to_a_checkpoint_is_noticed(tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path, "lenet5/train", 0)
     for epoch in (1, 2):
         checkpoints.save(epoch, {"epoch": epoch, "model": {"weight": torch.arange(1000.0)}})
-    before, newest = (kept.path for kept in checkpoints.series.kept())
+    before, newest = (kept.path for kept in checkpoints.series.files())
     content = newest.read_bytes()
     log = logging.getLogger("burnish.test")
     assert checkpoints.newest(log) == newest

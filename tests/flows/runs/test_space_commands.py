@@ -57,4 +57,4 @@ def test_what_a_library_said_is_whole_words_without_its_class(disk: Any) -> None
         raise RuntimeError("word " * 100)
     line = str(caught.value)
     assert line.startswith(f"the disk of {folder} is full: only 0 bytes of 65.5 kB are free;")
-    assert line.endswith("; what failed there said: " + "word " * 31 + "…")
+    assert line.endswith("; the error was: " + "word " * 31 + "…")

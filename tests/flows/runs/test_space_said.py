@@ -83,5 +83,5 @@ def test_a_checkpoint_that_does_not_fit_says_how_many_bytes_are_missing(disk: An
 
     folder = disk("1m")
     with pytest.raises(space.DiskFull) as told:
-        Series(folder, "training", ".pt").keep(1, lambda file: torch.save(torch.zeros(1_000_000), file))
+        Series(folder, "training", ".pt").write(1, lambda file: torch.save(torch.zeros(1_000_000), file))
     assert " and the file takes 4 MB, so " in str(told.value) and " MB are missing; make room" in str(told.value)

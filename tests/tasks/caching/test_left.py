@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tasks.caching.keys import Stage
-from tasks.caching.results import turn
+from tasks.caching.results import open_request
 from tasks.caching.why import BEGUN
 from tasks.machine.durable import Series
 from tasks.records import Context, Output
@@ -30,8 +30,8 @@ STAGE = Stage(train, lambda inputs: "train/x", (), None, None)
 def attempt(out: Path, epochs: int, leave=lambda scratch: None) -> list[str]:
     """Begin the stage, leave something in its scratch folder, be interrupted; why it was computed."""
     context = Context(out=str(out), run="study-20260101-000000")
-    with turn(STAGE, context, {"epochs": epochs}) as mine:
-        assert mine.found is None
+    with open_request(STAGE, context, {"epochs": epochs}) as mine:
+        assert mine.stored is None
         leave(mine.work(LOG).scratch)
     told = json.loads((out / "runs" / context.run / "why" / "train-x.json").read_text())
     assert told["outcome"] == BEGUN
@@ -63,7 +63,7 @@ def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
     ("leave", "said"),
     [
         (
-            lambda scratch: Series(scratch, "round", ".npz").keep(1, lambda file: file.write(b"samples")),
+            lambda scratch: Series(scratch, "round", ".npz").write(1, lambda file: file.write(b"samples")),
             "continues from the benchmark's round 2",
         ),
         (

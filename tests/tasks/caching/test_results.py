@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tasks.caching.keys import Stage
-from tasks.caching.results import Damaged, Results, turn
+from tasks.caching.results import Damaged, Results, open_request
 from tasks.records import Context, Forms, Output, Variant
 from tests.support.one_stage import STAGE, ask, rows
 from tests.support.programs import command, environment
@@ -122,7 +122,7 @@ def test_a_result_that_cannot_be_written_ends_the_stage_and_keeps_its_scratch_fo
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "results").write_text("a file where the folder belongs")
     context = Context(out=str(tmp_path), run="study-20260101-000000")
-    with pytest.raises(NotADirectoryError), turn(STAGE, context, {"name": "a"}) as mine:
+    with pytest.raises(NotADirectoryError), open_request(STAGE, context, {"name": "a"}) as mine:
         mine.keep(rows(mine.work(None), "a"))
     assert list((tmp_path / "scratch").glob("*/")) == []
 
@@ -144,8 +144,8 @@ def test_of_two_that_ask_for_it_again_at_once_one_computes(tmp_path):
     context = Context.model_construct(out=str(tmp_path), run="study-20260101-000000", again=("rows",))
     told = []
     other = threading.Thread(target=lambda: told.append(ask(tmp_path, again=("rows",))))
-    with turn(STAGE, context, {"context": context, "name": "a"}) as mine:
-        assert mine.found is None
+    with open_request(STAGE, context, {"context": context, "name": "a"}) as mine:
+        assert mine.stored is None
         other.start()
         time.sleep(1)
         assert told == []

@@ -15,7 +15,7 @@ import pytest
 from tasks.benchmark import benchmark
 from tasks.caching import stage
 from tasks.caching.keys import Stage
-from tasks.caching.results import turn
+from tasks.caching.results import open_request
 from tasks.caching.work import Work
 from tasks.candidates import jobs, rounds
 from tasks.records import Benchmark, Context, Measured, Prepared, Variant
@@ -65,8 +65,8 @@ def run(out: Path, data: Prepared, variants: tuple[Variant, ...]) -> tuple[bool,
     """Run the stage as a study does: (whether it was computed, status and error of each variant)."""
     context = Context(out=str(out), run="small-20260101-000001")
     inputs = {"data": data, "variants": variants, "settings": SETTINGS}
-    with turn(STAGE, context, inputs) as mine:
-        found = mine.found
+    with open_request(STAGE, context, inputs) as mine:
+        found = mine.stored
         measured = found or stage.compute(mine, benchmark, inputs)
     assert isinstance(measured, Measured)
     rows = pl.read_parquet(Work.at(out).store.get(measured.tables["benchmarks"])).to_dicts()

@@ -93,7 +93,7 @@ def test_gpu_memory_is_the_listed_processs_or_what_the_gpus_use_grew_by(library:
     library.pids = [(-5, 4_000)]
     assert gpu.vram("cuda:0", (5_000, (-6,))) == (None, None), "another process was there"
     assert gpu.vram("cpu", before) == (None, None)
-    assert gpu.free_bytes("cuda:0") == 6_000_000_000
+    assert gpu.nvml_free_bytes("cuda:0") == 6_000_000_000
 
 
 @pytest.mark.gpu

@@ -16,7 +16,7 @@ from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.candidates.process import Candidate, Images, Spec
 from tasks.export import export
-from tasks.machine import space
+from tasks.machine import room, space
 from tasks.machine.durable import Series
 from tasks.machine.space import DiskFull
 from tasks.prepare import prepare
@@ -65,7 +65,7 @@ def test_a_file_system_without_preallocation_is_filled_with_zeros(disk, monkeypa
     folder = disk("4m")
     with (folder / "a").open("wb") as file:
         space.reserve(file, folder, 3_000_000, "images")
-        assert space._Place(folder, "").free < 1_300_000
+        assert room.Place(folder, "").free < 1_300_000
         file.write(b"x")
     assert (folder / "a").read_bytes() == b"x" + bytes(2_999_999)
     with (folder / "b").open("wb") as file, pytest.raises(DiskFull, match=r"images take 2 MB, so \S+ kB are missing"):
@@ -80,15 +80,15 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_it(disk, size):
 
     folder = disk("1m")
     series = Series(folder / "scratch", "training", ".pt")
-    series.keep(1, lambda file: torch.save({"epoch": 1}, file))
+    series.write(1, lambda file: torch.save({"epoch": 1}, file))
     fill(folder, 0 if size < 5_000 else min(size // 2, 900_000) // 4096 * 4096)
     for _ in range(2):
         with pytest.raises(DiskFull) as told:
-            series.keep(
+            series.write(
                 2, lambda file: torch.save({"model": torch.zeros(size // 4), "more": torch.ones(size // 4)}, file)
             )
         sentence(told.value, folder / "scratch")
-        (kept,) = series.kept()
+        (kept,) = series.files()
         assert kept.number == 1 and kept.intact()
         assert list(kept.path.parent.iterdir()) == [kept.path]
 
@@ -237,7 +237,7 @@ def test_whatever_a_library_says_of_a_full_disk_is_one_sentence(disk, error):
     ],
 )
 def test_sizes_read_well(count, words):
-    assert space.size(int(count)) == words
+    assert room.size(int(count)) == words
 
 
 def test_what_is_no_full_disk_stays_what_it_is(disk, tmp_path):

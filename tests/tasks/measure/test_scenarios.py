@@ -200,9 +200,9 @@ def test_the_capacity_is_told_in_a_sentence_and_never_as_a_rate_of_zero() -> Non
         return [{"scenario": "server", "target_rate": rate, "kept": kept, "limit_ms": 12.0} for rate, kept in rates]
 
     told = capacity_told(tried((50.0, True), (75.0, False), (62.5, True)))
-    assert told == "Server: 62.5 queries a second is the highest rate tried that kept the limit, a p99 of 12 ms."
+    assert told == "Server: 62.5 queries per second is the highest rate tried that kept the limit, a p99 of 12 ms."
     told = capacity_told(tried((50.0, False), (25.0, False)))
-    assert told == "Server: none of the 2 rates tried, from 25 queries a second on, kept the limit, a p99 of 12 ms."
+    assert told == "Server: none of the 2 rates tried, from 25 queries per second on, kept the limit, a p99 of 12 ms."
     assert capacity_told([{"scenario": "offline"}]) is None
 
 
