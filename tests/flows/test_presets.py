@@ -158,7 +158,7 @@ def printed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """Artifacts of all studies at their smallest scale, and what each printed."""
     burnish = Burnish(tmp_path_factory.mktemp("studies") / "artifacts", server)
     asked = {name: [*MEASURED, *settings] for name, settings in SMALLER.items()}
-    # What torch.compile makes is tested in test_train; here it would take half a minute.
+    # What torch.compile makes is tested in tests/tasks/training/test_loop.py; here it would take half a minute.
     environment = burnish.environment | {"TORCH_COMPILE_DISABLE": "1"}
     done = subprocess.run(
         [sys.executable, "-c", DRIVER, str(burnish.out), json.dumps(asked)],
