@@ -114,7 +114,7 @@ def test_a_key_that_cannot_be_made_ends_the_stage(tmp_path):
 
     context = Context(out=str(tmp_path), run="study-20260101-000000")
     made = Stage(rows, lambda inputs: "rows/a", (), None, broken)
-    with pytest.raises(ZeroDivisionError, match="no fingerprint"), turn(made, context, {"name": "a"}):
+    with pytest.raises(ZeroDivisionError, match="no fingerprint"), open_request(made, context, {"name": "a"}):
         pass
 
 

@@ -216,5 +216,6 @@ def test_tensorboard_lists_the_run(files: dict[str, Path], tmp_path: Path) -> No
         assert runs == ["tensorboard"]
     finally:
         process.terminate()
-        process.wait(20)
+        # TensorBoard ends late on a machine with other work.
+        process.wait(120)
         log.close()
