@@ -34,7 +34,7 @@ LOW = {
     "tasks.caching.store": {"tasks.machine", "tasks.records"},
     "tasks.records": {"tasks.records"},
     "tasks.tables.schema": set(),
-    "tasks.machine.space": set(),
+    "tasks.machine.space": {"tasks.machine"},
 }
 """Modules and packages that everything else stands on, with the packages that they may import."""
 

@@ -231,7 +231,7 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
     # Of seven stages the two on the pruned weights (export, and nothing else here) do not come.
     told = [(int(n), int(of)) for n, of in re.findall(r"(\d+) of (\d+) stages: ", done.stderr)]
     assert told == [(n, 7 if n < 4 else 6) for n in range(1, 7)]
-    helper = tmp_path / "tasks" / "optimizers.py"
+    helper = tmp_path / "tasks" / "training" / "optimizers.py"
     text = helper.read_text()
     edited = text.replace('"one_cycle": 0.25', '"one_cycle": 0.3')
     assert edited != text

@@ -150,13 +150,13 @@ def printed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     """Artifacts of all studies at their smallest scale, and what each printed."""
     burnish = Burnish(tmp_path_factory.mktemp("studies") / "artifacts", server)
     asked = {name: [*MEASURED, *settings] for name, settings in SMALLER.items()}
-    # What torch.compile makes is tested with training; here it would take half a minute.
-    environment = burnish.environment | {"PYTHONPATH": str(ROOT), "TORCH_COMPILE_DISABLE": "1"}
+    # What torch.compile makes is tested in tests/tasks/training/test_loop.py; here it would take half a minute.
+    environment = burnish.environment | {"TORCH_COMPILE_DISABLE": "1"}
     done = subprocess.run(
         programs.command("several_runs", str(burnish.out), json.dumps(asked)),
         cwd=ROOT,
         text=True,
-        env=environment,
+        env=environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         check=False,
         timeout=900,

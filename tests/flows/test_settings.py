@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flows.orchestration.deployments import render
 from flows.presets import presets
 from flows.settings import Mistake, apply, load, study_from, to_toml
 from tests.support.command import Burnish
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("name", presets())
@@ -157,7 +159,4 @@ def test_help_and_presets_answer_in_under_a_second(arguments, tmp_path):
 
 
 def test_prefect_yaml_is_what_the_presets_say():
-    from flows.orchestration.deployments import render
-    from tests.support.paths import ROOT
-
     assert (ROOT / "prefect.yaml").read_text() == render(), "run: make deployments"

@@ -1,4 +1,4 @@
-"""A run that goes on when its Prefect server goes away."""
+"""Starts a run whose Prefect server goes away, and notes when it says what."""
 
 from __future__ import annotations
 

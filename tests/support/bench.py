@@ -1,4 +1,4 @@
-"""Made-up rows of the tables that `burnish bench` measures and shows."""
+"""Makes up rows of the tables that `burnish bench` measures and shows."""
 
 from __future__ import annotations
 

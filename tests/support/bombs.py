@@ -1,4 +1,4 @@
-"""Small image files that ask for far more memory or time than their size says, as attackers send them to a server."""
+"""Makes small image files that ask for far more memory or time than their size says, as attackers send them."""
 
 from __future__ import annotations
 

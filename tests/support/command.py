@@ -1,4 +1,4 @@
-"""The `burnish` command in a process of its own, with a real Prefect server for it and studies that take seconds."""
+"""Runs the `burnish` command in a process of its own, with a real Prefect server and studies that take seconds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small disks that tests mount, and files that fill them."""
+"""Mounts small disks and fills them, so that a test can run out of space."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Dockerfile says and what reaches the builder, read without a container engine."""
+"""Reads, without a container engine, what the Dockerfile says and which files reach the builder."""
 
 from __future__ import annotations
 

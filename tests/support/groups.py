@@ -1,4 +1,4 @@
-"""Control groups of the kernel, made below this process's own, which limit what a test starts."""
+"""Makes control groups of the kernel, below this process's own, which limit what a test starts."""
 
 from __future__ import annotations
 

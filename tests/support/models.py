@@ -1,4 +1,4 @@
-"""ONNX files that tests make: small models that are fit to be executed, measured and quantized."""
+"""Writes small ONNX models that tests execute, measure and quantize."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the repository and the shared data are."""
+"""Says where the repository, the programs of the tests and the shared data are."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run with made-up tables, of which a report can be written, and a parser of the page that comes of it."""
+"""Makes up the tables of a run, so that a report can be written of it, and parses the page."""
 
 from __future__ import annotations
 

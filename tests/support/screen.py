@@ -1,4 +1,4 @@
-"""A command that runs in a pseudo-terminal, and what a person sees there while it runs."""
+"""Runs a command in a pseudo-terminal, and notes what a person sees there while it runs."""
 
 from __future__ import annotations
 

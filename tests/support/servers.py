@@ -1,4 +1,4 @@
-"""A run whose winner is a real file, as `burnish deploy` finds it, and the deployed server in its own process."""
+"""Makes a run whose winner is a real file, deploys it as `burnish deploy` does, and starts the deployed server."""
 
 from __future__ import annotations
 

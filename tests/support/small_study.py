@@ -1,4 +1,4 @@
-"""A study that writes everything with the real machinery and does next to no work, for tests that let writing fail.
+"""Runs a study that writes everything with the real machinery and computes next to nothing: for tests of faults.
 
 Its stages are called as `tasks.caching.stage.call` calls them, without Prefect's task runs.
 """

@@ -1,4 +1,4 @@
-"""A terminal for tests: a command on a pseudo-terminal of its own, as its foreground process group."""
+"""Starts a command on a pseudo-terminal of its own, as its foreground process group, as a person does."""
 
 from __future__ import annotations
 

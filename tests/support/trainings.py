@@ -1,4 +1,4 @@
-"""Trainings of LeNet-5 that take seconds."""
+"""Trains LeNet-5 in seconds."""
 
 from __future__ import annotations
 

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+def value(name: str) -> onnx.ValueInfoProto:
+    """Describe a value of one number, for a graph's inputs and outputs."""
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])
+
+
 def network() -> onnx.ModelProto:
     """Two Relu, an Add, and an If whose branches have a Relu and two Neg."""
-    value = lambda name: helper.make_tensor_value_info(name, TensorProto.FLOAT, [1])  # noqa: E731
     node = helper.make_node
     yes = helper.make_graph([node("Relu", ["x"], ["y1"])], "yes", [], [value("y1")])
     no = helper.make_graph([node("Neg", ["x"], ["n"]), node("Neg", ["n"], ["y2"])], "no", [], [value("y2")])

@@ -6,8 +6,11 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sqlite3
 import sys
 import time
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -101,6 +104,11 @@ def at_work(out: Path, stage: str, before: set[Path]) -> bool:
     return any("done in" not in log.read_text() and "cached" not in log.read_text() for log in logs)
 
 
+def any_at_work(out: Path, stages: tuple[str, ...], before: set[Path]) -> bool:
+    """Whether a new run is at work in one of the stages."""
+    return any(at_work(out, stage, before) for stage in stages)
+
+
 @pytest.mark.slow
 @pytest.mark.alone
 def test_every_stage_ends_at_once_and_the_same_command_goes_on(
@@ -113,7 +121,7 @@ def test_every_stage_ends_at_once_and_the_same_command_goes_on(
         terminals.append(terminal := Terminal(command, ROOT, os.environ | {"PREFECT_API_URL": server}))
         # Where the machine is too noisy for a winner, there is nothing to serve, and the next stage begins at once.
         at = (stage, "aggregate") if stage == "serve" else (stage,)
-        terminal.wait_for(lambda: any(at_work(out, one, before) for one in at))  # noqa: B023
+        terminal.wait_for(partial(any_at_work, out, at, before))
         # with its candidates' processes
         if stage == "benchmark":
             terminal.wait_for(lambda: len(terminal.processes()) >= 3)
@@ -249,9 +257,6 @@ def test_killed_without_a_word_it_takes_all_its_processes_with_it_and_is_marked_
 
 
 def states_of(database: Path) -> dict[str, object]:
-    import sqlite3
-    from contextlib import closing
-
     with closing(sqlite3.connect(database)) as opened:
         flow_runs = sorted(state for (state,) in opened.execute("SELECT state_type FROM flow_run"))
         task_runs = {state for (state,) in opened.execute("SELECT state_type FROM task_run")}
