@@ -15,7 +15,7 @@ import numpy as np
 
 from flows.run import _keep_models
 from tasks import tables, tune
-from tasks.caching import logs, stage
+from tasks.caching import stage
 from tasks.caching.keys import Stage
 from tasks.caching.results import turn
 from tasks.caching.store import Store
@@ -136,7 +136,8 @@ def _trial(
 
 
 tune._trial = _trial
-logs.ProgressArtifact = logging.NullHandler  # type: ignore[assignment,misc]  # progress goes to a server, not to a file
+# Progress goes to a server, not to a file.
+stage.ProgressArtifact = logging.NullHandler  # type: ignore[assignment,misc]
 
 
 def exports(work: Work, trained: Trained) -> Variant:
