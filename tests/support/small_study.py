@@ -136,7 +136,8 @@ def _trial(
 
 
 tune._trial = _trial
-stage.ProgressArtifact = logging.NullHandler  # type: ignore[assignment,misc]  # progress goes to a server, not to a file
+# Progress goes to a server, not to a file.
+stage.ProgressArtifact = logging.NullHandler  # type: ignore[assignment,misc]
 
 
 def exports(work: Work, trained: Trained) -> Variant:
