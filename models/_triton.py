@@ -1,16 +1,16 @@
-"""Triton kernels for what stands between the two matrix products of a ConvNeXt block and its convolution.
+"""Triton kernels for the operations of a ConvNeXt block between its convolution and its two matrix products.
 
-`layer_norm` normalises and converts to the products' precision in one pass; `bias_gelu` adds the bias and applies GELU
-in one. Backward, each gives its input's gradient and its parameters' in one pass too. Products stay cuBLAS's.
-Arithmetic is fp32 inside, whatever is stored. Both are operators that torch.compile sees into
-(torch.library.triton_op).
+`layer_norm` normalises and converts to the precision of the matrix products in one pass over memory; `bias_gelu` adds
+the bias and applies GELU in one pass. Each backward pass computes the gradients of the input and of the parameters in
+one pass too. The matrix products themselves stay with cuBLAS. The kernels compute in fp32, whatever precision is
+stored. Both are registered with torch.library.triton_op, so that torch.compile can trace into them.
 
-Importing this file needs Triton; running it needs a GPU, or TRITON_INTERPRET=1 in the environment before it is
-imported.
+Importing this file needs Triton. Running the kernels needs a GPU, or TRITON_INTERPRET=1 in the environment before the
+import.
 """
 
+# Triton compiles its kernels for the types of each call, so that their parameters have no annotations.
 # mypy: allow-untyped-defs
-# (Triton's kernels: types are those of the call.)
 
 from __future__ import annotations
 
@@ -23,11 +23,15 @@ from torch import Tensor
 from torch.library import triton_op, wrap_triton
 
 TILE = 2048
-"""Elements that a program holds at a time."""
+"""Number of elements that one program (Triton's unit of parallel work) holds at a time."""
 COLUMNS = 128
-"""Channels of a program of `bias_gelu`."""
+"""Number of channels that one program of `bias_gelu` covers."""
 PROGRAMS = 512
-"""Programs over which a backward pass spreads its rows: each writes one partial sum, so that results do not vary."""
+"""A backward pass spreads its rows over at most this many programs.
+
+Each writes one partial sum of the parameters' gradients. The partial sums are added in a fixed order, without atomic
+additions, so that the gradients are the same each time.
+"""
 
 
 @triton.jit
@@ -75,13 +79,13 @@ def _norm_backward(
         center = tl.load(mean + row, mask=row < rows, other=0.0)
         value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
         normal = tl.where(inside, (value - center[:, None]) * inverse[:, None], 0.0)
-        given = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-        of_weight += tl.sum(given * normal, axis=0)
-        of_bias += tl.sum(given, axis=0)
-        given *= w[None, :]
-        along = tl.sum(given * normal, axis=1) / channels
-        level = tl.sum(given, axis=1) / channels
-        result = (given - level[:, None] - normal * along[:, None]) * inverse[:, None]
+        upstream = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
+        of_weight += tl.sum(upstream * normal, axis=0)
+        of_bias += tl.sum(upstream, axis=0)
+        upstream *= w[None, :]
+        along = tl.sum(upstream * normal, axis=1) / channels
+        level = tl.sum(upstream, axis=1) / channels
+        result = (upstream - level[:, None] - normal * along[:, None]) * inverse[:, None]
         tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
     partial = tl.program_id(0) * channels + column
     tl.store(grad_weight + partial, of_weight, mask=column < channels)
@@ -90,7 +94,7 @@ def _norm_backward(
 
 @triton.jit
 def _gelu(x, TANH: tl.constexpr):
-    """(GELU, its derivative); what is not used is not computed."""
+    """Return GELU of x and its derivative. The compiler removes the one that the caller does not use."""
     # tanh(u) = 2 sigmoid(2u) - 1, u = sqrt(2/pi) (x + 0.044715 x^3)
     if TANH:
         inner = 0.7978845608028654 * (x + 0.044715 * x * x * x)
@@ -132,7 +136,7 @@ def _gelu_backward(
 
 
 def _tile(channels: int) -> tuple[int, int]:
-    """(Rows, channels) of a tile that holds whole rows."""
+    """Return the number of rows and of columns of a tile that holds whole rows. Triton needs a power of two columns."""
     width = triton.next_power_of_2(channels)
     return max(1, TILE // width), width
 
@@ -211,10 +215,13 @@ _bias_gelu.register_autograd(_gelu_back, setup_context=_gelu_keep)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """Normalise over the last axis, into `dtype`."""
+    """Normalise over the last axis, and return the result in `dtype`."""
     return _norm(x.contiguous(), weight, bias, eps, dtype)[0]
 
 
 def bias_gelu(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
-    """GELU of x + bias (of the last axis), exact or by its tanh approximation, in the precision of x."""
+    """Return GELU of x + bias, exact or by the tanh approximation, in the precision of x.
+
+    The bias has one value per position of the last axis of x.
+    """
     return _bias_gelu(x.contiguous(), bias, tanh)
