@@ -14,9 +14,10 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models import _filekinds, _pickles
+from models._messages import brief, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     import torch
@@ -27,8 +28,7 @@ DEPTH = 4
 """A state dict is looked for in nested dicts down to this depth."""
 PICKLE = b"\x80"
 """First byte of a file that torch.save wrote before PyTorch 1.6."""
-SHOWN = 12
-"""A message names at most this many keys of a file."""
+
 AVERAGED = re.compile(r"(^|[_.])(ema|averaged|swa)([_.]|$)", re.IGNORECASE)
 """Matches keys under which averaged weights are stored, exponentially (EMA) or otherwise, e.g. state_dict_ema."""
 COUNTERS = ("n_averaged",)
@@ -67,12 +67,6 @@ class _Candidate(NamedTuple):
     def is_averaged(self) -> bool:
         """Whether its keys say that it holds averaged weights."""
         return bool(AVERAGED.search(self.path))
-
-
-def brief(error: Exception) -> str:
-    """Return an exception's message as one line of at most 200 characters."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:197]}..."
 
 
 def read(path: Path, wanted: Mapping[str, torch.Tensor], notes: list[str]) -> State:
@@ -162,12 +156,6 @@ def _choice(best: _Candidate, others: list[_Candidate], unnamed_averages: list[s
     if unnamed_averages:
         return f"{used}; the averaged weights (EMA) of {listed(unnamed_averages)} have no names and cannot be used"
     return f"{used}; the file holds no averaged weights (EMA)"
-
-
-def listed(names: Sequence[str], most: int = SHOWN) -> str:
-    """Return the first `most` names of a file for a message, without characters that would control a terminal."""
-    words = ", ".join(names[:most]) + (", ..." if len(names) > most else "")
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
 
 
 def _candidates(content: Any, keys: tuple[str, ...]) -> Iterator[_Candidate]:

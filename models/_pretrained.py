@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models import _filekinds, _library
-from models._checkpoints import brief, listed, read
+from models._checkpoints import read
+from models._messages import brief, listed
 
 if TYPE_CHECKING:
     import torch

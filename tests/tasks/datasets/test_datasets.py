@@ -264,7 +264,7 @@ def test_parquet_hub_out_of_reach_is_one_clear_line(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(
-        ValueError, match=r"owner/name is neither here nor .* hub: .*Name or service not known"
+        ValueError, match=r"owner/name is neither a path nor .* hub: .*Name or service not known"
     ) as error:
         opened("parquet", "owner/name").fingerprint()
     assert "\n" not in str(error.value)
@@ -297,13 +297,13 @@ def test_folder_has_a_class_a_sub_folder_sorted(tmp_path: Path) -> None:
     (root / "cat" / "notes.txt").write_text("no image")
     (root / "empty").mkdir()
     source = opened("folder", root)
-    assert source.images.lost == ("empty (an empty folder)",)
+    assert source.images.lost_classes == ("empty (an empty folder)",)
     assert source.classes == ("cat", "dog")
     assert list(source.parts) == ["train"]
     part = source.parts["train"]
     assert [(label, name) for _, label, name in part] == [(0, "cat/deep/er.png"), (1, "dog/1.png"), (1, "dog/2.PNG")]
     assert values(part) == [3, 1, 2]
-    assert [left.said for left in source.images.left] == [
+    assert [left.description for left in source.images.unused] == [
         "1 file that is no image, by content: cat/notes.txt",
         "1 image hidden by a name that begins with a dot: cat/.hidden.png",
     ]
@@ -331,9 +331,9 @@ def test_folder_takes_train_for_a_class_where_it_holds_images(tmp_path: Path) ->
 def test_folder_leaves_out_a_test_folder_without_classes(tmp_path: Path) -> None:
     source = opened("folder", write_images(tmp_path, {"train/a/1.png": 1, "train/b/1.png": 2, "test/1.png": 3}))
     assert list(source.parts) == ["train"]
-    (left,) = source.images.left
-    assert left.said == "1 image in test without class folders, and so without labels"
-    assert not left.lost, "without labels it is of no use"
+    (left,) = source.images.unused
+    assert left.description == "1 image in test without class folders, and so without labels"
+    assert not left.lost_images, "without labels it is of no use"
 
 
 @pytest.mark.parametrize(
@@ -433,7 +433,7 @@ def test_tiny_imagenet_reads_the_zip_and_the_folder_alike(tmp_path: Path, form: 
     train, validation = source.parts["train"], source.parts["validation"]
     assert (list(train.labels), values(train)) == ([0, 0, 0, 1, 1, 1], [10, 11, 12, 0, 1, 2])
     assert (list(validation.labels), values(validation)) == ([1, 0, None], [50, 51, 52])
-    assert [(left.said, left.lost) for left in source.images.left] == [
+    assert [(left.description, left.lost_images) for left in source.images.unused] == [
         ("1 training image of classes that wnids.txt does not list", 1),
         ("1 test image without labels", 0),
     ]
