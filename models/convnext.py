@@ -44,7 +44,7 @@ class ConvNeXt(nn.Module):
     """ConvNeXt of four stages, without layer scale and without normalization after the stem."""
 
     def __init__(
-        self, depths: tuple[int, ...], widths: tuple[int, ...], kernel: int, num_classes: int, in_channels: int
+        self, depths: tuple[int, ...], widths: tuple[int, ...], *, kernel: int, num_classes: int, in_channels: int
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(in_channels, widths[0], 4, 4)
@@ -73,7 +73,7 @@ def convnext_18m(num_classes: int, in_channels: int = 3, image_size: int = 224) 
     """
     if image_size < 32:
         raise ValueError("it takes 32 or more")
-    return ConvNeXt((1, 3, 9, 1), (96, 192, 384, 768), 5, num_classes, in_channels)
+    return ConvNeXt((1, 3, 9, 1), (96, 192, 384, 768), kernel=5, num_classes=num_classes, in_channels=in_channels)
 
 
 def convnext_tiny(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:

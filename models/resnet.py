@@ -36,7 +36,7 @@ class ResNet(nn.Module):
     """ResNet of four stages of basic blocks. Its modules have the names that torchvision gives them."""
 
     def __init__(
-        self, depths: tuple[int, ...], num_classes: int, in_channels: int, image_size: int, width: int
+        self, depths: tuple[int, ...], *, num_classes: int, in_channels: int, image_size: int, width: int
     ) -> None:
         super().__init__()
         # A 7×7 stem of stride 2 and a pool would leave too few pixels of a small image.
@@ -71,7 +71,7 @@ def resnet34(num_classes: int, in_channels: int = 3, image_size: int = 224, widt
 
     `width` is the number of channels of the first stage; each further stage has twice as many as the one before it.
     """
-    return ResNet((3, 4, 6, 3), num_classes, in_channels, image_size, width)
+    return ResNet((3, 4, 6, 3), num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)
 
 
 def resnet50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
