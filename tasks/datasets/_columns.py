@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LABEL_NAMES = ("label", "labels", "class", "category", "target")
 """A column of one of these names is taken for the label if nothing else decides."""
 SEARCHED_ROWS = 64
-"""So many rows of the first file are searched for an image, to decide whether a column holds images."""
+"""This many rows of the first file are searched for an image, to decide whether a column holds images."""
 WHOLE_NUMBERS = "whole numbers"
 TEXT = "text"
 TRUE_AND_FALSE = "true and false"

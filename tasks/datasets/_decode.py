@@ -67,7 +67,7 @@ HEAD = 512
 BATCH = 32
 """A thread is given at most this many images at a time."""
 BATCH_BYTES = 64 << 20
-"""The decoded pixels of the images that a thread is given take at most so many bytes, unless one image takes more."""
+"""The decoded pixels of the images that a thread is given take at most this many bytes, unless one image takes more."""
 
 
 def format_of(head: bytes) -> str | None:

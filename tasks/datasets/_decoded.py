@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tasks.records import Data
 
 SAMPLED_SIZES = 256
-"""The sizes of so many more images are looked at to recommend an image size."""
+"""To recommend an image size, the sizes of this many further images are looked at."""
 
 
 @dataclass

@@ -21,7 +21,7 @@ WNID = re.compile(r"n\d{8}")
 JPEG = b"\xff\xd8"
 """First bytes of a JPEG file."""
 SEARCHED_ROWS = 20
-"""So many rows of the first part are searched for one that has an image."""
+"""This many rows of the first part are searched for one that has an image."""
 
 
 def label(settings: Data, source: Source) -> str:

@@ -30,7 +30,7 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 MOST = 20
 """At most this many tables are looked into."""
 SEARCHED_ROWS = 500
-"""So many rows of a table are compared with the images, to find the column that names them."""
+"""This many rows of a table are compared with the images, to find the column that names them."""
 
 
 @dataclass

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SHOWN = 20
 """A message names at most this many rows of one kind, or classes."""
 FEWEST_LEVELS = 16
-"""Images with 16 bits per channel are refused if no more than so many grey levels are left when they are cut to 8 bits.
+"""Images with 16 bits per channel are refused if no more than this many grey levels are left in 8 bits.
 
 A camera's 12 bits, stored in 16, have 4,095 for their highest value: 16 levels are left of them.
 """

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tasks.datasets import Encoded
 
 MOST = 20_000
-"""If none of so many files is an image, the search is given up."""
+"""The search is given up if none of the first files, this many, is an image."""
 ENTRY_BYTES = 1 << 30
 """An image file in a zip may unpack to at most this many bytes."""
 JUNK = "left by systems, notebooks and tools"

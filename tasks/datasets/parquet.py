@@ -30,7 +30,7 @@ NEEDS = ("path",)
 CARD = (".md", ".json", ".txt", ".yaml")
 """Suffixes of the files that describe a data set, such as its README.md."""
 BATCH_ROWS = 128
-"""So many rows are decompressed at a time."""
+"""This many rows are decompressed at a time."""
 
 
 def open(data: Data) -> Source:
@@ -209,7 +209,7 @@ def _download(repo: str, config: str | None, where: str) -> tuple[Files, Path]:
     # This is the HTTP library's own class, whichever of them the hub's library is built on.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise ValueError(
-            f"data.path: {where} is neither a path nor can it be had from the Hugging Face hub: {brief(error)}"
+            f"data.path: {where} does not exist here, and fetching it from the Hugging Face hub failed: {brief(error)}"
         ) from error
     first_file = next(iter(files.values()))[0]
     first_name = next(iter(names_of_part.values()))[0]
