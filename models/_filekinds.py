@@ -22,7 +22,8 @@ Such files are not read: reading a pipe may wait for ever, and /dev/zero never e
 HEAD = 512
 """This many bytes at the beginning of a file are read to tell what it is."""
 AGAIN = "copy or download it again"
-SAFETENSORS, ZIP = "a safetensors file", "a zip file"
+SAFETENSORS = "a safetensors file"
+ZIP = "a zip file"
 ZIPS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 """First bytes of zip files: one with members, an empty one, and one in several parts."""
 PAGE = "a web page: the download was not of the file itself"

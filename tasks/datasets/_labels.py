@@ -15,7 +15,7 @@ from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decode import Bad
 from tasks.datasets._filekinds import BYTE_ORDER_MARKS
 from tasks.datasets._layout import Layout
-from tasks.datasets._words import TABLES, counted, few, settle, shown, split_of
+from tasks.datasets._words import TABLES, counted, few, plain_split_word, settle, shown, split_word
 
 if TYPE_CHECKING:
     from tasks.datasets._tree import Tree
@@ -67,9 +67,9 @@ class ImageIndex:
             if path in self.paths:
                 return [path]
         images = self.by_name.get(value.rpartition("/")[2], [])
-        table_split = _split_word(PurePosixPath(table).stem)
+        table_split = split_word(PurePosixPath(table).stem)
         if len(images) > 1 and table_split:
-            images = [image for image in images if _split_word(image.split("/")[0]) == table_split] or images
+            images = [image for image in images if split_word(image.split("/")[0]) == table_split] or images
         return images
 
 
@@ -227,7 +227,7 @@ def _join(tables: list[Table], images: ImageIndex) -> Labels:
                     f"data.path: {shown(image)} has two labels, {labels.label_of[image]} and {label}; one per "
                     "image is needed"
                 )
-            word = _split_word((row.get(split_column) or "") if split_column else PurePosixPath(table.name).stem)
+            word = split_word((row.get(split_column) or "") if split_column else PurePosixPath(table.name).stem)
             if word:
                 labels.split_of[image] = word
     return labels
@@ -269,7 +269,7 @@ def _unlabelled(tree: Tree, labels: Labels) -> list[Unused]:
     counts = Counter(image.split("/")[0] if "/" in image else "" for image in unnamed)
     unused = []
     for folder, count in sorted(counts.items()):
-        is_loss = _split_word(folder) in (None, "train")
+        is_loss = split_word(folder) in (None, "train")
         have = "has" if count == 1 else "have"
         place = shown(folder) or "data.path"
         description = f"{counted(count, 'image')} in {place} {have} no label in any table"
@@ -277,16 +277,7 @@ def _unlabelled(tree: Tree, labels: Labels) -> list[Unused]:
     return unused
 
 
-def _split_word(name: str) -> str | None:
-    """Return the word for the split that a name says, or None."""
-    split_and_rest = split_of(name)
-    return split_and_rest[0] if split_and_rest else None
-
-
 def _split_of_folder(image: str) -> str:
-    """Return the word for the split that the first of an image's folders named after a split says, or an empty text."""
-    for folder in image.split("/")[:-1]:
-        split_and_rest = split_of(folder)
-        if split_and_rest and not split_and_rest[1]:
-            return split_and_rest[0]
-    return ""
+    """Return the word for the split after which the first of an image's folders is named, or an empty text."""
+    words = (plain_split_word(folder) for folder in image.split("/")[:-1])
+    return next((word for word in words if word), "")

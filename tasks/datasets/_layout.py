@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from tasks.datasets import Unused
 from tasks.datasets._arrays import SPLITS
 from tasks.datasets._folders import Folder, descend
-from tasks.datasets._words import counted, few, settle, shown, split_of
+from tasks.datasets._words import counted, few, plain_split_word, settle, shown, split_of, split_word
 
 if TYPE_CHECKING:
     Classes = dict[str, list[str]]
@@ -163,10 +163,10 @@ def _layout_of_splits_in_classes(top: Folder, inside: list[Folder]) -> Layout | 
         return None
     words: dict[str, str] = {}
     for split_folder in (inner for folder in inside for inner in folder.holding()):
-        split_and_rest = split_of(split_folder.name)
-        if split_and_rest is None or split_and_rest[1]:
+        word = plain_split_word(split_folder.name)
+        if word is None:
             return None
-        words[split_folder.name] = split_and_rest[0]
+        words[split_folder.name] = word
     meanings = settle(set(words.values()))
     if len(words) < 2 or len({meanings[word] for word in words.values()}) < len(words):
         return None
@@ -324,7 +324,7 @@ def _note_empty(layout: Layout, above: Folder) -> None:
 
 def _without_images(folder: Folder) -> Unused:
     """Return a note of a folder without images."""
-    folder_kind = "split folder" if split_of(folder.name) else "folder"
+    folder_kind = "split folder" if split_word(folder.name) else "folder"
     texts = folder.count("texts")
     content = f" ({counted(texts, 'text file')})" if texts else ""
     return Unused(f"the {folder_kind} {shown(folder.path)}, which holds no images{content}")

@@ -82,6 +82,18 @@ def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
     return (splits[0], tuple(other_words)) if len(splits) == 1 else None
 
 
+def split_word(name: str) -> str | None:
+    """Return the split that a name says, whatever else it says, or None."""
+    split_and_rest = split_of(name)
+    return split_and_rest[0] if split_and_rest else None
+
+
+def plain_split_word(name: str) -> str | None:
+    """Return the split that a name says if it says nothing else, or None."""
+    split_and_rest = split_of(name)
+    return split_and_rest[0] if split_and_rest and not split_and_rest[1] else None
+
+
 def settle(splits: set[str]) -> dict[str, str]:
     """Decide what the split words that occur together mean, and return train, validation or test for each of them.
 

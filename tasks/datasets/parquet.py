@@ -14,7 +14,7 @@ from models._messages import brief
 from tasks.datasets import Images, Part, Source, Unused, fingerprint, location
 from tasks.datasets._columns import find_columns, has_labels, images_of, name_classes, open_file, read_labels, reading
 from tasks.datasets._hidden import is_hidden
-from tasks.datasets._words import HUB_NAME, PARQUET, counted, few, is_junk, settle, split_of
+from tasks.datasets._words import HUB_NAME, PARQUET, counted, few, is_junk, plain_split_word, settle, split_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -116,14 +116,10 @@ def _unused_files(path: Path) -> tuple[Unused, ...]:
     return tuple(unused)
 
 
-def _split_word(name: str) -> str | None:
+def _split_of_file(name: str) -> str | None:
     """Return the word for the split that a file's name or else the name of its folder says, or None."""
     path = PurePosixPath(name)
-    for text in (re.sub(r"-\d+-of-\d+$", "", path.stem), path.parent.name):
-        split_and_rest = split_of(text)
-        if split_and_rest:
-            return split_and_rest[0]
-    return None
+    return split_word(re.sub(r"-\d+-of-\d+$", "", path.stem)) or split_word(path.parent.name)
 
 
 def _choose(names: list[str], config: str | None, where: str) -> dict[str, list[str]]:
@@ -138,14 +134,14 @@ def _choose(names: list[str], config: str | None, where: str) -> dict[str, list[
     where
         What to call the data set in messages.
     """
-    split_and_rest = split_of(config) if config else None
-    if split_and_rest and not split_and_rest[1]:
-        names = [name for name in names if _split_word(name) == split_and_rest[0]]
+    split = plain_split_word(config) if config else None
+    if split:
+        names = [name for name in names if _split_of_file(name) == split]
         config = None
     names = _files_of_config(names, config, where)
     parts: dict[str, list[str]] = {}
     for name in names:
-        parts.setdefault(_split_word(name) or "", []).append(name)
+        parts.setdefault(_split_of_file(name) or "", []).append(name)
     if "" in parts and len(parts) > 1:
         raise ValueError(
             f"data.path: {where}: {', '.join(parts[''])} begin with none of train, validation, valid, test"
@@ -166,7 +162,7 @@ def _files_of_config(names: list[str], config: str | None, where: str) -> list[s
     configs: dict[str, list[str]] = {}
     for name in sorted(names):
         folder = PurePosixPath(name).parent
-        config_folder = folder.parent if split_of(folder.name) else folder
+        config_folder = folder.parent if split_word(folder.name) else folder
         configs.setdefault(config_folder.as_posix(), []).append(name)
     if not configs:
         raise ValueError(f"data.path: {where} holds no .parquet files")
