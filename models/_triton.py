@@ -36,6 +36,7 @@ additions, so that the gradients are the same each time.
 
 @triton.jit
 def _norm_forward(x, weight, bias, out, mean, scale, rows, channels, eps, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Normalise ROWS rows, and store their means and inverse standard deviations (`scale`) for the backward pass."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
@@ -67,10 +68,11 @@ def _norm_backward(
     ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):
+    """Compute the gradient of the input, and one partial sum of the gradients of weight and bias per program."""
     column = tl.arange(0, WIDTH)
     w = tl.load(weight + column, mask=column < channels, other=0.0).to(tl.float32)
-    of_weight = tl.zeros((WIDTH,), tl.float32)
-    of_bias = tl.zeros((WIDTH,), tl.float32)
+    weight_sum = tl.zeros((WIDTH,), tl.float32)
+    bias_sum = tl.zeros((WIDTH,), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         inside = (row < rows)[:, None] & (column < channels)[None, :]
@@ -80,16 +82,16 @@ def _norm_backward(
         value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
         normal = tl.where(inside, (value - center[:, None]) * inverse[:, None], 0.0)
         upstream = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-        of_weight += tl.sum(upstream * normal, axis=0)
-        of_bias += tl.sum(upstream, axis=0)
+        weight_sum += tl.sum(upstream * normal, axis=0)
+        bias_sum += tl.sum(upstream, axis=0)
         upstream *= w[None, :]
         along = tl.sum(upstream * normal, axis=1) / channels
         level = tl.sum(upstream, axis=1) / channels
         result = (upstream - level[:, None] - normal * along[:, None]) * inverse[:, None]
         tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
     partial = tl.program_id(0) * channels + column
-    tl.store(grad_weight + partial, of_weight, mask=column < channels)
-    tl.store(grad_bias + partial, of_bias, mask=column < channels)
+    tl.store(grad_weight + partial, weight_sum, mask=column < channels)
+    tl.store(grad_bias + partial, bias_sum, mask=column < channels)
 
 
 @triton.jit
@@ -108,6 +110,7 @@ def _gelu(x, TANH: tl.constexpr):
 
 @triton.jit
 def _gelu_forward(x, bias, out, rows, channels, TANH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr):
+    """Compute GELU of x + bias for a tile of ROWS rows and WIDTH channels."""
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
@@ -121,18 +124,19 @@ def _gelu_forward(x, bias, out, rows, channels, TANH: tl.constexpr, ROWS: tl.con
 def _gelu_backward(
     grad, x, bias, grad_x, grad_bias, rows, channels, TANH: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr
 ):
+    """Compute the gradient of the input, and one partial sum of the gradient of the bias per program."""
     column = tl.program_id(1) * WIDTH + tl.arange(0, WIDTH)
     b = tl.load(bias + column, mask=column < channels, other=0.0).to(tl.float32)
-    of_bias = tl.zeros((WIDTH,), tl.float32)
+    bias_sum = tl.zeros((WIDTH,), tl.float32)
     for tile in range(tl.program_id(0), tl.cdiv(rows, ROWS), tl.num_programs(0)):
         row = tl.cast(tile, tl.int64) * ROWS + tl.arange(0, ROWS)
         inside = (row < rows)[:, None] & (column < channels)[None, :]
         place = row[:, None] * channels + column[None, :]
         _, slope = _gelu(tl.load(x + place, mask=inside, other=0.0).to(tl.float32) + b[None, :], TANH)
         result = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32) * slope
-        of_bias += tl.sum(result, axis=0)
+        bias_sum += tl.sum(result, axis=0)
         tl.store(grad_x + place, result.to(grad_x.dtype.element_ty), mask=inside)
-    tl.store(grad_bias + tl.program_id(0) * channels + column, of_bias, mask=column < channels)
+    tl.store(grad_bias + tl.program_id(0) * channels + column, bias_sum, mask=column < channels)
 
 
 def _tile(channels: int) -> tuple[int, int]:
@@ -143,6 +147,7 @@ def _tile(channels: int) -> tuple[int, int]:
 
 @triton_op("burnish::layer_norm", mutates_args={})
 def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the normalised rows, and the mean and the inverse standard deviation of each row."""
     channels = x.shape[-1]
     rows = x.numel() // channels
     out = torch.empty_like(x, dtype=dtype)
@@ -156,23 +161,26 @@ def _norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtyp
 
 @triton_op("burnish::layer_norm_backward", mutates_args={})
 def _norm_grads(grad: Tensor, x: Tensor, weight: Tensor, mean: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of the input, the weight and the bias of `_norm`."""
     channels = x.shape[-1]
     rows = x.numel() // channels
     tile, width = _tile(channels)
     programs = min(PROGRAMS, triton.cdiv(rows, tile))
     grad_x = torch.empty_like(x)
-    of_weight, of_bias = (torch.empty(programs, channels, dtype=torch.float32, device=x.device) for _ in range(2))
+    weight_sum, bias_sum = (torch.empty(programs, channels, dtype=torch.float32, device=x.device) for _ in range(2))
     wrap_triton(_norm_backward)[(programs,)](
-        grad, x, weight, mean, scale, grad_x, of_weight, of_bias, rows, channels, ROWS=tile, WIDTH=width
+        grad, x, weight, mean, scale, grad_x, weight_sum, bias_sum, rows, channels, ROWS=tile, WIDTH=width
     )
-    return grad_x, of_weight.sum(0).to(weight.dtype), of_bias.sum(0).to(weight.dtype)
+    return grad_x, weight_sum.sum(0).to(weight.dtype), bias_sum.sum(0).to(weight.dtype)
 
 
 @triton_op("burnish::bias_gelu", mutates_args={})
 def _bias_gelu(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
+    """Return GELU of x + bias."""
     channels = x.shape[-1]
     rows = x.numel() // channels
-    out, tile = torch.empty_like(x), TILE // COLUMNS
+    out = torch.empty_like(x)
+    tile = TILE // COLUMNS
     wrap_triton(_gelu_forward)[(triton.cdiv(rows, tile), triton.cdiv(channels, COLUMNS))](
         x, bias, out, rows, channels, TANH=tanh, ROWS=tile, WIDTH=COLUMNS
     )
@@ -181,6 +189,7 @@ def _bias_gelu(x: Tensor, bias: Tensor, tanh: bool) -> Tensor:
 
 @triton_op("burnish::bias_gelu_backward", mutates_args={})
 def _bias_gelu_grads(grad: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the input and the bias of `_bias_gelu`."""
     channels = x.shape[-1]
     rows = x.numel() // channels
     tile = TILE // COLUMNS
@@ -193,25 +202,29 @@ def _bias_gelu_grads(grad: Tensor, x: Tensor, bias: Tensor, tanh: bool) -> tuple
     return grad_x, partial.sum(0).to(bias.dtype)
 
 
-def _norm_keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def _save_for_norm_grads(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save x, weight, mean and scale of a call of `_norm` for its backward pass."""
     ctx.save_for_backward(*inputs[:2], *output[1:])
 
 
-def _norm_back(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _norm_grads_from_saved(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the arguments of `_norm`. None stands for eps and dtype."""
     return *_norm_grads(grad.contiguous(), *ctx.saved_tensors), None, None
 
 
-def _gelu_keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_for_gelu_grads(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    """Save x, bias and the kind of GELU of a call of `_bias_gelu` for its backward pass."""
     ctx.save_for_backward(*inputs[:2])
     ctx.tanh = inputs[2]
 
 
-def _gelu_back(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gelu_grads_from_saved(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Return the gradients of the arguments of `_bias_gelu`. None stands for tanh."""
     return *_bias_gelu_grads(grad.contiguous(), *ctx.saved_tensors, ctx.tanh), None
 
 
-_norm.register_autograd(_norm_back, setup_context=_norm_keep)
-_bias_gelu.register_autograd(_gelu_back, setup_context=_gelu_keep)
+_norm.register_autograd(_norm_grads_from_saved, setup_context=_save_for_norm_grads)
+_bias_gelu.register_autograd(_gelu_grads_from_saved, setup_context=_save_for_gelu_grads)
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
