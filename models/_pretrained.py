@@ -205,9 +205,9 @@ def _interpolate_positions(state: State, model: nn.Module, image_size: int, note
 
 
 def _sum_stem(state: State, model: nn.Module, notes: list[str]) -> None:
-    """Make the stem's kernel in `state`, if it is one for colour images, one for a model of greyscale images.
+    """Sum the stem's kernel in `state` over its channels, if it is for colour images and the model for greyscale images.
 
-    The sum over the three channels gives the same result as an image with three equal channels would.
+    The result is the same as for a colour image with three equal channels.
     """
     from torch import nn
 

@@ -57,6 +57,7 @@ class ResNet(nn.Module):
 
     @staticmethod
     def _stage(depth: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
+        """Build a stage of `depth` blocks, the first of which has the stride."""
         first = BasicBlock(in_channels, channels, stride)
         return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(depth - 1)))
 

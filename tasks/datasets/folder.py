@@ -45,6 +45,7 @@ def open(data: Data) -> Source:
 
     @cache
     def contents() -> tuple[Tree, Layout]:
+        """Return the files and their layout, read once for the images and the fingerprint."""
         tree = read_tree(root)
         return tree, _read(tree, data, table.name if table else None)
 
