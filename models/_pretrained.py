@@ -205,7 +205,7 @@ def _interpolate_positions(state: State, model: nn.Module, image_size: int, note
 
 
 def _sum_stem(state: State, model: nn.Module, notes: list[str]) -> None:
-    """Sum the stem's kernel in `state` over its channels, if it is for colour images and the model for greyscale images.
+    """Sum the stem's kernel in `state` over its channels, if it is for colour images and the model for greyscale ones.
 
     The result is the same as for a colour image with three equal channels.
     """
