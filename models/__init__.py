@@ -1,9 +1,8 @@
 """Models by name: `build("resnet34", num_classes=10)`; `save` and `load` keep weights with their architecture.
 
-A model is a public function with the model's name in `models/<family>.py`; it takes `num_classes`, `in_channels`,
-`image_size` (pixels) and, where it can be scaled, `width`. `build`'s `upsample` makes any of them enlarge its images
-first, and `gelu = "tanh"` approximate its GELU.
-`timm:NAME` and `torchvision:NAME` are those libraries' own.
+A model is a public function in `models/<family>.py` that has the model's name. It takes `num_classes`, `in_channels`,
+`image_size` (pixels) and, where the model can be scaled, `width`. The names `timm:NAME` and `torchvision:NAME` stand
+for the models of those libraries.
 """
 
 from __future__ import annotations
@@ -26,23 +25,30 @@ if TYPE_CHECKING:
 
 @cache
 def _functions() -> dict[str, tuple[str, frozenset[str]]]:
-    found = {}
+    """Return, for the name of each model, the family file that defines it and the parameters that it takes.
+
+    The files are parsed, not imported. A model is a public function that takes `num_classes`.
+    """
+    functions = {}
     for path in sorted(Path(__file__).parent.glob("[!_]*.py")):
         for node in ast.parse(path.read_text()).body:
-            if isinstance(node, ast.FunctionDef) and "num_classes" in (taken := {a.arg for a in node.args.args}):
-                found[node.name] = path.stem, frozenset(taken)
-    return found
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            parameters = frozenset(argument.arg for argument in node.args.args)
+            if "num_classes" in parameters:
+                functions[node.name] = path.stem, parameters
+    return functions
 
 
 def families() -> dict[str, str]:
-    """Model name -> family file. Nothing is imported: a model is a public function that takes `num_classes`."""
+    """Return, for the name of each model, the name of the family file that defines it. Nothing is imported."""
     return {name: family for name, (family, _) in _functions().items()}
 
 
 def check(name: str, width: int | None = None) -> None:
-    """Refuse a name that `build` does not know, or a width where the model has none, with a ValueError.
+    """Refuse a name that `build` does not know, or a width for a model that cannot be scaled, with a ValueError.
 
-    Neither torch's nor another library is imported for it.
+    No library is imported for this check, not even torch.
     """
     if ":" in name:
         _library.check(name)
@@ -56,24 +62,30 @@ def check(name: str, width: int | None = None) -> None:
 
 
 def module(name: str) -> str:
-    """The module that builds a model: what it is made of is reached by name, so no import tells of it."""
+    """Return the name of the module that builds a model. `build` imports it by name, so that no import shows it."""
     return "models._library" if ":" in name else f"models.{families()[name]}"
 
 
 def pretrained(model: nn.Module, name: str, source: str, image_size: int) -> _pretrained.Loaded:
-    """Load weights that others trained into what `build` made; see `models._pretrained.load_into`."""
+    """Load weights that somebody else trained into a model that `build` made; see `models._pretrained.load_into`."""
     return _pretrained.load_into(model, name, source, image_size)
 
 
 def weights_file(source: str) -> Path | None:
-    """The file of `pretrained = source`, None for "hub"; a ValueError where there is none. Imports no library."""
+    """Return the file that `pretrained = source` names, or None for "hub". No library is imported.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file.
+    """
     return _pretrained.locate(source)
 
 
 def check_weights(source: str) -> None:
-    """Refuse a file of `pretrained = source` that is not there or holds no weights, with a ValueError of one line.
+    """Refuse a file `pretrained = source` that does not exist or holds no weights, with a ValueError of one line.
 
-    The file is read as a whole. Whether its weights are those of the model is found out where they are loaded.
+    The whole file is read. Whether its weights fit the model is only checked when they are loaded into it.
     """
     path = weights_file(source)
     if path is not None:
@@ -81,7 +93,7 @@ def check_weights(source: str) -> None:
 
 
 def check_gelu(name: str) -> None:
-    """Refuse `gelu` where the model has no GELU to approximate, with a ValueError. Its library is imported for it."""
+    """Refuse `gelu` for a model that has no exact GELU layer, with a ValueError. This builds the model."""
     import torch
 
     with torch.device("meta"):
@@ -90,16 +102,21 @@ def check_gelu(name: str) -> None:
 
 
 def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int = 224, **options: Any) -> nn.Module:
-    """Build an untrained classifier: float32 (batch, in_channels, image_size, image_size) -> logits (batch,
-    num_classes).
+    """Build an untrained classifier.
 
-    With `upsample` (pixels) it is a model of such images, and enlarges those it is given to that size. With `gelu` =
-    "tanh" its GELU layers use the tanh approximation.
+    The classifier maps float32 images (batch, in_channels, image_size, image_size) to logits (batch, num_classes).
+
+    Parameters
+    ----------
+    options
+        `width`: channels of the first stage, for models that can be scaled. `upsample`: the model is built for images
+        of this many pixels per side and enlarges its input to that size. `gelu` = "tanh": its GELU layers use the tanh
+        approximation.
 
     Raises
     ------
     ValueError
-        If there is no model of that name, it has no GELU to approximate, or it does not take images of that size.
+        If no model has that name, or the model has no GELU to approximate, or cannot take images of that size.
     """
     import torch
 
@@ -108,23 +125,25 @@ def build(name: str, *, num_classes: int, in_channels: int = 3, image_size: int 
         check_gelu(name)
     try:
         model = _build(name, num_classes=num_classes, in_channels=in_channels, image_size=image_size, **options)
-        # on the meta device: shapes alone
+        # A forward pass on the meta device computes shapes alone, so it costs no arithmetic.
         with torch.no_grad():
             copy.deepcopy(model).to("meta").eval()(torch.empty(1, in_channels, image_size, image_size, device="meta"))
     except (RuntimeError, AssertionError, ValueError, ArithmeticError, LookupError) as error:
-        why = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        lines = str(error).strip().splitlines()
+        reason = lines[0] if lines else type(error).__name__
         size = options.get("upsample", image_size)
-        raise ValueError(f"{name} does not take images of {size} pixels ({why}); set data.image_size") from error
+        raise ValueError(f"{name} does not take images of {size} pixels ({reason}); set data.image_size") from error
     return model
 
 
 def _build(
     name: str, *, image_size: int, upsample: int | None = None, gelu: str | None = None, **options: Any
 ) -> nn.Module:
-    kind, _, called = name.partition(":")
+    """Build a model as `build` does, without checking its name or the size of its images."""
+    library, _, library_name = name.partition(":")
     options["image_size"] = upsample or image_size
-    if called:
-        model = getattr(_library, kind)(called, **options)
+    if library_name:
+        model = getattr(_library, library)(library_name, **options)
     else:
         model = getattr(importlib.import_module(f"models.{families()[name]}"), name)(**options)
     if gelu == "tanh":
@@ -133,39 +152,44 @@ def _build(
 
 
 def fuse(model: nn.Module, name: str) -> None:
-    """Let the pointwise part of ConvNeXt's blocks, in place, run as Triton kernels: same weights, same function.
+    """Change a model in place, so that the pointwise part of its ConvNeXt blocks runs as Triton kernels.
+
+    Weights and outputs stay the same.
 
     Raises
     ------
     ValueError
-        If the model has no such block.
+        If the model has no ConvNeXt block.
     """
     if not _fused.fuse(model):
         raise ValueError(f"{name} has no block that can be fused; convnext_18m and torchvision's ConvNeXts have")
 
 
 def save(model: nn.Module, path: str | Path, architecture: dict[str, Any]) -> None:
-    """Write weights as safetensors; `architecture` (the arguments of `build`) goes into the header."""
+    """Write a model's weights as safetensors, with `architecture` (the arguments of `build`) in the file's header."""
     from safetensors.torch import save_file
 
-    state = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     save_file(state, str(path), metadata={"burnish": json.dumps(architecture, sort_keys=True)})
 
 
 def load(path: str | Path) -> nn.Module:
-    """Open what `save` wrote, in evaluation mode, on the CPU; pruned weights shrink the layers that hold them.
+    """Load a model that `save` wrote, onto the CPU and in evaluation mode.
+
+    If the model was pruned, its layers get the smaller shapes of the stored weights.
 
     Raises
     ------
     ValueError
-        If the file is not safetensors, or not one that `save` wrote.
+        If the file is not a safetensors file, or was not written by `save`.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (a handle, no dict)
+            names = list(file.keys())
+            state = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file: {error}") from error
     if "burnish" not in metadata:
@@ -177,7 +201,7 @@ def load(path: str | Path) -> nn.Module:
 
 
 def architecture(path: str | Path) -> dict[str, Any]:
-    """The arguments of `build` that `save` wrote into a safetensors header."""
+    """Return the arguments of `build` that `save` wrote into the header of a safetensors file."""
     from safetensors import safe_open
 
     with safe_open(str(path), framework="pt") as file:
@@ -185,7 +209,10 @@ def architecture(path: str | Path) -> dict[str, Any]:
 
 
 def fit_shapes(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
-    """Give every layer, and every parameter that is none's, the shape of its entry in `state` (after pruning)."""
+    """Give every parameter and buffer of a model the shape of its entry in `state`, as it is needed after pruning.
+
+    The layers' own counts of channels and features follow.
+    """
     import torch
     from torch import nn
     from torch.nn.modules.batchnorm import _BatchNorm
@@ -193,16 +220,17 @@ def fit_shapes(model: nn.Module, state: dict[str, torch.Tensor]) -> None:
     for name, module in model.named_modules():
         for key, old in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
             new = state.get(f"{name}.{key}" if name else key)
-            # None: a buffer that is not saved
+            # A buffer that is not saved has no entry.
             if new is None or new.shape == old.shape:
                 continue
             empty = torch.empty_like(new)
             setattr(module, key, nn.Parameter(empty) if isinstance(old, nn.Parameter) else empty)
             if isinstance(module, nn.Conv2d):
-                # depthwise
-                if module.groups == module.in_channels == module.out_channels:
+                is_depthwise = module.groups == module.in_channels == module.out_channels
+                if is_depthwise:
                     module.groups = new.shape[0]
-                module.out_channels, module.in_channels = new.shape[0], module.weight.shape[1] * module.groups
+                module.out_channels = new.shape[0]
+                module.in_channels = module.weight.shape[1] * module.groups
             elif isinstance(module, nn.Linear):
                 module.out_features, module.in_features = module.weight.shape
             elif isinstance(module, _BatchNorm):

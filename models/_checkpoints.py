@@ -1,7 +1,7 @@
-"""The state dict in a file, however a training script wrapped it: found, unwrapped, and what was left out said.
+"""Find the state dict in a file of weights, however a training script wrapped it.
 
-Nothing in a file is run: `torch.load` refuses whatever is no weight and no plain container (`weights_only`), and of
-such a file the class and the line of Python that makes a state dict of it are named.
+Nothing in a file is executed: with `weights_only`, `torch.load` refuses everything but tensors and plain containers.
+For a refused file, the error names the class that was refused and the line of Python that writes its state dict alone.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from models import _filekinds, _pickles
+from models._messages import brief, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -24,15 +25,14 @@ if TYPE_CHECKING:
     State = dict[str, torch.Tensor]
 
 DEPTH = 4
-"""State dicts are looked for in dicts within dicts, so many deep."""
+"""A state dict is looked for in nested dicts down to this depth."""
 PICKLE = b"\x80"
-"""First byte of what torch.save wrote before PyTorch 1.6."""
-SHOWN = 12
-"""Keys of a file that a message names."""
+"""First byte of a file that torch.save wrote before PyTorch 1.6."""
+
 AVERAGED = re.compile(r"(^|[_.])(ema|averaged|swa)([_.]|$)", re.IGNORECASE)
-"""Keys of exponentially or otherwise averaged weights: state_dict_ema, model_ema, ema_state_dict, ..."""
+"""Matches keys under which averaged weights are stored, exponentially (EMA) or otherwise, e.g. state_dict_ema."""
 COUNTERS = ("n_averaged",)
-"""Entries that `torch.optim.swa_utils.AveragedModel` adds beside the model's own."""
+"""Entries that `torch.optim.swa_utils.AveragedModel` adds to those of the model."""
 CONTAINERS = (
     "argparse.Namespace",
     "types.SimpleNamespace",
@@ -43,122 +43,123 @@ CONTAINERS = (
     "pathlib.PosixPath",
     "pathlib.Path",
 )
-"""What the standard library has of harmless data that training scripts put into checkpoints."""
+"""Harmless classes of data of the standard library that training scripts put into checkpoints."""
 REBUILDERS = ("scalar", "_reconstruct", "dtype", "ndarray")
-"""What NumPy's arrays and numbers name in a pickle, in lower case; other names in lower case are functions."""
+"""The lower-case names by which NumPy's arrays and numbers stand in a pickle. Others in lower case are functions."""
 SAVE_ALONE = "; save the state dict alone where its classes are: torch.save(model.state_dict(), ...)"
 
 
 class _Candidate(NamedTuple):
-    """A state dict in a file."""
+    """A state dict in a file that may be the one to load."""
 
     keys: tuple[str, ...]
-    """Where it is: keys from the outermost inwards; empty for the file itself."""
+    """The keys of the nested dicts that lead to it, outermost first. Empty if the file itself is the state dict."""
     state: State
     left_out: tuple[str, ...]
-    """Entries beside the weights that are none."""
+    """Keys of the entries beside the weights that are not weights."""
 
     @property
-    def where(self) -> str:
-        """The keys, as messages name them."""
+    def path(self) -> str:
+        """The keys joined by dots, as messages name them."""
         return ".".join(self.keys)
 
     @property
-    def averaged(self) -> bool:
-        """Whether it holds averaged weights, by its key."""
-        return bool(AVERAGED.search(self.where))
+    def is_averaged(self) -> bool:
+        """Whether its keys say that it holds averaged weights."""
+        return bool(AVERAGED.search(self.path))
 
 
-def brief(error: Exception) -> str:
-    """A message in one line of at most 200 characters."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:197]}..."
+def read(path: Path, wanted: Mapping[str, torch.Tensor], notes: list[str]) -> State:
+    """Return the state dict in a file that fits a model best.
 
+    If several fit alike, averaged weights (EMA) are preferred. A prefix that all names share is removed.
 
-def read(path: Path, want: Mapping[str, torch.Tensor], notes: list[str]) -> State:
-    """The state dict in a file that fits a model best; `want` is the model's own, and `notes` get what was chosen.
-
-    Averaged weights (EMA) are preferred where a file has both. A prefix that all entries share is left out.
+    Parameters
+    ----------
+    wanted
+        The model's own state dict. It may be empty: then only the file is checked.
+    notes
+        What was chosen and left out is appended here, one sentence each.
 
     Raises
     ------
     ValueError
-        If the file is damaged, holds objects that would have to be run, or no state dict: one line.
+        If the file is damaged, holds objects that would have to be executed, or holds no state dict: one line.
     """
     content = _content(path)
-    candidates = [_unprefixed(part, want) for one in _candidates(content, ()) for part in _networks(one, want)]
-    if not candidates:
+    unprefixed = [
+        _without_prefix(network, wanted)
+        for candidate in _candidates(content, ())
+        for network in _networks(candidate, wanted)
+    ]
+    if not unprefixed:
         raise ValueError(
-            f"pretrained: {path} holds no state dict (names of entries with their tensors); {_held(content)}"
+            f"pretrained: {path} holds no state dict (names of entries with their tensors); {_description(content)}"
         )
 
-    def rank(index: int) -> tuple[int, bool, int]:
-        state = candidates[index][0].state
-        fitting = sum(key in want and want[key].shape == value.shape for key, value in state.items())
-        return fitting, candidates[index][0].averaged, -index
+    def fit(pair: tuple[_Candidate, str]) -> tuple[int, bool]:
+        """Return how many entries fit the model, and whether the weights are averaged."""
+        candidate, _ = pair
+        fitting = sum(key in wanted and wanted[key].shape == value.shape for key, value in candidate.state.items())
+        return fitting, candidate.is_averaged
 
-    best, prefix = candidates[max(range(len(candidates)), key=rank)]
+    best, prefix = max(unprefixed, key=fit)
     if best.keys:
-        notes.append(_chosen(best, [one for one, _ in candidates if one is not best], _other_averages(content)))
+        others = [candidate for candidate, _ in unprefixed if candidate is not best]
+        notes.append(_choice(best, others, _unnamed_averages(content)))
     if prefix:
-        notes.append(f"the prefix {prefix!r} of its entries is left out")
+        notes.append(f"the prefix {prefix!r} is removed from the names of its entries")
     if best.left_out:
-        notes.append(f"entries that are no weights are left out: {_listed(best.left_out)}")
+        notes.append(f"entries that are not weights are left out: {listed(best.left_out)}")
     return best.state
 
 
-def _networks(candidate: _Candidate, want: Mapping[str, torch.Tensor]) -> list[_Candidate]:
-    """A state dict of several networks (model, ema_model, criterion) as one per network, if one of them is the
-    model."""
-    parts: dict[str, State] = {}
+def _networks(candidate: _Candidate, wanted: Mapping[str, torch.Tensor]) -> list[_Candidate]:
+    """Split a state dict of several networks (model, ema_model, criterion) into one per network.
+
+    It stays whole if none of the networks has all entries of the model.
+    """
+    networks: dict[str, State] = {}
     for key, value in candidate.state.items():
         if key not in COUNTERS:
-            first, _, rest = key.partition(".")
-            parts.setdefault(first, {})[rest] = value
-    if len(parts) < 2 or not any(want.keys() <= state.keys() for state in parts.values()):
+            network, _, name = key.partition(".")
+            networks.setdefault(network, {})[name] = value
+    if len(networks) < 2 or not any(wanted.keys() <= state.keys() for state in networks.values()):
         return [candidate]
-    return [_Candidate((*candidate.keys, first), state, ()) for first, state in parts.items()]
+    return [_Candidate((*candidate.keys, network), state, ()) for network, state in networks.items()]
 
 
-def _other_averages(content: Any, keys: tuple[str, ...] = ()) -> list[str]:
-    """Where a file holds averaged weights in a form that is no state dict, e.g. a list of tensors (torch_ema)."""
+def _unnamed_averages(content: Any, keys: tuple[str, ...] = ()) -> list[str]:
+    """Return the paths at which a file holds averaged weights without names, e.g. as a list of tensors (torch_ema)."""
     if not isinstance(content, dict):
-        listed = isinstance(content, (list, tuple)) and bool(content)
-        return [".".join(keys)] if listed and AVERAGED.search(".".join(keys)) else []
+        path = ".".join(keys)
+        is_filled_list = isinstance(content, (list, tuple)) and bool(content)
+        return [path] if is_filled_list and AVERAGED.search(path) else []
     if len(keys) > DEPTH:
         return []
-    return [
-        found
-        for key, value in content.items()
-        if isinstance(key, str)
-        for found in _other_averages(value, (*keys, key))
-    ]
+    paths = []
+    for key, value in content.items():
+        if isinstance(key, str):
+            paths += _unnamed_averages(value, (*keys, key))
+    return paths
 
 
-def _chosen(best: _Candidate, others: list[_Candidate], lists: list[str]) -> str:
-    """Which state dict of a file is used, and whether it has averaged weights, of which `lists` are no state dicts."""
-    beside = ", ".join(repr(one.where) for one in others)
-    if best.averaged:
-        return f"the averaged weights (EMA) of {best.where!r} are used" + (f", not those of {beside}" if others else "")
-    if any(one.averaged for one in others):
-        return f"the weights are those of {best.where!r}; of {beside}, fewer entries fit this model"
-    if lists:
-        where = _listed(tuple(lists))
-        return (
-            f"the weights are those of {best.where!r}; the averaged ones (EMA) of {where} have no names and "
-            "are not used"
-        )
-    return f"the weights are those of {best.where!r}; the file holds no averaged ones (EMA)"
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    """Names of a file for a message: not all of many, and nothing in them that would steer a terminal."""
-    words = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
-    return "".join(letter if letter.isprintable() else "?" for letter in words)
+def _choice(best: _Candidate, others: list[_Candidate], unnamed_averages: list[str]) -> str:
+    """Return a sentence that says which state dict of a file is used, and what became of averaged weights."""
+    other_paths = ", ".join(repr(other.path) for other in others)
+    if best.is_averaged:
+        instead = f" instead of those of {other_paths}" if others else ""
+        return f"the averaged weights (EMA) of {best.path!r} are used{instead}"
+    used = f"the weights of {best.path!r} are used"
+    if any(other.is_averaged for other in others):
+        return f"{used}, because fewer entries of {other_paths} fit this model"
+    if unnamed_averages:
+        return f"{used}; the averaged weights (EMA) of {listed(unnamed_averages)} have no names and cannot be used"
+    return f"{used}; the file holds no averaged weights (EMA)"
 
 
 def _candidates(content: Any, keys: tuple[str, ...]) -> Iterator[_Candidate]:
-    """Dicts of names and tensors, the outer ones first. An optimizer's state has numbers for names."""
+    """Yield each dict of names and tensors, outer ones first. An optimizer's state is none: its keys are numbers."""
     import torch
 
     if not isinstance(content, dict):
@@ -172,34 +173,35 @@ def _candidates(content: Any, keys: tuple[str, ...]) -> Iterator[_Candidate]:
                 yield from _candidates(value, (*keys, key))
 
 
-def _unprefixed(candidate: _Candidate, want: Mapping[str, torch.Tensor]) -> tuple[_Candidate, str]:
-    """(The candidate without the prefix that all its entries share and the model's do not, that prefix)."""
-    state = {key: value for key, value in candidate.state.items() if key not in COUNTERS or key in want}
-    candidate, prefix = candidate._replace(state=state), ""
-    while not any(key in want for key in state):
-        first = {key.partition(".")[0] for key in state}
-        if len(first) != 1 or not all("." in key for key in state):
-            # without any entry of the model, a prefix is no prefix but a part of other names
+def _without_prefix(candidate: _Candidate, wanted: Mapping[str, torch.Tensor]) -> tuple[_Candidate, str]:
+    """Return the candidate without the prefix that all its names share and the model's do not, and that prefix."""
+    state = {key: value for key, value in candidate.state.items() if key not in COUNTERS or key in wanted}
+    candidate = candidate._replace(state=state)
+    prefix = ""
+    while not any(key in wanted for key in state):
+        first_steps = {key.partition(".")[0] for key in state}
+        if len(first_steps) != 1 or not all("." in key for key in state):
+            # No entry is one of the model's, whatever is removed: so nothing removed was a prefix.
             return candidate, ""
-        prefix += f"{first.pop()}."
+        prefix += f"{first_steps.pop()}."
         state = {key.partition(".")[2]: value for key, value in state.items()}
     return candidate._replace(state=state), prefix
 
 
 def _content(path: Path) -> Any:
-    """What the file holds, never by executing what it says."""
+    """Load what a file holds, without executing anything in it."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    # by content: people rename files
-    what = _filekinds.kind(path)
+    # The first bytes decide and not the suffix, because people rename files.
+    kind = _filekinds.kind(path)
     try:
-        if what == _filekinds.SAFETENSORS:
+        if kind == _filekinds.SAFETENSORS:
             return load_file(str(path))
-        # of a path torch.load goes by the suffix
+        # torch.load is given an open file, because it judges a path by its suffix.
         with warnings.catch_warnings(), path.open("rb") as file:
-            # it warns of TorchScript, which is refused anyway
+            # It warns about TorchScript, which is refused below anyway.
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True)
     except SafetensorError as error:
@@ -207,82 +209,90 @@ def _content(path: Path) -> Any:
             f"pretrained: {path} is a safetensors file that is cut off or damaged ({brief(error)}): {_filekinds.AGAIN}"
         ) from error
     except Exception as error:
-        # on damaged bytes the unpickler raises nearly anything
-        if what is None and not _filekinds.head_of(path).startswith(PICKLE):
-            what = "of no known kind"
-        if what not in (None, _filekinds.ZIP):
+        # On damaged bytes the unpickler raises nearly any kind of exception.
+        if kind is None and not _filekinds.head_of(path).startswith(PICKLE):
+            kind = "of no known kind"
+        if kind not in (None, _filekinds.ZIP):
             accepted = "accepted is a file of weights, as safetensors or torch.save writes it"
-            raise ValueError(f"pretrained: {path} is {what}; {accepted}") from error
+            raise ValueError(f"pretrained: {path} is {kind}; {accepted}") from error
         raise ValueError(f"pretrained: {path} cannot be read as a state dict: {_cause(error, path)}") from error
 
 
 def _cause(error: Exception, path: Path) -> str:
-    """Why `torch.load` refused a file, without its advice to have it unpickled all the same."""
+    """Return why `torch.load` refused a file, without PyTorch's advice to unpickle it all the same."""
     text = str(error)
     if "TorchScript archive" in text:
         return "it is a TorchScript program; give the weights as torch.save(model.state_dict(), ...) writes them"
-    if found := re.search(r"GLOBAL (.+?) (?:was not an allowed|whose module)", text):
-        blocked = (found[1],) if "is blocked" in text else ()
-        return f"it holds {_listed((found[1],))}, which is not loaded, as that could run code of the file" + (
-            _calls(blocked) if blocked else _remedy(path)
-        )
+    refusal = re.search(r"GLOBAL (.+?) (?:was not an allowed|whose module)", text)
+    if refusal is not None:
+        name = refusal[1]
+        advice = _call_warning((name,)) if "is blocked" in text else _remedy(path)
+        return f"it holds {listed((name,))}, which is not loaded because that could run code from the file{advice}"
     reason = text.rpartition("WeightsUnpickler error:")[2].partition("Please use")[0].strip()
-    first = re.split(r"(?<=\.)\s", reason.splitlines()[0] if reason else "")[0]
-    return brief(ValueError(first or type(error).__name__))
+    first_line = reason.splitlines()[0] if reason else ""
+    first_sentence = re.split(r"(?<=\.)\s", first_line)[0]
+    return brief(ValueError(first_sentence or type(error).__name__))
 
 
 def _remedy(path: Path) -> str:
-    """The line of Python that makes a state dict of a file, letting in just the classes that it names; else a
-    warning."""
+    """Return the line of Python that writes the state dict of a refused file alone, or a warning not to use the file.
+
+    That line lets PyTorch load only the classes that the file names, and only if all are classes of data.
+    """
     try:
         content, names = _pickles.outline(path)
     except ValueError:
-        # damaged, or it names what no file of weights has
+        # The file is damaged, or names something that no file of weights needs.
         return "; leave it, or have its state dict saved alone where it was made: torch.save(model.state_dict(), ...)"
-    if calls := tuple(sorted(name for name in names if not _is_data(name))):
-        return _calls(calls)
-    where = _weights_in(content)
-    if where is None or any(name.startswith("__main__.") for name in names):
+    functions = tuple(sorted(name for name in names if not _is_data(name)))
+    if functions:
+        return _call_warning(functions)
+    accessor = _state_dict_accessor(content)
+    if accessor is None or any(name.startswith("__main__.") for name in names):
         return SAVE_ALONE
     allowed = sorted(names)
-    # the types of numbers are looked up by name, so that they do not show
+    # NumPy looks its types of numbers up by name, so that they do not show among the names.
     if "numpy.dtype" in names:
         allowed.append("*map(numpy.dtypes.__dict__.get, numpy.dtypes.__all__)")
     modules = ", ".join(dict.fromkeys(["torch", *sorted(name.rpartition(".")[0] for name in names)]))
-    source, target = json.dumps(str(path)), json.dumps(str(path.with_name(f"{path.stem}-weights.pth")))
+    source = json.dumps(str(path))
+    target = json.dumps(str(path.with_name(f"{path.stem}-weights.pth")))
     code = (
         f"import {modules}; torch.serialization.add_safe_globals([{', '.join(allowed)}]); "
-        f'torch.save(torch.load({source}, map_location="cpu"){where}, {target})'
+        f'torch.save(torch.load({source}, map_location="cpu"){accessor}, {target})'
     )
     return f"; this makes a file of its weights alone, with nothing else let in: python -c {shlex.quote(code)}"
 
 
-def _calls(names: tuple[str, ...]) -> str:
-    """A warning of a file that names functions."""
-    return f"; it calls {_listed(names)}, which no weights need: do not open it, and ask where it comes from"
+def _call_warning(functions: tuple[str, ...]) -> str:
+    """Return a warning that a file calls these functions when it is unpickled."""
+    return f"; it calls {listed(functions)}, which no weights need: do not open it, and ask where it comes from"
 
 
 def _is_data(name: str) -> bool:
-    """Whether a name is that of a class of data, as far as can be told without loading it."""
-    top, last = name.partition(".")[0], name.rpartition(".")[2]
-    # it goes into a line of Python
+    """Return whether a dotted name is that of a class of data, as far as can be told without loading it."""
+    top_package = name.partition(".")[0]
+    last = name.rpartition(".")[2]
+    # The name goes into a line of Python, so nothing but a dotted name is let in.
     if not re.fullmatch(r"\w+(\.\w+)+", name):
         return False
-    if top == "numpy":
+    if top_package == "numpy":
         return last in REBUILDERS
-    return name in CONTAINERS or (last[:1].isupper() and top not in (*sys.stdlib_module_names, "__builtin__"))
+    return name in CONTAINERS or (last[:1].isupper() and top_package not in (*sys.stdlib_module_names, "__builtin__"))
 
 
-def _weights_in(content: Any) -> str | None:
-    """Python after `torch.load(...)` that gives the state dict; None where there is none to be seen."""
+def _state_dict_accessor(content: Any) -> str | None:
+    """Return the Python text that takes the state dict out of `torch.load(...)`, e.g. `["model"]`, or None."""
     if isinstance(content, _pickles.Inert):
         return ".state_dict()"
-    found = sorted(_candidates(content, ()), key=lambda one: not one.averaged)
-    return "".join(f"[{json.dumps(key)}]" for key in found[0].keys) if found else None
+    candidates = sorted(_candidates(content, ()), key=lambda candidate: not candidate.is_averaged)
+    if not candidates:
+        return None
+    return "".join(f"[{json.dumps(key)}]" for key in candidates[0].keys)
 
 
-def _held(content: Any) -> str:
-    """What a file without a state dict holds instead, for a message."""
+def _description(content: Any) -> str:
+    """Return a clause that says what a file without a state dict holds instead."""
     if not isinstance(content, dict):
         return f"it holds a {type(content).__name__}"
-    return f"its keys are {_listed(tuple(map(str, content)))}" if content else "it is empty"
+    return f"its keys are {listed(tuple(map(str, content)))}" if content else "it is empty"

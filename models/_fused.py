@@ -1,5 +1,4 @@
-"""The pointwise part of ConvNeXt's blocks by Triton kernels: the same function of the same weights, executed
-otherwise."""
+"""Run the pointwise part of ConvNeXt's blocks as Triton kernels, with the same weights and the same outputs."""
 
 from __future__ import annotations
 
@@ -10,28 +9,33 @@ if TYPE_CHECKING:
 
 
 def pointwise(x: Tensor, norm: nn.LayerNorm, expand: nn.Linear, gelu: nn.GELU, project: nn.Linear) -> Tensor:
-    """Normalization, four times as many channels, GELU, back: (batch, height, width, channels) -> the same shape."""
+    """Normalise, expand to four times as many channels, apply GELU, and project back to `channels`.
+
+    The input and the output have the shape (batch, height, width, channels).
+    """
     import torch
     from torch.nn.functional import linear
 
     from models import _triton
 
-    kind = x.device.type
-    low = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-    y = _triton.layer_norm(x, norm.weight, norm.bias, norm.eps, low)
+    device_type = x.device.type
+    autocast = torch.is_autocast_enabled(device_type)
+    # The matrix products take their inputs in this precision.
+    product_dtype = torch.get_autocast_dtype(device_type) if autocast else x.dtype
+    y = _triton.layer_norm(x, norm.weight, norm.bias, norm.eps, product_dtype)
     y = _triton.bias_gelu(linear(y, expand.weight), expand.bias, gelu.approximate == "tanh")
     return project(y)  # type: ignore[no-any-return]
 
 
 class _Block:
-    """In front of `models.convnext.Block`."""
+    """Base class that is put before `models.convnext.Block` and overrides its `pointwise`."""
 
     def pointwise(self: Any, y: Tensor) -> Tensor:
         return pointwise(y, self.norm, self.expand, self.gelu, self.project)
 
 
 class _CNBlock:
-    """In front of torchvision's CNBlock."""
+    """Base class that is put before torchvision's CNBlock and overrides its `forward`."""
 
     def forward(self: Any, input: Tensor) -> Tensor:
         convolution, _, norm, expand, gelu, project, _ = self.block
@@ -40,17 +44,18 @@ class _CNBlock:
 
 
 FUSED = {"models.convnext.Block": _Block, "torchvision.models.convnext.CNBlock": _CNBlock}
-"""Block, by name as torchvision need not be imported -> what replaces its way to execute."""
+"""For each kind of block, by its name, the class that overrides part of it. torchvision need not be imported for it."""
 
 
 def fuse(model: nn.Module) -> int:
-    """Let the blocks of a model, in place, run `pointwise`; returns how many. Weights keep their names."""
-    fused = 0
+    """Let the ConvNeXt blocks of a model, in place, run `pointwise`, and return how many. Weights keep their names."""
+    count = 0
     for module in model.modules():
-        plain: type = type(module)
-        instead = FUSED.get(f"{plain.__module__}.{plain.__qualname__}")
-        if instead is not None:
-            # A class rather than a bound method: copies of the module are fused too, and torch.compile follows it.
-            module.__class__ = type(f"Fused{plain.__name__}", (instead, plain), {})
-            fused += 1
-    return fused
+        block: type = type(module)
+        override = FUSED.get(f"{block.__module__}.{block.__qualname__}")
+        if override is not None:
+            # The class is replaced rather than a method of the instance: then copies of the module are fused too,
+            # and torch.compile can trace it.
+            module.__class__ = type(f"Fused{block.__name__}", (override, block), {})
+            count += 1
+    return count

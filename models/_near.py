@@ -1,4 +1,4 @@
-"""What a person may have meant by a name that there is not."""
+"""Which accepted name a person may have meant by a name that does not exist."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ if TYPE_CHECKING:
 
 
 def meant(name: str, accepted: Iterable[str]) -> str:
-    """ "did you mean X? " where one of the accepted names is close to the name; else nothing.
+    """Return "did you mean X? " if one of the accepted names is close to `name`, else an empty text.
 
     >>> meant("OpenVino", ("eager", "openvino")), meant("x", ("eager",))
     ('did you mean openvino? ', '')
     """
-    plain = {_plain(one): one for one in accepted if one}
-    wanted = _plain(name)
-    near = difflib.get_close_matches(wanted, plain, 1) or [
-        one for one in plain if len(wanted) > 2 and one.startswith(wanted)
-    ]
-    return f"did you mean {plain[near[0]]}? " if near else ""
+    accepted_by_plain = {_plain(accepted_name): accepted_name for accepted_name in accepted if accepted_name}
+    plain_name = _plain(name)
+    close = difflib.get_close_matches(plain_name, accepted_by_plain, 1)
+    if not close and len(plain_name) > 2:
+        close = [plain for plain in accepted_by_plain if plain.startswith(plain_name)]
+    return f"did you mean {accepted_by_plain[close[0]]}? " if close else ""
 
 
 def _plain(name: str) -> str:
+    """Return a name in lower case, with underscores for hyphens."""
     return name.strip().lower().replace("-", "_")

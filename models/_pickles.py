@@ -1,8 +1,8 @@
-"""What a file of torch.save or torch.jit.save holds, found out without running anything that the file says.
+"""Look into files of torch.save and torch.jit.save without running anything that the file contains.
 
 A pickle is a program: it names functions and calls them. `torch.load(weights_only=True)` refuses every name that is not
-one of its own. Here each name that it refuses is made to stand for an inert class, which remembers what it was called
-with, so that the rest of the content can be looked at: keys, classes, where the weights are.
+on its own list. This module lets each refused name stand for an inert class, which only remembers its arguments, so
+that the rest of the content can be inspected: keys, classes, and where the weights are.
 """
 
 from __future__ import annotations
@@ -17,72 +17,79 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST = 300
-"""Names that are made inert, one after the other, before a file is given up."""
+"""At most this many names of one file are made inert. Each costs one more attempt to load the file."""
 REFUSED = re.compile(r"Unsupported global: GLOBAL (.+?) was not an allowed global")
 
 
 class Inert:
-    """An object of a class (or the result of a function) that was named and not loaded."""
+    """Stands for an object whose class (or for a result whose function) the file names, and which was not loaded."""
 
     name = ""
     """Dotted name of the class or function."""
 
-    def __new__(cls, *arguments: Any, **named: Any) -> Inert:
-        made = super().__new__(cls)
-        made.arguments = arguments
-        made.state = named
-        return made
+    def __new__(cls, *arguments: Any, **keywords: Any) -> Inert:
+        inert = super().__new__(cls)
+        inert.arguments = arguments
+        inert.state = keywords
+        return inert
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
         self.arguments: tuple[Any, ...] = arguments
-        self.state: Any = named
+        self.state: Any = keywords
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
 
 
 def outline(path: Path) -> tuple[Any, tuple[str, ...]]:
-    """(Content of a file of torch.save with tensors that have no values and `Inert` objects, names that were refused).
+    """Return the content of a file of torch.save, and the names in it that `torch.load` refused.
+
+    In the content, tensors have shapes and no values, and objects of refused classes are `Inert`.
 
     Raises
     ------
     ValueError
-        If the file is cut off, damaged, was not written by torch.save, or names what may not even be made inert.
+        If the file is cut off, damaged, not written by torch.save, or names something that PyTorch blocks entirely.
     """
     import torch
 
     inert: dict[str, type] = {}
     while True:
+        allowed: list[Any] = [
+            (inert_class, f"{module}{name}") for name, inert_class in inert.items() for module in _module_prefixes(name)
+        ]
         try:
-            known: list[Any] = [(made, f"{module}{name}") for name, made in inert.items() for module in _modules(name)]
-            with warnings.catch_warnings(), torch.serialization.safe_globals(known):
+            with warnings.catch_warnings(), torch.serialization.safe_globals(allowed):
                 warnings.simplefilter("ignore")
                 return torch.load(path, map_location="meta", weights_only=True), tuple(inert)
         except Exception as error:
-            # on damaged bytes the unpickler raises nearly anything
-            found = REFUSED.search(str(error))
-            if found is None or found[1] in inert or len(inert) >= MOST:
+            # On damaged bytes the unpickler raises nearly any kind of exception.
+            refusal = REFUSED.search(str(error))
+            if refusal is None or refusal[1] in inert or len(inert) >= MOST:
                 raise ValueError(f"{path} is not a whole file of torch.save") from error
-            inert[found[1]] = type("Named", (Inert,), {"name": found[1]})
+            name = refusal[1]
+            inert[name] = type("Named", (Inert,), {"name": name})
 
 
-def _modules(name: str) -> tuple[str, ...]:
-    """What stands before a name that was refused: PyTorch tells those of Python itself without their module."""
+def _module_prefixes(name: str) -> tuple[str, ...]:
+    """Return what completes a refused name when put before it: PyTorch names Python's builtins without their module."""
     return ("",) if "." in name else ("builtins.", "__builtin__.")
 
 
 def storage_types(archive: zipfile.ZipFile) -> set[str]:
-    """Types of the weights of a TorchScript archive, frozen ones (constants of its code) included: HalfStorage, ...
+    """Return the storage types of the weights of a TorchScript archive, e.g. {"HalfStorage"}.
+
+    Frozen weights, which are constants of the archive's code, count too.
 
     Raises
     ------
     ValueError
         If the archive is damaged.
     """
-    found = set()
+    types = set()
     for name in archive.namelist():
         if name.endswith(("/data.pkl", "/constants.pkl")):
             for operation, argument, _ in pickletools.genops(archive.read(name)):
                 if operation.name == "GLOBAL" and str(argument).startswith("torch "):
-                    found.add(str(argument).partition(" ")[2])
-    return found
+                    types.add(str(argument).partition(" ")[2])
+    return types

@@ -1,4 +1,4 @@
-"""Small images for a model of larger ones: enlarged on the device, as the first thing that the model does."""
+"""Let a model of large images take small ones: it enlarges them on the device, before its first layer."""
 
 from __future__ import annotations
 
@@ -9,18 +9,22 @@ if TYPE_CHECKING:
 
 
 class Upsample:
-    """Bilinear enlargement of a batch before a module's own forward pass; a hook, so that weights keep their names."""
+    """Enlarges a batch of images bilinearly before a module's forward pass.
+
+    It is a hook and no layer around the model, so that the weights keep their names.
+    """
 
     def __init__(self, size: int) -> None:
         from torch.nn.functional import interpolate
 
-        self.size, self.interpolate = size, interpolate
+        self.size = size
+        self.interpolate = interpolate
 
     def __call__(self, module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
         return self.interpolate(inputs[0], (self.size, self.size), mode="bilinear", align_corners=False)
 
 
 def upsampled(model: nn.Module, size: int) -> nn.Module:
-    """The model, which from now on enlarges its images to `size` × `size` pixels, in whatever form it is exported."""
+    """Let a model, in place, enlarge its images to `size` × `size` pixels, and return it. Exported forms do it too."""
     model.register_forward_pre_hook(Upsample(size))
     return model

@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al. 2022, A ConvNet for the 2020s): torchvision's, and a small one written out."""
+"""ConvNeXt (Liu et al. 2022, A ConvNet for the 2020s): two sizes of torchvision, and a small one written out here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from models import _library
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalization over the channels of (batch, channels, height, width)."""
+    """Layer normalization over the channels of a tensor (batch, channels, height, width)."""
 
     def forward(self, x: Tensor) -> Tensor:
         x = layer_norm(x.permute(0, 2, 3, 1), self.normalized_shape, self.weight, self.bias, self.eps)
@@ -17,8 +17,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class Block(nn.Module):
-    """Depthwise convolution, then per pixel: normalization, four times as many channels, GELU, back; beside a
-    shortcut."""
+    """A residual block of a depthwise convolution and a pointwise part."""
 
     def __init__(self, channels: int, kernel: int) -> None:
         super().__init__()
@@ -29,20 +28,23 @@ class Block(nn.Module):
         self.project = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        # without a copy where x is channels-last
+        # Where x is stored channels-last, this permutation needs no copy.
         y = self.depthwise(x).permute(0, 2, 3, 1)
         return x + self.pointwise(y).permute(0, 3, 1, 2)
 
     def pointwise(self, y: Tensor) -> Tensor:
-        """What is done to each pixel; `models.fuse` has another way to execute it."""
+        """Normalise each pixel, expand it to four times as many channels, apply GELU, and project it back.
+
+        `models.fuse` replaces this method.
+        """
         return self.project(self.gelu(self.expand(self.norm(y))))
 
 
 class ConvNeXt(nn.Module):
-    """Four stages; no layer scale and no normalization after the stem."""
+    """ConvNeXt of four stages, without layer scale and without normalization after the stem."""
 
     def __init__(
-        self, depths: tuple[int, ...], widths: tuple[int, ...], kernel: int, num_classes: int, in_channels: int
+        self, depths: tuple[int, ...], widths: tuple[int, ...], *, kernel: int, num_classes: int, in_channels: int
     ) -> None:
         super().__init__()
         self.stem = nn.Conv2d(in_channels, widths[0], 4, 4)
@@ -65,21 +67,24 @@ class ConvNeXt(nn.Module):
 
 
 def convnext_18m(num_classes: int, in_channels: int = 3, image_size: int = 224) -> ConvNeXt:
-    """Depths 1-3-9-1, 5×5 kernels; 18,166,472 parameters at 200 classes. Images of 32 pixels or more."""
+    """Build ConvNeXt of depths 1-3-9-1 with 5×5 kernels; 18,166,472 parameters at 200 classes.
+
+    Images must have 32 pixels per side or more.
+    """
     if image_size < 32:
         raise ValueError("it takes 32 or more")
-    return ConvNeXt((1, 3, 9, 1), (96, 192, 384, 768), 5, num_classes, in_channels)
+    return ConvNeXt((1, 3, 9, 1), (96, 192, 384, 768), kernel=5, num_classes=num_classes, in_channels=in_channels)
 
 
 def convnext_tiny(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
-    """ConvNeXt-Tiny of torchvision; 28,589,128 parameters at 1,000 classes. Images of 32 pixels or more."""
+    """Build torchvision's ConvNeXt-Tiny; 28,589,128 parameters at 1,000 classes. Images of 32 pixels or more."""
     return _library.torchvision(
         "convnext_tiny", num_classes=num_classes, in_channels=in_channels, image_size=image_size
     )
 
 
 def convnext_base(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
-    """ConvNeXt-Base of torchvision; 88,591,464 parameters at 1,000 classes. Images of 32 pixels or more."""
+    """Build torchvision's ConvNeXt-Base; 88,591,464 parameters at 1,000 classes. Images of 32 pixels or more."""
     return _library.torchvision(
         "convnext_base", num_classes=num_classes, in_channels=in_channels, image_size=image_size
     )

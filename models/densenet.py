@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 
 def densenet121(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
-    """DenseNet-121; 7,978,856 parameters at 1,000 classes. Images of 8 pixels or more; small stem below 64."""
+    """Build DenseNet-121; 7,978,856 parameters at 1,000 classes.
+
+    Images must have 8 pixels per side or more. Below 64 pixels the model gets the stem for small images.
+    """
     model = _library.torchvision("densenet121", num_classes=num_classes, in_channels=in_channels, image_size=image_size)
     return _library.small_stem(model, pool="features.pool0") if image_size < 64 else model

@@ -10,7 +10,7 @@ class LeNet5(nn.Module):
 
     def __init__(self, num_classes: int, in_channels: int, image_size: int) -> None:
         super().__init__()
-        # 5×5 kernels would leave nothing of smaller images
+        # Without padding, the 5×5 kernels would leave nothing of images smaller than this.
         padding = 0 if image_size >= 32 else 2
         self.conv1 = nn.Conv2d(in_channels, 6, 5, padding=padding)
         self.conv2 = nn.Conv2d(6, 16, 5, padding=padding)
@@ -29,5 +29,5 @@ class LeNet5(nn.Module):
 
 
 def lenet5(num_classes: int, in_channels: int = 3, image_size: int = 32) -> LeNet5:
-    """LeNet-5; 61,706 parameters at 10 classes on 32×32 greyscale images."""
+    """Build LeNet-5; 61,706 parameters at 10 classes on 32×32 greyscale images."""
     return LeNet5(num_classes, in_channels, image_size)

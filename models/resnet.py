@@ -1,5 +1,7 @@
-"""ResNet (He et al. 2015, Deep residual learning): 34 written out, torchvision's weights load into it; torchvision's
-50."""
+"""ResNet (He et al. 2015, Deep residual learning): ResNet-34 written out here, and torchvision's ResNet-50.
+
+torchvision's weights load into this ResNet-34.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from models import _library
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions beside a shortcut."""
+    """A residual block of two 3×3 convolutions."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -31,13 +33,13 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Four stages of basic blocks; names of modules are torchvision's."""
+    """ResNet of four stages of basic blocks. Its modules have the names that torchvision gives them."""
 
     def __init__(
-        self, depths: tuple[int, ...], num_classes: int, in_channels: int, image_size: int, width: int
+        self, depths: tuple[int, ...], *, num_classes: int, in_channels: int, image_size: int, width: int
     ) -> None:
         super().__init__()
-        # a 7×7 stride-2 stem and a pool would leave too little of a small image
+        # A 7×7 stem of stride 2 and a pool would leave too few pixels of a small image.
         small = image_size < 64
         self.conv1 = nn.Conv2d(in_channels, width, *((3, 1, 1) if small else (7, 2, 3)), bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -55,6 +57,7 @@ class ResNet(nn.Module):
 
     @staticmethod
     def _stage(depth: int, in_channels: int, channels: int, stride: int) -> nn.Sequential:
+        """Build a stage of `depth` blocks, the first of which has the stride."""
         first = BasicBlock(in_channels, channels, stride)
         return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(depth - 1)))
 
@@ -65,11 +68,17 @@ class ResNet(nn.Module):
 
 
 def resnet34(num_classes: int, in_channels: int = 3, image_size: int = 224, width: int = 64) -> ResNet:
-    """ResNet-34: depths 3-4-6-3, `width` channels in the first stage; 21,797,672 parameters at 1,000 classes."""
-    return ResNet((3, 4, 6, 3), num_classes, in_channels, image_size, width)
+    """Build ResNet-34 of depths 3-4-6-3; 21,797,672 parameters at 1,000 classes.
+
+    `width` is the number of channels of the first stage; each further stage has twice as many as the one before it.
+    """
+    return ResNet((3, 4, 6, 3), num_classes=num_classes, in_channels=in_channels, image_size=image_size, width=width)
 
 
 def resnet50(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
-    """ResNet-50 of torchvision; 25,557,032 parameters at 1,000 classes. Small stem below 64 pixels, as ResNet-34."""
+    """Build torchvision's ResNet-50; 25,557,032 parameters at 1,000 classes.
+
+    Like ResNet-34, it gets the stem for small images below 64 pixels.
+    """
     model = _library.torchvision("resnet50", num_classes=num_classes, in_channels=in_channels, image_size=image_size)
     return _library.small_stem(model, pool="maxpool") if image_size < 64 else model

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 
 
 def vit_b_16(num_classes: int, in_channels: int = 3, image_size: int = 224) -> nn.Module:
-    """ViT-B/16; 86,567,656 parameters at 1,000 classes and 224 pixels. Images of a multiple of 16 pixels.
+    """Build ViT-B/16; 86,567,656 parameters at 1,000 classes and 224 pixels. Image sizes are multiples of 16 pixels.
 
-    Torchvision's rather than timm's: its attention is nn.MultiheadAttention, which torch-pruning knows.
+    It is torchvision's and not timm's, because its attention is nn.MultiheadAttention, which torch-pruning can prune.
     """
     return _library.torchvision("vit_b_16", num_classes=num_classes, in_channels=in_channels, image_size=image_size)

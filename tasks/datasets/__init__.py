@@ -1,7 +1,7 @@
-"""Sources of images, one file per source, found by file name.
+"""Sources of images: one file per source, and the file's name is the source's name.
 
-A source is a module with a function `open(data: Data) -> Source`. Opening one is cheap: nothing is read, downloaded or
-imported before its images or its fingerprint are asked for.
+A source is a module with a function `open(data: Data) -> Source`. Opening a source is cheap: nothing is read,
+downloaded or imported until its images or its fingerprint are needed.
 """
 
 from __future__ import annotations
@@ -26,24 +26,31 @@ if TYPE_CHECKING:
     from tasks.records import Data
 
     Encoded = bytes | Path | np.ndarray | Image.Image | Bad | None
-    """An image file's bytes or its path, uint8 pixels (height, width[, channels]), a picture; None: a null image; or
-    why it could not be read."""
+    """An image as a source gives it.
+
+    It is an image file's bytes or its path, uint8 pixels of shape (height, width) or (height, width, channels), a
+    picture of Pillow's, None for a null image, or the reason why the source could not read it.
+    """
 
 HASHED_BYTES = 2 << 30
-"""Files of up to this many bytes together are fingerprinted by their content, larger sets by names, sizes and times."""
+"""Files of fewer bytes in total are fingerprinted by their content, larger sets by names, sizes and times.
+
+Reading 2 GiB to hash them takes seconds; a set of 150 GB would delay every run by minutes.
+"""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Images of a source that belong together, in row order."""
+    """A part of a source: images that belong together, e.g. its training images, in row order."""
 
     labels: Sequence[int | None]
-    """Class index of each row as the source has it, in range or not; None: the label is null."""
+    """Class index of each row as the source has it, which may be out of range. None is a null label."""
     read: Callable[[Sequence[int]], Iterator[tuple[Encoded, str]]]
-    """Rows in ascending order -> (image, what the source calls it) of each, lazily and in bounded memory."""
+    """Takes row numbers in ascending order, and yields each row's image and name, lazily and in bounded memory."""
 
     @property
     def rows(self) -> int:
+        """Number of rows."""
         return len(self.labels)
 
     def __iter__(self) -> Iterator[tuple[Encoded, int | None, str]]:
@@ -52,62 +59,65 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Left:
+class Unused:
     """Something at data.path that is not used."""
 
-    said: str
-    """How many of what, and why, e.g. "3 images in data.path beside the class folders"."""
-    lost: int = 0
-    """Images that are lost by it, of those that could have been used."""
+    description: str
+    """How many things of what kind, and why, e.g. "3 images in data.path beside the class folders"."""
+    lost_images: int = 0
+    """Number of images among it that could have been used."""
     harmless: bool = False
-    """Whether it needs no warning: what a system leaves in every folder."""
+    """Whether it needs no warning, like the files that an operating system leaves in every folder."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a source holds."""
+    """The images of a source, and how they were found."""
 
     classes: tuple[str, ...]
+    """Class names, in the order of their indices."""
     parts: dict[str, Part]
-    """Of "train", "validation" and "test" those that it has; a source without splits has "train" alone."""
+    """The source's parts: any of "train", "validation" and "test". A source without splits has "train" alone."""
     layout: str = "the data set's own"
-    """How it was read, in words: which folders, files and columns are the classes, splits, images and labels."""
-    left: tuple[Left, ...] = ()
-    """What is not used."""
-    lost: tuple[str, ...] = ()
-    """Classes of which no image is used, with the reason."""
-    merged: tuple[str, ...] = ()
-    """Classes whose images come from several folders, with the number of each."""
+    """How the source was read, in words: which folders, files and columns give classes, splits, images and labels."""
+    unused: tuple[Unused, ...] = ()
+    lost_classes: tuple[str, ...] = ()
+    """Classes without a single image that is used, each with the reason."""
+    merged_classes: tuple[str, ...] = ()
+    """Classes whose images come from several folders, each with the number of images per folder."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source, opened; its images are located when they are first asked for."""
+    """An opened source. Its images are located when they are first needed."""
 
     load: Callable[[], Images]
     fingerprint: Callable[[], str]
-    """SHA-256 in hex that changes when the content changes."""
+    """Returns a SHA-256 in hex digits that changes when the content changes."""
 
     @cached_property
     def images(self) -> Images:
+        """The images, located once."""
         return self.load()
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of their indices."""
         return self.images.classes
 
     @property
     def parts(self) -> dict[str, Part]:
+        """The source's parts by name."""
         return self.images.parts
 
 
 def open_source(data: Data) -> Source:
-    """Open the source that `data` names, or that lies at data.path.
+    """Open the source that `data` names, or the one that reads what lies at data.path.
 
     Raises
     ------
     ValueError
-        Here or when its images are asked for: nothing is at data.path, or it is not what the source reads.
+        Here, or later when the images are needed: if nothing is at data.path, or the source cannot read it.
     """
     from tasks.datasets._find import resolve
 
@@ -116,18 +126,21 @@ def open_source(data: Data) -> Source:
 
 
 def location(data: Data) -> Path:
-    """data.path as a path, or where downloads are kept if it is empty."""
+    """Return data.path as a path, or the folder that keeps downloads if data.path is empty."""
     return Path(data.path).expanduser() if data.path else Path.home() / ".cache" / "burnish"
 
 
 def fingerprint(files: Sequence[Path], root: Path) -> str:
-    """SHA-256 of the files' names relative to `root` and of their content (above `HASHED_BYTES`: sizes and times)."""
-    found = [(path, path.stat()) for path in files]
-    small = sum(stat.st_size for _, stat in found) < HASHED_BYTES
+    """Return a SHA-256 of the files' names relative to `root` and of their content.
+
+    For files of `HASHED_BYTES` and more in total, sizes and times of change stand for the content.
+    """
+    stats = [(path, path.stat()) for path in files]
+    is_small = sum(stat.st_size for _, stat in stats) < HASHED_BYTES
     lines = hashlib.sha256()
-    for path, stat in found:
-        content = file_sha256(path) if small else f"{stat.st_size} {stat.st_mtime_ns}"
-        # not every name is UTF-8
+    for path, stat in stats:
+        content = file_sha256(path) if is_small else f"{stat.st_size} {stat.st_mtime_ns}"
+        # File names may hold bytes that are not UTF-8.
         name = os.fsencode(path.relative_to(root).as_posix())
         lines.update(name + f"\0{content}\n".encode())
     return lines.hexdigest()

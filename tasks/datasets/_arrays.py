@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-"""The splits, in the order of their numbers in the array of splits."""
+"""The splits. The array of splits holds positions in this tuple."""
 
 
 class Arrays(NamedTuple):

@@ -1,20 +1,22 @@
-"""Columns of a Parquet file: which holds the images, which the labels, of whatever type the hub's data sets have."""
+"""Find the columns of images and labels in Parquet files, and read the labels, of all types that hub data sets use."""
 
 from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.datasets import Left
+from models._messages import brief
+from tasks.datasets import Unused
 from tasks.datasets._arrays import SPLITS
-from tasks.datasets._decode import format_of
+from tasks.datasets._decode import HEAD, format_of
 from tasks.datasets._filekinds import AGAIN, kind
 from tasks.datasets._words import few, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     import pyarrow as pa
@@ -24,10 +26,13 @@ if TYPE_CHECKING:
 
     Value = int | str | bool | float | None
 
-NAMES = ("label", "labels", "class", "category", "target")
-"""Columns that are taken for the label by their name where nothing else tells."""
-LOOKED_AT = 64
-"""Rows of the first file in which an image is looked for."""
+LABEL_NAMES = ("label", "labels", "class", "category", "target")
+"""A column of one of these names is taken for the label if nothing else decides."""
+SEARCHED_ROWS = 64
+"""This many rows of the first file are searched for an image, to decide whether a column holds images."""
+WHOLE_NUMBERS = "whole numbers"
+TEXT = "text"
+TRUE_AND_FALSE = "true and false"
 
 
 @dataclass(frozen=True)
@@ -35,157 +40,182 @@ class Columns:
     """The columns that are read."""
 
     image: str
+    """Name of the column of images."""
     label: str
+    """Name of the column of labels."""
     kind: str
-    """What labels are: whole numbers, text or true and false."""
+    """What the labels are: `WHOLE_NUMBERS`, `TEXT` or `TRUE_AND_FALSE`."""
     names: tuple[str, ...] | None
-    """Class names, where the schema's metadata has them."""
+    """Class names, if the schema's metadata has them."""
     others: tuple[str, ...] = ()
-    """Columns that could have been the label."""
+    """Names of further columns that could have been the label."""
 
     @property
-    def left(self) -> tuple[Left, ...]:
-        return (Left(f"other columns of labels: {', '.join(self.others)}"),) if self.others else ()
+    def unused(self) -> tuple[Unused, ...]:
+        """The columns of labels that are not read."""
+        return (Unused(f"other columns of labels: {', '.join(self.others)}"),) if self.others else ()
 
-    def said(self, files: Mapping[str, Sequence[Path]]) -> str:
-        """How the files are read, in words."""
-        names_of = {part: few([path.name for path in paths], 3) for part, paths in files.items()}
-        splits = "splits " + ", ".join(f"{part} ({names_of[part]})" for part in SPLITS if part in files)
+    def description(self, files: Mapping[str, Sequence[Path]]) -> str:
+        """Return in words how the files of each part are read."""
+        file_names = {part: few([path.name for path in paths], 3) for part, paths in files.items()}
+        splits = "splits " + ", ".join(f"{part} ({file_names[part]})" for part in SPLITS if part in files)
         if len(files) == 1:
-            splits = f"no splits ({', '.join(names_of.values())})"
+            splits = f"no splits ({', '.join(file_names.values())})"
         names = "class names of the metadata" if self.names else "the labels are the class names"
         return f"images in column {self.image}, labels in column {self.label} ({self.kind}; {names}); {splits}"
 
 
 def open_file(path: Path) -> pq.ParquetFile:
-    import pyarrow as pa
+    """Open a Parquet file, with a ValueError of one line if it is none or damaged."""
     import pyarrow.parquet as pq
 
-    try:
+    with reading(path):
         return pq.ParquetFile(path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn PyArrow's errors while a Parquet file is read into a ValueError that says what the file is instead."""
+    import pyarrow as pa
+
+    try:
+        yield
     except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from error
-
-
-def damaged(path: Path, error: Exception) -> ValueError:
-    what = kind(path)
-    known = f"it is {what}" if what not in (None, "Parquet") else " ".join(str(error).split())[:200]
-    if what == "Parquet":
-        known = f"it is cut off or damaged ({known.rstrip('.')}): {AGAIN}"
-    return ValueError(f"data.path: {path} cannot be read as Parquet: {known}")
+        file_kind = kind(path)
+        reason = f"it is {file_kind}" if file_kind not in (None, "Parquet") else brief(error)
+        if file_kind == "Parquet":
+            reason = f"it is cut off or damaged ({reason.rstrip('.')}): {AGAIN}"
+        raise ValueError(f"data.path: {path} cannot be read as Parquet: {reason}") from error
 
 
 def find_columns(file: pq.ParquetFile, path: Path, data: Data) -> Columns:
-    """The columns of images and labels: as the settings say, or the only ones that can be it.
+    """Return the columns of images and labels: those that the settings name, or the only ones that can be meant.
 
     Raises
     ------
     ValueError
-        If there is none, or there are several and nothing tells which.
+        If no column can be meant, or several can and nothing decides between them.
     """
     schema = file.schema_arrow
-    for key in ("image", "label"):
-        if (asked := getattr(data, key)) is not None and asked not in schema.names:
-            raise ValueError(f"data.{key}: {path} has no column {asked!r}; its columns are {', '.join(schema.names)}")
+    for field, column in (("image", data.image), ("label", data.label)):
+        if column is not None and column not in schema.names:
+            raise ValueError(
+                f"data.{field}: {path} has no column {column!r}; its columns are {', '.join(schema.names)}"
+            )
     image = _image(file, path, data.image)
-    described = _features(schema)
-    label, others = _label(schema, path, data.label, image, described)
-    feature = described.get(label)
-    names = feature.get("names") if isinstance(feature, dict) else None
-    kind = _kind(schema.field(label).type)
-    if kind is None:
+    label, others = _label(schema, path, image=image, chosen=data.label)
+    label_kind = _kind(schema.field(label).type)
+    if label_kind is None:
         raise ValueError(
             f"data.label: column {label} of {path} is of type {schema.field(label).type}; a label is a whole "
             "number, text, or true or false"
         )
-    return Columns(image, label, kind, tuple(map(str, names)) if names and kind == "whole numbers" else None, others)
+    return Columns(image, label, label_kind, _class_names(schema, label), others)
 
 
 def _features(schema: pa.Schema) -> dict[str, Any]:
-    """What the hub's library has written of each column."""
+    """Return what the hub's library wrote about each column into the schema's metadata."""
     try:
-        found = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
     except (ValueError, KeyError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return features if isinstance(features, dict) else {}
 
 
-def _plain(kind: pa.DataType) -> pa.DataType:
+def _class_names(schema: pa.Schema, label: str) -> tuple[str, ...] | None:
+    """Return the class names that the metadata gives to the whole numbers of a column, or None without such names."""
+    feature = _features(schema).get(label)
+    names = feature.get("names") if isinstance(feature, dict) else None
+    if not names or _kind(schema.field(label).type) != WHOLE_NUMBERS:
+        return None
+    return tuple(map(str, names))
+
+
+def _columns_and_types(schema: pa.Schema) -> str:
+    """Return the names of all columns with their types, for a message."""
+    return ", ".join(f"{field.name} ({field.type})" for field in schema)
+
+
+def _value_type(arrow_type: pa.DataType) -> pa.DataType:
+    """Return the type of the values of a column, which may be stored as a dictionary of values."""
     import pyarrow as pa
 
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+    return arrow_type.value_type if pa.types.is_dictionary(arrow_type) else arrow_type
 
 
-def _kind(kind: pa.DataType) -> str | None:
-    """What labels of an Arrow type are, in words; None: no labels."""
+def _kind(arrow_type: pa.DataType) -> str | None:
+    """Return what labels of an Arrow type are, in words, or None if no labels are of that type."""
     import pyarrow as pa
 
-    kind = _plain(kind)
-    if pa.types.is_boolean(kind):
-        return "true and false"
-    # pandas makes floats of integers with gaps
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-        return "whole numbers"
-    is_text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return "text" if any(test(kind) for test in is_text) else None
+    value_type = _value_type(arrow_type)
+    if pa.types.is_boolean(value_type):
+        return TRUE_AND_FALSE
+    # pandas turns integers with gaps into floating-point numbers.
+    if pa.types.is_integer(value_type) or pa.types.is_floating(value_type):
+        return WHOLE_NUMBERS
+    text_tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return TEXT if any(is_text(value_type) for is_text in text_tests) else None
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
+def _holds_bytes(arrow_type: pa.DataType) -> bool:
+    """Return whether values of an Arrow type can be image files: bytes, or a struct with a field `bytes`."""
     import pyarrow as pa
 
-    kind = _plain(kind)
-    if pa.types.is_struct(kind):
-        return any(child.name == "bytes" and _holds_bytes(child.type) for child in kind)
+    value_type = _value_type(arrow_type)
+    if pa.types.is_struct(value_type):
+        return any(child.name == "bytes" and _holds_bytes(child.type) for child in value_type)
     tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-    return any(test(kind) for test in tests)
+    return any(is_binary(value_type) for is_binary in tests)
 
 
-def _image(file: pq.ParquetFile, path: Path, asked: str | None) -> str:
-    """The column of images: the one asked for; the only one that can hold files; of several, the only one that does."""
+def _image(file: pq.ParquetFile, path: Path, chosen: str | None) -> str:
+    """Return the column of images: the one that the user chose, or the only one that can hold image files.
+
+    If several can, it is the only one whose first rows do.
+    """
     schema = file.schema_arrow
-    if asked is not None:
-        if not _holds_bytes(schema.field(asked).type):
+    if chosen is not None:
+        if not _holds_bytes(schema.field(chosen).type):
             raise ValueError(
-                f"data.image: column {asked} of {path} is of type {schema.field(asked).type}; images are bytes, "
+                f"data.image: column {chosen} of {path} is of type {schema.field(chosen).type}; images are bytes, "
                 "or a struct with a field `bytes`"
             )
-        return asked
-    found = [field.name for field in schema if _holds_bytes(field.type)]
-    if len(found) > 1:
-        found = [name for name in found if _is_image(file, path, name)] or found
-    if len(found) == 1:
-        return found[0]
-    hint = (
-        f"which of {', '.join(found)} it is, data.image decides"
-        if found
-        else "the columns are " + ", ".join(f"{field.name} ({field.type})" for field in schema)
-    )
+        return chosen
+    candidates = [field.name for field in schema if _holds_bytes(field.type)]
+    if len(candidates) > 1:
+        candidates = [name for name in candidates if _holds_images(file, path, name)] or candidates
+    if len(candidates) == 1:
+        return candidates[0]
+    hint = f"the columns are {_columns_and_types(schema)}"
+    if candidates:
+        hint = f"set data.image to one of {', '.join(candidates)}"
     raise ValueError(f"data.path: {path} needs one image column, of bytes or of structs with a field `bytes`; {hint}")
 
 
-def _is_image(file: pq.ParquetFile, path: Path, name: str) -> bool:
-    """Whether one of the first values that are given is an image file."""
-    import pyarrow as pa
-
-    try:
-        batch = next(file.iter_batches(LOOKED_AT, columns=[name]), None)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from error
-    heads = (content for content, _ in images_of(batch.column(0))) if batch is not None else ()
-    return any(head and format_of(head[:512]) for head in heads)
+def _holds_images(file: pq.ParquetFile, path: Path, column: str) -> bool:
+    """Return whether one of the first values of a column is an image file."""
+    with reading(path):
+        batch = next(file.iter_batches(SEARCHED_ROWS, columns=[column]), None)
+    if batch is None:
+        return False
+    return any(content and format_of(content[:HEAD]) for content, _ in images_of(batch.column(0)))
 
 
-def _label(
-    schema: pa.Schema, path: Path, asked: str | None, image: str, described: Mapping[str, Any]
-) -> tuple[str, tuple[str, ...]]:
-    """(Column of labels, other columns that the metadata calls labels)."""
-    able = [f.name for f in schema if f.name != image and _kind(f.type) and not f.name.startswith("__index_level_")]
-    named = [name for name in able if isinstance(described.get(name), dict) and "names" in described[name]]
-    if asked is not None:
-        return asked, tuple(name for name in named if name != asked)
-    if "label" in able:
-        return "label", tuple(name for name in named if name != "label")
-    for group in (named, [name for name in able if name.lower() in NAMES], able):
+def _label(schema: pa.Schema, path: Path, *, image: str, chosen: str | None) -> tuple[str, tuple[str, ...]]:
+    """Return the column of labels, and the other columns that the metadata describes as labels."""
+    possible = [
+        field.name
+        for field in schema
+        if field.name != image and _kind(field.type) and not field.name.startswith("__index_level_")
+    ]
+    features = _features(schema)
+    described = [name for name in possible if isinstance(features.get(name), dict) and "names" in features[name]]
+    if chosen is None and "label" in possible:
+        chosen = "label"
+    if chosen is not None:
+        return chosen, tuple(name for name in described if name != chosen)
+    usual = [name for name in possible if name.lower() in LABEL_NAMES]
+    for group in (described, usual, possible):
         if len(group) == 1:
             return group[0], ()
         if group:
@@ -195,52 +225,55 @@ def _label(
             )
     raise ValueError(
         f"data.path: {path} has no column that can be the label, a whole number, text, or true or false; its "
-        f"columns are {', '.join(f'{field.name} ({field.type})' for field in schema)}"
+        f"columns are {_columns_and_types(schema)}"
     )
 
 
-def check_same(columns: Columns, first: Path, schema: pa.Schema, path: Path) -> bool:
-    """Whether a file has labels; refused unless its columns are those of the first file."""
+def has_labels(columns: Columns, first: Path, schema: pa.Schema, path: Path) -> bool:
+    """Return whether a file has labels.
+
+    Raises
+    ------
+    ValueError
+        If the file's columns are not those of the first file; only the labels may be absent.
+    """
     if columns.image not in schema.names or not _holds_bytes(schema.field(columns.image).type):
         raise ValueError(
             f"data.path: {path} has no image column {columns.image} as {first} has; its columns are "
-            f"{', '.join(f'{field.name} ({field.type})' for field in schema)}"
+            f"{_columns_and_types(schema)}"
         )
     if columns.label not in schema.names:
         return False
-    kind = _kind(schema.field(columns.label).type)
-    if kind != columns.kind:
+    label_type = schema.field(columns.label).type
+    if _kind(label_type) != columns.kind:
         raise ValueError(
             f"data.path: labels in column {columns.label} are {columns.kind} in {first} and of type "
-            f"{schema.field(columns.label).type} in {path}"
+            f"{label_type} in {path}"
         )
-    feature = _features(schema).get(columns.label)
-    names = feature.get("names") if isinstance(feature, dict) else None
-    if (tuple(map(str, names)) if names and kind == "whole numbers" else None) != columns.names:
+    if _class_names(schema, columns.label) != columns.names:
         raise ValueError(f"data.path: {path} and {first} do not agree on the class names")
     return True
 
 
 def read_labels(paths: Sequence[Path], columns: Columns) -> list[Value]:
-    """Labels of several files as they are stored; an empty text is no label."""
+    """Return the labels of several files as they are stored. An empty text counts as a null label."""
     import pyarrow as pa
 
-    found: list[Value] = []
+    labels: list[Value] = []
     for path in paths:
-        try:
+        with reading(path):
             column = open_file(path).read(columns=[columns.label]).column(0)
-        except (pa.ArrowException, OSError) as error:
-            raise damaged(path, error) from error
         values = column.to_pylist()
-        if columns.kind == "text":
+        if columns.kind == TEXT:
             values = [value or None for value in values]
-        elif pa.types.is_floating(_plain(column.type)):
+        elif pa.types.is_floating(_value_type(column.type)):
             values = [_whole(value, path, columns.label) for value in values]
-        found += values
-    return found
+        labels += values
+    return labels
 
 
 def _whole(value: float | None, path: Path, column: str) -> int | None:
+    """Return a floating-point label as a whole number, or None if it is null or not a number."""
     if value is None or math.isnan(value):
         return None
     if not value.is_integer():
@@ -251,24 +284,36 @@ def _whole(value: float | None, path: Path, column: str) -> int | None:
 def name_classes(
     columns: Columns, values: Mapping[str, list[Value]], where: str
 ) -> tuple[tuple[str, ...], Callable[[Value], int | None]]:
-    """(Class names, stored label -> class index)."""
+    """Return the class names, and a function that maps a stored label to its class index.
+
+    Parameters
+    ----------
+    values
+        The stored labels of each part.
+    where
+        What to call the data set in messages.
+    """
+
+    def as_index(value: Value) -> int | None:
+        return None if value is None else int(value)
+
     if columns.names is not None:
-        return columns.names, lambda value: value if value is None else int(value)
-    if columns.kind == "true and false":
-        return ("False", "True"), lambda value: None if value is None else int(value)
-    if columns.kind == "text":
-        found = sorted({value for part in values.values() for value in part if isinstance(value, str)})
-        index = {name: i for i, name in enumerate(found)}
-        return tuple(map(shown, found)), lambda value: None if value is None else index[str(value)]
-    top = max((int(value) for part in values.values() for value in part if value is not None), default=-1)
+        return columns.names, as_index
+    if columns.kind == TRUE_AND_FALSE:
+        return ("False", "True"), as_index
+    if columns.kind == TEXT:
+        names = sorted({value for part in values.values() for value in part if isinstance(value, str)})
+        index = {name: i for i, name in enumerate(names)}
+        return tuple(map(shown, names)), lambda value: None if value is None else index[str(value)]
+    highest = max((int(value) for part in values.values() for value in part if value is not None), default=-1)
     rows = sum(map(len, values.values()))
-    if top >= rows:
-        raise ValueError(f"data.path: {where} has no class names, and labels up to {top} in {rows} rows")
-    return tuple(map(str, range(top + 1))), lambda value: value if value is None else int(value)
+    if highest >= rows:
+        raise ValueError(f"data.path: {where} has no class names, and labels up to {highest} in {rows} rows")
+    return tuple(map(str, range(highest + 1))), as_index
 
 
 def images_of(column: pa.Array) -> list[tuple[bytes | None, str]]:
-    """(Bytes, path as the data set has it) of each image of a column; a null struct has null fields."""
+    """Return the bytes of each image of a column, and its path as the data set has it. A null image has null bytes."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):

@@ -1,8 +1,9 @@
-"""Files and folders whose names begin with a dot: what tools leave is no data; hidden images are counted, and said."""
+"""Files and folders whose names begin with a dot: they are not read, but the images among them are counted."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,42 +15,52 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".jp2", ".avif")
-"""Files so called are not looked into before they are decoded: what is no image is then a bad image, and never left
-out."""
+"""A file with one of these suffixes counts as an image without a look into it.
+
+If decoding then shows that it is none, it is reported as a bad image and not silently left out.
+"""
 
 
 def is_hidden(name: str) -> bool:
+    """Return whether the name of a file or folder begins with a dot."""
     return name.startswith(".")
 
 
 def is_image(name: str, head: Callable[[], bytes]) -> bool:
-    """Whether a file is an image, by its suffix or else by its first bytes."""
+    """Return whether a file is an image, by its suffix or else by its first bytes, which `head` reads."""
     return name.lower().endswith(SUFFIXES) or format_of(head()) is not None
 
 
 def images_in(path: Path, root: Path) -> int:
-    """Number of images that a hidden file or folder is or holds; none where it is a link to what is read as `root`
-    anyway."""
+    """Return the number of images in a hidden folder, or 1 or 0 for a hidden file.
+
+    A link to something that is read as part of `root` anyway has none.
+    """
     if path.is_symlink() and path.resolve().is_relative_to(root.resolve()):
         return 0
     if path.is_file():
         return int(is_image(path.name, lambda: head_of(path)))
     count = 0
-    for folder, folders, names in os.walk(path, onerror=_cannot_be_read):
+    for folder, folders, names in os.walk(path, onerror=_raise):
+        # os.walk goes into the folders that this list still holds.
         folders[:] = [name for name in folders if not is_junk(name, folder=True)]
-        files = (Path(folder, name) for name in names if not is_junk(name))
-        count += sum(is_image(file.name, lambda file=file: head_of(file)) for file in files if file.is_file())  # type: ignore[misc]
+        for name in names:
+            file = Path(folder, name)
+            if not is_junk(name) and file.is_file():
+                count += is_image(name, partial(head_of, file))
     return count
 
 
-def _cannot_be_read(error: OSError) -> None:
-    """os.walk leaves out what it cannot read unless this raises."""
+def _raise(error: OSError) -> None:
+    """Raise the error of a folder that cannot be read. Without this, os.walk would leave the folder out silently."""
     raise error
 
 
 def hidden_images(hidden: Mapping[str, int]) -> str:
-    """Hidden images in words; empty where there are none."""
+    """Return in words which images are hidden, given their number per file or folder; an empty text if none are."""
     total = sum(hidden.values())
-    found = [f"{name} ({count})" if count > 1 else name for name, count in sorted(hidden.items()) if count]
+    if not total:
+        return ""
+    holders = [f"{name} ({count})" if count > 1 else name for name, count in sorted(hidden.items()) if count]
     names = "names that begin" if total > 1 else "a name that begins"
-    return f"{counted(total, 'image')} hidden by {names} with a dot: {few(found)}" if total else ""
+    return f"{counted(total, 'image')} hidden by {names} with a dot: {few(holders)}"

@@ -1,5 +1,7 @@
-"""How folders of images are laid out: which are classes, which are splits. What could be read in two ways is
-refused."""
+"""Find out how folders of images are laid out: which are classes and which are splits.
+
+A layout that could be read in two ways is refused, with what the user can set to decide.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,17 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.datasets import Left
+from tasks.datasets import Unused
 from tasks.datasets._arrays import SPLITS
-from tasks.datasets._words import counted, few, settle, shown, split_of
+from tasks.datasets._folders import Folder, descend
+from tasks.datasets._words import counted, few, plain_split_word, settle, shown, split_of, split_word
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from tasks.datasets._tree import Tree
-
     Classes = dict[str, list[str]]
-    """Class folder -> names of its images, sorted."""
+    """For each class folder, the names of its images, sorted."""
 
 MERGED = 5
-"""Folders inside of a class that a message names."""
+"""A message names at most this many of the folders inside a class folder."""
 DECIDES = "data.layout=classes or data.layout=splits decides"
 
 
@@ -30,108 +29,42 @@ class NoClasses(ValueError):
 
 
 @dataclass
-class Folder:
-    """A folder, with what is in it and below."""
-
-    path: str
-    """Relative to the root, which is ""."""
-    below: dict[str, Folder] = field(default_factory=dict)
-    images: list[str] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    others: list[str] = field(default_factory=list)
-    links: list[str] = field(default_factory=list)
-    hidden: list[str] = field(default_factory=list)
-    """Folders in it whose names begin with a dot, with images."""
-
-    @property
-    def name(self) -> str:
-        return self.path.rpartition("/")[2]
-
-    @property
-    def where(self) -> str:
-        """The folder in words."""
-        return shown(self.path) if self.path else "data.path"
-
-    def holding(self) -> list[Folder]:
-        """The sub-folders in which, or below which, images are; in order of their names."""
-        return [folder for _, folder in sorted(self.below.items()) if next(folder.every("images"), None)]
-
-    def every(self, kind: str) -> Iterator[str]:
-        """Names of the files of a kind in the folder and below it, lazily."""
-        yield from getattr(self, kind)
-        for _, folder in sorted(self.below.items()):
-            yield from folder.every(kind)
-
-
-@dataclass
 class Layout:
-    """Images by split and class, and how that was read from the folders."""
+    """Images by split and class, and how that was read from the folders or from tables."""
 
     parts: dict[str, Classes]
-    said: str
-    """One sentence: which folders are the classes, which the splits."""
-    left: list[Left] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
-    """Class folders of which nothing is used."""
-    merged: list[str] = field(default_factory=list)
-    """Class folders whose images come from several folders inside, with the number of each."""
+    """For each split, its classes."""
+    description: str
+    """A sentence that says which folders are the classes and which the splits."""
+    unused: list[Unused] = field(default_factory=list)
+    lost_classes: list[str] = field(default_factory=list)
+    """Class folders of which no image is used, each with the reason."""
+    merged_classes: list[str] = field(default_factory=list)
+    """Class folders whose images come from several folders inside, each with the number of images per folder."""
     unlabelled: dict[str, list[str]] = field(default_factory=dict)
-    """Split -> images whose label a table leaves empty."""
+    """For each split, the images whose label a table leaves empty."""
     tables: list[str] = field(default_factory=list)
-    """Names of the tables that the labels come from; empty: they come from the folders."""
+    """Names of the tables from which the labels are read. Empty if the folders give the labels."""
     column: str = ""
-    """The column of labels in these tables."""
+    """Name of the column of labels in these tables."""
 
 
-def folders_of(tree: Tree) -> Folder:
-    """The folders of a tree, as a tree."""
-    root = Folder("")
-
-    def find(path: str) -> Folder:
-        here = root
-        for step in path.split("/") if path else ():
-            here = here.below.setdefault(step, Folder(f"{here.path}/{step}" if here.path else step))
-        return here
-
-    for kind in ("images", "texts", "others", "links"):
-        # folder -> its list: names come sorted, and folders have many
-        known: dict[str, list[str]] = {}
-        for name in getattr(tree, kind):
-            parent = name.rpartition("/")[0]
-            if parent not in known:
-                known[parent] = getattr(find(parent), kind)
-            known[parent].append(name)
-    for name in tree.folders:
-        find(name)
-    for name in sorted(tree.hidden):
-        if name.endswith("/"):
-            find(name.rstrip("/").rpartition("/")[0]).hidden.append(name)
-    return root
-
-
-def descend(folder: Folder) -> Folder:
-    """The first folder from here down that holds images itself or has several sub-folders that do."""
-    while not folder.images and len(inside := folder.holding()) == 1 and inside[0].holding():
-        folder = inside[0]
-    return folder
-
-
-def read_layout(root: Folder, asked: str, where: str) -> Layout:
+def read_layout(root: Folder, layout_setting: str, where: str) -> Layout:
     """Tell classes from splits.
 
     Parameters
     ----------
-    asked
-        "classes" or "splits" where the user has decided; "auto" to tell by the names and contents of the folders.
+    layout_setting
+        "classes" or "splits" if the user has decided, "auto" to decide by the names and contents of the folders.
     where
         What to call the root in messages.
 
     Raises
     ------
     NoClasses
-        There are images and no class folders.
+        If there are images, but no class folders.
     ValueError
-        There are no images, or the folders can be read in two ways.
+        If there are no images, or the folders can be read in two ways.
     """
     top = descend(root)
     inside = top.holding()
@@ -140,7 +73,7 @@ def read_layout(root: Folder, asked: str, where: str) -> Layout:
             f"data.path: {where} has no sub-folder with images in it; a folder per class is needed, e.g. "
             f"{where}/cat/1.jpg"
         )
-    layout = _told_apart(top, inside, asked, where)
+    layout = _decide(top, inside, layout_setting, where)
     folder = root
     while folder is not top:
         _note_empty(layout, folder)
@@ -148,9 +81,10 @@ def read_layout(root: Folder, asked: str, where: str) -> Layout:
     return layout
 
 
-def _told_apart(top: Folder, inside: list[Folder], asked: str, where: str) -> Layout:
-    if asked == "classes":
-        return _classes(top, inside, where)
+def _decide(top: Folder, inside: list[Folder], layout_setting: str, where: str) -> Layout:
+    """Decide whether the folders `inside` the folder `top` are classes or splits, and return the layout."""
+    if layout_setting == "classes":
+        return _layout_of_classes(top, inside, where)
     if not inside:
         raise NoClasses(
             f"data.path: {where} has no sub-folder with images in it, but {counted(len(top.images), 'image')} "
@@ -158,48 +92,62 @@ def _told_apart(top: Folder, inside: list[Folder], asked: str, where: str) -> La
             "label of each image"
         )
     splits = _split_folders(inside)
-    if asked == "splits":
+    if layout_setting == "splits":
         if not splits:
             raise ValueError(
-                f"data.layout=splits: none of the folders {few([f.name for f in inside])} in {where} is "
+                f"data.layout=splits: none of the folders {few([folder.name for folder in inside])} in {where} is "
                 "called train, validation or test"
             )
-        return _splits(top, inside, splits, where)
-    if not splits:
-        if inverted := _inverted(top, inside):
-            return inverted
-        _refuse_alike(inside, where)
-        return _classes(top, inside, where)
+        return _layout_of_splits(top, inside, splits, where)
+    if splits:
+        return _decide_by_splits(top, inside, splits, where)
+    layout = _layout_of_splits_in_classes(top, inside)
+    if layout is not None:
+        return layout
+    _refuse_alike(inside, where)
+    return _layout_of_classes(top, inside, where)
+
+
+def _decide_by_splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where: str) -> Layout:
+    """Decide as `_decide` does, where some of the folders inside are named after splits."""
     others = [folder for folder in inside if folder not in splits.values()]
-    deep = [folder for folder in splits.values() if folder.holding()]
-    if not deep and not others:
+    with_classes = [folder for folder in splits.values() if folder.holding()]
+    if not with_classes and not others:
         raise NoClasses(
-            f"data.path: {few([f.path for f in inside])} in {where} are called after splits and hold images "
+            f"data.path: {few([folder.path for folder in inside])} in {where} are called after splits and hold images "
             "directly, without class folders; if they are the classes, set data.layout=classes"
         )
-    if deep and (not others or len(splits) > 1):
-        return _splits(top, inside, splits, where)
-    if not deep and len(splits) == 1:
-        return _classes(top, inside, where)
-    named, rest = few([f.path for f in splits.values()]), few([f.path for f in others])
+    if with_classes and (not others or len(splits) > 1):
+        return _layout_of_splits(top, inside, splits, where)
+    if not with_classes and len(splits) == 1:
+        return _layout_of_classes(top, inside, where)
+    split_names = few([folder.path for folder in splits.values()])
+    other_names = few([folder.path for folder in others])
     raise ValueError(
-        f"data.path: {where} can be read in two ways: {named} as splits, beside which {rest} would be left "
-        f"out, or all of them as classes; {DECIDES}"
+        f"data.path: {where} can be read in two ways: {split_names} as splits, beside which {other_names} would be "
+        f"left out, or all of them as classes; {DECIDES}"
     )
 
 
-def _split_folders(inside: list[Folder]) -> dict[str, Folder]:
-    """Split -> its folder, among sub-folders: by plain names, or by names of one stem (seg_train, seg_test)."""
-    said = [(folder, split_of(folder.name)) for folder in inside]
-    found = [(folder, word) for folder, word in said if word and not word[1]]
-    if not found:
-        stems = Counter(word[1] for folder, word in said if word and folder.holding())
-        stem = next((stem for stem, count in stems.items() if count > 1), None)
-        found = [(folder, word) for folder, word in said if word and word[1] == stem]
-    means = settle({word[0] for _, word in found})
+def _split_folders(folders: list[Folder]) -> dict[str, Folder]:
+    """Return, for each split, the one of the folders that is named after it.
+
+    They have plain names (train, test) or names with the same words beside the split (seg_train, seg_test).
+    """
+    named = []
+    for folder in folders:
+        split_and_rest = split_of(folder.name)
+        if split_and_rest:
+            named.append((folder, *split_and_rest))
+    chosen = [(folder, word) for folder, word, rest in named if not rest]
+    if not chosen:
+        counts = Counter(rest for folder, _, rest in named if folder.holding())
+        shared = next((rest for rest, count in counts.items() if count > 1), None)
+        chosen = [(folder, word) for folder, word, rest in named if rest == shared]
+    meanings = settle({word for _, word in chosen})
     splits: dict[str, Folder] = {}
-    for folder, word in found:
-        split = means[word[0]]
+    for folder, word in chosen:
+        split = meanings[word]
         if split in splits:
             raise ValueError(
                 f"data.path: {shown(splits[split].path)} and {shown(folder.path)} are both {split} images; "
@@ -209,15 +157,18 @@ def _split_folders(inside: list[Folder]) -> dict[str, Folder]:
     return splits
 
 
-def _inverted(top: Folder, inside: list[Folder]) -> Layout | None:
-    """Split folders inside of class folders: cat/train, cat/test, dog/train, dog/test."""
+def _layout_of_splits_in_classes(top: Folder, inside: list[Folder]) -> Layout | None:
+    """Return the layout if there are split folders in class folders (cat/train, cat/test, dog/train, dog/test)."""
     if len(inside) < 2 or any(folder.images for folder in inside):
         return None
-    words = {f.name: split_of(f.name) for folder in inside for f in folder.holding()}
-    if len(words) < 2 or not all(word and not word[1] for word in words.values()):
-        return None
-    means = settle({word[0] for word in words.values() if word})
-    if len({means[word[0]] for word in words.values() if word}) < len(words):
+    words: dict[str, str] = {}
+    for split_folder in (inner for folder in inside for inner in folder.holding()):
+        word = plain_split_word(split_folder.name)
+        if word is None:
+            return None
+        words[split_folder.name] = word
+    meanings = settle(set(words.values()))
+    if len(words) < 2 or len({meanings[word] for word in words.values()}) < len(words):
         return None
     layout = Layout(
         {},
@@ -225,40 +176,40 @@ def _inverted(top: Folder, inside: list[Folder]) -> Layout | None:
         f"{few(sorted(words))} in each of them",
     )
     for folder in inside:
-        for split in folder.holding():
-            word = words[split.name]
-            assert word
-            layout.parts.setdefault(means[word[0]], {})[folder.name] = list(split.every("images"))
-            _note_merged(layout, split)
+        for split_folder in folder.holding():
+            split = meanings[words[split_folder.name]]
+            layout.parts.setdefault(split, {})[folder.name] = list(split_folder.every("images"))
+            _note_merged(layout, split_folder)
         _note_beside(layout, folder, [])
     _note_beside(layout, top, [])
     return layout
 
 
 def _refuse_alike(inside: list[Folder], where: str) -> None:
-    """Refuse folders that all have the same class folders: they look like splits, and are not called so."""
-    names = [{f.name for f in folder.holding()} for folder in inside]
+    """Refuse folders that all have the same class folders: they look like splits, but are not named after splits."""
+    names = [{inner.name for inner in folder.holding()} for folder in inside]
     shared = set.intersection(*names)
     if len(inside) < 2 or len(shared) < 2 or 2 * len(shared) < len(set.union(*names)):
         return
     if any(folder.images for folder in inside):
         return
     raise ValueError(
-        f"data.path: {where} can be read in two ways: {few([f.path for f in inside])} all have the folders "
+        f"data.path: {where} can be read in two ways: {few([folder.path for folder in inside])} all have the folders "
         f"{few(sorted(shared))}, so that they may be splits (then call them train, validation and test) or "
         "classes (then set data.layout=classes)"
     )
 
 
-def _classes(top: Folder, inside: list[Folder], where: str) -> Layout:
+def _layout_of_classes(top: Folder, inside: list[Folder], where: str) -> Layout:
+    """Return the layout in which the folders `inside` are classes, and there are no splits."""
     if len(inside) < 2:
-        named = f"one class folder only, {shown(inside[0].name)!r}" if inside else "no class folders"
+        folders = f"one class folder only, {shown(inside[0].name)!r}" if inside else "no class folders"
         raise NoClasses(
-            f"data.path: {where} has images in {named}; at least two are needed, e.g. {where}/cat/1.jpg and "
+            f"data.path: {where} has images in {folders}; at least two are needed, e.g. {where}/cat/1.jpg and "
             f"{where}/dog/1.jpg"
         )
     layout = Layout(
-        {"train": {f.name: list(f.every("images")) for f in inside}},
+        {"train": {folder.name: list(folder.every("images")) for folder in inside}},
         f"the classes are the {len(inside)} folders in {top.where}; there are no split folders",
     )
     _refuse_same_looks(layout.parts["train"], where)
@@ -268,47 +219,58 @@ def _classes(top: Folder, inside: list[Folder], where: str) -> Layout:
     return layout
 
 
-def _splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where: str) -> Layout:
+def _layout_of_splits(top: Folder, inside: list[Folder], splits: dict[str, Folder], where: str) -> Layout:
+    """Return the layout in which the folders in `splits` are the splits, and the folders in them the classes."""
     layout = Layout({}, "")
-    known = {_fold(f.name) for f in descend(splits["train"]).holding()} if "train" in splits else set()
+    known_classes = set()
+    if "train" in splits:
+        known_classes = {_fold(folder.name) for folder in descend(splits["train"]).holding()}
     for split, folder in splits.items():
-        start = descend(folder)
-        classes = start.holding()
-        # test/unknown
-        strange = len(classes) == 1 and len(known) > 1 and _fold(classes[0].name) not in known
-        if split != "train" and (not classes or strange):
-            count = sum(1 for _ in folder.every("images"))
-            layout.left.append(
-                Left(f"{counted(count, 'image')} in {shown(folder.path)} without class folders, and so without labels")
-            )
-            continue
-        layout.parts[split] = {f.name: list(f.every("images")) for f in classes}
-        _note_beside(layout, start, classes)
-        for one in classes:
-            _note_merged(layout, one)
+        _add_split(layout, split, folder, known_classes)
     _note_empty(layout, top)
     for part in layout.parts.values():
         _refuse_same_looks(part, where)
     _refuse_cases(layout.parts, where)
-    words = ", ".join(f"{shown(splits[split].path)} ({split})" for split in SPLITS if split in layout.parts)
-    layout.said = f"the splits are the folders {words}, the classes the folders in them"
-    others = [folder for folder in inside if folder not in splits.values()]
-    for folder in others:
-        count = sum(1 for _ in folder.every("images"))
-        layout.left.append(Left(f"{counted(count, 'image')} in {shown(folder.path)}, which is no split", count))
-    if count := len(top.images):
-        layout.left.append(Left(f"{counted(count, 'image')} in {top.where} beside the split folders", count))
+    names = ", ".join(f"{shown(splits[split].path)} ({split})" for split in SPLITS if split in layout.parts)
+    layout.description = f"the splits are the folders {names}, the classes the folders in them"
+    for folder in inside:
+        if folder not in splits.values():
+            count = folder.count("images")
+            layout.unused.append(Unused(f"{counted(count, 'image')} in {shown(folder.path)}, which is no split", count))
+    count = len(top.images)
+    if count:
+        layout.unused.append(Unused(f"{counted(count, 'image')} in {top.where} beside the split folders", count))
     return layout
 
 
+def _add_split(layout: Layout, split: str, folder: Folder, known_classes: set[str]) -> None:
+    """Add the classes in a split folder to the layout, or a note if there are none.
+
+    A single folder in it that is no class of the training split, such as test/unknown, is no class either.
+    """
+    start = descend(folder)
+    classes = start.holding()
+    is_unknown = len(classes) == 1 and len(known_classes) > 1 and _fold(classes[0].name) not in known_classes
+    if split != "train" and (not classes or is_unknown):
+        images = counted(folder.count("images"), "image")
+        layout.unused.append(Unused(f"{images} in {shown(folder.path)} without class folders, and so without labels"))
+        return
+    layout.parts[split] = {inner.name: list(inner.every("images")) for inner in classes}
+    _note_beside(layout, start, classes)
+    for inner in classes:
+        _note_merged(layout, inner)
+
+
 def _fold(name: str) -> str:
+    """Return a name without the differences of capital letters and of how accents are encoded."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _refuse_same_looks(classes: Classes, where: str) -> None:
-    """Refuse class folders of one part whose names differ in how accents are encoded alone."""
-    same = Counter(unicodedata.normalize("NFC", name) for name in classes)
-    if alike := sorted(name for name in classes if same[unicodedata.normalize("NFC", name)] > 1):
+    """Refuse class folders of one part whose names differ only in how accents are encoded."""
+    counts = Counter(unicodedata.normalize("NFC", name) for name in classes)
+    alike = sorted(name for name in classes if counts[unicodedata.normalize("NFC", name)] > 1)
+    if alike:
         raise ValueError(
             f"data.path: {where}: the class folders {few(list(map(ascii, alike)))} have names that look the "
             "same, and differ in how accents are encoded; give each class one name"
@@ -316,65 +278,69 @@ def _refuse_same_looks(classes: Classes, where: str) -> None:
 
 
 def _refuse_cases(parts: dict[str, Classes], where: str) -> None:
-    """Refuse class folders whose names differ between splits in capital letters, or in how accents are encoded,
-    alone."""
+    """Refuse class folders whose names differ between splits only in capital letters or in how accents are encoded.
+
+    If such names occur within one split, they are different classes.
+    """
     names = {name for classes in parts.values() for name in classes}
-    folded = Counter(map(_fold, names))
-    twice = sorted(name for name in names if folded[_fold(name)] > 1)
-    per_split = any(len(set(map(_fold, classes))) < len(classes) for classes in parts.values())
-    if twice and not per_split:
+    counts = Counter(map(_fold, names))
+    alike = sorted(name for name in names if counts[_fold(name)] > 1)
+    occur_within_a_split = any(len(set(map(_fold, classes))) < len(classes) for classes in parts.values())
+    if alike and not occur_within_a_split:
         raise ValueError(
-            f"data.path: {where}: the class folders {few(twice)} differ between the splits in capital letters "
+            f"data.path: {where}: the class folders {few(alike)} differ between the splits in capital letters "
             "or accents alone; give each class one name"
         )
 
 
 def _note_beside(layout: Layout, top: Folder, classes: list[Folder]) -> None:
     """Note what lies beside the class folders of `top`: loose images, folders without images, links not followed."""
-    if count := len(top.images):
-        layout.left.append(Left(f"{counted(count, 'image')} in {top.where} beside the class folders", count))
-    used = {folder.name for folder in classes}
+    count = len(top.images)
+    if count:
+        layout.unused.append(Unused(f"{counted(count, 'image')} in {top.where} beside the class folders", count))
+    class_names = {folder.name for folder in classes}
     for name, folder in sorted(top.below.items()):
-        if name in used or folder.holding() or folder.images:
+        if name in class_names or folder.holding() or folder.images:
             continue
-        data = sum(1 for _ in folder.every("others"))
-        if data:
-            layout.lost.append(f"{shown(folder.path)} ({counted(data, 'file')}, none of which is an image)")
+        others = folder.count("others")
+        if others:
+            layout.lost_classes.append(f"{shown(folder.path)} ({counted(others, 'file')}, none of which is an image)")
         elif next(folder.every("texts"), None):
-            layout.left.append(_without_images(folder))
+            layout.unused.append(_without_images(folder))
         else:
-            layout.lost.append(f"{shown(folder.path)} (an empty folder)")
-    layout.lost += [
+            layout.lost_classes.append(f"{shown(folder.path)} (an empty folder)")
+    layout.lost_classes += [
         f"{shown(link)} (a link to a folder that is read already, or that this one is in)" for link in top.links
     ]
-    layout.lost += [f"{shown(name)} (a folder hidden by the dot before its name)" for name in top.hidden]
+    layout.lost_classes += [f"{shown(name)} (a folder hidden by the dot before its name)" for name in top.hidden]
 
 
 def _note_empty(layout: Layout, above: Folder) -> None:
-    """Note the folders without images beside those that hold the classes, which may have been meant for a split."""
-    layout.left += [
+    """Note the folders without images in a folder above the classes. Any of them may have been meant for a split."""
+    layout.unused += [
         _without_images(folder) for _, folder in sorted(above.below.items()) if not (folder.images or folder.holding())
     ]
 
 
-def _without_images(folder: Folder) -> Left:
-    texts = sum(1 for _ in folder.every("texts"))
-    what = "split folder" if split_of(folder.name) else "folder"
-    return Left(
-        f"the {what} {shown(folder.path)}, which holds no images"
-        + (f" ({counted(texts, 'text file')})" if texts else "")
-    )
+def _without_images(folder: Folder) -> Unused:
+    """Return a note of a folder without images."""
+    folder_kind = "split folder" if split_word(folder.name) else "folder"
+    texts = folder.count("texts")
+    content = f" ({counted(texts, 'text file')})" if texts else ""
+    return Unused(f"the {folder_kind} {shown(folder.path)}, which holds no images{content}")
 
 
 def _note_merged(layout: Layout, folder: Folder) -> None:
-    """Note where the images of one class come from several folders, which may have been meant as classes themselves."""
+    """Note a class folder whose images come from several folders inside, which may have been meant as classes."""
     start = folder
     while not start.images and len(start.holding()) == 1:
         (start,) = start.holding()
     inside = start.holding()
     if len(inside) + bool(start.images) < 2:
         return
-    each = [f"{shown(one.name)} {sum(1 for _ in one.every('images')):,}" for one in inside[:MERGED]]
-    each += [f"{len(inside) - MERGED} more folders"] if len(inside) > MERGED else []
-    each += [f"itself {len(start.images):,}"] if start.images else []
-    layout.merged.append(f"{shown(folder.path)} ({', '.join(each)})")
+    counts = [f"{shown(inner.name)} {inner.count('images'):,}" for inner in inside[:MERGED]]
+    if len(inside) > MERGED:
+        counts.append(f"{len(inside) - MERGED} more folders")
+    if start.images:
+        counts.append(f"itself {len(start.images):,}")
+    layout.merged_classes.append(f"{shown(folder.path)} ({', '.join(counts)})")

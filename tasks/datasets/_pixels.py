@@ -1,4 +1,4 @@
-"""From stored pixels to what a model takes; NumPy alone, so that every runtime is fed alike."""
+"""Turn stored pixels into the input of a model. NumPy does it for every runtime, so that all get the same values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ if TYPE_CHECKING:
 
 
 def normalise(images: numpy.ndarray, mean: Sequence[float], std: Sequence[float]) -> numpy.ndarray:
-    """(x / 255 - mean) / std: uint8 (batch, height, width, channels) -> contiguous float32 (batch, channels, ...)."""
+    """Return (images / 255 - mean) / std.
+
+    Parameters
+    ----------
+    images
+        uint8, (batch, height, width, channels).
+    mean, std
+        One value per channel.
+
+    Returns
+    -------
+    float32, (batch, channels, height, width), contiguous.
+    """
     scaled = (images / numpy.float32(255) - numpy.asarray(mean, "float32")) / numpy.asarray(std, "float32")
     return numpy.ascontiguousarray(scaled.transpose(0, 3, 1, 2))

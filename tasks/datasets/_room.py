@@ -1,4 +1,4 @@
-"""Whether images of the size that is asked for fit on the disk and into memory, told before one is decoded."""
+"""Check that images of the size that the user set fit on the disk and into memory, before any of them is decoded."""
 
 from __future__ import annotations
 
@@ -16,43 +16,47 @@ if TYPE_CHECKING:
     from tasks.records import Data
 
 DISK_BYTES = 3
-"""Per pixel of the decoded images, which are kept in colour until all are known to be grey."""
+"""Bytes on the disk per pixel of a decoded image. Images are kept in colour until all are known to be grey."""
 MEMORY_BYTES = 10
-"""Per pixel of an image that is being resized: in colour three times (resized, cropped, as an array), one byte of
-slack."""
+"""Bytes of memory per pixel of an image while it is decoded.
+
+It is there in colour three times (resized, cropped, and as an array); one more byte is slack.
+"""
 
 
 def refuse_too_large(settings: Data, images: int, folder: Path) -> None:
-    """Refuse an image size with which the images cannot be decoded on this machine, however much room is made on its
-    disk.
+    """Refuse an image size that this machine cannot decode the images to, even if its disk were empty.
+
+    A disk that is merely too full is reported later, when the room is reserved.
 
     Parameters
     ----------
     settings
-        Images that are not resized are not refused: their size is their own.
+        Without `image_size` nothing is refused, because images keep their size then.
     images
-        How many are to be decoded.
+        Number of images that will be decoded.
     folder
-        Where they are written.
+        The folder to which the images will be written. It need not exist yet.
 
     Raises
     ------
     ValueError
-        With the setting, what it would take, and what there is.
+        With the setting, the bytes that the images would take, and those that the machine has.
     """
     if settings.image_size is None:
         return
     side = max(settings.image_size, settings.resize or 0)
-    disk, memory = images * settings.image_size**2 * DISK_BYTES, quota.usable_processors() * side**2 * MEMORY_BYTES
-    # A disk that is only too full is said where the room is reserved.
-    room = next(shutil.disk_usage(place).total for place in (folder, *folder.parents) if place.exists())
-    available = quota.memory_available()
-    most = Image.MAX_IMAGE_PIXELS or side**2
-    if disk <= room and memory <= available and side**2 <= most:
+    disk_needed = images * settings.image_size**2 * DISK_BYTES
+    disk_size = next(shutil.disk_usage(place).total for place in (folder, *folder.parents) if place.exists())
+    # Each processor decodes one image at a time.
+    memory_needed = quota.usable_processors() * side**2 * MEMORY_BYTES
+    memory_available = quota.memory_available()
+    max_pixels = Image.MAX_IMAGE_PIXELS or side**2
+    if disk_needed <= disk_size and memory_needed <= memory_available and side**2 <= max_pixels:
         return
     name = "data.image_size" if side == settings.image_size else "data.resize"
     raise ValueError(
-        f"{name} = {side}: {images:,} images would take {size(disk)} on the disk, which has {size(room)}, "
-        f"and {size(memory)} of memory while they are decoded, where {size(available)} are available; an image "
-        f"may have {int(most**0.5):,} pixels per side at most; choose a smaller {name}"
+        f"{name} = {side}: {images:,} images would take {size(disk_needed)} on the disk, which has {size(disk_size)}, "
+        f"and {size(memory_needed)} of memory while they are decoded, where {size(memory_available)} are available; "
+        f"an image may have {int(max_pixels**0.5):,} pixels per side at most; choose a smaller {name}"
     )

@@ -1,4 +1,4 @@
-"""Which rows are used and in which split: stratified, seeded, decided from the labels before an image is decoded."""
+"""Decide which rows are used, and in which split: stratified, seeded, and from the labels alone."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ if TYPE_CHECKING:
 
     from tasks.records import Data
 
+    LabelledRows = tuple[np.ndarray, np.ndarray]
+    """Row numbers of a part, int64, ascending, and the class index of each of these rows, int64."""
+
 
 def sample(labels: np.ndarray, count: int, seed: tuple[int, int], leave: int = 0) -> np.ndarray:
-    """Choose `count` rows so that each class has its share, by largest remainders.
+    """Choose `count` rows at random so that each class has its share, by the method of largest remainders.
 
     Parameters
     ----------
     labels
-        (rows,), any integers.
+        The class of each row: integers, (rows,).
     count
-        Rows to choose, at most all.
+        Number of rows to choose.
     seed
         Numbers that seed the random choice (tasks/measure/seeds.py). The choice is the same on every platform.
     leave
-        Rows of each class that are not chosen (a class of fewer gives none).
+        This many rows of each class are left over. A class that has no more than these gives none.
 
     Returns
     -------
@@ -41,23 +44,25 @@ def sample(labels: np.ndarray, count: int, seed: tuple[int, int], leave: int = 0
     """
     rng = generator(seed)
     classes, sizes = np.unique(labels, return_counts=True)
-    most = np.maximum(sizes - leave, 0)
-    if count > most.sum():
-        raise ValueError(f"{count} rows of {most.sum()} cannot be chosen")
-    quota = np.minimum(count * sizes // max(len(labels), 1), most)
+    available = np.maximum(sizes - leave, 0)
+    if count > available.sum():
+        raise ValueError(f"{count} rows of {available.sum()} cannot be chosen")
+    share = np.minimum(count * sizes // max(len(labels), 1), available)
+    # The classes, that with the largest remainder first; equal remainders are in random order.
     by_remainder = np.lexsort((rng.random(len(classes)), -(count * sizes % max(len(labels), 1))))
-    while (missing := count - quota.sum()) > 0:
-        quota[by_remainder[(quota < most)[by_remainder]][:missing]] += 1
-    # by class, in random order within it
+    while (missing := count - share.sum()) > 0:
+        share[by_remainder[(share < available)[by_remainder]][:missing]] += 1
+    # Positions of the rows by class, in random order within each class.
     shuffled = np.lexsort((rng.random(len(labels)), labels))
-    rank = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(shuffled[rank < np.repeat(quota, sizes)])
+    rank_in_class = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(shuffled[rank_in_class < np.repeat(share, sizes)])
 
 
 def holdout(labels: np.ndarray, fraction: float, seed: tuple[int, int]) -> tuple[np.ndarray, bool]:
-    """Positions of `fraction` of the rows, and whether they are stratified.
+    """Choose a fraction of the rows, and return their positions in `labels` and whether they are stratified.
 
-    A class keeps at least one row. Where too many classes have a single row for that, rows are drawn from all alike.
+    Each class keeps at least one row. If too many classes have a single row for that, rows are drawn without regard to
+    their class.
 
     Raises
     ------
@@ -72,10 +77,11 @@ def holdout(labels: np.ndarray, fraction: float, seed: tuple[int, int]) -> tuple
 
 
 def roles(parts: Iterable[str]) -> dict[str, str]:
-    """Split -> the source's part that gives it; splits that are missing are taken from the training part.
+    """Return, for each split that a part of the source supplies, the name of that part.
 
-    A single part is all there is, whatever its name. Of a training and a validation part (ImageNet's layout) the second
-    is the test split: labelled images that nothing was chosen by.
+    The other splits are later held out from the training part. A single part supplies the training split, whatever its
+    name. If there are a training and a validation part, as in ImageNet, the validation part supplies the test split,
+    because its labelled images have not been used to choose anything.
 
     Raises
     ------
@@ -94,48 +100,60 @@ def roles(parts: Iterable[str]) -> dict[str, str]:
     return {name: name for name in SPLITS if name in names}
 
 
-def plan(
-    usable: Mapping[str, tuple[np.ndarray, np.ndarray]], settings: Data, log: logging.Logger
-) -> dict[str, tuple[str, np.ndarray]]:
-    """Split -> (part, its rows in ascending order).
+class _Draw:
+    """Draws rows for the splits of one source."""
+
+    def __init__(self, usable: Mapping[str, LabelledRows], seed: int, log: logging.Logger) -> None:
+        self.part_of = roles(usable)
+        """For each split that a part of the source supplies, the name of that part."""
+        self.chosen = {split: usable[part] for split, part in self.part_of.items()}
+        """For each split, the rows chosen so far."""
+        self.seed = seed
+        self.log = log
+
+    def hold_out(self, split: str, fraction: float, purpose: int) -> None:
+        """Take a fraction of the training rows away for another split. `purpose` sets the seeds of the draws apart."""
+        rows, labels = self.chosen["train"]
+        train_part = self.part_of["train"]
+        if fraction == 1:
+            self.log.info("no %s part: all %d images of %s serve as it", split, len(rows), train_part)
+            self.chosen[split] = rows, labels
+            self.chosen["train"] = rows[:0], labels[:0]
+            return
+        held, stratified = holdout(labels, fraction, (self.seed, purpose))
+        how = "stratified" if stratified else "at random (too many classes of one image to stratify)"
+        self.log.info("no %s part: %d of %d images of %s held out, %s", split, len(held), len(rows), train_part, how)
+        self.chosen[split] = rows[held], labels[held]
+        self.chosen["train"] = np.delete(rows, held), np.delete(labels, held)
+
+    def limit(self, split: str, count: int | None, purpose: int) -> None:
+        """Keep at most `count` rows of a split. `purpose` sets the seeds of the draws apart."""
+        rows, labels = self.chosen[split]
+        if count is not None and count < len(rows):
+            positions = sample(labels, count, (self.seed, purpose))
+            self.log.info("%s limited to %d of %d images", split, count, len(rows))
+            self.chosen[split] = rows[positions], labels[positions]
+
+
+def plan(usable: Mapping[str, LabelledRows], settings: Data, log: logging.Logger) -> dict[str, tuple[str, np.ndarray]]:
+    """Return, for each split, the name of the part that its images are from, and their row numbers, ascending.
 
     Parameters
     ----------
     usable
-        Part -> (row numbers, their labels) of the rows whose labels are good.
-    settings
-        Fractions, limits and seed.
-    log
-        Is told what was done.
+        For each part, the rows whose labels are good.
     """
-    of = roles(usable)
-    if of.get("test") == "validation":
+    draw = _Draw(usable, settings.seed, log)
+    if draw.part_of.get("test") == "validation":
         log.info("no test part: the source's validation images are the test images")
-    chosen = {split: usable[part] for split, part in of.items()}
-
-    def take(split: str, fraction: float, purpose: int) -> None:
-        rows, labels = chosen["train"]
-        if fraction == 1:
-            log.info("no %s part: all %d images of %s are it", split, len(rows), of["train"])
-            chosen[split], chosen["train"] = (rows, labels), (rows[:0], labels[:0])
-            return
-        held, stratified = holdout(labels, fraction, (settings.seed, purpose))
-        how = "stratified" if stratified else "at random (too many classes of one image to stratify)"
-        log.info("no %s part: %d of %d images of %s held out, %s", split, len(held), len(rows), of["train"], how)
-        chosen[split] = rows[held], labels[held]
-        chosen["train"] = np.delete(rows, held), np.delete(labels, held)
-
-    def limit(split: str, most: int | None, purpose: int) -> None:
-        rows, labels = chosen[split]
-        if most is not None and most < len(rows):
-            kept = sample(labels, most, (settings.seed, purpose))
-            log.info("%s limited to %d of %d images", split, most, len(rows))
-            chosen[split] = rows[kept], labels[kept]
-
-    if "test" not in chosen:
-        take("test", settings.test_fraction, 1)
-    limit("train", settings.train_limit, 2)
-    limit("test", settings.test_limit, 3)
-    if "validation" not in chosen and len(chosen["train"][0]):
-        take("validation", settings.validation_fraction, 4)
-    return {split: (of.get(split, of["train"]), chosen[split][0]) for split in SPLITS if split in chosen}
+    if "test" not in draw.chosen:
+        draw.hold_out("test", settings.test_fraction, purpose=1)
+    draw.limit("train", settings.train_limit, purpose=2)
+    draw.limit("test", settings.test_limit, purpose=3)
+    if "validation" not in draw.chosen and len(draw.chosen["train"][0]):
+        draw.hold_out("validation", settings.validation_fraction, purpose=4)
+    return {
+        split: (draw.part_of.get(split, draw.part_of["train"]), draw.chosen[split][0])
+        for split in SPLITS
+        if split in draw.chosen
+    }

@@ -1,9 +1,15 @@
-"""Names as people give them: which folders and files are called after splits, which are left behind by systems, and how
-a name that is not plain text is shown."""
+"""Names of files and folders as people give them.
+
+Which of them name a split, which are left behind by operating systems and tools, and how they are shown in messages.
+"""
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WORDS = {
     "train": ("train", "training", "trn"),
@@ -11,15 +17,15 @@ WORDS = {
     "test": ("test", "testing", "tst", "holdout", "heldout"),
     "evaluation": ("evaluation", "evaluate", "eval"),
 }
-"""Split -> words for it. "evaluation" is resolved by `settle`."""
+"""For each split, the words that name it. "evaluation" may mean validation or test, which `settle` decides."""
 
 FILLERS = {"set", "sets", "split", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures", "folder"}
-"""Words that a split's name may have beside it, e.g. in training_set."""
+"""Words that may stand beside the word for a split without changing its meaning, e.g. in training_set."""
 
 PARQUET = (".parquet", ".parq", ".pq")
 TABLES = (".csv", ".tsv", ".jsonl")
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+?)(:(?P<config>[\w.-]+))?")
-"""Name of a data set on the Hugging Face hub, with a configuration or split."""
+"""The name of a data set on the Hugging Face hub, and after a colon that of a configuration or a split."""
 
 _TOKEN = re.compile(
     "|".join(f"(?P<{split}>{'|'.join(words)})" for split, words in WORDS.items()).join(("(?:", ")"))
@@ -60,56 +66,71 @@ _JUNK = {
 
 
 def split_of(name: str) -> tuple[str, tuple[str, ...]] | None:
-    """(Split that a name says, its other words without fillers), or None if it says none or several.
+    """Return the split that a name says and the name's other words without fillers, or None if it says none or several.
 
     >>> split_of("training_set"), split_of("seg_train"), split_of("cats")
     (('train', ()), ('train', ('seg',)), None)
     """
-    found, rest = [], []
+    splits = []
+    other_words = []
     for token in re.split(r"[^a-z0-9]+", name.lower()):
         match = _TOKEN.fullmatch(token)
         if match:
-            found.append(next(split for split, text in match.groupdict().items() if text))
+            splits.append(next(split for split, text in match.groupdict().items() if text))
         elif token and token not in FILLERS and not token.isdigit():
-            rest.append(token)
-    return (found[0], tuple(rest)) if len(found) == 1 else None
+            other_words.append(token)
+    return (splits[0], tuple(other_words)) if len(splits) == 1 else None
+
+
+def split_word(name: str) -> str | None:
+    """Return the split that a name says, whatever else it says, or None."""
+    split_and_rest = split_of(name)
+    return split_and_rest[0] if split_and_rest else None
+
+
+def plain_split_word(name: str) -> str | None:
+    """Return the split that a name says if it says nothing else, or None."""
+    split_and_rest = split_of(name)
+    return split_and_rest[0] if split_and_rest and not split_and_rest[1] else None
 
 
 def settle(splits: set[str]) -> dict[str, str]:
-    """Split words that occur together -> train, validation or test: "evaluation" is whichever of the last two is
-    missing.
+    """Decide what the split words that occur together mean, and return train, validation or test for each of them.
 
-    Where both are missing it is validation, which `_split.roles` takes for the test images if there are no others.
+    "evaluation" means whichever of validation and test is missing. If both are missing it means validation, which
+    `_split.roles` uses for the test split if there are no other test images.
     """
-    free = "test" if "validation" in splits and "test" not in splits else "validation"
-    return {split: free if split == "evaluation" else split for split in splits}
+    meaning = "test" if "validation" in splits and "test" not in splits else "validation"
+    return {split: meaning if split == "evaluation" else split for split in splits}
 
 
 def is_junk(name: str, *, folder: bool = False) -> bool:
-    """Whether a file (or folder) of this name is left behind by a system, a notebook or a tool, and never part of a
-    data set.
+    """Return whether a file or folder of this name is left behind by a system, a notebook or a tool.
 
-    macOS keeps what other file systems cannot hold of cat.jpg in the file ._cat.jpg; it makes no folders so called.
+    Such files are never part of a data set. In a file ._cat.jpg, macOS keeps what another file system cannot hold of
+    cat.jpg; it makes no folders with such names.
     """
     lower = name.lower()
-    return lower in _JUNK or (lower.startswith((".trash", ".nfs")) if folder else lower.startswith("._"))
+    if lower in _JUNK:
+        return True
+    return lower.startswith((".trash", ".nfs") if folder else "._")
 
 
 def shown(name: str) -> str:
-    r"""A name as text that every table and terminal takes: bytes that are no UTF-8 and control characters as \xNN."""
+    r"""Return a name as text for tables and terminals. Control characters and bytes that are not UTF-8 become \xNN."""
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return (
-        text
-        if text.isprintable()
-        else "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    )
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def few(names: list[str] | tuple[str, ...], most: int = 5) -> str:
-    """The first few names, for a message."""
-    return ", ".join(map(shown, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Return the first `most` names for a message, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(shown, names[:most])) + rest
 
 
-def counted(count: int, one: str, many: str = "") -> str:
-    """A count with its noun, e.g. "1 image", "2 images"."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
+def counted(count: int, singular: str, plural: str = "") -> str:
+    """Return a count with its noun, e.g. "1 image", "2 images"."""
+    noun = singular if count == 1 else plural or f"{singular}s"
+    return f"{count:,} {noun}"

@@ -14,12 +14,12 @@ READS = ("path",)
 
 
 def open(data: Data) -> Source:
-    """Open CIFAR-10 in data.path (default ~/.cache/burnish), downloaded where it is absent.
+    """Open CIFAR-10 in data.path (by default ~/.cache/burnish). It is downloaded there if it is absent.
 
     Raises
     ------
     ValueError
-        When its images are asked for: absent and the download failed.
+        When the images are needed: if they are absent and cannot be downloaded.
     """
-    batches = [f"data_batch_{i}" for i in range(1, 6)]
+    batches = [f"data_batch_{number}" for number in range(1, 6)]
     return open_cifar(data, "CIFAR10", "cifar-10-batches-py", [*batches, "test_batch", "batches.meta"])

@@ -14,11 +14,11 @@ READS = ("path",)
 
 
 def open(data: Data) -> Source:
-    """Open CIFAR-100 in data.path (default ~/.cache/burnish), downloaded where it is absent.
+    """Open CIFAR-100 in data.path (by default ~/.cache/burnish). It is downloaded there if it is absent.
 
     Raises
     ------
     ValueError
-        When its images are asked for: absent and the download failed.
+        When the images are needed: if they are absent and cannot be downloaded.
     """
     return open_cifar(data, "CIFAR100", "cifar-100-python", ["train", "test", "meta"])

@@ -20,18 +20,15 @@ READS = ()
 
 
 def open(data: Data) -> Source:
-    """Open the digits.
-
-    The images are part of the package, so that its version stands for their content.
-    """
+    """Open the digits. They are part of the scikit-learn package, so that its version stands for their content."""
     return Source(_load, lambda: hashlib.sha256(f"digits scikit-learn {version('scikit-learn')}".encode()).hexdigest())
 
 
 def _load() -> Images:
+    """Return the images, scaled from the 17 grey levels 0..16 that scikit-learn stores to 0..255."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    # stored as 0..16
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     part = Part(digits.target.tolist(), lambda rows: ((pixels[row], "") for row in rows))
     return Images(tuple(str(name) for name in digits.target_names), {"train": part})

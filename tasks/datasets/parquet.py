@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.datasets import Images, Left, Part, Source, fingerprint, location
-from tasks.datasets._columns import check_same, damaged, find_columns, images_of, name_classes, open_file, read_labels
+from models._messages import brief
+from tasks.datasets import Images, Part, Source, Unused, fingerprint, location
+from tasks.datasets._columns import find_columns, has_labels, images_of, name_classes, open_file, read_labels, reading
 from tasks.datasets._hidden import is_hidden
-from tasks.datasets._words import HUB_NAME, PARQUET, counted, few, is_junk, settle, split_of
+from tasks.datasets._words import HUB_NAME, PARQUET, counted, few, is_junk, plain_split_word, settle, split_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -22,29 +23,31 @@ if TYPE_CHECKING:
     from tasks.records import Data
 
     Files = dict[str, list[Path]]
-    """Part -> its files, in row order."""
+    """For each part, its files in row order."""
 
 READS = ("path", "image", "label")
 NEEDS = ("path",)
 CARD = (".md", ".json", ".txt", ".yaml")
-"""Suffixes of the files that describe a data set."""
-# rows decompressed at a time
+"""Suffixes of the files that describe a data set, such as its README.md."""
 BATCH_ROWS = 128
+"""This many rows are decompressed at a time."""
 
 
 def open(data: Data) -> Source:
     """Open data.path: a .parquet file, a folder of them, or "owner/name" or "owner/name:config" on the hub.
 
-    "owner/name:validation" (or train, test) is that part alone: of ImageNet, 6 GB rather than 150.
+    "owner/name:validation" (or train, test) is that part alone, which for ImageNet is 6 GB instead of 150 GB.
+
     A file belongs to the part that its name begins with (train-00000-of-00002.parquet) or that its folder is named
-    after (train/0000.parquet); if no file says so, all are one set without splits ("train"). The columns are
-    data.image and data.label, or the only ones that can be it; class names come from the schema's metadata (key
-    "huggingface"), or are the labels themselves.
+    after (train/0000.parquet). If no file says so, all files are one part without splits, "train". The columns are
+    data.image and data.label, or the only ones that can hold images and labels. Class names come from the schema's
+    metadata (key "huggingface"), or are the labels themselves.
 
     Raises
     ------
     ValueError
-        When its images are asked for: nothing there, the hub not reached, no image or label column, a damaged file.
+        When the images are needed: if nothing is there, the hub cannot be reached, no column can hold the images or
+        the labels, or a file is damaged.
     """
 
     find = cache(lambda: _find(data))
@@ -54,20 +57,21 @@ def open(data: Data) -> Source:
         return fingerprint([path for paths in files.values() for path in paths], root)
 
     def load() -> Images:
-        images = _load(find()[0], data)
-        return replace(images, left=images.left + _beside(location(data)))
+        files, _ = find()
+        images = _load(files, data)
+        return replace(images, unused=images.unused + _unused_files(location(data)))
 
     return Source(load, content)
 
 
 def _find(data: Data) -> tuple[Files, Path]:
-    """Files of each part, and the folder below which they lie."""
+    """Return the files of each part, and the folder below which they lie."""
     path = location(data)
     if path.is_file():
         return {"train": [path]}, path.parent
     if path.is_dir():
-        chosen = _choose([name for name in _files(path) if name.lower().endswith(PARQUET)], None, data.path)
-        return {part: [path / name for name in found] for part, found in chosen.items()}, path
+        names_of_part = _choose([name for name in _files(path) if name.lower().endswith(PARQUET)], None, data.path)
+        return {part: [path / name for name in names] for part, names in names_of_part.items()}, path
     if match := HUB_NAME.fullmatch(data.path):
         return _download(match["repo"], match["config"], data.path)
     raise ValueError(
@@ -77,170 +81,217 @@ def _find(data: Data) -> tuple[Files, Path]:
 
 
 def _files(folder: Path, *, hidden: bool = False) -> list[str]:
-    """Names of the files in a folder and below it that nothing hides, or of the Parquet files that a dot hides."""
-    found = []
+    """Return the names of the files in a folder and below it that no name hides.
+
+    With `hidden`, return instead the names of the Parquet files that a name with a dot at its beginning hides.
+    """
+    files = []
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
-        *folders, last = name.split("/")
-        if is_junk(last) or any(is_junk(step, folder=True) for step in folders) or not path.is_file():
+        *folders, file_name = name.split("/")
+        if is_junk(file_name) or any(is_junk(step, folder=True) for step in folders) or not path.is_file():
             continue
-        if any(map(is_hidden, (*folders, last))) == hidden and (not hidden or name.lower().endswith(PARQUET)):
-            found.append(name)
-    return found
+        if any(map(is_hidden, (*folders, file_name))) == hidden and (not hidden or name.lower().endswith(PARQUET)):
+            files.append(name)
+    return files
 
 
-def _beside(path: Path) -> tuple[Left, ...]:
-    """The files of a folder that are not Parquet, where a data set's card is no loss; and those that are hidden."""
+def _unused_files(path: Path) -> tuple[Unused, ...]:
+    """Return notes of the files in a folder that are not Parquet, and of the Parquet files that are hidden.
+
+    Files that only describe the data set need no warning.
+    """
     if not path.is_dir():
         return ()
+    unused = []
     others = sorted(name for name in _files(path) if not name.lower().endswith(PARQUET))
-    said = f"{counted(len(others), 'file that is', 'files that are')} not Parquet: {few(others)}"
-    left = [Left(said, harmless=all(name.endswith(CARD) for name in others))] if others else []
-    if hidden := sorted(_files(path, hidden=True)):
+    if others:
+        description = f"{counted(len(others), 'file that is', 'files that are')} not Parquet: {few(others)}"
+        unused.append(Unused(description, harmless=all(name.endswith(CARD) for name in others)))
+    hidden = sorted(_files(path, hidden=True))
+    if hidden:
         rows = sum(open_file(path / name).metadata.num_rows for name in hidden)
-        left.append(
-            Left(f"{counted(rows, 'row')} of Parquet hidden by names that begin with a dot: {few(hidden)}", rows)
-        )
-    return tuple(left)
+        description = f"{counted(rows, 'row')} of Parquet hidden by names that begin with a dot: {few(hidden)}"
+        unused.append(Unused(description, rows))
+    return tuple(unused)
 
 
-def _part_of(name: str) -> str | None:
-    """Split word that a file's name or the name of its folder says."""
+def _split_of_file(name: str) -> str | None:
+    """Return the word for the split that a file's name or else the name of its folder says, or None."""
     path = PurePosixPath(name)
-    for text in (re.sub(r"-\d+-of-\d+$", "", path.stem), path.parent.name):
-        if word := split_of(text):
-            return word[0]
-    return None
+    return split_word(re.sub(r"-\d+-of-\d+$", "", path.stem)) or split_word(path.parent.name)
 
 
 def _choose(names: list[str], config: str | None, where: str) -> dict[str, list[str]]:
-    """Files of one configuration, by part.
+    """Return the names of the files of one configuration, by part.
 
-    Files of one configuration lie in one folder, or in folders named after parts in one folder.
+    Parameters
+    ----------
+    names
+        Names of Parquet files.
+    config
+        The configuration, or the split alone, that the user named after a colon. None: there must be one configuration.
+    where
+        What to call the data set in messages.
     """
-    if config and (word := split_of(config)) and not word[1]:
-        names, config = [name for name in names if _part_of(name) == word[0]], None
-    configs: dict[str, list[str]] = {}
-    for name in sorted(names):
-        folder = PurePosixPath(name).parent
-        configs.setdefault((folder.parent if split_of(folder.name) else folder).as_posix(), []).append(name)
-    if not configs:
-        raise ValueError(f"data.path: {where} holds no .parquet files")
-    if config is not None:
-        configs = {folder: found for folder, found in configs.items() if config in folder.split("/")}
-    if len(configs) != 1:
-        there = ", ".join(configs) or ", ".join(sorted(names)[:5])
-        raise ValueError(
-            f"data.path: {where} holds {len(configs) or 'no such'} data sets (in {there}); give one of "
-            "the folders, or owner/name:config for one on the hub"
-        )
-    (found,) = configs.values()
+    split = plain_split_word(config) if config else None
+    if split:
+        names = [name for name in names if _split_of_file(name) == split]
+        config = None
+    names = _files_of_config(names, config, where)
     parts: dict[str, list[str]] = {}
-    for name in found:
-        parts.setdefault(_part_of(name) or "", []).append(name)
+    for name in names:
+        parts.setdefault(_split_of_file(name) or "", []).append(name)
     if "" in parts and len(parts) > 1:
         raise ValueError(
             f"data.path: {where}: {', '.join(parts[''])} begin with none of train, validation, valid, test"
         )
     if "" in parts:
-        return {"train": found}
-    means = settle(set(parts))
-    if len(set(means.values())) < len(means):
+        return {"train": names}
+    meanings = settle(set(parts))
+    if len(set(meanings.values())) < len(meanings):
         raise ValueError(f"data.path: {where} has several validation parts, {', '.join(sorted(parts))}; keep one")
-    return {means[part]: found for part, found in parts.items()}
+    return {meanings[word]: part_names for word, part_names in parts.items()}
+
+
+def _files_of_config(names: list[str], config: str | None, where: str) -> list[str]:
+    """Return the names of the files of one configuration, sorted: of the one given, or of the only one.
+
+    The files of a configuration lie in one folder, or in folders named after splits in one folder.
+    """
+    configs: dict[str, list[str]] = {}
+    for name in sorted(names):
+        folder = PurePosixPath(name).parent
+        config_folder = folder.parent if split_word(folder.name) else folder
+        configs.setdefault(config_folder.as_posix(), []).append(name)
+    if not configs:
+        raise ValueError(f"data.path: {where} holds no .parquet files")
+    if config is not None:
+        configs = {folder: files for folder, files in configs.items() if config in folder.split("/")}
+    if len(configs) != 1:
+        folders = ", ".join(configs) or ", ".join(sorted(names)[:5])
+        raise ValueError(
+            f"data.path: {where} holds {len(configs) or 'no such'} data sets (in {folders}); give one of "
+            "the folders, or owner/name:config for one on the hub"
+        )
+    (files,) = configs.values()
+    return files
 
 
 def _download(repo: str, config: str | None, where: str) -> tuple[Files, Path]:
-    """Files of a data set on the hub, fetched into the hub's own cache."""
+    """Fetch the files of a data set on the hub into the hub's own cache.
+
+    Each chosen file is fetched by its name. huggingface_hub's `snapshot_download` would list the whole repository once
+    more, and take patterns instead of names.
+
+    Returns
+    -------
+    The files of each part, and the folder below which they lie.
+    """
     from huggingface_hub import HfApi, errors, hf_hub_download
 
     try:
-        # where the hub keeps what it has converted to Parquet itself
+        # Under the second revision, the hub keeps data sets that it has converted to Parquet itself.
         for revision in (None, "refs/convert/parquet"):
             info = HfApi().dataset_info(repo, revision=revision)
             names = [file.rfilename for file in info.siblings or () if file.rfilename.endswith(".parquet")]
             if names:
                 break
-        chosen = _choose(names, config, where)
+        names_of_part = _choose(names, config, where)
         files = {
-            part: [Path(hf_hub_download(repo, name, repo_type="dataset", revision=info.sha)) for name in found]
-            for part, found in chosen.items()
+            part: [Path(hf_hub_download(repo, name, repo_type="dataset", revision=info.sha)) for name in part_names]
+            for part, part_names in names_of_part.items()
         }
-    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]  # httpx's, whichever the hub is built on
-        why = " ".join(str(error).split())[:200]
+    # This is the HTTP library's own class, whichever of them the hub's library is built on.
+    except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise ValueError(
-            f"data.path: {where} is neither here nor to be had from the Hugging Face hub: {why}"
+            f"data.path: {where} does not exist here, and fetching it from the Hugging Face hub failed: {brief(error)}"
         ) from error
-    first = next(iter(files.values()))[0]
-    depth = len(PurePosixPath(next(iter(chosen.values()))[0]).parts)
-    return files, first.parents[depth - 1]
+    first_file = next(iter(files.values()))[0]
+    first_name = next(iter(names_of_part.values()))[0]
+    depth = len(PurePosixPath(first_name).parts)
+    return files, first_file.parents[depth - 1]
 
 
 def _load(files: Files, data: Data) -> Images:
-    """Columns are told from the first file, and must be the same in all; a part but the first may be without labels."""
+    """Return the images in the files of each part.
+
+    The columns are found in the first file and must be the same in all. Any part but the first may lack labels.
+    """
     first = files.get("train", next(iter(files.values())))[0]
     columns = find_columns(open_file(first), first, data)
-    parts: dict[str, tuple[list[int], list[Path]]] = {}
-    values: dict[str, list[Any]] = {}
+    row_counts: dict[str, list[int]] = {}
+    stored_labels: dict[str, list[Any]] = {}
     for part, paths in files.items():
         opened = [open_file(path) for path in paths]
         labelled = [
-            check_same(columns, first, file.schema_arrow, path) for file, path in zip(opened, paths, strict=True)
+            has_labels(columns, first, file.schema_arrow, path) for file, path in zip(opened, paths, strict=True)
         ]
         if any(labelled) and not all(labelled):
             raise ValueError(
                 f"data.path: {paths[labelled.index(False)]} has no column {columns.label}, which other files "
                 f"of the {part} part have"
             )
-        counts = [file.metadata.num_rows for file in opened]
-        values[part] = read_labels(paths, columns) if all(labelled) else [None] * sum(counts)
-        parts[part] = counts, paths
-    classes, index = name_classes(columns, values, data.path)
+        row_counts[part] = [file.metadata.num_rows for file in opened]
+        stored_labels[part] = read_labels(paths, columns) if all(labelled) else [None] * sum(row_counts[part])
+    classes, as_index = name_classes(columns, stored_labels, data.path)
     return Images(
         classes,
         {
-            part: Part([index(value) for value in values[part]], _reader(paths, counts, columns.image))
-            for part, (counts, paths) in parts.items()
+            part: Part(
+                [as_index(label) for label in stored_labels[part]], _reader(paths, row_counts[part], columns.image)
+            )
+            for part, paths in files.items()
         },
-        columns.said(files),
-        columns.left,
+        columns.description(files),
+        columns.unused,
     )
 
 
 def _reader(
     paths: list[Path], counts: list[int], column: str
 ) -> Callable[[Sequence[int]], Iterator[tuple[Encoded, str]]]:
-    """Rows of several files, numbered through -> images; only row groups that hold a wanted row are read."""
+    """Return the function that reads images of a part.
+
+    Parameters
+    ----------
+    paths
+        The part's files. Their rows are numbered on from one file to the next.
+    counts
+        Number of rows of each file.
+    column
+        Name of the column of images.
+    """
 
     def images(rows: Sequence[int]) -> Iterator[tuple[Encoded, str]]:
-        wanted, first = np.asarray(rows, dtype=np.int64), 0
+        wanted = np.asarray(rows, dtype=np.int64)
+        first = 0
         for path, count in zip(paths, counts, strict=True):
-            yield from _of_file(path, column, _between(wanted, first, count))
+            yield from _images_of_file(path, column, _between(wanted, first, count))
             first += count
 
     return images
 
 
 def _between(rows: np.ndarray, first: int, count: int) -> np.ndarray:
-    """Of ascending rows those from `first` on, `count` rows far, numbered from there."""
+    """Return those of the ascending row numbers that are among the `count` rows from `first` on, as offsets to it."""
     low, high = np.searchsorted(rows, (first, first + count))
     return rows[low:high] - first
 
 
-def _of_file(path: Path, column: str, wanted: np.ndarray) -> Iterator[tuple[Encoded, str]]:
-    import pyarrow as pa
-
-    file, first = open_file(path), 0
-    try:
+def _images_of_file(path: Path, column: str, wanted: np.ndarray) -> Iterator[tuple[Encoded, str]]:
+    """Yield the images and names of the wanted rows of a file. Only row groups that hold one of them are read."""
+    file = open_file(path)
+    # Number of the file's rows before the batch.
+    before = 0
+    with reading(path):
         for group in range(file.num_row_groups):
-            inside = _between(wanted, first, file.metadata.row_group(group).num_rows)
-            first += file.metadata.row_group(group).num_rows
-            start = 0
-            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]) if len(inside) else ():
-                rows = _between(inside, start, batch.num_rows)
-                before = first - file.metadata.row_group(group).num_rows + start
+            group_rows = file.metadata.row_group(group).num_rows
+            if not len(_between(wanted, before, group_rows)):
+                before += group_rows
+                continue
+            for batch in file.iter_batches(BATCH_ROWS, row_groups=[group], columns=[column]):
+                rows = _between(wanted, before, batch.num_rows)
                 for row, (content, name) in zip(rows, images_of(batch.column(0).take(rows)), strict=True):
                     yield content, name or f"{path.name} row {before + row}"
-                start += batch.num_rows
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, error) from error
+                before += batch.num_rows

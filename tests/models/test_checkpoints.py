@@ -61,12 +61,12 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
             "model_state_dict": state,
             "optimizer_state_dict": {"state": {0: torch.zeros(2, 2)}},
         },
-        ("'model_state_dict'; the file holds no averaged ones (EMA)",),
+        ("the weights of 'model_state_dict' are used; the file holds no averaged weights (EMA)",),
     ),
     "module": (lambda state: {"arch": "lenet5", "module": state}, ("'module'",)),
     "net of DataParallel": (
         lambda state: {"net": prefixed("module.", state), "acc": 91.2},
-        ("'net'", "the prefix 'module.' of its entries is left out"),
+        ("'net'", "the prefix 'module.' is removed from the names of its entries"),
     ),
     "Lightning": (
         lambda state: {"state_dict": prefixed("model.", state), "hyper_parameters": {"lr": 0.1}},
@@ -74,21 +74,21 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
     ),
     "compiled in parallel": (lambda state: prefixed("module._orig_mod.", state), ("'module._orig_mod.'",)),
     "deeper": (lambda state: {"trainer": {"weights": {"student": state}}, "epoch": 1}, ("'trainer.weights.student'",)),
-    "mixed": (lambda state: {**state, "epoch": 3}, ("entries that are no weights are left out: epoch",)),
+    "mixed": (lambda state: {**state, "epoch": 3}, ("entries that are not weights are left out: epoch",)),
     "averaged": (
         lambda state: {"state_dict": zeros(state), "state_dict_ema": state},
-        ("the averaged weights (EMA) of 'state_dict_ema' are used, not those of 'state_dict'",),
+        ("the averaged weights (EMA) of 'state_dict_ema' are used instead of those of 'state_dict'",),
     ),
     "averaged by PyTorch": (
         lambda state: {
             "model": zeros(state),
             "model_ema": {"n_averaged": torch.tensor(9), **prefixed("module.", state)},
         },
-        ("the averaged weights (EMA) of 'model_ema' are used, not those of 'model'", "the prefix 'module.'"),
+        ("the averaged weights (EMA) of 'model_ema' are used instead of those of 'model'", "the prefix 'module.'"),
     ),
     "another model's average": (
         lambda state: {"model": state, "ema": {"a.weight": torch.zeros(3, 3)}},
-        ("the weights are those of 'model'; of 'ema', fewer entries fit this model",),
+        ("the weights of 'model' are used, because fewer entries of 'ema' fit this model",),
     ),
     "average beside the model": (
         lambda state: {
@@ -99,7 +99,7 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
             }
         },
         (
-            "the averaged weights (EMA) of 'state_dict.ema_model' are used, not those of 'state_dict.model', "
+            "the averaged weights (EMA) of 'state_dict.ema_model' are used instead of those of 'state_dict.model', "
             "'state_dict.criterion'",
         ),
     ),
@@ -107,8 +107,8 @@ WRAPPED: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
         lambda state: {"model": state, "ema": {"decay": 0.9, "shadow_params": [torch.ones(2)]}},
         (
             (
-                "the weights are those of 'model'; the averaged ones (EMA) of ema.shadow_params have no names and "
-                "are not used"
+                "the weights of 'model' are used; the averaged weights (EMA) of ema.shadow_params have no names and "
+                "cannot be used"
             ),
         ),
     ),
@@ -137,7 +137,8 @@ def test_a_prefix_is_left_out_in_every_kind_of_file(suffix: str, tmp_path: Path)
     else:
         torch.save(prefixed("model.", want), path)
     model = models.build("lenet5", **SMALL)
-    assert "the prefix 'model.' of its entries is left out" in models.pretrained(model, "lenet5", str(path), 8).notes
+    notes = models.pretrained(model, "lenet5", str(path), 8).notes
+    assert "the prefix 'model.' is removed from the names of its entries" in notes
     assert same(model.state_dict(), want)
 
 

@@ -172,7 +172,7 @@ def test_timms_hub_is_read_from_where_hugging_face_keeps_its_files(
 def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _timm_hub(tmp_path, monkeypatch)
     model = models.build("timm:mobilenetv3_small_050", num_classes=10, image_size=32)
-    with pytest.raises(ValueError, match=r"cannot be had from timm's hub .* give a file, or package:NAME") as raised:
+    with pytest.raises(ValueError, match=r"cannot be loaded from timm's hub .* give a file, or package:NAME") as raised:
         models.pretrained(model, "timm:mobilenetv3_small_050", "hub", 32)
     assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match="lenet5 has no weights on a hub"):

@@ -47,4 +47,4 @@ def counts(source: Source) -> Rows:
 
 
 def left(source: Source) -> list[str]:
-    return [one.said for one in source.images.left]
+    return [one.description for one in source.images.unused]

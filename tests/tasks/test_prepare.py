@@ -264,7 +264,7 @@ def test_a_class_without_training_images_is_refused_unless_allowed(
     root = folder(tmp_path / "set", {"train/a": 5, "train/b": 5, "test/a": 2, "test/c": 2})
     data = Data(source="folder", path=str(root))
     with pytest.raises(
-        ValueError, match=r"not used would be the class c \(no training image, 2 in other parts\); .*on_bad=drop"
+        ValueError, match=r"these would not be used: the class c \(no training image, 2 in other parts\); .*on_bad=drop"
     ):
         prepare(work, data)
     prepare(work, data.model_copy(update={"on_bad": "drop"}))

@@ -89,7 +89,7 @@ def test_the_columns_that_are_used_are_said(tmp_path: Path) -> None:
             ),
         ),
         ({"image": STRUCTS, "breed": WORDS, "width": NUMBERS}, "2 columns that may be the label, breed, width"),
-        ({"image": STRUCTS, "mask": STRUCTS, "label": NUMBERS}, "which of image, mask it is, data.image decides"),
+        ({"image": STRUCTS, "mask": STRUCTS, "label": NUMBERS}, "set data.image to one of image, mask"),
         ({"image": ["a.png"] * 6, "label": NUMBERS}, r"the columns are image \(string\), label \(int64\)"),
         ({"image": STRUCTS, "label": [[1]] * 6}, r"no column that can be the label.*label \(list<"),
         ({"image": STRUCTS, "label": [0.5] * 6}, "column label of .* holds 0.5, which is no class"),
@@ -137,7 +137,7 @@ def test_other_columns_of_labels_are_said(tmp_path: Path) -> None:
     pq.write_table(table, path)
     source = opened("auto", path)
     assert list(source.parts["train"].labels) == [1, 0]
-    assert [one.said for one in source.images.left] == ["other columns of labels: fine_label"]
+    assert [one.description for one in source.images.unused] == ["other columns of labels: fine_label"]
 
 
 @pytest.mark.parametrize(
@@ -185,11 +185,11 @@ def test_files_beside_the_parquet_files_are_said(tmp_path: Path) -> None:
     write(tmp_path / "train.parquet", image=pa.array(BYTES), label=NUMBERS)
     (tmp_path / "README.md").write_text("card")
     (tmp_path / ".gitattributes").write_text("")
-    (one,) = opened("auto", tmp_path).images.left
-    assert (one.said, one.harmless) == ("1 file that is not Parquet: README.md", True)
+    (one,) = opened("auto", tmp_path).images.unused
+    assert (one.description, one.harmless) == ("1 file that is not Parquet: README.md", True)
     (tmp_path / "more.tar").write_bytes(b"images")
-    (one,) = opened("auto", tmp_path).images.left
-    assert (one.said, one.harmless) == ("2 files that are not Parquet: README.md, more.tar", False)
+    (one,) = opened("auto", tmp_path).images.unused
+    assert (one.description, one.harmless) == ("2 files that are not Parquet: README.md, more.tar", False)
 
 
 def test_images_are_named_by_their_path_or_else_by_file_and_row(tmp_path: Path) -> None:

@@ -18,13 +18,13 @@ def test_folder_has_a_class_a_sub_folder_sorted(tmp_path: Path) -> None:
     (root / "cat" / "notes.txt").write_text("no image")
     (root / "empty").mkdir()
     source = opened("folder", root)
-    assert source.images.lost == ("empty (an empty folder)",)
+    assert source.images.lost_classes == ("empty (an empty folder)",)
     assert source.classes == ("cat", "dog")
     assert list(source.parts) == ["train"]
     part = source.parts["train"]
     assert [(label, name) for _, label, name in part] == [(0, "cat/deep/er.png"), (1, "dog/1.png"), (1, "dog/2.PNG")]
     assert values(part) == [3, 1, 2]
-    assert [left.said for left in source.images.left] == [
+    assert [left.description for left in source.images.unused] == [
         "1 file that is no image, by content: cat/notes.txt",
         "1 image hidden by a name that begins with a dot: cat/.hidden.png",
     ]
@@ -52,9 +52,9 @@ def test_folder_takes_train_for_a_class_where_it_holds_images(tmp_path: Path) ->
 def test_folder_leaves_out_a_test_folder_without_classes(tmp_path: Path) -> None:
     source = opened("folder", write_images(tmp_path, {"train/a/1.png": 1, "train/b/1.png": 2, "test/1.png": 3}))
     assert list(source.parts) == ["train"]
-    (left,) = source.images.left
-    assert left.said == "1 image in test without class folders, and so without labels"
-    assert not left.lost, "without labels it is of no use"
+    (left,) = source.images.unused
+    assert left.description == "1 image in test without class folders, and so without labels"
+    assert not left.lost_images, "without labels it is of no use"
 
 
 @pytest.mark.parametrize(

@@ -35,11 +35,13 @@ def test_a_hidden_class_folder_is_refused_as_a_lost_class_and_its_images_are_cou
     root = tree(tmp_path / "set", {"cat": 6, "dog": 6, name: 5})
     path = root if form == "folder" else zipped(root)
     images = opened(path).images
-    assert [(left.said, left.lost) for left in images.left] == [
+    assert [(left.description, left.lost_images) for left in images.unused] == [
         (f"5 images hidden by names that begin with a dot: {name}/ (5)", 5)
     ]
-    assert images.lost == (f"{name}/ (a folder hidden by the dot before its name)",)
-    with pytest.raises(ValueError, match=r"not used would be the class .*, and 5 of 17 images: .*data\.on_bad=drop"):
+    assert images.lost_classes == (f"{name}/ (a folder hidden by the dot before its name)",)
+    with pytest.raises(
+        ValueError, match=r"these would not be used: the class .*, and 5 of 17 images: .*data\.on_bad=drop"
+    ):
         refuse_lost(images, Data(path=str(path), source="folder"))
     refuse_lost(images, Data(path=str(path), source="folder", on_bad="drop"))
 
@@ -52,12 +54,12 @@ def test_hidden_images_in_a_class_are_lost_images_and_what_tools_leave_is_not(tm
     (root / "cat" / "._000.png").write_bytes(b"\0\5\x16\7")
     (root / ".gitignore").write_text("x")
     images = opened(root if form == "folder" else zipped(root)).images
-    assert {left.said: (left.lost, left.harmless) for left in images.left} == {
+    assert {left.description: (left.lost_images, left.harmless) for left in images.unused} == {
         "1 file or folder hidden by a dot before the name, without images": (0, True),
         f"{4 if form == 'folder' else 10} files or folders left by systems, notebooks and tools": (0, True),
         "2 images hidden by names that begin with a dot: cat/..one.png, dog/.two": (2, False),
     }
-    assert not images.lost
+    assert not images.lost_classes
     with pytest.raises(ValueError, match="2 of 14 images"):
         refuse_lost(images, Data(path=str(root), source="folder"))
 
@@ -73,7 +75,7 @@ def test_where_hidden_images_are_all_there_are_the_refusal_names_them(tmp_path: 
 def test_a_hidden_link_to_images_that_are_read_anyway_loses_none(tmp_path: Path) -> None:
     root = tree(tmp_path / "set", {"cat": 6, "dog": 6})
     (root / ".newest").symlink_to("cat")
-    assert not [left for left in opened(root).images.left if left.lost]
+    assert not [left for left in opened(root).images.unused if left.lost_images]
 
 
 def test_hidden_parquet_is_counted(tmp_path: Path) -> None:
@@ -82,6 +84,6 @@ def test_hidden_parquet_is_counted(tmp_path: Path) -> None:
     write_parquet(folder / "train.parquet", [(picture(row), row % 2) for row in range(6)])
     shutil.copyfile(folder / "train.parquet", folder / "..more.parquet")
     images = open_source(Data(path=str(folder))).images
-    assert [(left.said, left.lost) for left in images.left] == [
+    assert [(left.description, left.lost_images) for left in images.unused] == [
         ("6 rows of Parquet hidden by names that begin with a dot: ..more.parquet", 6)
     ]

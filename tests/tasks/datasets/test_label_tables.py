@@ -39,7 +39,7 @@ def test_a_table_of_ids_gives_the_labels_and_a_made_up_submission_does_not(tmp_p
         "2 images in test have no label in any table",
         "1 file that is no image, by content: sample_submission.csv",
     ]
-    assert not sum(one.lost for one in source.images.left)
+    assert not sum(one.lost_images for one in source.images.unused)
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl"])

@@ -111,7 +111,7 @@ def test_the_setting_decides_between_two_readings(tmp_path: Path) -> None:
     assert counts(opened(trains, layout="classes")) == {"train": {"bus": 2, "car": 2, "train": 4}}
     splits = opened(trains, layout="splits")
     assert counts(splits) == {"train": {"diesel": 2, "steam": 2}}
-    assert sum(one.lost for one in splits.images.left) == 4
+    assert sum(one.lost_images for one in splits.images.unused) == 4
     flat = tree(tmp_path / "flat", {"train": 3, "test": 3})
     assert counts(opened(flat, layout="classes")) == {"train": {"test": 3, "train": 3}}
     with pytest.raises(ValueError, match=r"none of the folders cat, dog .* is called train"):
@@ -145,7 +145,7 @@ def test_more_than_one_image_in_a_hundred_lost_is_refused_unless_allowed(
 ) -> None:
     base = {"cat": 20, "dog": 20} if "." in extra else {}
     root = tree(tmp_path / "set", {**base, **extra})
-    with pytest.raises(ValueError, match=f"not used would be {said}.*data.on_bad=drop") as error:
+    with pytest.raises(ValueError, match=f"these would not be used: {said}.*data.on_bad=drop") as error:
         prepare(work, Data(path=str(root)))
     assert "\n" not in str(error.value)
 
@@ -171,7 +171,7 @@ def test_a_class_of_no_image_is_refused_unless_allowed(tmp_path: Path, work: Wor
     (root / "ring").mkdir()
     np.save(root / "ring" / "1.npy", np.zeros((8, 8, 3)))
     said = (
-        r"not used would be the classes ring \(1 file, none of which is an image\), void \(an empty folder\); "
+        r"these would not be used: the classes ring \(1 file, none of which is an image\), void \(an empty folder\); "
         r".*data\.on_bad=drop"
     )
     with pytest.raises(ValueError, match=said):
@@ -246,9 +246,9 @@ def test_links_to_nothing_pipes_and_circles_are_said_and_never_waited_for(tmp_pa
     (root / "one").symlink_to("two")
     (root / "two").symlink_to("one")
     os.mkfifo(root / "dog" / "pipe.png")
-    (one,) = opened(root).images.left
-    assert one.said == "4 links to nothing, or no files: cat/gone.png, dog/pipe.png, one, two"
-    assert one.lost == 4
+    (one,) = opened(root).images.unused
+    assert one.description == "4 links to nothing, or no files: cat/gone.png, dog/pipe.png, one, two"
+    assert one.lost_images == 4
 
 
 def test_what_systems_and_notebooks_leave_is_no_data(

@@ -80,7 +80,7 @@ def test_a_class_without_images_is_refused_unless_allowed(
     tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture, make: Callable[[Path], Path], said: str
 ) -> None:
     path = str(make(tmp_path))
-    with pytest.raises(ValueError, match=f"not used would be the class {said}; .*data\\.on_bad=drop") as error:
+    with pytest.raises(ValueError, match=f"these would not be used: the class {said}; .*data\\.on_bad=drop") as error:
         prepare(work, Data(path=path))
     assert "\n" not in str(error.value)
     assert {"cat", "dog"} <= set(prepare(work, Data(path=path, on_bad="drop")).classes)
@@ -110,7 +110,7 @@ def test_folders_that_are_taken_as_one_class_are_said_with_their_counts(
     table = pl.read_parquet(work.store.get(prepared.tables["datasets"]))
     assert f"merged: {said}" in table["layout"][0]
     splits = tree(tmp_path / "splits", {"train/a/x": 2, "train/a/y": 2, "train/b": 2, "test/a": 1, "test/b": 1})
-    assert opened(splits).images.merged == ("train/a (x 2, y 2)",)
+    assert opened(splits).images.merged_classes == ("train/a (x 2, y 2)",)
 
 
 # ------------------------------------------------------------------------------------------------- what holds no data

@@ -230,7 +230,7 @@ def test_parquet_hub_out_of_reach_is_one_clear_line(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
     with pytest.raises(
-        ValueError, match=r"owner/name is neither here nor .* hub: .*Name or service not known"
+        ValueError, match=r"owner/name does not exist here.* hub failed: .*Name or service not known"
     ) as error:
         opened("parquet", "owner/name").fingerprint()
     assert "\n" not in str(error.value)

@@ -27,7 +27,7 @@ def test_tiny_imagenet_reads_the_zip_and_the_folder_alike(tmp_path: Path, form: 
     train, validation = source.parts["train"], source.parts["validation"]
     assert (list(train.labels), values(train)) == ([0, 0, 0, 1, 1, 1], [10, 11, 12, 0, 1, 2])
     assert (list(validation.labels), values(validation)) == ([1, 0, None], [50, 51, 52])
-    assert [(left.said, left.lost) for left in source.images.left] == [
+    assert [(left.description, left.lost_images) for left in source.images.unused] == [
         ("1 training image of classes that wnids.txt does not list", 1),
         ("1 test image without labels", 0),
     ]

@@ -31,8 +31,8 @@ def test_members_with_absolute_paths_are_read_below_the_root_as_unzip_does_and_t
     images = opened(archive_of(tmp_path / "a.zip", f"{prefix}cats/1.png", f"{prefix}dogs/2.png")).images
     assert images.classes == ("cats", "dogs")
     assert images.layout.endswith("2 members of the zip have absolute paths, read as below the zip's root")
-    assert not images.lost
-    assert not images.left
+    assert not images.lost_classes
+    assert not images.unused
 
 
 def test_dots_and_doubled_slashes_within_paths_mean_nothing(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_dots_and_doubled_slashes_within_paths_mean_nothing(tmp_path: Path) -> N
     ).images
     assert images.classes == ("cats", "dogs")
     assert images.parts["train"].rows == 3
-    assert not images.left
+    assert not images.unused
 
 
 @pytest.mark.parametrize("name", ["../cats/1.png", "cats/../../dogs/1.png", "/../1.png", "..\\cats\\1.png"])
