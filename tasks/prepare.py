@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.caching.work import Work
-    from tasks.datasets import Part, Source
     from tasks.datasets._decoded import Pixels
+    from tasks.datasets._source import Part, Source
     from tasks.datasets._split import LabelledRows
 
 

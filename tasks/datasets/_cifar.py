@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from models._messages import brief
-from tasks.datasets import Images, Part, Source, fingerprint, location
+from tasks.datasets._source import Images, Part, Source, fingerprint, location
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from models._messages import brief
-from tasks.datasets import Unused
 from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decode import HEAD, format_of
 from tasks.datasets._filekinds import AGAIN, kind
+from tasks.datasets._source import Unused
 from tasks.datasets._words import few, shown
 
 if TYPE_CHECKING:

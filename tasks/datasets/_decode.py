@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
 
-    from tasks.datasets import Encoded
-
 FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 """Only these formats are decoded. Pillow knows more, e.g. EPS, and hands that to Ghostscript: no data set may do so."""
 
@@ -87,6 +85,14 @@ def format_of(head: bytes) -> str | None:
 
 class Bad(Exception):
     """An image that cannot be used. Its arguments are the reason and a detail, which may be empty."""
+
+
+Encoded = bytes | Path | np.ndarray | Image.Image | Bad | None
+"""An image as a source gives it.
+
+It is an image file's bytes or its path, uint8 pixels of shape (height, width) or (height, width, channels), a picture
+of Pillow's, None for a null image, or the reason why the source could not read it.
+"""
 
 
 class EncodedImage(NamedTuple):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.caching.work import Work
-    from tasks.datasets import Part
+    from tasks.datasets._source import Part
     from tasks.records import Data
 
 SAMPLED_SIZES = 256

@@ -10,7 +10,8 @@ from tasks.datasets._find import resolve
 from tasks.datasets._words import shown
 
 if TYPE_CHECKING:
-    from tasks.datasets import Encoded, Source
+    from tasks.datasets._decode import Encoded
+    from tasks.datasets._source import Source
     from tasks.records import Data
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from tasks.datasets import Unused
 from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decode import Bad
 from tasks.datasets._filekinds import BYTE_ORDER_MARKS
 from tasks.datasets._layout import Layout
+from tasks.datasets._source import Unused
 from tasks.datasets._words import TABLES, counted, few, plain_split_word, settle, shown, split_word
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tasks.datasets import Unused
 from tasks.datasets._arrays import SPLITS
 from tasks.datasets._folders import Folder, descend
+from tasks.datasets._source import Unused
 from tasks.datasets._words import counted, few, plain_split_word, settle, shown, split_of, split_word
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from tasks.datasets._words import counted, few, shown
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tasks.datasets import Images, Part
     from tasks.datasets._decode import Traits
+    from tasks.datasets._source import Images, Part
     from tasks.datasets._split import LabelledRows
     from tasks.records import Data
 

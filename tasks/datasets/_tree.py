@@ -24,7 +24,7 @@ from tasks.datasets._words import is_junk, shown
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tasks.datasets import Encoded
+    from tasks.datasets._decode import Encoded
 
 MOST = 20_000
 """The search is given up if none of the first files, this many, is an image."""

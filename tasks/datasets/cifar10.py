@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from tasks.datasets._cifar import open_cifar
 
 if TYPE_CHECKING:
-    from tasks.datasets import Source
+    from tasks.datasets._source import Source
     from tasks.records import Data
 
 READS = ("path",)

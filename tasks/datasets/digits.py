@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.datasets import Images, Part, Source
+from tasks.datasets._source import Images, Part, Source
 
 if TYPE_CHECKING:
     from tasks.records import Data

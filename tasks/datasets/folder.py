@@ -7,18 +7,18 @@ from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING
 
-from tasks.datasets import Images, Part, Source, Unused, fingerprint, location
 from tasks.datasets._folders import folders_of
 from tasks.datasets._hidden import hidden_images
 from tasks.datasets._labels import LABELS, find_tables, is_table, read_labels
 from tasks.datasets._layout import Layout, NoClasses, read_layout
+from tasks.datasets._source import Images, Part, Source, Unused, fingerprint, location
 from tasks.datasets._tree import HIDDEN, JUNK, Tree, read_tree
 from tasks.datasets._words import counted, few, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from tasks.datasets import Encoded
+    from tasks.datasets._decode import Encoded
     from tasks.records import Data
 
 READS = ("path", "layout", "image", "label")

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from models._messages import brief
-from tasks.datasets import Images, Part, Source, Unused, fingerprint, location
 from tasks.datasets._columns import find_columns, has_labels, images_of, name_classes, open_file, read_labels, reading
 from tasks.datasets._hidden import is_hidden
+from tasks.datasets._source import Images, Part, Source, Unused, fingerprint, location
 from tasks.datasets._words import HUB_NAME, PARQUET, counted, few, is_junk, plain_split_word, settle, split_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tasks.datasets import Encoded
+    from tasks.datasets._decode import Encoded
     from tasks.records import Data
 
     Files = dict[str, list[Path]]

@@ -12,14 +12,14 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tasks.datasets import Images, Part, Source, Unused, fingerprint, location
 from tasks.datasets._filekinds import kind
+from tasks.datasets._source import Images, Part, Source, Unused, fingerprint, location
 from tasks.datasets._words import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from tasks.datasets import Encoded
+    from tasks.datasets._decode import Encoded
     from tasks.records import Data
 
     Tree = tuple[list[str], Callable[[str], bytes]]

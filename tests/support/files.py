@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tasks.datasets import Part, open_source
+from tasks.datasets import open_source
 from tasks.datasets._decode import decode
+from tasks.datasets._source import Part
 from tasks.records import Data
 from tests.support.paths import SHARED
 

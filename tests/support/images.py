@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tasks.datasets import Source, open_source
+from tasks.datasets import open_source
+from tasks.datasets._source import Source
 from tasks.records import Data
 
 Rows = dict[str, dict[str, int]]

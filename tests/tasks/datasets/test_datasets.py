@@ -52,7 +52,7 @@ def test_fingerprint_changes_with_content_and_names_alone(tmp_path: Path) -> Non
 
 
 def test_fingerprint_of_much_data_is_of_sizes_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.datasets.HASHED_BYTES", 100)
+    monkeypatch.setattr("tasks.datasets._source.HASHED_BYTES", 100)
     path = write_parquet(tmp_path / "x.parquet", [(png(1), 0)], ["a", "b"])
     before = opened("parquet", path).fingerprint()
     os.utime(path, (1, 1))

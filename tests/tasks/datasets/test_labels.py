@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from tasks.caching.work import Work
-from tasks.datasets import Images, Part, Source, open_source
+from tasks.datasets import open_source
 from tasks.datasets._label import CIFAR10, OF_CIFAR100, label
+from tasks.datasets._source import Images, Part, Source
 from tasks.prepare import prepare
 from tasks.records import Data
 from tests.support.files import needs_shared, png, write_parquet
