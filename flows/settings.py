@@ -40,6 +40,20 @@ def plain(record: BaseModel) -> dict[str, Any]:
     return clean(record.model_dump(mode="json"))
 
 
+def changed_settings(study: Study) -> dict[str, Any]:
+    """Return what differs between a study and `Study()`, as JSON: of each record only the fields with another value."""
+
+    def differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name not in defaults or value != defaults[name]}
+
+    defaults = plain(Study())
+    parts = {}
+    for name, value in differing(plain(study), defaults).items():
+        is_record = isinstance(getattr(study, name), BaseModel)
+        parts[name] = differing(value, defaults[name]) if is_record else value
+    return parts
+
+
 def to_toml(study: Study) -> str:
     """The whole study as TOML, each key with what it means."""
     import tomli_w

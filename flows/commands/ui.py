@@ -100,13 +100,13 @@ def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.callables import parameter_schema
 
-    from flows.orchestration.deployments import made
+    from flows.orchestration.deployments import all_deployments
     from flows.study import run_study
 
     flow = client.create_flow(run_study)
     schema = parameter_schema(run_study).model_dump_for_openapi()
     names = []
-    for wanted in made():
+    for wanted in all_deployments():
         name: str = wanted["name"]
         try:
             there = client.read_deployment_by_name(f"{run_study.name}/{name}")
