@@ -1,4 +1,4 @@
-"""`burnish report`: the report of a run, written anew from its tables."""
+"""`burnish report`: write the report of a run anew from its tables."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write the report and print its path; of a run without results, say why it has none."""
+    """Write the report and print its path. For a run without results, say why it has none."""
     from flows.report import page
 
     out = Path(arguments.out)
