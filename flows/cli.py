@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from flows.commands.arguments import parser
-from flows.orchestration.server import Lost
+from flows.orchestration.connection import Lost
 from flows.runs.damage import Damaged
 from flows.runs.folders import refuse_unusable
 from flows.settings import one_line

@@ -126,6 +126,7 @@ def _study(command: argparse.ArgumentParser) -> None:
 
 
 def _run(run: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish run`."""
     _study(run)
     run.add_argument(
         "--again",
@@ -147,6 +148,7 @@ def _run(run: argparse.ArgumentParser) -> None:
 
 
 def _ui(ui: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish ui`."""
     ui.add_argument(
         "--port", type=options.port, default=4200, metavar="N", help="port of the pages (default: %(default)d)"
     )
@@ -166,6 +168,7 @@ def _machine(command: argparse.ArgumentParser) -> None:
 
 
 def _bench(bench: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish bench`."""
     bench.add_argument(
         "files",
         nargs="+",
@@ -219,6 +222,7 @@ def _bench(bench: argparse.ArgumentParser) -> None:
 
 
 def _profile(profile: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish profile`."""
     profile.add_argument(
         "target",
         nargs="?",
@@ -247,6 +251,7 @@ def _profile(profile: argparse.ArgumentParser) -> None:
 
 
 def _deploy(deploy: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish deploy`."""
     _run_name(deploy)
     deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
     deploy.add_argument("--variant", metavar="NAME", help="deploy this variant of the run in place of its winner")

@@ -153,16 +153,18 @@ def _runtimes(file: ModelFile, names: tuple[str, ...], device: str) -> tuple[str
 
     The first is the first by name of those that execute the format on this machine.
     """
-    able = [name for name in plugins("runtimes") if file.format in formats(name)]
-    reasons = {name: runtimes.load(name).unavailable(device) for name in able}
+    executing = [name for name in plugins("runtimes") if file.format in formats(name)]
+    reasons = {name: runtimes.load(name).unavailable(device) for name in executing}
     if not names:
-        usable = [name for name in able if reasons[name] is None]
+        usable = [name for name in executing if reasons[name] is None]
         if not usable:
             raise Mistake(f"{file.path} ({file.format}): {'; '.join(dict.fromkeys(filter(None, reasons.values())))}")
         return (usable[0],)
-    fitting = tuple(name for name in names if name in able)
+    fitting = tuple(name for name in names if name in executing)
     if not fitting:
-        raise Mistake(f"{file.path}: none of {', '.join(names)} executes {file.format}; accepted: {', '.join(able)}")
+        raise Mistake(
+            f"{file.path}: none of {', '.join(names)} executes {file.format}; accepted: {', '.join(executing)}"
+        )
     for name in fitting:
         if reasons[name] is not None:
             raise Mistake(f"--runtime {name}: {reasons[name]}")
@@ -254,9 +256,9 @@ def _keep(work: Work, artifacts: dict[str, Any], target: Path) -> Path:
     for name, artifact in artifacts.items():
         shutil.copyfile(work.store.get(artifact), folder / f"{name}.parquet")
     target.mkdir(parents=True, exist_ok=True)
-    kept = target / time.strftime("%Y%m%d-%H%M%S")
-    replace(folder, kept)
-    return kept
+    stored = target / time.strftime("%Y%m%d-%H%M%S")
+    replace(folder, stored)
+    return stored
 
 
 def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: int) -> list[Row]:

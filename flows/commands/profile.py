@@ -152,8 +152,8 @@ def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
             f"{', '.join(plugins('runtimes'))}"
         )
     if file.format not in formats(runtime):
-        able = [plugin for plugin in plugins("runtimes") if file.format in formats(plugin)]
-        raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(able)}")
+        accepted = [plugin for plugin in plugins("runtimes") if file.format in formats(plugin)]
+        raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(accepted)}")
     reason = runtimes.load(runtime).unavailable(device)
     if reason is not None:
         raise Mistake(f"--runtime {runtime}: {reason}")
@@ -185,8 +185,8 @@ def _keep(result: Profile, written: Path, folder: Path) -> Path:
     except (FileNotFoundError, ValueError):
         # There is no earlier profile, or it is damaged and is replaced.
         earlier = {"queries": 0}
-    good = earlier["queries"] >= LEAST_QUERIES and earlier.get("conditions") is None
-    target = disturbed if good and not result.trusted else folder
+    earlier_trusted = earlier["queries"] >= LEAST_QUERIES and earlier.get("conditions") is None
+    target = disturbed if earlier_trusted and not result.trusted else folder
     replace(written, target)
     if result.trusted and disturbed.is_dir():
         shutil.rmtree(disturbed)
@@ -196,10 +196,10 @@ def _keep(result: Profile, written: Path, folder: Path) -> Path:
 def _reference(out: Path, run: str) -> str:
     """Return the variant to profile where the user names none: the run's most accurate unpruned model in PyTorch."""
     rows = tables.read(out, "summary", run).collect().to_dicts()
-    plain = [row for row in rows if row["runtime"] == "eager" and row["stage"] in TRAINING and row["status"] == "ok"]
-    if not plain:
+    unpruned = [row for row in rows if row["runtime"] == "eager" and row["stage"] in TRAINING and row["status"] == "ok"]
+    if not unpruned:
         raise Mistake(f"run {run} has no unpruned model in PyTorch; name a variant")
-    return max(plain, key=lambda row: row["top1"] or 0.0)["variant"]
+    return max(unpruned, key=lambda row: row["top1"] or 0.0)["variant"]
 
 
 def _to_tensorboard(result: Profile, charts: dict[str, str], log: Path) -> None:

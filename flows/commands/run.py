@@ -64,6 +64,7 @@ def refuse_missing_images(study: Study) -> None:
 
 
 def _print_results(study: Study, out: Path, run: str) -> None:
+    """Print the comparison with the published study, if there is one, then the summary and its last lines."""
     from flows.report import published, terminal
     from flows.report.page import tables_of
     from flows.terminal.conclusion import conclusion, held_out

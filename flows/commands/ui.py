@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.orchestration import server as prefect_server
+from flows.orchestration.connection import Lost
 from tasks.machine import children, parent
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def main(arguments: argparse.Namespace) -> None:
     ------
     Mistake
         If the port is taken.
-    flows.orchestration.server.Lost
+    flows.orchestration.connection.Lost
         If the server or the worker ends by itself.
     """
     out = Path(arguments.out).absolute()
@@ -90,7 +91,7 @@ def _until_one_ends(processes: dict[str, tuple[Any, Path | None]]) -> None:
     while True:
         for name, (process, log) in processes.items():
             if process.poll() is not None:
-                raise prefect_server.Lost(f"Prefect's {name} has ended; its last words are in {log}")
+                raise Lost(f"Prefect's {name} has ended; its last words are in {log}")
         time.sleep(LOOK_SECONDS)
 
 

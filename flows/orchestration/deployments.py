@@ -41,6 +41,7 @@ def all_deployments() -> list[dict[str, Any]]:
 
 
 def _deployment(name: str, preset: str, *scale: Scale) -> dict[str, Any]:
+    """Return the deployment of a preset, at a scale if the preset has several."""
     function = presets()[preset]
     description = " ".join((function.__doc__ or "").split())
     parameters = {"study": changed_settings(function(*scale))}
@@ -73,9 +74,9 @@ def render() -> str:
     common = _Braced(COMMON)
     entries = []
     for deployment in all_deployments():
-        own = {key: value for key, value in deployment.items() if value != COMMON.get(key)}
+        differing = {key: value for key, value in deployment.items() if value != COMMON.get(key)}
         parameters = {"study": _Braced(deployment["parameters"]["study"])}
-        entries.append({_Merge("<<"): common} | own | {"parameters": parameters})
+        entries.append({_Merge("<<"): common} | differing | {"parameters": parameters})
     # The worker runs the flow from the folder in which it was started.
     pull = [{"prefect.deployments.steps.set_working_directory": {"directory": "{{ $PWD }}"}}]
     content = {"name": "burnish", "pull": pull, "definitions": {"common": common}, "deployments": entries}

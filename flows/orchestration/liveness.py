@@ -64,12 +64,14 @@ class Dead:
 
 
 def _folder() -> Path:
+    """Return the folder of the runs' files."""
     return get_current_settings().home / "burnish-runs"
 
 
 def _server() -> str:
-    own = os.environ.get("BURNISH_TEMPORARY_SERVER") or os.environ.get("BURNISH_UI")
-    return OWN if own else str(get_current_settings().api.url)
+    """Return how the current server is named in a run's file."""
+    started_by_burnish = os.environ.get("BURNISH_TEMPORARY_SERVER") or os.environ.get("BURNISH_UI")
+    return OWN if started_by_burnish else str(get_current_settings().api.url)
 
 
 def hold_current() -> None:

@@ -28,6 +28,7 @@ class Sparse(logging.Filter):
         self.last = -EVERY_SECONDS
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line passes."""
         if is_detail(record):
             return False
         if getattr(record, "progress", None) is None:

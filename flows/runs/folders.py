@@ -55,6 +55,7 @@ def refuse_out(option: str, folder: str, *, written: bool = True) -> None:
 
 
 def _refuse(option: str, folder: str, *, written: bool) -> None:
+    """Check one folder as `refuse_out` does."""
     # An empty text would be taken for the current folder.
     if not folder.strip():
         raise Mistake(f"{option}: an empty text is no folder; name one")

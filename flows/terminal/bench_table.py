@@ -109,7 +109,7 @@ def text(measured: dict[str, pl.DataFrame], compared: list[Row], reference: str,
             console.print()
         verdicts = {(row["candidate"], row["batch_size"]): row for row in compared if row["experiment"] == experiment}
         console.print(_title(experiment, rows), style="bold")
-        console.print(_table(experiment, rows, verdicts, reference, width))
+        console.print(_table(experiment, rows, verdicts, reference=reference, width=width))
         for row in rows:
             place = f"{label(row)}, batch {row['batch_size']}, {experiment}"
             if row["error"]:
@@ -164,7 +164,7 @@ def _sorted(experiment: str, rows: list[Row]) -> list[Row]:
 
 
 def _table(
-    experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row], reference: str, width: int
+    experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row], *, reference: str, width: int
 ) -> Table | Text:
     """Return the rows as a table with as many figures as fit, or as blocks where not even the fewest fit."""
     from rich.text import Text

@@ -198,6 +198,7 @@ def application() -> Any:
         return JSONResponse({"status": "ok"})
 
     async def answered(request: Request, body: bytearray) -> Response:
+        """Read a request's body, wait for a turn, and predict."""
         parts = request.stream()
         try:
             refuse_form(request.headers.get("content-type", ""))
@@ -220,6 +221,7 @@ def application() -> Any:
         return JSONResponse(content, status, {"retry-after": "1"} if status == 503 else {})
 
     async def answer(request: Request) -> Response:
+        """Answer a request for a prediction, or refuse it at once where there are too many."""
         nonlocal requests
         # The body is not read, because that would keep the connection open.
         if requests >= REQUESTS:

@@ -46,6 +46,7 @@ class Model:
 
 
 def _onnxruntime(path: Path, settings: dict[str, Any], threads: int, shape: tuple[int, ...]) -> Query:
+    """Open a model in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -61,6 +62,7 @@ def _onnxruntime(path: Path, settings: dict[str, Any], threads: int, shape: tupl
 
 
 def _openvino(path: Path, settings: dict[str, Any], threads: int, shape: tuple[int, ...]) -> Query:
+    """Open a model in OpenVINO; end the process where this CPU does not compute in the measured precision."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: not to be imported
     import openvino
 
@@ -88,6 +90,7 @@ def _openvino(path: Path, settings: dict[str, Any], threads: int, shape: tuple[i
 
 
 def _torchscript(path: Path, settings: dict[str, Any], threads: int, shape: tuple[int, ...]) -> Query:
+    """Open a model in PyTorch."""
     import torch
 
     torch.set_num_threads(threads)
@@ -106,6 +109,7 @@ OPEN = {
     "openvino_bf16": _openvino,
     "torchscript": _torchscript,
 }
+"""The function that opens a model file, for each runtime."""
 
 
 def probabilities(logits: numpy.ndarray) -> numpy.ndarray:
