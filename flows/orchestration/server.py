@@ -16,7 +16,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from flows.orchestration.connection import CONTACT_SECONDS, Lost, Server, reread_settings
 from flows.settings import Mistake
@@ -27,7 +27,6 @@ from tasks.machine.space import check_database, check_temporary
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Result = TypeVar("Result")
 LOG = logging.getLogger("burnish")
 # Prefect's settings, set before it is imported. It logs nothing in the terminal, because burnish does.
 SETTINGS = {
