@@ -12,9 +12,9 @@ from flows.commands.arguments import parser
 from flows.orchestration.connection import Lost
 from flows.runs.damage import Damaged
 from flows.runs.folders import refuse_unusable
-from flows.settings import one_line
 from flows.terminal.standard import too_many_files
 from flows.terminal.supervisor import farewell
+from flows.validation import one_line
 from tasks.machine.space import DiskFull, watched
 
 if TYPE_CHECKING:

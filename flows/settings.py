@@ -6,14 +6,14 @@ import json
 import re
 import tomllib
 from collections import Counter
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
-from flows import hints
+from flows.validation import describe, one_line, record_at
 from models._near import meant
 from tasks.datasets._filekinds import BYTE_ORDER_MARKS, irregular
-from tasks.records import PATTERNS, Choice, Range, Study, skippable
+from tasks.records import Study, skippable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ def to_toml(study: Study) -> str:
     for line in tomli_w.dumps(plain(study)).splitlines():
         if line.startswith("["):
             path = line.strip("[]").split(".")
-            record = _record_at(path)
+            record = record_at(path)
             lines.append(line)
             lines.extend(_unset(study, path, record))
             continue
@@ -95,46 +95,11 @@ def _unset(study: Study, path: list[str], record: type[BaseModel] | None) -> lis
     return lines
 
 
-def _record_at(path: list[str]) -> type[BaseModel] | None:
-    """Return the class of the record at a dotted path of a study; None where there is no record."""
-    record: Any = Study
-    for name in path:
-        # A number is the place in a list, whose entries all have the same class.
-        if name.isdecimal():
-            continue
-        if not (isinstance(record, type) and issubclass(record, BaseModel)) or name not in record.model_fields:
-            return None
-        record = _record_in(record.model_fields[name].annotation)
-    return record
-
-
-def _record_in(annotation: Any) -> Any:
-    """Return the first record class in a field's annotation, such as `Model` in `tuple[Model, ...]`, or None.
-
-    Ranges and choices do not count: two classes can stand there, so that the annotation does not tell which one does.
-    """
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in get_args(annotation):
-        record = _record_in(argument)
-        if record is not None and record not in (Range, Choice):
-            return record
-    return None
-
-
-LONGEST = 4_000
-"""Greatest number of characters that are shown of a message, or of a value in it."""
 DEEP = "nested too deeply; a study has at most five levels"
 DOTTED = re.compile(r"""(?<![\w-])(?:[\w-]+|"[^"\n]*"|'[^'\n]*')(?:[ \t]*\.[ \t]*(?:[\w-]+|"[^"\n]*"|'[^'\n]*')){50}""")
 """Matches a dotted key of more than fifty levels. tomllib takes 17 s for one of 20,000 levels."""
 LARGEST = 1_000_000
 """Greatest size of a study's file, in bytes. The longest preset has some 20,000."""
-
-
-def one_line(text: object, longest: int = LONGEST) -> str:
-    """Return a message as one line without control characters. The middle of a long message is left out."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    return shown if len(shown) <= longest else f"{shown[: longest // 2]} … {shown[-longest // 2 :]}"
 
 
 def _toml(text: str) -> dict[str, Any]:
@@ -229,44 +194,7 @@ def study_from(values: dict[str, Any], where: str) -> Study:
     except ValidationError as error:
         # pydantic also reports a list with a wrong entry as too short. What is wrong is the entry.
         errors = [entry for entry in error.errors() if entry["type"] != "too_short" or len(error.errors()) == 1]
-        raise Mistake(f"{where}: " + "; ".join(dict.fromkeys(_describe(entry) for entry in errors))) from None
-
-
-def _describe(error: Any) -> str:
-    """Return in words one of the errors that pydantic lists."""
-    location = [str(part) for part in error["loc"]]
-    if location[:2] == ["tune", "space"]:
-        # pydantic adds to the keys which kind of record it tried: range or choice.
-        del location[3:4]
-    scalar = len(location) > 1 and location[-1] in ("bool", "constrained-int", "constrained-float", "constrained-str")
-    # pydantic adds to the keys which type of value it tried.
-    if scalar:
-        del location[-1]
-    key = one_line(".".join(location), 100)
-    if error["type"] == "extra_forbidden":
-        return _unknown_key(error, location, key)
-    message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if scalar:
-        message = "expected true, false, a number from -1e12 to 1e12 or a text of up to 200 characters"
-    if error["type"] == "literal_error":
-        message = f"{message}; {hints.nearest_choice(error['input'], error['ctx']['expected'])}".rstrip("; ")
-    if error["type"] == "tuple_type":
-        message = hints.as_list(key, error["input"])
-    if error["type"] == "string_pattern_mismatch":
-        message = f"expected {PATTERNS[error['ctx']['pattern']]}"
-    value = f" (got {one_line(repr(error['input']), 60)})"
-    if isinstance(error["input"], dict) or error["type"] in ("missing", "value_error"):
-        value = ""
-    return f"{key + ': ' if key else ''}{message}{value}"
-
-
-def _unknown_key(error: Any, location: list[str], key: str) -> str:
-    """Return in words that a study has no such key, and which keys are accepted in its place."""
-    kinds: dict[str, type[BaseModel]] = {"range": Range, "choice": Choice}
-    record = kinds[error["loc"][3]] if location[:2] == ["tune", "space"] else _record_at(location[:-1])
-    accepted = [name for name in record.model_fields if name != "kind"] if record else []
-    hint = hints.nearest_key(location[-1], accepted, top=len(location) == 1)
-    return f"unknown key {key}; {hint}{'.'.join(location[:-1]) or 'a study'} accepts {', '.join(accepted)}"
+        raise Mistake(f"{where}: " + "; ".join(dict.fromkeys(describe(entry) for entry in errors))) from None
 
 
 def load(name: str, settings: list[str], scale: str | None = None, skip: Sequence[str] = ()) -> Study:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from flows.runs.choice import chosen_run
 from flows.runs.damage import check, check_profiles
 from flows.runs.unfinished import unfinished
-from flows.settings import one_line
+from flows.validation import one_line
 
 if TYPE_CHECKING:
     import argparse
