@@ -93,7 +93,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured."""
+    """The result of measuring all files of the command line."""
 
     tables: dict[str, pl.DataFrame]
     """The tables `benchmarks` and `throughputs`, by name."""
