@@ -1,4 +1,4 @@
-"""The `burnish` command, also ``python -m flows``: flows/cli.py in a process that is watched over."""
+"""The installed command `burnish`, also ``python -m flows``: runs flows/cli.py in a supervised child process."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _command() -> int:
 
 
 def main() -> int:
-    """Entry point of the installed command; returns the exit code."""
-    # Every file that is read and written is UTF-8.
+    """Run the command in a child process, and return its exit code."""
+    # burnish reads and writes every file as UTF-8, so it starts again in Python's UTF-8 mode where the locale differs.
     if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
     return supervise(_work)

@@ -1,4 +1,4 @@
-"""The `burnish` command. Nothing heavy is imported before a run needs it: --help and presets answer at once."""
+"""The `burnish` command. Nothing heavy is imported before a command needs it, so --help and presets answer at once."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
 from flows.commands.arguments import parser
-from flows.orchestration.server import Lost
+from flows.orchestration.connection import Lost
 from flows.runs.damage import Damaged
 from flows.runs.folders import refuse_unusable
-from flows.settings import one_line
 from flows.terminal.standard import too_many_files
 from flows.terminal.supervisor import farewell
+from flows.validation import one_line
 from tasks.machine.space import DiskFull, watched
 
 if TYPE_CHECKING:
@@ -26,21 +26,27 @@ def _terminated(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Entry point; returns the exit code: 0 done, 1 failed, 2 the user's mistake, 128 + a signal's number ended by
-    it."""
+    """Parse the command line, run the command and return the exit code.
+
+    Returns
+    -------
+    int
+        0 if the command is done, 1 if it failed, 2 for a mistake of the user. A signal that ends the command leaves as
+        exception or as 130 after Ctrl-C.
+    """
     arguments = parser().parse_args(argv)
-    # before Prefect is imported: its client shows a notice otherwise
+    # Prefect's client shows a notice unless this is set before Prefect is imported.
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    # By an exception, so that what was started ends too. Prefect takes the signal first, and sends it again when it is
-    # done.
+    # SIGTERM ends the command with an exception, so that the processes which it started end too. During a flow run
+    # Prefect handles the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)
     try:
         refuse_unusable(arguments)
         with watched(getattr(arguments, "out", ".")):
-            # The file of a command has its name.
+            # Each command is a module with the command's name.
             import_module(f"flows.commands.{arguments.command}").main(arguments)
     except ValueError as error:
-        # a Mistake, or what a stage says of the user's data
+        # A Mistake, or what a stage found wrong with the user's data or settings.
         print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 2
     except (Damaged, DiskFull, Lost) as error:
@@ -55,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("BURNISH_TRACEBACK"):
             raise
-        told = too_many_files(error) or f"{type(error).__name__}: {error}\n(BURNISH_TRACEBACK=1 shows where)"
-        print(f"burnish: failed: {told}", file=sys.stderr)
+        reason = too_many_files(error) or f"{type(error).__name__}: {error}\n(BURNISH_TRACEBACK=1 shows where)"
+        print(f"burnish: failed: {reason}", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Devices that a study names, looked for before anything is computed."""
+"""Check that this machine has the devices that a study names, before anything is computed."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ if TYPE_CHECKING:
 
 
 def refuse_missing(study: Study) -> None:
-    """Look for every device that the study names; `auto` is always there.
+    """Check that this machine has every device that the study names. `auto` needs none.
 
     Raises
     ------
     ValueError
-        If this machine has not got one, or has fewer GPUs than training is to take.
+        If a device is missing, or the machine has fewer GPUs than training is to use.
     """
     accepted = ", ".join(["auto", "cpu", *(f"cuda:{number}" for number in range(len(gpu.gpus())))])
     for key, device in _named(study):
-        if device != "auto" and (why := gpu.missing_gpu(device)) is not None:
-            raise ValueError(f"{key}: {why}; accepted here: {accepted}")
-    count, there = study.train.processes, len(gpu.gpus())
-    if study.train.device == "auto" and 0 < there < count:
+        reason = None if device == "auto" else gpu.missing_gpu(device)
+        if reason is not None:
+            raise ValueError(f"{key}: {reason}; accepted here: {accepted}")
+    processes = study.train.processes
+    available = len(gpu.gpus())
+    if study.train.device == "auto" and 0 < available < processes:
         raise ValueError(
-            f"train.processes: {count} need a GPU each, this machine has {there}; set it to at most {there}, or "
-            "train.device to cpu"
+            f"train.processes: {processes} need a GPU each, this machine has {available}; set it to at most "
+            f"{available}, or train.device to cpu"
         )
 
 
 def _named(study: Study) -> Iterator[tuple[str, str]]:
-    """(Key, device) of every setting that names one."""
+    """Yield the key and the value of every setting that names a device."""
     yield "train.device", study.train.device
     for technique in study.ablate.names:
         yield f"ablate (technique {technique}), train.device", study.ablate.train(study.train, technique).device

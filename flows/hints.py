@@ -1,4 +1,4 @@
-"""What would be right in place of a setting that is refused: the nearest key or choice, and the form of a list."""
+"""Hints for a setting that is refused: the nearest key, the nearest choice, or how the value is written as a list."""
 
 from __future__ import annotations
 
@@ -14,36 +14,39 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
-def of_key(key: str, accepted: Sequence[str], *, top: bool) -> str:
-    """For an unknown key: the nearest one, or at the top of a study the sections that have such a key."""
+def nearest_key(key: str, accepted: Sequence[str], *, top: bool) -> str:
+    """Return a question that names the accepted key nearest to an unknown one; empty where none is near.
+
+    At the top of a study, it may name the sections that have such a key.
+    """
     hint = meant(key, accepted)
     if hint or not top:
         return hint
     sections = {name: getattr(field.annotation, "model_fields", {}) for name, field in Study.model_fields.items()}
-    found = [f"{section}.{key}" for section, fields in sections.items() if key in fields]
-    return f"did you mean {' or '.join(found)}? " if found else ""
+    dotted = [f"{section}.{key}" for section, fields in sections.items() if key in fields]
+    return f"did you mean {' or '.join(dotted)}? " if dotted else ""
 
 
-def of_choice(given: object, message: str) -> str:
-    """For a text that is none of the choices which a message of pydantic lists."""
-    return meant(given, re.findall(r"'([^']*)'", message)) if isinstance(given, str) else ""
+def nearest_choice(value: object, message: str) -> str:
+    """Return a question that names the choice nearest to a value; `message` is pydantic's, which lists the choices."""
+    return meant(value, re.findall(r"'([^']*)'", message)) if isinstance(value, str) else ""
 
 
-def as_list(key: str, given: object) -> str:
-    """The value that was given for a list, in the form that is accepted, e.g. models=["lenet5"]."""
-    # JSON, or a table outside a list
-    if isinstance(given, str) and "{" in given:
+def as_list(key: str, value: object) -> str:
+    """Return how a value that is no list is written as one, e.g. models=["lenet5"]."""
+    # The text is JSON, or a table outside a list.
+    if isinstance(value, str) and "{" in value:
         return f'expected a list in TOML, where a table is written {{name = value}}, e.g. {key}=[{{name="lenet5"}}]'
-    if isinstance(given, str):
-        parts = [part.strip() for part in given.strip().strip("[]").split(",")]
-        value = ", ".join(map(_entry, filter(None, parts)))
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.strip().strip("[]").split(",")]
+        entries = ", ".join(_entry(part) for part in parts if part)
     else:
-        value = json.dumps(given) if isinstance(given, (bool, int, float)) else "…"
-    return f"expected a list, e.g. {key}=[{value}]"
+        entries = json.dumps(value) if isinstance(value, (bool, int, float)) else "…"
+    return f"expected a list, e.g. {key}=[{entries}]"
 
 
 def _entry(text: str) -> str:
-    """An entry of a list in TOML; what is not TOML is a string."""
+    """Return an entry of a list in TOML; a text that is no TOML becomes a string."""
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError, KeyError):

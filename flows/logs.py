@@ -1,4 +1,4 @@
-"""What of a run reaches its logs: progress now and then, a failure in one line and its traceback once."""
+"""Filter what a run logs: progress at most every ten seconds, a failure in one line and its traceback once."""
 
 from __future__ import annotations
 
@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import TracebackType
 
+# The least time between two lines about progress.
 EVERY_SECONDS = 10.0
 
 
 def is_detail(record: logging.LogRecord) -> bool:
-    """Whether a line is one of many alike, such as a candidate's accuracy: the stage's own file has it, nothing
-    else."""
+    """Return whether a line is one of many alike, such as a candidate's accuracy. Only the stage's log file has it."""
     return bool(getattr(record, "detail", False))
 
 
 class Sparse(logging.Filter):
-    """Lets a line about progress pass at most every ten seconds, no details, and every other line."""
+    """Let a line about progress pass at most every `EVERY_SECONDS`, drop details, and let every other line pass."""
 
     def __init__(self) -> None:
         super().__init__()
+        # When a line about progress last passed.
         self.last = -EVERY_SECONDS
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a line passes."""
         if is_detail(record):
             return False
         if getattr(record, "progress", None) is None:
@@ -38,24 +40,25 @@ class Sparse(logging.Filter):
         return True
 
 
-def _of_a_task(record: logging.LogRecord) -> bool:
-    """Drop Prefect's word on how a task ended: the study says it with the stage's name, once.
+def _keep_task_line(record: logging.LogRecord) -> bool:
+    """Drop Prefect's lines about how a task ended, because the flow logs that itself, with the stage's name.
 
-    The traceback of a failed stage is in its file in the run's folder logs/, and at the end of a flow run that fails.
+    The traceback of a failed stage stands in the stage's file in the run's folder `logs/`, and at the end of a flow run
+    that fails.
     """
     return not str(record.msg).startswith(("Task run failed", "Finished in state"))
 
 
-def _of_the_flow(record: logging.LogRecord) -> bool:
-    """Make the state that says why a flow run failed the one error of it, and name the traceback for what it is."""
+def _rewrite_flow_line(record: logging.LogRecord) -> bool:
+    """Log the state that says why a flow run failed as an error, and introduce the traceback in plain words."""
     from prefect.exceptions import ParameterTypeError
 
     text = str(record.msg)
     if text.startswith("Finished in state Failed"):
         record.levelno, record.levelname = logging.ERROR, "ERROR"
-    # "... with unexpected exception"
+    # Prefect's line goes on "with unexpected exception", and has the traceback.
     if record.exc_info and text.startswith("Engine execution exited"):
-        # the person's mistake: no place in the code is of use
+        # The person who started the run gave a wrong value, so a traceback into the code would not help.
         if isinstance(record.exc_info[1], ParameterTypeError):
             record.msg, record.exc_info = f"refused: {refusal(record.exc_info[1])}", None
         else:
@@ -64,44 +67,50 @@ def _of_the_flow(record: logging.LogRecord) -> bool:
 
 
 def _where(error: BaseException | None) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    """The first cause of an error, with its traceback from where Prefect calls the project, if it failed there."""
+    """Return the first cause of an error as `exc_info`, with its traceback from where Prefect calls this project.
+
+    An error in Prefect itself keeps its whole traceback.
+    """
     assert error is not None
     while error.__cause__ is not None:
         error = error.__cause__
-    start = place = error.__traceback__
+    start = error.__traceback__
+    place = error.__traceback__
     while place is not None and place.tb_next is not None:
-        if _of_prefect(place):
+        if _is_in_prefect(place):
             start = place.tb_next
         place = place.tb_next
-    # it failed in Prefect itself
-    if place is not None and _of_prefect(place):
+    # The innermost call is one of Prefect's.
+    if place is not None and _is_in_prefect(place):
         start = error.__traceback__
     return type(error), error, start
 
 
-def _of_prefect(place: TracebackType) -> bool:
+def _is_in_prefect(place: TracebackType) -> bool:
     return "prefect" in Path(place.tb_frame.f_code.co_filename).parts
 
 
 def refusal(error: Exception) -> str:
-    """What is wrong with the values that a run was started with, in one line."""
+    """Return in one line what is wrong with the parameters that a run was started with."""
     lines = [line.removeprefix(" - ").replace("Value error, ", "") for line in str(error).splitlines()[1:]]
     return "; ".join(lines)
 
 
 def tidy_errors() -> None:
-    """Have a flow run that fails say so in one line, with one traceback. Before the run: it may fail as it begins."""
-    for name, change in (("prefect.task_runs", _of_a_task), ("prefect.flow_runs", _of_the_flow)):
+    """Make a failing flow run say so in one line, with one traceback.
+
+    This is called before a run begins, because a run may fail as it begins.
+    """
+    for name, log_filter in (("prefect.task_runs", _keep_task_line), ("prefect.flow_runs", _rewrite_flow_line)):
         logger = logging.getLogger(name)
-        if change not in logger.filters:
-            logger.addFilter(change)
+        if log_filter not in logger.filters:
+            logger.addFilter(log_filter)
 
 
 def tidy_progress() -> None:
-    """Have Prefect's handlers, which are there once a run has begun, take a line about progress now and then."""
-    # Those of the logger send lines to the server, those of the root logger print them.
+    """Make Prefect's log handlers, which exist once a run has begun, take few of the lines about progress."""
+    # The handlers of the logger "burnish" send lines to the server, those of the root logger print them.
     for handler in (*logging.getLogger("burnish").handlers, *logging.getLogger().handlers):
-        if not getattr(handler, "EVERY_LINE", False) and not any(
-            isinstance(there, Sparse) for there in handler.filters
-        ):
+        is_sparse = any(isinstance(log_filter, Sparse) for log_filter in handler.filters)
+        if not getattr(handler, "EVERY_LINE", False) and not is_sparse:
             handler.addFilter(Sparse())

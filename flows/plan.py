@@ -1,4 +1,4 @@
-"""What a study is on this machine: `auto` replaced by what it stands for here, stages that are skipped left out."""
+"""Adapt a study to this machine: replace `auto` by what it stands for here, and leave out skipped stages."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 EVERYWHERE = ("eager", "torchscript", "onnxruntime", "openvino")
+"""Runtimes that every machine has."""
 ENGINES = "tensorrt"
+"""The runtime that executes engines."""
 BF16 = ("torch_compile", "openvino_bf16")
+"""Runtimes that are added where the CPU has bf16 instructions."""
 PRECISIONS = ("fp32", "fp16", "int8")
+"""Precisions of the engines that are built where a runtime of the study executes engines."""
 
 
 @dataclass(frozen=True)
@@ -25,70 +29,74 @@ class Plan:
     """A study as it runs on this machine."""
 
     study: Study
-    """Without `auto` and without `skip`."""
+    """The study without `auto` among runtimes and precisions, and without `skip`."""
     chosen: dict[str, str]
-    """Setting that was `auto` -> in words, what it stands for here and why."""
+    """For each setting that was `auto`, by its key: in words, what it stands for here and why."""
 
 
 def planned(study: Study) -> Plan:
-    """Decide what `auto` stands for on this machine, and leave out what is skipped.
+    """Decide what `auto` stands for on this machine, and leave out skipped stages.
 
     Raises
     ------
     ValueError
-        If what `auto` stands for does not go together with the other settings.
+        If what `auto` stands for does not fit the other settings.
     """
-    kept, chosen = study.without_skipped(), dict[str, str]()
-    names = kept.benchmark.runtimes
-    precisions: tuple[str, ...] = kept.build.precisions
+    study = study.without_skipped()
+    chosen: dict[str, str] = {}
+    names = study.benchmark.runtimes
+    precisions: tuple[str, ...] = study.build.precisions
     if AUTO in names:
-        found, why = _runtimes(kept)
-        names = _in_place(names, found)
-        chosen["benchmark.runtimes"] = f"{', '.join(names)} ({'; '.join(why)})"
+        suitable, reasons = _suitable_runtimes(study)
+        names = _replace_auto(names, suitable)
+        chosen["benchmark.runtimes"] = f"{', '.join(names)} ({'; '.join(reasons)})"
     if AUTO in precisions:
-        asked = [name for name in names if "engine" in formats(name)]
-        precisions = PRECISIONS if asked and "onnx" in kept.export.formats else ()
-        why = [f"benchmark.runtimes has {asked[0]}" if asked else "no runtime of the study executes engines"]
-        chosen["build.precisions"] = f"{', '.join(precisions) or 'none'} ({why[0]})"
+        engine_runtimes = [name for name in names if "engine" in formats(name)]
+        precisions = PRECISIONS if engine_runtimes and "onnx" in study.export.formats else ()
+        reason = "no runtime of the study executes engines"
+        if engine_runtimes:
+            reason = f"benchmark.runtimes has {engine_runtimes[0]}"
+        chosen["build.precisions"] = f"{', '.join(precisions) or 'none'} ({reason})"
     parts = {
-        "benchmark": kept.benchmark.model_copy(update={"runtimes": names}),
-        "build": kept.build.model_copy(update={"precisions": precisions}),
+        "benchmark": study.benchmark.model_copy(update={"runtimes": names}),
+        "build": study.build.model_copy(update={"precisions": precisions}),
     }
     try:
-        return Plan(Study(**{**dict(kept), **parts}), chosen)
+        return Plan(Study(**{**dict(study), **parts}), chosen)
     except ValidationError as error:
-        told = "; ".join(one["msg"].removeprefix("Value error, ") for one in error.errors())
-        raise ValueError(f"{told} (on this machine, auto is {chosen})") from None
+        problems = "; ".join(entry["msg"].removeprefix("Value error, ") for entry in error.errors())
+        raise ValueError(f"{problems} (on this machine, auto is {chosen})") from None
 
 
-def _runtimes(study: Study) -> tuple[tuple[str, ...], list[str]]:
-    """The runtimes that suit this machine and what the study makes, and reasons in words."""
+def _suitable_runtimes(study: Study) -> tuple[tuple[str, ...], list[str]]:
+    """Return the runtimes that suit this machine and the formats that the study makes, and the reasons in words."""
     devices = machine.resolve_devices(study.benchmark.devices)
-    found, why = [*EVERYWHERE], []
+    names = [*EVERYWHERE]
+    reasons = []
     if set(study.build.precisions) - {AUTO}:
-        found.append(ENGINES)
-        why.append("build.precisions asks for engines")
+        names.append(ENGINES)
+        reasons.append("build.precisions asks for engines")
     elif not study.build.precisions:
-        why.append("engines are left out")
+        reasons.append("engines are left out")
     elif gpu.gpus() and any(device != "cpu" for device in devices):
-        found.append(ENGINES)
-        why.append("there is a GPU")
+        names.append(ENGINES)
+        reasons.append("there is a GPU")
     else:
-        why.append("no GPU to execute engines")
+        reasons.append("no GPU to execute engines")
     if "cpu" in devices:
         missing = runtimes.load("openvino_bf16").unavailable("cpu")
         if missing is None:
-            able, reasons = _available(BF16)
-            found += able
-            why += ["the CPU has bf16 instructions", *reasons]
+            available, missing_runtimes = _available(BF16)
+            names += available
+            reasons += ["the CPU has bf16 instructions", *missing_runtimes]
         else:
-            why.append(missing)
-    made = {"safetensors", "engine", *study.export.formats}
-    return tuple(name for name in found if made & set(formats(name))), why
+            reasons.append(missing)
+    made_formats = {"safetensors", "engine", *study.export.formats}
+    return tuple(name for name in names if made_formats & set(formats(name))), reasons
 
 
 def _available(names: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Those that can run on the CPU here, and why the others cannot."""
+    """Return those of the runtimes that this machine can run on its CPU, and why it cannot run the others."""
     reasons = {name: runtimes.load(name).unavailable("cpu") for name in names}
     return (
         [name for name, reason in reasons.items() if reason is None],
@@ -96,6 +104,9 @@ def _available(names: Iterable[str]) -> tuple[list[str], list[str]]:
     )
 
 
-def _in_place(names: tuple[str, ...], found: tuple[str, ...]) -> tuple[str, ...]:
-    """`names` with `found` in the place of `auto`, each name once."""
-    return tuple(dict.fromkeys(name for given in names for name in (found if given == AUTO else (given,))))
+def _replace_auto(names: tuple[str, ...], suitable: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `names` with the suitable ones in the place of `auto`, each name once."""
+    replaced: list[str] = []
+    for name in names:
+        replaced += suitable if name == AUTO else (name,)
+    return tuple(dict.fromkeys(replaced))

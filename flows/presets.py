@@ -1,6 +1,6 @@
-"""Presets: one function each, returns a `Study`; the first line of its docstring is what `burnish presets` shows.
+"""The presets: a function per preset, which returns a `Study`. `burnish presets` shows the docstring's first line.
 
-Those of the published studies are in flows/studies.py, and take a scale.
+The presets of published studies stand in flows/studies.py, and take a scale.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def quickstart() -> Study:
                 "label_smoothing": Choice(values=(0.0, 0.1)),
             },
         ),
-        # Digits are not mirrored: no flips.
+        # A mirrored digit is no digit, so no policy flips images.
         augment=Augment(policies=("none", "crop")),
         prune=Prune(ratios=(0.25,), epochs=5),
         quantize=Quantize(settings=("u8s8-reduced", "u8s8", "s8s8"), calibration_images=128),
-        # One process a candidate and latency alone: importing PyTorch anew in every round would take minutes.
+        # One process per candidate, and latency only: importing PyTorch anew in every round would take minutes.
         benchmark=Benchmark(batch_sizes=(1,), throughput=False, rounds=4, processes=1, min_seconds=0.15),
         serve=Serve(seconds=0.5),
     )
@@ -66,7 +66,7 @@ def cifar10_small() -> Study:
 
 
 def presets() -> dict[str, Callable[..., Study]]:
-    """Name -> function: every public function of this module and of `studies` that returns a `Study`."""
+    """Return all presets by name: every public function of this module and of `studies` that returns a `Study`."""
     return {
         name.replace("_", "-"): value
         for name, value in (globals() | vars(studies)).items()
@@ -77,7 +77,10 @@ def presets() -> dict[str, Callable[..., Study]]:
 
 
 def listed(known: dict[str, Callable[..., Study]], width: int | None) -> str:
-    """Names and what they are, a line each, or as many as a terminal of `width` columns needs (None: no terminal)."""
+    """Return the names of presets and what they are, in one line per preset.
+
+    In a terminal of `width` characters long lines are broken; None stands for no terminal.
+    """
     longest = max(map(len, known))
     lines = [f"{name:<{longest}}  {(preset.__doc__ or '').strip().splitlines()[0]}" for name, preset in known.items()]
     if width is None:
@@ -89,5 +92,5 @@ def listed(known: dict[str, Callable[..., Study]], width: int | None) -> str:
 
 
 def scaled(preset: str) -> bool:
-    """Whether a preset comes in `studies.SCALES`."""
+    """Return whether a preset has the scales of `studies.SCALES`."""
     return "scale" in inspect.signature(presets()[preset]).parameters

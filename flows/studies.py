@@ -1,7 +1,7 @@
 """The published studies as presets, in three scales with the same stages and tables.
 
-`smoke`: digits, minutes on two cores; `cpu`: an evening on a desktop; `full`: one GPU, the study's own size.
-tasks/published has the figures that they are compared with.
+The scale `smoke` takes minutes on two cores, with digits; `cpu` takes an evening on a desktop; `full` has the study's
+own size and takes one GPU. tasks/published has the figures that the results are compared with.
 """
 
 from __future__ import annotations
@@ -39,13 +39,15 @@ IMAGENET = Data(
     test_fraction=0.75,
     test_limit=1024,
 )
-"""Held out: 1,024 images as in the studies, of those that remain some to calibrate int8 and to fine-tune pruned
-models."""
-NO_TUNING, NO_POLICIES, NO_PRUNING = Tune(trials=0), Augment(policies=()), Prune(ratios=())
+"""ImageNet's validation split. 1,024 of its images are held out for testing, as in the studies; the others serve to
+calibrate int8 forms and to fine-tune pruned models."""
+NO_TUNING = Tune(trials=0)
+NO_POLICIES = Augment(policies=())
+NO_PRUNING = Prune(ratios=())
 FILES = ("eager", "torchscript", "onnxruntime", "openvino")
-"""What executes the files of S2 and S4 on a CPU: their own tables have no row of an engine, so none is built there."""
+"""Runtimes for S2 and S4 on a CPU. The tables of these studies have no row for an engine there, so none is built."""
 FEW = Data(train_limit=480, test_limit=200)
-"""Digits for the large models of a smoke test."""
+"""Few digits, for the large models of a smoke test."""
 QUICK = Benchmark(
     batch_sizes=(1, 8),
     rounds=3,
@@ -56,18 +58,18 @@ QUICK = Benchmark(
     minutes=1,
     throughput=False,
 )
-"""What a smoke test measures: every row, few queries, a process a candidate. Queries in flight together would take as
-many processes again, and of the studies' own tables S2's alone has their rate (benchmark_results.csv)."""
+"""How a smoke test measures: every row, with few queries, in one process per candidate. Throughput would take as many
+processes again, and only one study's own table has it (S2's benchmark_results.csv)."""
 FORMS = {
     "quantize": Quantize(settings=("u8s8-reduced",), calibration_images=64),
     "build": Build(precisions=("fp16",)),
     "serve": Serve(seconds=0.1, trials=1),
 }
-"""What a smoke test makes of a model: one form of each kind."""
+"""Settings with which a smoke test makes one form of each kind."""
 
 
 def _changed(study: Study, **parts: Any) -> Study:
-    """A study with other parts; a dictionary changes fields of the part that is there."""
+    """Return a study with other sections. A dictionary changes only some fields of the study's section."""
     new = {
         name: getattr(study, name).model_copy(update=part) if isinstance(part, dict) else part
         for name, part in parts.items()
@@ -82,9 +84,9 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
         published="resnet34_tensorrt",
         data=CIFAR10,
         models=(Model(name="resnet34"),),
-        # Page's recipe for DAWNBench: batch 512, rate 0.4, decay 5e-4, Nesterov; 94 % in 24 epochs of ResNet-9, with
-        # crops. Scores saturate as the rate falls to 0, at the end of the schedule: no plateau before it stops a
-        # training.
+        # This is Page's recipe for DAWNBench: batch size 512, learning rate 0.4, weight decay 5e-4, Nesterov momentum.
+        # With crops it brings ResNet-9 to 94 % in 24 epochs. Scores improve most at the end of the schedule, where the
+        # rate falls to 0, so the patience is longer than the training: no earlier plateau stops it.
         train=Train(
             epochs=24,
             patience=36,
@@ -105,7 +107,8 @@ def resnet34_tensorrt(scale: Scale = "smoke") -> Study:
                 "label_smoothing": Choice(values=(0.0, 0.1)),
             },
         ),
-        # Longer, or augmented images are underfit; 36 epochs of up to 5 s, as an H100's should be, are below 180 s.
+        # Augmented images need more epochs, or the model underfits. 36 epochs of up to 5 s, as an H100 should take,
+        # are 180 s.
         augment=Augment(policies=("none", "crop_flip", "erasing", "cutmix"), epochs=36),
         prune=Prune(ratios=(0.25,), epochs=8),
         benchmark=Benchmark(

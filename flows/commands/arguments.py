@@ -1,4 +1,4 @@
-"""The command line of `burnish`: its commands, their options and their help, each with examples."""
+"""The command line of `burnish`: its commands, their options, and their help, which has an example per command."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.records import plugins
 if TYPE_CHECKING:
     from tasks.records import Study
 
-# null is for tests of the measuring
+# The runtime null is left out: it serves only to test how burnish measures.
 RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
@@ -45,7 +45,7 @@ EXAMPLES = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line. `command` is the command's name in what it parses."""
+    """Return the parser of the command line. What it returns has the command's name as `command`."""
     top = options.Parser(
         prog="burnish",
         description="From images and a classifier to its fastest deployable form that is still\naccurate enough.",
@@ -61,7 +61,7 @@ def parser() -> argparse.ArgumentParser:
             help=text,
             description=f"{text[0].upper()}{text[1:]}.",
             epilog=f"for example:\n  {EXAMPLES[name]}",
-            # an example is copied, so it stays on one line
+            # People copy the example, so it must stay on one line.
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     _run(commands["run"])
@@ -78,9 +78,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def study_of(arguments: argparse.Namespace) -> Study:
-    """Return the study that a command line names, its settings and skipped stages applied.
+    """Return the study that a command line names, with `--set` and `--skip` applied.
 
-    A setting that was given twice is told on standard error.
+    A warning on standard error names each setting that is given several times.
     """
     study = load(arguments.study, arguments.settings, arguments.scale, getattr(arguments, "skip", ()))
     for note in repeated(arguments.settings):
@@ -92,11 +92,12 @@ def _version() -> str:
     try:
         return importlib.metadata.version("burnish")
     except importlib.metadata.PackageNotFoundError:
-        # python -m flows.cli in a checkout
+        # The command was started as `python -m flows` in a checkout.
         return "(not installed)"
 
 
 def _out(command: argparse.ArgumentParser, text: str) -> None:
+    """Add `--out`; `text` says in the help what the folder is for."""
     command.add_argument("--out", default="artifacts", metavar="DIR", help=f"{text} (default: %(default)s)")
 
 
@@ -105,6 +106,7 @@ def _run_name(command: argparse.ArgumentParser) -> None:
 
 
 def _study(command: argparse.ArgumentParser) -> None:
+    """Add the study, and the options that change it."""
     command.add_argument(
         "study", metavar="PRESET|FILE.toml", help="a preset (see `burnish presets`) or a study as TOML"
     )
@@ -124,6 +126,7 @@ def _study(command: argparse.ArgumentParser) -> None:
 
 
 def _run(run: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish run`."""
     _study(run)
     run.add_argument(
         "--again",
@@ -145,6 +148,7 @@ def _run(run: argparse.ArgumentParser) -> None:
 
 
 def _ui(ui: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish ui`."""
     ui.add_argument(
         "--port", type=options.port, default=4200, metavar="N", help="port of the pages (default: %(default)d)"
     )
@@ -152,7 +156,7 @@ def _ui(ui: argparse.ArgumentParser) -> None:
 
 
 def _machine(command: argparse.ArgumentParser) -> None:
-    """Options of what runs a model file, and on what."""
+    """Add the options of a command that runs a model file: the device, the shape of an image, `--trust`."""
     command.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
     command.add_argument(
         "--input-shape",
@@ -164,6 +168,7 @@ def _machine(command: argparse.ArgumentParser) -> None:
 
 
 def _bench(bench: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish bench`."""
     bench.add_argument(
         "files",
         nargs="+",
@@ -217,6 +222,7 @@ def _bench(bench: argparse.ArgumentParser) -> None:
 
 
 def _profile(profile: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish profile`."""
     profile.add_argument(
         "target",
         nargs="?",
@@ -245,6 +251,7 @@ def _profile(profile: argparse.ArgumentParser) -> None:
 
 
 def _deploy(deploy: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish deploy`."""
     _run_name(deploy)
     deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
     deploy.add_argument("--variant", metavar="NAME", help="deploy this variant of the run in place of its winner")

@@ -1,4 +1,4 @@
-"""`burnish bench`: one's own model files in one or more runtimes, measured as the benchmark measures, and compared."""
+"""`burnish bench`: measure model files of the user's in one or more runtimes, as a study's benchmark does."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import Counter
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,13 +48,12 @@ LOG = logging.getLogger("burnish")
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Measure, print the table (or JSON) and leave the tables in <out>/bench/<time>."""
-    files = [
-        modelfile.inspect(path) for path in _ordered([Path(name) for name in arguments.files], arguments.reference)
-    ]
+    """Measure the files, print the comparison (or JSON) and leave the tables in <out>/bench/<time>."""
+    paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
+    files = [modelfile.inspect(path) for path in paths]
     refuse_programs(files, arguments.trust)
     settings = _settings(arguments, files)
-    # auto: the GPU if there is one
+    # With `auto`, the last device is the GPU, if there is one.
     device = machine.resolve_devices(settings.devices)[-1]
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(arguments.runtime), device)]
     for file in files:
@@ -80,36 +80,67 @@ def main(arguments: argparse.Namespace) -> None:
             np.save(pool, inputs[file.path])
             variant = Variant(name=name, model=name, stage="file", format=file.format, artifact=artifacts[file.path])
             jobs += candidates(variant, runtime, device, opened[file.path], settings, pool)
-        environment = machine.environment()
-        run(work, jobs, settings, work.scratch)
-        made = rows.tables(work, jobs, settings, [])
-        made["environments"] = work.rows("environments", [environment])
-        measured = {name: _read(work, made[name]) for name in ("benchmarks", "throughputs")}
-        reference = f"{jobs[0].variant.name} · {jobs[0].runtime}"
-        compared = comparisons(measured, reference, fresh_processes(settings))
-        made["comparisons"] = work.rows("comparisons", compared)
-        folder = _kept(work, made, out / "bench")
+        measurement = _measure(work, jobs, settings, out / "bench")
     if arguments.json:
-        print(json.dumps(_told(measured, compared, folder) | {"notes": notes}, indent=1))
+        print(json.dumps(_json(measurement) | {"notes": notes}, indent=1))
     else:
-        width = bench_table.width_here()
-        print(bench_table.text(measured, compared, reference, width), end="")
-        print("".join(bench_table.wrapped(f"note: {note}", width) + "\n" for note in notes) + f"\ntables: {folder}")
-    failed = measured["benchmarks"].filter(measured["benchmarks"]["status"] == "failed")
-    if len(failed) == len(measured["benchmarks"]):
+        _print_text(measurement, notes)
+    benchmarks = measurement.tables["benchmarks"]
+    failed = benchmarks.filter(benchmarks["status"] == "failed")
+    if len(failed) == len(benchmarks):
         raise RuntimeError(f"nothing could be measured: {failed['error'][0]}")
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The result of measuring all files of the command line."""
+
+    tables: dict[str, pl.DataFrame]
+    """The tables `benchmarks` and `throughputs`, by name."""
+    reference: str
+    """Name of the candidate that all others are compared with."""
+    compared: list[Row]
+    """Rows of the table `comparisons`."""
+    folder: Path
+    """Folder in which all tables are stored."""
+
+
+def _measure(work: Work, jobs: list[Job], settings: Benchmark, target: Path) -> Measurement:
+    """Measure all candidates, compare them with the first, and store the tables in a folder below `target`."""
+    environment = machine.environment()
+    run(work, jobs, settings, work.scratch)
+    artifacts = rows.tables(work, jobs, settings, [])
+    artifacts["environments"] = work.rows("environments", [environment])
+    tables = {name: _read(work, artifacts[name]) for name in ("benchmarks", "throughputs")}
+    reference = f"{jobs[0].variant.name} · {jobs[0].runtime}"
+    compared = comparisons(tables, reference, fresh_processes(settings))
+    artifacts["comparisons"] = work.rows("comparisons", compared)
+    return Measurement(tables, reference, compared, _keep(work, artifacts, target))
+
+
+def _print_text(measurement: Measurement, notes: list[str]) -> None:
+    """Print the tables as text, then the notes on the files."""
+    width = bench_table.width_here()
+    print(bench_table.text(measurement.tables, measurement.compared, measurement.reference, width), end="")
+    for note in notes:
+        print(bench_table.wrapped(f"note: {note}", width))
+    print(f"\ntables: {measurement.folder}")
 
 
 @contextmanager
 def _scratch(out: Path, key: str) -> Iterator[Path]:
-    """A folder for what is measured; that of a bench which was interrupted or killed holds its finished rounds."""
+    """Make a folder for the measurement, and remove it afterwards.
+
+    If the measurement is interrupted or killed, the folder stays, with the rounds that have ended. The same command
+    finds it by its key and goes on.
+    """
     folder = out / f".bench-{key[:16]}"
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with watched(folder):
             yield folder
     except (KeyboardInterrupt, DiskFull):
-        # the same command goes on
+        # The folder stays, so that the same command can go on.
         raise
     except BaseException:
         shutil.rmtree(folder)
@@ -117,19 +148,22 @@ def _scratch(out: Path, key: str) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def _runtimes(file: ModelFile, arguments: tuple[str, ...], device: str) -> tuple[str, ...]:
-    """Runtimes for a file: those arguments for that take its format, or the first (by name) that takes it here."""
-    able = [name for name in plugins("runtimes") if file.format in formats(name)]
-    reasons = {name: runtimes.load(name).unavailable(device) for name in able}
-    if not arguments:
-        usable = [name for name in able if reasons[name] is None]
+def _runtimes(file: ModelFile, names: tuple[str, ...], device: str) -> tuple[str, ...]:
+    """Return the runtimes for a file: those of `names` that execute its format, or where `names` is empty the first.
+
+    The first is the first by name of those that execute the format on this machine.
+    """
+    executing = [name for name in plugins("runtimes") if file.format in formats(name)]
+    reasons = {name: runtimes.load(name).unavailable(device) for name in executing}
+    if not names:
+        usable = [name for name in executing if reasons[name] is None]
         if not usable:
             raise Mistake(f"{file.path} ({file.format}): {'; '.join(dict.fromkeys(filter(None, reasons.values())))}")
         return (usable[0],)
-    fitting = tuple(name for name in arguments if name in able)
+    fitting = tuple(name for name in names if name in executing)
     if not fitting:
         raise Mistake(
-            f"{file.path}: none of {', '.join(arguments)} executes {file.format}; accepted: {', '.join(able)}"
+            f"{file.path}: none of {', '.join(names)} executes {file.format}; accepted: {', '.join(executing)}"
         )
     for name in fitting:
         if reasons[name] is not None:
@@ -138,9 +172,16 @@ def _runtimes(file: ModelFile, arguments: tuple[str, ...], device: str) -> tuple
 
 
 def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
+    """Return the settings of the benchmark that the command line asks for.
+
+    Raises
+    ------
+    Mistake
+        If an option's value is wrong.
+    """
     fixed = [file.batch for file in files if file.batch is not None]
     unknown = [name for name in arguments.runtime if name not in plugins("runtimes")]
-    # a study's `auto` is no runtime here
+    # This also refuses `auto`, which is a runtime only in a study.
     if unknown:
         raise Mistake(
             f"--runtime: unknown runtime {unknown[0]!r}; {meant(unknown[0], plugins('runtimes'))}accepted: "
@@ -154,7 +195,7 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmar
             throughput=arguments.throughput,
             rounds=arguments.rounds,
             min_seconds=arguments.seconds / arguments.rounds,
-            # together enough for p90
+            # All rounds together have at least 64 queries, as many as the 90th percentile needs.
             min_queries=-(-64 // arguments.rounds),
             minutes=arguments.minutes,
             threads=arguments.threads,
@@ -167,8 +208,8 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmar
         raise Mistake(f"--{option}: {first['msg'].removeprefix('Value error, ').removeprefix('Input ')}") from None
 
 
-def _ordered(paths: list[Path], reference: str | None) -> list[Path]:
-    """The files, the reference first; one that is not among them is measured too."""
+def _reference_first(paths: list[Path], reference: str | None) -> list[Path]:
+    """Return the files with the reference first. A reference that is not among them is added."""
     if reference is None:
         return paths
     same = [path for path in paths if path.resolve() == Path(reference).resolve()][:1]
@@ -179,13 +220,18 @@ def _ordered(paths: list[Path], reference: str | None) -> list[Path]:
 
 
 def _names(pairs: list[tuple[ModelFile, str]]) -> list[str]:
-    """Files' names, with as many folders as tell them apart; a number where a file is measured again in a runtime."""
+    """Return a name per pair of file and runtime, by which no two of them are mistaken for each other.
+
+    A name has as many of the file's folders as are needed, and a number where a file is measured twice in one runtime.
+    """
     parts = {file.path: file.path.absolute().parts for file, _ in pairs}
     shown = {}
-    for path, own in parts.items():
-        others = [other for other in parts.values() if other != own]
-        lengths = (n for n in range(1, len(own) + 1) if all(other[-n:] != own[-n:] for other in others))
-        shown[path] = "/".join(own[-next(lengths, len(own)) :])
+    for path, own_parts in parts.items():
+        others = [other for other in parts.values() if other != own_parts]
+        for count in range(1, len(own_parts) + 1):
+            if all(other[-count:] != own_parts[-count:] for other in others):
+                break
+        shown[path] = "/".join(own_parts[-count:])
     seen: Counter[tuple[str, str]] = Counter()
     names = []
     for file, runtime in pairs:
@@ -201,36 +247,45 @@ def _read(work: Work, artifact: Any) -> pl.DataFrame:
     return pl.read_parquet(work.store.get(artifact))
 
 
-def _kept(work: Work, made: dict[str, Any], target: Path) -> Path:
-    """The tables in a folder named by the time, there as a whole or not at all."""
+def _keep(work: Work, artifacts: dict[str, Any], target: Path) -> Path:
+    """Store the tables in a folder of `target` that is named by the time. It appears as a whole or not at all."""
     folder = work.scratch / "tables"
-    # of a bench that was killed here
+    # An earlier measurement may have been killed at this point, and left the folder.
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
-    for name, artifact in made.items():
+    for name, artifact in artifacts.items():
         shutil.copyfile(work.store.get(artifact), folder / f"{name}.parquet")
     target.mkdir(parents=True, exist_ok=True)
-    kept = target / time.strftime("%Y%m%d-%H%M%S")
-    replace(folder, kept)
-    return kept
+    stored = target / time.strftime("%Y%m%d-%H%M%S")
+    replace(folder, stored)
+    return stored
 
 
 def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: int) -> list[Row]:
-    """Every candidate against the reference, a row per batch size and experiment, by paired rounds.
+    """Compare every candidate with the reference by paired rounds: one row per batch size and experiment.
 
-    Where the reference failed at a batch size, nothing is compared there: another one would be taken for it.
+    At a batch size at which the reference failed nothing is compared, because no other candidate may stand in for it.
+
+    Parameters
+    ----------
+    measured
+        The tables `benchmarks` and `throughputs`.
+    reference
+        The reference's name, as `label` makes it.
+    processes
+        Number of fresh processes in which each candidate was measured.
     """
-    found: list[Row] = []
+    compared: list[Row] = []
     for experiment, table in (("latency", "benchmarks"), ("throughput", "throughputs")):
-        fit = [row for row in measured[table].iter_rows(named=True) if row["status"] == "ok"]
-        first = {row["batch_size"]: row for row in fit if label(row) == reference}
-        for row in sorted(fit, key=lambda row: row["batch_size"]):
-            base = first.get(row["batch_size"])
+        rows_ok = [row for row in measured[table].iter_rows(named=True) if row["status"] == "ok"]
+        reference_rows = {row["batch_size"]: row for row in rows_ok if label(row) == reference}
+        for row in sorted(rows_ok, key=lambda row: row["batch_size"]):
+            base = reference_rows.get(row["batch_size"])
             if base is None or label(row) == reference or len(_rounds(base)) != len(_rounds(row)):
                 continue
             ratio, low, high, verdict = compare(_rounds(base), _rounds(row), fresh=processes == len(_rounds(row)))
-            trouble = [r["conditions"] for r in (base, row) if r["conditions"]]
-            found.append(
+            trouble = [side["conditions"] for side in (base, row) if side["conditions"]]
+            compared.append(
                 {
                     "reference": reference,
                     "candidate": label(row),
@@ -243,17 +298,17 @@ def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: in
                     "conditions": "; ".join(trouble) or None,
                 }
             )
-    return found
+    return compared
 
 
 def _rounds(row: Row) -> Sequence[Turns]:
-    """What is compared, the smaller the faster."""
+    """Return the figures of each round that are compared. A smaller figure is faster."""
     return turns(row) if "turn_medians_ms" in row else [1 / rate for rate in row["round_images_per_second"]]
 
 
-def _told(measured: dict[str, pl.DataFrame], compared: list[Row], folder: Path) -> Row:
-    """What --json prints."""
-    return {name: table.to_dicts() for name, table in measured.items()} | {
-        "comparisons": compared,
-        "tables": str(folder),
+def _json(measurement: Measurement) -> Row:
+    """Return what --json prints."""
+    return {name: table.to_dicts() for name, table in measurement.tables.items()} | {
+        "comparisons": measurement.compared,
+        "tables": str(measurement.folder),
     }

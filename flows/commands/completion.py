@@ -1,5 +1,4 @@
-"""The script that completes burnish's command line in a shell: commands, options, and the values that each of them
-takes."""
+"""`burnish completion`: print a script that completes burnish's commands, options and their values in a shell."""
 
 from __future__ import annotations
 
@@ -19,11 +18,11 @@ if TYPE_CHECKING:
 CHOICES = {
     "--skip": get_args(SkippableStage),
     "--again": get_args(StageName),
-    # null is for tests of the measuring
+    # The runtime null is left out: it serves only to test how burnish measures.
     "--runtime": tuple(name for name in plugins("runtimes") if name != "null"),
     "--device": ("cpu", "cuda:0", "auto"),
 }
-"""Option -> what it takes, where that is known beforehand."""
+"""The values that an option takes, where they do not depend on a run."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -32,48 +31,60 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def completion(top: argparse.ArgumentParser, shell: str) -> str:
-    """A script for a shell that completes the commands, options, presets, stages, runs, variants, files and folders."""
+    """Return the script for a shell. It completes commands, options, presets, stages, runs, variants and paths."""
     import shtab
 
     for action in options.actions(top):
         name = action.option_strings[0] if action.option_strings else ""
         metavar = str(action.metavar)
-        found: Any = None
+        completer: Any = None
         if name in CHOICES:
             action.choices = CHOICES[name]
         elif metavar == "PRESET|FILE.toml":
-            found = _either("studies", f"echo {shlex.join(presets())}", "*.toml")
+            completer = _completer("studies", f"echo {shlex.join(presets())}", "*.toml")
         elif metavar == "VARIANT|FILE":
-            found = _either("targets", _asking("variants"), "*")
+            completer = _completer("targets", _listing("variants"), "*")
         elif name == "--variant":
-            found = _either("variants", _asking("variants"))
+            completer = _completer("variants", _listing("variants"))
         elif metavar == "RUN":
-            found = _either("runs", _asking("runs"))
+            completer = _completer("runs", _listing("runs"))
         elif metavar == "FILE":
-            found = shtab.FILE
+            completer = shtab.FILE
         elif metavar == "DIR":
-            found = shtab.DIRECTORY
-        if found is not None:
-            action.complete = found  # type: ignore[attr-defined]
+            completer = shtab.DIRECTORY
+        if completer is not None:
+            action.complete = completer  # type: ignore[attr-defined]
     return str(shtab.complete(top, shell=shell))
 
 
-def _asking(kind: str) -> str:
-    """The command that tells runs or variants; a shell adds the words of the command line."""
-    # -P: nothing of the folder one stands in is run
+def _listing(kind: str) -> str:
+    """Return the shell command that lists runs or variants. The shell adds the words of the command line so far."""
+    # With -P, Python imports nothing from the current folder, which may hold files of the user's with any name.
     return f"{shlex.quote(sys.executable)} -P -m flows.commands.offered {kind}"
 
 
-def _either(name: str, command: str, files: str = "") -> dict[str, Any]:
-    """Completion by what a command prints and, where `files` is a pattern, by the files that match it, for each
-    shell."""
-    asks = "flows.commands.offered" in command
-    bash, zsh = (f"{command}{words if asks else ''} 2>/dev/null" for words in (' "${COMP_WORDS[@]}"', ' "${words[@]}"'))
+def _completer(name: str, command: str, files: str = "") -> dict[str, Any]:
+    """Return, for each shell, how it completes a value: from what a command prints, and from files.
+
+    Parameters
+    ----------
+    name
+        Name of the completion, for that of its shell function.
+    command
+        Shell command that prints the accepted values, separated by blanks.
+    files
+        Pattern of accepted files; empty accepts none.
+    """
     function = f"_burnish_{name}"
+    bash = f"{command} 2>/dev/null"
+    zsh = f"{command} 2>/dev/null"
+    if "flows.commands.offered" in command:
+        bash = f'{command} "${{COMP_WORDS[@]}}" 2>/dev/null'
+        zsh = f'{command} "${{words[@]}}" 2>/dev/null'
     more_bash = f'compgen -f -X "!{files}" -- "$1"' if files else ":"
     more_bash += '; compgen -d -- "$1"' if files not in ("", "*") else ""
     more_zsh = f'_files -g "{files}"' if files else ":"
-    # there a slash ends the command
+    # shtab's script for tcsh takes a command up to its first slash.
     tcsh = {} if "/" in command else {"tcsh": f"`{command}`"}
     return tcsh | {
         "bash": function,

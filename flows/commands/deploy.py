@@ -1,4 +1,4 @@
-"""`burnish deploy`: the winner of a run as a folder that serves it, without burnish, over HTTP or as a function."""
+"""`burnish deploy`: write a run's winner as a folder that serves it without burnish, over HTTP or as a function."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SERVED = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino_bf16": "openvino", "torchscript": "torch"}
-"""Runtimes that execute a file without burnish -> their library on the package index, for a CPU."""
+"""Runtimes that can execute a file without burnish, each with the name of its package for CPUs."""
 LIBRARIES = ("numpy", "pillow", "starlette", "uvicorn")
 COPIED = {
     **{
@@ -38,11 +38,12 @@ COPIED = {
     ROOT / "tasks" / "datasets" / "_pixels.py": "pixels.py",
     ROOT / "tasks" / "machine" / "quota.py": "quota.py",
 }
+"""Files of burnish that are copied into the folder, each with its name there."""
 Row = dict[str, Any]
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write the folder `arguments.to`, whole or not at all; say what was chosen and how to start it."""
+    """Write the folder `arguments.to`, as a whole or not at all, and print what it serves and how it is started."""
     out, target = Path(arguments.out), Path(arguments.to)
     run = chosen_run(out, arguments.run, "result.json")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
@@ -67,105 +68,104 @@ def main(arguments: argparse.Namespace) -> None:
 
 
 def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
-    """The row of the summary to deploy, and what the user should know: the winner, or the fastest that can be served.
+    """Choose the row of the summary to deploy: the named variant, the winner, or the fastest that can be served.
 
-    The server answers one image a query, so the row is that of batch size 1 where it was measured.
+    The server answers one image per query, so the row is the one for batch size 1 where that was measured.
+
+    Returns
+    -------
+    tuple
+        The row, and notes for the user.
 
     Raises
     ------
     Mistake
-        If the run has no winner and no variant is named, or what is arguments for cannot be served alone.
+        If the run has no winner and no variant is named, or the chosen variant cannot be served without burnish.
     """
     rows = tables.read(out, "summary", run).collect().to_dicts()
     winner = next((row for row in rows if row["role"] == "winner"), None)
     batch = winner["batch_size"] if winner else min(row["batch_size"] for row in rows)
-    able = sorted(
-        (
-            row
-            for row in rows
-            if row["status"] == "ok"
-            and row["runtime"] in SERVED
-            and row["device"] == "cpu"
-            and row["batch_size"] == batch
-        ),
+    servable = sorted(
+        (row for row in rows if _is_servable(row) and row["batch_size"] == batch),
         key=lambda row: row["latency_median_ms"],
     )
-    accepted = ", ".join(dict.fromkeys(row["variant"] for row in able)) or "none of this run"
-    kinds = f"only files measured on cpu in {', '.join(SERVED)} can be served alone; accepted: {accepted}"
+    accepted = ", ".join(dict.fromkeys(row["variant"] for row in servable)) or "none of this run"
+    rule = f"only files measured on cpu in {', '.join(SERVED)} can be served alone; accepted: {accepted}"
     if variant is not None:
-        found = [row for row in able if row["variant"] == variant]
-        if not found:
-            made = set(tables.read(out, "variants", run).select("name").collect()["name"])
-            known = "was made, but not measured" if variant in made else f"is no variant of {run}"
-            known = "cannot be served" if any(row["variant"] == variant for row in rows) else known
-            raise Mistake(f"--variant {variant}: {known}; {kinds}")
-        row, notes = _single(rows, found[0])
+        named = next((row for row in servable if row["variant"] == variant), None)
+        if named is None:
+            raise Mistake(f"--variant {variant}: {_why_not_servable(out, run, rows, variant)}; {rule}")
+        row, notes = _at_batch_size_1(rows, named)
         return row, [*_doubts(row, winner, _allowed_drop(out, run)), *notes]
     if winner is None:
         raise Mistake(
             f"run {run} has no winner, so there is nothing to deploy by itself; its report says why, and "
-            f"--variant NAME deploys a form of your choice; {kinds}"
+            f"--variant NAME deploys a form of your choice; {rule}"
         )
-    if winner in able:
-        return _single(rows, winner)
-    what, fit = f"the winner, {words(winner)},", [row for row in able if row["eligible"]]
-    if not fit:
-        raise Mistake(f"{what} cannot be served alone, nor any form that is accurate enough; {kinds} (--variant NAME)")
-    row, notes = _single(rows, fit[0])
-    return row, [f"{what} cannot be served alone; deployed instead, the fastest that can: {words(fit[0])}", *notes]
+    if winner in servable:
+        return _at_batch_size_1(rows, winner)
+    refused = f"the winner, {words(winner)}, cannot be served alone"
+    eligible = [row for row in servable if row["eligible"]]
+    if not eligible:
+        raise Mistake(f"{refused}, nor any form that is accurate enough; {rule} (--variant NAME)")
+    row, notes = _at_batch_size_1(rows, eligible[0])
+    return row, [f"{refused}; deployed instead, the fastest that can: {words(eligible[0])}", *notes]
+
+
+def _is_servable(row: Row) -> bool:
+    """Return whether a row was measured as the server runs it: on a CPU, in a runtime that needs no burnish."""
+    return row["status"] == "ok" and row["runtime"] in SERVED and row["device"] == "cpu"
+
+
+def _why_not_servable(out: Path, run: str, rows: list[Row], variant: str) -> str:
+    """Return why the variant that the user named cannot be deployed."""
+    if any(row["variant"] == variant for row in rows):
+        return "cannot be served"
+    variants = set(tables.read(out, "variants", run).select("name").collect()["name"])
+    return "was made, but not measured" if variant in variants else f"is no variant of {run}"
 
 
 def _allowed_drop(out: Path, run: str) -> float:
-    """Accuracy that a winner of the run may lose."""
+    """Return how much accuracy a winner of the run may lose, as a share of the images."""
     return load(str(out / "runs" / run / "study.toml"), []).select.max_drop
 
 
 def _doubts(row: Row, winner: Row | None, allowed: float) -> list[str]:
-    """Why a row that was arguments for by name is not the winner, in one line; nothing of the winner itself."""
+    """Return in one note why the row that the user named is not the winner; no note if it is the winner."""
     if row["role"] == "winner":
         return []
-    why = []
+    reasons = []
     if row["conditions"]:
-        why.append(f"it was measured under bad conditions ({row['conditions']}), so that its figures may be wrong")
+        reasons.append(f"it was measured under bad conditions ({row['conditions']}), so that its figures may be wrong")
     if row["drop"] is None:
-        why.append("how much accuracy it loses is not known")
+        reasons.append("how much accuracy it loses is not known")
     elif row["drop"] > allowed + EPS:
-        why.append(f"it loses {row['drop']:.3f} of the reference's accuracy, where the study allows {allowed:g}")
-    told = "there is none"
+        reasons.append(f"it loses {row['drop']:.3f} of the reference's accuracy, where the study allows {allowed:g}")
+    about_winner = "there is none"
     if winner is not None:
-        told = f"that is {words(winner)}, at {sig(winner['latency_median_ms'])} ms"
-        if not why:
-            why.append(f"it takes {sig(row['latency_median_ms'])} ms")
-    return ["; ".join([f"note: {words(row)}, is not the run's winner ({told})", *why])]
+        about_winner = f"that is {words(winner)}, at {sig(winner['latency_median_ms'])} ms"
+        if not reasons:
+            reasons.append(f"it takes {sig(row['latency_median_ms'])} ms")
+    return ["; ".join([f"note: {words(row)}, is not the run's winner ({about_winner})", *reasons])]
 
 
-def _single(rows: list[Row], row: Row) -> tuple[Row, list[str]]:
-    """The same form at batch size 1, and what to say where that is not how it was chosen."""
+def _at_batch_size_1(rows: list[Row], row: Row) -> tuple[Row, list[str]]:
+    """Return the same candidate's row for batch size 1, and a note where the row was chosen at another batch size."""
     if row["batch_size"] == 1:
         return row, []
-    same = ("variant", "runtime", "device")
-    found = [
-        one for one in rows if one["batch_size"] == 1 and one["status"] == "ok" and all(one[k] == row[k] for k in same)
-    ]
-    told = f"it was chosen at batch size {row['batch_size']}, the server answers one image a query"
-    if not found:
-        return row, [f"{told}, which this run did not measure"]
-    return found[0], [f"{told}: {sig(found[0]['latency_median_ms'])} ms, measured"]
+    note = f"it was chosen at batch size {row['batch_size']}, the server answers one image per query"
+    for single in rows:
+        same = all(single[key] == row[key] for key in ("variant", "runtime", "device"))
+        if same and single["batch_size"] == 1 and single["status"] == "ok":
+            return single, [f"{note}: {sig(single['latency_median_ms'])} ms, measured"]
+    return row, [f"{note}, which this run did not measure"]
 
 
 def write(out: Path, run: str, row: Row, folder: Path) -> None:
-    """Model, model.json, server, requirements and Dockerfile."""
-    variants = {one["name"]: one for one in tables.read(out, "variants", run).collect().to_dicts()}
+    """Write the model, model.json, the server, its requirements and its Dockerfile into a folder."""
+    variants = {variant["name"]: variant for variant in tables.read(out, "variants", run).collect().to_dicts()}
     variant = variants[row["variant"]]
-    source = _stored(out, variant)
-    # a folder: ONNX and its external data
-    files = [source] if source.is_file() else sorted(source.iterdir())
-    model = next(path for path in files if source.is_file() or path.suffix == ".onnx")
-    for path in files:
-        shutil.copyfile(path, folder / path.name)
-    suffix = {"onnx": ".onnx", "torchscript": ".pt"}[variant["format"]]
-    name = f"model{suffix}"
-    (folder / model.name).rename(folder / name)
+    name = _copy_model(_stored(out, variant), variant["format"], folder)
     data = load(str(out / "runs" / run / "study.toml"), []).data
     threads = _threads(out, run, row)
     about = {
@@ -174,7 +174,7 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
         "runtime": row["runtime"],
         "format": variant["format"],
         "precision": variant["precision"],
-        **_told(out, variants, variant),
+        **_described(out, variants, variant),
         "resize": data.resize,
         "top1": row["top1"],
         "sha256": variant["sha256"],
@@ -193,59 +193,77 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements(row["runtime"])))
 
 
+def _copy_model(source: Path, file_format: str, folder: Path) -> str:
+    """Copy a variant's file, or its folder with ONNX and external data, and return the name of the model file."""
+    files = [source] if source.is_file() else sorted(source.iterdir())
+    model = next(path for path in files if source.is_file() or path.suffix == ".onnx")
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    name = {"onnx": "model.onnx", "torchscript": "model.pt"}[file_format]
+    (folder / model.name).rename(folder / name)
+    return name
+
+
 def _threads(out: Path, run: str, row: Row) -> int:
-    """Threads that a row was measured with."""
+    """Return the number of threads with which a row was measured."""
     keys = ("variant", "runtime", "device", "batch_size")
-    measured = tables.read(out, "benchmarks", run).collect().to_dicts()
-    found = [one["threads"] for one in measured if all(one[key] == row[key] for key in keys)]
-    if not found or found[0] is None:
+    benchmarks = tables.read(out, "benchmarks", run).collect().to_dicts()
+    threads = [measured["threads"] for measured in benchmarks if all(measured[key] == row[key] for key in keys)]
+    if not threads or threads[0] is None:
         raise Mistake(
             f"table benchmarks of {run} does not say how many threads {words(row)} was measured with; run the "
             "study again"
         )
-    return int(found[0])
+    return int(threads[0])
 
 
 def _stored(out: Path, variant: Row) -> Path:
-    keys = {key: variant[key] for key in ("path", "sha256", "size_bytes", "format")}
-    return Store(out / "store").get(Artifact(**keys))
+    """Return the path of a variant's file in the store."""
+    fields = {key: variant[key] for key in ("path", "sha256", "size_bytes", "format")}
+    return Store(out / "store").get(Artifact(**fields))
 
 
-def _told(out: Path, variants: dict[str, Row], variant: Row) -> Row:
-    """Classes, mean, std and shape of an image, as the export wrote them into the file; int8 files are arguments their
-    parent."""
+def _described(out: Path, variants: dict[str, Row], variant: Row) -> Row:
+    """Return classes, mean, standard deviation and shape of an image, as the export wrote them into the file.
+
+    An int8 file may lack them; then they come from its parent.
+    """
     while variant["format"] in ("onnx", "torchscript"):
         path = _stored(out, variant)
-        said = told.export((_script if variant["format"] == "torchscript" else _onnx)(path), path)
-        if said is not None:
-            return said.model_dump(mode="json", exclude={"kind"})
+        metadata = _torchscript_metadata(path) if variant["format"] == "torchscript" else _onnx_metadata(path)
+        description = told.export(metadata, path)
+        if description is not None:
+            return description.model_dump(mode="json", exclude={"kind"})
         variant = variants[variant["parent"]]
     raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
 
 
-def _onnx(path: Path) -> dict[str, str]:
+def _onnx_metadata(path: Path) -> dict[str, str]:
     import onnx
 
     file = path if path.is_file() else next(path.glob("*.onnx"))
-    found = onnx.load(str(file), load_external_data=False).metadata_props
-    return {entry.key: entry.value for entry in found}
+    entries = onnx.load(str(file), load_external_data=False).metadata_props
+    return {entry.key: entry.value for entry in entries}
 
 
-def _script(path: Path) -> dict[str, str]:
+def _torchscript_metadata(path: Path) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
         return told.extras(archive, path)
 
 
 def _requirements(runtime: str) -> list[str]:
-    """Pinned as in this environment, in which the model was measured; ONNX Runtime's build for CPUs has the same
-    version."""
+    """Return the lines of requirements.txt, pinned to the versions with which the model was measured.
+
+    Where ONNX Runtime's build for GPUs is installed, its build for CPUs of the same version is taken.
+    """
     library = SERVED[runtime]
-    here = "onnxruntime-gpu" if library == "onnxruntime" and _version("onnxruntime-gpu") else library
-    versions = {name: _version(name) for name in LIBRARIES} | {library: _version(here)}
+    installed = "onnxruntime-gpu" if library == "onnxruntime" and _version("onnxruntime-gpu") else library
+    versions = {name: _version(name) for name in LIBRARIES} | {library: _version(installed)}
     return [f"{name}=={(version or '').partition('+')[0]}" for name, version in sorted(versions.items())]
 
 
 def _version(name: str) -> str | None:
+    """Return the version of an installed package, or None where it is not installed."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""The names that a shell's completion offers while a person types: ``python -m flows.commands.offered KIND WORD...``.
+"""Print the names that a shell's completion offers: ``python -m flows.commands.offered KIND WORD...``.
 
 KIND is `runs` or `variants`; one name is printed per line. The words are those of the command line so far, which may
 name the folder (--out) and the run.
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def runs(out: Path) -> list[str]:
-    """Names of the runs in a folder, the oldest first."""
-    found = list((out / "runs").glob("*/study.toml"))
-    return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
+    """Return the names of the runs in a folder, the oldest first."""
+    studies = list((out / "runs").glob("*/study.toml"))
+    return [path.parent.name for path in sorted(studies, key=lambda path: path.stat().st_mtime)]
 
 
 def variants(out: Path, words: Sequence[str]) -> list[str]:
-    """Names of what the run that the words name, else the newest, has made."""
+    """Return the names of the variants of a run: the one that the words name, or else the newest."""
     from tasks import tables
 
     known = runs(out)
@@ -34,10 +34,10 @@ def variants(out: Path, words: Sequence[str]) -> list[str]:
 
 
 def main(kind: str, words: Sequence[str]) -> None:
-    """Print what is offered."""
-    given = [after for word, after in pairwise(words) if word == "--out"]
-    given += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
-    out = Path(given[-1] if given else "artifacts").expanduser()
+    """Print the names of one kind."""
+    folders = [after for word, after in pairwise(words) if word == "--out"]
+    folders += [word.removeprefix("--out=") for word in words if word.startswith("--out=")]
+    out = Path(folders[-1] if folders else "artifacts").expanduser()
     print("\n".join(runs(out) if kind == "runs" else variants(out, words)))
 
 

@@ -1,4 +1,4 @@
-"""`burnish presets`: the studies that burnish brings along, one line per preset."""
+"""`burnish presets`: list the presets, one line each."""
 
 from __future__ import annotations
 

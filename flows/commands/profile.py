@@ -1,4 +1,4 @@
-"""`burnish profile`: where the time of a query goes, for a variant of a run or a model file, and why it is not less."""
+"""`burnish profile`: show where the time of a query goes, and why it is not less, for a variant or a model file."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ FIRST = {
     "openvino": "openvino",
     "engine": "tensorrt",
 }
-"""Runtime that a format is profiled in, unless another is arguments for."""
+"""The runtime in which a format is profiled, unless the user names another."""
 NETRON = ("onnx", "torchscript", "openvino")
+"""Formats that netron can show."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,21 @@ class Target:
 
     file: ModelFile
     shape: tuple[int, int, int] | None
-    """Channels, height and width of the images of its run; None for a file of no run."""
+    """Channels, height and width of an image of its run; None for a file that belongs to no run."""
     name: str
+    """Name of the variant, or of the file."""
     run: str | None = None
-    """The run that it is a variant of; None for a file of no run."""
+    """The run to which the variant belongs; None for a file that belongs to no run."""
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Profile, write the folder, print the table and the findings; for a run, write its report anew."""
-    # PyTorch's profiler tells on stderr of the GPU that is not there
+    """Profile a model, store the profile, print its table and findings; for a run, write its report anew."""
+    # Otherwise PyTorch's profiler warns on standard error where there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     out = Path(arguments.out)
     if not re.fullmatch(r"auto|cpu|cuda:\d+", arguments.device):
         raise Mistake(f"--device: unknown device {arguments.device!r}; accepted: cpu, cuda:N, auto")
-    # auto: the GPU if there is one
+    # With `auto`, the last device is the GPU, if there is one.
     device = machine.resolve_devices((arguments.device,))[-1]
     target = _target(arguments, out)
     runtime = _runtime(arguments, device, target)
@@ -82,8 +84,8 @@ def main(arguments: argparse.Namespace) -> None:
     if target.run:
         from flows.report import page as report
 
-        why = "" if result.trusted else f" (without this profile: {doubt(result)})"
-        print(f"report: {report.render(out, target.run)}{why}")
+        note = "" if result.trusted else f" (without this profile: {doubt(result)})"
+        print(f"report: {report.render(out, target.run)}{note}")
     if arguments.netron:
         _show(target.file)
 
@@ -93,21 +95,23 @@ def _target(arguments: argparse.Namespace, out: Path) -> Target:
     path = None if arguments.target is None or arguments.run is not None else Path(arguments.target)
     if path is not None and path.exists():
         file = modelfile.inspect(path)
-        # a run's own TorchScript was made here, and the store knows its hash
+        # A run's own TorchScript needs no such check: burnish made it, and the store knows its hash.
         refuse_programs([file], arguments.trust)
         return Target(file, None, path.name)
     if path is not None and path.suffix.lower() in modelfile.SUFFIXES:
         raise Mistake(f"{arguments.target}: no such file")
     run = chosen_run(out, arguments.run, "study.toml" if arguments.target else "result.json")
-    if not (out / "tables" / "variants" / f"{run}.parquet").is_file() and (told := unfinished(out, run)):
-        raise Mistake(told)
+    if not (out / "tables" / "variants" / f"{run}.parquet").is_file():
+        reason = unfinished(out, run)
+        if reason:
+            raise Mistake(reason)
     check(out, run, ("summary", "variants", "datasets"))
     with anew(out, run):
         return _variant(out, run, arguments.target or _reference(out, run))
 
 
 def _profile(arguments: argparse.Namespace, device: str, target: Target, runtime: str) -> tuple[Path, Profile]:
-    """Profile the file, and return the folder where the profile is kept, and the profile."""
+    """Profile the file, and return the folder in which the profile is stored, and the profile."""
     out, file = Path(arguments.out), target.file
     batch = arguments.batch or file.batch or 1
     file.check_batches((batch,))
@@ -116,7 +120,7 @@ def _profile(arguments: argparse.Namespace, device: str, target: Target, runtime
     folder = (out / "runs" / target.run if target.run else out) / "profiles" / f"{label}-{runtime}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".tmp-") as scratch, watched(out):
-        made = Path(scratch) / "profile"
+        written = Path(scratch) / "profile"
         result = profile(
             file.executable(Path(scratch) / "file"),
             file.format,
@@ -124,12 +128,12 @@ def _profile(arguments: argparse.Namespace, device: str, target: Target, runtime
             device,
             arguments.threads or machine.cores(),
             inputs,
-            made,
+            written,
             name=target.name,
             queries=arguments.queries,
         )
-        _draw(result, made)
-        return _kept(result, made, folder), result
+        _draw(result, written)
+        return _keep(result, written, folder), result
 
 
 def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
@@ -148,9 +152,10 @@ def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
             f"{', '.join(plugins('runtimes'))}"
         )
     if file.format not in formats(runtime):
-        able = [one for one in plugins("runtimes") if file.format in formats(one)]
-        raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(able)}")
-    if (reason := runtimes.load(runtime).unavailable(device)) is not None:
+        accepted = [plugin for plugin in plugins("runtimes") if file.format in formats(plugin)]
+        raise Mistake(f"{name} is {file.format}, which {runtime} does not execute; accepted: {', '.join(accepted)}")
+    reason = runtimes.load(runtime).unavailable(device)
+    if reason is not None:
         raise Mistake(f"--runtime {runtime}: {reason}")
     if arguments.netron and file.format not in NETRON:
         raise Mistake(f"--netron shows {', '.join(NETRON)} files, {name} is {file.format}")
@@ -158,45 +163,50 @@ def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
 
 
 def _draw(result: Profile, folder: Path) -> None:
-    """Charts as SVG files and on TensorBoard's pages; of too few queries there are none."""
-    charts = {"flame": profiling_charts.flame, "operators": profiling_charts.by_type} if result.enough else {}
-    drawn = {name: figure.svg for name, draw in charts.items() if (figure := draw(result))}
+    """Write the charts as SVG files and for TensorBoard. A profile of too few queries has none."""
+    figures = {}
+    if result.enough:
+        figures = {"flame": profiling_charts.flame(result), "operators": profiling_charts.by_type(result)}
+    drawn = {name: figure.svg for name, figure in figures.items() if figure}
     for chart, svg in drawn.items():
         write_text(folder / f"{chart}.svg", svg)
     if (folder / "tensorboard").is_dir():
         _to_tensorboard(result, drawn, folder / "tensorboard")
 
 
-def _kept(result: Profile, made: Path, folder: Path) -> Path:
-    """Put a profile where it belongs: beside an earlier one that can be trusted where itself cannot, else in its
-    place."""
+def _keep(result: Profile, written: Path, folder: Path) -> Path:
+    """Move a profile to `folder`, and return where it is.
+
+    A disturbed profile does not replace an earlier one that can be trusted: it goes to a folder beside that.
+    """
     disturbed = folder.with_name(f"{folder.name}-disturbed")
     try:
         earlier = json.loads((folder / "profile.json").read_text())
     except (FileNotFoundError, ValueError):
-        # none, or a torn one, in whose place this one goes
+        # There is no earlier profile, or it is damaged and is replaced.
         earlier = {"queries": 0}
-    good = earlier["queries"] >= LEAST_QUERIES and earlier.get("conditions") is None
-    target = disturbed if good and not result.trusted else folder
-    replace(made, target)
+    earlier_trusted = earlier["queries"] >= LEAST_QUERIES and earlier.get("conditions") is None
+    target = disturbed if earlier_trusted and not result.trusted else folder
+    replace(written, target)
     if result.trusted and disturbed.is_dir():
         shutil.rmtree(disturbed)
     return target
 
 
 def _reference(out: Path, run: str) -> str:
-    """A run's most accurate unpruned model in PyTorch, which its other forms are measured against."""
+    """Return the variant to profile where the user names none: the run's most accurate unpruned model in PyTorch."""
     rows = tables.read(out, "summary", run).collect().to_dicts()
-    plain = [row for row in rows if row["runtime"] == "eager" and row["stage"] in TRAINING and row["status"] == "ok"]
-    if not plain:
+    unpruned = [row for row in rows if row["runtime"] == "eager" and row["stage"] in TRAINING and row["status"] == "ok"]
+    if not unpruned:
         raise Mistake(f"run {run} has no unpruned model in PyTorch; name a variant")
-    return max(plain, key=lambda row: row["top1"] or 0.0)["variant"]
+    return max(unpruned, key=lambda row: row["top1"] or 0.0)["variant"]
 
 
 def _to_tensorboard(result: Profile, charts: dict[str, str], log: Path) -> None:
-    """The operators, the findings and the charts (SVG) beside PyTorch's trace, for TensorBoard's own pages.
+    """Write the operators, the findings and the charts (as SVG) for TensorBoard's own pages, beside PyTorch's trace.
 
-    The page for the trace (torch-tb-profiler, no longer maintained) loads Google Charts from the network; these do not.
+    The plug-in that shows the trace (torch-tb-profiler, no longer maintained) loads Google Charts from the network.
+    TensorBoard's own pages need no network.
     """
     import io
 
@@ -208,7 +218,7 @@ def _to_tensorboard(result: Profile, charts: dict[str, str], log: Path) -> None:
     lines = [
         headline(result),
         "",
-        "| operator | module | type | ms a query | share | by |",
+        "| operator | module | type | ms per query | share | by |",
         "|---|---|---|---|---|---|",
     ]
     for row in result.operators[:TOP] if result.enough else ():
@@ -225,12 +235,12 @@ def _to_tensorboard(result: Profile, charts: dict[str, str], log: Path) -> None:
 
 
 def _variant(out: Path, run: str, name: str) -> Target:
-    """A variant's file, the shape of the run's images, and its name.
+    """Return a variant of a run as what is profiled.
 
     Raises
     ------
     Mistake
-        If the run has no such variant, or it was not made.
+        If the run has no such variant, or the variant failed or was skipped.
     """
     rows = {row["name"]: row for row in tables.read(out, "variants", run).collect().to_dicts()}
     if name not in rows:
@@ -253,11 +263,11 @@ def _show(file: ModelFile) -> None:
     path = next(file.path.glob("*.onnx")) if file.path.is_dir() else file.path
     screen = sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
     logging.getLogger("netron.server").setLevel(logging.WARNING)
-    # it goes by the name's ending, and does not know .ts
+    # netron recognises a format by the ending of the file's name, and does not know .ts.
     if file.format == "torchscript":
         host, port = netron.serve(f"{path.stem}.torchscript", bytearray(path.read_bytes()), browse=screen)
     else:
         host, port = netron.start(str(path), browse=screen)
     print(f"netron: http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    # stops its server on Ctrl-C, and returns
+    # On Ctrl-C, netron stops its server and returns.
     netron.wait()

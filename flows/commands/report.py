@@ -1,4 +1,4 @@
-"""`burnish report`: the report of a run, written anew from its tables."""
+"""`burnish report`: write the report of a run anew from its tables."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from flows.runs.choice import chosen_run
 from flows.runs.damage import check, check_profiles
 from flows.runs.unfinished import unfinished
-from flows.settings import one_line
+from flows.validation import one_line
 
 if TYPE_CHECKING:
     import argparse
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Write the report and print its path; of a run without results, say why it has none."""
+    """Write the report and print its path. For a run without results, say why it has none."""
     from flows.report import page
 
     out = Path(arguments.out)

@@ -1,4 +1,4 @@
-"""`burnish run`: a study on this machine, from its images to its report."""
+"""`burnish run`: run a study on this machine, from its images to its report."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def main(arguments: argparse.Namespace) -> None:
 
     study = study_of(arguments)
     refuse_missing_images(study)
-    # What `auto` stands for here goes together with the other settings, or that is said at once; so of devices.
+    # A missing device, or an `auto` that does not fit the other settings here, is refused before anything starts.
     refuse_missing(planned(study).study)
     from flows.orchestration.server import connected, outcome
     from flows.terminal.console import shown
@@ -32,19 +32,19 @@ def main(arguments: argparse.Namespace) -> None:
         from flows import study as flow
         from flows.report import charts
 
-        # while the server starts
+        # This takes seconds, in which the server starts.
         charts.warm_up()
         run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     _print_results(study, out, run)
 
 
 def refuse_missing_images(study: Study) -> None:
-    """Look for images that are named by a path, before anything is started.
+    """Check that the images which the study names by a path exist, before anything is started.
 
     Raises
     ------
     Mistake
-        If they are not there, or are none that can be read.
+        If there are no images at the path, or none that can be read.
     """
     from tasks.datasets import open_source
     from tasks.datasets._find import resolve
@@ -55,7 +55,7 @@ def refuse_missing_images(study: Study) -> None:
     try:
         data = resolve(study.data)
         source = open_source(data)
-        # A torchvision set would be downloaded.
+        # CIFAR as torchvision has it is left out: looking at its images would download them.
         if not data.source.startswith("cifar"):
             refuse_lost(source.images, data)
     except ValueError as error:
@@ -64,6 +64,7 @@ def refuse_missing_images(study: Study) -> None:
 
 
 def _print_results(study: Study, out: Path, run: str) -> None:
+    """Print the comparison with the published study, if there is one, then the summary and its last lines."""
     from flows.report import published, terminal
     from flows.report.page import tables_of
     from flows.terminal.conclusion import conclusion, held_out

@@ -1,4 +1,4 @@
-"""`burnish show`: a preset, or a study from a file, as TOML that is ready to be edited and run."""
+"""`burnish show`: print a preset, or a study from a file, as TOML that can be edited and run."""
 
 from __future__ import annotations
 

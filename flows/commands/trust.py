@@ -1,4 +1,4 @@
-"""Model files that are programs: they run only where the user says so."""
+"""Refuse model files that are programs, unless the user says with `--trust` that they may run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tasks.forms.modelfile import ModelFile
 
 PROGRAMS = ("torchscript",)
-"""Formats that can read and write files as soon as they are opened: TorchScript has operators for it."""
+"""Formats whose files can read and write other files once they are opened. TorchScript has operators for that."""
 
 
 def trust_argument(command: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def trust_argument(command: argparse.ArgumentParser) -> None:
 
 
 def refuse_programs(files: Iterable[ModelFile], trusted: bool) -> None:
-    """Refuse files that are programs, with a `Mistake`, before anything opens them, unless they are trusted."""
+    """Raise `Mistake` where files are programs that are not trusted. This is called before anything opens a file."""
     programs = [file for file in files if file.format in PROGRAMS]
     if programs and not trusted:
         names = ", ".join(str(file.path) for file in programs)

@@ -1,8 +1,8 @@
-"""`burnish ui`: Prefect's pages with every preset ready to be run, and a worker that runs what is asked for there.
+"""`burnish ui`: start Prefect's pages with every preset ready to be run, and a worker that runs them.
 
-Server, work pool, deployments and worker in one command. They end with it, and no setting of Prefect's is changed:
-whoever runs `burnish run` or `prefect` afterwards finds all as it was. What was run, and schedules that were switched
-on, stay in Prefect's database and are there again at the next start.
+One command starts the server and the worker, and makes the work pool and the deployments. Server and worker end with
+it, and it changes no setting of Prefect's, so a later `burnish run` or `prefect` finds everything as it was. Runs, and
+schedules that were switched on, stay in Prefect's database and are shown again after the next start.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.orchestration import server as prefect_server
+from flows.orchestration.connection import Lost
 from tasks.machine import children, parent
 
 if TYPE_CHECKING:
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("burnish")
 POOL = "burnish"
+# The time between two checks of whether the server and the worker still run.
 LOOK_SECONDS = 0.5
-FIRST = ", which makes its database this first time, for up to a minute"
-KEPT = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}
-"""Of a schedule, what a person may have changed."""
+FIRST_START = ", which makes its database this first time, for up to a minute"
+EDITABLE = {"schedule", "active", "max_scheduled_runs", "parameters", "slug"}
+"""Fields of a schedule that a person may have changed in Prefect's pages."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -38,20 +40,22 @@ def main(arguments: argparse.Namespace) -> None:
     ------
     Mistake
         If the port is taken.
-    flows.orchestration.server.Lost
+    flows.orchestration.connection.Lost
         If the server or the worker ends by itself.
     """
     out = Path(arguments.out).absolute()
     prefect_server.settle(out)
     first = not (Path(os.environ["PREFECT_HOME"]) / "prefect.db").exists()
-    # before: making the database is waited for
-    print(f"starting Prefect's server{FIRST if first else ''} ...", flush=True)
+    # Starting the server waits until it has made its database, so this is said before.
+    print(f"starting Prefect's server{FIRST_START if first else ''} ...", flush=True)
     server = prefect_server.start(arguments.port, pages=True)
     os.environ["PREFECT_API_URL"] = server.url
     from prefect.client.orchestration import get_client
 
     from flows.orchestration import liveness
-    from flows.study import run_study  # noqa: F401  # what is deployed; imported while the server starts
+
+    # _deploy needs this module. It is imported here already, because that takes seconds in which the server starts.
+    from flows.study import run_study  # noqa: F401
 
     server.wait()
     liveness.mark_crashed(everything=True)
@@ -59,15 +63,7 @@ def main(arguments: argparse.Namespace) -> None:
         _pool(client)
         names = _deploy(client, out)
     log = Path(os.environ["PREFECT_HOME"]) / "burnish-worker.log"
-    with log.open("wb") as file:
-        worker = subprocess.Popen(
-            parent.command(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
-            stdin=subprocess.DEVNULL,
-            stdout=file,
-            stderr=file,
-            env=children.environment(BURNISH_UI="1"),
-            start_new_session=True,
-        )
+    worker = _start_worker(log)
     print(
         f"{len(names)} deployments: http://127.0.0.1:{arguments.port}/deployments\n"
         f"choose one, then Run -> Custom run: the whole study is the form; artifacts go to {out}\n"
@@ -77,15 +73,30 @@ def main(arguments: argparse.Namespace) -> None:
     _until_one_ends({"server": (server.process, server.log), "worker": (worker, log)})
 
 
+def _start_worker(log: Path) -> subprocess.Popen[bytes]:
+    """Start a Prefect worker that writes to the file `log`."""
+    with log.open("wb") as file:
+        return subprocess.Popen(
+            parent.command(sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=children.environment(BURNISH_UI="1"),
+            start_new_session=True,
+        )
+
+
 def _until_one_ends(processes: dict[str, tuple[Any, Path | None]]) -> None:
+    """Wait until one of the processes, given with their log files, has ended; then raise `Lost`."""
     while True:
         for name, (process, log) in processes.items():
             if process.poll() is not None:
-                raise prefect_server.Lost(f"Prefect's {name} has ended; its last words are in {log}")
+                raise Lost(f"Prefect's {name} has ended; its last words are in {log}")
         time.sleep(LOOK_SECONDS)
 
 
 def _pool(client: SyncPrefectClient) -> None:
+    """Make the work pool, unless it exists."""
     from prefect.client.schemas.actions import WorkPoolCreate
     from prefect.exceptions import ObjectNotFound
 
@@ -96,31 +107,31 @@ def _pool(client: SyncPrefectClient) -> None:
 
 
 def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
-    """Deploy every preset; a schedule that was switched on stays so. Returns their names."""
+    """Deploy every preset, and return the names of the deployments. A schedule that was switched on stays on."""
     from prefect.exceptions import ObjectNotFound
     from prefect.utilities.callables import parameter_schema
 
-    from flows.orchestration.deployments import made
+    from flows.orchestration.deployments import all_deployments
     from flows.study import run_study
 
     flow = client.create_flow(run_study)
     schema = parameter_schema(run_study).model_dump_for_openapi()
     names = []
-    for wanted in made():
-        name: str = wanted["name"]
+    for deployment in all_deployments():
+        name: str = deployment["name"]
         try:
-            there = client.read_deployment_by_name(f"{run_study.name}/{name}")
-            # without, the server drops them
-            schedules = [_as_it_is(schedule) for schedule in there.schedules]
+            existing = client.read_deployment_by_name(f"{run_study.name}/{name}")
+            # The server removes schedules that are not sent again.
+            schedules = [_unchanged(schedule) for schedule in existing.schedules]
         except ObjectNotFound:
-            schedules = [_schedule(schedule) for schedule in wanted["schedules"]]
+            schedules = [_schedule(schedule) for schedule in deployment["schedules"]]
         client.create_deployment(
             flow,
             name,
             schedules=schedules,
-            parameters=wanted["parameters"] | {"out": str(out)},
-            description=wanted["description"],
-            tags=wanted["tags"],
+            parameters=deployment["parameters"] | {"out": str(out)},
+            description=deployment["description"],
+            tags=deployment["tags"],
             work_pool_name=POOL,
             entrypoint=f"{Path(run_study.fn.__code__.co_filename)}:{run_study.fn.__name__}",
             pull_steps=[{"prefect.deployments.steps.set_working_directory": {"directory": str(Path.cwd())}}],
@@ -131,18 +142,19 @@ def _deploy(client: SyncPrefectClient, out: Path) -> list[str]:
     return names
 
 
-def _as_it_is(there: Any) -> Any:
-    """A deployment's schedule, to be deployed again as the person left it."""
+def _unchanged(schedule: Any) -> Any:
+    """Return a deployment's schedule such that deploying it again leaves it as the person set it."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
 
-    return DeploymentScheduleCreate(**there.model_dump(include=set(DeploymentScheduleCreate.model_fields) & KEPT))
+    fields = set(DeploymentScheduleCreate.model_fields) & EDITABLE
+    return DeploymentScheduleCreate(**schedule.model_dump(include=fields))
 
 
-def _schedule(given: dict[str, Any]) -> Any:
-    """A schedule of prefect.yaml as Prefect's client takes it."""
+def _schedule(entry: dict[str, Any]) -> Any:
+    """Return a schedule of prefect.yaml as Prefect's client takes it."""
     from prefect.client.schemas.actions import DeploymentScheduleCreate
     from prefect.client.schemas.schedules import CronSchedule
 
     return DeploymentScheduleCreate(
-        schedule=CronSchedule(cron=given["cron"], timezone=given["timezone"]), active=given["active"]
+        schedule=CronSchedule(cron=entry["cron"], timezone=entry["timezone"]), active=entry["active"]
     )

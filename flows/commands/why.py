@@ -1,4 +1,4 @@
-"""`burnish why`: of each stage of a run, whether it was computed or taken from the cache, and why."""
+"""`burnish why`: say for each stage of a run whether it was computed or taken from the cache, and why."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print one line per stage, and below it what differed from the time before."""
+    """Print one line per stage, and below it what differed from the stage's last result."""
     out = Path(arguments.out)
     run = chosen_run(out, arguments.run, "study.toml")
-    # Read before anything is printed: what is damaged is an error instead of half an answer.
-    told = stages(out, run)
+    # All files are read before anything is printed, so that a damaged one brings an error instead of half an answer.
+    begun = stages(out, run)
     print(f"run {run}")
-    for stage in told:
+    for stage in begun:
         print(f"{stage['outcome']:<9} {stage['task']}")
         for reason in stage["differs"]:
             print(f"{'':9}   {reason}")

@@ -1,7 +1,7 @@
 """Prefect's server for a run: the one that PREFECT_API_URL names, or a temporary one that ends with this process.
 
-A run does not stand or fall with it. What a stage computes is on disk; the server shows it. So where the server goes
-away, that is said, nothing waits for it, and the run is finished without it.
+A run does not depend on the server: what a stage computes is on disk, the server only shows it. Where the server goes
+away, burnish logs a warning, waits for nothing, and finishes the run without it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import urllib.error
-import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from flows.orchestration.connection import CONTACT_SECONDS, Lost, Server, reread_settings
 from flows.settings import Mistake
-from flows.terminal import supervisor
 from tasks.machine import children, parent
 from tasks.machine.locks import held
 from tasks.machine.space import check_database, check_temporary
@@ -30,9 +27,8 @@ from tasks.machine.space import check_database, check_temporary
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-Result = TypeVar("Result")
 LOG = logging.getLogger("burnish")
-# Before Prefect is imported. What it tells in a terminal is told by burnish.
+# Prefect's settings, set before it is imported. It logs nothing in the terminal, because burnish does.
 SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_EXTRA_LOGGERS": "burnish",
@@ -42,164 +38,20 @@ SETTINGS = {
     "PREFECT_API_REQUEST_TIMEOUT": "30",
     "DO_NOT_TRACK": "1",
 }
-RETRIES, LOGS = "PREFECT_CLIENT_MAX_RETRIES", "PREFECT_LOGGING_TO_API_ENABLED"
-# the first start on a slow machine, which makes the database, takes 20 to 75 s
-START_SECONDS = 180.0
-# without any work of the processor: a server that starts has always something to compute
-STILL_SECONDS = 30.0
-# a server that is named has answered by then
-CONTACT_SECONDS = 5.0
-# between two looks at whether it answers
-LOOK_SECONDS = 2.0
-# without an answer it is gone; what is said of that is said within a minute
-AWAY_SECONDS = 30.0
-# to write what it still holds in memory
-STOP_SECONDS = 5.0
-
-
-class Lost(Exception):
-    """Prefect's server went away where the run could not go on without it; the message is for the user."""
-
-
-class Server:
-    """A Prefect server: its address, its process where it is our own, and whether it answers."""
-
-    def __init__(self, url: str, process: subprocess.Popen[bytes] | None = None, log: Path | None = None) -> None:
-        self.url = url
-        self.process = process
-        self.log = log
-        self.lost = False
-        self._closing = threading.Event()
-        self._before = os.environ.get(RETRIES), os.environ.get(LOGS)
-
-    @property
-    def temporary(self) -> bool:
-        """Whether it was started for this process alone."""
-        return self.process is not None
-
-    def answers(self) -> bool:
-        """Whether a server, of whatever mind, answers at the address."""
-        handlers = [urllib.request.ProxyHandler({})] if self.temporary else []
-        try:
-            with urllib.request.build_opener(*handlers).open(f"{self.url}/health", timeout=CONTACT_SECONDS):
-                return True
-        except urllib.error.HTTPError:
-            # it wants a key, for example
-            return True
-        except (OSError, ValueError):
-            return False
-
-    def wait(self) -> None:
-        """Wait until it answers, then watch over it. Raises as `answered` does."""
-        self.answered()
-        # Prefect's handler asks it before it writes to the terminal that a log line could not be sent: burnish says it.
-        logging.raiseExceptions = False
-        threading.Thread(target=self._watch, daemon=True, name="burnish-server-watch").start()
-
-    def answered(self) -> None:
-        """Wait until it answers.
-
-        Raises
-        ------
-        Lost
-            If our own server ends instead, is stopped or stuck, or takes too long.
-        """
-        deadline = time.monotonic() + START_SECONDS
-        worked, since = 0.0, time.monotonic()
-        while not self.answers():
-            if self.process is not None and self.process.poll() is not None:
-                raise Lost(f"Prefect's server ended before it answered; its last words are in {self.log}")
-            if (seconds := self._worked()) != worked:
-                worked, since = seconds, time.monotonic()
-            if self.process is not None and time.monotonic() - since > STILL_SECONDS:
-                told = (
-                    f"Prefect's temporary server (process {self.process.pid}) has done nothing for "
-                    f"{STILL_SECONDS:.0f} s"
-                )
-                raise Lost(
-                    f"{told} while it starts, so it is stopped or stuck; it is ended, and the same command starts "
-                    f"another; what it wrote is in {self.log}"
-                )
-            if time.monotonic() > deadline:
-                raise Lost(
-                    f"Prefect's server did not answer within {START_SECONDS:.0f} s; what it wrote is in {self.log}"
-                )
-            time.sleep(0.2)
-
-    def _worked(self) -> float:
-        """Seconds of processors that our own server has used."""
-        import psutil
-
-        try:
-            times = psutil.Process(self.process.pid).cpu_times() if self.process is not None else None
-        except psutil.NoSuchProcess:
-            return 0.0
-        return float(times.user + times.system) if times else 0.0
-
-    def _watch(self) -> None:
-        answered = time.monotonic()
-        while not self._closing.wait(LOOK_SECONDS):
-            if self.answers():
-                answered = time.monotonic()
-                if self.lost:
-                    self._found()
-            elif not self.lost and (self._ended() or time.monotonic() - answered > AWAY_SECONDS):
-                self._lose()
-
-    def _ended(self) -> bool:
-        return self.process is not None and self.process.poll() is not None
-
-    def _lose(self) -> None:
-        self.lost = True
-        supervisor.hurry()
-        self._prefect(retries="0", logs="false")
-        what = (
-            "Prefect's temporary server has ended"
-            if self._ended()
-            else (f"Prefect's server at {self.url} has not answered for {AWAY_SECONDS:.0f} s")
-        )
-        LOG.warning("%s: the run goes on without it, and is not shown in Prefect's pages from here on", what)
-
-    def _found(self) -> None:
-        self.lost = False
-        supervisor.hurry(False)
-        self._prefect(retries=self._before[0], logs=self._before[1])
-        LOG.info("Prefect's server at %s answers again", self.url)
-
-    @staticmethod
-    def _prefect(retries: str | None, logs: str | None) -> None:
-        """How often Prefect's client repeats a request that was not answered, and whether it sends log lines.
-
-        None: its own default.
-        """
-        for name, value in ((RETRIES, retries), (LOGS, logs)):
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _reread()
-
-    def close(self) -> None:
-        """Watch no longer."""
-        self._closing.set()
-
-    def stop(self) -> None:
-        """End our own server."""
-        self.close()
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
 
 def start(port: int = 0, *, pages: bool = False) -> Server:
-    """Start a server of our own on this machine alone. `pages`: with Prefect's UI and the services that schedule runs.
+    """Start a Prefect server that only this machine can reach.
 
-    The first one of a Prefect home makes the database. Two that do so at once fail, so that others wait for it to
-    answer.
+    The first server in a Prefect home folder makes the database. Two that make it at the same time would fail, so any
+    other start waits until the first server answers.
+
+    Parameters
+    ----------
+    port
+        Port of 127.0.0.1; 0 takes a free one.
+    pages
+        Whether the server has Prefect's UI and the services that schedule runs.
 
     Raises
     ------
@@ -214,12 +66,13 @@ def start(port: int = 0, *, pages: bool = False) -> Server:
         first = not (home / "prefect.db").exists()
         server = _start(port, pages)
         if first:
-            server.answered()
+            server.wait_for_answer()
     return server
 
 
 def _start(port: int, pages: bool) -> Server:
-    # bound here, so that no other process takes the port before the server has it
+    """Start the server's process, without waiting until it answers."""
+    # The port is bound before the server starts, so that no other process can take it in between.
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -236,27 +89,15 @@ def _start(port: int, pages: bool) -> Server:
         if not pages:
             environment["PREFECT__SERVER_EPHEMERAL"] = "1"
         log = Path(os.environ["PREFECT_HOME"]) / "burnish-server.log"
-        # another run's server keeps the one that it writes to
+        # Another run's server may still write to the old file, which stays open for it.
         log.unlink(missing_ok=True)
-        arguments = [
-            sys.executable,
-            "-m",
-            "uvicorn",
-            "--factory",
-            "prefect.server.api.server:create_app",
-            "--fd",
-            str(listening.fileno()),
-            "--log-level",
-            "error",
-            "--lifespan",
-            "on",
-            # Its own default is the working folder, which may hold a user's own packages.
-            "--app-dir",
-            str(children.ROOT),
-        ]
+        # uvicorn's own default for --app-dir is the working folder, which may hold a user's own packages.
+        application = ["--factory", "prefect.server.api.server:create_app", "--app-dir", str(children.ROOT)]
+        arguments = ["-m", "uvicorn", *application, "--fd", str(listening.fileno())]
+        arguments += ["--log-level", "error", "--lifespan", "on"]
         with log.open("wb") as file:
             process = subprocess.Popen(
-                parent.command(*arguments),
+                parent.command(sys.executable, *arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -265,15 +106,16 @@ def _start(port: int, pages: bool) -> Server:
                 start_new_session=True,
             )
     server = Server(url, process, log)
-    # after Prefect's own, which sends the last log lines and events
+    # Exit handlers run in reverse order, so Prefect's own, which sends the last log lines, runs before this one.
     atexit.register(server.stop)
     return server
 
 
 @contextmanager
 def connected(out: Path) -> Iterator[Server]:
-    """Settle which server Prefect is to use, before it is imported; a temporary one starts while other things are
-    imported.
+    """Set which server Prefect uses, before Prefect is imported.
+
+    A temporary server starts in the background, while the caller imports what else it needs.
 
     Raises
     ------
@@ -283,8 +125,9 @@ def connected(out: Path) -> Iterator[Server]:
     settle(out)
     server = _named() or start()
     if server.temporary:
-        os.environ["PREFECT_API_URL"], os.environ["BURNISH_TEMPORARY_SERVER"] = server.url, "1"
-        _reread()
+        os.environ["PREFECT_API_URL"] = server.url
+        os.environ["BURNISH_TEMPORARY_SERVER"] = "1"
+        reread_settings()
     try:
         yield server
     finally:
@@ -295,29 +138,33 @@ def connected(out: Path) -> Iterator[Server]:
 
 
 def settle(out: Path) -> None:
-    """Set Prefect's settings, and see that it can write its own files: below `out`, if it cannot at home.
+    """Set Prefect's settings and the folder of its own files: its home folder, or `out` if that is not writable.
 
     Raises
     ------
     DiskFull
-        If there is no room for temporary files, without which its server ends as it starts.
+        If there is no room for temporary files, without which Prefect's server cannot start.
+    Mistake
+        If neither folder can be written.
     """
     check_temporary()
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     home = Path(os.environ.get("PREFECT_HOME") or Path("~").expanduser() / ".prefect")
-    if (why := _unwritable(home)) is not None:
-        LOG.warning("%s cannot be written (%s): Prefect's own files go to %s", home, why, out.absolute() / "prefect")
+    reason = _unwritable(home)
+    if reason is not None:
+        LOG.warning("%s cannot be written (%s): Prefect's own files go to %s", home, reason, out.absolute() / "prefect")
         home = out.absolute() / "prefect"
-        if (why := _unwritable(home)) is not None:
+        reason = _unwritable(home)
+        if reason is not None:
             raise Mistake(
-                f"--out: {home} cannot be written ({why}); name a folder that can, or set PREFECT_HOME to one"
+                f"--out: {home} cannot be written ({reason}); name a folder that can, or set PREFECT_HOME to one"
             )
     os.environ["PREFECT_HOME"] = str(home)
 
 
 def _unwritable(folder: Path) -> str | None:
-    """Why no file can be written in the folder, which is made; None: one can."""
+    """Make the folder and return why no file can be written in it, or None where one can."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -329,34 +176,38 @@ def _unwritable(folder: Path) -> str | None:
 
 
 def _named() -> Server | None:
-    """The server that the environment or Prefect's own settings name."""
+    """Return the server that the environment or Prefect's own settings name, or None."""
     from prefect.settings import get_current_settings
 
-    if not (url := get_current_settings().api.url):
+    url = get_current_settings().api.url
+    if not url:
         return None
-    server, deadline = Server(url.rstrip("/")), time.monotonic() + CONTACT_SECONDS
+    server = Server(url.rstrip("/"))
+    deadline = time.monotonic() + CONTACT_SECONDS
     while not server.answers():
         if time.monotonic() > deadline:
-            how = (
-                "unset PREFECT_API_URL" if os.environ.get("PREFECT_API_URL") else "prefect config unset PREFECT_API_URL"
-            )
+            in_environment = bool(os.environ.get("PREFECT_API_URL"))
+            command = "unset PREFECT_API_URL" if in_environment else "prefect config unset PREFECT_API_URL"
             raise Mistake(
-                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or run `{how}` and burnish "
+                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or run `{command}` and burnish "
                 "starts one of its own"
             )
         time.sleep(0.5)
     return server
 
 
-def _reread() -> None:
-    """Have Prefect read its settings from the environment anew."""
-    from prefect.context import refresh_global_settings_context
-
-    refresh_global_settings_context()
-
-
 def outcome(server: Server, finished: list[str], run: Callable[[], str]) -> str:
-    """Run a study's flow. `finished` gets its name when its results are on disk, whatever becomes of the server then.
+    """Run a study's flow and return the name of the run.
+
+    Parameters
+    ----------
+    server
+        The server that shows the run.
+    finished
+        Names of finished runs. The flow appends its name once its results are on disk; whatever the server does after
+        that, the run counts as finished.
+    run
+        Calls the flow, and returns the name of the run.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""How a run was started: from a terminal, where the same command goes on, or by Prefect, where there is no command."""
+"""Tell runs started by a command from runs started by Prefect, and word for each what a person can do next."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ if TYPE_CHECKING:
     from tasks.records import Result
 
 AGAIN = "run the deployment again with the same parameters"
+# The advice of other modules as they word it for the command line.
 CONFIRM = re.compile(r"run the same command with --again (\w+)")
 CHANGED = re.compile(r"run the same command with --set (\S+?)=(\S+?)(?=[ .]( |$)| |$)")
 
 
 def of_deployment(text: str) -> str:
-    """What a person is told to do, for a run that was started from Prefect's form or a schedule."""
+    """Return a text whose advice fits a run that was started from Prefect's form or a schedule, not by a command."""
     text = CONFIRM.sub(rf'{AGAIN} and again = ["\1"]', text)
     text = CHANGED.sub(rf"{AGAIN} but \1 = \2", text)
     return text.replace("the same command", "the deployment, run again with the same parameters,")
 
 
 def as_started(result: Result) -> Result:
-    """The result of a run with what a person can do about it, as the current flow run was started."""
+    """Return the result with advice that fits how the current flow run was started."""
     if not is_deployed():
         return result
-    changed = {"reason": of_deployment(result.reason), "sentences": tuple(map(of_deployment, result.sentences))}
-    return result.model_copy(update=changed)
+    sentences = tuple(of_deployment(sentence) for sentence in result.sentences)
+    return result.model_copy(update={"reason": of_deployment(result.reason), "sentences": sentences})
 
 
 def is_deployed() -> bool:
-    """Whether the current flow run is one of a deployment."""
+    """Return whether the current flow run was started from a deployment."""
     from prefect.context import FlowRunContext
 
     run = FlowRunContext.get()

@@ -1,4 +1,4 @@
-"""Folders that a person names, looked at before anything else is done."""
+"""Check the folders that a user names, before anything else is done."""
 
 from __future__ import annotations
 
@@ -13,60 +13,78 @@ if TYPE_CHECKING:
     import argparse
 
 BELOW = ("runs", "store", "tables", "scratch")
-"""Folders that burnish makes in the one of artifacts."""
+"""Folders that burnish makes inside the folder of artifacts."""
 ONLY_READ = {"why", "deploy"}
-"""Commands that write nothing to the folder of artifacts."""
+"""Commands that write nothing into the folder of artifacts."""
 
 
-def refuse_unusable(asked: argparse.Namespace) -> None:
-    """Look at the folders that a command was given with --out and --to.
+def refuse_unusable(arguments: argparse.Namespace) -> None:
+    """Check the folders that a command was given with --out and --to.
 
     Raises
     ------
     Mistake
-        If one cannot be a folder, or nothing can be written there although the command does.
+        If a path cannot be a folder, or the command writes there and cannot.
     """
-    if hasattr(asked, "out"):
-        refuse_out("--out", asked.out, written=asked.command not in ONLY_READ)
-    if hasattr(asked, "to"):
-        _refuse("--to", asked.to, written=True)
+    if hasattr(arguments, "out"):
+        refuse_out("--out", arguments.out, written=arguments.command not in ONLY_READ)
+    if hasattr(arguments, "to"):
+        _refuse("--to", arguments.to, written=True)
 
 
-def refuse_out(option: str, given: str, *, written: bool = True) -> None:
-    """Refuse a folder of artifacts, with a `Mistake`, if it or one of those that burnish makes in it cannot be a
-    folder."""
-    _refuse(option, given, written=written)
+def refuse_out(option: str, folder: str, *, written: bool = True) -> None:
+    """Check a folder of artifacts, and the folders that burnish makes inside it.
+
+    Parameters
+    ----------
+    option
+        What the user calls the folder, for the message: --out, or a field of the form.
+    folder
+        The path as the user wrote it.
+    written
+        Whether something is to be written there.
+
+    Raises
+    ------
+    Mistake
+        If one of the paths cannot be a folder, or nothing can be written there.
+    """
+    _refuse(option, folder, written=written)
     for name in BELOW:
-        _refuse(option, str(Path(given) / name), written=False)
+        _refuse(option, str(Path(folder) / name), written=False)
 
 
-def _refuse(option: str, given: str, *, written: bool) -> None:
-    # as a path it would be the folder that one stands in
-    if not given.strip():
+def _refuse(option: str, folder: str, *, written: bool) -> None:
+    """Check one folder as `refuse_out` does."""
+    # An empty text would be taken for the current folder.
+    if not folder.strip():
         raise Mistake(f"{option}: an empty text is no folder; name one")
     try:
-        there = _nearest(Path(given))
-        if there.is_dir():
-            why = _unwritable(there) if written else ""
+        existing = _nearest_existing(Path(folder))
+        if existing.is_dir():
+            reason = _unwritable(existing) if written else ""
         else:
-            why = f"no folder can be there, as {there} is {'a link to nothing' if there.is_symlink() else 'a file'}"
+            kind = "a link to nothing" if existing.is_symlink() else "a file"
+            reason = f"no folder can be there, as {existing} is {kind}"
     except OSError as error:
-        why = f"no folder can be there ({error.strerror})"
-    if why:
-        raise Mistake(f"{option} {given}: {why}; name another folder")
+        reason = f"no folder can be there ({error.strerror})"
+    if reason:
+        raise Mistake(f"{option} {folder}: {reason}; name another folder")
 
 
-def _nearest(path: Path) -> Path:
-    """The path, or the nearest of what it is below that is there."""
+def _nearest_existing(path: Path) -> Path:
+    """Return the path itself, or else the nearest folder above it that exists."""
     path = path.absolute()
-    # raises where the name is too long, or a folder above it may not be looked into
+    # This raises OSError where the name is too long, or a folder above it may not be read.
     path.exists()
-    return next(one for one in (path, *path.parents) if one.is_symlink() or one.exists())
+    return next(candidate for candidate in (path, *path.parents) if candidate.is_symlink() or candidate.exists())
 
 
 def _unwritable(folder: Path) -> str:
-    """Why no file can be made in a folder; empty where one can. A full disk is said where something is to be
-    written."""
+    """Return why no file can be made in a folder; empty where one can.
+
+    A full disk is no reason here; it is reported where something is to be written.
+    """
     try:
         with tempfile.TemporaryFile(dir=folder):
             return ""

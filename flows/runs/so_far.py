@@ -1,4 +1,4 @@
-"""What a run without results has so far: its stages, and the tables of those that have ended."""
+"""Read what a run without results has so far: its stages, and the tables of the stages that have ended."""
 
 from __future__ import annotations
 
@@ -18,35 +18,43 @@ if TYPE_CHECKING:
 
 
 def stages(out: Path, run: str) -> list[dict[str, Any]]:
-    """The stages that a run has begun, in their order: `task`, `outcome` (computing or stopped where it has none) and
-    so on.
+    """Return the stages that a run has begun, in their order, as tasks/caching/why.py writes them.
+
+    The `outcome` of a stage that has not ended is "computing" while the run is going, else "stopped".
 
     Raises
     ------
     flows.runs.damage.Damaged
-        If what a stage wrote of itself is not readable.
+        If a file that a stage wrote cannot be read.
     """
-    begun = "computing" if is_going(out / "runs" / run) else "stopped"
+    unended = "computing" if is_going(out / "runs" / run) else "stopped"
     return [
-        told | {"outcome": begun if told["outcome"] == BEGUN else told["outcome"]} for told in explanations(out, run)
+        stage | {"outcome": unended if stage["outcome"] == BEGUN else stage["outcome"]}
+        for stage in explanations(out, run)
     ]
 
 
 def tables_so_far(out: Path, run: str) -> tuple[dict[str, pl.LazyFrame], list[str]]:
-    """(Rows of the stages of a run that have ended, by table; stages whose stored result is damaged, with the
-    reason)."""
-    results, store = Results(out), Store(out / "store")
+    """Return the tables of the stages that have ended, and which stages have a damaged result.
+
+    Returns
+    -------
+    tuple
+        Rows of each table, by its name; and one line per stage whose stored result is damaged, with the reason.
+    """
+    results = Results(out)
+    store = Store(out / "store")
     fragments: dict[str, list[Path]] = {}
     damaged: list[str] = []
-    for told in explanations(out, run):
+    for stage in explanations(out, run):
         try:
-            # None where the stage has not ended, or its result is not kept
-            result = results.read(told["key"])
+            # None where the stage has not ended, or its result is no longer stored.
+            result = results.read(stage["key"])
         except Damaged as error:
-            damaged.append(f"{told['task']}: {error}")
+            damaged.append(f"{stage['task']}: {error}")
             continue
+        # A Result, of the last stage, is left out: its tables repeat the rows of all other stages.
         if isinstance(result, Output) and not isinstance(result, Result):
-            # the latter's tables are all the others' rows
             for name, artifact in result.tables.items():
                 fragments.setdefault(name, []).append(store.get(artifact))
     tables = {

@@ -1,4 +1,4 @@
-"""What `burnish bench` prints: a table per experiment, the fastest first, that fits the width it is read at."""
+"""The text that `burnish bench` prints: one table per experiment, the fastest first, as wide as the terminal."""
 
 from __future__ import annotations
 
@@ -21,26 +21,39 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 Row = dict[str, Any]
-NARROW, WIDEST = 100, 140
-"""Columns where no terminal tells how many it has, and at most."""
+DEFAULT_WIDTH = 100
+"""Width of the text, in characters, where the output is no terminal."""
+WIDEST = 140
+"""Greatest width of the text, in characters."""
 SHORTEST = 18
-"""Columns that models' names keep before further figures are left out; longer names take several lines."""
+"""Figures are left out until this many characters are free for models' names. Longer names take several lines."""
 FOLDED = 2
-"""From more notes of one kind than this a single line is made."""
+"""More notes of one kind than this are joined to a single line."""
 UNCLEAR = "unclear"
-"""A verdict of "indistinguishable", in few letters; the line below the table says what it means."""
+"""Short word for the verdict "indistinguishable". The line below the table says what it means."""
 
 
 def _figure(key: str) -> Callable[[Row], str]:
-    return lambda row: "–" if row.get(key) is None else str(row[key]) if isinstance(row[key], int) else sig(row[key])
+    """Return a function that writes one figure of a row, or a dash where it was not measured."""
+
+    def written(row: Row) -> str:
+        value = row.get(key)
+        if value is None:
+            return "–"
+        return str(value) if isinstance(value, int) else sig(value)
+
+    return written
 
 
 def _between(stem: str, unit: str) -> Callable[[Row], str]:
-    def ends(row: Row) -> str:
-        low, high = row.get(f"{stem}_low{unit}"), row.get(f"{stem}_high{unit}")
+    """Return a function that writes both ends of an interval of a row, or a dash where it was not measured."""
+
+    def written(row: Row) -> str:
+        low = row.get(f"{stem}_low{unit}")
+        high = row.get(f"{stem}_high{unit}")
         return "–" if low is None or high is None else f"{sig(low)} – {sig(high)}"
 
-    return ends
+    return written
 
 
 COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
@@ -61,17 +74,28 @@ COLUMNS: dict[str, dict[str, Callable[[Row], str]]] = {
         "mJ/image": _figure("energy_per_image_mj"),
     },
 }
-"""Figures of each experiment, the most important first: as many are shown as fit."""
-SPEED = {"latency": lambda row: row["latency_median_ms"], "throughput": lambda row: -row["images_per_second"]}
+"""Figures of each experiment, the most important first. As many are shown as fit."""
 
 
 def width_here() -> int:
-    """Columns of the terminal, or of what COLUMNS says where the output is no terminal."""
-    return min(shutil.get_terminal_size((NARROW, 24)).columns, WIDEST)
+    """Return the width for the text, in characters: the terminal's, or that of the environment variable COLUMNS."""
+    return min(shutil.get_terminal_size((DEFAULT_WIDTH, 24)).columns, WIDEST)
 
 
 def text(measured: dict[str, pl.DataFrame], compared: list[Row], reference: str, width: int) -> str:
-    """The tables and what was strange about rows, in lines of at most `width` columns but for long error messages."""
+    """Return the tables, and below them what was wrong with some rows.
+
+    Parameters
+    ----------
+    measured
+        The tables `benchmarks` and `throughputs`.
+    compared
+        Rows that compare a candidate with the reference, as the table `comparisons` has them.
+    reference
+        The candidate that all others are compared with, as `label` names it.
+    width
+        Characters per line; only words that are longer, such as paths in error messages, take more.
+    """
     from rich.console import Console
 
     target = io.StringIO()
@@ -83,38 +107,38 @@ def text(measured: dict[str, pl.DataFrame], compared: list[Row], reference: str,
             continue
         if target.tell():
             console.print()
-        verdicts = {(f["candidate"], f["batch_size"]): f for f in compared if f["experiment"] == experiment}
+        verdicts = {(row["candidate"], row["batch_size"]): row for row in compared if row["experiment"] == experiment}
         console.print(_title(experiment, rows), style="bold")
-        console.print(_table(experiment, rows, verdicts, reference, width))
+        console.print(_table(experiment, rows, verdicts, reference=reference, width=width))
         for row in rows:
-            if why := row["error"] or row["conditions"]:
-                mark = "" if row["error"] else "* "
-                notes.append((f"{label(row)}, batch {row['batch_size']}, {experiment}", f"{mark}{why}"))
-    said = (
-        [
-            f"× reference: how many times as fast as {reference}, by paired rounds, with a 99 % interval; "
-            f"{UNCLEAR} where "
-            "that holds 1. Everything measured is in the tables below."
-        ]
-        if compared
-        else []
-    )
-    told = [line.rstrip() for line in target.getvalue().splitlines()]
-    return "\n".join([*told, "", *(wrapped(line, width) for line in (*said, *folded(notes)))]) + "\n"
+            place = f"{label(row)}, batch {row['batch_size']}, {experiment}"
+            if row["error"]:
+                notes.append((place, row["error"]))
+            elif row["conditions"]:
+                notes.append((place, f"* {row['conditions']}"))
+    below = folded(notes)
+    if compared:
+        explanation = (
+            f"× reference: how many times as fast as {reference}, by paired rounds, with a 99 % interval; {UNCLEAR} "
+            "where that holds 1. Everything measured is in the tables below."
+        )
+        below = [explanation, *below]
+    lines = [line.rstrip() for line in target.getvalue().splitlines()]
+    return "\n".join([*lines, "", *(wrapped(line, width) for line in below)]) + "\n"
 
 
 def wrapped(line: str, width: int) -> str:
-    """A long line in several, without breaking paths, which people copy."""
+    """Break a long line into several, but never within a path, because people copy paths."""
     return textwrap.fill(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
 def label(row: Row) -> str:
-    """What a candidate is called."""
+    """Return the name of a row's candidate: its variant and its runtime."""
     return f"{row['variant']} · {row['runtime']}"
 
 
 def _title(experiment: str, rows: list[Row]) -> str:
-    """The experiment, and what all rows have in common."""
+    """Return the title of a table: the experiment, and what all of its rows have in common."""
     parts = [experiment.capitalize(), f"on {rows[0]['device']}"]
     threads = {row["threads"] for row in rows} - {None}
     if len(threads) == 1:
@@ -128,27 +152,37 @@ def _title(experiment: str, rows: list[Row]) -> str:
 
 
 def _sorted(experiment: str, rows: list[Row]) -> list[Row]:
-    """By batch size, and within one the fastest first; what failed comes last."""
-    failed = {"latency": "latency_median_ms", "throughput": "images_per_second"}[experiment]
-    return sorted(
-        rows,
-        key=lambda row: (
-            row["batch_size"],
-            row[failed] is None,
-            SPEED[experiment](row) if row[failed] is not None else 0.0,
-        ),
-    )
+    """Return rows by batch size, the fastest of each first and those that failed last."""
+
+    def position(row: Row) -> tuple[int, bool, float]:
+        figure = row["latency_median_ms" if experiment == "latency" else "images_per_second"]
+        if figure is None:
+            return row["batch_size"], True, 0.0
+        return row["batch_size"], False, figure if experiment == "latency" else -figure
+
+    return sorted(rows, key=position)
 
 
 def _table(
-    experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row], reference: str, width: int
+    experiment: str, rows: list[Row], verdicts: dict[tuple[str, int], Row], *, reference: str, width: int
 ) -> Table | Text:
-    """The rows with as many columns as fit; below one another where the fewest do not."""
-    from rich import box
-    from rich.table import Table
+    """Return the rows as a table with as many figures as fit, or as blocks where not even the fewest fit."""
     from rich.text import Text
 
     rows = _sorted(experiment, rows)
+    names = [row["variant"] for row in rows]
+    columns = _columns(experiment, rows, _comparison(rows, verdicts, reference), width)
+    room = width - sum(map(_column_width, columns.items()))
+    if room < min(LEAST_NAME, max(map(len, names))) + 2:
+        named = [
+            (name, [(title, cells[number]) for title, cells in columns.items()]) for number, name in enumerate(names)
+        ]
+        return Text("\n".join(blocks(named, width)))
+    return _rich_table(rows, columns, max(room - 2, 3))
+
+
+def _columns(experiment: str, rows: list[Row], comparison: dict[str, list[str]], width: int) -> dict[str, list[str]]:
+    """Return the columns beside the models' names, by their titles: as many figures as fit, and the comparison."""
     columns: dict[str, list[str]] = {}
     if len({row["runtime"] for row in rows}) > 1:
         columns["runtime"] = [row["runtime"] for row in rows]
@@ -157,19 +191,19 @@ def _table(
     figures = {name: [figure(row) for row in rows] for name, figure in COLUMNS[experiment].items()}
     first, *optional = [name for name, cells in figures.items() if set(cells) != {"–"}] or list(figures)[:1]
     columns[first] = figures[first]
-    last = _comparison(rows, verdicts, reference)
     room = width - min(SHORTEST, max(len(row["variant"]) for row in rows)) - 2
     for name in optional:
-        if sum(map(_wide, (columns | {name: figures[name]} | last).items())) <= room:
+        if sum(map(_column_width, (columns | {name: figures[name]} | comparison).items())) <= room:
             columns[name] = figures[name]
-    columns |= last
-    longest = width - sum(map(_wide, columns.items()))
-    if longest < min(LEAST_NAME, max(len(row["variant"]) for row in rows)) + 2:
-        named = [
-            (row["variant"], [(name, cells[number]) for name, cells in columns.items()])
-            for number, row in enumerate(rows)
-        ]
-        return Text("\n".join(blocks(named, width)))
+    return columns | comparison
+
+
+def _rich_table(rows: list[Row], columns: dict[str, list[str]], name_width: int) -> Table:
+    """Return a table with an empty line between two batch sizes. Longer names than `name_width` take several lines."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     table.add_column("model", no_wrap=True)
     for name in columns:
@@ -177,50 +211,63 @@ def _table(
     for number, row in enumerate(rows):
         if number and row["batch_size"] != rows[number - 1]["batch_size"]:
             table.add_row()
-        table.add_row(Text(broken(row["variant"], max(longest - 2, 3))), *(cells[number] for cells in columns.values()))
+        table.add_row(Text(broken(row["variant"], name_width)), *(cells[number] for cells in columns.values()))
     return table
 
 
 def _comparison(rows: list[Row], verdicts: dict[tuple[str, int], Row], reference: str) -> dict[str, list[str]]:
-    """The columns that compare with the reference, and what is to be said of a row."""
-    ratios, words = [], []
+    """Return the columns that compare rows with the reference: the ratio, and a word. Empty columns are left out."""
+    ratios = []
+    words = []
     for row in rows:
-        found = verdicts.get((label(row), row["batch_size"]))
-        ratios.append("" if found is None else f"{sig(found['ratio'])} ({_ends(found)})")
-        word = row["status"] if row["status"] != "ok" else "reference" if label(row) == reference and verdicts else ""
-        if found is not None:
-            word = UNCLEAR if found["verdict"] == "indistinguishable" else found["verdict"]
+        comparison = verdicts.get((label(row), row["batch_size"]))
+        ratio = ""
+        word = ""
+        if comparison is not None:
+            ratio = f"{sig(comparison['ratio'])} ({_ends(comparison)})"
+            word = UNCLEAR if comparison["verdict"] == "indistinguishable" else comparison["verdict"]
+        elif row["status"] != "ok":
+            word = row["status"]
+        elif label(row) == reference and verdicts:
+            word = "reference"
+        ratios.append(ratio)
         words.append(word + ("*" if row["conditions"] else ""))
-    columns = {"× reference": ratios} if any(ratios) else {}
-    return columns | ({"": words} if any(words) else {})
+    columns = {"× reference": ratios, "": words}
+    return {title: cells for title, cells in columns.items() if any(cells)}
 
 
-def _ends(found: Row) -> str:
-    """The interval of a comparison; a dash where rounds differ too much for one that says anything."""
-    ends = interval(found["low"], found["high"])
+def _ends(comparison: Row) -> str:
+    """Return the interval of a comparison, or a dash where rounds differ too much for a useful one."""
+    ends = interval(comparison["low"], comparison["high"])
     return ends if ends[0].isdigit() else "–"
 
 
-def _wide(column: tuple[str, list[str]]) -> int:
-    name, cells = column
-    return max(map(len, (name, *cells))) + 2
+def _column_width(column: tuple[str, list[str]]) -> int:
+    """Return the width of a column, in characters, with the gap beside it."""
+    title, cells = column
+    return max(map(len, (title, *cells))) + 2
 
 
 def folded(notes: Iterable[tuple[str, str]]) -> list[str]:
-    """Notes on rows; those that differ in nothing but figures as one line with their range."""
+    """Return one line per kind of note. Notes that differ only in percentages become one line with their range.
+
+    A note is the row that it is about, in words, and what is to be said of it.
+    """
     groups: dict[str, list[tuple[str, str]]] = {}
-    for who, what in notes:
-        groups.setdefault(re.sub(r"\d+(?=%)", "#", what), []).append((who, what))
+    for row, text in notes:
+        groups.setdefault(re.sub(r"\d+(?=%)", "#", text), []).append((row, text))
     return [line for template, group in groups.items() for line in _lines(template, group)]
 
 
 def _lines(template: str, group: list[tuple[str, str]]) -> list[str]:
-    """The notes on some rows, whose words are `template` and # where percentages stand."""
+    """Return the lines for notes of one kind; `template` is their common text, with # in place of each percentage."""
     mark = "* " if template.startswith("* ") else ""
-    same = len({what for _, what in group}) == 1
+    same = len({text for _, text in group}) == 1
     if len(group) == 1 or (len(group) <= FOLDED and not same):
-        return [f"{mark}{who}: {what.removeprefix(mark)}" for who, what in group]
-    figures = zip(*([int(n) for n in re.findall(r"\d+(?=%)", what)] for _, what in group), strict=True)
-    ranges = iter([f"{min(f)}" if min(f) == max(f) else f"{min(f)}–{max(f)}" for f in figures])
+        return [f"{mark}{row}: {text.removeprefix(mark)}" for row, text in group]
+    percentages = ([int(figure) for figure in re.findall(r"\d+(?=%)", text)] for _, text in group)
+    # One entry per # of the template, with the percentages of all notes.
+    columns = zip(*percentages, strict=True)
+    ranges = iter([f"{min(column)}" if len(set(column)) == 1 else f"{min(column)}–{max(column)}" for column in columns])
     body = re.sub("#(?=%)", lambda _: next(ranges), template.removeprefix(mark))
     return [f"{mark}{group[0][0]}, and {len(group) - 1} more: {body}" if same else f"{mark}{len(group)} rows: {body}"]

@@ -1,4 +1,4 @@
-"""What a run came to, in the terminal: cautions, the winner or the provisional best, and where to read on."""
+"""The last lines that a run prints: cautions, the winner or the provisional best, and the path of the report."""
 
 from __future__ import annotations
 
@@ -19,33 +19,39 @@ YELLOW, PLAIN = "\x1b[1;33m", "\x1b[0m"
 
 
 def conclusion(folder: Path, width: int | None = None, *, colour: bool = False) -> str:
-    """The last lines of a run, from its `result.json`.
+    """Return the last lines that a run prints, from its `result.json`.
 
     Parameters
     ----------
-    folder : <out>/runs/<run>
-    width : columns to break lines at; None: lines are as long as their sentences
+    folder
+        Folder of the run: <out>/runs/<run>.
+    width
+        Greatest length of a line, in characters; None leaves each sentence on one line.
+    colour
+        Whether cautions are yellow.
     """
-    told = json.loads((folder / "result.json").read_text())
-    cautions = [_broken(f"caution: {caution}", width) for caution in told.get("cautions", [])]
+    result = json.loads((folder / "result.json").read_text())
+    cautions = [_broken(f"caution: {caution}", width) for caution in result.get("cautions", [])]
     lines = [f"{YELLOW}{caution}{PLAIN}" if colour else caution for caution in cautions]
-    # an older run has the reason alone
-    first, *others = told.get("sentences") or [told["reason"]]
-    lines += [_broken(part, width) for part in (f"{'winner: ' if told['winner'] else ''}{first}", *others)]
+    # The result of an older run has only the reason.
+    first, *others = result.get("sentences") or [result["reason"]]
+    if result["winner"]:
+        first = f"winner: {first}"
+    lines += [_broken(sentence, width) for sentence in (first, *others)]
     if (folder / MARKED).is_file():
-        told_of = (
-            f"benchmark_results.csv leaves times empty that were measured under bad conditions; {MARKED} has them."
-        )
-        lines.append(_broken(told_of, width))
+        note = f"benchmark_results.csv leaves times empty that were measured under bad conditions; {MARKED} has them."
+        lines.append(_broken(note, width))
     return "\n".join([*lines, f"report: {folder / 'report.html'}"])
 
 
 def in_one_line(result: Result) -> str:
-    """The first sentence of what a run came to, for a list of runs; its artifacts have the rest."""
+    """Return the result of a run in one line, for a list of runs. The run's artifacts have the rest."""
     first = (result.sentences or (result.reason,))[0]
-    more = f" ({len(result.cautions)} cautions in the report)" if len(result.cautions) > 1 else ""
-    more = more or (" (a caution in the report)" if result.cautions else "")
-    return f"{'Winner: ' if result.winner else ''}{first}{more}"
+    if result.winner:
+        first = f"Winner: {first}"
+    if len(result.cautions) > 1:
+        return f"{first} ({len(result.cautions)} cautions in the report)"
+    return f"{first} (a caution in the report)" if result.cautions else first
 
 
 def _broken(line: str, width: int | None) -> str:
@@ -55,7 +61,7 @@ def _broken(line: str, width: int | None) -> str:
 
 
 def held_out(datasets: pl.DataFrame, label: str) -> str:
-    """What the scores of a run are of: "the 120 held-out images of digits"."""
+    """Return in words which images the scores of a run are of, such as "the 120 held-out images of digits"."""
     rows = datasets.filter(datasets["split"] == "test")["rows"].to_list()
     if not rows:
         return f"the held-out images of {label}"

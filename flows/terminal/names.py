@@ -1,4 +1,4 @@
-"""Names in the tables of a terminal: what does not fit goes on in the next line, and nothing of a name is cut."""
+"""Break names that are too long for a column of a terminal's table into lines. No part of a name is left out."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BREAKS = (re.compile(r"(?<=[/ ])"), re.compile(r"(?<=[-_.])"), re.compile(r"(?<=[a-z0-9])(?=[A-Z])"))
-"""Where a name may be broken: behind a slash or a space, else behind -, _ or a point, else before a capital letter."""
+"""Where a name may be broken: after a slash or a space, else after -, _ or a point, else before a capital letter."""
 
 
 def broken(name: str, most: int) -> str:
-    """Lines of at most `most` letters; a word is broken within only where it is longer than a line by itself."""
+    """Break a name into lines of at most `most` letters. A word that fits into one line is never broken."""
     lines = [""]
     for piece in _pieces(name, most, BREAKS):
         if lines[-1] and len((lines[-1] + piece).rstrip()) > most:
@@ -23,7 +23,7 @@ def broken(name: str, most: int) -> str:
 
 
 def _pieces(name: str, most: int, breaks: Sequence[re.Pattern[str]]) -> list[str]:
-    """Parts of a name between which a line may end, each of at most `most` letters."""
+    """Cut a name into parts of at most `most` letters, between which a line may end."""
     if len(name.rstrip()) <= most:
         return [name]
     if not breaks:
@@ -32,9 +32,13 @@ def _pieces(name: str, most: int, breaks: Sequence[re.Pattern[str]]) -> list[str
 
 
 def shared(wanted: Sequence[int], room: int) -> list[int]:
-    """Widths of columns that want so much and have `room` together: what a narrow one leaves goes to the others."""
+    """Divide `room` among columns, and return the width of each. What a narrow column does not need goes to the others.
+
+    `wanted` is the width of each column's longest cell; all widths are in characters.
+    """
     widths = [0] * len(wanted)
-    for done, column in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+    narrow_first = sorted(range(len(wanted)), key=wanted.__getitem__)
+    for done, column in enumerate(narrow_first):
         widths[column] = min(wanted[column], max(room // (len(wanted) - done), 1))
         room -= widths[column]
     return widths

@@ -1,4 +1,4 @@
-"""What `burnish profile` prints: the conditions, the operators with the most time, and why the model is not faster."""
+"""The text that `burnish profile` prints: conditions, operators with the most time, why the model is not faster."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ if TYPE_CHECKING:
     from tasks.profiling.profile import Profile
 
 TOP = 15
+"""Number of operators in the table; operators.parquet and the report have all."""
 NODES = 6
-"""So many nodes of a finding are named in a terminal; findings.parquet and the report have all."""
+"""Number of a finding's nodes that are named; findings.parquet and the report have all."""
 WIDE = 100
-"""Columns from which a terminal is shown what executes an operator, too."""
+"""From this width on, in characters, the table also says what executes an operator."""
 GAP = 2
-"""Columns between two columns of the table."""
+"""Characters between two columns of the table."""
 MAIN = 0.2
-"""Share of the time from which the first finding is the main cause."""
+"""The first finding is the main cause if it explains at least this share of the time."""
 
 
 def text(result: Profile, width: int | None = None) -> str:
-    """The conditions, the operators with the most time and the findings, for a terminal."""
+    """Return the conditions, the operators with the most time and the findings as text.
+
+    `width` is in characters; None takes the terminal's.
+    """
     from rich.console import Console
     from rich.text import Text
 
@@ -39,10 +43,10 @@ def text(result: Profile, width: int | None = None) -> str:
     if result.certificate:
         console.print(Text(f"certificate: {certificate(result)}"))
     if result.conditions:
-        told = (
+        warning = (
             f"disturbed: {result.conditions}; times and shares may be wrong, profile it again when the machine is quiet"
         )
-        console.print(Text(told, style="bold yellow"))
+        console.print(Text(warning, style="bold yellow"))
     if result.enough:
         console.print(_operators(result, width))
         if rest := result.operators[TOP:]:
@@ -66,38 +70,41 @@ def text(result: Profile, width: int | None = None) -> str:
 
 
 def _operators(result: Profile, width: int) -> Table:
-    """The operators with the most time; on a narrow terminal without what executes them."""
+    """Return a table of the operators with the most time. On a narrow terminal it does not say what executes them."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     rows = result.operators[:TOP]
     module = [row["path"].replace("/", ".") for row in rows]
-    words = {"operator": [row["name"] for row in rows]}
+    names = {"operator": [row["name"] for row in rows]}
     if any(module):
-        words["module"] = ["" if path == row["name"] else path for path, row in zip(module, rows, strict=True)]
-    words["type"] = [row["type"] for row in rows]
+        names["module"] = ["" if path == row["name"] else path for path, row in zip(module, rows, strict=True)]
+    names["type"] = [row["type"] for row in rows]
     figures = {
         "": [row["precision"] or "" for row in rows],
-        "ms a query": [sig(row["mean_ms"]) for row in rows],
+        "ms per query": [sig(row["mean_ms"]) for row in rows],
         "share": [f"{row['share']:.1%}" for row in rows],
     }
-    by = {"by": ["" if row["provider"] == row["type"] else row["provider"] for row in rows]} if width >= WIDE else {}
+    titles = [*names, *figures]
+    if width >= WIDE:
+        names["by"] = ["" if row["provider"] == row["type"] else row["provider"] for row in rows]
+        titles.append("by")
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for title in (*words, *figures, *by):
-        table.add_column(title, justify="right" if title in ("ms a query", "share") else "left", no_wrap=True)
+    for title in titles:
+        table.add_column(title, justify="right" if title in ("ms per query", "share") else "left", no_wrap=True)
+    # Figures keep their width; the columns of names share what is left of the line.
     taken = sum(max(map(len, (title, *cells))) + GAP for title, cells in figures.items())
-    names = words | by
     wanted = [max(map(len, (title, *cells))) for title, cells in names.items()]
-    rooms = dict(zip(names, shared(wanted, width - taken - GAP * len(names)), strict=True))
-    told = {title: [broken(cell, rooms[title]) for cell in cells] for title, cells in names.items()} | figures
+    widths = dict(zip(names, shared(wanted, width - taken - GAP * len(names)), strict=True))
+    cells = {title: [broken(name, widths[title]) for name in column] for title, column in names.items()} | figures
     for number in range(len(rows)):
-        table.add_row(*(Text(told[title][number]) for title in (*words, *figures, *by)))
+        table.add_row(*(Text(cells[title][number]) for title in titles))
     return table
 
 
 def certificate(result: Profile) -> str:
-    """The machine while it was timed and profiled, in words."""
+    """Return in words the state of the machine while the model was timed and profiled."""
     row = result.certificate
     figures = [
         ("cpu_model", "{}"),
@@ -114,14 +121,14 @@ def certificate(result: Profile) -> str:
 
 
 def headline(result: Profile) -> str:
-    """What was profiled, and how its operators' time stands to its latency."""
+    """Return in words what was profiled, its latency, and the time of its operators."""
     threads = f", {result.threads} thread{'s' if result.threads > 1 else ''}" if result.device == "cpu" else ""
     words = (
         f"{result.name} in {result.runtime} ({result.provider}), batch {result.batch_size}, {result.device}{threads}: "
-        f"median {sig(result.latency_ms)} ms a query"
+        f"median {sig(result.latency_ms)} ms per query"
     )
     if result.enough:
-        words += f"; its operators take {sig(result.operators_ms)} ms a query under the profiler ({_counted(result)})"
+        words += f"; its operators take {sig(result.operators_ms)} ms per query under the profiler ({_counted(result)})"
     if result.split_ms:
         parts = zip(("H2D", "enqueue", "compute", "D2H"), result.split_ms, strict=True)
         words += "; " + ", ".join(f"{name} {sig(ms)} ms" for name, ms in parts)
@@ -129,14 +136,14 @@ def headline(result: Profile) -> str:
 
 
 def _counted(result: Profile) -> str:
-    """Which queries the operators' times are of."""
+    """Return in words which of the recorded queries the operators' times are the mean of."""
     if result.queries < result.recorded:
         return f"mean of the calmest {result.queries} of {result.recorded} recorded queries"
     return f"mean of {result.queries} recorded queries"
 
 
 def doubt(result: Profile) -> str:
-    """Why a profile does not stand in a report, and what to do."""
+    """Return why a profile is left out of the report, and what to do."""
     if not result.enough:
         return "too few queries"
     return f"{result.conditions}; profile it again when the machine is quiet"

@@ -1,7 +1,6 @@
-"""Standard output, error and open files as a command meets them: closed, full, a pipe without a reader, or too few.
+"""Handle a standard output that is closed, full or a pipe without a reader, and a limit of too few open files.
 
-What cannot be written there is no failure of a disk that burnish was told to write to, so it has an exception of its
-own.
+That standard output cannot be written is no failure of the folder of artifacts, so it has an exception of its own.
 """
 
 from __future__ import annotations
@@ -16,21 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BROKEN_PIPE = 141
-"""Exit code of a command whose reader has gone, as a shell shows it for one that SIGPIPE ended."""
+"""Exit code of a command whose output nobody reads any more: what a shell shows for a program that SIGPIPE ended."""
 
 
 class Unwritable(BaseException):
-    """Standard output does not take what a command says. No handler of a command's own failures is to take it for
-    one."""
+    """Standard output takes no more. This is no `Exception`, so no handler of a command's own failures catches it."""
 
     def __init__(self, error: OSError) -> None:
         super().__init__(error.strerror)
         self.gone = error.errno == errno.EPIPE
-        """Whether it is a pipe whose reader has ended, as after `| head -1`."""
+        """Whether standard output is a pipe whose reader has ended, as after `| head -1`."""
 
 
 class _Output(io.FileIO):
-    """Standard output, past Python's buffer."""
+    """Standard output without a buffer; raises `Unwritable`."""
 
     def write(self, content: bytes) -> int:  # type: ignore[override]  # whatever has a buffer
         try:
@@ -40,7 +38,7 @@ class _Output(io.FileIO):
 
 
 class _Error(io.FileIO):
-    """Standard error, past Python's buffer. Where it takes nothing there is nobody to be told that."""
+    """Standard error without a buffer. A failure to write is ignored, because there is nowhere else to report it."""
 
     def write(self, content: bytes) -> int:  # type: ignore[override]  # whatever has a buffer
         try:
@@ -50,29 +48,27 @@ class _Error(io.FileIO):
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """Do `work`, and say in one line on standard error where standard output did not take all. Returns the exit
-    code."""
+    """Call `work` and return its exit code. Report in one line if standard output could not be written."""
     open_all()
-    # UTF-8 whatever the locale is, as flows/__main__.py sees to; names of files that are not go out as they are.
+    # Output is UTF-8 whatever the locale is, as in flows/__main__.py; file names in another encoding stay as they are.
     sys.stdout = _text(_Output(1, "w", closefd=False), "surrogateescape", line_buffering=os.isatty(1))
     sys.stderr = _text(_Error(2, "w", closefd=False), "backslashreplace", line_buffering=True)
     try:
         try:
             code = work()
         except SystemExit as end:
-            # of argparse, after --help and mistakes
+            # argparse ends the process so, after --help and after a user's mistake.
             code = end.code if isinstance(end.code, int) else 1
         sys.stdout.flush()
     except Unwritable as error:
-        # for what is still in the buffer, which is written at the end
+        # Python writes what is still in the buffer when it exits; that must not fail again.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         if error.gone:
             return BROKEN_PIPE
         print(
             f"burnish: the standard output cannot be written ({error}), so that not all was shown; send it to a "
-            "file or "
-            "a program that takes it; files that the command has written are whole",
+            "file or a program that takes it; files that the command has written are whole",
             file=sys.stderr,
         )
         return 1
@@ -80,16 +76,16 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 def open_all() -> None:
-    """Have something open as standard input, output and error, so that no file that is opened later takes their place.
+    """Open standard input, output and error where they are closed.
 
-    What libraries print would be written into that file. As in gnulib's `stdopen`, a closed standard output is opened
-    so that writing to it fails, as it would have failed.
+    Otherwise a file that is opened later would get one of their numbers, and what libraries print would be written into
+    it. As in gnulib's `stdopen`, a closed standard output is opened such that writing to it fails, as it would have.
     """
     for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
         try:
             os.fstat(number)
         except OSError:
-            # the lowest number that is free: this one
+            # The system gives out the lowest free number, which is this one.
             os.open(os.devnull, mode)
             os.set_inheritable(number, True)
 
@@ -99,7 +95,7 @@ def _text(raw: io.FileIO, errors: str, *, line_buffering: bool) -> io.TextIOWrap
 
 
 def too_many_files(error: Exception) -> str:
-    """What to do where a process may not open as many files as burnish needs; empty for another error."""
+    """Return what the user can do where a process may not open enough files; empty for any other error."""
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
         return ""
     import resource
@@ -107,6 +103,5 @@ def too_many_files(error: Exception) -> str:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return (
         f"a process may have {most} open files here (ulimit -n), which are too few; ulimit -n 1024 raises that, "
-        "and the "
-        "same command goes on where it stopped"
+        "and the same command goes on where it stopped"
     )

@@ -1,12 +1,10 @@
-"""The process that a person starts: it does no work, so that it answers a signal at once, whatever the work is busy
-with.
+"""Run a command's work in a child process, so that the process which the user started answers a signal at once.
 
-The work is done in a child process. It is interrupted by SIGINT and may close what it has open; what has not ended
-after a moment (a long call into a library keeps Python from seeing a signal) is killed, with all processes that it
-started. That is safe, since files appear whole or not at all. A child that is killed by something else is one line,
-too.
+The child is interrupted by SIGINT, and may close what it has open. If it has not ended after a moment (a long call into
+a library keeps Python from seeing a signal), it is killed, with all processes that it started. That is safe, because
+files appear whole or not at all. A child that something else kills is reported in one line.
 
-Only the standard library is imported here, so that there is no moment at which Ctrl-C is a traceback.
+Only the standard library is imported here, so that Ctrl-C never shows a traceback.
 """
 
 from __future__ import annotations
@@ -24,14 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 INTERRUPTED = "burnish: interrupted; the same command goes on where it stopped"
-# for the work to end by itself: with what follows it stays under three seconds
+# The time that the work has to end by itself after a signal. With what follows, a command ends within three seconds.
 GRACE_SECONDS = 1.5
-# until killed processes have gone; the kernel needs milliseconds
+# The longest wait until killed processes are gone; the kernel needs milliseconds.
 SWEEP_SECONDS = 1.0
 hurried = False
-"""Whether nothing is waited for when this process's work is done: it was told to end, or Prefect's server is gone."""
+"""Whether this process ends without waiting for anything once its work is done (see `hurry`)."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""The last: the terminal was closed."""
+"""Signals that end a command. SIGHUP means that its terminal was closed."""
 CAUSES = {
     signal.SIGKILL: "as the kernel does when memory runs out",
     signal.SIGBUS: "as happens when a disk is full or a file is cut while it is read",
@@ -39,34 +37,34 @@ CAUSES = {
 
 
 def supervise(work: Callable[[], int]) -> int:
-    """Do `work` in a child process. Returns its exit code; 130 after SIGINT, 143 after SIGTERM, 129 after SIGHUP."""
-    waited = {*ENDING, signal.SIGTSTP, signal.SIGCHLD}
+    """Call `work` in a child process and return its exit code, or 128 + the number of the signal that ended it."""
+    awaited = {*ENDING, signal.SIGTSTP, signal.SIGCHLD}
     for number in (signal.SIGINT, signal.SIGHUP):
-        # it is not meant for a script's background job, or under nohup
+        # Whoever started this process had it ignore the signal: a shell script in the background, or nohup.
         if signal.getsignal(number) == signal.SIG_IGN:
-            waited.remove(number)
+            awaited.remove(number)
     adopt_orphans()
-    front = os.getpid()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    supervisor = os.getpid()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
     child = os.fork()
     if child == 0:
-        # the terminal's signals come to the parent alone, and so does a signal to the process group
+        # In a session of its own, the child gets none of the terminal's signals, nor one to the parent's process group.
         os.setsid()
-        end_with_parent(front)
+        end_with_parent(supervisor)
         signal.signal(signal.SIGINT, _interrupt)
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         code = work()
         if hurried:
             _end_now(code)
         raise SystemExit(code)
-    status, asked = _wait(child, waited)
+    status, ending_signal = _wait(child, awaited)
     code = os.waitstatus_to_exitcode(status)
     if code != 0:
         _sweep()
-    if asked is not None and code != 0:
-        # A progress bar was not closed: it hides the cursor, and has no line's end.
+    if ending_signal is not None and code != 0:
+        # A progress bar may still be open: then the cursor is hidden, and the line has not ended.
         _say(f"\x1b[?25h\n{farewell()}" if sys.stderr.isatty() else farewell())
-        return 128 + asked
+        return 128 + ending_signal
     if code < 0:
         number = signal.Signals(-code)
         cause = f" ({CAUSES[number]})" if number in CAUSES else ""
@@ -79,25 +77,30 @@ def supervise(work: Callable[[], int]) -> int:
 
 
 def _say(text: str) -> None:
-    """A line to standard error, past Python's buffer: where the terminal is gone, what stays in it changes the exit
-    code."""
+    """Write a line to standard error without a buffer.
+
+    Where the terminal is gone, a line that stays in Python's buffer would change the exit code.
+    """
     with suppress(OSError):
         os.write(2, f"{text}\n".encode())
 
 
 def farewell() -> str:
-    """What a command says when a signal ends it: of Prefect's pages nothing goes on."""
+    """Return what a command says when a signal ends it. Only `burnish ui` has no work that could go on."""
     return "burnish: ended" if sys.argv[1:2] == ["ui"] else INTERRUPTED
 
 
 def hurry(yes: bool = True) -> None:
-    """End without what Python and libraries do at a process's end, such as sending to a server what is left to send."""
+    """Choose whether this process, once its work is done, ends without the exit handlers of Python and libraries.
+
+    Such a handler may wait for a server that is gone. `burnish` hurries when it is interrupted or the server is gone.
+    """
     global hurried  # noqa: PLW0603
     hurried = yes
 
 
 def _end_now(code: int) -> NoReturn:
-    # nobody reads them any more
+    # Standard output or error may be closed already.
     with suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -105,8 +108,7 @@ def _end_now(code: int) -> NoReturn:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    """End the work by an exception. What is said while it ends is not for the user: one line is, and the parent has
-    it."""
+    """End the work with an exception, and hide what it prints while it ends. The parent prints the one line."""
     hurry()
     if not os.environ.get("BURNISH_TRACEBACK"):
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -115,40 +117,46 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _wait(child: int, waited: set[signal.Signals]) -> tuple[int, int | None]:
-    """Pass signals on until the child has ended: (its status, the signal that was to end it)."""
-    asked: int | None = None
+def _wait(child: int, awaited: set[signal.Signals]) -> tuple[int, int | None]:
+    """Pass signals on to the child until it has ended.
+
+    Returns
+    -------
+    tuple
+        The child's wait status, and the first signal that was to end it, or None.
+    """
+    ending_signal: int | None = None
     deadline: float | None = None
     while True:
         for pid, status in _ended():
             if pid == child:
-                return status, asked
-        number = _next_signal(waited, deadline)
-        if number in ENDING and asked is None:
-            asked = number
+                return status, ending_signal
+        number = _next_signal(awaited, deadline)
+        if number in ENDING and ending_signal is None:
+            ending_signal = number
             deadline = time.monotonic() + GRACE_SECONDS
             os.kill(child, signal.SIGINT)
         elif number is None or number in ENDING:
-            # it did not end in time, or is asked a second time
+            # The child did not end in time, or the user asks a second time.
             os.kill(child, signal.SIGKILL)
             deadline = None
         elif number == signal.SIGTSTP:
-            # Ctrl-Z
+            # Ctrl-Z: both processes stop, and both go on when the shell continues this one.
             os.kill(child, signal.SIGSTOP)
             os.kill(os.getpid(), signal.SIGSTOP)
             os.kill(child, signal.SIGCONT)
 
 
-def _next_signal(waited: set[signal.Signals], deadline: float | None) -> int | None:
-    """The next signal; None when the deadline has passed."""
+def _next_signal(awaited: set[signal.Signals], deadline: float | None) -> int | None:
+    """Wait for the next signal and return its number; None when the deadline has passed."""
     if deadline is None:
-        return signal.sigwait(waited)
-    found: Any = signal.sigtimedwait(waited, max(0.0, deadline - time.monotonic()))
-    return None if found is None else int(found.si_signo)
+        return signal.sigwait(awaited)
+    received: Any = signal.sigtimedwait(awaited, max(0.0, deadline - time.monotonic()))
+    return None if received is None else int(received.si_signo)
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    """(Process, status) of the child and of adopted orphans that have ended."""
+    """Yield the process id and the wait status of each child and adopted orphan that has ended."""
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -160,12 +168,15 @@ def _ended() -> Iterator[tuple[int, int]]:
 
 
 def _sweep() -> None:
-    """Kill all processes that the work has started and left; those in sessions of their own too."""
+    """Kill all processes that the work has started and not ended, also those in sessions of their own."""
     import psutil
 
     deadline = time.monotonic() + SWEEP_SECONDS
-    while (left := psutil.Process().children(recursive=True)) and time.monotonic() < deadline:
-        for process in left:
+    while time.monotonic() < deadline:
+        remaining = psutil.Process().children(recursive=True)
+        if not remaining:
+            return
+        for process in remaining:
             try:
                 process.kill()
             except psutil.NoSuchProcess:

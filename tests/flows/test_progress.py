@@ -155,16 +155,16 @@ def test_a_time_that_cannot_be_written_is_said_and_the_study_goes_on(tmp_path, c
 
 def test_a_stage_tells_when_it_ends_once_its_pace_is_known(now):
     pace = Pace("train/lenet5")
-    assert pace.left(None) is None
+    assert pace.seconds_left(None) is None
     pace.reached(0.1, "epoch 1/10")
-    assert pace.left(None) is None, "one report is no pace"
+    assert pace.seconds_left(None) is None, "one report is no pace"
     now.seconds += 10
     pace.reached(0.2, "epoch 2/10")
-    assert pace.left(None) == pytest.approx(80)
+    assert pace.seconds_left(None) == pytest.approx(80)
     now.seconds += 30
-    assert pace.left(None) == pytest.approx(50)
+    assert pace.seconds_left(None) == pytest.approx(50)
     now.seconds += 200
-    assert pace.left(None) is None, "long over: what was foretold was wrong"
+    assert pace.seconds_left(None) is None, "long over: what was foretold was wrong"
 
 
 def test_what_passes_before_a_stage_gets_on_is_no_part_of_its_pace(now):
@@ -175,7 +175,7 @@ def test_what_passes_before_a_stage_gets_on_is_no_part_of_its_pace(now):
     pace.reached(0.0, "round 1 of 5")
     now.seconds += 10
     pace.reached(0.1, "round 1 of 5")
-    assert pace.left(None) == pytest.approx(90)
+    assert pace.seconds_left(None) == pytest.approx(90)
 
 
 def test_a_resumed_stage_tells_its_own_pace(now):
@@ -184,15 +184,15 @@ def test_a_resumed_stage_tells_its_own_pace(now):
     pace.reached(0.9, "epoch 27/30")
     now.seconds += 20
     pace.reached(0.95, "epoch 28/30")
-    assert pace.left(None) == pytest.approx(20, rel=0.1)
+    assert pace.seconds_left(None) == pytest.approx(20, rel=0.1)
 
 
 def test_what_a_stage_took_before_is_told_until_it_has_a_pace(now):
     pace = Pace("aggregate")
     now.seconds += 4
-    assert pace.left(12.0) == pytest.approx(8)
+    assert pace.seconds_left(12.0) == pytest.approx(8)
     now.seconds += 15
-    assert pace.left(12.0) is None
+    assert pace.seconds_left(12.0) is None
 
 
 @pytest.mark.parametrize(

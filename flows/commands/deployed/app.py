@@ -1,12 +1,12 @@
-"""Serves one image classifier over HTTP, or as a function: `burnish deploy` wrote this folder.
+"""Serve one image classifier over HTTP, or as a function. `burnish deploy` wrote this folder.
 
     python app.py                                                  # listens on 127.0.0.1:8080 ($HOST, $PORT)
     curl --data-binary @photo.jpg 'localhost:8080/predict?top=3'   # -> {"predictions": [{"class": ..., ...}, ...]}
 
-`GET /healthz` answers 200 as soon as the model has answered a first query. What is no image is 400 and one line, what
-is too large 413, another format than JPEG, PNG, WebP, BMP or GIF 415, more at once than there is memory for 503. The
-environment of Cloud Run, Knative and Azure Container Apps sets PORT; the Dockerfile sets HOST to 0.0.0.0; AWS Lambda
-calls `handler`.
+`GET /healthz` answers 200 once the model has answered a first query. `POST /predict` answers 400 to a body that is no
+image, 413 to one that is too large, 415 to a form, and 503 where more images arrive at once than there is memory for.
+Accepted formats are JPEG, PNG, WebP, BMP and GIF. The environment of Cloud Run, Knative and Azure Container Apps sets
+PORT; the Dockerfile sets HOST to 0.0.0.0; AWS Lambda calls `handler`.
 """
 
 from __future__ import annotations
@@ -34,26 +34,27 @@ try:
 except (OSError, ValueError) as error:
     sys.exit(f"{HERE} is damaged: {error}; burnish deploy writes it anew")
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    # as measured, and read when NumPy is imported
+    # NumPy reads these when it is imported. The model was measured with this number of threads.
     os.environ.setdefault(_name, str(ABOUT["threads"]))
 
 import numpy  # noqa: E402
 from decoders import WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
 from model import Model, probabilities  # noqa: E402
-from pixels import normalise  # noqa: E402  # burnish's own, copied: images are prepared as those that it was measured with
+from pixels import normalise  # noqa: E402  # A copy of burnish's own code, so images are prepared as when it measured.
 
-# of an image file; Cloud Run's own limit of a request
+# Greatest size of an image file; Cloud Run has the same limit for a request.
 BODY_BYTES = 32 << 20
-# of all image files that are waited for or waiting
+# Greatest size of all image files together that are arriving or waiting for a decoder.
 BODIES_BYTES = 48 << 20
-# for an image file to arrive
+# The longest time that an image file may take to arrive.
 BODY_SECONDS = 30.0
-# for predictions at a time; above them the answer is 503, and /healthz answers as ever
+# Greatest number of requests for predictions at a time. Any more are answered 503, and /healthz answers as always.
 REQUESTS = 192
-# That the server itself may come to take. Measured: 0.4 MiB per request, 62 KiB per connection that waits
-# with as much of a head as is read (of 1,000); connections.WAITING, which is imported late, lets 512 wait.
+# Memory that the server itself may need. Measured: 0.4 MiB per request, and 62 KiB per connection that waits with a
+# head of the greatest size (mean of 1,000); connections.WAITING, which is imported later, lets 512 connections wait.
 RESERVED_BYTES = BODIES_BYTES + REQUESTS * (512 << 10) + 512 * (64 << 10)
 BUSY = "too many images at once; try again"
+# Number of classes in an answer, unless the request says another.
 TOP = 5
 LOG = logging.getLogger("uvicorn.error")
 
@@ -62,7 +63,13 @@ DECODERS = Decoders(ABOUT["image_shape"][1], ABOUT["resize"], share(RESERVED_BYT
 
 
 def prepare(image: bytes | bytearray) -> numpy.ndarray:
-    """An image file's bytes -> what the model takes, (1, channels, height, width); `Refused`: why not."""
+    """Decode an image file and return the model's input: float32, (1, channels, height, width).
+
+    Raises
+    ------
+    Refused
+        If the file is refused; it says why.
+    """
     channels = ABOUT["image_shape"][0]
     pixels = DECODERS.decode(image)
     if channels == 1 and pixels.ndim == 3:
@@ -74,7 +81,10 @@ def prepare(image: bytes | bytearray) -> numpy.ndarray:
 
 
 def predict(image: bytes | bytearray, top: str | None) -> tuple[int, dict[str, Any]]:
-    """(HTTP status, answer): the `top` most probable classes of an image file, best first; without it, five."""
+    """Return the HTTP status and the answer for an image file: its `top` most probable classes, the best first.
+
+    `top` is the text of the request's parameter; None stands for `TOP`.
+    """
     try:
         count = TOP if top is None else int(top)
         if count < 1:
@@ -82,19 +92,19 @@ def predict(image: bytes | bytearray, top: str | None) -> tuple[int, dict[str, A
     except ValueError:
         return 400, {"error": f"top: a whole number from 1 was expected, got {(top or '')[:40]!r}"}
     try:
-        found = probabilities(MODEL.logits(prepare(image))[0].astype("float64"))
+        shares = probabilities(MODEL.logits(prepare(image))[0].astype("float64"))
     except Refused as error:
         return error.status, {"error": str(error)}
     except ArithmeticError as error:
         return 500, {"error": str(error)}
-    best = numpy.argsort(-found, kind="stable")[:count]
+    best = numpy.argsort(-shares, kind="stable")[:count]
     return 200, {
-        "predictions": [{"class": ABOUT["classes"][i], "index": int(i), "probability": float(found[i])} for i in best]
+        "predictions": [{"class": ABOUT["classes"][i], "index": int(i), "probability": float(shares[i])} for i in best]
     }
 
 
 def refuse_form(content_type: str) -> None:
-    """Say of a form, as `curl -F` and browsers send files, what is accepted; `Refused`: it is one."""
+    """Raise `Refused` for a form, as `curl -F` and browsers send files; the message says what is accepted."""
     if content_type.strip().lower().startswith("multipart/"):
         raise Refused(
             415,
@@ -104,13 +114,13 @@ def refuse_form(content_type: str) -> None:
 
 
 def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
-    """AWS Lambda behind a function URL or an API Gateway: the body is the image file's bytes, in base64."""
+    """Answer an event of AWS Lambda behind a function URL or an API Gateway: its body is the image file in base64."""
     if (event.get("rawPath") or event.get("path") or "").endswith("/healthz"):
         status, answer = 200, {"status": "ok"}
     else:
         try:
-            named = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
-            refuse_form(named.get("content-type") or "")
+            headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+            refuse_form(headers.get("content-type") or "")
             image = base64.b64decode(event.get("body") or "", validate=True)
             status, answer = predict(image, (event.get("queryStringParameters") or {}).get("top"))
         except Refused as refused:
@@ -121,19 +131,37 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
 
 
 class Bodies:
-    """The image files in memory, over all requests."""
+    """The image files of all requests that are in memory.
+
+    Attributes
+    ----------
+    held
+        Their size, in bytes.
+    """
 
     def __init__(self) -> None:
         self.held = 0
 
-    async def read(self, parts: AsyncIterator[bytes], said: str, body: bytearray) -> None:
-        """Read a request's body into `body`; `Refused` where it is too large, too slow, or one too many.
+    async def read(self, parts: AsyncIterator[bytes], length: str, body: bytearray) -> None:
+        """Read a request's body into `body`.
 
-        `said`: its Content-Length, "" where there is none.
+        Parameters
+        ----------
+        parts
+            The parts of the body, as they arrive.
+        length
+            The request's Content-Length; empty where it has none.
+        body
+            The bytes that have been read, also where the rest is refused.
+
+        Raises
+        ------
+        Refused
+            If the body is too large or too slow, or all bodies together are too large.
         """
         large = Refused(413, f"an image file of up to {BODY_BYTES >> 20} MiB is accepted")
-        # the HTTP parser lets digits alone through
-        if said and int(said) > BODY_BYTES:
+        # The HTTP parser refuses a Content-Length that is no number.
+        if length and int(length) > BODY_BYTES:
             raise large
         try:
             async with asyncio.timeout(BODY_SECONDS):
@@ -154,7 +182,7 @@ class Bodies:
 
 
 def application() -> Any:
-    """The ASGI application; a query runs in a thread, so that /healthz answers meanwhile."""
+    """Return the ASGI application. Each query runs in a thread, so that /healthz answers meanwhile."""
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
     from starlette.requests import ClientDisconnect, Request
@@ -163,21 +191,22 @@ def application() -> Any:
 
     bodies = Bodies()
     requests = 0
-    # one more: a model that is at work leaves no decoder idle
+    # One more than there are decoders, so that no decoder is idle while the model computes.
     turns = asyncio.Semaphore(DECODERS.allowed.decoders + 1)
 
     async def healthz(request: Request) -> Response:
         return JSONResponse({"status": "ok"})
 
     async def answered(request: Request, body: bytearray) -> Response:
+        """Read a request's body, wait for a turn, and predict."""
         parts = request.stream()
         try:
             refuse_form(request.headers.get("content-type", ""))
             await bodies.read(parts, request.headers.get("content-length", ""), body)
         except Refused as refused:
             bodies.release(body)
-            again = {"retry-after": "1"} if refused.status == 503 else {}
-            return JSONResponse({"error": str(refused)}, refused.status, {"connection": "close"} | again)
+            retry = {"retry-after": "1"} if refused.status == 503 else {}
+            return JSONResponse({"error": str(refused)}, refused.status, {"connection": "close"} | retry)
         try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await turns.acquire()
@@ -186,14 +215,15 @@ def application() -> Any:
         try:
             if await request.is_disconnected():
                 raise ClientDisconnect
-            status, found = await run_in_threadpool(predict, body, request.query_params.get("top"))
+            status, content = await run_in_threadpool(predict, body, request.query_params.get("top"))
         finally:
             turns.release()
-        return JSONResponse(found, status, {"retry-after": "1"} if status == 503 else {})
+        return JSONResponse(content, status, {"retry-after": "1"} if status == 503 else {})
 
     async def answer(request: Request) -> Response:
+        """Answer a request for a prediction, or refuse it at once where there are too many."""
         nonlocal requests
-        # its body is not read: that would keep the connection
+        # The body is not read, because that would keep the connection open.
         if requests >= REQUESTS:
             return JSONResponse({"error": BUSY}, 503, {"connection": "close", "retry-after": "1"})
         body = bytearray()
@@ -202,7 +232,7 @@ def application() -> Any:
             return await answered(request, body)
         except ClientDisconnect:
             LOG.info("%s - went away after %d bytes of its image file", request.client, len(body))
-            # nobody reads it
+            # Nobody reads this answer.
             return Response(status_code=499)
         finally:
             requests -= 1
@@ -212,11 +242,12 @@ def application() -> Any:
 
 
 def _port() -> int:
-    told = os.environ.get("PORT", "8080")
-    if not (told.isdecimal() and 1 <= int(told) <= 65_535):
-        print(f"PORT={told!r} is no port; accepted is a whole number from 1 to 65535", file=sys.stderr)
+    """Return the port that the environment names; end the process if it is none."""
+    port = os.environ.get("PORT", "8080")
+    if not (port.isdecimal() and 1 <= int(port) <= 65_535):
+        print(f"PORT={port!r} is no port; accepted is a whole number from 1 to 65535", file=sys.stderr)
         sys.exit(2)
-    return int(told)
+    return int(port)
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
-"""HTTP connections that neither wait for ever nor keep others out.
+"""Limit how long an HTTP connection may wait, and how many may, so that none keeps others out.
 
-uvicorn limits neither how slowly a request comes nor how slowly its answer is read, and counts a connection that sends
-nothing like one that does, so that a few hundred of them would have a health check refused.
+uvicorn limits neither how slowly a request arrives nor how slowly its answer is read. It counts a connection that sends
+nothing like any other, so a few hundred of them would make it refuse a health check.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from typing import Any, ClassVar
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-# for the head of a request, from the connection or from its first byte
+# The longest time that the head of a request may take, from the start of the connection or from the head's first byte.
 HEADER_SECONDS = 10.0
-# for all the rest: the body, decoding, the answer and its being read
+# The longest time for the rest of a request: its body, decoding, the model, and the client's reading of the answer.
 REQUEST_SECONDS = 90.0
-# connections without the whole head of a request; of more, the one that has waited longest is closed
+# Greatest number of connections that have not sent the whole head of a request. If there are more, the one that has
+# waited longest is closed.
 WAITING = 512
-# for the head of a request, however many wait: a burst of requests is no flood of idle connections
+# However many wait, each has this time for its head first: a burst of requests is no flood of idle connections.
 GRACE_SECONDS = 1.0
-# connections that wait, whatever their grace; likewise of those that linger
+# Greatest number of connections that wait, in their grace or not, and greatest number of those that linger.
 MOST = 1024
-# for a client to read its answer while it still sends what is refused
+# The longest time that a client has to read its answer while it still sends a body that was refused.
 LINGER_SECONDS = 30.0
-# of which so many are read
+# Greatest number of bytes that are read of such a body.
 LINGER_BYTES = 128 << 20
-# open files that the process asks the system for
+# Number of open files that the process asks the system for.
 FILES = 4 * MOST
 
 
 def more_files() -> None:
-    """Raise the limit of open files, of which each connection is one, as far as the system lets this process."""
-    # Windows has no such limit
+    """Raise this process's limit of open files as far as the system allows. Each connection is an open file."""
+    # Windows has no such limit.
     with suppress(ImportError):
         import resource
 
@@ -46,9 +47,10 @@ def more_files() -> None:
 
 
 class _Lingering:
-    """A transport that is closed for writing alone while its client has not sent all of a request that is refused.
+    """A transport that, when it is closed early, is closed for writing only.
 
-    What was sent to a socket that is closed resets the connection, and the client never sees the answer.
+    Its client may still send the body of a request that was refused. Data that arrives at a closed socket resets the
+    connection, and then the client never sees the answer.
     """
 
     def __init__(self, transport: Any, protocol: Patient) -> None:
@@ -59,7 +61,7 @@ class _Lingering:
         return getattr(self._transport, name)
 
     def close(self) -> None:
-        """Close the connection, or have it linger."""
+        """Close the connection, or let it linger where its client still sends."""
         unfinished = self._protocol.conn.their_state in (h11.SEND_BODY, h11.ERROR)
         if self._transport.is_closing() or not unfinished:
             self._transport.close()
@@ -69,39 +71,39 @@ class _Lingering:
             self._protocol.linger()
 
     def is_closing(self) -> bool:
-        """Whether nothing more is written."""
+        """Return whether nothing more can be written."""
         return bool(self._protocol.lingers or self._transport.is_closing())
 
 
 class Patient(H11Protocol):
-    """uvicorn's HTTP/1.1 protocol with a limit for each part of a request; at its end the connection is closed."""
+    """uvicorn's HTTP/1.1 protocol, with a time limit for each part of a request. A late connection is closed."""
 
     waiting: ClassVar[dict[Patient, None]] = {}
-    """Connections without the whole head of a request, the one that has waited longest first."""
+    """Connections that have not sent the whole head of a request. The one that has waited longest is first."""
     lingering: ClassVar[dict[Patient, None]] = {}
-    """Connections whose clients have their answer, and still send; the first of them first."""
+    """Connections whose clients have their answer and still send. The one that has lingered longest is first."""
 
     def connection_made(self, transport: Any) -> None:
         """Begin to wait for the first request."""
         self._discarded = 0
         self._since = 0.0
-        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]  # it has all of a transport
+        super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]  # It passes on all else.
         self._wait()
-        # asyncio reads up to 256 KiB at a time, before uvicorn can say that it has enough; it has at 64 KiB.
+        # asyncio reads up to 256 KiB at a time, while uvicorn stops reading at 64 KiB.
         transport.max_size = 64 << 10
         self._late: asyncio.TimerHandle | None = None
         self._begun: object = None
         self._within(HEADER_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Forget the connection."""
         self._within(None)
         self.waiting.pop(self, None)
         self.lingering.pop(self, None)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Begin to wait for the rest of a head, where this is the first of it."""
+        """Start the limit for a head with its first bytes. Count, and forget, what a lingering connection sends."""
         if self.lingers:
             self._discarded += len(data)
             if self._discarded > LINGER_BYTES:
@@ -112,7 +114,7 @@ class Patient(H11Protocol):
         super().data_received(data)
 
     def handle_events(self) -> None:
-        """Begin to wait for the rest of a request, where its head is complete."""
+        """Start the limit for the rest of a request once its head is complete."""
         super().handle_events()
         if self.cycle is not None and self.cycle is not self._begun and not self.cycle.response_complete:
             self._begun = self.cycle
@@ -120,7 +122,7 @@ class Patient(H11Protocol):
             self._within(REQUEST_SECONDS)
 
     def on_response_complete(self) -> None:
-        """Wait no more: between requests uvicorn's own limit holds."""
+        """End the limit. Between two requests uvicorn's own limit holds."""
         if not self.lingers:
             self._within(None)
         if not self.transport.is_closing():
@@ -128,11 +130,11 @@ class Patient(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Answer what is no request, or one whose head is too large; uvicorn calls this where h11 has raised that."""
+        """Answer bytes that are no request, or a head that is too large. uvicorn calls this after h11's exception."""
         error = sys.exc_info()[1]
         status = getattr(error, "error_status_hint", 400)
-        told = "the head of the request is too large" if status == 431 else msg
-        body = json.dumps({"error": told}).encode()
+        message = "the head of the request is too large" if status == 431 else msg
+        body = json.dumps({"error": message}).encode()
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -145,7 +147,7 @@ class Patient(H11Protocol):
 
     @property
     def lingers(self) -> bool:
-        """Whether the client has its answer, and what it still sends is read and forgotten."""
+        """Whether the client has its answer and still sends, so that all it sends is read and forgotten."""
         return self in self.lingering
 
     def linger(self) -> None:
@@ -156,7 +158,7 @@ class Patient(H11Protocol):
             next(iter(self.lingering))._end("too many connections send on what was refused")
 
     def _wait(self) -> None:
-        """Be one of those that wait, and close the first of them if they are too many."""
+        """Join the waiting connections, and close those that have waited longest if there are too many."""
         self.waiting[self] = None
         self._since = self.loop.time()
         while len(self.waiting) > WAITING:
@@ -166,12 +168,13 @@ class Patient(H11Protocol):
             first._end("too many connections wait without a request")
 
     def _within(self, seconds: float | None) -> None:
+        """Close the connection in so many seconds, unless this is called again; None sets no limit."""
         if self._late is not None:
             self._late.cancel()
         self._late = None if seconds is None else self.loop.call_later(seconds, self._end)
 
-    def _end(self, why: str = "its request was not over in time") -> None:
+    def _end(self, reason: str = "its request was not over in time") -> None:
         self.waiting.pop(self, None)
         self.lingering.pop(self, None)
-        self.logger.info("%s - closed: %s", self.client, why)
+        self.logger.info("%s - closed: %s", self.client, reason)
         self.transport.abort()

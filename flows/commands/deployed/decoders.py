@@ -1,8 +1,8 @@
-"""Decodes images from strangers in processes of their own, whose memory, time and number are limited.
+"""Decode images from strangers in separate processes, with limits on their memory, time and number.
 
-A file of some hundred kilobytes can ask for gigabytes, in its pixels or in its metadata, and a decoder that is busy
-with it cannot be stopped from within. So each image is decoded by one of a few processes (`python decoders.py`): the
-kernel refuses it more memory than its share, it is ended after `SECONDS`, and another takes its place.
+A file of some hundred kilobytes can ask for gigabytes, in its pixels or in its metadata, and Python cannot stop a
+library that is busy with it. So each image is decoded by one of a few processes (`python decoders.py`). The kernel
+refuses a process more memory than its share; a process that takes longer than `SECONDS` is killed and replaced.
 """
 
 from __future__ import annotations
@@ -23,53 +23,56 @@ import numpy
 import quota
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF")
-# that an image may take to decode; 16 megapixels take about one
+# The longest time that an image may take to decode. 16 megapixels take about one second.
 SECONDS = 10.0
-# that an image waits for a free decoder
+# The longest time that an image waits for a free decoder.
 WAIT_SECONDS = 10.0
-# decoders at a time, at most
+# Greatest number of decoders.
 MOST = 4
-# Python, NumPy and Pillow in a decoder's process; about 45 MiB, measured
+# Memory of Python, NumPy and Pillow in a decoder's process; about 45 MiB were measured.
 BASE_BYTES = 64 << 20
-# for the pixels of one image: there are fewer decoders where memory is short
+# Memory that a decoder should have for one image. Where memory is short, there are fewer decoders.
 WANTED_BYTES = 384 << 20
-# between the processes: the kernel refused memory, and what is left of the process is not relied on
-SPENT = 507
-# for the pixels of one image, however short memory is
+# Memory that a decoder has for one image, however short memory is.
 LEAST_BYTES = 96 << 20
-# of the plainest image, a progressive JPEG: 4 in Pillow's RGB, 6 in its coefficients
+# A decoder answers with this status when the kernel has refused it memory. The server then ends the process, because
+# it may be in any state. A client sees 413 instead.
+SPENT = 507
+# Memory per pixel that an image is expected to need. A progressive JPEG takes 4 bytes as Pillow's RGB and 6 as
+# coefficients.
 PIXEL_BYTES = 10
-# with which the dearest WebP, with alpha and noise, is decoded: measured
-WEBP_PIXEL_BYTES, WEBP_FILE_BYTES = 40, 3
-# of pixels, at most: 4,600 x 4,600 in colour
+# Memory per pixel, and per byte of the file, of the most expensive WebP, which has alpha and noise; measured.
+WEBP_PIXEL_BYTES = 40
+WEBP_FILE_BYTES = 3
+# Greatest size of the decoded pixels: 4,600 x 4,600 in colour.
 ANSWER_BYTES = 64 << 20
-# memory that is reckoned with where the system does not tell it
+# Memory that is assumed to be free where the system does not say it.
 WITHOUT_LIMIT = 2 << 30
 
 
 class Refused(Exception):
-    """An image that is not answered: (HTTP status, why)."""
+    """An image that is refused, with the HTTP status of the answer; the message says why."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
         self.status = status
 
 
 class Share(NamedTuple):
-    """How many decoders there are and what each may take."""
+    """Number of decoders, and the memory of each."""
 
     decoders: int
     image_bytes: int
-    """Memory for one image: the file, its pixels and their copies."""
+    """Memory that a decoder has for one image: for the file, its pixels and their copies."""
 
     @property
     def pixels(self) -> int:
-        """Pixels above which an image is refused before it is decoded."""
+        """Greatest number of pixels; a larger image is refused before it is decoded."""
         return self.image_bytes // PIXEL_BYTES
 
 
 def share(reserved: int) -> Share:
-    """Divide four fifths of the memory that is free now, less what the server itself will take, among the decoders."""
+    """Divide memory among decoders: four fifths of what is free now, less the `reserved` bytes of the server itself."""
     try:
         free = quota.memory_available()
     except OSError:
@@ -80,25 +83,25 @@ def share(reserved: int) -> Share:
 
 
 class Decoders:
-    """A few processes that decode, each one image at a time."""
+    """A few processes, each of which decodes one image at a time."""
 
     def __init__(self, size: int, resize: int | None, allowed: Share) -> None:
         self.allowed = allowed
-        self._told = json.dumps(
+        self._settings = json.dumps(
             {"size": size, "resize": resize, "bytes": allowed.image_bytes, "pixels": allowed.pixels}
         )
         self._free: queue.LifoQueue[_Decoder] = queue.LifoQueue()
         for _ in range(allowed.decoders):
-            self._free.put(_Decoder(self._told))
+            self._free.put(_Decoder(self._settings))
 
     def decode(self, image: bytes | bytearray) -> numpy.ndarray:
-        """An image file's bytes -> upright uint8 pixels, (height, width) or (height, width, 3).
+        """Decode an image file and return its pixels, upright: uint8, (height, width) or (height, width, 3).
 
         Raises
         ------
         Refused
-            If the file is no image of one of `FORMATS` (400), asks for more pixels, memory or time than it is given
-            (413), or all decoders are busy or were killed (503).
+            If the file is no image of one of `FORMATS` (400), needs more pixels, memory or time than is allowed (413),
+            or all decoders are busy or were killed (503).
         """
         try:
             decoder = self._free.get(timeout=WAIT_SECONDS)
@@ -108,42 +111,47 @@ class Decoders:
             try:
                 status, answer = decoder.ask(image)
             except Died:
-                # ended by the kernel or an administrator, perhaps before it had the image
-                decoder = _Decoder(self._told)
+                # The kernel or a person killed the process, perhaps before it had the image, so a new one tries again.
+                decoder = _Decoder(self._settings)
                 status, answer = decoder.ask(image)
         except Died:
             raise Refused(503, "what decodes images ended twice without an answer; try again") from None
         finally:
-            self._free.put(decoder if decoder.alive else _Decoder(self._told))
+            self._free.put(decoder if decoder.alive else _Decoder(self._settings))
         if status != 200:
             raise Refused(status, answer.decode(errors="replace"))
         return numpy.load(io.BytesIO(answer), allow_pickle=False)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes that are not at work."""
         while not self._free.empty():
             self._free.get().end()
 
 
 class Died(Exception):
-    """A decoder's process has ended without an answer."""
+    """A decoder's process ended without an answer."""
 
 
 class _Decoder:
-    """One process, as the server sees it."""
+    """One decoder's process, as the server sees it."""
 
-    def __init__(self, told: str) -> None:
-        command = [sys.executable, str(Path(__file__).resolve()), told]
-        # NumPy's threads would take address space, and have no work
-        alone = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=alone)
+    def __init__(self, settings: str) -> None:
+        command = [sys.executable, str(Path(__file__).resolve()), settings]
+        # NumPy's threads would have no work, and would take address space, which is limited.
+        environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
     def ask(self, image: bytes | bytearray) -> tuple[int, bytes]:
-        """(HTTP status, pixels as npy or words). A process that has spent its memory or time is not `alive` afterwards.
+        """Have an image decoded. A process that has used up its memory or time is not `alive` afterwards.
+
+        Returns
+        -------
+        tuple
+            HTTP status; and the pixels in NumPy's file format, or a message in UTF-8 where the status is not 200.
 
         Raises
         ------
@@ -179,7 +187,7 @@ class _Decoder:
         self._process.kill()
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
-            # what was not yet written has no reader any more
+            # Closing writes what is still in the buffer, but the process does not read any more.
             with suppress(BrokenPipeError):
                 pipe.close()  # type: ignore[union-attr]  # both are pipes
 
@@ -192,7 +200,7 @@ def send(pipe: IO[bytes], status: int, content: bytes | bytearray) -> None:
 
 
 def receive(pipe: IO[bytes], most: int) -> tuple[int, bytes]:
-    """Read a message of up to `most` bytes; EOFError where the other side has ended, or says something else."""
+    """Read a message of up to `most` bytes; raise EOFError where the other side has ended, or sent no such message."""
     head = pipe.read(10)
     if len(head) < 10:
         raise EOFError
@@ -209,9 +217,9 @@ def receive(pipe: IO[bytes], most: int) -> tuple[int, bytes]:
 
 
 def _limit_memory(more: int) -> None:
-    """Let the kernel refuse this process more than `more` bytes beside what it has mapped now."""
+    """Make the kernel refuse this process more than `more` bytes of memory beyond what it has now."""
     if sys.platform != "linux":
-        # other systems do not enforce it; the limit on pixels holds there alone
+        # Other systems do not enforce such a limit; there only the limit on pixels protects the server.
         return
     import resource
 
@@ -219,34 +227,36 @@ def _limit_memory(more: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (mapped + more, mapped + more))
 
 
-def _decoded(image: bytes, told: dict[str, Any]) -> tuple[int, bytes]:
-    """(HTTP status, pixels as npy or words)."""
+def _decoded(image: bytes, settings: dict[str, Any]) -> tuple[int, bytes]:
+    """Decode an image, and return what `_Decoder.ask` returns."""
     from decode import Bad
     from PIL import Image, UnidentifiedImageError
 
-    large = f"an image of up to {told['pixels'] / 1e6:.1f} megapixels is accepted"
+    large = f"an image of up to {settings['pixels'] / 1e6:.1f} megapixels is accepted"
     try:
-        return 200, _pixels(image, told)
+        return 200, _pixels(image, settings)
     except (Refused, Image.DecompressionBombError) as error:
         return 413, (f"{large}, {error}" if isinstance(error, Refused) else large).encode()
     except UnidentifiedImageError:
         known = f"undecodable image: of no known format; accepted: {', '.join(FORMATS)}"
         return 400, (known if image else "empty image: 0 bytes").encode()
     except Exception as error:
-        # on damaged bytes Pillow raises nearly anything
+        # For damaged bytes Pillow raises exceptions of nearly any class.
         pixels = _webp_pixels(image)
-        short = pixels and WEBP_PIXEL_BYTES * pixels + WEBP_FILE_BYTES * len(image) > told["bytes"]
-        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError) or short:
+        too_large = pixels and WEBP_PIXEL_BYTES * pixels + WEBP_FILE_BYTES * len(image) > settings["bytes"]
+        if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError) or too_large:
             return SPENT, f"the image needs more memory than it is given; {large}".encode()
-        said = (
-            filter(None, error.args) if isinstance(error, Bad) else ("undecodable image", " ".join(str(error).split()))
-        )
-        return 400, ": ".join(said).encode()
+        parts = ["undecodable image", " ".join(str(error).split())]
+        if isinstance(error, Bad):
+            parts = [part for part in error.args if part]
+        return 400, ": ".join(parts).encode()
 
 
 def _webp_pixels(image: bytes) -> int:
-    """Pixels of a WebP by its head (RFC 9649); 0: it is none. Its library says of refused memory what it says of
-    damage."""
+    """Return the number of pixels of a WebP, from its head (RFC 9649); 0 for another format.
+
+    WebP's library reports refused memory as it reports damage, so only the size tells the two apart.
+    """
     kind = image[12:16] if image[:4] == b"RIFF" and image[8:12] == b"WEBP" and len(image) >= 30 else b""
     if kind == b"VP8X":
         sides = [1 + int.from_bytes(image[at : at + 3], "little") for at in (24, 27)]
@@ -260,42 +270,43 @@ def _webp_pixels(image: bytes) -> int:
     return sides[0] * sides[1]
 
 
-def _pixels(image: bytes, told: dict[str, Any]) -> bytes:
-    """An image as npy; its format and size are looked at first, which the head of the file tells."""
+def _pixels(image: bytes, settings: dict[str, Any]) -> bytes:
+    """Decode an image to NumPy's file format. Its format and size are checked first, which the file's head tells."""
     from decode import decode
     from PIL import Image
 
     with Image.open(io.BytesIO(image), formats=FORMATS) as picture:
-        if picture.width * picture.height > told["pixels"]:
+        if picture.width * picture.height > settings["pixels"]:
             raise Refused(413, f"this one has {picture.width} x {picture.height} pixels")
     file = io.BytesIO()
-    numpy.save(file, decode(image, told["size"], told["resize"]), allow_pickle=False)
+    numpy.save(file, decode(image, settings["size"], settings["resize"]), allow_pickle=False)
     return file.getvalue()
 
 
-def _serve(told: dict[str, Any]) -> None:
+def _serve(settings: dict[str, Any]) -> None:
+    """Decode images from standard input until it ends."""
     import signal
     import warnings
 
-    # Ctrl-C is the server's; this process ends when its pipe does
+    # Ctrl-C is for the server. This process ends when the server closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    import decode  # noqa: F401  # imported before memory is limited
+    # Modules and Pillow's plug-ins are loaded before memory is limited.
+    import decode  # noqa: F401
     from PIL import Image, PngImagePlugin
 
     Image.preinit()
-    # the plug-ins, likewise
     Image.init()
     warnings.simplefilter("ignore")
-    Image.MAX_IMAGE_PIXELS = min(told["pixels"], Image.MAX_IMAGE_PIXELS or told["pixels"])
-    # all text of a PNG, decompressed: one mebibyte
+    Image.MAX_IMAGE_PIXELS = min(settings["pixels"], Image.MAX_IMAGE_PIXELS or settings["pixels"])
+    # All texts of a PNG together may have as many bytes as one: one mebibyte, decompressed.
     PngImagePlugin.MAX_TEXT_MEMORY = PngImagePlugin.MAX_TEXT_CHUNK
-    _limit_memory(told["bytes"])
+    _limit_memory(settings["bytes"])
     while True:
         try:
-            _, image = receive(sys.stdin.buffer, told["bytes"])
-            send(sys.stdout.buffer, *_decoded(image, told))
+            _, image = receive(sys.stdin.buffer, settings["bytes"])
+            send(sys.stdout.buffer, *_decoded(image, settings))
         except (EOFError, BrokenPipeError):
-            # the server has ended
+            # The server has ended.
             return
 
 

@@ -1,4 +1,4 @@
-"""The model file in the runtime that it was measured in, with the settings that it was measured with."""
+"""Run the model file in the runtime, and with the settings, in which burnish measured it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy
 import quota
 
-# read when ONNX Runtime is imported
+# ONNX Runtime reads this when it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 Query = Callable[[numpy.ndarray], numpy.ndarray]
 
@@ -21,31 +21,32 @@ Query = Callable[[numpy.ndarray], numpy.ndarray]
 class Model:
     """Answers queries of one image each.
 
-    As many are in flight at a time as have their measured number of threads each: a query has the cores that it was
-    measured with.
+    Only so many queries run at a time that each has the number of cores with which the model was measured.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         usable = quota.usable_processors()
         self.threads = min(about["threads"], usable)
         if self.threads < about["threads"]:
-            told = (
-                f"the model was measured with {about['threads']} threads; this machine or container has {usable} for it"
+            print(
+                f"the model was measured with {about['threads']} threads; this machine or container has {usable} "
+                "for it",
+                file=sys.stderr,
             )
-            print(told, file=sys.stderr)
         self._turns = threading.BoundedSemaphore(max(1, usable // self.threads))
         self._shape = (1, *about["image_shape"])
         self._query = OPEN[about["runtime"]](folder / about["file"], about["settings"], self.threads, self._shape)
-        # the first query takes longer: not a user's
+        # The first query takes longer, so it is made before any user's.
         self.logits(numpy.zeros(self._shape, "float32"))
 
     def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
-        """Normalised float32 (1, channels, height, width) -> logits (1, classes)."""
+        """Return the logits, (1, classes), of a normalised image: float32, (1, channels, height, width)."""
         with self._turns:
             return self._query(inputs)
 
 
 def _onnxruntime(path: Path, settings: dict[str, Any], threads: int, shape: tuple[int, ...]) -> Query:
+    """Open a model in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -61,32 +62,35 @@ def _onnxruntime(path: Path, settings: dict[str, Any], threads: int, shape: tupl
 
 
 def _openvino(path: Path, settings: dict[str, Any], threads: int, shape: tuple[int, ...]) -> Query:
+    """Open a model in OpenVINO; end the process where this CPU does not compute in the measured precision."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: not to be imported
     import openvino
 
     core = openvino.Core()
     model = core.read_model(path)
-    # as measured: compiled for the shape that comes
+    # The model was measured compiled for the shape of its inputs, not for any shape.
     model.reshape({0: openvino.PartialShape(list(shape))})
-    asked = settings["INFERENCE_PRECISION_HINT"]
+    precision = settings["INFERENCE_PRECISION_HINT"]
     try:
         compiled = core.compile_model(model, "CPU", settings | {"INFERENCE_NUM_THREADS": str(threads)})
     except RuntimeError as error:
-        said = str(error).strip().splitlines()[-1].strip()
+        reason = str(error).strip().splitlines()[-1].strip()
         raise SystemExit(
-            f"OpenVINO cannot compile the model in {asked}, as it was measured, on this CPU: {said}"
+            f"OpenVINO cannot compile the model in {precision}, as it was measured, on this CPU: {reason}"
         ) from None
-    given = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if given != asked:
+    compiled_precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if compiled_precision != precision:
         raise SystemExit(
-            f"the model was measured in {asked}, which this CPU does not compute in (OpenVINO gave {given}); "
+            f"the model was measured in {precision}, which this CPU does not compute in (OpenVINO gave "
+            f"{compiled_precision}); "
             "deploy another form: burnish deploy --variant NAME"
         )
-    # A request a query: one request does not serve two threads.
+    # Each query has a request of its own, because two threads cannot share one.
     return lambda inputs: compiled.create_infer_request().infer([inputs])[0]
 
 
 def _torchscript(path: Path, settings: dict[str, Any], threads: int, shape: tuple[int, ...]) -> Query:
+    """Open a model in PyTorch."""
     import torch
 
     torch.set_num_threads(threads)
@@ -105,15 +109,16 @@ OPEN = {
     "openvino_bf16": _openvino,
     "torchscript": _torchscript,
 }
+"""The function that opens a model file, for each runtime."""
 
 
 def probabilities(logits: numpy.ndarray) -> numpy.ndarray:
-    """Softmax of one image's logits, float64 (classes,).
+    """Return the softmax of one image's logits; both are float64, (classes,).
 
     Raises
     ------
     ArithmeticError
-        If the model's answer is not finite.
+        If a logit is not finite.
     """
     if not math.isfinite(float(logits.sum())):
         raise ArithmeticError("the model's answer is not a finite number")

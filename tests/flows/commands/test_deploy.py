@@ -346,7 +346,7 @@ def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
         grey.deploy(tmp_path / "served")
         told = capsys.readouterr().out
         assert (
-            "it was chosen at batch size 8, the server answers one image a query, which this run did not measure"
+            "it was chosen at batch size 8, the server answers one image per query, which this run did not measure"
             in told
         )
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, winner=False)

@@ -10,6 +10,7 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.presets import presets
 from flows.settings import plain
+from flows.studies import SCALES
 from flows.study import run_study
 from tasks.records import Data, Study
 from tasks.records._base import choices
@@ -92,6 +93,22 @@ def test_the_deployments_file_fills_the_form_without_constants(schema):
         assert not [
             name for name, part in made["parameters"]["study"].items() if isinstance(part, dict) and "kind" in part
         ]
+
+
+def test_the_deployments_file_holds_only_what_differs_from_the_defaults():
+    text = (ROOT / "prefect.yaml").read_text()
+    assert len(text.splitlines()) < 300
+    defaults = plain(Study())
+    for deployment in yaml.safe_load(text)["deployments"]:
+        name = deployment["name"]
+        preset, _, scale = name.rpartition("-")
+        study = presets()[preset](scale) if scale in SCALES else presets()[name.removesuffix("-nightly")]()
+        stored = deployment["parameters"]["study"]
+        assert Study.model_validate(stored) == study, "with the defaults it is the whole study"
+        for section, value in stored.items():
+            assert value != defaults[section]
+            if isinstance(value, dict):
+                assert not [key for key, part in value.items() if defaults[section].get(key, ...) == part]
 
 
 def test_choices_leave_the_record_its_own_message():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from flows.orchestration.deployments import made
+from flows.orchestration.deployments import all_deployments
 from flows.settings import load
 from tests.support import programs
 from tests.support.command import SHORT, api, bare
@@ -105,7 +105,7 @@ def test_one_command_has_pages_and_a_worker_a_resumed_schedule_is_run_and_ctrl_c
     asked = urllib.request.Request(page, headers={"Accept": "text/html"})
     assert b"<html" in urllib.request.urlopen(asked, timeout=30).read().lower()
     deployments = place.deployments()
-    assert set(deployments) == {deployment["name"] for deployment in made()}
+    assert set(deployments) == {deployment["name"] for deployment in all_deployments()}
     assert {"study", "out"} <= deployments["quickstart"]["parameter_openapi_schema"]["properties"].keys()
     nightly = deployments["quickstart-nightly"]
     (schedule,) = nightly["schedules"]
@@ -146,7 +146,7 @@ def test_the_long_way_works_in_the_order_of_the_readme(place: Place, closing: li
     rest.wait_for(lambda: "started!" in rest.text)
     assert "Traceback" not in rest.text
     deployments = place.deployments()
-    assert set(deployments) == {deployment["name"] for deployment in made()}
+    assert set(deployments) == {deployment["name"] for deployment in all_deployments()}
     quick = deployments["quickstart"]["id"]
     api(place.url, f"deployments/{quick}/create_flow_run", {"parameters": place.parameters()})
     run = place.ended(quick, rest)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.bench import _names, _ordered, comparisons
+from flows.commands.bench import _names, _reference_first, comparisons
 from flows.terminal import bench_table
 from tasks.forms.modelfile import ModelFile
 from tests.support.bench import latency, measured
@@ -109,10 +109,10 @@ def test_nothing_is_compared_with_another_file_where_the_reference_failed() -> N
 
 def test_the_reference_comes_first_and_is_measured_though_it_is_not_among_the_files(tmp_path: Path) -> None:
     a, b, c = (tmp_path / name for name in "abc")
-    assert _ordered([a, b], None) == [a, b]
-    assert _ordered([a, b], str(tmp_path / "." / "b")) == [b, a]
-    assert _ordered([a, b], str(c)) == [c, a, b]
-    assert _ordered([a, b, b], str(b)) == [b, a, b]
+    assert _reference_first([a, b], None) == [a, b]
+    assert _reference_first([a, b], str(tmp_path / "." / "b")) == [b, a]
+    assert _reference_first([a, b], str(c)) == [c, a, b]
+    assert _reference_first([a, b, b], str(b)) == [b, a, b]
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders() -> None:

@@ -103,7 +103,7 @@ def test_two_queries_have_no_shares(file: Path, tmp_path: Path, capsys: pytest.C
     assert "too few queries to say where the time goes" in told
     assert "operators could be summed over 1 query, and their shares need 5" in told
     assert "share " not in told
-    assert "ms a query\n" in told
+    assert "ms per query\n" in told
     folder = tmp_path / "profiles" / "model-onnxruntime"
     operators = pl.read_parquet(folder / "operators.parquet")
     assert operators["share"].null_count() == len(operators) >= 2
