@@ -14,7 +14,7 @@ import numpy as np
 
 from tasks import machine, runtimes
 from tasks.caching.stage import stage
-from tasks.candidates.jobs import Job, candidates, modules, save_pool
+from tasks.candidates.candidate import Candidate, make_candidates, modules, save_pool
 from tasks.candidates.process import Images
 from tasks.candidates.rounds import run
 from tasks.candidates.rows import frame, stored, tables
@@ -51,21 +51,23 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
     rows = arrays.rows_of("test")
     np.save(folder / "rows.npy", rows)
     save_pool(work, data, max(settings.batch_sizes), folder / "pool.npy")
-    jobs, unmeasured = _plan(work, data, variants, settings, folder)
-    with locked({"cpu", *(job.device for job in jobs)}, work.log):
+    candidates, unmeasured = _plan(work, data, variants, settings, folder)
+    with locked({"cpu", *(candidate.device for candidate in candidates)}, work.log):
         environment = machine.environment()
         release()
-        run(work, jobs, settings, folder)
+        run(work, candidates, settings, folder)
     labels = arrays.labels[rows]
-    evaluations = list(_evaluations(work.log, jobs, labels, {v.name: v.parent for v in variants}))
+    evaluations = list(_evaluations(work.log, candidates, labels, {v.name: v.parent for v in variants}))
     made = Measured(
-        tables=tables(work, jobs, settings, unmeasured)
+        tables=tables(work, candidates, settings, unmeasured)
         | {
             "environments": work.rows("environments", [environment]),
             "evaluations": work.rows("evaluations", evaluations),
-            "predictions": stored(work, "predictions", _predictions(jobs, rows, labels, _names(work, data, rows))),
+            "predictions": stored(
+                work, "predictions", _predictions(candidates, rows, labels, _names(work, data, rows))
+            ),
         },
-        passing=tuple(f"{job.label}: {job.error}" for job in jobs if job.killed),
+        passing=tuple(f"{candidate.label}: {candidate.error}" for candidate in candidates if candidate.killed),
     )
     # else the rounds before are there for the next run
     if not made.passing:
@@ -75,9 +77,9 @@ def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], setting
 
 def _plan(
     work: Work, data: Prepared, variants: tuple[Variant, ...], settings: Benchmark, folder: Path
-) -> tuple[list[Job], list[dict[str, object]]]:
+) -> tuple[list[Candidate], list[dict[str, object]]]:
     """(What to measure, rows of what cannot be measured)."""
-    jobs: list[Job] = []
+    candidates: list[Candidate] = []
     rows: list[dict[str, object]] = []
     devices = machine.resolve_devices(settings.devices)
     assert AUTO not in settings.runtimes, "flows/plan.py decides what it stands for"
@@ -109,28 +111,28 @@ def _plan(
                 row(variant, runtime, device, "skipped", reason)
                 continue
             path = work.store.get(variant.artifact)
-            jobs += candidates(variant, runtime, device, path, settings, folder / "pool.npy", asked)
-    return jobs, rows
+            candidates += make_candidates(variant, runtime, device, path, settings, folder / "pool.npy", asked)
+    return candidates, rows
 
 
 def _evaluations(
-    log: logging.Logger, jobs: list[Job], labels: np.ndarray, parents: Mapping[str, str | None]
+    log: logging.Logger, candidates: list[Candidate], labels: np.ndarray, parents: Mapping[str, str | None]
 ) -> Iterator[dict[str, object]]:
-    evaluated = [job for job in jobs if job.logits is not None]
-    for job in evaluated:
-        assert job.logits is not None
-        predicted = metrics.predictions(job.logits)
-        parent = _ancestor(job, evaluated, parents)
-        top1, macro = metrics.top1(job.logits, labels), metrics.macro_f1(labels, predicted)
+    evaluated = [candidate for candidate in candidates if candidate.logits is not None]
+    for candidate in evaluated:
+        assert candidate.logits is not None
+        predicted = metrics.predictions(candidate.logits)
+        parent = _ancestor(candidate, evaluated, parents)
+        top1, macro = metrics.top1(candidate.logits, labels), metrics.macro_f1(labels, predicted)
         top1_low, top1_high = metrics.wilson(top1, len(labels))
         macro_low, macro_high = metrics.macro_f1_interval(labels, predicted)
-        yield job.which | {
+        yield candidate.which | {
             "parent": parent.variant.name if parent else None,
             "images": len(labels),
             "top1": top1,
             "top1_low": top1_low,
             "top1_high": top1_high,
-            "top5": metrics.top5(job.logits, labels),
+            "top5": metrics.top5(candidate.logits, labels),
             "macro_f1": macro,
             "macro_f1_low": macro_low,
             "macro_f1_high": macro_high,
@@ -138,16 +140,16 @@ def _evaluations(
             if parent and parent.logits is not None
             else None,
         }
-        log.info("%s: top-1 %.4f, macro F1 %.4f", job.label, top1, macro, extra={"detail": True})
+        log.info("%s: top-1 %.4f, macro F1 %.4f", candidate.label, top1, macro, extra={"detail": True})
 
 
-def _ancestor(job: Job, evaluated: list[Job], parents: Mapping[str, str | None]) -> Job | None:
+def _ancestor(candidate: Candidate, evaluated: list[Candidate], parents: Mapping[str, str | None]) -> Candidate | None:
     """The nearest measured ancestor of a variant; on the same device, then in the same runtime, where it can be."""
-    name = parents.get(job.variant.name)
+    name = parents.get(candidate.variant.name)
     while name is not None:
         found = [other for other in evaluated if other.variant.name == name]
         if found:
-            return max(found, key=lambda other: (other.device == job.device, other.runtime == job.runtime))
+            return max(found, key=lambda other: (other.device == candidate.device, other.runtime == candidate.runtime))
         name = parents.get(name)
     return None
 
@@ -161,12 +163,15 @@ def _names(work: Work, data: Prepared, rows: np.ndarray) -> list[str | None]:
 
 
 def _predictions(
-    jobs: list[Job], rows: np.ndarray, labels: np.ndarray, names: list[str | None]
+    candidates: list[Candidate], rows: np.ndarray, labels: np.ndarray, names: list[str | None]
 ) -> Iterator[pl.DataFrame]:
-    for job in jobs:
-        if job.logits is not None:
-            said = {"prediction": metrics.predictions(job.logits), "confidence": metrics.confidence(job.logits)}
-            yield frame("predictions", job.which, {"image": rows, "file": names, "label": labels, **said})
+    for candidate in candidates:
+        if candidate.logits is not None:
+            said = {
+                "prediction": metrics.predictions(candidate.logits),
+                "confidence": metrics.confidence(candidate.logits),
+            }
+            yield frame("predictions", candidate.which, {"image": rows, "file": names, "label": labels, **said})
 
 
 def _names_key(data: Prepared) -> str:

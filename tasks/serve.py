@@ -10,8 +10,8 @@ import polars as pl
 
 from tasks import machine, tables
 from tasks.caching.stage import stage
-from tasks.candidates.jobs import candidates, modules, save_pool
-from tasks.candidates.process import Candidate
+from tasks.candidates.candidate import make_candidates, modules, save_pool
+from tasks.candidates.process import Worker
 from tasks.machine.locks import locked
 from tasks.measure.scenarios import capacity
 from tasks.records import Output, Study
@@ -52,19 +52,19 @@ def serve(
     size, device = winner["batch_size"], winner["device"]
     save_pool(work, data, size, folder / "pool.npy")
     asked = study.benchmark.model_copy(update={"batch_sizes": (size,), "throughput": True})
-    single, several = candidates(
+    single, several = make_candidates(
         variant, winner["runtime"], device, work.store.get(variant.artifact), asked, folder / "pool.npy"
     )
     rows: list[dict[str, Any]] = []
     with locked({"cpu", device}, work.log):
-        for job, names in ((single, ("single_stream",)), (several, ("offline", "server"))):
-            process = Candidate(job.spec, folder / f"{job.experiment}.log")
+        for candidate, names in ((single, ("single_stream",)), (several, ("offline", "server"))):
+            worker = Worker(candidate.spec, folder / f"{candidate.experiment}.log")
             try:
-                process.receive()
+                worker.receive()
                 for name in names:
                     work.progress(len(rows), 3, f"{name}: {words(winner)}")
                     limit = settings.limit_ms or (LIMIT * rows[0]["latency_median_ms"] if rows else None)
-                    found = process.ask(
+                    found = worker.ask(
                         "scenario",
                         name=name,
                         batch_size=size,
@@ -76,11 +76,11 @@ def serve(
                     )
                     rows += found["rows"]
             finally:
-                process.kill()
+                worker.kill()
     work.progress(3, 3, f"served {words(winner)}")
     work.log.info("%s", capacity(rows))
     return Output(
-        tables={"scenarios": work.rows("scenarios", [job.which | {"batch_size": size} | row for row in rows])}
+        tables={"scenarios": work.rows("scenarios", [candidate.which | {"batch_size": size} | row for row in rows])}
     )
 
 

@@ -24,7 +24,7 @@ from tasks.caching.keys import digest
 from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.candidates import rows
-from tasks.candidates.jobs import BATCHES, candidates, fresh_processes
+from tasks.candidates.candidate import BATCHES, fresh_processes, make_candidates
 from tasks.candidates.rounds import run
 from tasks.forms import modelfile
 from tasks.machine.files import replace
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from tasks.candidates.jobs import Job
+    from tasks.candidates.candidate import Candidate
     from tasks.forms.modelfile import ModelFile
 
 Row = dict[str, Any]
@@ -74,18 +74,18 @@ def main(arguments: argparse.Namespace) -> None:
     with shown(), locked({"cpu", device}, LOG), _scratch(out, digest(parts)) as scratch:
         work = Work(Store(scratch / "store"), scratch, LOG)
         opened = {file.path: file.executable(scratch / f"file-{number}") for number, file in enumerate(files)}
-        jobs: list[Job] = []
+        candidates: list[Candidate] = []
         for number, ((file, runtime), name) in enumerate(zip(pairs, _names(pairs), strict=True)):
             pool = work.scratch / f"pool-{number}.npy"
             np.save(pool, inputs[file.path])
             variant = Variant(name=name, model=name, stage="file", format=file.format, artifact=artifacts[file.path])
-            jobs += candidates(variant, runtime, device, opened[file.path], settings, pool)
+            candidates += make_candidates(variant, runtime, device, opened[file.path], settings, pool)
         environment = machine.environment()
-        run(work, jobs, settings, work.scratch)
-        made = rows.tables(work, jobs, settings, [])
+        run(work, candidates, settings, work.scratch)
+        made = rows.tables(work, candidates, settings, [])
         made["environments"] = work.rows("environments", [environment])
         measured = {name: _read(work, made[name]) for name in ("benchmarks", "throughputs")}
-        reference = f"{jobs[0].variant.name} · {jobs[0].runtime}"
+        reference = f"{candidates[0].variant.name} · {candidates[0].runtime}"
         compared = comparisons(measured, reference, fresh_processes(settings))
         made["comparisons"] = work.rows("comparisons", compared)
         folder = _kept(work, made, out / "bench")

@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     import logging
 
-    from tasks.candidates.jobs import Job
+    from tasks.candidates.candidate import Candidate
 
 # queries of a visit at its shortest: the first, one of warm-up, one measured, one that crosses a limit
 CALLS = 4
@@ -26,28 +26,36 @@ class Budget:
     """What each visit to come cannot do without is set aside; what is left is shared alike."""
 
     def __init__(
-        self, log: logging.Logger, minutes: float | None, jobs: list[Job], sizes: list[int], rounds: int, starts: int
+        self,
+        log: logging.Logger,
+        minutes: float | None,
+        candidates: list[Candidate],
+        sizes: list[int],
+        rounds: int,
+        starts: int,
     ) -> None:
         """`starts`: processes that will be started."""
         self.log, self.minutes, self.begin, self.warned = log, minutes, time.monotonic(), False
         self.end = None if minutes is None else time.monotonic() + USED * 60 * minutes
-        self.jobs, self.sizes, self.starts, self.start_seconds = jobs, sizes, starts, 0.0
-        self.left = {(index, size): rounds for index in range(len(jobs)) for size in sizes}
-        """Visits to come, by the number of the job and the batch size."""
+        self.candidates, self.sizes, self.starts, self.start_seconds = candidates, sizes, starts, 0.0
+        self.left = {(index, size): rounds for index in range(len(candidates)) for size in sizes}
+        """Visits to come, by the number of the candidate and the batch size."""
 
     def started(self, count: int, seconds: float) -> None:
         """So many processes were started, which took so long."""
         self.starts -= count
         self.start_seconds = seconds / max(count, 1)
 
-    def next(self, jobs: list[Job], size: int) -> list[float | None]:
+    def next(self, candidates: list[Candidate], size: int) -> list[float | None]:
         """Seconds for warm-up and measuring of the next visits, which are in turns; None: no limit."""
         if self.end is None:
-            return [None] * len(jobs)
+            return [None] * len(candidates)
         to_come = [
-            (self.jobs[i], n, rounds) for (i, n), rounds in self.left.items() if rounds and not self.jobs[i].error
+            (self.candidates[i], n, rounds)
+            for (i, n), rounds in self.left.items()
+            if rounds and not self.candidates[i].error
         ]
-        reserved = self.starts * self.start_seconds + sum(_evaluation_seconds(other) for other in self.jobs)
+        reserved = self.starts * self.start_seconds + sum(_evaluation_seconds(other) for other in self.candidates)
         reserved += sum(rounds * _least(other, n) for other, n, rounds in to_come)
         spare = self.end - time.monotonic() - reserved
         if spare < 0 and not self.warned:
@@ -61,30 +69,36 @@ class Budget:
                 needed,
             )
         share = max(spare / max(sum(rounds for _, _, rounds in to_come), 1), 0.0)
-        for index, job in enumerate(self.jobs):
-            if any(job is other for other in jobs):
+        for index, candidate in enumerate(self.candidates):
+            if any(candidate is other for other in candidates):
                 self.left[index, size] -= 1
         # the first query is not in it
-        return [share + _least(job, size) / 2 for job in jobs]
+        return [share + _least(candidate, size) / 2 for candidate in candidates]
 
 
-def _least(job: Job, size: int) -> float:
+def _least(candidate: Candidate, size: int) -> float:
     """Seconds of a visit at its shortest, from the nearest batch size measured; 0 before that."""
-    if not job.visits:
+    if not candidate.visits:
         return 0.0
-    known = max((n for n in job.visits if n <= size), default=min(job.visits))
-    visit = job.visits[known][-1]
-    if job.experiment == "latency":
+    known = max((n for n in candidate.visits if n <= size), default=min(candidate.visits))
+    visit = candidate.visits[known][-1]
+    if candidate.experiment == "latency":
         seconds = CALLS * float(np.median(visit.samples)) / 1e9
     else:
-        seconds = SLOT_CALLS * job.spec.slots / visit.queries_per_second
+        seconds = SLOT_CALLS * candidate.spec.slots / visit.queries_per_second
     return seconds * size / known
 
 
-def _evaluation_seconds(job: Job) -> float:
+def _evaluation_seconds(candidate: Candidate) -> float:
     """What evaluating a candidate will take, from the largest batch measured; 0 before that, or if it is not asked."""
-    images = job.spec.images
-    if job.experiment != "latency" or images is None or job.logits is not None or not job.visits or job.error:
+    images = candidate.spec.images
+    if (
+        candidate.experiment != "latency"
+        or images is None
+        or candidate.logits is not None
+        or not candidate.visits
+        or candidate.error
+    ):
         return 0.0
-    size = max(job.visits)
-    return len(np.load(images.rows, mmap_mode="r")) / size * float(np.median(job.visits[size][-1].samples)) / 1e9
+    size = max(candidate.visits)
+    return len(np.load(images.rows, mmap_mode="r")) / size * float(np.median(candidate.visits[size][-1].samples)) / 1e9

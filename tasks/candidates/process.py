@@ -98,7 +98,7 @@ class Effort:
         return clock.PATIENCE * self.warmup_seconds + self.min_seconds + (self.limit or 0.0)
 
 
-class Candidate:
+class Worker:
     """A candidate's process as its parent sees it."""
 
     def __init__(self, spec: Spec, log: Path) -> None:

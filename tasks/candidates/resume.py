@@ -15,37 +15,38 @@ if TYPE_CHECKING:
     import logging
     from pathlib import Path
 
-    from tasks.candidates.jobs import Job
+    from tasks.candidates.candidate import Candidate
     from tasks.records import Benchmark
 
 STATE = ("provider", "baseline", "open_seconds", "started", "error")
-"""Fields of a job that outlive its process."""
+"""Fields of a candidate that outlive its process."""
 
 
 def _rounds(folder: Path) -> Series:
-    """A file per round, from 0: samples as arrays, and `jobs`, JSON of everything else."""
+    """A file per round, from 0: samples as arrays, and `candidates`, JSON of everything else."""
     return Series(folder, "round", ".npz")
 
 
-def _asked(jobs: list[Job], settings: Benchmark) -> str:
+def _asked(candidates: list[Candidate], settings: Benchmark) -> str:
     """What rounds must have been measured for to count."""
     return json.dumps(
-        [settings.model_dump(mode="json"), [[job.label, asdict(job.spec)] for job in jobs]], sort_keys=True
+        [settings.model_dump(mode="json"), [[candidate.label, asdict(candidate.spec)] for candidate in candidates]],
+        sort_keys=True,
     )
 
 
-def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> None:
+def save(folder: Path, number: int, candidates: list[Candidate], settings: Benchmark) -> None:
     """Keep round `number` (from 0), whole or not at all; not where a candidate was killed in it or before.
 
     Candidates' rounds are compared in pairs, so that from there on all are measured again.
     """
-    if any(job.killed for job in jobs):
+    if any(candidate.killed for candidate in candidates):
         return
     arrays: dict[str, np.ndarray] = {}
     told: list[dict[str, Any]] = []
-    for index, job in enumerate(jobs):
+    for index, candidate in enumerate(candidates):
         visits = {}
-        for size, of_size in job.visits.items():
+        for size, of_size in candidate.visits.items():
             # it failed
             if len(of_size) <= number:
                 continue
@@ -54,17 +55,17 @@ def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> Non
             if visit.gpu is not None:
                 arrays[f"{index}-{size}-gpu"] = visit.gpu
             visits[size] = {"process": visit.process, "answer": visit.answer}
-        state = {name: getattr(job, name) for name in STATE}
-        told.append({"visits": visits, "errors": job.errors, **state})
-    arrays["jobs"] = np.array(json.dumps({"asked": _asked(jobs, settings), "jobs": told}))
+        state = {name: getattr(candidate, name) for name in STATE}
+        told.append({"visits": visits, "errors": candidate.errors, **state})
+    arrays["candidates"] = np.array(json.dumps({"asked": _asked(candidates, settings), "candidates": told}))
     packed = io.BytesIO()
     np.savez(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
     _rounds(folder).keep(number, lambda file: file.write(packed.getbuffer()))
 
 
-def load(folder: Path, jobs: list[Job], settings: Benchmark, log: logging.Logger) -> int:
-    """Give jobs what finished rounds found out; returns how many there are. Rounds of anything else do not count, nor
-    do those from the first damaged one on.
+def load(folder: Path, candidates: list[Candidate], settings: Benchmark, log: logging.Logger) -> int:
+    """Give the candidates the visits of finished rounds, and return how many rounds these are. Rounds of anything else
+    do not count, nor do those from the first damaged one on.
     """
     number = 0
     for kept in _rounds(folder).kept():
@@ -79,26 +80,26 @@ def load(folder: Path, jobs: list[Job], settings: Benchmark, log: logging.Logger
             )
             kept.path.unlink()
             break
-        if not _take(kept.path, jobs, settings):
+        if not _take(kept.path, candidates, settings):
             break
         number += 1
     return number
 
 
-def _take(path: Path, jobs: list[Job], settings: Benchmark) -> bool:
-    """Give jobs what one round found out, if it was measured for the same."""
-    from tasks.candidates.jobs import Visit
+def _take(path: Path, candidates: list[Candidate], settings: Benchmark) -> bool:
+    """Give candidates what one round found out, if it was measured for the same."""
+    from tasks.candidates.candidate import Visit
 
     with np.load(path) as arrays:
-        told = json.loads(arrays["jobs"].item())
-        if told["asked"] != _asked(jobs, settings):
+        told = json.loads(arrays["candidates"].item())
+        if told["asked"] != _asked(candidates, settings):
             return False
-        for index, (job, kept) in enumerate(zip(jobs, told["jobs"], strict=True)):
+        for index, (candidate, kept) in enumerate(zip(candidates, told["candidates"], strict=True)):
             for size, visit in kept["visits"].items():
                 samples, turns = arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"]
                 found = Visit(samples, turns, arrays.get(f"{index}-{size}-gpu"), visit["process"], visit["answer"])
-                job.visits.setdefault(int(size), []).append(found)
+                candidate.visits.setdefault(int(size), []).append(found)
             for name in STATE:
-                setattr(job, name, kept[name])
-            job.errors = {int(size): error for size, error in kept["errors"].items()}
+                setattr(candidate, name, kept[name])
+            candidate.errors = {int(size): error for size, error in kept["errors"].items()}
     return True

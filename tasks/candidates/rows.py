@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import machine
-from tasks.candidates.jobs import conditions, fresh_processes
+from tasks.candidates.candidate import conditions, fresh_processes
 from tasks.measure import intervals
 
 if TYPE_CHECKING:
@@ -18,17 +18,19 @@ if TYPE_CHECKING:
     import polars as pl
 
     from tasks.caching.work import Work
-    from tasks.candidates.jobs import Job, Visit
+    from tasks.candidates.candidate import Candidate, Visit
     from tasks.records import Artifact, Benchmark
 
 PARTS = ("latency", "enqueue", "h2d", "compute", "d2h")
 
 
-def tables(work: Work, jobs: list[Job], settings: Benchmark, unmeasured: list[dict[str, Any]]) -> dict[str, Artifact]:
+def tables(
+    work: Work, candidates: list[Candidate], settings: Benchmark, unmeasured: list[dict[str, Any]]
+) -> dict[str, Artifact]:
     """Fragments of every table that comes from visits. `unmeasured`: rows of `benchmarks` for what could not be
     measured."""
-    latency = [job for job in jobs if job.experiment == "latency"]
-    throughput = [job for job in jobs if job.experiment == "throughput"]
+    latency = [candidate for candidate in candidates if candidate.experiment == "latency"]
+    throughput = [candidate for candidate in candidates if candidate.experiment == "throughput"]
     skipped = [row | {"slots": 1} for row in unmeasured]
     sizes = settings.batch_sizes
     return {
@@ -38,20 +40,22 @@ def tables(work: Work, jobs: list[Job], settings: Benchmark, unmeasured: list[di
         "throughputs": work.rows(
             "throughputs", (skipped if throughput else []) + [_throughput(j, n) for j in throughput for n in sizes]
         ),
-        "memory": work.rows("memory", [row for job in latency for row in _memory(job)]),
-        "gpu_times": work.rows("gpu_times", [row for job in latency for row in _gpu_times(job)]),
-        "certificates": work.rows("certificates", [row for job in jobs for row in _certificates(job)]),
+        "memory": work.rows("memory", [row for candidate in latency for row in _memory(candidate)]),
+        "gpu_times": work.rows("gpu_times", [row for candidate in latency for row in _gpu_times(candidate)]),
+        "certificates": work.rows(
+            "certificates", [row for candidate in candidates for row in _certificates(candidate)]
+        ),
         "latencies": stored(work, "latencies", _samples(latency, "latencies", "latency_ms")),
         "completions": stored(work, "completions", _samples(throughput, "completions", "completed_ms")),
     }
 
 
-def _base(job: Job, size: int) -> tuple[dict[str, Any], list[Visit], str | None]:
+def _base(candidate: Candidate, size: int) -> tuple[dict[str, Any], list[Visit], str | None]:
     """(Columns that latency and throughput share, visits, error)."""
-    visits, error = job.visits.get(size, []), job.error or job.errors.get(size)
-    row: dict[str, Any] = job.which | {"batch_size": size, "rounds": len(visits), "provider": job.provider}
+    visits, error = candidate.visits.get(size, []), candidate.error or candidate.errors.get(size)
+    row: dict[str, Any] = candidate.which | {"batch_size": size, "rounds": len(visits), "provider": candidate.provider}
     row["queries"] = sum(len(visit.samples) for visit in visits)
-    row["threads"] = job.spec.threads if job.device == "cpu" else None
+    row["threads"] = candidate.spec.threads if candidate.device == "cpu" else None
     if error is not None:
         return row | {"status": "failed", "error": error}, visits, error
     row |= {"warmup_seconds": sum(visit.answer["warmup_seconds"] for visit in visits), "status": "ok", "error": None}
@@ -61,8 +65,8 @@ def _base(job: Job, size: int) -> tuple[dict[str, Any], list[Visit], str | None]
     return row, visits, None
 
 
-def _benchmark(job: Job, size: int, settings: Benchmark) -> dict[str, Any]:
-    row, visits, error = _base(job, size)
+def _benchmark(candidate: Candidate, size: int, settings: Benchmark) -> dict[str, Any]:
+    row, visits, error = _base(candidate, size)
     if error is not None:
         return row
     latency = intervals.summarise(np.concatenate([visit.samples for visit in visits]))
@@ -82,16 +86,16 @@ def _benchmark(job: Job, size: int, settings: Benchmark) -> dict[str, Any]:
             "processes": fresh_processes(settings),
             "process_mean_ms": statistics.fmean(means),
             "process_std_ms": statistics.stdev(means) if len(means) > 1 else None,
-            "open_seconds": job.open_seconds,
+            "open_seconds": candidate.open_seconds,
             "first_query_seconds": max(visit.answer["first_query_seconds"] for visit in visits),
             "conditions": conditions(visits, medians),
         }
     )
 
 
-def _throughput(job: Job, size: int) -> dict[str, Any]:
-    row, visits, error = _base(job, size)
-    row["slots"] = job.spec.slots
+def _throughput(candidate: Candidate, size: int) -> dict[str, Any]:
+    row, visits, error = _base(candidate, size)
+    row["slots"] = candidate.spec.slots
     if error is not None:
         return row
     rates = [size * visit.queries_per_second for visit in visits]
@@ -106,18 +110,22 @@ def _throughput(job: Job, size: int) -> dict[str, Any]:
     }
 
 
-def _memory(job: Job) -> Iterator[dict[str, Any]]:
+def _memory(candidate: Candidate) -> Iterator[dict[str, Any]]:
     """Memory is that of the first round, in which sizes ascend in a fresh process."""
-    for size, visits in job.visits.items():
+    for size, visits in candidate.visits.items():
         answer = visits[0].answer
         peak = answer["rss_peak_bytes"]
         kept = {key: answer[key] for key in ("vram_peak_bytes", "vram_context_bytes", "vram_source")}
-        usage = {"rss_peak_bytes": peak, "rss_baseline_bytes": job.baseline, "ram_usage_bytes": peak - job.baseline}
-        yield job.which | {"batch_size": size} | usage | kept
+        usage = {
+            "rss_peak_bytes": peak,
+            "rss_baseline_bytes": candidate.baseline,
+            "ram_usage_bytes": peak - candidate.baseline,
+        }
+        yield candidate.which | {"batch_size": size} | usage | kept
 
 
-def _gpu_times(job: Job) -> Iterator[dict[str, Any]]:
-    for size, visits in job.visits.items():
+def _gpu_times(candidate: Candidate) -> Iterator[dict[str, Any]]:
+    for size, visits in candidate.visits.items():
         found = [visit.gpu for visit in visits if visit.gpu is not None]
         if not found:
             continue
@@ -126,7 +134,7 @@ def _gpu_times(job: Job) -> Iterator[dict[str, Any]]:
         for part, ms in zip(PARTS, (h2d + compute + d2h, enqueue, h2d, compute, d2h), strict=True):
             columns = intervals.spread(ms)
             yield (
-                job.which
+                candidate.which
                 | columns
                 | {
                     "batch_size": size,
@@ -138,31 +146,31 @@ def _gpu_times(job: Job) -> Iterator[dict[str, Any]]:
             )
 
 
-def _certificates(job: Job) -> Iterator[dict[str, Any]]:
+def _certificates(candidate: Candidate) -> Iterator[dict[str, Any]]:
     libraries = json.dumps(machine.versions())
-    for size, visits in job.visits.items():
+    for size, visits in candidate.visits.items():
         for number, visit in enumerate(visits, 1):
             yield (
-                job.which
+                candidate.which
                 | visit.answer["certificate"]
                 | {
                     "batch_size": size,
-                    "experiment": job.experiment,
+                    "experiment": candidate.experiment,
                     "round": number,
                     "process": visit.process,
-                    "provider": job.provider,
-                    "threads": job.spec.threads if job.device == "cpu" else None,
+                    "provider": candidate.provider,
+                    "threads": candidate.spec.threads if candidate.device == "cpu" else None,
                     "libraries": libraries,
                     "trouble": visit.trouble,
                 }
             )
 
 
-def _samples(jobs: list[Job], table: str, column: str) -> Iterator[pl.DataFrame]:
-    for job in jobs:
-        for size, visits in job.visits.items():
+def _samples(candidates: list[Candidate], table: str, column: str) -> Iterator[pl.DataFrame]:
+    for candidate in candidates:
+        for size, visits in candidate.visits.items():
             for number, visit in enumerate(visits, 1):
-                constant = job.which | {"batch_size": size, "round": number}
+                constant = candidate.which | {"batch_size": size, "round": number}
                 query = np.arange(len(visit.samples))
                 yield frame(table, constant, {"query": query, column: visit.samples / 1e6})
 

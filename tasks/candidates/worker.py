@@ -55,7 +55,7 @@ def _reset_peak() -> None:
 
 
 @dataclass
-class Visit:
+class Measurement:
     """A batch size that is being measured."""
 
     experiment: str
@@ -135,7 +135,7 @@ class Opened:
         """Begin a visit of one batch size: the first query, timed apart, and warm-up (whose `level` is told). Turns and
         `finish` follow.
         """
-        self.visit = visit = Visit(
+        self.visit = visit = Measurement(
             experiment, batch_size, Effort(**effort), self._queries(batch_size), Watch(self.spec.device, own)
         )
         how, queries = visit.effort, visit.queries

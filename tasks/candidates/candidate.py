@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import machine
-from tasks.candidates.process import Candidate, CandidateError, Images, Killed, Spec
+from tasks.candidates.process import CandidateError, Images, Killed, Spec, Worker
 from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.machine.certificate import FOREIGN_CPU, HURRIED
@@ -66,7 +66,7 @@ class Visit:
 
 
 @dataclass
-class Job:
+class Candidate:
     """A candidate and what has been found out about it."""
 
     variant: Variant
@@ -74,7 +74,7 @@ class Job:
     device: str
     spec: Spec
     experiment: str = "latency"
-    process: Candidate | None = None
+    worker: Worker | None = None
     started: int = 0
     """Processes started so far."""
     error: str | None = None
@@ -102,13 +102,13 @@ class Job:
 
     def stop(self) -> None:
         """End its process."""
-        if self.process is not None:
-            self.process.kill()
-            self.process = None
+        if self.worker is not None:
+            self.worker.kill()
+            self.worker = None
 
     def fail(self, log: logging.Logger, error: CandidateError, batch_size: int | None = None) -> None:
         """Note an error: of one batch size where the process lives on, else of the whole candidate."""
-        if batch_size is not None and self.process is not None and self.process.alive:
+        if batch_size is not None and self.worker is not None and self.worker.alive:
             self.errors[batch_size] = str(error)
         else:
             self.error = str(error)
@@ -155,7 +155,7 @@ def save_pool(work: Work, data: Prepared, batch_size: int, path: Path) -> None:
     np.save(path, normalise(arrays.images[rows], data.mean, data.std))
 
 
-def candidates(
+def make_candidates(
     variant: Variant,
     runtime: str,
     device: str,
@@ -163,7 +163,7 @@ def candidates(
     settings: Benchmark,
     pool: Path,
     images: Images | None = None,
-) -> list[Job]:
+) -> list[Candidate]:
     """A candidate an experiment; `pool` has the inputs that timing rotates through (npy)."""
     threads = settings.threads or machine.cores()
     spec = Spec(
@@ -175,10 +175,10 @@ def candidates(
         pool=str(pool),
         images=images,
     )
-    made = [Job(variant, runtime, device, spec)]
+    made = [Candidate(variant, runtime, device, spec)]
     if settings.throughput:
         slots = threads if device == "cpu" else GPU_SLOTS
-        made.append(Job(variant, runtime, device, replace(spec, slots=slots, images=None), "throughput"))
+        made.append(Candidate(variant, runtime, device, replace(spec, slots=slots, images=None), "throughput"))
     return made
 
 
