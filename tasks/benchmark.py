@@ -121,26 +121,28 @@ def _evaluations(
     evaluated = [candidate for candidate in candidates if candidate.logits is not None]
     for candidate in evaluated:
         assert candidate.logits is not None
-        predicted = metrics.predictions(candidate.logits)
+        quality = metrics.quality(candidate.logits, labels)
         parent = _ancestor(candidate, evaluated, parents)
-        top1, macro = metrics.top1(candidate.logits, labels), metrics.macro_f1(labels, predicted)
-        top1_low, top1_high = metrics.wilson(top1, len(labels))
-        macro_low, macro_high = metrics.macro_f1_interval(labels, predicted)
-        yield candidate.which | {
-            "parent": parent.variant.name if parent else None,
-            "images": len(labels),
-            "top1": top1,
-            "top1_low": top1_low,
-            "top1_high": top1_high,
-            "top5": metrics.top5(candidate.logits, labels),
-            "macro_f1": macro,
-            "macro_f1_low": macro_low,
-            "macro_f1_high": macro_high,
-            "agreement": metrics.agreement(predicted, metrics.predictions(parent.logits))
-            if parent and parent.logits is not None
-            else None,
-        }
-        log.info("%s: top-1 %.4f, macro F1 %.4f", candidate.label, top1, macro, extra={"detail": True})
+        agreement = None
+        if parent is not None:
+            assert parent.logits is not None
+            agreement = metrics.agreement(metrics.predictions(candidate.logits), metrics.predictions(parent.logits))
+        yield (
+            candidate.which
+            | quality
+            | {
+                "parent": parent.variant.name if parent else None,
+                "images": len(labels),
+                "agreement": agreement,
+            }
+        )
+        log.info(
+            "%s: top-1 %.4f, macro F1 %.4f",
+            candidate.label,
+            quality["top1"],
+            quality["macro_f1"],
+            extra={"detail": True},
+        )
 
 
 def _ancestor(candidate: Candidate, evaluated: list[Candidate], parents: Mapping[str, str | None]) -> Candidate | None:

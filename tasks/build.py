@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.caching.stage import stage
 from tasks.machine import fingerprint
+from tasks.machine.devices import Unavailable
 from tasks.machine.gpu import gpus
 from tasks.records import AUTO, Artifact, Build, Forms, Variant
 from tasks.runtimes._onnx import model_file
@@ -27,10 +28,6 @@ OLDEST = (
     # compute capability 8.0: for 7.5 TensorRT for RTX refuses fp32 matrix products, and the whole engine with them
     80
 )
-
-
-class Unavailable(Exception):
-    """An engine that cannot be built here, which is no failure."""
 
 
 def _builder() -> tuple[ModuleType, str]:

@@ -30,12 +30,12 @@ from tasks.forms import modelfile
 from tasks.machine.files import replace
 from tasks.machine.locks import locked
 from tasks.machine.space import DiskFull, watched
-from tasks.measure.intervals import Turns, compare, turns
+from tasks.measure.intervals import compare_rounds, rounds_of
 from tasks.records import Benchmark, Variant, formats, plugins
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import polars as pl
 
@@ -226,9 +226,12 @@ def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: in
         first = {row["batch_size"]: row for row in fit if label(row) == reference}
         for row in sorted(fit, key=lambda row: row["batch_size"]):
             base = first.get(row["batch_size"])
-            if base is None or label(row) == reference or len(_rounds(base)) != len(_rounds(row)):
+            if base is None or label(row) == reference:
                 continue
-            ratio, low, high, verdict = compare(_rounds(base), _rounds(row), fresh=processes == len(_rounds(row)))
+            compared = compare_rounds(rounds_of(base, processes), rounds_of(row, processes))
+            if compared is None:
+                continue
+            ratio, low, high, verdict = compared
             trouble = [r["conditions"] for r in (base, row) if r["conditions"]]
             found.append(
                 {
@@ -238,17 +241,12 @@ def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: in
                     "experiment": experiment,
                     "ratio": ratio,
                     "low": low,
-                    "high": high if np.isfinite(high) else None,
+                    "high": high,
                     "verdict": verdict,
                     "conditions": "; ".join(trouble) or None,
                 }
             )
     return found
-
-
-def _rounds(row: Row) -> Sequence[Turns]:
-    """What is compared, the smaller the faster."""
-    return turns(row) if "turn_medians_ms" in row else [1 / rate for rate in row["round_images_per_second"]]
 
 
 def _told(measured: dict[str, pl.DataFrame], compared: list[Row], folder: Path) -> Row:
