@@ -79,7 +79,9 @@ def main(arguments: argparse.Namespace) -> None:
             pool = work.scratch / f"pool-{number}.npy"
             np.save(pool, inputs[file.path])
             variant = Variant(name=name, model=name, stage="file", format=file.format, artifact=artifacts[file.path])
-            candidates += make_candidates(variant, runtime, device, opened[file.path], settings, pool)
+            candidates += make_candidates(
+                variant, runtime, device, path=opened[file.path], settings=settings, pool=pool
+            )
         environment = machine.environment()
         run(work, candidates, settings, work.scratch)
         made = rows.tables(work, candidates, settings, [])

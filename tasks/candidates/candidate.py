@@ -1,4 +1,4 @@
-"""What a benchmark measures: candidates (a variant in a runtime on a device), and what their visits found."""
+"""What a benchmark measures: candidates (a variant in one runtime on one device) and their visits."""
 
 from __future__ import annotations
 
@@ -22,92 +22,103 @@ if TYPE_CHECKING:
     from tasks.records import Benchmark, Prepared, Variant
 
 
-# Conditions are bad where round medians differ by more: the machine itself changed. Less than that is noise between
-# rounds, which the interval of paired rounds carries.
+# Conditions are bad where the figures of two rounds differ by more than this share: then the machine itself changed.
+# Less than that is noise between rounds, which the interval of paired rounds includes.
 SPREAD = 1.0
+# Timing rotates through this many different batches at the largest batch size, and through more at smaller ones.
+BATCHES = 4
+# Queries in flight on a GPU, where throughput is measured: one computes while the other is copied.
+GPU_SLOTS = 2
 
 
 @dataclass
 class Visit:
-    """One round of a candidate at one batch size."""
+    """The measurement of one candidate at one batch size in one round."""
 
     samples: np.ndarray
-    """int64, nanoseconds: durations (latency) or completions since the start (throughput)"""
+    """int64, nanoseconds. Latency: how long each query took. Throughput: when each query completed, from the start."""
     turns: np.ndarray
-    """int64: samples of each turn"""
+    """int64: how many of the samples belong to each turn."""
     gpu: np.ndarray | None
-    """float64 ms, (queries, 4): H2D, enqueue, compute, D2H"""
+    """float64, milliseconds, (queries, 4): host-to-device copy (H2D), enqueue, compute and device-to-host copy (D2H)
+    of each query. None on a CPU, and for throughput."""
     process: int
-    """Number of the process that was visited, from 1."""
+    """Which of the candidate's processes was visited, counted from 1."""
     answer: dict[str, Any]
-    """What the process said: see tasks/candidates/worker.py."""
+    """What the process reported at the end of the visit: see `finish` in tasks/candidates/worker.py."""
 
     @property
     def trouble(self) -> str | None:
-        """What was bad about it alone; None: nothing."""
-        found = [] if self.answer["stable"] else ["warm-up windows did not agree"]
+        """What was bad about this visit by itself. None means nothing."""
+        reasons = [] if self.answer["stable"] else ["warm-up windows did not agree"]
         foreign = self.answer["certificate"]["foreign_cpu"]
         if foreign > FOREIGN_CPU:
-            found.append(f"other processes used {foreign:.0%} of the cores")
+            reasons.append(f"other processes used {foreign:.0%} of the cores")
         if self.answer["certificate"]["gpu_trouble"]:
-            found.append(self.answer["certificate"]["gpu_trouble"])
-        return "; ".join(found) or None
+            reasons.append(self.answer["certificate"]["gpu_trouble"])
+        return "; ".join(reasons) or None
 
     @property
     def turn_medians_ms(self) -> list[float]:
-        """Of a latency visit."""
-        parts = np.split(self.samples, np.cumsum(self.turns)[:-1])
-        return [intervals.percentile(part, 50) / 1e6 for part in parts]
+        """Median latency of each turn, in milliseconds. A throughput visit has none."""
+        samples_of_turns = np.split(self.samples, np.cumsum(self.turns)[:-1])
+        return [intervals.percentile(samples, 50) / 1e6 for samples in samples_of_turns]
 
     @property
     def queries_per_second(self) -> float:
-        """Of a throughput visit."""
+        """Completed queries per second of a throughput visit."""
         return clock.rate(self.samples)
 
 
-@dataclass
+@dataclass(eq=False)
 class Candidate:
-    """A candidate and what has been found out about it."""
+    """A variant in one runtime on one device in one experiment, and what has been measured of it so far."""
 
     variant: Variant
     runtime: str
     device: str
     spec: Spec
     experiment: str = "latency"
+    """"latency" (one query in flight) or "throughput" (`spec.slots` queries in flight)."""
     worker: Worker | None = None
+    """The process that has the model open. None while none runs."""
     started: int = 0
-    """Processes started so far."""
+    """How many processes were started for it so far."""
     error: str | None = None
-    """What ended all of it."""
+    """Why it cannot be measured any further."""
     killed: bool = False
-    """Whether that was a signal from outside."""
+    """Whether `error` is that its process was ended from outside."""
     errors: dict[int, str] = field(default_factory=dict)
-    """By batch size: what ended that one alone."""
+    """By batch size: why this batch size alone cannot be measured any further."""
     visits: dict[int, list[Visit]] = field(default_factory=dict)
+    """By batch size: its visits, one per round."""
     provider: str | None = None
+    """Execution provider, or back end of the library, that really runs the model."""
     baseline: int = 0
+    """Bytes of resident memory of its newest process before the model was opened."""
     open_seconds: float = 0.0
-    """The longest of its processes'."""
+    """How long the slowest of its processes took to open the model."""
     logits: np.ndarray | None = None
+    """float32 (images, classes): its outputs for all test images. None before the evaluation."""
 
     @property
-    def which(self) -> dict[str, object]:
-        """Its columns in every table."""
+    def columns(self) -> dict[str, object]:
+        """The columns that name it in every table."""
         return {"variant": self.variant.name, "runtime": self.runtime, "device": self.device}
 
     @property
     def label(self) -> str:
-        """What it is called in messages."""
+        """Its name in messages."""
         return f"{self.variant.name} · {self.runtime} · {self.device} · {self.experiment}"
 
     def stop(self) -> None:
-        """End its process."""
+        """End its process, if one runs."""
         if self.worker is not None:
             self.worker.kill()
             self.worker = None
 
     def fail(self, log: logging.Logger, error: CandidateError, batch_size: int | None = None) -> None:
-        """Note an error: of one batch size where the process lives on, else of the whole candidate."""
+        """Record an error: of one batch size where its process still runs, else of the whole candidate."""
         if batch_size is not None and self.worker is not None and self.worker.alive:
             self.errors[batch_size] = str(error)
         else:
@@ -118,38 +129,38 @@ class Candidate:
 
 
 def fresh_processes(settings: Benchmark) -> int:
-    """Processes that a candidate's rounds are spread over."""
+    """Return how many processes the rounds of one candidate are spread over."""
     return min(settings.processes or settings.rounds, settings.rounds)
 
 
 def conditions(visits: list[Visit], levels: list[float]) -> str | None:
-    """What was bad about a candidate's visits at one batch size; None: nothing. `levels`: a figure a visit to be
-    stable."""
-    found = []
+    """Return what was bad about a candidate's visits at one batch size. None means nothing.
+
+    `levels` has one figure per visit, its median latency or its rate: the rounds are compared by it.
+    """
+    reasons = []
     unstable = sum(not visit.answer["stable"] for visit in visits)
     hurried = 2 * sum(visit.answer.get("hurried", False) for visit in visits) > len(visits)
     why = f", {HURRIED}" if hurried else ""
     if 2 * unstable > len(visits):
-        found.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds{why}")
+        reasons.append(f"warm-up windows did not agree in {unstable} of {len(visits)} rounds{why}")
     if max(levels) > (1 + SPREAD) * min(levels):
         times = max(levels) / min(levels)
-        found.append(f"rounds differ by {f'{times - 1:.0%}' if times < 10 else f'a factor of {times:.0f}'}{why}")
+        difference = f"{times - 1:.0%}" if times < 10 else f"a factor of {times:.0f}"
+        reasons.append(f"rounds differ by {difference}{why}")
     certificates = [visit.answer["certificate"] for visit in visits]
     foreign = float(np.mean([certificate["foreign_cpu"] for certificate in certificates]))
     if foreign > FOREIGN_CPU:
-        found.append(f"other processes used {foreign:.0%} of the cores")
-    found += sorted({certificate["gpu_trouble"] for certificate in certificates if certificate["gpu_trouble"]})
-    return "; ".join(found) or None
-
-
-# different batches that timing rotates through, at the largest batch size; more at smaller ones
-BATCHES = 4
-# queries in flight on a GPU: one computes while the other is copied
-GPU_SLOTS = 2
+        reasons.append(f"other processes used {foreign:.0%} of the cores")
+    reasons += sorted({certificate["gpu_trouble"] for certificate in certificates if certificate["gpu_trouble"]})
+    return "; ".join(reasons) or None
 
 
 def save_pool(work: Work, data: Prepared, batch_size: int, path: Path) -> None:
-    """Write timing's inputs for batches of up to `batch_size`: real test images, normalised; few repeat."""
+    """Write the inputs that timing rotates through, for batches of up to `batch_size` images.
+
+    They are normalised images of the test split, each as often as it takes to fill the batches.
+    """
     arrays = load_arrays(work.store, data)
     rows = np.resize(arrays.rows_of("test"), BATCHES * batch_size)
     np.save(path, normalise(arrays.images[rows], data.mean, data.std))
@@ -159,12 +170,20 @@ def make_candidates(
     variant: Variant,
     runtime: str,
     device: str,
+    *,
     path: Path,
     settings: Benchmark,
     pool: Path,
     images: Images | None = None,
 ) -> list[Candidate]:
-    """A candidate an experiment; `pool` has the inputs that timing rotates through (npy)."""
+    """Return one candidate per experiment that the settings ask for: latency and, where wanted, throughput.
+
+    Parameters
+    ----------
+    path : the model file
+    pool : npy file with the inputs that timing rotates through
+    images : the images to evaluate the candidate on; None: it is timed only
+    """
     threads = settings.threads or machine.cores()
     spec = Spec(
         runtime=runtime,
@@ -175,19 +194,20 @@ def make_candidates(
         pool=str(pool),
         images=images,
     )
-    made = [Candidate(variant, runtime, device, spec)]
+    candidates = [Candidate(variant, runtime, device, spec)]
     if settings.throughput:
         slots = threads if device == "cpu" else GPU_SLOTS
-        made.append(Candidate(variant, runtime, device, replace(spec, slots=slots, images=None), "throughput"))
-    return made
+        throughput_spec = replace(spec, slots=slots, images=None)
+        candidates.append(Candidate(variant, runtime, device, throughput_spec, "throughput"))
+    return candidates
 
 
 def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ...]:
-    """What candidates' processes reach by name: the worker, runtimes and model families."""
+    """Return the modules that workers import by name: the worker itself, the runtimes and the model families."""
     import models
 
-    # a label: name[-w<width>][-pretrained]
-    names = [v.model.partition("-")[0] for v in variants]
+    # A label is name[-w<width>][-pretrained].
+    names = [variant.model.partition("-")[0] for variant in variants]
     return (
         "tasks.candidates.worker",
         *(f"tasks.runtimes.{name}" for name in settings.runtimes),

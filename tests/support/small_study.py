@@ -23,7 +23,7 @@ from tasks.caching.sweep import sweep
 from tasks.candidates import resume
 from tasks.candidates.candidate import Candidate, Visit
 from tasks.candidates.process import Spec
-from tasks.candidates.rows import frame, stored
+from tasks.candidates.rows import frame, store_frames
 from tasks.machine.files import copy, write_text
 from tasks.machine.space import reserve, watched
 from tasks.records import Artifact, Benchmark, Context, Output, Result, Train, Trained, Tune, Variant
@@ -173,12 +173,12 @@ def measures(work: Work, variant: Variant) -> Output:
         visit = Visit(samples=samples, turns=np.array([10]), gpu=None, process=1, answer={"level": 1.0})
         candidate.visits.setdefault(1, []).append(visit)
         resume.save(folder, number, [candidate], settings)
-    constant = candidate.which | {"batch_size": 1}
+    constant = candidate.columns | {"batch_size": 1}
     frames = [
         frame("latencies", constant | {"round": number}, {"query": np.arange(10), "latency_ms": visit.samples / 1e6})
         for number, visit in enumerate(candidate.visits[1], 1)
     ]
-    return Output(tables={"latencies": stored(work, "latencies", frames)})
+    return Output(tables={"latencies": store_frames(work, "latencies", frames)})
 
 
 def aggregates(work: Work, fragments: dict[str, Artifact]) -> Result:
