@@ -1,7 +1,8 @@
-"""TensorRT and TensorRT for RTX: layer times by IProfiler, types and shapes of layers by the engine inspector.
+"""TensorRT and TensorRT for RTX: IProfiler tells the times of layers, the engine inspector their types and shapes.
 
-Layers are timed with CUDA events one after the other, so that their sum is more than a query's latency; an engine in a
-CUDA graph has no layer times. An engine built without detailed profiling tells names of layers alone.
+Layers are timed one after the other with CUDA events, so that their sum is more than the latency of a query. An engine
+in a CUDA graph has no times of layers. An engine that was built without detailed profiling tells nothing of a layer but
+its name.
 Source: https://docs.nvidia.com/deeplearning/tensorrt (IProfiler, EngineInspector)
 """
 
@@ -43,14 +44,16 @@ def measure(
     class Profiler(library.IProfiler):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
             library.IProfiler.__init__(self)
-            self.times: dict[str, list[float]] = {}
+            # By the name of each layer: its time in each query.
+            self.times_ms: dict[str, list[float]] = {}
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.times.setdefault(layer_name, []).append(ms)
+            self.times_ms.setdefault(layer_name, []).append(ms)
 
     bound = _tensorrt.Bound(engine, context, torch.from_numpy(inputs).to(device))
-    stream, profiler = torch.cuda.Stream(), Profiler()
-    # the inputs are there
+    stream = torch.cuda.Stream()
+    profiler = Profiler()
+    # The inputs were copied in another stream.
     torch.cuda.synchronize()
     for _ in range(WARMUP):
         bound.enqueue(stream)
@@ -60,24 +63,29 @@ def measure(
         for _ in range(queries):
             bound.enqueue(stream)
             stream.synchronize()
-    told = engine.engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
-    layers = {one["Name"]: one for one in json.loads(told).get("Layers", []) if isinstance(one, dict)}
-    operators = [_operator(layer, ms, layers.get(layer, {})) for layer, ms in profiler.times.items()]
+    inspector = engine.engine.create_engine_inspector()
+    information = json.loads(inspector.get_engine_information(library.LayerInformationFormat.JSON))
+    layers = {layer["Name"]: layer for layer in information.get("Layers", []) if isinstance(layer, dict)}
+    operators = [_operator(name, times_ms, layers.get(name, {})) for name, times_ms in profiler.times_ms.items()]
     write_trace(folder, operators, queries, "TensorRT reports durations; layers are shown one after the other")
     return Measured(
         queries=queries,
         operators=operators,
         stacks=stacks_of(operators, queries),
         convolutions=[],
-        quantized=any(one.precision == "int8" for one in operators),
+        quantized=any(operator.precision == "int8" for operator in operators),
     )
 
 
-def _operator(name: str, times: list[float], about: dict[str, Any]) -> Operator:
-    """Layers keep the names of the ONNX nodes that they were fused of: "/layer1/0/conv1/Conv + /layer1/0/relu/Relu"."""
-    kind = about.get("ParameterType") or about.get("LayerType") or ("Reformat" if "Reformat" in name else "layer")
+def _operator(name: str, times_ms: list[float], about: dict[str, Any]) -> Operator:
+    """Return a layer as an operator. `about` is what the engine inspector tells of it.
+
+    The name of a layer has the names of the ONNX nodes that it was fused from, as in
+    "/layer1/0/conv1/Conv + /layer1/0/relu/Relu".
+    """
+    type = about.get("ParameterType") or about.get("LayerType") or ("Reformat" if "Reformat" in name else "layer")
     formats = [
-        # one field until TensorRT 10, two in 11
+        # Format and type are one field until TensorRT 10, and two in 11.
         f"{entry.get('Format/Datatype', '')} {entry.get('Datatype', '')}"
         for entry in about.get("Inputs", [])
         if isinstance(entry, dict)
@@ -87,9 +95,9 @@ def _operator(name: str, times: list[float], about: dict[str, Any]) -> Operator:
     return Operator(
         name=name,
         path=path,
-        type=kind,
-        calls=len(times),
-        total_ms=sum(times),
+        type=type,
+        calls=len(times_ms),
+        total_ms=sum(times_ms),
         precision=precision,
         provider=str(about.get("TacticName", "TensorRT")),
     )

@@ -156,7 +156,7 @@ class Model:
         self._bound: dict[tuple, tuple[Any, torch.Tensor]] = {}
 
     def enqueue(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Enqueue the model and return its output. The first query of a shape waits, to learn the shape of the output."""
+        """Enqueue the model and return its output. The first query of a shape waits, to learn the output's shape."""
         key = inputs.data_ptr(), inputs.shape, inputs.dtype
         if key not in self._bound:
             self._bound[key] = self._bind(inputs)
