@@ -3,9 +3,8 @@
 A profiler's file never imports its library at the top, only inside its functions. It has
 
 - `RUNTIMES`: names of the runtimes (tasks/runtimes) that execute with this library;
-- `measure(path, runtime, device, threads, inputs, queries, folder, watch)`: run `WARMUP` queries, then record `queries`
-  queries with the library's own profiler, write `trace.json` (Chrome's trace format) into `folder`, and return
-  `Measured`. The recorded queries run within `watch`, which sees what else the machine does meanwhile.
+- `measure(request)`: do what a `Request` says, and return `Measured`. It runs `WARMUP` queries, records further queries
+  with the library's own profiler, and writes `trace.json` (Chrome's trace format) into the request's folder.
 
 A profiler slows queries down. So its figures count as shares of the time, not as latencies.
 """
@@ -29,6 +28,26 @@ one query could be half of the time."""
 Stacks = dict[tuple[str, ...], float]
 """By stack (path of the module, then operators, outermost first): its own time, in milliseconds per query. The stacks
 are in the order of execution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be profiled, and how."""
+
+    path: Path
+    """The model file."""
+    runtime: str
+    device: str
+    threads: int
+    """Threads on a CPU."""
+    inputs: np.ndarray
+    """One query: the batch of images that the model is run on."""
+    queries: int
+    """How many queries are recorded."""
+    folder: Path
+    """Where the profiler leaves its files."""
+    watch: AbstractContextManager[object] = field(default_factory=nullcontext)
+    """What watches the machine. The recorded queries run within it; it can be entered several times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,27 +105,12 @@ class Measured:
     """How many weights are inputs of the graph as well, so that a runtime cannot treat them as constants."""
 
 
-Watching = AbstractContextManager[object]
-"""A context manager that watches the machine while queries are recorded. It can be entered several times."""
-UNWATCHED: Watching = nullcontext()
-
-
 class Profiler(Protocol):
     """What a profiler's file has; see the module's docstring."""
 
     RUNTIMES: tuple[str, ...]
 
-    def measure(
-        self,
-        path: Path,
-        runtime: str,
-        device: str,
-        threads: int,
-        inputs: np.ndarray,
-        queries: int,
-        folder: Path,
-        watch: Watching = UNWATCHED,
-    ) -> Measured: ...
+    def measure(self, request: Request) -> Measured: ...
 
 
 def load(runtime: str) -> Profiler:

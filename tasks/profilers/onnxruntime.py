@@ -14,34 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tasks.machine.space import watched
-from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _edges, _onnx
+from tasks.profilers import WARMUP, Measured, Operator, Request, _edges, _onnx
 from tasks.profilers._common import calm, stacks_of
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx
 
 RUNTIMES = ("onnxruntime",)
 TYPES = {"float": "fp32", "float16": "fp16", "bfloat16": "bf16", "uint8": "int8", "int8": "int8", "double": "fp64"}
 
 
-def measure(
-    path: Path,
-    runtime: str,
-    device: str,
-    threads: int,
-    inputs: np.ndarray,
-    queries: int,
-    folder: Path,
-    watch: Watching = UNWATCHED,
-) -> Measured:
+def measure(request: Request) -> Measured:
     """Profile an ONNX file on ONNX Runtime's CPU or CUDA provider."""
-    file = model_file(path)
+    file = model_file(request.path)
+    folder = request.folder
     source = _onnx.read(file)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, watched(folder):
-        events = _record(file, source, device, threads, inputs, queries, Path(scratch), watch)
+        events = _record(file, source, request, Path(scratch))
         optimized = _onnx.read(Path(scratch) / "optimized.onnx")
     (folder / "trace.json").write_text(json.dumps({"traceEvents": events}))
     runs = [event for event in events if event["name"] == "model_run"]
@@ -81,40 +72,38 @@ def _normalisations(operators: list[Operator], reasons: dict[str, str]) -> dict[
     return unfolded
 
 
-def _record(
-    file: Path, model: Any, device: str, threads: int, inputs: np.ndarray, queries: int, scratch: Path, watch: Watching
-) -> list[dict[str, Any]]:
+def _record(file: Path, model: onnx.ModelProto, request: Request, scratch: Path) -> list[dict[str, Any]]:
     """Run queries under the profiler, and return the events of the recorded ones.
 
     The optimized graph is written into the folder `scratch`.
     """
     import onnxruntime
 
-    _onnxruntime.load_library(device)
+    _onnxruntime.load_library(request.device)
     # Weights are written into a file of their own, so that a graph of more than 2 GB can be written. The weights of the
     # model's file are read from its folder.
     weights = {
         "session.optimized_model_external_initializers_file_name": "weights",
         "session.model_external_initializers_file_folder_path": str(file.parent.absolute()),
     }
-    options = _onnxruntime.options(threads, weights)
+    options = _onnxruntime.options(request.threads, weights)
     options.enable_profiling = True
     options.profile_file_prefix = str(scratch / "profile")
     options.optimized_model_filepath = str(scratch / "optimized.onnx")
-    if device == "cpu":
+    if request.device == "cpu":
         provider, settings = _onnxruntime.CPU, {}
     else:
-        provider, settings = "CUDAExecutionProvider", {"device_id": device.partition(":")[2], "use_tf32": "0"}
+        provider, settings = "CUDAExecutionProvider", {"device_id": request.device.partition(":")[2], "use_tf32": "0"}
     # The model is opened from memory, because the nodes' names, by which the profile goes, were set when it was read.
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=[(provider, settings)])
     if session.get_providers()[0] != provider:
         raise RuntimeError(f"asked for {provider}, ONNX Runtime gave {session.get_providers()[0]}")
-    name = session.get_inputs()[0].name
+    feed = {session.get_inputs()[0].name: request.inputs}
     for _ in range(WARMUP):
-        session.run(None, {name: inputs})
-    with watch:
-        for _ in range(queries):
-            session.run(None, {name: inputs})
+        session.run(None, feed)
+    with request.watch:
+        for _ in range(request.queries):
+            session.run(None, feed)
     events = json.loads(Path(session.end_profiling()).read_text())
     start = sorted(event["ts"] for event in events if event["name"] == "model_run")[WARMUP]
     return [event for event in events if event["ts"] >= start]

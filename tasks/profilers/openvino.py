@@ -9,11 +9,10 @@ Source: https://docs.openvino.ai (ProfilingInfo, `ov::enable_profiling`)
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching, _edges, _onnx
+from tasks.profilers import WARMUP, Measured, Operator, Request, _edges, _onnx
 from tasks.profilers._common import stacks_of, write_trace
 from tasks.runtimes import _openvino
 from tasks.runtimes._onnx import model_file
@@ -21,7 +20,6 @@ from tasks.runtimes._onnx import model_file
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import numpy as np
     import onnx
 
 # How many models are compiled and measured.
@@ -30,36 +28,19 @@ RUNTIMES = ("openvino", "openvino_bf16")
 TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8", "u8": "int8"}
 
 
-def measure(
-    path: Path,
-    runtime: str,
-    device: str,
-    threads: int,
-    inputs: np.ndarray,
-    queries: int,
-    folder: Path,
-    watch: Watching = UNWATCHED,
-) -> Measured:
+def measure(request: Request) -> Measured:
     """Profile an ONNX file, or a file in OpenVINO's own format, in OpenVINO on the CPU."""
-    file = model_file(path)
+    file = model_file(request.path)
     core = _openvino.library().Core()
     model = core.read_model(file)
     source = _as_onnx(model) if file.suffix == ".xml" else _onnx.read(file)
-    model.reshape({model.inputs[0]: list(inputs.shape)})
-    precision = "bf16" if runtime.endswith("bf16") else "f32"
-    settings = _openvino.configuration(precision, threads, 1) | {"PERF_COUNT": True}
+    model.reshape({model.inputs[0]: list(request.inputs.shape)})
+    precision = "bf16" if request.runtime.endswith("bf16") else "f32"
+    settings = _openvino.configuration(precision, request.threads, 1) | {"PERF_COUNT": True}
     times_of_compilations = []
     for _ in range(COMPILATIONS):
         compiled = core.compile_model(model, "CPU", settings)
-        request = compiled.create_infer_request()
-        for _ in range(WARMUP):
-            request.infer([inputs])
-        before = _counters(request)
-        with watch:
-            for _ in range(queries):
-                request.infer([inputs])
-        after = _counters(request)
-        times_ms = {name: _between_ms(before.get(name), counter, queries) for name, counter in after.items()}
+        times_ms, counters = _record(compiled, request)
         times_of_compilations.append(times_ms)
     executed = compiled.get_runtime_model()
     originals = _originals(executed)
@@ -67,29 +48,50 @@ def measure(
     edges = _edges.of_openvino(executed, types, {node.get_friendly_name() for node in model.get_ordered_ops()})
     modules = _onnx.Modules(source)
     operators = []
-    for name, counter in after.items():
+    for name, counter in counters.items():
         implementation, _, arithmetic = counter.exec_type.rpartition("_")
         operators.append(
             Operator(
                 name=name,
                 path=modules.path([*originals.get(name, ()), name]),
                 type=types.get(name, counter.node_type),
-                calls=queries,
+                calls=request.queries,
                 total_ms=median(times_ms[name] for times_ms in times_of_compilations if name in times_ms),
                 precision=TYPES.get(arithmetic),
                 provider=implementation or counter.exec_type,
                 edge=name in edges,
             )
         )
-    write_trace(folder, operators, queries, "OpenVINO counts durations; operators are shown one after the other")
+    note = "OpenVINO counts durations; operators are shown one after the other"
+    write_trace(request.folder, operators, request.queries, note)
     return Measured(
-        queries=queries,
+        queries=request.queries,
         operators=operators,
-        stacks=stacks_of(operators, queries),
+        stacks=stacks_of(operators, request.queries),
         quantized=_onnx.is_quantized(source),
         convolutions=_onnx.convolutions(source, modules),
         dynamic=_onnx.is_dynamic(source),
     )
+
+
+def _record(compiled: Any, request: Request) -> tuple[dict[str, float], dict[str, Any]]:
+    """Run queries in a compiled model.
+
+    Returns
+    -------
+    times_ms : by the name of each operator, its time in all recorded queries, in milliseconds
+    counters : by the name of each operator, its counter after them
+    """
+    inference = compiled.create_infer_request()
+    for _ in range(WARMUP):
+        inference.infer([request.inputs])
+    before = _counters(inference)
+    with request.watch:
+        for _ in range(request.queries):
+            inference.infer([request.inputs])
+    after = _counters(inference)
+    times_ms = {name: _between_ms(before.get(name), counter, request.queries) for name, counter in after.items()}
+    return times_ms, after
 
 
 def _originals(executed: Any) -> dict[str, list[str]]:

@@ -14,15 +14,13 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from tasks.profilers import UNWATCHED, WARMUP, Convolution, Measured, Operator, Stacks, Watching
+from tasks.profilers import WARMUP, Convolution, Measured, Operator, Request, Stacks
 from tasks.profilers._common import calm
 from tasks.runtimes import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-
-    import numpy as np
 
     from tasks.runtimes import Session
 
@@ -37,45 +35,36 @@ AS_WRITTEN = "PyTorch executes the modules as they are written"
 PRECISIONS = {"float": "fp32", "c10::Half": "fp16", "c10::BFloat16": "bf16"}
 
 
-def measure(
-    path: Path,
-    runtime: str,
-    device: str,
-    threads: int,
-    inputs: np.ndarray,
-    queries: int,
-    folder: Path,
-    watch: Watching = UNWATCHED,
-) -> Measured:
+def measure(request: Request) -> Measured:
     """Profile a model in PyTorch.
 
-    `folder` also gets the log that TensorBoard shows where torch-tb-profiler is installed.
+    The request's folder also gets the log that TensorBoard shows where torch-tb-profiler is installed.
     """
     import torch
     from torch import profiler
 
-    if runtime.startswith("torch_compile"):
+    if request.runtime.startswith("torch_compile"):
         import torch._inductor.config as inductor
 
         # Without this its CPU kernels are not in the profile.
         inductor.cpp.enable_kernel_profile = True
-    adapter = load(runtime)
-    adapter.load_library(device)
-    session = adapter.open(path, device, len(inputs), threads)
+    adapter = load(request.runtime)
+    adapter.load_library(request.device)
+    session = adapter.open(request.path, request.device, len(request.inputs), request.threads)
     # The first query may compile, which is done before the hooks are there.
-    session.run(inputs)
-    log = folder / "tensorboard"
-    write_log = profiler.tensorboard_trace_handler(str(log), worker_name=runtime)
+    session.run(request.inputs)
+    log = request.folder / "tensorboard"
+    write_log = profiler.tensorboard_trace_handler(str(log), worker_name=request.runtime)
     convolutions: dict[str, Convolution] = {}
-    hooks = _modules(convolutions) if runtime == "eager" else nullcontext()
+    hooks = _modules(convolutions) if request.runtime == "eager" else nullcontext()
     with warnings.catch_warnings(), hooks:
         warnings.simplefilter("ignore")
-        steps = _record(session, device, inputs, queries, watch=watch, write_log=write_log)
+        steps = _record(session, request, write_log)
     session.close()
-    shutil.copyfile(next(log.glob("*.pt.trace.json")), folder / "trace.json")
-    if runtime == "torchscript":
-        convolutions = _in_script(torch, path)
-    tree = _Tree(device)
+    shutil.copyfile(next(log.glob("*.pt.trace.json")), request.folder / "trace.json")
+    if request.runtime == "torchscript":
+        convolutions = _in_script(torch, request.path)
+    tree = _Tree(request.device)
     calm_steps = [steps[number] for number in calm([step.cpu_time_total for step in steps])]
     for step in calm_steps:
         tree.add_query(step)
@@ -92,34 +81,26 @@ def measure(
     )
 
 
-def _record(
-    session: Session,
-    device: str,
-    inputs: np.ndarray,
-    queries: int,
-    *,
-    watch: Watching,
-    write_log: Callable[[Any], None],
-) -> list[Any]:
+def _record(session: Session, request: Request, write_log: Callable[[Any], None]) -> list[Any]:
     """Run queries under the profiler, and return one event per recorded query. `write_log` gets the profiler."""
     import torch
     from torch import profiler
 
     activities = [profiler.ProfilerActivity.CPU]
-    if device != "cpu":
+    if request.device != "cpu":
         activities.append(profiler.ProfilerActivity.CUDA)
     with profiler.profile(
         activities=activities,
         record_shapes=True,
-        schedule=profiler.schedule(wait=0, warmup=WARMUP, active=queries, repeat=1),
+        schedule=profiler.schedule(wait=0, warmup=WARMUP, active=request.queries, repeat=1),
         on_trace_ready=write_log,
     ) as recorded:
         for _ in range(WARMUP):
-            session.run(inputs)
+            session.run(request.inputs)
             recorded.step()
-        with watch:
-            for _ in range(queries):
-                session.run(inputs)
+        with request.watch:
+            for _ in range(request.queries):
+                session.run(request.inputs)
                 recorded.step()
     # On CUDA a step is also among the GPU's events, where it is left out.
     cpu = torch.autograd.DeviceType.CPU

@@ -9,37 +9,53 @@ Source: https://docs.nvidia.com/deeplearning/tensorrt (IProfiler, EngineInspecto
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching
+from tasks.profilers import WARMUP, Measured, Operator, Request
 from tasks.profilers._common import stacks_of, write_trace
 from tasks.runtimes import _tensorrt
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
 
 RUNTIMES = ("tensorrt",)
 TYPES = {"Int8": "int8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
 
 
-def measure(
-    path: Path,
-    runtime: str,
-    device: str,
-    threads: int,
-    inputs: np.ndarray,
-    queries: int,
-    folder: Path,
-    watch: Watching = UNWATCHED,
-) -> Measured:
+def measure(request: Request) -> Measured:
     """Profile a serialized engine on a GPU."""
     import torch
 
-    _tensorrt.load_library(device)
-    engine = _tensorrt.Engine(path, device, len(inputs))
-    context, library = engine.context(), engine.library
+    _tensorrt.load_library(request.device)
+    engine = _tensorrt.Engine(request.path, request.device, len(request.inputs))
+    context = engine.context()
+    bound = _tensorrt.Bound(engine, context, torch.from_numpy(request.inputs).to(request.device))
+    stream = torch.cuda.Stream()
+    # The inputs were copied in another stream.
+    torch.cuda.synchronize()
+    for _ in range(WARMUP):
+        bound.enqueue(stream)
+        stream.synchronize()
+    profiler = _profiler(engine.library)
+    context.profiler = profiler
+    with request.watch:
+        for _ in range(request.queries):
+            bound.enqueue(stream)
+            stream.synchronize()
+    inspector = engine.engine.create_engine_inspector()
+    information = json.loads(inspector.get_engine_information(engine.library.LayerInformationFormat.JSON))
+    layers = {layer["Name"]: layer for layer in information.get("Layers", []) if isinstance(layer, dict)}
+    operators = [_operator(name, times_ms, layers.get(name, {})) for name, times_ms in profiler.times_ms.items()]
+    note = "TensorRT reports durations; layers are shown one after the other"
+    write_trace(request.folder, operators, request.queries, note)
+    return Measured(
+        queries=request.queries,
+        operators=operators,
+        stacks=stacks_of(operators, request.queries),
+        convolutions=[],
+        quantized=any(operator.precision == "int8" for operator in operators),
+    )
+
+
+def _profiler(library: Any) -> Any:
+    """Return a profiler for an execution context. It keeps the times of layers in its attribute `times_ms`."""
 
     class Profiler(library.IProfiler):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -50,31 +66,7 @@ def measure(
         def report_layer_time(self, layer_name: str, ms: float) -> None:
             self.times_ms.setdefault(layer_name, []).append(ms)
 
-    bound = _tensorrt.Bound(engine, context, torch.from_numpy(inputs).to(device))
-    stream = torch.cuda.Stream()
-    profiler = Profiler()
-    # The inputs were copied in another stream.
-    torch.cuda.synchronize()
-    for _ in range(WARMUP):
-        bound.enqueue(stream)
-        stream.synchronize()
-    context.profiler = profiler
-    with watch:
-        for _ in range(queries):
-            bound.enqueue(stream)
-            stream.synchronize()
-    inspector = engine.engine.create_engine_inspector()
-    information = json.loads(inspector.get_engine_information(library.LayerInformationFormat.JSON))
-    layers = {layer["Name"]: layer for layer in information.get("Layers", []) if isinstance(layer, dict)}
-    operators = [_operator(name, times_ms, layers.get(name, {})) for name, times_ms in profiler.times_ms.items()]
-    write_trace(folder, operators, queries, "TensorRT reports durations; layers are shown one after the other")
-    return Measured(
-        queries=queries,
-        operators=operators,
-        stacks=stacks_of(operators, queries),
-        convolutions=[],
-        quantized=any(operator.precision == "int8" for operator in operators),
-    )
+    return Profiler()
 
 
 def _operator(name: str, times_ms: list[float], about: dict[str, Any]) -> Operator:

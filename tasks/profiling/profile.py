@@ -108,7 +108,18 @@ def profile(
     with beside(folder) as scratch, watched(folder):
         new_folder = scratch / "profile"
         new_folder.mkdir()
-        measured = profiler.measure(path, runtime, device, threads, inputs, queries, new_folder, watch)
+        measured = profiler.measure(
+            profilers.Request(
+                path=path,
+                runtime=runtime,
+                device=device,
+                threads=threads,
+                inputs=inputs,
+                queries=queries,
+                folder=new_folder,
+                watch=watch,
+            )
+        )
         certificate = watch.row()
         result = Profile(
             name=name or path.name,
