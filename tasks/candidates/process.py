@@ -221,13 +221,13 @@ class Worker:
         if -code in ENDED:
             cause = ", as by the kernel where memory runs out" if -code == signal.SIGKILL else ""
             return Killed(f"killed by {signal.Signals(-code).name}{cause}; the same command measures it again")
-        died = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return CandidateError(f"process {died}; {self._last_line()}")
+        ending = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return CandidateError(f"process {ending}; {self._last_line()}")
 
     def _last_line(self) -> str:
         """Return the last line of the process's log, in words."""
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return f"its last words: {lines[-1].strip()}" if lines else "it wrote nothing"
+        return f"the last line of its log: {lines[-1].strip()}" if lines else "its log is empty"
 
     def kill(self) -> None:
         """End the process at once."""

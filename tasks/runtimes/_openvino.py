@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 def unavailable(device: str) -> str | None:
     """Return why OpenVINO cannot run on `device`, or None where it can."""
     if device != "cpu":
-        return f"OpenVINO executes on cpu only here, asked for {device}"
+        return f"burnish runs OpenVINO on cpu only, asked for {device}"
     return None if importlib.util.find_spec("openvino") else "OpenVINO is not installed"
 
 

@@ -119,7 +119,7 @@ class Engine:
         self.largest = tuple(self.engine.get_tensor_profile_shape(self.input, 0)[2])
         if self.largest and batch_size > self.largest[0]:
             raise ValueError(
-                f"{path.name} was built for up to {self.largest[0]} images a query, asked for {batch_size}"
+                f"{path.name} was built for up to {self.largest[0]} images per query, asked for {batch_size}"
             )
 
     def reason(self) -> str:
@@ -185,7 +185,7 @@ class Bound:
         if inputs.dtype != wanted:
             raise ValueError(f"the engine takes inputs of type {wanted}, got {inputs.dtype}")
         if not context.set_input_shape(engine.input, tuple(inputs.shape)):
-            largest = f"it was built for up to {engine.largest[0]} images a query; " if engine.largest else ""
+            largest = f"it was built for up to {engine.largest[0]} images per query; " if engine.largest else ""
             raise ValueError(f"the engine refuses inputs of shape {tuple(inputs.shape)}: {largest}{engine.reason()}")
         shapes = [tuple(context.get_tensor_shape(name)) for name in engine.outputs]
         if any(length < 0 for shape in shapes for length in shape):

@@ -35,7 +35,7 @@ class Program(BaseModel):
 
 def unavailable(device: str) -> str | None:
     """Return why the null runtime cannot run on `device`, or None where it can."""
-    return None if device == "cpu" else f"the null runtime lasts as long as it is told on cpu only, asked for {device}"
+    return None if device == "cpu" else f"the null runtime runs on cpu only, asked for {device}"
 
 
 def load_library(device: str) -> None:

@@ -38,7 +38,7 @@ SETTINGS = Benchmark(
 ).model_copy(update={"runtimes": ("null",)})
 TOLD = {
     signal.SIGKILL: "killed by SIGKILL, as by the kernel where memory runs out; the same command measures it again",
-    signal.SIGSEGV: "process killed by SIGSEGV; it wrote nothing",
+    signal.SIGSEGV: "process killed by SIGSEGV; its log is empty",
 }
 
 
