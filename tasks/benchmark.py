@@ -1,23 +1,24 @@
 """Benchmark: latency, memory and prediction quality of every deployable form, in every runtime, on every device.
 
-What is measured is in tasks/measure/clock.py, how candidates are visited in tasks/candidates/rounds.py; here are the
-rows that result.
+tasks/measure/clock.py says how a query is timed, tasks/candidates/rounds.py in which order candidates are visited, and
+tasks/candidates/rows.py which rows come of it. This file decides what is measured, and scores the predictions.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks import machine, runtimes
 from tasks.caching.stage import stage
-from tasks.candidates.jobs import Job, candidates, modules, save_pool
+from tasks.candidates.candidate import Candidate, make_candidates, modules, save_pool
 from tasks.candidates.process import Images
 from tasks.candidates.rounds import run
-from tasks.candidates.rows import frame, stored, tables
+from tasks.candidates.rows import frame, store_frames, tables
 from tasks.datasets._arrays import load_arrays
 from tasks.machine.devices import release
 from tasks.machine.locks import locked
@@ -36,52 +37,54 @@ if TYPE_CHECKING:
 
 
 def benchmark(work: Work, data: Prepared, variants: tuple[Variant, ...], settings: Benchmark) -> Measured:
-    """Measure every variant marked for it in every asked runtime that takes its format, on every asked device.
+    """Measure every variant that is marked for it in each runtime of the study that takes its format, on each device.
 
     Returns
     -------
     Measured
-        Fragments of latencies, benchmarks, memory, evaluations, predictions and environments. What fails, and what
-        cannot run here, is a row of `benchmarks` with the reason; the others go on.
+        Fragments of latencies, benchmarks, memory, evaluations, predictions and environments. A candidate that fails,
+        or that this machine cannot run, is a row of `benchmarks` with the reason, and the others are measured.
     """
+    # Rounds that an interrupted benchmark has finished lie in this folder.
     folder = work.scratch / "candidates"
-    # rounds of an interrupted benchmark lie there
     folder.mkdir(parents=True, exist_ok=True)
     arrays = load_arrays(work.store, data)
     rows = arrays.rows_of("test")
     np.save(folder / "rows.npy", rows)
     save_pool(work, data, max(settings.batch_sizes), folder / "pool.npy")
-    jobs, unmeasured = _plan(work, data, variants, settings, folder)
-    with locked({"cpu", *(job.device for job in jobs)}, work.log):
+    candidates, unmeasured = _plan(work, data, variants, settings, folder)
+    with locked({"cpu", *(candidate.device for candidate in candidates)}, work.log):
         environment = machine.environment()
         release()
-        run(work, jobs, settings, folder)
+        run(work, candidates, settings, folder)
     labels = arrays.labels[rows]
-    evaluations = list(_evaluations(work.log, jobs, labels, {v.name: v.parent for v in variants}))
-    made = Measured(
-        tables=tables(work, jobs, settings, unmeasured)
+    parents = {variant.name: variant.parent for variant in variants}
+    evaluations = list(_evaluations(work.log, candidates, labels, parents))
+    predictions = _predictions(candidates, rows, labels, _file_names(work, data, rows))
+    measured = Measured(
+        tables=tables(work, candidates, settings, unmeasured)
         | {
             "environments": work.rows("environments", [environment]),
             "evaluations": work.rows("evaluations", evaluations),
-            "predictions": stored(work, "predictions", _predictions(jobs, rows, labels, _names(work, data, rows))),
+            "predictions": store_frames(work, "predictions", predictions),
         },
-        passing=tuple(f"{job.label}: {job.error}" for job in jobs if job.killed),
+        passing=tuple(f"{candidate.label}: {candidate.error}" for candidate in candidates if candidate.killed),
     )
-    # else the rounds before are there for the next run
-    if not made.passing:
+    # Where a candidate was killed, the next run measures again, and needs the rounds that were finished before.
+    if not measured.passing:
         shutil.rmtree(folder)
-    return made
+    return measured
 
 
 def _plan(
     work: Work, data: Prepared, variants: tuple[Variant, ...], settings: Benchmark, folder: Path
-) -> tuple[list[Job], list[dict[str, object]]]:
-    """(What to measure, rows of what cannot be measured)."""
-    jobs: list[Job] = []
+) -> tuple[list[Candidate], list[dict[str, object]]]:
+    """Return the candidates to measure, and rows of `benchmarks` for what cannot be measured."""
+    candidates: list[Candidate] = []
     rows: list[dict[str, object]] = []
     devices = machine.resolve_devices(settings.devices)
     assert AUTO not in settings.runtimes, "flows/plan.py decides what it stands for"
-    asked = Images(
+    images = Images(
         images=str(work.store.get(data.images)),
         rows=str(folder / "rows.npy"),
         mean=data.mean,
@@ -89,71 +92,82 @@ def _plan(
         batch_size=settings.evaluation_batch,
     )
 
-    def row(variant: Variant, runtime: str, device: str, status: str, error: str | None) -> None:
-        which = {"variant": variant.name, "runtime": runtime, "device": device, "status": status, "error": error}
-        rows.extend(which | {"batch_size": size, "rounds": 0, "queries": 0} for size in settings.batch_sizes)
+    def add_rows(variant: Variant, runtime: str, device: str, *, status: str, error: str | None) -> None:
+        columns = {"variant": variant.name, "runtime": runtime, "device": device, "status": status, "error": error}
+        rows.extend(columns | {"batch_size": size, "rounds": 0, "queries": 0} for size in settings.batch_sizes)
 
     for variant in variants:
         takers = [name for name in settings.runtimes if variant.format in runtimes.load(name).FORMATS]
         if variant.artifact is None:
             if takers:
-                row(variant, takers[0], devices[0], variant.status, variant.error)
+                add_rows(variant, takers[0], devices[0], status=variant.status, error=variant.error)
             continue
         if not variant.benchmark:
             continue
         if not takers:
-            work.log.warning("%s: no runtime of the study takes %s", variant.name, variant.format)
-        for runtime, device in ((runtime, device) for runtime in takers for device in devices):
+            work.log.warning("%s: no runtime of the study takes the format %s", variant.name, variant.format)
+        for runtime, device in product(takers, devices):
             reason = runtimes.load(runtime).unavailable(device)
             if reason:
-                row(variant, runtime, device, "skipped", reason)
+                add_rows(variant, runtime, device, status="skipped", error=reason)
                 continue
             path = work.store.get(variant.artifact)
-            jobs += candidates(variant, runtime, device, path, settings, folder / "pool.npy", asked)
-    return jobs, rows
+            candidates += make_candidates(
+                variant, runtime, device, path=path, settings=settings, pool=folder / "pool.npy", images=images
+            )
+    return candidates, rows
 
 
 def _evaluations(
-    log: logging.Logger, jobs: list[Job], labels: np.ndarray, parents: Mapping[str, str | None]
+    log: logging.Logger, candidates: list[Candidate], labels: np.ndarray, parents: Mapping[str, str | None]
 ) -> Iterator[dict[str, object]]:
-    evaluated = [job for job in jobs if job.logits is not None]
-    for job in evaluated:
-        assert job.logits is not None
-        predicted = metrics.predictions(job.logits)
-        parent = _ancestor(job, evaluated, parents)
-        top1, macro = metrics.top1(job.logits, labels), metrics.macro_f1(labels, predicted)
-        top1_low, top1_high = metrics.wilson(top1, len(labels))
-        macro_low, macro_high = metrics.macro_f1_interval(labels, predicted)
-        yield job.which | {
-            "parent": parent.variant.name if parent else None,
-            "images": len(labels),
-            "top1": top1,
-            "top1_low": top1_low,
-            "top1_high": top1_high,
-            "top5": metrics.top5(job.logits, labels),
-            "macro_f1": macro,
-            "macro_f1_low": macro_low,
-            "macro_f1_high": macro_high,
-            "agreement": metrics.agreement(predicted, metrics.predictions(parent.logits))
-            if parent and parent.logits is not None
-            else None,
-        }
-        log.info("%s: top-1 %.4f, macro F1 %.4f", job.label, top1, macro, extra={"detail": True})
+    """Yield one row of `evaluations` per candidate that has logits. `parents` has each variant's parent, by name."""
+    evaluated = [candidate for candidate in candidates if candidate.logits is not None]
+    for candidate in evaluated:
+        assert candidate.logits is not None
+        quality = metrics.quality(candidate.logits, labels)
+        ancestor = _ancestor(candidate, evaluated, parents)
+        agreement = None
+        if ancestor is not None:
+            assert ancestor.logits is not None
+            agreement = metrics.agreement(metrics.predictions(candidate.logits), metrics.predictions(ancestor.logits))
+        yield (
+            candidate.columns
+            | quality
+            | {
+                "parent": ancestor.variant.name if ancestor else None,
+                "images": len(labels),
+                "agreement": agreement,
+            }
+        )
+        log.info(
+            "%s: top-1 %.4f, macro F1 %.4f",
+            candidate.label,
+            quality["top1"],
+            quality["macro_f1"],
+            extra={"detail": True},
+        )
 
 
-def _ancestor(job: Job, evaluated: list[Job], parents: Mapping[str, str | None]) -> Job | None:
-    """The nearest measured ancestor of a variant; on the same device, then in the same runtime, where it can be."""
-    name = parents.get(job.variant.name)
+def _ancestor(candidate: Candidate, evaluated: list[Candidate], parents: Mapping[str, str | None]) -> Candidate | None:
+    """Return the evaluated candidate of the nearest ancestor of a candidate's variant, or None where there is none.
+
+    Of several, one on the same device is preferred, then one in the same runtime.
+    """
+    name = parents.get(candidate.variant.name)
     while name is not None:
-        found = [other for other in evaluated if other.variant.name == name]
-        if found:
-            return max(found, key=lambda other: (other.device == job.device, other.runtime == job.runtime))
+        ancestors = [other for other in evaluated if other.variant.name == name]
+        if ancestors:
+            return max(
+                ancestors,
+                key=lambda other: (other.device == candidate.device, other.runtime == candidate.runtime),
+            )
         name = parents.get(name)
     return None
 
 
-def _names(work: Work, data: Prepared, rows: np.ndarray) -> list[str | None]:
-    """Image file of each row, None where the source has none."""
+def _file_names(work: Work, data: Prepared, rows: np.ndarray) -> list[str | None]:
+    """Return the image file of each row. It is None where the source of the images has no files."""
     if data.names is None:
         return [None] * len(rows)
     names = json.loads(work.store.get(data.names).read_text(encoding="utf-8"))
@@ -161,15 +175,23 @@ def _names(work: Work, data: Prepared, rows: np.ndarray) -> list[str | None]:
 
 
 def _predictions(
-    jobs: list[Job], rows: np.ndarray, labels: np.ndarray, names: list[str | None]
+    candidates: list[Candidate], rows: np.ndarray, labels: np.ndarray, names: list[str | None]
 ) -> Iterator[pl.DataFrame]:
-    for job in jobs:
-        if job.logits is not None:
-            said = {"prediction": metrics.predictions(job.logits), "confidence": metrics.confidence(job.logits)}
-            yield frame("predictions", job.which, {"image": rows, "file": names, "label": labels, **said})
+    """Yield the rows of `predictions` of one candidate after the other: one row per image."""
+    for candidate in candidates:
+        if candidate.logits is not None:
+            arrays: dict[str, np.ndarray | list[str | None]] = {
+                "image": rows,
+                "file": names,
+                "label": labels,
+                "prediction": metrics.predictions(candidate.logits),
+                "confidence": metrics.confidence(candidate.logits),
+            }
+            yield frame("predictions", candidate.columns, arrays)
 
 
 def _names_key(data: Prepared) -> str:
+    """Return what the cache key holds of the images' names, which stand in the table of predictions."""
     return data.names.sha256 if data.names else "none"
 
 

@@ -25,22 +25,22 @@ from tasks.caching.keys import digest
 from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.candidates import rows
-from tasks.candidates.jobs import BATCHES, candidates, fresh_processes
+from tasks.candidates.candidate import BATCHES, fresh_processes, make_candidates
 from tasks.candidates.rounds import run
 from tasks.forms import modelfile
 from tasks.machine.files import replace
 from tasks.machine.locks import locked
 from tasks.machine.space import DiskFull, watched
-from tasks.measure.intervals import Turns, compare, turns
+from tasks.measure.intervals import compare_rounds, rounds_of
 from tasks.records import Benchmark, Variant, formats, plugins
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     import polars as pl
 
-    from tasks.candidates.jobs import Job
+    from tasks.candidates.candidate import Candidate
     from tasks.forms.modelfile import ModelFile
 
 Row = dict[str, Any]
@@ -74,13 +74,15 @@ def main(arguments: argparse.Namespace) -> None:
     with shown(), locked({"cpu", device}, LOG), _scratch(out, digest(parts)) as scratch:
         work = Work(Store(scratch / "store"), scratch, LOG)
         opened = {file.path: file.executable(scratch / f"file-{number}") for number, file in enumerate(files)}
-        jobs: list[Job] = []
+        candidates: list[Candidate] = []
         for number, ((file, runtime), name) in enumerate(zip(pairs, _names(pairs), strict=True)):
             pool = work.scratch / f"pool-{number}.npy"
             np.save(pool, inputs[file.path])
             variant = Variant(name=name, model=name, stage="file", format=file.format, artifact=artifacts[file.path])
-            jobs += candidates(variant, runtime, device, opened[file.path], settings, pool)
-        measurement = _measure(work, jobs, settings, out / "bench")
+            candidates += make_candidates(
+                variant, runtime, device, path=opened[file.path], settings=settings, pool=pool
+            )
+        measurement = _measure(work, candidates, settings, out / "bench")
     if arguments.json:
         print(json.dumps(_json(measurement) | {"notes": notes}, indent=1))
     else:
@@ -105,14 +107,14 @@ class Measurement:
     """Folder in which all tables are stored."""
 
 
-def _measure(work: Work, jobs: list[Job], settings: Benchmark, target: Path) -> Measurement:
+def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, target: Path) -> Measurement:
     """Measure all candidates, compare them with the first, and store the tables in a folder below `target`."""
     environment = machine.environment()
-    run(work, jobs, settings, work.scratch)
-    artifacts = rows.tables(work, jobs, settings, [])
+    run(work, candidates, settings, work.scratch)
+    artifacts = rows.tables(work, candidates, settings, [])
     artifacts["environments"] = work.rows("environments", [environment])
     tables = {name: _read(work, artifacts[name]) for name in ("benchmarks", "throughputs")}
-    reference = f"{jobs[0].variant.name} · {jobs[0].runtime}"
+    reference = f"{candidates[0].variant.name} · {candidates[0].runtime}"
     compared = comparisons(tables, reference, fresh_processes(settings))
     artifacts["comparisons"] = work.rows("comparisons", compared)
     return Measurement(tables, reference, compared, _keep(work, artifacts, target))
@@ -281,9 +283,12 @@ def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: in
         reference_rows = {row["batch_size"]: row for row in rows_ok if label(row) == reference}
         for row in sorted(rows_ok, key=lambda row: row["batch_size"]):
             base = reference_rows.get(row["batch_size"])
-            if base is None or label(row) == reference or len(_rounds(base)) != len(_rounds(row)):
+            if base is None or label(row) == reference:
                 continue
-            ratio, low, high, verdict = compare(_rounds(base), _rounds(row), fresh=processes == len(_rounds(row)))
+            paired = compare_rounds(rounds_of(base, processes), rounds_of(row, processes))
+            if paired is None:
+                continue
+            ratio, low, high, verdict = paired
             trouble = [side["conditions"] for side in (base, row) if side["conditions"]]
             compared.append(
                 {
@@ -293,17 +298,12 @@ def comparisons(measured: dict[str, pl.DataFrame], reference: str, processes: in
                     "experiment": experiment,
                     "ratio": ratio,
                     "low": low,
-                    "high": high if np.isfinite(high) else None,
+                    "high": high,
                     "verdict": verdict,
                     "conditions": "; ".join(trouble) or None,
                 }
             )
     return compared
-
-
-def _rounds(row: Row) -> Sequence[Turns]:
-    """Return the figures of each round that are compared. A smaller figure is faster."""
-    return turns(row) if "turn_medians_ms" in row else [1 / rate for rate in row["round_images_per_second"]]
 
 
 def _json(measurement: Measurement) -> Row:

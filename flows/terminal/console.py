@@ -178,7 +178,7 @@ class _Terminal(logging.Handler):
     """Show progress of the study and of the stage at work at the terminal's lower end, and log lines above it."""
 
     EVERY_LINE = True
-    """Whether the handler needs every line about progress (flows/orchestration/logs.py)."""
+    """Whether the handler needs every line about progress (flows/logs.py)."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()

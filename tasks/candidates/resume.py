@@ -1,4 +1,4 @@
-"""Rounds of a benchmark that was interrupted: each finished round is kept, and a new start goes on after the last."""
+"""Finished rounds on disk: a benchmark that was interrupted continues after the last of them."""
 
 from __future__ import annotations
 
@@ -9,96 +9,110 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.candidates.candidate import Visit
 from tasks.machine.durable import Series
 
 if TYPE_CHECKING:
     import logging
     from pathlib import Path
 
-    from tasks.candidates.jobs import Job
+    from tasks.candidates.candidate import Candidate
     from tasks.records import Benchmark
 
 STATE = ("provider", "baseline", "open_seconds", "started", "error")
-"""Fields of a job that outlive its process."""
+"""Fields of a candidate that outlive its process."""
 
 
-def _rounds(folder: Path) -> Series:
-    """A file per round, from 0: samples as arrays, and `jobs`, JSON of everything else."""
+def _files(folder: Path) -> Series:
+    """Return the files of a folder's rounds: one per round, counted from 0.
+
+    A file has the samples of the round's visits as arrays, and everything else as JSON in the array `candidates`.
+    """
     return Series(folder, "round", ".npz")
 
 
-def _asked(jobs: list[Job], settings: Benchmark) -> str:
-    """What rounds must have been measured for to count."""
-    return json.dumps(
-        [settings.model_dump(mode="json"), [[job.label, asdict(job.spec)] for job in jobs]], sort_keys=True
-    )
+def _purpose(candidates: list[Candidate], settings: Benchmark) -> str:
+    """Return what a round is measured for. A round counts only for a benchmark whose purpose is the same."""
+    specs = [[candidate.label, asdict(candidate.spec)] for candidate in candidates]
+    return json.dumps([settings.model_dump(mode="json"), specs], sort_keys=True)
 
 
-def save(folder: Path, number: int, jobs: list[Job], settings: Benchmark) -> None:
-    """Keep round `number` (from 0), whole or not at all; not where a candidate was killed in it or before.
+def save(folder: Path, number: int, candidates: list[Candidate], settings: Benchmark) -> None:
+    """Write round `number` (counted from 0) to disk, whole or not at all.
 
-    Candidates' rounds are compared in pairs, so that from there on all are measured again.
+    It is not written where a candidate was killed in this round or before it. The rounds of the candidates are compared
+    in pairs, so from there on all candidates are measured again.
     """
-    if any(job.killed for job in jobs):
+    if any(candidate.killed for candidate in candidates):
         return
     arrays: dict[str, np.ndarray] = {}
-    told: list[dict[str, Any]] = []
-    for index, job in enumerate(jobs):
+    states: list[dict[str, Any]] = []
+    for index, candidate in enumerate(candidates):
         visits = {}
-        for size, of_size in job.visits.items():
-            # it failed
-            if len(of_size) <= number:
+        for size, visits_of_size in candidate.visits.items():
+            if len(visits_of_size) <= number:
+                # The candidate failed before it was visited in this round.
                 continue
-            visit = of_size[number]
-            arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"] = visit.samples, visit.turns
+            visit = visits_of_size[number]
+            arrays[f"{index}-{size}-samples"] = visit.samples
+            arrays[f"{index}-{size}-turns"] = visit.turns
             if visit.gpu is not None:
                 arrays[f"{index}-{size}-gpu"] = visit.gpu
             visits[size] = {"process": visit.process, "answer": visit.answer}
-        state = {name: getattr(job, name) for name in STATE}
-        told.append({"visits": visits, "errors": job.errors, **state})
-    arrays["jobs"] = np.array(json.dumps({"asked": _asked(jobs, settings), "jobs": told}))
+        state = {name: getattr(candidate, name) for name in STATE}
+        states.append({"visits": visits, "errors": candidate.errors, **state})
+    text = json.dumps({"purpose": _purpose(candidates, settings), "states": states})
+    arrays["candidates"] = np.array(text)
     packed = io.BytesIO()
-    np.savez(packed, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
-    _rounds(folder).write(number, lambda file: file.write(packed.getbuffer()))
+    # NumPy's stub takes the arrays for savez's own options.
+    np.savez(packed, **arrays)  # type: ignore[arg-type]
+    _files(folder).write(number, lambda file: file.write(packed.getbuffer()))
 
 
-def load(folder: Path, jobs: list[Job], settings: Benchmark, log: logging.Logger) -> int:
-    """Give jobs what finished rounds found out; returns how many there are. Rounds of anything else do not count, nor
-    do those from the first damaged one on.
+def load(folder: Path, candidates: list[Candidate], settings: Benchmark, log: logging.Logger) -> int:
+    """Give the candidates the visits of the finished rounds in a folder, and return how many rounds these are.
+
+    Rounds that were measured for anything else do not count, nor does a damaged round or any after it.
     """
     number = 0
-    for kept in _rounds(folder).files():
-        if kept.number != number:
+    for file in _files(folder).files():
+        if file.number != number:
             break
-        if not kept.intact():
+        if not file.intact():
             log.warning(
                 "round %d of an interrupted benchmark is damaged (%s does not hold what its name says) and removed; "
                 "it and later rounds are measured again",
                 number + 1,
-                kept.path.name,
+                file.path.name,
             )
-            kept.path.unlink()
+            file.path.unlink()
             break
-        if not _take(kept.path, jobs, settings):
+        if not _take(file.path, candidates, settings):
             break
         number += 1
     return number
 
 
-def _take(path: Path, jobs: list[Job], settings: Benchmark) -> bool:
-    """Give jobs what one round found out, if it was measured for the same."""
-    from tasks.candidates.jobs import Visit
-
+def _take(path: Path, candidates: list[Candidate], settings: Benchmark) -> bool:
+    """Give the candidates the visits of one round. Return False where it was measured for anything else."""
     with np.load(path) as arrays:
-        told = json.loads(arrays["jobs"].item())
-        if told["asked"] != _asked(jobs, settings):
+        if "candidates" not in arrays:
+            # Another version of burnish wrote it.
             return False
-        for index, (job, kept) in enumerate(zip(jobs, told["jobs"], strict=True)):
-            for size, visit in kept["visits"].items():
-                samples, turns = arrays[f"{index}-{size}-samples"], arrays[f"{index}-{size}-turns"]
-                found = Visit(samples, turns, arrays.get(f"{index}-{size}-gpu"), visit["process"], visit["answer"])
-                job.visits.setdefault(int(size), []).append(found)
+        content = json.loads(arrays["candidates"].item())
+        if content["purpose"] != _purpose(candidates, settings):
+            return False
+        for index, (candidate, state) in enumerate(zip(candidates, content["states"], strict=True)):
+            for size, about in state["visits"].items():
+                visit = Visit(
+                    samples=arrays[f"{index}-{size}-samples"],
+                    turns=arrays[f"{index}-{size}-turns"],
+                    gpu=arrays.get(f"{index}-{size}-gpu"),
+                    process=about["process"],
+                    answer=about["answer"],
+                )
+                candidate.visits.setdefault(int(size), []).append(visit)
             for name in STATE:
-                setattr(job, name, kept[name])
-            job.errors = {int(size): error for size, error in kept["errors"].items()}
+                setattr(candidate, name, state[name])
+            candidate.errors = {int(size): error for size, error in state["errors"].items()}
     return True

@@ -1,8 +1,9 @@
-"""Visits to the benchmark's candidates: fresh processes, in rounds, one at a time, on locked devices.
+"""The rounds of a benchmark: its candidates are visited in fresh processes, one at a time, on locked devices.
 
-In every round all candidates are started, and each batch size is visited in turns: all warm up, then each measures for
-a moment, again and again, in an order that rotates. So what disturbs the machine for a while disturbs all alike, and
-the turns of two candidates are pairs. When memory does not hold all of them, they are visited in groups.
+In every round all candidates are started, and each batch size is visited in turns: all candidates warm up, then each
+measures for a moment, again and again, in an order that rotates. So what disturbs the machine for a while disturbs all
+candidates alike, and the turns of two candidates are pairs. Where memory does not hold all candidates at once, they are
+visited in groups.
 """
 
 from __future__ import annotations
@@ -12,232 +13,241 @@ import shutil
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
-from itertools import product
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tasks.candidates import resume
 from tasks.candidates.budget import Budget
-from tasks.candidates.jobs import Job, Visit, fresh_processes
-from tasks.candidates.process import WARMUP_SHARE, Candidate, CandidateError, Effort, Killed
+from tasks.candidates.candidate import Candidate, fresh_processes
+from tasks.candidates.process import CandidateError, Effort, Killed, Worker
+from tasks.candidates.visits import Visits
 from tasks.machine import devices
 from tasks.measure import metrics
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Mapping
+    from pathlib import Path
 
     from tasks.caching.work import Work
     from tasks.records import Benchmark
 
-# importing PyTorch takes seconds of a core
+# Importing PyTorch keeps a core busy for seconds, so only this many workers start at a time.
 STARTED_AT_ONCE = 2
-# a process's own memory with PyTorch imported (314 MB measured); the rest is shared
+# A worker's own memory with PyTorch imported (314 MB measured). The rest of its memory is shared with the others.
 PROCESS_BYTES = 350_000_000
-# of a process on a GPU: its CUDA context, kernels and workspaces (an estimate)
+# A worker's own memory on a GPU: its CUDA context, kernels and workspaces (an estimate).
 GPU_BYTES = 1_500_000_000
-# of a visit, at most
-TURNS = 20
-# least
-TURN_SECONDS = 0.05
-# least, of the slowest candidate: each turn begins with a query that is not counted
-TURN_QUERIES = 5
+# Groups are planned for this share of the free memory, because the two figures above are estimates.
+USED_MEMORY = 0.8
 
 
-def run(work: Work, jobs: list[Job], settings: Benchmark, folder: Path) -> None:
-    """Visit all candidates in all rounds, then take their logits; no process is left, whatever happens.
+def run(work: Work, candidates: list[Candidate], settings: Benchmark, folder: Path) -> None:
+    """Visit all candidates in all rounds, then evaluate those that have images. No worker is left running.
 
-    Rounds that are finished in `folder` are not repeated.
+    Rounds that an interrupted benchmark has finished in `folder` are not repeated.
     """
-    free = {device: devices.free_bytes(device) for device in {"cpu", *(job.device for job in jobs)}}
-    groups = _groups(jobs, {device: 0.8 * there for device, there in free.items() if there is not None})
-    if len(groups) > 1:
-        work.log.info(
-            "memory does not hold all candidates at once: %d groups, started anew in every round", len(groups)
-        )
-    # ascending, for the peak of memory
-    sizes = sorted(settings.batch_sizes)
-    rounds, processes = settings.rounds, fresh_processes(settings)
-    begun = _begun(work.log, jobs, settings, folder)
-    done, visits = float(begun * len(jobs) * len(sizes)), rounds * len(jobs) * len(sizes)
-    total = visits + sum(map(_is_evaluated, jobs))
-    starts = [len(groups) > 1 or n * processes // rounds != (n - 1) * processes // rounds for n in range(rounds)]
-    starts[begun] = True
-    budget = Budget(work.log, settings.minutes, jobs, sizes, rounds - begun, len(jobs) * sum(starts[begun:]))
-    effort = Effort(
-        warmup_seconds=settings.warmup_seconds, min_seconds=settings.min_seconds, min_queries=settings.min_queries
-    )
-
-    def tell(text: str) -> None:
-        work.progress(done, total, text)
-
+    rounds = _Rounds(work, candidates, settings, folder)
     try:
-        for number in range(begun, rounds):
-            for group in groups:
-                if starts[number]:
-                    for job in group:
-                        job.stop()
-                    _start(work.log, [job for job in group if job.error is None], folder, budget, tell)
-                first = number * len(group) // rounds
-                order = group[first:] + group[:first]
-                alone = [[job] for job in order if job.experiment != "latency"]
-                together = [[job for job in order if job.experiment == "latency"], *alone]
-                # This process too: training left it a context on the GPU, where it is no stranger.
-                own = [os.getpid(), *(job.process.pid for job in group if job.process)]
-                for size, visited in product(sizes, filter(None, together)):
-                    where = f"round {number + 1} of {rounds}, batch {size}"
-                    efforts = [replace(effort, limit=limit) for limit in budget.next(visited, size)]
-                    for share, doing in _visit(work.log, visited, size, folder, efforts, own):
-                        reached = done + share * len(visited)
-                        work.progress(reached, total, f"{where} ({int(reached)} of {visits} visits): {doing}")
-                    done += len(visited)
-                for job in group:
-                    if number == rounds - 1 and _is_evaluated(job):
-                        _evaluate(work.log, job, folder, tell)
-                        done += 1
-                    if len(groups) > 1:
-                        job.stop()
-            resume.save(folder, number, jobs, settings)
-        work.progress(total, total, f"{len(jobs)} candidates measured")
+        rounds.run()
     finally:
-        for job in jobs:
-            job.stop()
+        for candidate in candidates:
+            candidate.stop()
 
 
-def _begun(log: logging.Logger, jobs: list[Job], settings: Benchmark, folder: Path) -> int:
-    """Rounds that need not be repeated; the last one is, as its processes are evaluated. What an interrupted run has
-    compiled is removed: nothing tells whether it is whole.
+class _Rounds:
+    """The rounds of one benchmark, and how much of it is done."""
+
+    def __init__(self, work: Work, candidates: list[Candidate], settings: Benchmark, folder: Path) -> None:
+        self.work = work
+        self.candidates = candidates
+        self.settings = settings
+        self.folder = folder
+        # Candidates that memory holds at once.
+        self.groups = _groups(candidates, _usable_memory(candidates))
+        if len(self.groups) > 1:
+            work.log.info(
+                "memory does not hold all candidates at once: %d groups, started anew in every round", len(self.groups)
+            )
+        # Ascending, so that the peak of memory after a batch size is not that of a larger one.
+        self.batch_sizes = sorted(settings.batch_sizes)
+        # The first round that is measured now, counted from 0.
+        self.first_round = _load_finished(work.log, candidates, settings, folder)
+        # Rounds at whose beginning all workers are started.
+        self.starting_rounds = self._starting_rounds()
+        self.budget = Budget(
+            work.log,
+            candidates,
+            settings,
+            rounds=settings.rounds - self.first_round,
+            starts=len(candidates) * len(self.starting_rounds),
+        )
+        visits_per_round = len(candidates) * len(self.batch_sizes)
+        self.visits = settings.rounds * visits_per_round
+        # Steps of progress: visits and evaluations.
+        self.steps = self.visits + sum(map(_is_evaluated, candidates))
+        self.steps_done = float(self.first_round * visits_per_round)
+
+    def _starting_rounds(self) -> set[int]:
+        """Return the rounds, from the first that is measured now, at whose beginning all workers are started."""
+        if len(self.groups) > 1:
+            return set(range(self.first_round, self.settings.rounds))
+        rounds, processes = self.settings.rounds, fresh_processes(self.settings)
+        starting = {
+            number
+            for number in range(self.first_round, rounds)
+            if number * processes // rounds != (number - 1) * processes // rounds
+        }
+        return starting | {self.first_round}
+
+    def run(self) -> None:
+        """Measure the rounds that are still to come, and save each one when it is finished."""
+        for number in range(self.first_round, self.settings.rounds):
+            for group in self.groups:
+                if number in self.starting_rounds:
+                    self._start(group)
+                self._visit_group(group, number)
+                for candidate in group:
+                    if number == self.settings.rounds - 1 and _is_evaluated(candidate):
+                        self._evaluate(candidate)
+                        self.steps_done += 1
+                    if len(self.groups) > 1:
+                        candidate.stop()
+            resume.save(self.folder, number, self.candidates, self.settings)
+        self.work.progress(self.steps, self.steps, f"{len(self.candidates)} candidates measured")
+
+    def _report(self, text: str) -> None:
+        self.work.progress(self.steps_done, self.steps, text)
+
+    def _start(self, group: list[Candidate]) -> None:
+        """Start fresh workers, a few at a time. Each opens its model and then sleeps until it is visited."""
+        for candidate in group:
+            candidate.stop()
+        candidates = [candidate for candidate in group if candidate.error is None]
+        begin = time.monotonic()
+        self._report(f"opening {len(candidates)} candidate{'' if len(candidates) == 1 else 's'}")
+        with ThreadPoolExecutor(STARTED_AT_ONCE) as pool:
+            for number, candidate in enumerate(pool.map(self._open, candidates), 1):
+                self._report(f"opened {number} of {len(candidates)} candidates, the last: {candidate.label}")
+        self.budget.record_starts(len(candidates), time.monotonic() - begin)
+
+    def _open(self, candidate: Candidate) -> Candidate:
+        """Start a candidate's worker, wait until it has opened the model, and return the candidate."""
+        candidate.started += 1
+        candidate.worker = Worker(candidate.spec, self.folder / f"{candidate.label.replace('/', '-')}.log")
+        try:
+            answer = candidate.worker.receive()
+            candidate.provider = answer["provider"]
+            candidate.baseline = answer["rss_baseline_bytes"]
+            candidate.open_seconds = max(candidate.open_seconds, answer["open_seconds"])
+        except CandidateError as error:
+            candidate.fail(self.work.log, error)
+        return candidate
+
+    def _visit_group(self, group: list[Candidate], number: int) -> None:
+        """Visit the candidates of a group in round `number`, one batch size after the other."""
+        first = number * len(group) // self.settings.rounds
+        order = group[first:] + group[:first]
+        # Latencies are measured in turns, all candidates together. A throughput takes the whole device.
+        together = [[candidate for candidate in order if candidate.experiment == "latency"]]
+        together += [[candidate] for candidate in order if candidate.experiment != "latency"]
+        # This process is none of another program either: training has left it a context on the GPU.
+        known_pids = [os.getpid(), *(candidate.worker.pid for candidate in group if candidate.worker)]
+        for batch_size in self.batch_sizes:
+            for candidates in together:
+                if candidates:
+                    self._visit_together(candidates, batch_size, number, known_pids)
+
+    def _visit_together(self, candidates: list[Candidate], batch_size: int, number: int, known_pids: list[int]) -> None:
+        """Visit candidates in turns at one batch size, and report the progress."""
+        effort = Effort(
+            warmup_seconds=self.settings.warmup_seconds,
+            min_seconds=self.settings.min_seconds,
+            min_queries=self.settings.min_queries,
+        )
+        limits = self.budget.next_limits(candidates, batch_size)
+        efforts = [replace(effort, limit=limit) for limit in limits]
+        visits = Visits(
+            log=self.work.log,
+            folder=self.folder,
+            candidates=candidates,
+            batch_size=batch_size,
+            efforts=dict(zip(candidates, efforts, strict=True)),
+            known_pids=known_pids,
+        )
+        where = f"round {number + 1} of {self.settings.rounds}, batch {batch_size}"
+        for share, doing in visits.measure():
+            done = self.steps_done + share * len(candidates)
+            self.work.progress(done, self.steps, f"{where} ({int(done)} of {self.visits} visits): {doing}")
+        self.steps_done += len(candidates)
+
+    def _evaluate(self, candidate: Candidate) -> None:
+        """Let a candidate classify all test images, and keep the logits."""
+        if candidate.worker is None:
+            return
+        self._report(f"{candidate.variant.name} · {candidate.runtime} · {candidate.device}: all held-out images")
+        out = self.folder / "logits.npy"
+        try:
+            candidate.worker.ask("evaluate", out=str(out))
+            logits = np.load(out)
+            # Raises ValueError where a logit is not finite.
+            metrics.predictions(logits)
+            candidate.logits = logits
+        except Killed as error:
+            candidate.fail(self.work.log, error)
+        except (CandidateError, ValueError) as error:
+            candidate.fail(self.work.log, CandidateError(f"evaluation: {error}"))
+
+
+def _load_finished(log: logging.Logger, candidates: list[Candidate], settings: Benchmark, folder: Path) -> int:
+    """Give the candidates the visits of finished rounds, and return how many rounds need not be measured.
+
+    The last round is always measured, because its workers also evaluate. What an interrupted benchmark has compiled is
+    removed, because nothing tells whether it is whole.
     """
     for compiled in ("inductor", "triton"):
         shutil.rmtree(folder / compiled, ignore_errors=True)
-    begun = min(resume.load(folder, jobs, settings, log), settings.rounds - 1)
-    if begun:
-        log.info("rounds finished before an interruption: %d", begun)
-    for job in jobs:
-        job.visits = {size: visits[:begun] for size, visits in job.visits.items()}
-    return begun
+    finished = min(resume.load(folder, candidates, settings, log), settings.rounds - 1)
+    if finished:
+        log.info("rounds finished before an interruption: %d", finished)
+    for candidate in candidates:
+        candidate.visits = {size: visits[:finished] for size, visits in candidate.visits.items()}
+    return finished
 
 
-def _groups(jobs: list[Job], memory: Mapping[str, float]) -> list[list[Job]]:
-    """Candidates that fit together, in order, into the host's memory ("cpu") and a GPU's, where known; at least one a
-    group.
+def _usable_memory(candidates: list[Candidate]) -> dict[str, float]:
+    """Return how many bytes the workers may take, by device ("cpu": the host). A GPU that does not tell is left out."""
+    names = {"cpu", *(candidate.device for candidate in candidates)}
+    free = {device: devices.free_bytes(device) for device in names}
+    return {device: USED_MEMORY * free_bytes for device, free_bytes in free.items() if free_bytes is not None}
+
+
+def _groups(candidates: list[Candidate], memory: Mapping[str, float]) -> list[list[Candidate]]:
+    """Return the candidates, in order, in groups that fit into memory together. A group has at least one candidate.
+
+    `memory` is the bytes that the workers may take, by device ("cpu": the host). A device that it leaves out counts as
+    large enough.
     """
-    groups: list[list[Job]] = []
+    groups: list[list[Candidate]] = []
     used: Counter[str] = Counter()
-    for job in jobs:
-        # Weights: in the file's cache, as read and as laid out for the kernels.
-        weights = 3 * (job.variant.artifact.size_bytes if job.variant.artifact else 0)
+    for candidate in candidates:
+        # Weights are in memory three times: in the file's cache, as read, and as laid out for the kernels.
+        artifact = candidate.variant.artifact
+        weights = 3 * (artifact.size_bytes if artifact else 0)
         needs = Counter({"cpu": PROCESS_BYTES + weights})
-        if job.device != "cpu":
-            needs[job.device] = GPU_BYTES + weights
+        if candidate.device != "cpu":
+            needs[candidate.device] = GPU_BYTES + weights
         if not groups or any(used[device] + size > memory.get(device, inf) for device, size in needs.items()):
             groups.append([])
             used = Counter()
-        groups[-1].append(job)
+        groups[-1].append(candidate)
         used += needs
     return groups
 
 
-def _start(log: logging.Logger, jobs: list[Job], folder: Path, budget: Budget, tell: Callable[[str], None]) -> None:
-    """Start processes, a few at a time: each imports its library and opens its model, then sleeps until it is
-    visited."""
-
-    def one(job: Job) -> None:
-        job.started += 1
-        job.process = Candidate(job.spec, folder / f"{job.label.replace('/', '-')}.log")
-        try:
-            answer = job.process.receive()
-            job.provider, job.baseline = answer["provider"], answer["rss_baseline_bytes"]
-            job.open_seconds = max(job.open_seconds, answer["open_seconds"])
-        except CandidateError as error:
-            job.fail(log, error)
-
-    begin = time.monotonic()
-    tell(f"opening {len(jobs)} candidate{'' if len(jobs) == 1 else 's'}")
-    with ThreadPoolExecutor(STARTED_AT_ONCE) as pool:
-        for number, _ in enumerate(pool.map(one, jobs), 1):
-            tell(f"opened {number} of {len(jobs)} candidates, the last: {jobs[number - 1].label}")
-    budget.started(len(jobs), time.monotonic() - begin)
-
-
-def _visit(
-    log: logging.Logger, jobs: list[Job], size: int, folder: Path, efforts: list[Effort], own: list[int]
-) -> Iterator[tuple[float, str]]:
-    """One round of one batch size: all warm up, then measure in turns; those that have failed are left out.
-
-    Yields the share that is done, and what is done next. `own`: processes of all candidates.
-    """
-
-    @contextmanager
-    def process(job: Job) -> Iterator[Candidate]:
-        assert job.process is not None
-        try:
-            yield job.process
-        except CandidateError as error:
-            job.fail(log, error, size)
-
-    def able(order: list[Job]) -> list[Job]:
-        return [job for job in order if job.process is not None and size not in job.errors]
-
-    turns = TURNS if jobs[0].experiment == "latency" else 1
-    for number, job in enumerate(able(jobs)):
-        yield WARMUP_SHARE * number / len(jobs), f"{job.label}, warming up"
-        effort = efforts[jobs.index(job)]
-        with process(job) as candidate:
-            level = candidate.warm_up(job.experiment, size, effort, own)
-            turns = min(turns, _turns(effort, level)) if turns > 1 else 1
-    for turn in range(turns):
-        what = jobs[0].label if len(jobs) == 1 else f"{len(jobs)} candidates in turns"
-        yield WARMUP_SHARE + (1 - WARMUP_SHARE) * turn / turns, what
-        first = turn % len(jobs)
-        for job in able(jobs[first:] + jobs[:first]):
-            with process(job) as candidate:
-                candidate.turn(turns)
-    out = folder / "visit.npz"
-    for job in able(jobs):
-        with process(job) as candidate:
-            answer = candidate.finish(out)
-            with np.load(out) as arrays:
-                visit = Visit(arrays["samples"], arrays["turns"], arrays.get("gpu"), job.started, answer)
-            job.visits.setdefault(size, []).append(visit)
-            if job.device != "cpu" and answer["vram_peak_bytes"] is None and len(job.visits[size]) == 1:
-                log.info(
-                    "%s: GPU memory unknown: NVML is missing or does not list the process (as in a container without"
-                    " --pid=host)",
-                    job.label,
-                )
-
-
-def _turns(effort: Effort, query_ns: float) -> int:
-    """Turns that a latency visit is worth, for a candidate whose query takes so long."""
-    query = query_ns / 1e9
-    seconds = max(effort.min_seconds, effort.min_queries * query)
-    if effort.measure_limit is not None:
-        seconds = min(seconds, effort.measure_limit)
-    return max(1, min(TURNS, int(seconds / max(TURN_SECONDS, TURN_QUERIES * query))))
-
-
-def _is_evaluated(job: Job) -> bool:
-    """Whether a candidate takes the held-out images, when its rounds have ended."""
-    return job.experiment == "latency" and job.spec.images is not None
-
-
-def _evaluate(log: logging.Logger, job: Job, folder: Path, tell: Callable[[str], None]) -> None:
-    if job.process is None:
-        return
-    tell(f"{job.variant.name} · {job.runtime} · {job.device}: all held-out images")
-    out = folder / "logits.npy"
-    try:
-        job.process.ask("evaluate", out=str(out))
-        logits = np.load(out)
-        metrics.predictions(logits)
-        job.logits = logits
-    except Killed as error:
-        job.fail(log, error)
-    except (CandidateError, ValueError) as error:
-        job.fail(log, CandidateError(f"evaluation: {error}"))
+def _is_evaluated(candidate: Candidate) -> bool:
+    """Return whether a candidate classifies all test images when its rounds have ended."""
+    return candidate.experiment == "latency" and candidate.spec.images is not None

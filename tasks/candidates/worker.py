@@ -1,5 +1,7 @@
-"""A candidate's process: `python -m tasks.candidates.worker` opens a model in a runtime and answers
-tasks/candidates/process.py's commands."""
+"""The worker process of one candidate: `python -m tasks.candidates.worker`.
+
+It opens a model in a runtime and answers the commands of its parent (tasks/candidates/process.py).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,6 @@ import threading
 import time
 import traceback
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 
 from tasks import runtimes
+from tasks.candidates.measurement import Measurement
 from tasks.candidates.process import Effort, Images, Spec
 from tasks.datasets._pixels import normalise
 from tasks.machine import gpu, memory, space
@@ -30,11 +32,11 @@ from tasks.measure import clock, scenarios
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# of a scenario
+# How long a scenario warms up.
 WARM_UP_SECONDS = 0.5
-# of warm-up before a turn, at most; at least one query
-AGAIN_SECONDS = 0.01
-# a scenario, and each rate that the server tries, lasts at most so many times its least duration
+# Before a turn, queries run uncounted for at most this long; at least one does.
+TURN_WARM_UP_SECONDS = 0.01
+# A scenario, and each rate that the server scenario tries, lasts at most this many times its least duration.
 SCENARIO_LIMIT = 30
 
 
@@ -46,54 +48,28 @@ def _reset_peak() -> None:
         print(f"peak memory includes importing the library: {error}", file=sys.stderr)
 
 
-@dataclass
-class Visit:
-    """A batch size that is being measured."""
-
-    experiment: str
-    batch_size: int
-    effort: Effort
-    queries: list[Callable[[], object]]
-    """A function a slot: its next query."""
-    watch: Watch
-    warmed: dict[str, Any] = field(default_factory=dict)
-    samples: list[np.ndarray] = field(default_factory=list)
-    """Of each turn, int64 nanoseconds."""
-    spent: float = 0.0
-    """Seconds in turns."""
-
-    @property
-    def hurried(self) -> bool:
-        """Whether the limit on its time left it less warm-up, time or queries than it should have had."""
-        how = self.effort
-        short = (
-            self.warmed["warmup_seconds"] < how.warmup_seconds
-            or self.spent < how.min_seconds
-            or sum(map(len, self.samples)) < how.min_queries
-        )
-        return how.limit is not None and short
-
-
 class Opened:
-    """The opened model in the process: inputs in memory, a session a query in flight, the peak of memory."""
+    """The model that the process has open: its inputs in memory, one session per slot, and the memory that it takes."""
 
     def __init__(self, **spec: Any) -> None:
         images = spec.pop("images")
         self.spec = Spec(**spec, images=Images(**images) if images else None)
         runtime = runtimes.load(self.spec.runtime)
-        self.held = ExitStack()
+        # What stays open as long as the process runs.
+        self.resources = ExitStack()
         if self.spec.device != "cpu":
-            # stays open: to start it takes tens of milliseconds
-            self.held.enter_context(gpu.nvml())
+            # Starting NVML takes tens of milliseconds.
+            self.resources.enter_context(gpu.nvml())
         self.before = gpu.gpu_usage(self.spec.device)
         runtime.load_library(self.spec.device)
-        # what it imports is part of the baseline
+        # What the watch imports is part of the baseline, too.
         with Watch(self.spec.device, ()):
             self.context = gpu.vram(self.spec.device, self.before)
         self.pool = np.load(self.spec.pool)
         self.pool = np.resize(self.pool, (max(len(self.pool), *self.spec.batch_sizes), *self.pool.shape[1:]))
         largest = max(*self.spec.batch_sizes, self.spec.images.batch_size if self.spec.images else 1)
-        self.first: dict[int, float] = {}
+        # How long the first queries of all slots took, in seconds, by batch size.
+        self.first_query_seconds: dict[int, float] = {}
         self.baseline = memory.resident_bytes()
         _reset_peak()
         started = time.perf_counter()
@@ -101,11 +77,11 @@ class Opened:
         self.sessions = [session, *(session.fork() for _ in range(self.spec.slots - 1))]
         self.open_seconds = time.perf_counter() - started
         gc.collect()
-        # with PyTorch imported a collection takes 0.4 s, and there is one before every measurement
+        # With PyTorch imported a collection takes 0.4 s, and there is one before every measurement.
         gc.freeze()
 
     def start(self) -> dict[str, Any]:
-        """The answer to "start"."""
+        """Return the answer to "start"."""
         return {
             "provider": self.sessions[0].provider,
             "rss_baseline_bytes": self.baseline,
@@ -113,79 +89,104 @@ class Opened:
         }
 
     def _queries(self, batch_size: int) -> list[Callable[[], object]]:
-        """A function a slot: its next query. Slots start at different batches of the pool."""
-        whole = len(self.pool) // batch_size * batch_size
-        batches = [self.pool[i : i + batch_size] for i in range(0, whole, batch_size)]
+        """Return one function per slot, each call of which runs the slot's next query.
 
-        def query(slot: int) -> Callable[[], object]:
-            run, following = self.sessions[slot].run, islice(cycle(batches), slot, None).__next__
-            return lambda: run(following())
-
-        return [query(slot) for slot in range(len(self.sessions))]
-
-    def warm_up(self, experiment: str, batch_size: int, effort: dict[str, Any], own: list[int]) -> dict[str, Any]:
-        """Begin a visit of one batch size: the first query, timed apart, and warm-up (whose `level` is told). Turns and
-        `finish` follow.
+        Each slot begins with another batch of the pool.
         """
-        self.visit = visit = Visit(
-            experiment, batch_size, Effort(**effort), self._queries(batch_size), Watch(self.spec.device, own)
-        )
-        how, queries = visit.effort, visit.queries
-        if batch_size not in self.first:
+        end = len(self.pool) // batch_size * batch_size
+        batches = [self.pool[start : start + batch_size] for start in range(0, end, batch_size)]
+
+        def query_of(slot: int) -> Callable[[], object]:
+            run = self.sessions[slot].run
+            next_batch = islice(cycle(batches), slot, None).__next__
+            return lambda: run(next_batch())
+
+        return [query_of(slot) for slot in range(len(self.sessions))]
+
+    def warm_up(
+        self, experiment: str, batch_size: int, effort: dict[str, Any], known_pids: list[int]
+    ) -> dict[str, Any]:
+        """Begin a visit with its first query, which is timed by itself, and warm-up. Turns and `finish` follow.
+
+        The answer has the `level` that warm-up reached: nanoseconds per query, or queries per second.
+        """
+        watch = Watch(self.spec.device, known_pids)
+        visit = Measurement(experiment, batch_size, Effort(**effort), self._queries(batch_size), watch)
+        self.visit = visit
+        if batch_size not in self.first_query_seconds:
             started = time.perf_counter()
-            for query in queries:
+            for query in visit.queries:
                 query()
-            self.first[batch_size] = time.perf_counter() - started
+            self.first_query_seconds[batch_size] = time.perf_counter() - started
+        seconds, limit = visit.effort.warmup_seconds, visit.effort.warmup_limit
         if experiment == "latency":
-            spent, stable, level = clock.warm_up(queries[0], how.warmup_seconds, how.warmup_limit)
+            spent, stable, level = clock.warm_up(visit.queries[0], seconds, limit)
         else:
-            spent, stable, level = clock.warm_up_slots(queries, how.warmup_seconds, how.warmup_limit)
-        visit.warmed = {"warmup_seconds": spent, "stable": stable, "first_query_seconds": self.first[batch_size]}
+            spent, stable, level = clock.warm_up_slots(visit.queries, seconds, limit)
+        visit.warm_up = {
+            "warmup_seconds": spent,
+            "stable": stable,
+            "first_query_seconds": self.first_query_seconds[batch_size],
+        }
         return {"level": level}
 
     def turn(self, turns: int) -> dict[str, Any]:
-        """Measure one of so many turns of the visit; in between other candidates have theirs."""
+        """Measure for one turn of the visit, which has `turns` turns. Between two of them other candidates measure."""
         visit = self.visit
-        how, begin, limit = visit.effort, time.perf_counter(), None
-        share = how.min_seconds / turns, -(-how.min_queries // turns)
-        # what was measured meanwhile has left it cold caches and sleeping threads
+        begin = time.perf_counter()
+        min_seconds = visit.effort.min_seconds / turns
+        min_queries = -(-visit.effort.min_queries // turns)
         if turns > 1:
-            clock.measure(visit.queries[0], min(AGAIN_SECONDS, share[0] / 5), 1)
-        # what a turn overran is taken from the next one
-        if how.measure_limit is not None:
-            so_far = visit.spent + time.perf_counter() - begin
-            limit = max(how.measure_limit * (len(visit.samples) + 1) / turns - so_far, 0.0)
+            # The candidates that were measured meanwhile have left it cold caches and sleeping threads.
+            clock.measure(visit.queries[0], min(TURN_WARM_UP_SECONDS, min_seconds / 5), 1)
+        limit = None
+        if visit.effort.measure_limit is not None:
+            # The time that a turn took too long is taken from the next one.
+            so_far = visit.seconds + time.perf_counter() - begin
+            limit = max(visit.effort.measure_limit * (len(visit.samples) + 1) / turns - so_far, 0.0)
         with visit.watch:
             if visit.experiment == "latency":
-                visit.samples.append(clock.measure(visit.queries[0], *share, limit))
+                samples = clock.measure(visit.queries[0], min_seconds, min_queries, limit)
             else:
-                visit.samples.append(clock.throughput(visit.queries, *share, limit))
-        visit.spent += time.perf_counter() - begin
+                samples = clock.throughput(visit.queries, min_seconds, min_queries, limit)
+        visit.samples.append(samples)
+        visit.seconds += time.perf_counter() - begin
         return {}
 
     def finish(self, out: str) -> dict[str, Any]:
-        """End the visit. The npz file `out` gets int64 nanoseconds: `samples` (latency: durations, throughput:
-        completions since the start), `turns` (samples of each turn) and on a GPU `gpu`, float64 ms (queries, 4): H2D,
-        enqueue, compute, D2H.
+        """End the visit, write its samples to the npz file `out`, and answer with everything else about it.
+
+        The file has `samples` (int64, nanoseconds; latency: how long each query took, throughput: when each completed),
+        `turns` (int64: how many samples each turn has) and, for a latency on a GPU, `gpu` (see `_split`).
         """
         visit = self.visit
-        arrays, answer = {"samples": np.concatenate(visit.samples)}, {}
-        arrays["turns"] = np.array([len(samples) for samples in visit.samples])
+        arrays = {
+            "samples": np.concatenate(visit.samples),
+            "turns": np.array([len(samples) for samples in visit.samples]),
+        }
+        answer: dict[str, Any] = {}
         if visit.experiment == "latency" and self.sessions[0].split is not None:
             visit.queries[0]()
             started = time.perf_counter()
             arrays["gpu"] = self._split(visit.batch_size, len(arrays["samples"]))
             answer["gpu_seconds"] = time.perf_counter() - started
         answer["hurried"] = visit.hurried
-        np.savez(out, **arrays)  # type: ignore[arg-type]  # numpy's stub takes them for its own options
-        return answer | visit.warmed | {"certificate": visit.watch.row()} | self._memory()
+        # NumPy's stub takes the arrays for savez's own options.
+        np.savez(out, **arrays)  # type: ignore[arg-type]
+        return answer | visit.warm_up | {"certificate": visit.watch.row()} | self._memory()
 
     def _split(self, batch_size: int, count: int) -> np.ndarray:
-        """The parts of `count` queries on a GPU: float64 ms, (count, 4)."""
-        batches = cycle(range(0, len(self.pool) // batch_size * batch_size, batch_size))
+        """Return the parts of `count` queries on a GPU.
+
+        Returns
+        -------
+        parts : float64, milliseconds, (count, 4): H2D, enqueue, compute and D2H of each query
+        """
+        starts = cycle(range(0, len(self.pool) // batch_size * batch_size, batch_size))
         split = self.sessions[0].split
         assert split is not None
-        return np.array([split(self.pool[i : i + batch_size]) for i in islice(batches, count)], np.float64)
+        parts = [split(self.pool[start : start + batch_size]) for start in islice(starts, count)]
+        return np.array(parts, np.float64)
 
     def _memory(self) -> dict[str, Any]:
         peak, source = gpu.vram(self.spec.device, self.before)
@@ -198,6 +199,7 @@ class Opened:
 
     def scenario(
         self,
+        *,
         name: str,
         batch_size: int,
         seconds: float,
@@ -206,34 +208,45 @@ class Opened:
         trials: int,
         seed: int,
     ) -> dict[str, Any]:
-        """Rows of `scenarios`. Server takes `limit_ms` and, from offline, `highest` queries a second."""
+        """Measure one of LoadGen's scenarios, and answer with its rows of the table `scenarios`.
+
+        The server scenario needs `limit_ms`, the limit of its p99, and `highest`, the queries per second that the
+        offline scenario reached.
+        """
         queries = self._queries(batch_size)
-        # the first of each slot, one after the other, as in a visit
+        # The first query of each slot runs by itself, one after the other, as in a visit.
         for query in queries:
             query()
-        how: dict[str, Any] = {"batch_size": batch_size, "seconds": seconds, "limit": SCENARIO_LIMIT * seconds}
+        common: dict[str, Any] = {"batch_size": batch_size, "seconds": seconds, "limit": SCENARIO_LIMIT * seconds}
         if name == "single_stream":
             clock.warm_up(queries[0], WARM_UP_SECONDS)
-            return {"rows": [scenarios.single_stream(queries[0], **how)]}
+            return {"rows": [scenarios.single_stream(queries[0], **common)]}
         clock.warm_up_slots(queries, WARM_UP_SECONDS)
         if name == "offline":
-            return {"rows": [scenarios.offline(queries, **how)]}
+            return {"rows": [scenarios.offline(queries, **common)]}
         assert limit_ms is not None and highest is not None
-        return {"rows": scenarios.server_capacity(queries, limit_ms, highest, trials=trials, seed=seed, **how)[1]}
+        return {"rows": scenarios.server_capacity(queries, limit_ms, highest, trials=trials, seed=seed, **common)[1]}
 
     def evaluate(self, out: str) -> dict[str, Any]:
-        """Logits of the images, through the session that is timed, to the npy file `out`."""
+        """Write the logits of the images, float32 (images, classes), to the npy file `out`.
+
+        They come from the session that is timed.
+        """
         assert self.spec.images is not None
-        asked = self.spec.images
-        images, rows, step = np.load(asked.images, mmap_mode="r"), np.load(asked.rows), asked.batch_size
+        wanted = self.spec.images
+        images = np.load(wanted.images, mmap_mode="r")
+        rows = np.load(wanted.rows)
         run = self.sessions[0].run
-        logits = [run(normalise(images[rows[i : i + step]], asked.mean, asked.std)) for i in range(0, len(rows), step)]
+        logits = []
+        for start in range(0, len(rows), wanted.batch_size):
+            batch = images[rows[start : start + wanted.batch_size]]
+            logits.append(run(normalise(batch, wanted.mean, wanted.std)))
         np.save(out, np.concatenate(logits).astype(np.float32, copy=False))
         return {}
 
 
 def _commands() -> Iterator[dict[str, Any]]:
-    """Messages from the parent. The end of stdin ends the process, also in the middle of a command."""
+    """Yield the messages of the parent. The end of stdin ends the process, also in the middle of a command."""
     messages: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
 
     def read() -> None:
@@ -247,19 +260,23 @@ def _commands() -> Iterator[dict[str, Any]]:
 
 
 def _answer(answers: IO[str], answer: dict[str, Any]) -> None:
+    """Send an answer to the parent."""
     answers.write(json.dumps(answer) + "\n")
     answers.flush()
 
 
 def _folders(message: dict[str, Any]) -> list[Path]:
-    """Folders that a command writes to."""
+    """Return the folders whose disk may be full when a command fails.
+
+    They are the folder of the command's output, and the folder of the pool, in which the log and compiled code lie too.
+    """
     return [Path(message[key]).parent for key in ("out", "pool") if key in message]
 
 
 def main() -> None:
-    """Answer commands until stdin ends; an exception is an answer too, a failed start is the last one."""
+    """Answer commands until stdin ends. An exception is an answer, too; after a failed start the process ends."""
     answers = os.fdopen(os.dup(1), "w")
-    # what libraries print must not mix with the answers
+    # What libraries print to stdout must not mix with the answers: it goes to the log.
     os.dup2(2, 1)
     opened: Opened | None = None
     for message in _commands():
@@ -276,7 +293,7 @@ def main() -> None:
                 answers,
                 {"error": str(full) if full else f"{type(error).__name__}: {cause(error)}", "full": full is not None},
             )
-            # last: it goes to a file, for which there may be no room
+            # This comes last, because it goes to a file, for which there may be no room.
             traceback.print_exc()
             if opened is None:
                 sys.exit(1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -265,6 +266,39 @@ def _log_ratio(reference: np.ndarray, candidate: np.ndarray) -> float:
     if reference.shape == candidate.shape:
         return float(np.median(reference - candidate))
     return float(np.median(reference) - np.median(candidate))
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds in which one candidate was measured at one batch size."""
+
+    turns: Sequence[Turns]
+    """One entry per round, as `compare` takes them: the medians of its turns, or one figure. Smaller is faster."""
+    fresh: bool
+    """Whether each round had a fresh process of the candidate."""
+
+
+def rounds_of(row: Mapping[str, Any], processes: int) -> Rounds:
+    """Return the rounds of a row of `benchmarks` or `throughputs`, which were spread over `processes` processes."""
+    if "turn_medians_ms" in row:
+        figures: Sequence[Turns] = turns(row)
+    else:
+        figures = [1 / rate for rate in row["round_images_per_second"]]
+    return Rounds(figures, fresh=processes == len(figures))
+
+
+def compare_rounds(
+    reference: Rounds | None, candidate: Rounds | None
+) -> tuple[float, float, float | None, Verdict] | None:
+    """Return what `compare` says of two candidates, with None for an upper end that is infinite (after one round).
+
+    Return None where their rounds do not pair: one of the two was not measured, or not in every round.
+    """
+    if reference is None or candidate is None or len(reference.turns) != len(candidate.turns):
+        return None
+    fresh = reference.fresh and candidate.fresh
+    ratio, low, high, verdict = compare(reference.turns, candidate.turns, fresh=fresh)
+    return ratio, low, (high if math.isfinite(high) else None), verdict
 
 
 def turns(row: Mapping[str, Any]) -> list[np.ndarray]:

@@ -1,14 +1,12 @@
-"""One file a library that can say where the time of a query goes; it serves the runtimes that it names.
+"""Profilers: one file per library that can say where the time of a query goes.
 
-Such a file imports its library when it is told to, never at its top, and has
+A profiler's file never imports its library at the top, only inside its functions. It has
 
 - `RUNTIMES`: names of the runtimes (tasks/runtimes) that execute with this library;
-- `measure(path, runtime, device, threads, inputs, queries, folder, watch)`: run `WARMUP` queries, then `queries` under
-the
-  library's own profiler (these within `watch`, which sees what else the machine does), write `trace.json` (Chrome's
-  trace format) into `folder`, and return `Measured`.
+- `measure(request)`: do what a `Request` says, and return `Measured`. It runs `WARMUP` queries, records further queries
+  with the library's own profiler, and writes `trace.json` (Chrome's trace format) into the request's folder.
 
-A profiler slows a query down: its figures are shares, not latencies.
+A profiler slows queries down. So its figures count as shares of the time, not as latencies.
 """
 
 from __future__ import annotations
@@ -23,36 +21,57 @@ if TYPE_CHECKING:
     import numpy as np
 
 WARMUP = 5
-"""Queries before those that are recorded."""
+"""How many queries run before those that are recorded."""
 LEAST_QUERIES = 5
-"""Queries that operators must be summed over for their shares to say anything: a stall in one of fewer is half of
-them."""
+"""Operators must be summed over at least this many queries for their shares to say anything. Among fewer, a stall in
+one query could be half of the time."""
 Stacks = dict[tuple[str, ...], float]
-"""Module path and operators, outermost first -> own time, ms a query; in the order of execution."""
+"""By stack (path of the module, then operators, outermost first): its own time, in milliseconds per query. The stacks
+are in the order of execution."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be profiled, and how."""
+
+    path: Path
+    """The model file."""
+    runtime: str
+    device: str
+    threads: int
+    """Threads on a CPU."""
+    inputs: np.ndarray
+    """One query: the batch of images that the model is run on."""
+    queries: int
+    """How many queries are recorded."""
+    folder: Path
+    """Where the profiler leaves its files."""
+    watch: AbstractContextManager[object] = field(default_factory=nullcontext)
+    """What watches the machine. The recorded queries run within it; it can be entered several times."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """An operator as the library executed it, all its calls together."""
+    """An operator as the library executed it, with all its calls summed up."""
 
     name: str
-    """As the library names it; findings name it."""
+    """Its name in the library. Findings call it by this name."""
     path: str
-    """Module of the model that it belongs to, parts apart by "/"; empty where the file does not tell."""
+    """The model's module that it belongs to, such as "layer1/0/conv1". Empty where the file does not tell."""
     type: str
     calls: int
-    """In all queries that are summed up (`Measured.queries`)."""
+    """How often it was called, in all queries that are summed up (`Measured.queries`)."""
     total_ms: float
-    """Of these calls. On a CPU by the host's clock, on a GPU the device's time."""
+    """Time of these calls together, in milliseconds: by the host's clock on a CPU, by the device's on a GPU."""
     precision: str | None
-    """Of its arithmetic: fp32, fp16, bf16, int8; None where the library does not say."""
+    """The type that it computes in: fp32, fp16, bf16 or int8. None where the library does not tell."""
     provider: str
-    """Execution provider, or the implementation that was chosen."""
+    """Its execution provider, or the implementation that the library chose."""
     unfused: bool = False
-    """An operator that computes in floating point between Q/DQ nodes which stand to be fused with it."""
+    """Whether it computes in floating point between quantize-dequantize (Q/DQ) nodes that should be fused with it."""
     edge: bool = False
-    """A conversion at the graph's own input or output, which no form of quantization avoids. False where the library
-    does not tell what feeds an operator."""
+    """Whether it is a conversion at the graph's own input or output, which no form of quantization avoids. False where
+    the library does not tell what feeds an operator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,61 +81,45 @@ class Convolution:
     name: str
     path: str
     in_channels: int
-    """Of the whole input, all groups."""
+    """Channels of the whole input, of all groups together."""
     out_channels: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """What a profiler found."""
+    """What a profiler measured."""
 
     queries: int
-    """Queries that the operators are summed over: the calmest quarter of the recorded ones where the library tells
-    queries apart, else all."""
+    """How many queries the operators are summed over: the fastest quarter of the recorded ones where the library tells
+    queries apart, all of them where it does not."""
     operators: list[Operator]
     stacks: Stacks
     convolutions: list[Convolution]
     quantized: bool
-    """Whether the file is an int8 model: it holds quantized operators or Q/DQ nodes."""
+    """Whether the file is an int8 model: it has quantized operators or Q/DQ nodes."""
     dynamic: bool = False
-    """Whether it finds the ranges of activations in every query (DynamicQuantizeLinear)."""
+    """Whether the ranges of activations are computed in every query (DynamicQuantizeLinear)."""
     normalisations: dict[str, str] = field(default_factory=dict)
-    """Operators that are a BatchNormalization of their own (by name), and why each was not folded into a
-    convolution."""
+    """By the name of each operator that is a BatchNormalization: why it was not folded into a convolution."""
     overridable: int = 0
-    """Weights that are inputs of the graph at the same time, so that a runtime takes none of them for a constant."""
-
-
-Watching = AbstractContextManager[object]
-"""What watches the machine while queries are recorded; it can be entered again and again."""
-UNWATCHED: Watching = nullcontext()
+    """How many weights are inputs of the graph as well, so that a runtime cannot treat them as constants."""
 
 
 class Profiler(Protocol):
-    """What a file in this folder offers."""
+    """What a profiler's file has; see the module's docstring."""
 
     RUNTIMES: tuple[str, ...]
 
-    def measure(
-        self,
-        path: Path,
-        runtime: str,
-        device: str,
-        threads: int,
-        inputs: np.ndarray,
-        queries: int,
-        folder: Path,
-        watch: Watching = UNWATCHED,
-    ) -> Measured: ...
+    def measure(self, request: Request) -> Measured: ...
 
 
 def load(runtime: str) -> Profiler:
-    """The profiler that serves a runtime.
+    """Return the profiler for a runtime.
 
     Raises
     ------
     ValueError
-        If none does.
+        If no profiler serves this runtime.
     """
     served: list[str] = []
     for file in sorted(Path(__file__).parent.glob("[!_]*.py")):

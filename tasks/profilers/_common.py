@@ -1,4 +1,4 @@
-"""What the profilers share: rows summed by operator, stacks made of them, a trace of durations that have no times."""
+"""Shared by the profilers: which queries are summed up, stacks of operators, and a trace made of durations alone."""
 
 from __future__ import annotations
 
@@ -13,37 +13,49 @@ if TYPE_CHECKING:
 
 
 def calm(durations: Sequence[float]) -> list[int]:
-    """Which queries to sum up: the fastest quarter, so that no stall is put down to an operator."""
+    """Return the numbers of the queries to sum up: the fastest quarter.
+
+    Then a stall of the machine is not taken for the time of an operator.
+    """
     in_order = sorted(range(len(durations)), key=durations.__getitem__)
     return sorted(in_order[: (len(durations) + 3) // 4])
 
 
 def stacks_of(operators: Iterable[Operator], queries: int) -> Stacks:
-    """Stacks of a library that gives no nesting of its own: the module's path, and the operator below it."""
+    """Return the stacks of a library that reports no nesting: the path of a module, and its operators below it."""
     stacks: Stacks = {}
-    for one in operators:
-        parts = [part for part in one.path.split("/") if part]
-        key = (*parts, one.type)
-        stacks[key] = stacks.get(key, 0.0) + one.total_ms / queries
+    for operator in operators:
+        modules = [part for part in operator.path.split("/") if part]
+        stack = (*modules, operator.type)
+        stacks[stack] = stacks.get(stack, 0.0) + operator.total_ms / queries
     return stacks
 
 
 def write_trace(folder: Path, operators: Iterable[Operator], queries: int, note: str) -> None:
-    """Write trace.json of durations alone: one mean query, its operators one after the other, in order of execution."""
-    events, at = [], 0.0
-    for one in operators:
-        duration = one.total_ms / queries * 1000
+    """Write a trace.json of a library that reports durations but no times.
+
+    It shows one mean query, with its operators one after the other, in the order of execution.
+    """
+    events = []
+    start_us = 0.0
+    for operator in operators:
+        duration_us = operator.total_ms / queries * 1000
         events.append(
             {
                 "ph": "X",
                 "cat": "Node",
                 "pid": 0,
                 "tid": 0,
-                "name": one.name,
-                "ts": at,
-                "dur": duration,
-                "args": {"op_name": one.type, "path": one.path, "precision": one.precision, "provider": one.provider},
+                "name": operator.name,
+                "ts": start_us,
+                "dur": duration_us,
+                "args": {
+                    "op_name": operator.type,
+                    "path": operator.path,
+                    "precision": operator.precision,
+                    "provider": operator.provider,
+                },
             }
         )
-        at += duration
+        start_us += duration_us
     (folder / "trace.json").write_text(json.dumps({"traceEvents": events, "otherData": {"note": note}}))

@@ -1,9 +1,9 @@
-"""Kinds of operators: what computes, what converts types, what changes the layout, what copies."""
+"""Kinds of operators: those that compute, convert types, change the layout, or copy, and others."""
 
 from __future__ import annotations
 
 KINDS = ("compute", "convert", "reorder", "copy", "other")
-# Types in lower case without their namespace (aten::), by the names of all libraries.
+# Types of operators by kind, as all libraries name them: in lower case, without their namespace (aten::).
 _KIND = {
     "convert": (
         "quantizelinear",
@@ -66,7 +66,7 @@ KIND = {name: kind for kind, names in _KIND.items() for name in names}
 
 
 def kind(operator_type: str) -> str:
-    """Return which of KINDS an operator is."""
+    """Return the kind of an operator, one of KINDS, from its type."""
     short = operator_type.rpartition("::")[2].lower()
     if short.startswith(("torch-compiled region", "reformat", "reorder")):
         return "reorder" if short.startswith("re") else "other"

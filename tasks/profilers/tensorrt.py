@@ -1,83 +1,83 @@
-"""TensorRT and TensorRT for RTX: layer times by IProfiler, types and shapes of layers by the engine inspector.
+"""TensorRT and TensorRT for RTX: IProfiler tells the times of layers, the engine inspector their types and shapes.
 
-Layers are timed with CUDA events one after the other, so that their sum is more than a query's latency; an engine in a
-CUDA graph has no layer times. An engine built without detailed profiling tells names of layers alone.
+Layers are timed one after the other with CUDA events, so that their sum is more than the latency of a query. An engine
+in a CUDA graph has no times of layers. An engine that was built without detailed profiling tells nothing of a layer but
+its name.
 Source: https://docs.nvidia.com/deeplearning/tensorrt (IProfiler, EngineInspector)
 """
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tasks.profilers import UNWATCHED, WARMUP, Measured, Operator, Watching
+from tasks.profilers import WARMUP, Measured, Operator, Request
 from tasks.profilers._common import stacks_of, write_trace
 from tasks.runtimes import _tensorrt
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    import numpy as np
 
 RUNTIMES = ("tensorrt",)
 TYPES = {"Int8": "int8", "Half": "fp16", "BFloat16": "bf16", "Float": "fp32"}
 
 
-def measure(
-    path: Path,
-    runtime: str,
-    device: str,
-    threads: int,
-    inputs: np.ndarray,
-    queries: int,
-    folder: Path,
-    watch: Watching = UNWATCHED,
-) -> Measured:
+def measure(request: Request) -> Measured:
     """Profile a serialized engine on a GPU."""
     import torch
 
-    _tensorrt.load_library(device)
-    engine = _tensorrt.Engine(path, device, len(inputs))
-    context, library = engine.context(), engine.library
-
-    class Profiler(library.IProfiler):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            library.IProfiler.__init__(self)
-            self.times: dict[str, list[float]] = {}
-
-        def report_layer_time(self, layer_name: str, ms: float) -> None:
-            self.times.setdefault(layer_name, []).append(ms)
-
-    bound = _tensorrt.Bound(engine, context, torch.from_numpy(inputs).to(device))
-    stream, profiler = torch.cuda.Stream(), Profiler()
-    # the inputs are there
+    _tensorrt.load_library(request.device)
+    engine = _tensorrt.Engine(request.path, request.device, len(request.inputs))
+    context = engine.context()
+    bound = _tensorrt.Bound(engine, context, torch.from_numpy(request.inputs).to(request.device))
+    stream = torch.cuda.Stream()
+    # The inputs were copied in another stream.
     torch.cuda.synchronize()
     for _ in range(WARMUP):
         bound.enqueue(stream)
         stream.synchronize()
+    profiler = _profiler(engine.library)
     context.profiler = profiler
-    with watch:
-        for _ in range(queries):
+    with request.watch:
+        for _ in range(request.queries):
             bound.enqueue(stream)
             stream.synchronize()
-    told = engine.engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.JSON)
-    layers = {one["Name"]: one for one in json.loads(told).get("Layers", []) if isinstance(one, dict)}
-    operators = [_operator(layer, ms, layers.get(layer, {})) for layer, ms in profiler.times.items()]
-    write_trace(folder, operators, queries, "TensorRT reports durations; layers are shown one after the other")
+    inspector = engine.engine.create_engine_inspector()
+    information = json.loads(inspector.get_engine_information(engine.library.LayerInformationFormat.JSON))
+    layers = {layer["Name"]: layer for layer in information.get("Layers", []) if isinstance(layer, dict)}
+    operators = [_operator(name, times_ms, layers.get(name, {})) for name, times_ms in profiler.times_ms.items()]
+    note = "TensorRT reports durations; layers are shown one after the other"
+    write_trace(request.folder, operators, request.queries, note)
     return Measured(
-        queries=queries,
+        queries=request.queries,
         operators=operators,
-        stacks=stacks_of(operators, queries),
+        stacks=stacks_of(operators, request.queries),
         convolutions=[],
-        quantized=any(one.precision == "int8" for one in operators),
+        quantized=any(operator.precision == "int8" for operator in operators),
     )
 
 
-def _operator(name: str, times: list[float], about: dict[str, Any]) -> Operator:
-    """Layers keep the names of the ONNX nodes that they were fused of: "/layer1/0/conv1/Conv + /layer1/0/relu/Relu"."""
-    kind = about.get("ParameterType") or about.get("LayerType") or ("Reformat" if "Reformat" in name else "layer")
+def _profiler(library: Any) -> Any:
+    """Return a profiler for an execution context. It keeps the times of layers in its attribute `times_ms`."""
+
+    class Profiler(library.IProfiler):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            library.IProfiler.__init__(self)
+            # By the name of each layer: its time in each query.
+            self.times_ms: dict[str, list[float]] = {}
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.times_ms.setdefault(layer_name, []).append(ms)
+
+    return Profiler()
+
+
+def _operator(name: str, times_ms: list[float], about: dict[str, Any]) -> Operator:
+    """Return a layer as an operator. `about` is what the engine inspector tells of it.
+
+    The name of a layer has the names of the ONNX nodes that it was fused from, as in
+    "/layer1/0/conv1/Conv + /layer1/0/relu/Relu".
+    """
+    type = about.get("ParameterType") or about.get("LayerType") or ("Reformat" if "Reformat" in name else "layer")
     formats = [
-        # one field until TensorRT 10, two in 11
+        # Format and type are one field until TensorRT 10, and two in 11.
         f"{entry.get('Format/Datatype', '')} {entry.get('Datatype', '')}"
         for entry in about.get("Inputs", [])
         if isinstance(entry, dict)
@@ -87,9 +87,9 @@ def _operator(name: str, times: list[float], about: dict[str, Any]) -> Operator:
     return Operator(
         name=name,
         path=path,
-        type=kind,
-        calls=len(times),
-        total_ms=sum(times),
+        type=type,
+        calls=len(times_ms),
+        total_ms=sum(times_ms),
         precision=precision,
         provider=str(about.get("TacticName", "TensorRT")),
     )

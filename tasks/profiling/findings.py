@@ -1,4 +1,4 @@
-"""What the rules of tasks/profiling/diagnose.py look at (a case) and what they give (findings)."""
+"""What the rules of tasks/profiling/diagnose.py look at (a case), and what they return (findings)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from tasks.profilers import Measured, Operator
 
 SEVERITIES = ("high", "medium", "low")
-HIGH, MEDIUM = 0.2, 0.05
-"""Shares of time from which a finding is severe, or is told at all where only its time makes it one."""
+# A finding about this share of the operators' time or more is of high or medium severity. Where nothing but its time
+# makes it worth reporting, it is reported from MEDIUM on.
+HIGH = 0.2
+MEDIUM = 0.05
 HEAVY = ("conv", "matmul", "gemm", "linear", "fullyconnected", "addmm")
-"""Operators with nearly all arithmetic of a classifier, by what their types hold."""
+"""Operators that have nearly all arithmetic of a classifier have one of these words in their type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +28,18 @@ class Finding:
     severity: str
     what: str
     nodes: tuple[str, ...]
-    """As the runtime or the graph names them; empty where it is about the whole."""
+    """The operators or convolutions that it is about, as the runtime or the graph names them. Empty where it is about
+    the model as a whole."""
     evidence: str
     remedy: str
     share: float = 0.0
-    """Of the operators' time, what it is about; of two findings alike in severity that with more comes first."""
+    """Share of the operators' time that it is about. Of two findings of the same severity, the larger share comes
+    first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What the rules look at."""
+    """A profile and where it was taken: what the rules look at."""
 
     profile: Measured
     runtime: str
@@ -46,32 +50,38 @@ class Case:
     cpu_features: tuple[str, ...]
     """Those of machine.FEATURES that the CPU has."""
     split: tuple[float, float, float, float] | None = None
-    """H2D, enqueue, compute and D2H of a query, ms; of CUDA sessions alone."""
+    """Milliseconds per query of host-to-device copy (H2D), enqueue, compute and device-to-host copy (D2H). None on a
+    CPU."""
 
     def share(self, operators: Iterable[Operator]) -> float:
-        """Their share of all operators' time."""
-        total = sum(one.total_ms for one in self.profile.operators)
-        return sum(one.total_ms for one in operators) / total if total else 0.0
+        """Return which share of the time of all operators these operators take."""
+        total_ms = sum(operator.total_ms for operator in self.profile.operators)
+        return sum(operator.total_ms for operator in operators) / total_ms if total_ms else 0.0
 
     def of_kind(self, *kinds: str) -> list[Operator]:
-        """Operators of some kinds, those with the most time first."""
-        found = [one for one in self.profile.operators if kind(one.type) in kinds]
-        return sorted(found, key=lambda one: -one.total_ms)
+        """Return the operators of some kinds (see tasks/profilers/_kinds.py), those with the most time first."""
+        operators = [operator for operator in self.profile.operators if kind(operator.type) in kinds]
+        return sorted(operators, key=lambda operator: -operator.total_ms)
 
 
-def counted(number: int, what: str) -> str:
-    """1 operator, 2 operators."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: "1 operator", "2 operators"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def severity(share: float) -> str:
-    return "high" if share >= HIGH else "medium" if share >= MEDIUM else "low"
+    """Return the severity of a finding about this share of the operators' time."""
+    if share >= HIGH:
+        return "high"
+    return "medium" if share >= MEDIUM else "low"
 
 
 def names(operators: Iterable[Operator]) -> tuple[str, ...]:
-    return tuple(one.name for one in sorted(operators, key=lambda one: -one.total_ms))
+    """Return the names of operators, those with the most time first."""
+    return tuple(operator.name for operator in sorted(operators, key=lambda operator: -operator.total_ms))
 
 
-def heavy(one: Operator) -> bool:
-    # The kind comes first: QuantizeLinear and Convert hold such words, too.
-    return kind(one.type) == "compute" and any(word in one.type.lower() for word in HEAVY)
+def heavy(operator: Operator) -> bool:
+    """Return whether an operator is a convolution or matrix product."""
+    # The kind is looked at too, because the types QuantizeLinear and Convert also have words of HEAVY.
+    return kind(operator.type) == "compute" and any(word in operator.type.lower() for word in HEAVY)

@@ -7,12 +7,10 @@ never taken for a result: what was not measured here is a dash.
 from __future__ import annotations
 
 import importlib
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tasks.measure.intervals import compare as paired
-from tasks.measure.intervals import turns
+from tasks.measure.intervals import compare_rounds, rounds_of
 from tasks.tables.figures import interval, sig
 
 if TYPE_CHECKING:
@@ -159,12 +157,14 @@ def times(tables: Tables, base: Row | None, row: Row) -> tuple[str, str | None]:
     if base is row:
         return sig(1), None
     theirs, ours = rounds(tables, base) if base else {}, rounds(tables, row)
-    if not theirs or not ours or theirs["rounds"] != ours["rounds"]:
+    if not theirs or not ours:
         return ABSENT, None
-    fresh = all(found["processes"] == found["rounds"] for found in (theirs, ours))
-    ratio, low, high, verdict = paired(turns(theirs), turns(ours), fresh=fresh)
+    compared = compare_rounds(rounds_of(theirs, theirs["processes"]), rounds_of(ours, ours["processes"]))
+    if compared is None:
+        return ABSENT, None
+    ratio, low, high, verdict = compared
     bad = BAD if theirs["conditions"] or ours["conditions"] else ""
-    return f"{sig(ratio)} [{interval(low, high if math.isfinite(high) else None)}]{bad}", verdict
+    return f"{sig(ratio)} [{interval(low, high)}]{bad}", verdict
 
 
 def rounds(tables: Tables, row: Row) -> Row:

@@ -1,18 +1,19 @@
-"""One file per way to execute a model; a file's name is the runtime's name, and there is no other list.
+"""Runtimes: one file per way to execute a model. A file's name is the runtime's name, and there is no other list.
 
-Such a file imports its library when it is told to, never at its top, and has
+A runtime's file never imports its library at the top, only inside its functions. It has
 
 - `FORMATS`: the artifact formats that it executes;
-- `unavailable(device)`: why it cannot run there (library missing, no such GPU), cheaply, or None;
-- `load_library(device)`: import the library, so that what this takes is not counted as the model's memory;
-- `open(path, device, batch_size, threads, slots)`: a `Session`. It raises RuntimeError where another device or provider
-  than the one asked for would run, ValueError where the file is not one that it executes;
-- where `burnish deploy` can serve it, `settings(threads)`: what else the library is told for one query in flight on a
-CPU, as
-  JSON, so that the server is told the same.
+- `unavailable(device)`: return why it cannot run on a device (its library is not installed, there is no such GPU), or
+  None where it can. This is quick and imports no library;
+- `load_library(device)`: import the library. It is a step of its own so that the memory which this takes is not counted
+  as the model's;
+- `open(path, device, batch_size, threads, slots)`: return a `Session`. It raises RuntimeError where another device or
+  provider than the wanted one would run, and ValueError where the runtime cannot execute the file;
+- where `burnish deploy` can serve it, `settings(threads)`: return the library's other settings for one query in flight
+  on a CPU, as JSON, so that the server sets the same.
 
-On a GPU fp32 means fp32: TF32 is switched off wherever it is a runtime's default. On a CPU fp32 does too: OpenVINO
-would take bf16 where the CPU has it. Files that begin with "_" are what several runtimes share.
+fp32 means fp32. On a GPU, TF32 is switched off wherever it is a runtime's default. On a CPU, OpenVINO is kept from
+bf16. Files whose names begin with "_" have what several runtimes share.
 """
 
 from __future__ import annotations
@@ -28,32 +29,35 @@ if TYPE_CHECKING:
 
 
 class Session(Protocol):
-    """An opened model: one slot, in which one query is in flight at a time."""
+    """One slot of an opened model: at any time it has one query in flight."""
 
     @property
     def provider(self) -> str:
-        """What really executes it, as the library reports it."""
+        """The execution provider or back end that really runs the model, as the library reports it."""
 
     @property
     def split(self) -> Callable[[np.ndarray], tuple[float, float, float, float]] | None:
-        """On a GPU, one query's H2D, enqueue, compute and D2H in ms (see `_cuda.Session`); on a CPU None."""
+        """A function that runs one query and returns where its time went, in milliseconds. None on a CPU.
+
+        The parts are host-to-device copy (H2D), enqueue, compute and device-to-host copy (D2H): see `_cuda.Session`.
+        """
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        """Answer one query, from host memory to host memory: the model's one input -> its first output.
+        """Run one query, and return the model's first output for its one input. Both are in host memory.
 
-        Classifiers take float32 (batch, channels, height, width) and give logits, float32 (batch, classes). The answer
-        is the caller's: no later query writes into it.
+        Classifiers take float32 (batch, channels, height, width) and return logits, float32 (batch, classes). The
+        output belongs to the caller: no later query writes into it.
         """
 
     def fork(self) -> Session:
-        """Another slot of the same model, for use by another thread at the same time; itself where that is safe."""
+        """Return another slot of the same model, which another thread may use at the same time."""
 
     def close(self) -> None:
-        """Let go of this slot, and with the last one of the model and its memory."""
+        """Release this slot. With the last slot the model and its memory are released, too."""
 
 
 class Runtime(Protocol):
-    """What a file in this folder offers."""
+    """The functions that a runtime's file has; see the module's docstring."""
 
     FORMATS: tuple[str, ...]
 
@@ -67,12 +71,13 @@ class Runtime(Protocol):
         Parameters
         ----------
         device : "cpu" or "cuda:<n>"
-        threads : intra-op threads on a CPU, over all queries in flight
-        slots : queries that will be in flight at a time, each from its own thread in its own fork. 1 means that latency
-            counts, more that throughput does; a query then has threads // slots threads, at least one.
+        threads : threads on a CPU that compute, over all queries in flight
+        slots : how many queries will be in flight at a time, each from a thread of its own and in a fork of its own.
+            1 means that latency counts. More means that throughput counts; a query then has threads // slots threads,
+            at least one.
         """
 
 
 def load(name: str) -> Runtime:
-    """The runtime of that file name."""
+    """Return the runtime with this name."""
     return cast("Runtime", importlib.import_module(f"{__name__}.{name}"))

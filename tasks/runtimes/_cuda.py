@@ -1,6 +1,7 @@
-"""Queries on a GPU, the same for every runtime: pinned host memory -> GPU -> model -> pinned host memory.
+"""How a query runs on a GPU, the same for every runtime.
 
-Copies and model run in one CUDA stream, each slot in its own. What differs between runtimes is how work is enqueued.
+The input goes from pinned host memory to the GPU, through the model, and the output back to pinned host memory. Copies
+and model run in one CUDA stream; each slot has a stream of its own. Runtimes differ only in how they enqueue the model.
 """
 
 from __future__ import annotations
@@ -16,92 +17,99 @@ if TYPE_CHECKING:
 
 
 class Model(Protocol):
-    """What a runtime brings along: a model that works in the stream that it was made for."""
+    """A runtime's model, which works in the stream that it was made for."""
 
     @property
     def provider(self) -> str:
-        """What executes it."""
+        """The execution provider or back end that runs it."""
 
     def enqueue(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Enqueue the model in the current stream, without waiting for it.
+        """Enqueue the model in the current stream, and return its output without waiting for it.
 
-        Inputs of one shape and type always come in the same memory. The output may be overwritten by the next query.
+        Inputs of one shape and type are always at the same address. The next query may overwrite the output.
         """
 
 
 def create_context(device: str) -> None:
-    """Create the CUDA context, which belongs to a library's memory and not to a model's."""
+    """Create the CUDA context, whose memory counts as the library's and not as the model's."""
     import torch
 
     torch.zeros(1, device=device)
 
 
 class Session:
-    """One slot: a stream, buffers for every shape that it has seen, and a model.
+    """One slot on a GPU: a stream, a model, and buffers for every shape that it has seen.
 
     Parameters
     ----------
-    make : called once a slot, with the stream that the model is to work in
+    make : makes the slot's model. It is called once per slot, with the stream that the model works in.
     """
 
     def __init__(self, device: str, make: Callable[[torch.cuda.Stream], Model]) -> None:
         import torch
 
-        self._torch, self._device, self._make = torch, device, make
+        self._torch = torch
+        self._device = device
+        self._make = make
         self._stream = torch.cuda.Stream(device)
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             self._model = make(self._stream)
-        # weights may have been copied in another stream
+        # The weights may have been copied in another stream.
         torch.cuda.synchronize(device)
         self.provider = self._model.provider
+        # (Pinned host memory, memory on the GPU) by shape and type of the input.
         self._inputs: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}
+        # Pinned host memory by shape and type of the output.
         self._outputs: dict[tuple, torch.Tensor] = {}
         self._events = tuple(torch.cuda.Event(enable_timing=True) for _ in range(4))
 
-    def _to(self, inputs: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """(inputs in pinned memory, memory on the GPU for them)."""
+    def _input_buffers(self, inputs: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copy the inputs to pinned memory, and return that and the memory on the GPU for them."""
         key = inputs.shape, inputs.dtype
-        given = self._torch.from_numpy(inputs)
+        tensor = self._torch.from_numpy(inputs)
         if key not in self._inputs:
             self._inputs[key] = (
-                self._torch.empty(given.shape, dtype=given.dtype, pin_memory=True),
-                self._torch.empty(given.shape, dtype=given.dtype, device=self._device),
+                self._torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True),
+                self._torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device),
             )
         host, device = self._inputs[key]
-        host.copy_(given)
+        host.copy_(tensor)
         return host, device
 
-    def _back(self, output: torch.Tensor) -> torch.Tensor:
-        """Pinned memory for an output."""
+    def _output_buffer(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the pinned memory for an output."""
         key = output.shape, output.dtype
         if key not in self._outputs:
             self._outputs[key] = self._torch.empty(output.shape, dtype=output.dtype, pin_memory=True)
         return self._outputs[key]
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        """Answer one query; see `tasks.runtimes.Session.run`."""
+        """Run one query; see `tasks.runtimes.Session.run`."""
         with self._torch.inference_mode(), self._torch.cuda.stream(self._stream):
-            host, device = self._to(inputs)
+            host, device = self._input_buffers(inputs)
             device.copy_(host, non_blocking=True)
             output = self._model.enqueue(device)
-            answer = self._back(output)
-            answer.copy_(output, non_blocking=True)
+            buffer = self._output_buffer(output)
+            buffer.copy_(output, non_blocking=True)
         self._stream.synchronize()
-        return answer.numpy().copy()
+        return buffer.numpy().copy()
 
     def split(self, inputs: np.ndarray) -> tuple[float, float, float, float]:
-        """Where one query's time goes, with trtexec's meanings, in ms.
+        """Run one query, and return where its time went, in milliseconds. The parts mean what they mean in trtexec.
 
         Returns
         -------
-        h2d : copying the inputs to the GPU, between CUDA events; the stream being empty, also the host's call for it
-        enqueue : the host's time in the asynchronous call; where it exceeds `compute`, the host is what limits
-        compute : the model on the GPU, between CUDA events; gaps in which it waited for the host belong to it
-        d2h : copying the output back, between CUDA events
+        h2d : time to copy the inputs to the GPU, between CUDA events. As the stream is empty, it includes the host's
+            call for the copy.
+        enqueue : the host's time in the asynchronous call of the model. Where it exceeds `compute`, the host is what
+            limits.
+        compute : time of the model on the GPU, between CUDA events. It includes gaps in which the GPU waited for the
+            host.
+        d2h : time to copy the output back, between CUDA events
         """
         before, copied, computed, after = self._events
         with self._torch.inference_mode(), self._torch.cuda.stream(self._stream):
-            host, device = self._to(inputs)
+            host, device = self._input_buffers(inputs)
             before.record()
             device.copy_(host, non_blocking=True)
             copied.record()
@@ -109,17 +117,17 @@ class Session:
             output = self._model.enqueue(device)
             enqueue = (perf_counter_ns() - begin) / 1e6
             computed.record()
-            self._back(output).copy_(output, non_blocking=True)
+            self._output_buffer(output).copy_(output, non_blocking=True)
             after.record()
         self._stream.synchronize()
         return before.elapsed_time(copied), enqueue, copied.elapsed_time(computed), computed.elapsed_time(after)
 
     def fork(self) -> Session:
-        """Another slot with its own stream and buffers."""
+        """Return another slot, which has a stream, a model and buffers of its own."""
         return Session(self._device, self._make)
 
     def close(self) -> None:
-        """Let go of the model and the buffers."""
+        """Release the model and the buffers."""
         self._stream.synchronize()
         self._inputs.clear()
         self._outputs.clear()

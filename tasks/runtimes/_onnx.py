@@ -1,4 +1,4 @@
-"""ONNX artifacts: a file, or a folder with one and its external data."""
+"""ONNX artifacts: an .onnx file, or a folder that holds one and its external data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def model_file(path: Path) -> Path:
-    """The .onnx file itself, where `path` is a folder that holds it beside its external data.
+    """Return the .onnx file of an artifact: `path` itself, or the one file in the folder `path`.
 
     Raises
     ------
@@ -18,7 +18,7 @@ def model_file(path: Path) -> Path:
     """
     if not path.is_dir():
         return path
-    found = sorted(path.glob("*.onnx"))
-    if len(found) != 1:
-        raise ValueError(f"{path} must hold one .onnx file, it has {len(found)}")
-    return found[0]
+    files = sorted(path.glob("*.onnx"))
+    if len(files) != 1:
+        raise ValueError(f"{path} must hold one .onnx file, it has {len(files)}")
+    return files[0]

@@ -1,6 +1,6 @@
-"""What the runtimes on TensorRT share: TensorRT, or TensorRT for RTX, and their serialized engines on an NVIDIA GPU.
+"""Shared by the runtimes on TensorRT: the libraries TensorRT and TensorRT for RTX, and their engines on an NVIDIA GPU.
 
-Which of the two made an engine, its first bytes tell; the other one cannot open it.
+The first bytes of a serialized engine tell which of the two libraries built it. The other one cannot open it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 
     import torch
 
-TENSORRT, RTX = "tensorrt", "tensorrt_rtx_bindings"
+# Names of the two libraries' modules.
+TENSORRT = "tensorrt"
+RTX = "tensorrt_rtx_bindings"
 PRODUCTS = {TENSORRT: "TensorRT", RTX: "TensorRT for RTX"}
-# TensorRT's own engines begin with "ftrt"
+# Engines of TensorRT for RTX begin with this, those of TensorRT with "ftrt".
 RTX_MAGIC = b"vtrt"
 LOG = logging.getLogger("burnish.tensorrt")
 
 
 def unavailable(device: str) -> str | None:
-    """Why TensorRT cannot run on `device`, or None."""
+    """Return why TensorRT cannot run on `device`, or None where it can."""
     if device == "cpu":
         return "TensorRT executes on CUDA devices only, asked for cpu"
     if not any(importlib.util.find_spec(name) for name in PRODUCTS):
@@ -37,19 +39,19 @@ def unavailable(device: str) -> str | None:
 
 
 def backend(names: Iterable[str] = PRODUCTS) -> tuple[ModuleType, str]:
-    """The first of `names` that can be imported, and what to call it, with its version.
+    """Return the first of the modules `names` that can be imported, and its product's name with the version.
 
     Raises
     ------
     RuntimeError
-        If none can, with the reason of each.
+        If none can be imported. The message has the reason for each.
     """
     reasons = []
     for name in names:
         try:
             module = importlib.import_module(name)
         except (ImportError, OSError) as error:
-            # OSError: the package is there, its shared libraries are not
+            # OSError means that the package is installed and its shared libraries are not.
             reasons.append(f"{PRODUCTS[name]} cannot be imported: {error}")
         else:
             return module, f"{PRODUCTS[name]} {module.__version__}"
@@ -57,7 +59,7 @@ def backend(names: Iterable[str] = PRODUCTS) -> tuple[ModuleType, str]:
 
 
 def recorder(library: Any, log: logging.Logger) -> Any:
-    """A TensorRT logger that writes to `log` at debug level and keeps what went wrong in `.errors`."""
+    """Return a TensorRT logger that writes to `log` at debug level and keeps the errors in its attribute `errors`."""
 
     class Recorder(library.ILogger):  # type: ignore[name-defined, misc]
         def __init__(self) -> None:
@@ -67,7 +69,7 @@ def recorder(library: Any, log: logging.Logger) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity <= library.ILogger.ERROR:
                 self.errors.append(message)
-            # below it, thousands of lines an engine
+            # Less severe messages are thousands of lines per engine.
             if severity <= library.ILogger.INFO:
                 log.debug("%s: %s", severity.name, message)
 
@@ -81,14 +83,14 @@ def load_library(device: str) -> None:
 
 
 class Engine:
-    """A deserialized engine, which execution contexts share.
+    """An opened engine, which execution contexts share.
 
     Raises
     ------
     RuntimeError
-        If it cannot be opened here (another version, an unsupported GPU, a damaged file), with the reason.
+        If this machine cannot open it (another version, an unsupported GPU, a damaged file). The message says why.
     ValueError
-        If it takes fewer images than `batch_size`, or has not exactly one input.
+        If it takes fewer images per query than `batch_size`, or does not have exactly one input.
     """
 
     def __init__(self, path: Path, device: str, batch_size: int) -> None:
@@ -97,32 +99,35 @@ class Engine:
         plan = path.read_bytes()
         self.library, self.name = backend((RTX if plan.startswith(RTX_MAGIC) else TENSORRT,))
         self.device = device
-        # TensorRT takes the current device
+        # TensorRT works on the current device.
         torch.cuda.set_device(device)
         self._log = recorder(self.library, LOG)
         runtime = self.library.Runtime(self._log)
         self.engine = runtime.deserialize_cuda_engine(plan)
-        # after the engine, which goes before it
+        # Attributes are released in the order in which they were set, and the engine has to go before its runtime.
         self._runtime = runtime
         if self.engine is None:
             raise RuntimeError(f"{self.name} cannot run this engine on {torch.cuda.get_device_name()}: {self.reason()}")
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
-        inputs = [n for n in names if self.engine.get_tensor_mode(n) == self.library.TensorIOMode.INPUT]
+        is_input = self.library.TensorIOMode.INPUT
+        inputs = [name for name in names if self.engine.get_tensor_mode(name) == is_input]
         if len(inputs) != 1 or len(names) < 2:
             raise ValueError(f"{path.name}: expected one input and an output, found {', '.join(names)}")
-        self.input, self.outputs = inputs[0], [n for n in names if n != inputs[0]]
+        self.input = inputs[0]
+        self.outputs = [name for name in names if name != inputs[0]]
+        # The largest shape of inputs that it takes. Empty where it has no optimization profile.
         self.largest = tuple(self.engine.get_tensor_profile_shape(self.input, 0)[2])
         if self.largest and batch_size > self.largest[0]:
             raise ValueError(
-                f"{path.name} was built for up to {self.largest[0]} images a query, asked for {batch_size}"
+                f"{path.name} was built for up to {self.largest[0]} images per query, asked for {batch_size}"
             )
 
     def reason(self) -> str:
-        """The first error that TensorRT reported."""
+        """Return the first error that TensorRT reported."""
         return self._log.errors[0].splitlines()[0] if self._log.errors else "no reason given"
 
     def type_of(self, tensor: str) -> torch.dtype:
-        """PyTorch's name of a tensor's type.
+        """Return the type of one of the engine's tensors, as PyTorch's type.
 
         Raises
         ------
@@ -133,50 +138,54 @@ class Engine:
 
         name = self.engine.get_tensor_dtype(tensor).name.lower()
         names = {"float": "float32", "half": "float16", "bf16": "bfloat16"}
-        found = getattr(torch, names.get(name, name), None)
-        if not isinstance(found, torch.dtype):
-            raise ValueError(f"{tensor} has type {name}, which PyTorch has not")
-        return found
+        dtype = getattr(torch, names.get(name, name), None)
+        if not isinstance(dtype, torch.dtype):
+            raise ValueError(f"{tensor} has type {name}, which PyTorch does not have")
+        return dtype
 
     def context(self) -> Any:
-        """A new execution context.
+        """Return a new execution context.
 
-        TensorRT for RTX would compile kernels for an input shape in the background, while queries already run on slower
-        ones; it is told to do so before the first query.
+        By default TensorRT for RTX compiles kernels for an input shape in the background, while queries already run on
+        slower ones. Here it compiles them before the first query.
         """
         if self.library.__name__ == RTX:
             settings = self.engine.create_runtime_config()
             settings.dynamic_shapes_kernel_specialization_strategy = (
                 self.library.DynamicShapesKernelSpecializationStrategy.EAGER
             )
-            made = self.engine.create_execution_context(settings)
+            context = self.engine.create_execution_context(settings)
         else:
-            made = self.engine.create_execution_context()
-        if made is None:
+            context = self.engine.create_execution_context()
+        if context is None:
             raise RuntimeError(f"{self.name} cannot run this engine on {self.device}: {self.reason()}")
-        return made
+        return context
 
 
 def describe(path: Path, device: str) -> dict[str, Any]:
-    """What `tasks.forms.modelfile.ModelFile` says of an engine's input: batch, shape of an image, type; None:
-    dynamic."""
+    """Return the fields of `tasks.forms.modelfile.ModelFile` that are about an engine's input.
+
+    They are its batch size, the shape of one image and the type. A dynamic length is None.
+    """
     engine = Engine(path, device, 1)
     batch, *shape = (length if length >= 0 else None for length in engine.engine.get_tensor_shape(engine.input))
     return {"batch": batch, "shape": tuple(shape), "dtype": str(engine.type_of(engine.input)).removeprefix("torch.")}
 
 
 class Bound:
-    """An execution context with one input shape and its buffers."""
+    """An execution context that is bound to one shape of inputs, with the buffers for it."""
 
     def __init__(self, engine: Engine, context: Any, inputs: torch.Tensor) -> None:
         import torch
 
-        self._engine, self._context, self._inputs = engine, context, inputs
+        self._engine = engine
+        self._context = context
+        self._inputs = inputs
         wanted = engine.type_of(engine.input)
         if inputs.dtype != wanted:
             raise ValueError(f"the engine takes inputs of type {wanted}, got {inputs.dtype}")
         if not context.set_input_shape(engine.input, tuple(inputs.shape)):
-            largest = f"it was built for up to {engine.largest[0]} images a query; " if engine.largest else ""
+            largest = f"it was built for up to {engine.largest[0]} images per query; " if engine.largest else ""
             raise ValueError(f"the engine refuses inputs of shape {tuple(inputs.shape)}: {largest}{engine.reason()}")
         shapes = [tuple(context.get_tensor_shape(name)) for name in engine.outputs]
         if any(length < 0 for shape in shapes for length in shape):
@@ -188,7 +197,7 @@ class Bound:
         self.bind()
 
     def bind(self) -> None:
-        """Give the context this shape and these buffers."""
+        """Set the context to this shape and these buffers. It may have been set to others meanwhile."""
         engine, context = self._engine, self._context
         context.set_input_shape(engine.input, tuple(self._inputs.shape))
         for name, buffer in zip((engine.input, *engine.outputs), (self._inputs, *self.outputs), strict=True):
@@ -202,7 +211,7 @@ class Bound:
 
 
 def answer(bound: Bound) -> torch.Tensor:
-    """The first output; bf16 becomes float32, as NumPy has no bf16."""
+    """Return the first output. bf16 becomes float32, because NumPy has no bf16."""
     import torch
 
     first = bound.outputs[0]

@@ -1,8 +1,8 @@
-"""torch.compile by Inductor: a program for each input shape, compiled by the first query of that shape.
+"""Shared by the runtimes on torch.compile: the first query of each input shape compiles a program for that shape.
 
-Weights are frozen on a CPU (constants, folded and packed ahead of time). Nothing runs uncompiled in silence: the model
-is one graph (`fullgraph`), and a shape too many is an error. How long compiling takes depends on what PyTorch's caches
-on disk hold (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR), which are left to the caller.
+On a CPU weights are frozen: they are constants, which are folded and packed ahead of time. Nothing runs uncompiled
+unnoticed, because the model has to be one graph (`fullgraph`) and one shape too many is an error. How long compiling
+takes depends on what PyTorch's caches on disk hold (TORCHINDUCTOR_CACHE_DIR, TRITON_CACHE_DIR), which the caller sets.
 """
 
 from __future__ import annotations
@@ -24,20 +24,22 @@ if TYPE_CHECKING:
 
     from tasks.runtimes import Session
 
-# most input shapes a process; PyTorch's own limit, 8, a sweep with its evaluation may exceed
+# A process may have this many input shapes. PyTorch's own limit is 8, which several batch sizes and the evaluation may
+# exceed.
 SHAPES = 64
 
 
 def unavailable(device: str) -> str | None:
-    """Why torch.compile cannot run on `device`, or None."""
+    """Return why torch.compile cannot run on `device`, or None where it can."""
     reason = _torch.unavailable(device)
     if reason:
         return reason
-    # Inductor compiles C++ for a CPU; for a GPU, Triton compiles its launchers, in C.
-    asked, found = ("CXX", ("g++",)) if device == "cpu" else ("CC", ("gcc", "clang"))
-    compilers = (os.environ[asked],) if os.environ.get(asked) else found
+    # On a CPU Inductor compiles C++. On a GPU Triton compiles its launchers, in C.
+    variable, defaults = ("CXX", ("g++",)) if device == "cpu" else ("CC", ("gcc", "clang"))
+    compilers = (os.environ[variable],) if os.environ.get(variable) else defaults
     if not any(shutil.which(name.split()[0]) for name in compilers):
-        return f"torch.compile needs a compiler: {' or '.join(compilers)} is not there (its name can be set by {asked})"
+        names = " or ".join(compilers)
+        return f"torch.compile needs a compiler: {names} is not there (its name can be set by {variable})"
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         return f"torch.compile needs Python's C headers: {header} is not there"
@@ -58,17 +60,20 @@ def load_library(device: str) -> None:
 
 
 class Compiled:
-    """A module compiled in `mode` (torch.compile's; None is its default) for each input shape that comes."""
+    """A module that is compiled for each shape of inputs, in a mode of torch.compile. None is its default mode."""
 
     def __init__(self, module: torch.nn.Module, mode: str | None, freezing: bool) -> None:
-
         self._compiled = compilation.compiled(module, fullgraph=True, dynamic=False, mode=mode)
-        self._freezing, self._lock, self._seen = freezing, threading.Lock(), threading.local()
+        self._freezing = freezing
+        self._lock = threading.Lock()
+        self._seen = threading.local()
 
     def __call__(self, inputs: torch.Tensor) -> Any:
-        """The module's output; the first call of a shape in a thread compiles, or takes what another thread
-        compiled."""
-        # this thread's
+        """Return the module's output.
+
+        The first call of a shape in a thread compiles, or takes what another thread has compiled.
+        """
+        # Shapes and types that this thread has seen.
         seen: set[tuple[Any, ...]] = self._seen.__dict__.setdefault("shapes", set())
         key = inputs.shape, inputs.dtype
         if key in seen:
@@ -78,8 +83,8 @@ class Compiled:
 
         if inputs.is_cuda:
             _own_graphs()
-        # Both are set around the call, not once: settings belong to a thread, and among torch.compile's own options
-        # `freezing` has no effect, as it is asked for before those are applied (PyTorch 2.15).
+        # Both settings are set around each call, because settings belong to a thread. `freezing` cannot be one of
+        # torch.compile's own options: PyTorch 2.15 reads it before it applies those.
         with (
             self._lock,
             torch._dynamo.config.patch(recompile_limit=SHAPES, fail_on_recompile_limit_hit=True),
@@ -91,18 +96,22 @@ class Compiled:
 
 
 def _own_graphs() -> None:
-    """Let this thread have CUDA graphs of its own: PyTorch prepares only the thread that imported it (up to 2.1x)."""
+    """Give this thread CUDA graphs of its own, which make it up to 2.1 times as fast.
+
+    PyTorch itself prepares only the thread that imported it.
+    """
     from torch._inductor import cudagraph_trees
 
     local: Any = cudagraph_trees.local
     if not hasattr(local, "tree_manager_containers"):
-        local.tree_manager_containers, local.tree_manager_locks = {}, defaultdict(threading.Lock)
+        local.tree_manager_containers = {}
+        local.tree_manager_locks = defaultdict(threading.Lock)
 
 
 def open(path: Path, device: str, threads: int, slots: int, mode: str | None) -> Session:
     """Open a file that `models.save` wrote.
 
-    With several queries in flight on a GPU there are no CUDA graphs: a graph has one input in memory, for all threads.
+    With several queries in flight on a GPU, no CUDA graphs are used: a graph has one input buffer for all threads.
     """
     import models
 
@@ -111,5 +120,9 @@ def open(path: Path, device: str, threads: int, slots: int, mode: str | None) ->
     _torch.settle(threads, slots)
     model = models.load(path).to(device).eval()
     compiled = Compiled(model, mode, freezing=device == "cpu")
-    how = [str(next(model.parameters()).device), *([mode] if mode else []), *(["frozen"] if device == "cpu" else [])]
-    return _torch.session(compiled, device, f"torch.compile ({', '.join(how)})")
+    details = [str(next(model.parameters()).device)]
+    if mode:
+        details.append(mode)
+    if device == "cpu":
+        details.append("frozen")
+    return _torch.session(compiled, device, f"torch.compile ({', '.join(details)})")

@@ -1,6 +1,6 @@
-"""PyTorch eager: the model as trained, from safetensors.
+"""PyTorch eager: the model as it was trained, from a safetensors file. It is the plain baseline.
 
-In inference mode, contiguous (NCHW) as the other runtimes are fed, without autocast or compilation: the plain baseline.
+It runs in inference mode, without autocast or compilation, on contiguous inputs (NCHW) as the other runtimes get them.
 """
 
 from __future__ import annotations

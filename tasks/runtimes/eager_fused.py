@@ -1,5 +1,7 @@
-"""PyTorch eager with the pointwise part of ConvNeXt's blocks in Triton kernels; otherwise as `eager`. On a GPU
-alone."""
+"""PyTorch eager with the pointwise part of ConvNeXt's blocks in Triton kernels. It runs on a GPU only.
+
+In everything else it is the runtime `eager`.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ FORMATS = ("safetensors",)
 
 
 def unavailable(device: str) -> str | None:
-    """Why Triton's kernels cannot run on `device`, or None."""
+    """Return why Triton's kernels cannot run on `device`, or None where they can."""
     return missing_triton(device) or _torch.unavailable(device)
 
 
@@ -31,7 +33,7 @@ def load_library(device: str) -> None:
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
-    """Open a file that `models.save` wrote; ValueError if its model has no block that can be fused."""
+    """Open a file that `models.save` wrote. Raise ValueError if its model has no block that can be fused."""
     import models
 
     _torch.settle(threads, slots)

@@ -13,16 +13,17 @@ if TYPE_CHECKING:
     from tasks.runtimes import Session
 
 FORMATS = ("onnx",)
-unavailable, load_library = _onnxruntime.unavailable, _onnxruntime.load_library
+unavailable = _onnxruntime.unavailable
+load_library = _onnxruntime.load_library
 
 
 def settings(threads: int) -> dict[str, Any]:
-    """What a session on the CPU is told beside its threads."""
+    """Return the settings of a session on the CPU, other than its number of threads."""
     return _onnxruntime.SETTINGS
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
-    """Open an ONNX file, or a folder with one and its external data."""
+    """Open an .onnx file, or a folder that holds one and its external data."""
     load_library(device)
     file = model_file(path)
     if device == "cpu":

@@ -1,5 +1,7 @@
-"""OpenVINO on the CPU in fp32 (int8 where the file says so): latency hint for one query in flight, else throughput
-hint."""
+"""OpenVINO on the CPU in fp32, and in int8 where the file says so.
+
+It has OpenVINO's latency hint for one query in flight, and its throughput hint for several.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,15 @@ if TYPE_CHECKING:
 
 FORMATS = ("onnx", "openvino")
 PRECISION = "f32"
-unavailable, load_library = _openvino.unavailable, _openvino.load_library
+unavailable = _openvino.unavailable
+load_library = _openvino.load_library
 
 
 def settings(threads: int) -> dict[str, Any]:
-    """OpenVINO's properties for one query in flight."""
+    """Return OpenVINO's properties for one query in flight."""
     return _openvino.configuration(PRECISION, threads, 1)
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
-    """Open an ONNX file, a folder with one and its external data, or an OpenVINO .xml file."""
+    """Open an .onnx file, a folder that holds one and its external data, or an OpenVINO .xml file."""
     return _openvino.open(path, device, batch_size, PRECISION, threads, slots)

@@ -1,5 +1,7 @@
-"""torch.compile: frozen on a CPU; on a GPU in mode "reduce-overhead", that is with CUDA graphs, for one query in
-flight."""
+"""torch.compile in its default mode on a CPU, with frozen weights.
+
+On a GPU it is in mode "reduce-overhead", which uses CUDA graphs, for one query in flight.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ if TYPE_CHECKING:
     from tasks.runtimes import Session
 
 FORMATS = ("safetensors",)
-unavailable, load_library = _torch_compile.unavailable, _torch_compile.load_library
+unavailable = _torch_compile.unavailable
+load_library = _torch_compile.load_library
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:

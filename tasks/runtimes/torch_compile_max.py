@@ -1,7 +1,7 @@
-"""torch.compile in mode "max-autotune": kernels are chosen by timing them, in minutes; on a GPU with CUDA graphs (one
-query).
+"""torch.compile in mode "max-autotune": kernels are chosen by timing them, which takes minutes.
 
-On a CPU it chooses between library and generated code for matrix products; convolutions are the library's in any mode.
+On a GPU it uses CUDA graphs for one query in flight. On a CPU it chooses between the library and generated code for
+matrix products; convolutions are the library's in every mode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from tasks.runtimes import Session
 
 FORMATS = ("safetensors",)
-unavailable, load_library = _torch_compile.unavailable, _torch_compile.load_library
+unavailable = _torch_compile.unavailable
+load_library = _torch_compile.load_library
 
 
 def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:

@@ -1,7 +1,7 @@
-"""TorchScript: a frozen, traced module. Deprecated in PyTorch and still there.
+"""TorchScript: a traced module with frozen weights. PyTorch calls it deprecated and still has it.
 
-`torch.jit.optimize_for_inference` is left out: on top of freezing it gained nothing (LeNet-5 and ResNet-34 at batch 1
-and 8 on an AVX-512 CPU: 0.96 to 1.06 times the latency).
+`torch.jit.optimize_for_inference` is not used, because on a frozen module it gained nothing: 0.96 to 1.06 times the
+latency for LeNet-5 and ResNet-34 at batch sizes 1 and 8 on a CPU with AVX-512.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from tasks.runtimes import Session
 
 FORMATS = ("torchscript",)
-unavailable, load_library = _torch.unavailable, _torch.load_library
+unavailable = _torch.unavailable
+load_library = _torch.load_library
 
 
 def settings(threads: int) -> dict[str, Any]:
-    """Beside its threads PyTorch is told nothing on a CPU."""
+    """Return no settings: on a CPU, PyTorch has none but its number of threads."""
     return {}
 
 
@@ -32,7 +33,7 @@ def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1)
     Raises
     ------
     ValueError
-        If it is not one.
+        If it is not a TorchScript file.
     """
     import torch
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks.machine.certificate import HURRIED
-from tasks.measure.intervals import compare, turns
+from tasks.measure.intervals import Rounds, compare_rounds, rounds_of
 from tasks.tables import frames
 from tasks.tables.evidence import Evidence, evidence
 from tasks.tables.figures import METRIC_NAMES, interval, resolved, sig, words
@@ -18,8 +18,6 @@ from tasks.tables.schema import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    import numpy as np
 
     from tasks.records import Study
 
@@ -34,15 +32,6 @@ EPS = 1e-9
 Row = dict[str, Any]
 Place = tuple[str, str, str, int]
 """Variant, runtime, device, batch size."""
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """A row's medians: of the turns of each round."""
-
-    medians: list[np.ndarray]
-    fresh: bool
-    """Whether each round had a fresh process."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     """
     rows = _joined(tables)
     rounds = {
-        _place(row): Rounds(turns(row), fresh=row["processes"] == row["rounds"])
+        _place(row): rounds_of(row, row["processes"])
         for row in tables["benchmarks"].iter_rows(named=True)
         if row["status"] == "ok"
     }
@@ -187,19 +176,8 @@ def _on_front(row: Row, rows: list[Row], metric: str) -> bool:
 
 
 def _speedup(reference: Rounds | None, own: Rounds | None, same: bool) -> Row:
-    found = (1.0, 1.0, 1.0, "indistinguishable") if same and own else _compare(reference, own)
+    found = (1.0, 1.0, 1.0, "indistinguishable") if same and own else compare_rounds(reference, own)
     return dict(zip(("speedup", "speedup_low", "speedup_high", "verdict"), found, strict=True)) if found else {}
-
-
-def _compare(theirs: Rounds | None, own: Rounds | None) -> tuple[float, float, float | None, str] | None:
-    """How many times as fast `own` is as `theirs`, its 99 % interval (high: null after one round), verdict on `own`.
-
-    None where rounds do not pair: one of the two was not measured, or not in every round.
-    """
-    if not theirs or not own or len(theirs.medians) != len(own.medians):
-        return None
-    ratio, low, high, verdict = compare(theirs.medians, own.medians, fresh=theirs.fresh and own.fresh)
-    return ratio, low, (high if math.isfinite(high) else None), verdict
 
 
 def _reason(
@@ -380,7 +358,7 @@ def _second(winner: Row, runner_up: Row | None, rounds: Mapping[Place, Rounds]) 
     if runner_up is None:
         return "No other row passed, so there is no runner-up."
     text = f"Runner-up: {words(runner_up)}, {_ms(runner_up)}"
-    found = _compare(rounds[_place(runner_up)], rounds[_place(winner)])
+    found = compare_rounds(rounds[_place(runner_up)], rounds[_place(winner)])
     if found is None:
         return f"{text}; their rounds do not pair, so the two were not compared."
     ratio, low, high, verdict = found

@@ -4,7 +4,7 @@ import json
 from typing import get_args
 
 from tasks.caching.keys import HANDED, sources
-from tasks.candidates.jobs import modules
+from tasks.candidates.candidate import modules
 from tasks.records import Benchmark, StageName, Variant
 
 measured = modules(

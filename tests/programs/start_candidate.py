@@ -7,9 +7,9 @@ import json
 import sys
 from pathlib import Path
 
-from tasks.candidates.process import Candidate, Effort, Spec
+from tasks.candidates.process import Effort, Spec, Worker
 
-candidate = Candidate(Spec(**json.loads(sys.argv[1])), Path(sys.argv[3]))
+candidate = Worker(Spec(**json.loads(sys.argv[1])), Path(sys.argv[3]))
 candidate.receive()
 print(candidate.pid, flush=True)
 candidate.warm_up("latency", 1, Effort(**json.loads(sys.argv[2])), ())

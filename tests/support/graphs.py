@@ -78,7 +78,10 @@ def found(
     """What is found in a graph, executed, by its first words."""
     path = graph.save(folder / "model.onnx", channels)
     inputs = np.random.default_rng(1).standard_normal((1, channels, 32, 32), np.float32)
-    measured = profilers.load(runtime).measure(path, runtime, "cpu", 1, inputs, 20, folder)
+    request = profilers.Request(
+        path=path, runtime=runtime, device="cpu", threads=1, inputs=inputs, queries=20, folder=folder
+    )
+    measured = profilers.load(runtime).measure(request)
     return by_words(diagnose(Case(profile=measured, **(ROOMY | {"runtime": runtime} | others))))
 
 

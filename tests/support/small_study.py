@@ -21,9 +21,9 @@ from tasks.caching.results import open_request
 from tasks.caching.store import Store
 from tasks.caching.sweep import sweep
 from tasks.candidates import resume
-from tasks.candidates.jobs import Job, Visit
+from tasks.candidates.candidate import Candidate, Visit
 from tasks.candidates.process import Spec
-from tasks.candidates.rows import frame, stored
+from tasks.candidates.rows import frame, store_frames
 from tasks.machine.files import copy, write_text
 from tasks.machine.space import reserve, watched
 from tasks.records import Artifact, Benchmark, Context, Output, Result, Train, Trained, Tune, Variant
@@ -165,21 +165,21 @@ def measures(work: Work, variant: Variant) -> Output:
     spec = Spec(
         runtime="onnxruntime", path=str(variant.name), device="cpu", threads=1, batch_sizes=(1,), pool="pool.npy"
     )
-    job = Job(variant, "onnxruntime", "cpu", spec)
+    candidate = Candidate(variant, "onnxruntime", "cpu", spec)
     folder = work.scratch / "candidates"
     folder.mkdir(exist_ok=True)
     np.save(folder / "pool.npy", np.zeros(10))
-    for number in range(resume.load(folder, [job], settings, work.log), ROUNDS):
+    for number in range(resume.load(folder, [candidate], settings, work.log), ROUNDS):
         samples = np.arange(10, dtype=np.int64) + 1000 * (number + 1)
         visit = Visit(samples=samples, turns=np.array([10]), gpu=None, process=1, answer={"level": 1.0})
-        job.visits.setdefault(1, []).append(visit)
-        resume.save(folder, number, [job], settings)
-    constant = job.which | {"batch_size": 1}
+        candidate.visits.setdefault(1, []).append(visit)
+        resume.save(folder, number, [candidate], settings)
+    constant = candidate.columns | {"batch_size": 1}
     frames = [
         frame("latencies", constant | {"round": number}, {"query": np.arange(10), "latency_ms": visit.samples / 1e6})
-        for number, visit in enumerate(job.visits[1], 1)
+        for number, visit in enumerate(candidate.visits[1], 1)
     ]
-    return Output(tables={"latencies": stored(work, "latencies", frames)})
+    return Output(tables={"latencies": store_frames(work, "latencies", frames)})
 
 
 def aggregates(work: Work, fragments: dict[str, Artifact]) -> Result:

@@ -85,7 +85,7 @@ def test_without_a_winner_there_is_nothing_to_serve(work: Work) -> None:
 
 
 def test_inputs_are_real_images_normalised(work: Work, tmp_path: Path) -> None:
-    from tasks.candidates.jobs import save_pool
+    from tasks.candidates.candidate import save_pool
 
     data = digits(work, 100)
     save_pool(work, data, 3, tmp_path / "pool.npy")

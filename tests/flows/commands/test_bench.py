@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from flows.cli import main
-from tasks.candidates.process import Candidate
+from tasks.candidates.process import Worker
 from tasks.measure.intervals import compare, turns
 from tasks.tables import frames
 
@@ -142,9 +142,9 @@ def test_a_file_that_cannot_be_executed_is_a_failed_row_beside_the_others(
 def test_an_interrupted_bench_goes_on_after_its_last_whole_round(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, turns_of, seen = null(tmp_path / "a", [2.0]), Candidate.turn, []
+    file, turns_of, seen = null(tmp_path / "a", [2.0]), Worker.turn, []
 
-    def turn(self: Candidate, turns: int) -> None:
+    def turn(self: Worker, turns: int) -> None:
         if self.pid not in seen:
             seen.append(self.pid)
         if len(seen) == 3:
@@ -152,7 +152,7 @@ def test_an_interrupted_bench_goes_on_after_its_last_whole_round(
         turns_of(self, turns)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Candidate, "turn", turn)
+        patched.setattr(Worker, "turn", turn)
         assert main(["bench", str(file), *QUICK, "--out", str(tmp_path / "out")]) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "out" / "bench").exists()

@@ -13,7 +13,7 @@ import pytest
 from tasks import tune
 from tasks.caching.work import Work
 from tasks.candidates import resume
-from tasks.candidates.jobs import Job, Visit
+from tasks.candidates.candidate import Candidate, Visit
 from tasks.candidates.process import Spec
 from tasks.records import Artifact, Benchmark, Choice, Model, Range, Train, Tune, Variant
 from tasks.training import loop
@@ -148,35 +148,39 @@ def test_a_damaged_tuning_journal_gives_the_undisturbed_search(tmp_path, monkeyp
         assert _searched(work, data) == whole and not caplog.records, "what was redone is whole"
 
 
-def _jobs(rounds: int) -> list[Job]:
+def _candidates(rounds: int) -> list[Candidate]:
     """Two candidates after so many rounds."""
-    jobs = []
+    candidates = []
     for name in ("a", "b"):
         spec = Spec(runtime="null", path=name, device="cpu", threads=1, batch_sizes=(1, 4), pool="pool.npy")
         artifact = Artifact(path=name, sha256="", size_bytes=1, format="null")
-        job = Job(Variant(name=name, model=name, stage="file", format="null", artifact=artifact), "null", "cpu", spec)
+        candidate = Candidate(
+            Variant(name=name, model=name, stage="file", format="null", artifact=artifact), "null", "cpu", spec
+        )
         for number in range(rounds):
             for size in (1, 4):
                 samples = np.arange(40) + 100 * number + size
-                job.visits.setdefault(size, []).append(Visit(samples, np.array([20, 20]), None, number, {"level": 1.0}))
-        jobs.append(job)
-    return jobs
+                candidate.visits.setdefault(size, []).append(
+                    Visit(samples, np.array([20, 20]), None, number, {"level": 1.0})
+                )
+        candidates.append(candidate)
+    return candidates
 
 
-def _told(jobs: list[Job], rounds: int) -> str:
+def _told(candidates: list[Candidate], rounds: int) -> str:
     return json.dumps(
         [
-            [job.label, size, visit.samples.tolist(), visit.process, visit.answer]
-            for job in jobs
-            for size in job.visits
-            for visit in job.visits[size][:rounds]
+            [candidate.label, size, visit.samples.tolist(), visit.process, visit.answer]
+            for candidate in candidates
+            for size in candidate.visits
+            for visit in candidate.visits[size][:rounds]
         ]
     )
 
 
 def test_of_the_rounds_of_a_benchmark_those_before_a_damaged_one_count(tmp_path, caplog):
     settings, log = Benchmark(rounds=4), logging.getLogger("burnish.test")
-    whole = _jobs(3)
+    whole = _candidates(3)
     for number in range(3):
         resume.save(tmp_path, number, whole, settings)
     files = sorted(tmp_path.iterdir())
@@ -187,9 +191,9 @@ def test_of_the_rounds_of_a_benchmark_those_before_a_damaged_one_count(tmp_path,
                 path.write_bytes(good)
             files[number].write_bytes(bad)
             caplog.clear()
-            jobs = _jobs(0)
-            assert resume.load(tmp_path, jobs, settings, log) == number
-            assert _told(jobs, 3) == _told(whole, number)
+            candidates = _candidates(0)
+            assert resume.load(tmp_path, candidates, settings, log) == number
+            assert _told(candidates, 3) == _told(whole, number)
             (said,) = (record.getMessage() for record in caplog.records)
             assert said.startswith(f"round {number + 1} of an interrupted benchmark is damaged")
     for path, good in zip(files, contents, strict=True):

@@ -34,7 +34,7 @@ def test_candidates_that_crash_hang_or_misbehave_are_failed_rows_and_the_others_
     monkeypatch.setattr(process, "PATIENCE_SECONDS", 8)
     faults = {
         "open": "ValueError: cannot be opened",
-        "segfault": "killed by SIGSEGV; its last words: about to crash",
+        "segfault": "killed by SIGSEGV; the last line of its log: about to crash",
         "hang": "no answer within 8 s",
         "raise": "RuntimeError: out of memory",
         "nan": "evaluation: outputs for 20 of 20 images are NaN or infinite",

@@ -14,7 +14,7 @@ import pytest
 from tasks import machine
 from tasks.benchmark import benchmark, benchmark_task
 from tasks.caching.work import Work
-from tasks.candidates.jobs import Visit, conditions
+from tasks.candidates.candidate import Visit, conditions
 from tasks.measure.intervals import queries_needed, turns
 from tasks.records import Prepared, Variant
 from tasks.tables import frames

@@ -14,7 +14,7 @@ from tasks import machine
 from tasks.benchmark import benchmark
 from tasks.caching.work import Work
 from tasks.candidates import process
-from tasks.candidates.jobs import Job
+from tasks.candidates.candidate import Candidate
 from tasks.candidates.rounds import GPU_BYTES, PROCESS_BYTES, _groups
 from tasks.machine.locks import locked
 from tasks.measure.intervals import compare, turns
@@ -31,13 +31,13 @@ def test_candidates_are_visited_in_rounds_and_turns_in_a_rotating_order_one_at_a
     told: list[str] = []
 
     def noted(name: str) -> None:
-        original = getattr(process.Candidate, name)
+        original = getattr(process.Worker, name)
 
-        def call(self: process.Candidate, *arguments: Any) -> Any:
+        def call(self: process.Worker, *arguments: Any) -> Any:
             told.append(f"{name[0]}{self._log.name[0]}")
             return original(self, *arguments)
 
-        monkeypatch.setattr(process.Candidate, name, call)
+        monkeypatch.setattr(process.Worker, name, call)
 
     for name in ("warm_up", "turn", "finish"):
         noted(name)
@@ -87,8 +87,10 @@ def test_candidates_of_a_group_fit_into_the_memory_of_their_gpu_too(fake: Callab
     weights = 3 * variant.artifact.size_bytes
 
     def groups(memory: dict[str, float]) -> list[str]:
-        jobs = [Job(variant, "fake", device, None) for device in ("cuda:0", "cpu", "cuda:1", "cuda:0", "cuda:0")]  # type: ignore[arg-type]
-        return [" ".join(job.device for job in group) for group in _groups(jobs, memory)]
+        candidates = [
+            Candidate(variant, "fake", device, None) for device in ("cuda:0", "cpu", "cuda:1", "cuda:0", "cuda:0")
+        ]  # type: ignore[arg-type]
+        return [" ".join(candidate.device for candidate in group) for group in _groups(candidates, memory)]
 
     enough = {"cpu": 5.0 * (PROCESS_BYTES + weights)}
     two, one = 2 * (GPU_BYTES + weights), GPU_BYTES + weights

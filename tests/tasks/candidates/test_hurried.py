@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from tasks.candidates.jobs import Visit, conditions
-from tasks.candidates.process import Candidate, Effort, Spec
+from tasks.candidates.candidate import Visit, conditions
+from tasks.candidates.process import Effort, Spec, Worker
 from tasks.machine.certificate import HURRIED
 
 if TYPE_CHECKING:
@@ -27,15 +27,15 @@ def test_a_visit_says_whether_its_limit_left_it_too_little(tmp_path: Path) -> No
         batch_sizes=(1,),
         pool=str(tmp_path / "pool.npy"),
     )
-    process = Candidate(spec, tmp_path / "log")
+    worker = Worker(spec, tmp_path / "log")
 
     def hurried(**effort: float | int | None) -> bool:
-        process.warm_up("latency", 1, Effort(**effort), [])  # type: ignore[arg-type]
-        process.turn(1)
-        return bool(process.finish(tmp_path / "visit.npz")["hurried"])
+        worker.warm_up("latency", 1, Effort(**effort), [])  # type: ignore[arg-type]
+        worker.turn(1)
+        return bool(worker.finish(tmp_path / "visit.npz")["hurried"])
 
     try:
-        process.receive()
+        worker.receive()
         whole = {"warmup_seconds": 0.1, "min_seconds": 0.05, "min_queries": 5}
         assert not hurried(**whole, limit=None)
         assert not hurried(**whole, limit=60.0)
@@ -43,7 +43,7 @@ def test_a_visit_says_whether_its_limit_left_it_too_little(tmp_path: Path) -> No
         assert hurried(**whole | {"min_queries": 5000}, limit=0.3)
         assert hurried(**whole | {"warmup_seconds": 30.0}, limit=0.3)
     finally:
-        process.kill()
+        worker.kill()
 
 
 @pytest.mark.parametrize(("hurried", "said"), [((True, True, False), True), ((True, False, False), False)])

@@ -17,7 +17,7 @@ from tasks.caching import stage
 from tasks.caching.keys import Stage
 from tasks.caching.results import open_request
 from tasks.caching.work import Work
-from tasks.candidates import jobs, rounds
+from tasks.candidates import candidate, rounds
 from tasks.records import Benchmark, Context, Measured, Prepared, Variant
 from tests.support.digits import digits
 
@@ -38,7 +38,7 @@ SETTINGS = Benchmark(
 ).model_copy(update={"runtimes": ("null",)})
 TOLD = {
     signal.SIGKILL: "killed by SIGKILL, as by the kernel where memory runs out; the same command measures it again",
-    signal.SIGSEGV: "process killed by SIGSEGV; it wrote nothing",
+    signal.SIGSEGV: "process killed by SIGSEGV; its log is empty",
 }
 
 
@@ -84,10 +84,12 @@ def test_only_what_was_ended_from_outside_is_measured_again(
     caplog.set_level(logging.INFO)
     data, save = digits(Work.at(tmp_path), 50), rounds.resume.save
 
-    def kill_after_the_first_round(folder: Path, done: int, jobs: list[jobs.Job], settings: Benchmark) -> None:
-        save(folder, done, jobs, settings)
-        if done == 0 and jobs[1].process is not None:
-            os.kill(jobs[1].process.pid, number)
+    def kill_after_the_first_round(
+        folder: Path, done: int, candidates: list[candidate.Candidate], settings: Benchmark
+    ) -> None:
+        save(folder, done, candidates, settings)
+        if done == 0 and candidates[1].worker is not None:
+            os.kill(candidates[1].worker.pid, number)
 
     with monkeypatch.context() as patched:
         patched.setattr(rounds.resume, "save", kill_after_the_first_round)

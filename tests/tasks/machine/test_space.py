@@ -14,7 +14,7 @@ import pytest
 from flows.cli import main
 from tasks.caching.store import Store
 from tasks.caching.work import Work
-from tasks.candidates.process import Candidate, Images, Spec
+from tasks.candidates.process import Images, Spec, Worker
 from tasks.export import export
 from tasks.machine import room, space
 from tasks.machine.durable import Series
@@ -186,7 +186,7 @@ def test_a_candidate_says_that_the_disk_is_full(disk, tmp_path):
     )
     fill(folder, 0)
     # nor has its log any room
-    process = Candidate(spec, folder / "candidate.log")
+    process = Worker(spec, folder / "candidate.log")
     try:
         process.receive()
         with pytest.raises(DiskFull) as told:

@@ -47,7 +47,10 @@ def test_conversions_at_the_input_and_the_output_are_no_advice(tmp_path: Path, r
     graph.quantized("only")
     path = graph.save(tmp_path / "model.onnx")
     inputs = np.ones((1, 16, 32, 32), np.float32)
-    measured = profilers.load(runtime).measure(path, runtime, "cpu", 1, inputs, 20, tmp_path)
+    request = profilers.Request(
+        path=path, runtime=runtime, device="cpu", threads=1, inputs=inputs, queries=20, folder=tmp_path
+    )
+    measured = profilers.load(runtime).measure(request)
     edges = {one.name for one in measured.operators if one.edge}
     assert edges and not any(one.edge for one in measured.operators if "Conv" in one.type)
     assert edges == {one.name for one in measured.operators if "Conv" not in one.type}
@@ -113,9 +116,11 @@ def test_a_fake_quantize_module_of_pytorch_is_fake_quantization(tmp_path: Path) 
     model, inputs = Simulated().eval(), np.ones((1, 3, 32, 32), np.float32)
     model(torch.from_numpy(inputs))
     torch.jit.save(torch.jit.trace(model, torch.from_numpy(inputs)), tmp_path / "model.ts")
-    measured = profilers.load("torchscript").measure(
-        tmp_path / "model.ts", "torchscript", "cpu", 1, inputs, 20, tmp_path
+    path = tmp_path / "model.ts"
+    request = profilers.Request(
+        path=path, runtime="torchscript", device="cpu", threads=1, inputs=inputs, queries=20, folder=tmp_path
     )
+    measured = profilers.load("torchscript").measure(request)
     finding = said(by_words(diagnose(Case(profile=measured, **ROOMY))), "simulated in floating point")
     assert any("fake_quant" in node for node in finding.nodes)
     assert "never time it as int8" in finding.remedy

@@ -24,7 +24,10 @@ WIDE = 192
 
 def profiled(path: Path, runtime: str = "onnxruntime", shape: tuple[int, ...] = (1, 16, 32, 32)) -> Measured:
     inputs = np.random.default_rng(1).standard_normal(shape, np.float32)
-    return profilers.load(runtime).measure(path, runtime, "cpu", 1, inputs, 20, path.parent)
+    request = profilers.Request(
+        path=path, runtime=runtime, device="cpu", threads=1, inputs=inputs, queries=20, folder=path.parent
+    )
+    return profilers.load(runtime).measure(request)
 
 
 def findings(measured: Measured, runtime: str = "onnxruntime") -> Any:
