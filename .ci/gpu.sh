@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.." || exit
 export PYTHONPATH=$PWD:/tmp/site OUT=${OUT:-/tmp/out} DATA=${DATA:-$PWD/.gpu-data/cifar10} TINY=${TINY:-$PWD/.gpu-data/tiny-imagenet}
 results=/tmp/burnish-gpu # the next call goes on with it, while the machine is held
 mkdir -p "$results"
-burnish() { python3 -m flows.cli "$@"; }
+burnish() { python3 -m flows "$@"; }
 # Only training, and one short latency table on the GPU.
 bare=(--set tune.trials=0 --set 'augment.policies=[]' --set 'prune.ratios=[]' --set 'quantize.settings=[]' --set quantize.dynamic=false
   --set 'build.precisions=[]' --set "benchmark.devices=['cuda:0']" --set "benchmark.runtimes=['eager','torch_compile']"

@@ -65,9 +65,3 @@ def main(argv: list[str] | None = None) -> int:
         print(f"burnish: failed: {reason}", file=sys.stderr)
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    from flows.__main__ import main as supervised
-
-    sys.exit(supervised())

@@ -121,7 +121,7 @@ def command(shim: Path, state: Shim, out: Path, fault: Fault) -> tuple[int, str]
     state.arm(out, fault)
     settings = [f"--set={setting}" for setting in SHORT]
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", "quickstart", "--out", str(out), *settings],
+        [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *settings],
         cwd=ROOT,
         text=True,
         env=state.environment(shim),

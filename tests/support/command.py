@@ -154,7 +154,7 @@ class Burnish:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.cli", *arguments],
+            [sys.executable, "-m", "flows", *arguments],
             cwd=self.cwd,
             env=self.environment,
             text=True,

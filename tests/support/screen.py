@@ -85,7 +85,7 @@ class Watched:
 def watch(*arguments: str, width: int, environment: dict[str, str], seconds: float = 600) -> Watched:
     """Run `burnish` in a terminal of `width` columns and look at it until it ends."""
     environment = {k: v for k, v in environment.items() if k not in ("LINES", "NO_COLOR")}
-    terminal = Terminal([sys.executable, "-m", "flows.cli", *arguments], ROOT, environment, columns=width, rows=40)
+    terminal = Terminal([sys.executable, "-m", "flows", *arguments], ROOT, environment, columns=width, rows=40)
     screen, seen, read, deadline = Screen(width), [], 0, time.monotonic() + seconds
     try:
         while terminal.process.poll() is None or read < len(terminal.text):

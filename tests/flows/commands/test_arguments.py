@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 def burnish(*arguments: str) -> str:
     return subprocess.run(
-        [sys.executable, "-m", "flows.cli", *arguments], cwd=ROOT, text=True, capture_output=True, check=True
+        [sys.executable, "-m", "flows", *arguments], cwd=ROOT, text=True, capture_output=True, check=True
     ).stdout
 
 

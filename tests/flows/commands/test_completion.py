@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def script() -> str:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "completion", "bash"], cwd=ROOT, text=True, capture_output=True, check=True
+        [sys.executable, "-m", "flows", "completion", "bash"], cwd=ROOT, text=True, capture_output=True, check=True
     )
     return done.stdout
 
@@ -84,7 +84,7 @@ def test_bash_offers_what_is_taken(script: str, folder: Path, typed: str, offere
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
 def test_other_shells_offer_presets_and_stages(shell: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "completion", shell], cwd=ROOT, text=True, capture_output=True, check=True
+        [sys.executable, "-m", "flows", "completion", shell], cwd=ROOT, text=True, capture_output=True, check=True
     )
     assert "quickstart cifar10-small" in done.stdout
     assert "ablate tune augment prune quantize qat build serve" in done.stdout

@@ -153,7 +153,7 @@ def test_a_bench_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "flows.cli",
+        "flows",
         "bench",
         str(tmp_path / "slow"),
         str(tmp_path / "fast"),

@@ -281,7 +281,7 @@ def test_the_command_refuses_in_one_line_before_anything_is_started(tmp_path: Pa
         told = burnish.run(*settings, code=2).stderr
         assert said in told and told.count("\n") == 1
     assert not burnish.out.exists()
-    told = [sys.executable, "-m", "flows.cli", "run", "quickstart", "--set", os.fsdecode(b"data.path=caf\xe9")]
+    told = [sys.executable, "-m", "flows", "run", "quickstart", "--set", os.fsdecode(b"data.path=caf\xe9")]
     done = subprocess.run(told, cwd=ROOT, capture_output=True, check=False)
     assert (
         done.returncode == 2 and done.stderr.count(b"\n") == 1 and rb"caf\xe9: these bytes are no UTF-8" in done.stderr

@@ -163,7 +163,7 @@ def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: 
     command = [
         sys.executable,
         "-m",
-        "flows.cli",
+        "flows",
         "profile",
         str(files["torchscript"]),
         "--input-shape",

@@ -164,7 +164,7 @@ def test_a_file_nested_twenty_thousand_deep_is_one_line(
 
 
 def test_the_command_itself_says_it_and_computes_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flows.cli", "run", "quickstart", "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [*command, "--set", "train.epochs=100000000000000000000000"], capture_output=True, text=True, check=False
     )
