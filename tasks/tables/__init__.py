@@ -1,6 +1,6 @@
 """Tables of a run as Parquet files: fragments are merged, published and read.
 
-tasks/tables/schema.py declares each table's columns and what is expected of them, tasks/tables/frames.py makes a frame
+tasks/tables/schema/ declares each table's columns and what is expected of them, tasks/tables/frames.py makes a frame
 of rows, tasks/tables/expectations.py checks one.
 """
 
