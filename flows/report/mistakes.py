@@ -17,7 +17,7 @@ from flows.report.grids import Grid, Row, Spec, count, grid, share
 from tasks.caching.store import Corrupt, Store
 from tasks.measure.metrics import class_scores, mcnemar
 from tasks.records import Artifact
-from tasks.tables.summary import TRAINING
+from tasks.tables.rule import TRAINING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

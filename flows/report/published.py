@@ -48,7 +48,7 @@ def lines(comparison: Comparison) -> Iterator[tuple[tuple[str, ...], str, tuple[
     """Key (what repeats the line above is empty), source and figures: two lines a row of the study's table."""
     above: tuple[str, ...] = ()
     for line in comparison.lines:
-        for source, figures in zip(SOURCES, (line.published, line.here), strict=True):
+        for source, figures in zip(SOURCES, (line.published, line.measured), strict=True):
             if figures is None and source == "published":
                 # what the study left undone
                 continue
@@ -68,7 +68,8 @@ def text(published: Published, width: int = 120) -> str:
 
     target = io.StringIO()
     console = Console(file=target, width=width)
-    console.print(f"published: {published.there}\nhere:      {published.here}", markup=False, highlight=False)
+    hardware = f"published: {published.published_on}\nhere:      {published.measured_on}"
+    console.print(hardware, markup=False, highlight=False)
     if any("[" in figure for one in published.comparisons for *_, figures in lines(one) for figure in figures):
         console.print(BRACKETS, markup=False, highlight=False)
     console.print()
