@@ -35,9 +35,9 @@ SHAPES = [
     "stroke",
 ]
 WIDE = 8
-"""Largest latency over smallest from which its axis is logarithmic."""
+"""The axis of latencies is logarithmic where the largest is more than this many times the smallest."""
 DOTS = 48
-"""Evenly spaced quantiles drawn of each candidate's samples; box and median come from every sample."""
+"""Evenly spaced quantiles that are drawn per candidate. Its box and its median come from every sample."""
 _FADED = {
     "labelColor": "currentColor",
     "titleColor": "currentColor",
@@ -84,11 +84,12 @@ class Figure:
 
     title: str
     note: str
+    """A text below the chart, empty where there is none."""
     svg: str
 
 
 def warm_up() -> None:
-    """Load what draws charts, which takes a second (measured on two cores): the first chart then takes milliseconds."""
+    """Load what draws charts. That takes a second on two cores; afterwards a chart takes milliseconds."""
     if not drawable():
         return
     import altair as alt
@@ -98,13 +99,13 @@ def warm_up() -> None:
 
 
 def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
-    """Draw a chart; where none can be drawn, the figure says so. `alternative`: the chart in words."""
+    """Draw a chart. Where no charts can be drawn, the figure says so. `alternative` tells in words what it shows."""
     import vl_convert
 
     spec = chart.to_dict(validate=False)
     spec["config"] = CONFIG
     svg = vl_convert.vegalite_to_svg(spec) if drawable() else left_out(title)
-    # ids are shared by all SVGs of a page
+    # The ids of all SVGs of a page share one name space.
     prefix = f"c{next(_number)}-"
     svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
     svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {alternative}")}" ', 1)
@@ -112,12 +113,14 @@ def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "
 
 
 def inline(rows: Sequence[dict[str, Any]]) -> alt.Data:
+    """Return rows as data that stand in the chart itself."""
     import altair as alt
 
     return alt.Data(values=list(rows))
 
 
 def _latency_axis(values: Sequence[float], title: str) -> alt.X:
+    """Return an axis for latencies in milliseconds, logarithmic where they differ much."""
     import altair as alt
 
     if max(values) > WIDE * min(values) > 0:
@@ -127,7 +130,7 @@ def _latency_axis(values: Sequence[float], title: str) -> alt.X:
 
 
 def form(row: dict[str, Any]) -> str:
-    """Format and precision of a row in words."""
+    """Return runtime and precision of a row, in words."""
     name = "PyTorch eager" if row["runtime"] == "eager" else row["runtime"]
     return f"{name} {row['precision']}"
 
@@ -135,9 +138,18 @@ def form(row: dict[str, Any]) -> str:
 def tradeoff(
     rows: Sequence[dict[str, Any]], metric: tuple[str, str], place: str, max_drop: float, width: int
 ) -> Figure | None:
-    """Accuracy against latency of the summary rows of one device and batch size, with the Pareto front.
+    """Draw accuracy against latency of the summary's rows of one device and batch size, with the Pareto front.
 
-    `metric`: column and name. The reference's accuracy less `max_drop` is drawn as the line that the rule sets.
+    Parameters
+    ----------
+    metric
+        The column of the accuracy, and its name in words.
+    place
+        Device and batch size, in words.
+    max_drop
+        The allowed drop. The least accuracy that it allows is drawn as a line.
+    width
+        In pixels.
     """
     import altair as alt
 
@@ -159,7 +171,7 @@ def tradeoff(
     ]
     if not shown:
         return None
-    x = _latency_axis([r["ms"] for r in shown], "median latency, ms a query")
+    x = _latency_axis([r["ms"] for r in shown], "median latency, ms per query")
     y = alt.Y("score:Q", title=f"{name} on held-out images, share", scale=alt.Scale(zero=False, padding=14))
     base = alt.Chart(inline(shown)).encode(x=x)
     spread = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q", color="model:N")
@@ -191,9 +203,9 @@ def tradeoff(
 
 
 def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = None) -> Figure:
-    """Loss and macro F1 by epoch of one model in one stage, training and validation.
+    """Draw loss and macro F1 by epoch of one model in one stage, on training and on validation images.
 
-    `images`: validation images, where known.
+    `images` is the number of validation images, None where it is not known.
     """
     import altair as alt
 
@@ -233,7 +245,7 @@ def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = N
 
 
 def tuning(trials: pl.DataFrame, model: str) -> Figure:
-    """Scores of a model's trials and the best so far."""
+    """Draw the score of each trial of a model, and the best score so far."""
     import altair as alt
 
     rows = trials.select("trial", "score", "best_so_far", "stopped_early").to_dicts()
@@ -263,7 +275,10 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
 
 
 def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[tuple[str, str], str]) -> Figure | None:
-    """Latency samples of each candidate on one device at one batch size: box, median and evenly spaced quantiles."""
+    """Draw the latencies of each candidate on one device at one batch size: box, median and evenly spaced quantiles.
+
+    `roles` maps (variant, runtime) to the part that the candidate plays.
+    """
     import altair as alt
     import polars as pl
 
@@ -286,7 +301,7 @@ def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[
         row["who"] += f"{row['variant']}, {row['runtime']}"
     dots = [{"who": r["who"], "ms": r[f"dot{i}"]} for r in rows for i in range(DOTS)]
     boxes = [{k: r[k] for k in ("who", "p25", "ms", "p75")} for r in rows]
-    x = _latency_axis([d["ms"] for d in dots], "latency, ms a query")
+    x = _latency_axis([d["ms"] for d in dots], "latency, ms per query")
     y = alt.Y("who:N", sort=[r["who"] for r in rows], title=None, axis=None)
     strip = alt.Chart(inline(dots)).mark_tick(opacity=0.45, thickness=1, size=10, color=PALETTE[3]).encode(x=x, y=y)
     base = alt.Chart(inline(boxes)).encode(y=y)
@@ -299,12 +314,12 @@ def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[
         f"Latency of single queries, {device}, batch {batch}",
         words,
         f"Orange: median; blue box: middle half, both of all {sum(r['n'] for r in rows)} samples. Thin ticks: {DOTS} "
-        "evenly spaced quantiles a candidate, in place of every sample.",
+        "evenly spaced quantiles per candidate, in place of every sample.",
     )
 
 
 def balance(datasets: pl.DataFrame) -> Figure:
-    """Images of each class, by split."""
+    """Draw the number of images of each class, by split."""
     import altair as alt
 
     rows = [
@@ -321,7 +336,7 @@ def balance(datasets: pl.DataFrame) -> Figure:
     order = ["train", "validation", "test"]
     chart = marked.encode(x=x, y=y, color=alt.Color("split:N", title=None, sort=order, scale=alt.Scale(domain=order)))
     words = "; ".join(
-        f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images a class"
+        f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images per class"
         for r in datasets.iter_rows(named=True)
     )
     return figure(chart, "Class balance", words)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.report.grids import Grid, Row, Spec, count, grid, share
+from flows.report.columns import Spec, count, share
+from flows.report.grids import Grid, Row, grid
 from tasks.caching.store import Corrupt, Store
 from tasks.measure.metrics import class_scores, mcnemar
 from tasks.records import Artifact

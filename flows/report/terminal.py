@@ -7,8 +7,9 @@ import shutil
 import sys
 from typing import TYPE_CHECKING
 
+from flows.report.columns import SUMMARY
 from flows.report.folding import fold
-from flows.report.grids import MARKS, SUMMARY, cell, in_order
+from flows.report.grids import MARKS, cell, in_order
 from flows.terminal.blocks import LEAST_NAME, blocks
 from flows.terminal.names import broken
 

@@ -90,8 +90,8 @@ def _memory(forms: Forms, sizes: Sequence[int]) -> Comparison:
         _headers(sizes),
         _lines(forms, sizes, measured, published=_published_memory),
         (
-            "Published RAM and VRAM depend on the batch size alone. They are the same for each technique, but 0 for VRAM of "
-            "ONNX. Here RAM is the peak of the process above its baseline, and VRAM is what NVML reports for the "
+            "Published RAM and VRAM depend on the batch size alone. They are the same for each technique, but VRAM of "
+            "ONNX is 0. Here RAM is the peak of the process above its baseline, and VRAM is what NVML reports for the "
             "process, whichever runtime.",
         ),
     )
