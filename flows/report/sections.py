@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from flows.report.columns import Spec
     from flows.report.grids import Grid, Row
-    from flows.report.mistakes import Images
+    from flows.report.pictures import Images
     from tasks.records import Study
 
 LINKED = ("benchmark_results.csv", "data_docs/index.html")
