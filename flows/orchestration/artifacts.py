@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flows.report.charts import Figure
     from flows.report.columns import Spec
+    from flows.report.drawing import Figure
     from flows.report.grids import Row
     from tasks.records import Result, Study
 

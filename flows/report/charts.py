@@ -1,18 +1,10 @@
-"""The report's charts: Vega-Lite by altair, drawn to inline SVG by vl-convert without a browser.
-
-Text and lines take the page's colour (`currentColor`), so a chart follows light and dark mode. Every chart has a title,
-axes with units and a text alternative.
-"""
+"""The report's charts. Each has a title, axes with units and a text alternative."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from html import escape
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from flows.report.drawable import drawable, left_out
+from flows.report.drawing import PALETTE, figure, inline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,103 +12,12 @@ if TYPE_CHECKING:
     import altair as alt
     import polars as pl
 
-PALETTE = ["#0d9488", "#ea580c", "#7c3aed", "#2563eb", "#db2777", "#65a30d", "#ca8a04", "#64748b"]
-SHAPES = [
-    "circle",
-    "square",
-    "diamond",
-    "triangle-up",
-    "cross",
-    "triangle-down",
-    "triangle-right",
-    "triangle-left",
-    "wedge",
-    "arrow",
-    "stroke",
-]
+    from flows.report.drawing import Figure
+
 WIDE = 8
 """The axis of latencies is logarithmic where the largest is more than this many times the smallest."""
 DOTS = 48
 """Evenly spaced quantiles that are drawn per candidate. Its box and its median come from every sample."""
-_FADED = {
-    "labelColor": "currentColor",
-    "titleColor": "currentColor",
-    "titleFontWeight": "normal",
-    "titleFontSize": 12,
-    "labelFontSize": 12,
-}
-CONFIG = {
-    "background": "transparent",
-    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
-    "aria": False,
-    "view": {"stroke": None},
-    "axis": _FADED
-    | {
-        "gridColor": "currentColor",
-        "gridOpacity": 0.12,
-        "domainColor": "currentColor",
-        "domainOpacity": 0.4,
-        "tickColor": "currentColor",
-        "tickOpacity": 0.4,
-        "titlePadding": 8,
-    },
-    "legend": _FADED
-    | {
-        "orient": "bottom",
-        "columns": 2,
-        "labelLimit": 300,
-        "columnPadding": 34,
-        "symbolOpacity": 1,
-        "symbolBaseFillColor": "currentColor",
-        "symbolBaseStrokeColor": "currentColor",
-        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 10}},
-    },
-    "title": {"color": "currentColor"},
-    "range": {"category": PALETTE, "symbol": SHAPES},
-    "padding": 4,
-}
-_number = count(1)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart ready for the page."""
-
-    title: str
-    note: str
-    """A text below the chart, empty where there is none."""
-    svg: str
-
-
-def warm_up() -> None:
-    """Load what draws charts. That takes a second on two cores; afterwards a chart takes milliseconds."""
-    if not drawable():
-        return
-    import altair as alt
-    import vl_convert
-
-    vl_convert.vegalite_to_svg(alt.Chart(alt.Data(values=[])).mark_point().to_dict())
-
-
-def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
-    """Draw a chart. Where no charts can be drawn, the figure says so. `alternative` tells in words what it shows."""
-    import vl_convert
-
-    spec = chart.to_dict(validate=False)
-    spec["config"] = CONFIG
-    svg = vl_convert.vegalite_to_svg(spec) if drawable() else left_out(title)
-    # The ids of all SVGs of a page share one name space.
-    prefix = f"c{next(_number)}-"
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {alternative}")}" ', 1)
-    return Figure(title, note, svg)
-
-
-def inline(rows: Sequence[dict[str, Any]]) -> alt.Data:
-    """Return rows as data that stand in the chart itself."""
-    import altair as alt
-
-    return alt.Data(values=list(rows))
 
 
 def _latency_axis(values: Sequence[float], title: str) -> alt.X:
@@ -151,55 +52,66 @@ def tradeoff(
     width
         In pixels.
     """
+    column, name = metric
+    points = _points(rows, column)
+    if not points:
+        return None
+    best = sorted((point for point in points if point["pareto"]), key=lambda point: point["ms"])
+    words = "; ".join(
+        f"{point['model']} {point['form']} {point['ms']:.3g} ms at {point['score']:.3f}" for point in best
+    )
+    dashed = "Dashed: the Pareto front (no candidate is both faster and more accurate). " if len(best) > 1 else ""
+    return figure(
+        _tradeoff_layers(points, name, max_drop).properties(width=width - 80, height=340),
+        f"Accuracy against latency, {place}",
+        f"On the Pareto front: {words or 'no row that was measured under good conditions'}.",
+        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's rule "
+        "accepts. Up and left is better.",
+    )
+
+
+def _points(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    """Return what is drawn of each row that was measured."""
+    return [
+        {
+            "ms": row["latency_median_ms"],
+            "score": row[column],
+            "low": row[f"{column}_low"],
+            "high": row[f"{column}_high"],
+            "model": row["model"],
+            "form": form(row),
+            "role": row["role"] or "",
+            "pareto": row["pareto"],
+            "drop": row["drop"],
+        }
+        for row in rows
+        if row["status"] == "ok" and row[column] is not None
+    ]
+
+
+def _tradeoff_layers(points: Sequence[dict[str, Any]], name: str, max_drop: float) -> alt.LayerChart:
+    """Return the rule's line, intervals, the Pareto front, points, and rings and labels of those that play a part."""
     import altair as alt
 
-    column, name = metric
-    shown = [
-        {
-            "ms": r["latency_median_ms"],
-            "score": r[column],
-            "low": r[f"{column}_low"],
-            "high": r[f"{column}_high"],
-            "model": r["model"],
-            "form": form(r),
-            "role": r["role"] or "",
-            "pareto": r["pareto"],
-            "drop": r["drop"],
-        }
-        for r in rows
-        if r["status"] == "ok" and r[column] is not None
-    ]
-    if not shown:
-        return None
-    x = _latency_axis([r["ms"] for r in shown], "median latency, ms per query")
+    x = _latency_axis([point["ms"] for point in points], "median latency, ms per query")
     y = alt.Y("score:Q", title=f"{name} on held-out images, share", scale=alt.Scale(zero=False, padding=14))
-    base = alt.Chart(inline(shown)).encode(x=x)
+    base = alt.Chart(inline(points)).encode(x=x)
     spread = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q", color="model:N")
     front = (
         base.transform_filter("datum.pareto")
         .mark_line(strokeDash=[4, 4], color="currentColor", opacity=0.5, interpolate="step-after")
         .encode(y=y)
     )
-    points = base.mark_point(filled=True, size=95, opacity=0.95).encode(
+    dots = base.mark_point(filled=True, size=95, opacity=0.95).encode(
         y=y, color=alt.Color("model:N", title="model"), shape=alt.Shape("form:N", title="runtime and precision")
     )
     named = base.transform_filter("datum.role != ''")
     ring = named.mark_point(size=300, color="currentColor", strokeWidth=1.5).encode(y=y)
     label = named.mark_text(dy=-18, fontWeight="bold", fontSize=12, color="currentColor").encode(y=y, text="role:N")
-    rule = [{"score": r["score"] + r["drop"] - max_drop} for r in shown[:1] if r["drop"] is not None]
+    # Score and drop add up to the reference's score, whichever row they are of.
+    rule = [{"score": point["score"] + point["drop"] - max_drop} for point in points[:1] if point["drop"] is not None]
     gate = alt.Chart(inline(rule)).mark_rule(color=PALETTE[4], opacity=0.8).encode(y=y)
-    chart = alt.layer(gate, spread, front, points, ring, label).properties(width=width - 80, height=340)
-    best = sorted((r for r in shown if r["pareto"]), key=lambda r: r["ms"])
-    words = "; ".join(f"{r['model']} {r['form']} {r['ms']:.3g} ms at {r['score']:.3f}" for r in best)
-    dashed = "Dashed: the Pareto front (no candidate is both faster and more accurate). " if len(best) > 1 else ""
-    return figure(
-        chart,
-        f"Accuracy against latency, {place}",
-        f"On the Pareto front: {words or 'no row that was measured under good conditions'}.",
-        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's "
-        "rule accepts. "
-        "Up and left is better.",
-    )
+    return alt.layer(gate, spread, front, dots, ring, label)
 
 
 def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = None) -> Figure:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from flows.report.charts import Figure
+    from flows.report.drawing import Figure
     from flows.report.grids import Row
 
 STAGES = {

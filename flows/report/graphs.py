@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.report.charts import PALETTE, figure, inline
+from flows.report.drawing import PALETTE, figure, inline
 from flows.report.profiling_charts import CHARACTER
 from tasks.caching.store import Corrupt, Store
 from tasks.records import Artifact
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from flows.report.charts import Figure
+    from flows.report.drawing import Figure
     from flows.report.grids import Row
 
 ROLES = ("reference", "winner", "provisional")

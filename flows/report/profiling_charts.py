@@ -7,11 +7,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from flows.report.charts import PALETTE, Figure, figure, inline
+from flows.report.drawing import PALETTE, Figure, figure, inline
 from tasks.profilers._kinds import KINDS, kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import altair as alt
 
     from tasks.profiling.profile import Profile
 
@@ -129,16 +131,36 @@ def _cut(text: str, room: int) -> str:
 
 
 def by_type(profile: Profile, most: int = 14) -> Figure | None:
-    """Draw how many operators of each type there are, and how much of the time they take; None without operators."""
+    """Draw how many operators of each type there are, and how much of the time they take; None without operators.
+
+    The `most` types that take the longest have a bar of their own. The others share one.
+    """
     import altair as alt
 
+    rows = _types(profile, most)
+    if not rows:
+        return None
+    order = [row["type"] for row in rows]
+    # A browser's letters may be wider than those that vl-convert counts on.
+    room = min(max(map(len, order)) * CHARACTER * 1.15, 280)
+    labels = alt.Axis(labelLimit=260, ticks=False, minExtent=room)
+    named = alt.Y("type:N", sort=order, title=None, axis=labels)
+    bare = alt.Y("type:N", sort=order, title=None, axis=None)
+    times = _bars(rows, "share", "% of the operators' time", ".1f").encode(y=named)
+    counts = _bars(rows, "operators", "operators per query", ".0f", colour=PALETTE[3]).encode(y=bare)
+    alternative = "; ".join(
+        f"{row['type']}: {row['operators']:.0f} operators, {row['share']:.1f} % of the time" for row in rows
+    )
+    return figure(alt.hconcat(times, counts, spacing=24), f"Operators by type ({profile.runtime})", alternative)
+
+
+def _types(profile: Profile, most: int) -> list[dict[str, Any]]:
+    """Return type, operators per query and share of the time in per cent, for each type and for the others together."""
     sums: dict[str, dict[str, Any]] = defaultdict(lambda: {"operators": 0.0, "share": 0.0})
     for row in profile.operators:
         entry = sums[row["type"].removeprefix("aten::")]
         entry["operators"] += row["calls"] / profile.queries
         entry["share"] += row["share"] * 100
-    if not sums:
-        return None
     ranked = sorted(({"type": name, **entry} for name, entry in sums.items()), key=lambda entry: -entry["share"])
     rows, rest = ranked[:most], ranked[most:]
     if rest:
@@ -149,33 +171,18 @@ def by_type(profile: Profile, most: int = 14) -> Figure | None:
                 "share": sum(entry["share"] for entry in rest),
             }
         )
-    # A browser's letters may be wider than those that vl-convert counts on.
-    room = min(max(len(row["type"]) for row in rows) * CHARACTER * 1.15, 280)
-    labels = alt.Axis(labelLimit=260, ticks=False, minExtent=room)
-    y = alt.Y("type:N", sort=[row["type"] for row in rows], title=None, axis=labels)
-    bare = alt.Y("type:N", sort=[row["type"] for row in rows], title=None, axis=None)
+    return rows
 
-    def bars(field: str, title: str, y: alt.Y, colour: str, form: str) -> Any:
-        base = alt.Chart(inline(rows), width=300, height={"step": 24})
-        top = max(row[field] for row in rows) * 1.18
-        axis = alt.X(
-            f"{field}:Q", title=title, scale=alt.Scale(domain=[0, top], nice=False), axis=alt.Axis(tickCount=4)
-        )
-        words = base.mark_text(align="left", dx=4, fontSize=11, color="currentColor")
-        return alt.layer(
-            base.mark_bar(color=colour).encode(x=axis, y=y),
-            words.encode(x=axis, y=y, text=alt.Text(f"{field}:Q", format=form)),
-        )
 
-    alternative = "; ".join(
-        f"{row['type']}: {row['operators']:.0f} operators, {row['share']:.1f} % of the time" for row in rows
-    )
-    return figure(
-        alt.hconcat(
-            bars("share", "% of the operators' time", y, PALETTE[0], ".1f"),
-            bars("operators", "operators per query", bare, PALETTE[3], ".0f"),
-            spacing=24,
-        ),
-        f"Operators by type ({profile.runtime})",
-        alternative,
+def _bars(rows: list[dict[str, Any]], field: str, title: str, form: str, *, colour: str = PALETTE[0]) -> alt.LayerChart:
+    """Return horizontal bars of a field, each with its figure behind it in the given form."""
+    import altair as alt
+
+    base = alt.Chart(inline(rows), width=300, height={"step": 24})
+    scale = alt.Scale(domain=[0, max(row[field] for row in rows) * 1.18], nice=False)
+    x = alt.X(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(tickCount=4))
+    words = base.mark_text(align="left", dx=4, fontSize=11, color="currentColor")
+    return alt.layer(
+        base.mark_bar(color=colour).encode(x=x),
+        words.encode(x=x, text=alt.Text(f"{field}:Q", format=form)),
     )
