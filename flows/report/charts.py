@@ -89,7 +89,7 @@ def _points(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]
     ]
 
 
-def _tradeoff_layers(points: Sequence[dict[str, Any]], name: str, max_drop: float) -> alt.LayerChart:
+def _tradeoff_layers(points: Sequence[dict[str, Any]], name: str, max_drop: float) -> alt.LayerChart | alt.FacetChart:
     """Return the rule's line, intervals, the Pareto front, points, and rings and labels of those that play a part."""
     import altair as alt
 

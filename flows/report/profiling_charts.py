@@ -174,7 +174,9 @@ def _types(profile: Profile, most: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _bars(rows: list[dict[str, Any]], field: str, title: str, form: str, *, colour: str = PALETTE[0]) -> alt.LayerChart:
+def _bars(
+    rows: list[dict[str, Any]], field: str, title: str, form: str, *, colour: str = PALETTE[0]
+) -> alt.LayerChart | alt.FacetChart:
     """Return horizontal bars of a field, each with its figure behind it in the given form."""
     import altair as alt
 
