@@ -33,7 +33,7 @@ MIXED = ("mixup", "cutmix")
 
 @dataclass(frozen=True)
 class Fit:
-    """How the training with a policy ended. Scores are macro F1, means over the seeds."""
+    """The end of a training with a policy. Scores are macro F1, means over the seeds."""
 
     policy: str
     train: float

@@ -28,7 +28,7 @@ PLANNED = {
     "quantization": lambda row: row["precision"] == "int8" and "/int8-qat-" not in row["variant"],
     "QAT": lambda row: "/int8-qat-" in row["variant"],
 }
-"""What the study planned and did not do -> whether a row of the summary is of it."""
+"""Plan of the study that it did not carry out -> whether a row of the summary is about it."""
 
 
 def compare(tables: Tables) -> list[Comparison]:

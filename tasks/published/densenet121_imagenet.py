@@ -44,7 +44,7 @@ FORMS: dict[str, Callable[[Row], bool]] = {
     "ONNX": lambda row: _onnx(row, "fp32"),
     "int8 ONNX": lambda row: _onnx(row, "int8"),
 }
-"""Technique -> whether a row of the summary is of it."""
+"""Technique -> whether a row of the summary belongs to it."""
 
 
 def compare(tables: Tables) -> list[Comparison]:

@@ -21,7 +21,7 @@ FORMS: dict[str, Callable[[Row], bool]] = {
     "TorchScript CPU": lambda row: row["runtime"] == "torchscript" and row["device"] == "cpu",
     "TorchScript GPU": lambda row: row["runtime"] == "torchscript" and row["device"] != "cpu",
 }
-"""Form -> whether a row of the summary is of it."""
+"""Form -> whether a row of the summary belongs to it."""
 MODELS: dict[str, dict[str, tuple[str, str]]] = {
     "resnet34": {
         "as trained": ("81.40", "0.843"),

@@ -41,9 +41,9 @@ class Failure:
     """What these rows hold."""
 
     def __str__(self) -> str:
-        where = f" (row {', '.join(map(str, self.rows))})" if self.rows else ""
-        found = f"; found {', '.join(map(repr, self.values))}" if self.values else ""
-        return f"table {self.table}: expected that {self.expectation}{where}{found}"
+        rows = f" (row {', '.join(map(str, self.rows))})" if self.rows else ""
+        values = f"; found {', '.join(map(repr, self.values))}" if self.values else ""
+        return f"table {self.table}: expected that {self.expectation}{rows}{values}"
 
 
 def unique_words(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""What a study's images can show about its accuracy rule, and what they cannot.
+"""Find out what a study's images can show about its accuracy rule, and what they cannot.
 
 A rule is met vacuously where the images could not have shown a breach, or where the reference is no better than a
 guess, so that nothing could be lost. A caution beside the winner says so.

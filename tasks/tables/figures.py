@@ -1,4 +1,4 @@
-"""How a figure is written for people."""
+"""Write figures for people."""
 
 from __future__ import annotations
 

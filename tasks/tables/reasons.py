@@ -1,4 +1,4 @@
-"""Why the winner is the winner, or why there is none, in a few plain sentences each."""
+"""Say in plain sentences why the winner is the winner, or why there is none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a study came to, of which the sentences tell."""
+    """The result of a study, as far as the sentences are about it."""
 
     rows: Sequence[Row]
     """All rows of the summary."""
