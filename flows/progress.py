@@ -112,21 +112,21 @@ class Durations:
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, AttributeError):
-            # an estimate is all that is lost
+            # Only an estimate is lost.
             self.seconds = {}
 
     def of(self, step: Step) -> float | None:
-        """Seconds of a stage, or None."""
+        """Return the seconds that a stage took the last time with these settings, None where that is not known."""
         settings, seconds = self.seconds.get(step.name, ("", 0.0))
         return seconds if settings == self._settings(step) else None
 
     def note(self, step: Step, seconds: float) -> None:
-        """Remember how long a stage took."""
+        """Remember how long a stage took, also for later runs."""
         self.seconds[step.name] = (self._settings(step), round(seconds, 2))
         try:
             write_text(self.path, json.dumps(self.seconds, indent=1))
         except OSError as error:
-            # no reason to lose the stage
+            # That is no reason to lose the stage's result.
             LOG.warning("how long %s took could not be written to %s: %s", step.name, self.path, error.strerror)
 
     def _settings(self, step: Step) -> str:

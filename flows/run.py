@@ -1,4 +1,4 @@
-"""One run of a study: it calls the steps, collects their rows, and makes a step that failed a row."""
+"""One run of a study: it calls the steps, collects the rows that they write, and makes a row of a step that failed."""
 
 from __future__ import annotations
 
@@ -37,24 +37,24 @@ LOG = logging.getLogger("burnish")
 
 
 class Run:
-    """One run of a study."""
+    """One run of a study. Making it creates the run's folder."""
 
     def __init__(self, study: Study, out: str, again: tuple[StageName, ...] = ()) -> None:
         self.study = study
         self.context = Context(out=str(Path(out).absolute()), run=new_run(Path(out), study.name), again=again)
         self.folder = Path(self.context.out) / "runs" / self.context.run
         self.fragments: dict[str, list[Artifact]] = {}
-        """Name of a table -> the fragments that the steps have written, in their order."""
+        """Name of a table -> its fragments, in the order in which the steps wrote them."""
         self.variants: list[Variant] = []
         """Variants that go on to the benchmark, failed ones included."""
         self.progress = Progress(study, steps(study), Path(self.context.out))
         self.ended = ""
-        """How many of all steps had ended when the last one did, in words."""
+        """How many of all steps have ended, in words."""
         self.error: Exception | None = None
-        """The first failure that the study has survived."""
+        """The first failure of a step after which the study went on."""
 
     def walk(self, tasks: Mapping[str, Task[..., Any]]) -> Any:
-        """Call every step whose inputs there are, and return the result of the last one.
+        """Call every step whose inputs are there, and return the result of the last one.
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class Run:
         return result
 
     def _input(self, value: Any) -> Any:
-        """Return an input of a step, where the plan says only where it comes from."""
+        """Return the input that the plan means: the value itself, or what it says where to take from."""
         if isinstance(value, ResultOf):
             return value.taken_from(self.progress.results)
         if isinstance(value, Fragments):
@@ -80,25 +80,32 @@ class Run:
         return self._measurable() if isinstance(value, Variants) else value
 
     def _measurable(self) -> tuple[Variant, ...]:
-        """Return the variants that go on to the benchmark. Where none can be measured, the study ends."""
+        """Return the variants that go on to the benchmark, failed ones included.
+
+        Raises
+        ------
+        ValueError, Unfinished
+            If none of them can be measured. It is a ValueError where the first failure was one, about the settings.
+        """
         if not any(variant.status == "ok" and variant.benchmark for variant in self.variants):
             first = self.variants[0]
             reason = f"no variant to measure: {first.name}: {first.error}"
-            raise (ValueError if isinstance(self.error, ValueError) else Unfinished)(reason) from self.error
+            kind = ValueError if isinstance(self.error, ValueError) else Unfinished
+            raise kind(reason) from self.error
         return tuple(self.variants)
 
     def _attempt(self, step: Step, task: Task[..., Any], inputs: dict[str, Any]) -> Any:
-        """Call a step. Where it fails and the study can do without it, what would have been is a row, and it is None.
+        """Call a step and return its result.
 
-        What this machine has not the means for is skipped, anything else has failed.
+        Where it fails and the study can go on without it, write a row for what it would have made, and return None.
         """
         try:
             return self._call(step, task, inputs)
         except DiskFull:
-            # Nothing that follows could be written, and the same command goes on here.
+            # No later result could be written. The same command continues here when there is room.
             raise
         except Exception as error:
-            # Recorded, reported and shown: this is the one place where a study survives a step.
+            # This is the only place where a study goes on after an error: it is logged, and becomes a row.
             if step.failed is None:
                 raise
             self.error = self.error or error
@@ -106,7 +113,7 @@ class Run:
             return None
 
     def _call(self, step: Step, task: Task[..., Any], inputs: dict[str, Any]) -> Any:
-        """Call a step, and collect what it returns."""
+        """Call a step, log how long it took, and collect the fragments and variants that it returns."""
         about = task.about  # type: ignore[attr-defined]
         label = about.label_of(inputs)
         computed_before = about.computed
@@ -131,9 +138,12 @@ class Run:
             self.variants.extend(result.variants)
 
     def _note_failure(self, step: Step, task: Task[..., Any], inputs: dict[str, Any], error: Exception) -> None:
-        """Log a failure, and write the row that stands for what the step would have made."""
+        """Log a failure, and write the row for what the step would have made.
+
+        The step is `skipped` where this machine cannot run it, else `failed`.
+        """
         status = "skipped" if isinstance(error, Unavailable) else "failed"
-        # A ValueError is about the user's settings or data, and says all of it.
+        # The message of a ValueError is complete: it is about the user's settings or data.
         complete = isinstance(error, (Unavailable, ValueError))
         reason = str(error).splitlines()[0] if complete else f"{type(error).__name__}: {cause(error)}"
         level = logging.WARNING if status == "skipped" else logging.ERROR
@@ -149,7 +159,7 @@ class Run:
 
 
 def new_run(out: Path, name: str) -> str:
-    """A run's name, its folder made: <study>-<date>-<time>."""
+    """Make the folder of a run in `<out>/runs`, and return the run's name: <study>-<date>-<time>."""
     while True:
         run = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         try:
@@ -162,16 +172,16 @@ def new_run(out: Path, name: str) -> str:
 
 
 def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> None:
-    """Give the stored file of each variant that was benchmarked a name to be found by; hard links take no room."""
+    """Put the file of each variant that was benchmarked into a folder under its name, as a hard link to the store."""
 
     def link(source: str, target: str) -> None:
         try:
             os.link(source, target)
         except FileExistsError:
-            # to copy would write into the stored file that it is a link to
+            # The target is a link to a stored file, and copying would write into that file.
             raise
         except OSError:
-            # a file system without hard links
+            # The file system has no hard links.
             shutil.copyfile(source, target)
 
     with beside(folder) as scratch:
@@ -182,7 +192,7 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
                 continue
             source = store.get(variant.artifact)
             target = models / (variant.name.replace("/", "-") + source.suffix)
-            # ONNX with external data
+            # ONNX with external data is a folder.
             if source.is_dir():
                 shutil.copytree(source, target, copy_function=link)
             else:
@@ -191,7 +201,13 @@ def _keep_models(variants: Iterable[Variant], store: Store, folder: Path) -> Non
 
 
 def publish(run: Run, result: Result) -> None:
-    """Put the run's tables, files and report where a person looks for them, and show them in Prefect."""
+    """Put the run's tables, files, models and report where a person looks for them, and show them in Prefect.
+
+    Raises
+    ------
+    Unfinished
+        If tables do not meet their expectations. The others are published.
+    """
     from flows.orchestration import artifacts
     from flows.report import page as report
     from flows.runs import damage

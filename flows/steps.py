@@ -37,14 +37,14 @@ class ResultOf:
     steps: tuple[str, ...]
     """Names of steps; the result is that of the first of them that has one."""
     part: Callable[[Any], Any] = lambda result: result
-    """What of the result is the input; None where the result has no such part."""
+    """Returns the part of a result that is the input, None where the result has no such part."""
     optional: bool = False
     """Whether the step is called with None where there is no such result. If not, it is left out."""
 
     def taken_from(self, results: Mapping[str, Any]) -> Any:
         """Return the input, None where none of the steps has such a result."""
-        made = next((results[name] for name in self.steps if results.get(name) is not None), None)
-        return None if made is None else self.part(made)
+        result = next((results[name] for name in self.steps if results.get(name) is not None), None)
+        return None if result is None else self.part(result)
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class FailedVariant:
     suffix: str
     """The last part of its name."""
     parent: str = ""
-    """Name of the input that is its parent; empty: it has none."""
+    """Name of the input that is its parent. Empty: it has no parent."""
     beside: bool = False
     """Whether its name begins with its parent's name. If not, it begins with the model's label."""
     format: str = "safetensors"
 
     def of(self, inputs: Mapping[str, Any], status: str, error: str) -> Variant:
         """Return the variant for the inputs that the step was called with."""
-        given = inputs.get(self.parent)
-        parent = given.variant if isinstance(given, Trained) else given
+        value = inputs.get(self.parent)
+        parent = value.variant if isinstance(value, Trained) else value
         return Variant(
             name=f"{parent.name if self.beside and parent else self.model}/{self.suffix}",
             model=self.model,
@@ -91,7 +91,7 @@ class Step:
     """What stands in the tables if the step fails: a variant, or keys of a row of `ablations`. None: a failure ends the
     study."""
     measures: str = ""
-    """Name of an input whose variant goes on to the benchmark, before those that the step makes."""
+    """Name of an input whose variant the benchmark measures, before those that the step makes."""
 
     @property
     def needs(self) -> list[ResultOf]:
@@ -100,7 +100,10 @@ class Step:
 
 
 def steps(study: Study) -> list[Step]:
-    """Return every step of a study, in the order in which they are called. Steps that fail take others with them."""
+    """Return every step of a study, in the order in which they are called.
+
+    A step that fails takes those with it that need its result.
+    """
     plan = [Step(stage="prepare", name="prepare", inputs={"settings": study.data})]
     for model in study.models:
         plan += _techniques(study, model)
@@ -167,6 +170,7 @@ def _techniques(study: Study, model: Model) -> list[Step]:
 
 
 def _ablations(result: Output) -> Any:
+    """Return the fragment of `ablations`."""
     return result.tables["ablations"]
 
 
@@ -212,7 +216,7 @@ def _training(study: Study, model: Model) -> list[Step]:
 
 
 def _newest_first(plan: list[Step]) -> tuple[str, ...]:
-    """Names of steps whose weights go on: those of the last one that did not fail."""
+    """Return the names of steps, the last first: later steps take the weights of the first that did not fail."""
     return tuple(step.name for step in reversed(plan))
 
 
@@ -233,8 +237,9 @@ def _prune(study: Study, model: Model, ratio: float, best: list[Step]) -> Step:
 
 
 def _forms(study: Study, model: Model, weights: str, made_by: tuple[str, ...]) -> list[Step]:
-    """Export, quantize and build one model's weights. `made_by`: the steps that the weights may come from."""
-    label, where = model.label, f"{model.label} {weights}"
+    """Export, quantize and build one model's weights. `made_by` names the steps that the weights may come from."""
+    label = model.label
+    where = f"{label} {weights}"
     export = Step(
         stage="export",
         name=f"export {where}",
@@ -243,7 +248,8 @@ def _forms(study: Study, model: Model, weights: str, made_by: tuple[str, ...]) -
         failed=FailedVariant(label, "export", "export", "parent", beside=True, format="onnx"),
         measures="parent",
     )
-    plan, onnx = [export], ResultOf((export.name,), _onnx)
+    onnx = ResultOf((export.name,), _onnx)
+    plan = [export]
     symmetric: ResultOf | None = None
     if study.quantize.settings or study.quantize.dynamic:
         quantize = Step(
@@ -310,16 +316,17 @@ def _onnx(exported: Forms) -> Variant | None:
 
 
 def _with_setting(setting: str) -> Callable[[Forms], Variant | None]:
-    """Return what finds the form of an int8 setting among those that a step made."""
+    """Return a function that finds the form of an int8 setting among those that a step made."""
 
-    def part(made: Forms) -> Variant | None:
-        return next((form for form in made.variants if form.setting == setting and form.status == "ok"), None)
+    def part(forms: Forms) -> Variant | None:
+        return next((form for form in forms.variants if form.setting == setting and form.status == "ok"), None)
 
     return part
 
 
 def _measuring(study: Study) -> list[Step]:
-    # Imports Polars, which a terminal that shows progress need not wait for.
+    """Measure all variants, serve the winner where that was asked for, and join the tables."""
+    # This imports Polars, for which a terminal that shows progress need not wait.
     from tasks.tables.summary import PARTS
 
     plan = [

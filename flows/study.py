@@ -1,5 +1,4 @@
-"""The flow, wiring only: prepare, ablate, train, tune, augment, prune, export, quantize, qat, build, benchmark, serve,
-aggregate."""
+"""The flow: it checks a study, calls its stages through a run, and publishes what they return."""
 
 from __future__ import annotations
 
@@ -62,18 +61,18 @@ TASKS = {
         aggregate_task,
     )
 }
-"""Name of a stage -> its task. flows/steps.py says in which order they are called, and with what."""
+"""Name of a stage -> its Prefect task. flows/steps.py says in which order they are called, and with which inputs."""
 FINISHED: list[str] = []
-"""Runs of this process whose results are all on disk, also where Prefect's server could not be told."""
+"""Names of this process's runs whose results are all on disk. Prefect's server may not know of it."""
 
 
 def _run_name() -> str:
-    """A flow run's name: as the person, or the form, gave it to a deployment's run; else the study's."""
-    of_it = FlowRunContext.get()
-    # Prefect asks within the run
-    assert of_it is not None and of_it.flow_run is not None
-    given = of_it.flow_run.deployment_id is not None and not of_it.flow_run.auto_scheduled
-    return str(of_it.flow_run.name if given else (of_it.parameters or {})["study"].name)
+    """Return a flow run's name: that which a person gave to a run of the deployment, else the study's."""
+    context = FlowRunContext.get()
+    # Prefect calls this function inside the flow run.
+    assert context is not None and context.flow_run is not None
+    named_by_person = context.flow_run.deployment_id is not None and not context.flow_run.auto_scheduled
+    return str(context.flow_run.name if named_by_person else (context.parameters or {})["study"].name)
 
 
 @flow(name="burnish", flow_run_name=_run_name, log_prints=False)
@@ -101,26 +100,27 @@ def run_study(study: Study = DEFAULT, out: str = "artifacts", again: tuple[Stage
     try:
         run, result = _finished(study, out, again)
     except Exception as error:
-        # not raised: Prefect would log it twice more, and the state is to say it in one line
-        return Failed(data=error, message=_told(error))  # type: ignore[return-value]
+        # It is not raised: Prefect would log it twice more, and the state says it in one line.
+        return Failed(data=error, message=_message(error))  # type: ignore[return-value]
     return Completed(data=run, message=in_one_line(result))  # type: ignore[return-value]
 
 
-def _told(error: Exception) -> str:
+def _message(error: Exception) -> str:
+    """Return why a study failed, with the advice that fits how it was started."""
     return of_deployment(failure(error)) if is_deployed() else failure(error)
 
 
 def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str, Result]:
     """Run a study to its end and return the run's name and its result."""
-    # a form and a deployment have not been through the command line
+    # A study from a form or a deployment was not checked by the command line.
     refuse_out("out", out)
     machine.keep_to_quota()
     for model in study.models:
         if model.pretrained is not None:
-            # a file that cannot be read is said before anything is computed, once
+            # A file that cannot be read is an error before anything is computed.
             check_weights(model.pretrained)
         if model.gelu is not None:
-            # likewise
+            # So is a replacement of GELU that the model cannot have.
             check_gelu(model.name)
     plan = planned(study)
     refuse_missing(plan.study)
@@ -130,13 +130,13 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
 
 
 def _results(run: Run, study: Study, plan: Plan) -> Result:
-    """Carry out a study as it is on this machine, up to what is published. `study`: as it was asked for."""
+    """Run the planned study, publish its results and return them. `study` is the one that the user asked for."""
     sweep(Path(run.context.out), LOG)
     LOG.info("run %s, artifacts in %s", run.context.run, run.context.out)
     write_text(run.folder / "study.toml", to_toml(study))
     write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "auto": plan.chosen}, indent=1))
-    for setting, told in plan.chosen.items():
-        LOG.info("%s: auto is %s", setting, told)
+    for setting, value in plan.chosen.items():
+        LOG.info("%s: auto is %s", setting, value)
     result: Result = run.walk(TASKS)
     result = as_started(result)
     publish(run, result)

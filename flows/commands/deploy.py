@@ -20,7 +20,7 @@ from tasks.machine.files import file_sha256, replace
 from tasks.machine.space import watched
 from tasks.records import Artifact
 from tasks.tables.figures import sig, words
-from tasks.tables.summary import EPS
+from tasks.tables.rule import EPS
 
 if TYPE_CHECKING:
     import argparse

@@ -31,7 +31,7 @@ from tasks.profilers import LEAST_QUERIES
 from tasks.profiling.profile import Profile, profile
 from tasks.records import Artifact, formats, plugins
 from tasks.tables.figures import sig
-from tasks.tables.summary import TRAINING
+from tasks.tables.rule import TRAINING
 
 if TYPE_CHECKING:
     import argparse

@@ -30,10 +30,10 @@ def main(arguments: argparse.Namespace) -> None:
     out = Path(arguments.out)
     with shown(), connected(out) as server:
         from flows import study as flow
-        from flows.report import charts
+        from flows.report import drawing
 
         # This takes seconds, in which the server starts.
-        charts.warm_up()
+        drawing.warm_up()
         run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
     _print_results(study, out, run)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.report import charts
-from flows.report.grids import ABSENT, MARKS, SUMMARY, cell, in_order
+from flows.report.columns import SUMMARY
+from flows.report.grids import ABSENT, MARKS, cell, in_order
 from flows.report.page import tables_of
 from tasks.published import images_here
 from tasks.tables.figures import METRIC_NAMES, sig
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-    from flows.report.charts import Figure
-    from flows.report.grids import Row, Spec
+    from flows.report.columns import Spec
+    from flows.report.drawing import Figure
+    from flows.report.grids import Row
     from tasks.records import Result, Study
 
 COLUMNS = (

@@ -1,18 +1,10 @@
-"""The report's charts: Vega-Lite by altair, drawn to inline SVG by vl-convert without a browser.
-
-Text and lines take the page's colour (`currentColor`), so a chart follows light and dark mode. Every chart has a title,
-axes with units and a text alternative.
-"""
+"""The report's charts. Each has a title, axes with units and a text alternative."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from html import escape
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from flows.report.drawable import drawable, left_out
+from flows.report.drawing import PALETTE, figure, inline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,104 +12,16 @@ if TYPE_CHECKING:
     import altair as alt
     import polars as pl
 
-PALETTE = ["#0d9488", "#ea580c", "#7c3aed", "#2563eb", "#db2777", "#65a30d", "#ca8a04", "#64748b"]
-SHAPES = [
-    "circle",
-    "square",
-    "diamond",
-    "triangle-up",
-    "cross",
-    "triangle-down",
-    "triangle-right",
-    "triangle-left",
-    "wedge",
-    "arrow",
-    "stroke",
-]
+    from flows.report.drawing import Figure
+
 WIDE = 8
-"""Largest latency over smallest from which its axis is logarithmic."""
+"""The axis of latencies is logarithmic where the largest is more than this many times the smallest."""
 DOTS = 48
-"""Evenly spaced quantiles drawn of each candidate's samples; box and median come from every sample."""
-_FADED = {
-    "labelColor": "currentColor",
-    "titleColor": "currentColor",
-    "titleFontWeight": "normal",
-    "titleFontSize": 12,
-    "labelFontSize": 12,
-}
-CONFIG = {
-    "background": "transparent",
-    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
-    "aria": False,
-    "view": {"stroke": None},
-    "axis": _FADED
-    | {
-        "gridColor": "currentColor",
-        "gridOpacity": 0.12,
-        "domainColor": "currentColor",
-        "domainOpacity": 0.4,
-        "tickColor": "currentColor",
-        "tickOpacity": 0.4,
-        "titlePadding": 8,
-    },
-    "legend": _FADED
-    | {
-        "orient": "bottom",
-        "columns": 2,
-        "labelLimit": 300,
-        "columnPadding": 34,
-        "symbolOpacity": 1,
-        "symbolBaseFillColor": "currentColor",
-        "symbolBaseStrokeColor": "currentColor",
-        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 10}},
-    },
-    "title": {"color": "currentColor"},
-    "range": {"category": PALETTE, "symbol": SHAPES},
-    "padding": 4,
-}
-_number = count(1)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A chart ready for the page."""
-
-    title: str
-    note: str
-    svg: str
-
-
-def warm_up() -> None:
-    """Load what draws charts, which takes a second (measured on two cores): the first chart then takes milliseconds."""
-    if not drawable():
-        return
-    import altair as alt
-    import vl_convert
-
-    vl_convert.vegalite_to_svg(alt.Chart(alt.Data(values=[])).mark_point().to_dict())
-
-
-def figure(chart: alt.TopLevelMixin, title: str, alternative: str, note: str = "") -> Figure:
-    """Draw a chart; where none can be drawn, the figure says so. `alternative`: the chart in words."""
-    import vl_convert
-
-    spec = chart.to_dict(validate=False)
-    spec["config"] = CONFIG
-    svg = vl_convert.vegalite_to_svg(spec) if drawable() else left_out(title)
-    # ids are shared by all SVGs of a page
-    prefix = f"c{next(_number)}-"
-    svg = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(f"{title}. {alternative}")}" ', 1)
-    return Figure(title, note, svg)
-
-
-def inline(rows: Sequence[dict[str, Any]]) -> alt.Data:
-    import altair as alt
-
-    return alt.Data(values=list(rows))
+"""Evenly spaced quantiles that are drawn per candidate. Its box and its median come from every sample."""
 
 
 def _latency_axis(values: Sequence[float], title: str) -> alt.X:
+    """Return an axis for latencies in milliseconds, logarithmic where they differ much."""
     import altair as alt
 
     if max(values) > WIDE * min(values) > 0:
@@ -127,7 +31,7 @@ def _latency_axis(values: Sequence[float], title: str) -> alt.X:
 
 
 def form(row: dict[str, Any]) -> str:
-    """Format and precision of a row in words."""
+    """Return runtime and precision of a row, in words."""
     name = "PyTorch eager" if row["runtime"] == "eager" else row["runtime"]
     return f"{name} {row['precision']}"
 
@@ -135,65 +39,85 @@ def form(row: dict[str, Any]) -> str:
 def tradeoff(
     rows: Sequence[dict[str, Any]], metric: tuple[str, str], place: str, max_drop: float, width: int
 ) -> Figure | None:
-    """Accuracy against latency of the summary rows of one device and batch size, with the Pareto front.
+    """Draw accuracy against latency of the summary's rows of one device and batch size, with the Pareto front.
 
-    `metric`: column and name. The reference's accuracy less `max_drop` is drawn as the line that the rule sets.
+    Parameters
+    ----------
+    metric
+        The column of the accuracy, and its name in words.
+    place
+        Device and batch size, in words.
+    max_drop
+        The allowed drop. The least accuracy that it allows is drawn as a line.
+    width
+        In pixels.
     """
+    column, name = metric
+    points = _points(rows, column)
+    if not points:
+        return None
+    best = sorted((point for point in points if point["pareto"]), key=lambda point: point["ms"])
+    words = "; ".join(
+        f"{point['model']} {point['form']} {point['ms']:.3g} ms at {point['score']:.3f}" for point in best
+    )
+    dashed = "Dashed: the Pareto front (no candidate is both faster and more accurate). " if len(best) > 1 else ""
+    return figure(
+        _tradeoff_layers(points, name, max_drop).properties(width=width - 80, height=340),
+        f"Accuracy against latency, {place}",
+        f"On the Pareto front: {words or 'no row that was measured under good conditions'}.",
+        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's rule "
+        "accepts. Up and left is better.",
+    )
+
+
+def _points(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]:
+    """Return what is drawn of each row that was measured."""
+    return [
+        {
+            "ms": row["latency_median_ms"],
+            "score": row[column],
+            "low": row[f"{column}_low"],
+            "high": row[f"{column}_high"],
+            "model": row["model"],
+            "form": form(row),
+            "role": row["role"] or "",
+            "pareto": row["pareto"],
+            "drop": row["drop"],
+        }
+        for row in rows
+        if row["status"] == "ok" and row[column] is not None
+    ]
+
+
+def _tradeoff_layers(points: Sequence[dict[str, Any]], name: str, max_drop: float) -> alt.LayerChart | alt.FacetChart:
+    """Return the rule's line, intervals, the Pareto front, points, and rings and labels of those that play a part."""
     import altair as alt
 
-    column, name = metric
-    shown = [
-        {
-            "ms": r["latency_median_ms"],
-            "score": r[column],
-            "low": r[f"{column}_low"],
-            "high": r[f"{column}_high"],
-            "model": r["model"],
-            "form": form(r),
-            "role": r["role"] or "",
-            "pareto": r["pareto"],
-            "drop": r["drop"],
-        }
-        for r in rows
-        if r["status"] == "ok" and r[column] is not None
-    ]
-    if not shown:
-        return None
-    x = _latency_axis([r["ms"] for r in shown], "median latency, ms a query")
+    x = _latency_axis([point["ms"] for point in points], "median latency, ms per query")
     y = alt.Y("score:Q", title=f"{name} on held-out images, share", scale=alt.Scale(zero=False, padding=14))
-    base = alt.Chart(inline(shown)).encode(x=x)
+    base = alt.Chart(inline(points)).encode(x=x)
     spread = base.mark_rule(opacity=0.25, strokeWidth=1.5).encode(y=alt.Y("low:Q"), y2="high:Q", color="model:N")
     front = (
         base.transform_filter("datum.pareto")
         .mark_line(strokeDash=[4, 4], color="currentColor", opacity=0.5, interpolate="step-after")
         .encode(y=y)
     )
-    points = base.mark_point(filled=True, size=95, opacity=0.95).encode(
+    dots = base.mark_point(filled=True, size=95, opacity=0.95).encode(
         y=y, color=alt.Color("model:N", title="model"), shape=alt.Shape("form:N", title="runtime and precision")
     )
     named = base.transform_filter("datum.role != ''")
     ring = named.mark_point(size=300, color="currentColor", strokeWidth=1.5).encode(y=y)
     label = named.mark_text(dy=-18, fontWeight="bold", fontSize=12, color="currentColor").encode(y=y, text="role:N")
-    rule = [{"score": r["score"] + r["drop"] - max_drop} for r in shown[:1] if r["drop"] is not None]
+    # Score and drop add up to the reference's score, whichever row they are of.
+    rule = [{"score": point["score"] + point["drop"] - max_drop} for point in points[:1] if point["drop"] is not None]
     gate = alt.Chart(inline(rule)).mark_rule(color=PALETTE[4], opacity=0.8).encode(y=y)
-    chart = alt.layer(gate, spread, front, points, ring, label).properties(width=width - 80, height=340)
-    best = sorted((r for r in shown if r["pareto"]), key=lambda r: r["ms"])
-    words = "; ".join(f"{r['model']} {r['form']} {r['ms']:.3g} ms at {r['score']:.3f}" for r in best)
-    dashed = "Dashed: the Pareto front (no candidate is both faster and more accurate). " if len(best) > 1 else ""
-    return figure(
-        chart,
-        f"Accuracy against latency, {place}",
-        f"On the Pareto front: {words or 'no row that was measured under good conditions'}.",
-        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's "
-        "rule accepts. "
-        "Up and left is better.",
-    )
+    return alt.layer(gate, spread, front, dots, ring, label)
 
 
 def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = None) -> Figure:
-    """Loss and macro F1 by epoch of one model in one stage, training and validation.
+    """Draw loss and macro F1 by epoch of one model in one stage, on training and on validation images.
 
-    `images`: validation images, where known.
+    `images` is the number of validation images, None where it is not known.
     """
     import altair as alt
 
@@ -233,7 +157,7 @@ def training(epochs: pl.DataFrame, model: str, name: str, images: int | None = N
 
 
 def tuning(trials: pl.DataFrame, model: str) -> Figure:
-    """Scores of a model's trials and the best so far."""
+    """Draw the score of each trial of a model, and the best score so far."""
     import altair as alt
 
     rows = trials.select("trial", "score", "best_so_far", "stopped_early").to_dicts()
@@ -263,7 +187,10 @@ def tuning(trials: pl.DataFrame, model: str) -> Figure:
 
 
 def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[tuple[str, str], str]) -> Figure | None:
-    """Latency samples of each candidate on one device at one batch size: box, median and evenly spaced quantiles."""
+    """Draw the latencies of each candidate on one device at one batch size: box, median and evenly spaced quantiles.
+
+    `roles` maps (variant, runtime) to the part that the candidate plays.
+    """
     import altair as alt
     import polars as pl
 
@@ -286,7 +213,7 @@ def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[
         row["who"] += f"{row['variant']}, {row['runtime']}"
     dots = [{"who": r["who"], "ms": r[f"dot{i}"]} for r in rows for i in range(DOTS)]
     boxes = [{k: r[k] for k in ("who", "p25", "ms", "p75")} for r in rows]
-    x = _latency_axis([d["ms"] for d in dots], "latency, ms a query")
+    x = _latency_axis([d["ms"] for d in dots], "latency, ms per query")
     y = alt.Y("who:N", sort=[r["who"] for r in rows], title=None, axis=None)
     strip = alt.Chart(inline(dots)).mark_tick(opacity=0.45, thickness=1, size=10, color=PALETTE[3]).encode(x=x, y=y)
     base = alt.Chart(inline(boxes)).encode(y=y)
@@ -299,12 +226,12 @@ def distributions(latencies: pl.LazyFrame, device: str, batch: int, roles: dict[
         f"Latency of single queries, {device}, batch {batch}",
         words,
         f"Orange: median; blue box: middle half, both of all {sum(r['n'] for r in rows)} samples. Thin ticks: {DOTS} "
-        "evenly spaced quantiles a candidate, in place of every sample.",
+        "evenly spaced quantiles per candidate, in place of every sample.",
     )
 
 
 def balance(datasets: pl.DataFrame) -> Figure:
-    """Images of each class, by split."""
+    """Draw the number of images of each class, by split."""
     import altair as alt
 
     rows = [
@@ -321,7 +248,7 @@ def balance(datasets: pl.DataFrame) -> Figure:
     order = ["train", "validation", "test"]
     chart = marked.encode(x=x, y=y, color=alt.Color("split:N", title=None, sort=order, scale=alt.Scale(domain=order)))
     words = "; ".join(
-        f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images a class"
+        f"{r['split']}: {r['class_rows_min']} to {r['class_rows_max']} images per class"
         for r in datasets.iter_rows(named=True)
     )
     return figure(chart, "Class balance", words)

@@ -1,4 +1,4 @@
-"""Skipped rows of one reason as one line, in the report and in the terminal."""
+"""Fold skipped rows of one reason into one line, in the report and in the terminal."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 NAMED_BY = ("variant", "name", "technique")
-"""Columns of which a table has one that names its rows."""
+"""Columns that name a row. Every table with skipped rows has one of them."""
 
 
 def fold(
     rows: Iterable[Mapping[str, Any]], least: int = 1
 ) -> tuple[list[Mapping[str, Any]], list[tuple[str, list[str]]]]:
-    """Fold the skipped rows of each reason that at least `least` of them share.
+    """Fold the skipped rows of each reason that `least` rows or more share.
 
     Returns
     -------
-    shown : the other rows, in their order
-    folded : of each reason, the line that stands for its rows, and their names
+    shown : list
+        The other rows, in their order.
+    folded : list
+        For each reason, the line that stands for its rows, and their names.
     """
     everything = list(rows)
     reasons: dict[str, list[Mapping[str, Any]]] = {}

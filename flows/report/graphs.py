@@ -1,11 +1,10 @@
-"""The report's section on exported files: the ONNX graphs that winner and reference come from or go into, by
-operator."""
+"""The report's section on exported files: operators of the ONNX graphs of winner, reference and provisional best."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.report.charts import PALETTE, figure, inline
+from flows.report.drawing import PALETTE, figure, inline
 from flows.report.profiling_charts import CHARACTER
 from tasks.caching.store import Corrupt, Store
 from tasks.records import Artifact
@@ -17,16 +16,16 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from flows.report.charts import Figure
+    from flows.report.drawing import Figure
     from flows.report.grids import Row
 
 ROLES = ("reference", "winner", "provisional")
 MOST = 20
-"""Types of operators that are drawn each for itself."""
+"""Types of operators with a bar of their own. The rarer ones share one."""
 
 
 def graphs(out: Path, tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> list[Row]:
-    """What the report shows of each: name, numbers, chart; or why the file cannot be read."""
+    """Return name and chart of each graph, or name and reason where its file cannot be read."""
     if not {"summary", "variants"} <= tables.keys():
         return []
     forms = {row["name"]: row for row in tables["variants"].lazy().collect().to_dicts() if row["status"] == "ok"}
@@ -36,16 +35,24 @@ def graphs(out: Path, tables: Mapping[str, pl.DataFrame | pl.LazyFrame]) -> list
 
 
 def _onnx_of(name: str, forms: Mapping[str, Row]) -> list[str]:
-    """ONNX forms that a form was made from, itself included, the first first; or the one that was exported of it."""
-    found, here = [], forms.get(name)
-    while here is not None:
-        found += [here["name"]] if here["format"] == "onnx" else []
-        here = forms.get(here["parent"])
-    exported = [row["name"] for row in forms.values() if row["parent"] == name and row["stage"] == "export"]
-    return found[::-1] or [one for one in exported if forms[one]["format"] == "onnx"]
+    """Return the ONNX forms that a form was made from, the oldest first, and itself if it is one.
+
+    Where there are none, because the form is executed as weights, return the ONNX form that was exported from it.
+    """
+    ancestors = []
+    form = forms.get(name)
+    while form is not None:
+        if form["format"] == "onnx":
+            ancestors.append(form["name"])
+        form = forms.get(form["parent"])
+    if ancestors:
+        return ancestors[::-1]
+    exported = [form for form in forms.values() if form["parent"] == name and form["stage"] == "export"]
+    return [form["name"] for form in exported if form["format"] == "onnx"]
 
 
 def _graph(out: Path, form: Row) -> Row:
+    """Return name and chart of the graph of a form, or name and reason where its file cannot be read."""
     import onnx
 
     from tasks.profilers._onnx import operator_counts
@@ -62,7 +69,7 @@ def _graph(out: Path, form: Row) -> Row:
 
 
 def by_type(counts: Counter[str], name: str) -> Figure:
-    """How many operators of each type a graph has."""
+    """Return a chart of how many operators of each type a graph has."""
     import altair as alt
 
     ranked: list[Row] = [{"type": kind, "operators": number} for kind, number in counts.most_common()]
@@ -76,9 +83,9 @@ def by_type(counts: Counter[str], name: str) -> Figure:
     axis = alt.Axis(labelLimit=260, ticks=False, minExtent=max(len(row["type"]) for row in rows) * CHARACTER * 1.15)
     y = alt.Y("type:N", sort=[row["type"] for row in rows], title=None, axis=axis)
     words = base.mark_text(align="left", dx=4, fontSize=11, color="currentColor").encode(x=x, y=y, text="operators:Q")
-    told = "; ".join(f"{row['type']}: {row['operators']}" for row in rows)
+    alternative = "; ".join(f"{row['type']}: {row['operators']}" for row in rows)
     return figure(
         alt.layer(base.mark_bar(color=PALETTE[0]).encode(x=x, y=y), words),
         f"{name}: {counts.total()} operators of {len(counts)} types",
-        told,
+        alternative,
     )

@@ -1,41 +1,39 @@
-"""The report's section on mistakes: confusion, scores of each class, pictures; what a form has wrong and its parent
-right.
+"""The report's section on mistakes: confusion, scores of each class, pictures, and what a form lost against its parent.
 
-Made of the published tables `predictions`, `variants` and `summary`; the pictures are of the file in the store that the
-table `datasets` names.
+It is made from the published tables `predictions`, `variants` and `summary`. The pictures come from the file in the
+store that the table `datasets` names.
 """
 
 from __future__ import annotations
 
-import base64
-import io
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.report.grids import Grid, Row, Spec, count, grid, share
-from tasks.caching.store import Corrupt, Store
+from flows.report.columns import Spec, count, share
+from flows.report.grids import Grid, Row, grid
+from flows.report.pictures import most_confident
 from tasks.measure.metrics import class_scores, mcnemar
-from tasks.records import Artifact
-from tasks.tables.summary import TRAINING
+from tasks.tables.rule import KEY, TRAINING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    import numpy as np
     import polars as pl
 
-    Images = np.ndarray
-    """uint8, (rows, height, width, channels)."""
+    from flows.report.pictures import Images
 
 WHOLE = 30
-"""Classes up to which the whole confusion matrix is shown; above, the most confused pairs and the worst classes."""
-PAIRS, WORST = 20, 30
-PICTURES, PICTURES_APART = 20, 12
-SIDE = 96
-"""Pixels: larger pictures are reduced to it, smaller ones shown enlarged by a whole factor up to it."""
+"""With up to this many classes the whole confusion matrix is shown; with more, the most confused pairs and the worst
+classes."""
+PAIRS = 20
+"""How many pairs of classes are shown in place of the matrix."""
+WORST = 30
+"""How many classes are shown with their scores where there are more than `WHOLE`."""
+PICTURES = 20
+"""How many of the most confident mistakes are shown."""
+PICTURES_APART = 12
+"""How many of the mistakes that the fp32 parent does not make are shown."""
 ORDER = ("winner", "provisional", "reference", "runner-up", None)
-KEY = ("variant", "runtime", "device")
+"""The section is about the first of these parts that has predictions."""
 
 SCORES: list[Spec] = [
     ("Class", "", "class", str),
@@ -54,77 +52,13 @@ CONFUSED: list[Spec] = [
 ]
 
 
-@dataclass(frozen=True)
-class Picture:
-    """A mistake: what is told of it, and the picture as a data URI where there is one."""
-
-    row: int
-    file: str | None
-    """Of the image; None where the data set has no files."""
-    true: str
-    predicted: str
-    confidence: float
-    source: str | None
-    width: int | None
-    """On the page, CSS pixels."""
-
-    @property
-    def alternative(self) -> str:
-        """The picture in words."""
-        image = self.file or f"Row {self.row}"
-        return f"{image}: {self.true}, taken for {self.predicted} at confidence {self.confidence:.3f}"
-
-
-def load_images(out: Path, datasets: pl.DataFrame | None) -> Images | str:
-    """The prepared images, memory-mapped, as the table `datasets` names them; or why there are none."""
-    import numpy as np
-
-    rows = datasets.to_dicts() if datasets is not None else []
-    if not rows:
-        return "the table datasets is not there"
-    if rows[0].get("images_path") is None:
-        return "an older version of burnish, which did not say where they are, made this run"
-    named = {key: rows[0][f"images_{key}"] for key in ("path", "sha256", "size_bytes")}
-    try:
-        return np.load(Store(out / "store").get(Artifact(**named, format="npy")), mmap_mode="r")
-    except Corrupt as error:
-        return str(error)
-
-
-def _picture(pixels: np.ndarray) -> tuple[str, int]:
-    """(PNG in a data URI, width on the page) of one image; a tiny one is enlarged by the page, nearest neighbour."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    target = io.BytesIO()
-    image.save(target, "PNG", optimize=True)
-    return f"data:image/png;base64,{base64.b64encode(target.getvalue()).decode()}", image.width * (SIDE // image.width)
-
-
-def _pictures(wrong: pl.DataFrame, names: Sequence[str], images: Images | str, most: int) -> list[Picture]:
-    """The most confident of some mistakes."""
-    rows = wrong.sort("confidence", "image", descending=[True, False]).head(most).to_dicts()
-    return [
-        Picture(
-            r["image"],
-            r.get("file"),
-            names[r["label"]],
-            names[r["prediction"]],
-            r["confidence"],
-            *((None, None) if isinstance(images, str) else _picture(images[r["image"]])),
-        )
-        for r in rows
-    ]
-
-
 def _as_trained(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """Model -> its unpruned fp32 form in PyTorch, on a GPU where it was measured on one."""
-    found: dict[str, tuple[str, ...]] = {}
+    """Return model -> its unpruned fp32 candidate in PyTorch, on a GPU where it was measured on one."""
+    trained: dict[str, tuple[str, ...]] = {}
     for row in sorted(rows, key=lambda row: row["device"] == "cpu"):
         if row["runtime"] == "eager" and row["precision"] == "fp32" and row["stage"] in TRAINING:
-            found.setdefault(row["model"], _key(row))
-    return found
+            trained.setdefault(row["model"], _key(row))
+    return trained
 
 
 def _words(key: Sequence[str]) -> str:
@@ -134,46 +68,46 @@ def _words(key: Sequence[str]) -> str:
 def _fp32_ancestor(
     key: tuple[str, ...], variants: Sequence[Row], measured: Sequence[tuple[str, ...]]
 ) -> tuple[str, ...] | None:
-    """The nearest fp32 form that `key` was made from and whose predictions are there; best in the same place."""
+    """Return the nearest fp32 form that a candidate was made from and whose predictions are known.
+
+    Of several candidates of that form, it is one on the same device, and in the same runtime, where there is one.
+    """
     forms = {row["name"]: row for row in variants}
     name = forms[key[0]]["parent"] if key[0] in forms else None
     while name in forms:
-        found = [other for other in measured if other[0] == name]
-        if found and forms[name]["precision"] == "fp32":
-            return max(found, key=lambda other: (other[2] == key[2], other[1] == key[1]))
+        candidates = [other for other in measured if other[0] == name]
+        if candidates and forms[name]["precision"] == "fp32":
+            return max(candidates, key=lambda other: (other[2] == key[2], other[1] == key[1]))
         name = forms[name]["parent"]
     return None
 
 
-def _matrix(said: pl.DataFrame, names: Sequence[str]) -> Row:
-    """Cells of the confusion matrix: images, share of the true class's, strength of its colour (of mistakes:
-    relative)."""
+def _matrix(predictions: pl.DataFrame, names: Sequence[str]) -> Row:
+    """Return the confusion matrix. A cell has images, their share of the true class, and a colour strength.
+
+    The strength of a right cell is its share. That of a wrong one is its share over the largest one of a wrong cell.
+    """
     import numpy as np
 
     size = len(names)
     cells = np.zeros((size, size), dtype=int)
-    np.add.at(cells, (said["label"].to_numpy(), said["prediction"].to_numpy()), 1)
+    np.add.at(cells, (predictions["label"].to_numpy(), predictions["prediction"].to_numpy()), 1)
     shares = cells / np.maximum(cells.sum(axis=1, keepdims=True), 1)
     strongest = (shares * ~np.eye(size, dtype=bool)).max() or 1.0
-    rows = [
-        (
-            name,
-            [
-                (int(cells[i, j]), f"{shares[i, j]:.3f}", f"{shares[i, j] / (1.0 if i == j else strongest):.2f}")
-                for j in range(size)
-            ],
-        )
-        for i, name in enumerate(names)
-    ]
+    strengths = np.where(np.eye(size, dtype=bool), shares, shares / strongest)
+    rows = []
+    for i, name in enumerate(names):
+        row = [(int(cells[i, j]), f"{shares[i, j]:.3f}", f"{strengths[i, j]:.2f}") for j in range(size)]
+        rows.append((name, row))
     return {"names": names, "rows": rows, "upright": max(map(len, names)) > 4}
 
 
-def _confused(said: pl.DataFrame, names: Sequence[str]) -> list[Row]:
-    """Pairs of classes by the images of the one that were taken for the other."""
+def _confused(predictions: pl.DataFrame, names: Sequence[str]) -> list[Row]:
+    """Return pairs of classes, by how many images of the first were taken for the second; the most come first."""
     import polars as pl
 
     counts = (
-        said.with_columns(of=pl.len().over("label"))
+        predictions.with_columns(of=pl.len().over("label"))
         .filter(pl.col("label") != pl.col("prediction"))
         .group_by("label", "prediction")
         .agg(images=pl.len(), of=pl.col("of").first())
@@ -181,28 +115,27 @@ def _confused(said: pl.DataFrame, names: Sequence[str]) -> list[Row]:
     )
     return [
         {
-            "class": names[r["label"]],
-            "taken_for": names[r["prediction"]],
-            "images": r["images"],
-            "share": r["images"] / r["of"],
-            "label": r["label"],
+            "class": names[row["label"]],
+            "taken_for": names[row["prediction"]],
+            "images": row["images"],
+            "share": row["images"] / row["of"],
+            "label": row["label"],
         }
-        for r in counts.to_dicts()
+        for row in counts.to_dicts()
     ]
 
 
-def _scores(said: pl.DataFrame, both: pl.DataFrame | None, names: Sequence[str]) -> Grid | None:
-    """Scores of each class, the worst first; `both`: with the parent's predictions beside them."""
+def _scores(predictions: pl.DataFrame, both: pl.DataFrame | None, names: Sequence[str]) -> Grid | None:
+    """Return a table of the scores of each class, the worst first.
+
+    `both` are the predictions with the parent's beside them, as `_with_parent` returns them, where there is a parent.
+    """
     import numpy as np
 
-    rows: list[Row] = [
-        {"class": name, **row}
-        for name, row in zip(
-            names, class_scores(said["label"].to_numpy(), said["prediction"].to_numpy(), len(names)), strict=True
-        )
-    ]
-    # the commonest comes last and stays
-    for pair in reversed(_confused(said, names)):
+    scores = class_scores(predictions["label"].to_numpy(), predictions["prediction"].to_numpy(), len(names))
+    rows: list[Row] = [{"class": name, **row} for name, row in zip(names, scores, strict=True)]
+    # The pair with the most images comes last and overwrites the others of its class.
+    for pair in reversed(_confused(predictions, names)):
         rows[pair["label"]]["taken_for"] = f"{pair['taken_for']} ({pair['images']})"
     specs = SCORES
     if both is not None:
@@ -218,7 +151,7 @@ def _scores(said: pl.DataFrame, both: pl.DataFrame | None, names: Sequence[str])
 
 
 def _against(key: Sequence[str], parent: Sequence[str], both: pl.DataFrame) -> str:
-    """How the mistakes of a form differ from its parent's, in words."""
+    """Return how the mistakes of a form differ from its parent's, in words."""
     lost, mended, images = int(both["lost"].sum()), int(both["mended"].sum()), len(both)
     changed = int((both["prediction"] != both["parent_prediction"]).sum())
     if not changed:
@@ -227,25 +160,23 @@ def _against(key: Sequence[str], parent: Sequence[str], both: pl.DataFrame) -> s
             f"{_words(parent)}, gives it."
         )
     p = mcnemar(lost, mended)
-    told = f"{'more' if p < 0.05 else 'no more'} than chance alone would give"
+    significance = f"{'more' if p < 0.05 else 'no more'} than chance alone would give"
     return (
         f"Against its fp32 parent, {_words(parent)}, {changed} of {images} images changed class: {lost} from right to "
-        f"wrong, {mended} from wrong to right. The difference is {told} (exact McNemar test, p = {p:.2g})."
+        f"wrong, {mended} from wrong to right. The difference is {significance} (exact McNemar test, p = {p:.2g})."
     )
 
 
 def mistakes(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], images: Images | str) -> Row | None:
-    """What the report's section shows; None where there is no prediction or no summary.
+    """Return what the report's section shows, None where there are no predictions or no summary.
 
-    About the winner, or without one the reference; the runner-up and fp32 parent have their confusion too, and each
-    model as it was trained all of it.
+    The section is about the winner, or without one about the first of `ORDER`. The confusion of the other rows that
+    play a part and of the fp32 parent is shown too, and all of each model as it was trained.
     """
-    import polars as pl
-
     if not {"predictions", "summary", "variants"} <= tables.keys():
         return None
-    predictions = tables["predictions"].lazy()
-    measured = predictions.select(KEY).unique(maintain_order=True).collect(engine="streaming").rows()
+    all_predictions = tables["predictions"].lazy()
+    measured = all_predictions.select(KEY).unique(maintain_order=True).collect(engine="streaming").rows()
     rows = [row for row in tables["summary"].lazy().collect().to_dicts() if _key(row) in measured]
     if not rows:
         return None
@@ -256,56 +187,78 @@ def mistakes(tables: Mapping[str, pl.DataFrame | pl.LazyFrame], images: Images |
     trained = {model: key for model, key in _as_trained(rows).items() if key != chosen}
     others = [key for key, role in roles.items() if role and key not in trained.values()]
     shown = list(dict.fromkeys([chosen, *([parent] if parent else []), *others]))
-    wanted = pl.DataFrame(list({*shown, *trained.values()}), schema=list(KEY), orient="row").lazy()
-    found = predictions.join(wanted, on=KEY, how="semi").sort("image").collect().partition_by(*KEY, as_dict=True)
-    names = _names(tables, found[chosen])
-    said, both = found[chosen], None
-    wrong = said.filter(pl.col("label") != pl.col("prediction"))
+    predictions = _predictions_of({*shown, *trained.values()}, all_predictions)
+    names = _names(tables, predictions[chosen])
     parts = {key: roles.get(key) or "" for key in shown}
     if parent:
-        theirs_said = found[parent].select("image", parent_prediction="prediction")
-        right, theirs = pl.col("prediction") == pl.col("label"), pl.col("parent_prediction") == pl.col("label")
-        both = said.join(theirs_said, on="image", validate="1:1").with_columns(
-            lost=theirs & ~right, mended=right & ~theirs
-        )
-        parts[parent] = ", ".join(filter(None, ("fp32 parent", parts[parent])))
+        parts[parent] = ", ".join(part for part in ("fp32 parent", parts[parent]) if part)
+    both = _with_parent(predictions[chosen], predictions[parent]) if parent else None
+    wrong = _wrong(predictions[chosen])
     return {
         "who": _words(chosen),
         "part": roles[chosen] or "most accurate form",
-        "images": len(said),
+        "images": len(predictions[chosen]),
         "wrong": len(wrong),
-        "confusion": [_confusion(key, parts[key], found[key], names) for key in shown],
-        "scores": _scores(said, both, names),
-        "pictures": _pictures(wrong, names, images, PICTURES),
+        "confusion": [_confusion(key, parts[key], predictions[key], names) for key in shown],
+        "scores": _scores(predictions[chosen], both, names),
+        "pictures": most_confident(wrong, names, images, PICTURES),
         "against": _against(chosen, parent, both) if parent and both is not None else None,
-        "apart": _pictures(both.filter("lost"), names, images, PICTURES_APART) if both is not None else [],
+        "apart": most_confident(both.filter("lost"), names, images, PICTURES_APART) if both is not None else [],
         "no_pictures": images if isinstance(images, str) else None,
-        "models": [_model(model, key, roles.get(key), found[key], names, images) for model, key in trained.items()],
+        "models": [
+            _model(
+                model, _confusion(key, roles.get(key) or "", predictions[key], names), predictions[key], names, images
+            )
+            for model, key in trained.items()
+        ],
     }
 
 
-def _confusion(key: tuple[str, ...], part: str, said: pl.DataFrame, names: Sequence[str]) -> Row:
-    """The matrix, or of many classes the commonest pairs."""
-    whole = len(names) <= WHOLE
-    caption = f"The most confused pairs of {len(names)} classes, {PAIRS} at most"
-    pairs = None if whole else grid(CONFUSED, _confused(said, names)[:PAIRS], caption)
-    return {"who": _words(key), "part": part, "matrix": _matrix(said, names) if whole else None, "pairs": pairs}
-
-
-def _model(
-    model: str, key: tuple[str, ...], role: str | None, said: pl.DataFrame, names: Sequence[str], images: Images | str
-) -> Row:
-    """A model as it was trained: confusion, scores of each class, its most confident mistakes."""
+def _predictions_of(
+    keys: Collection[tuple[str, ...]], predictions: pl.LazyFrame
+) -> Mapping[tuple[str, ...], pl.DataFrame]:
+    """Return the predictions of each of some candidates, in the order of the images."""
     import polars as pl
 
-    wrong = said.filter(pl.col("label") != pl.col("prediction"))
+    wanted = pl.DataFrame(list(keys), schema=list(KEY), orient="row").lazy()
+    own = predictions.join(wanted, on=KEY, how="semi").sort("image").collect()
+    return own.partition_by(*KEY, as_dict=True)
+
+
+def _wrong(predictions: pl.DataFrame) -> pl.DataFrame:
+    return predictions.filter(predictions["label"] != predictions["prediction"])
+
+
+def _with_parent(predictions: pl.DataFrame, parents: pl.DataFrame) -> pl.DataFrame:
+    """Return predictions with the parent's beside them, and whether each was lost (newly wrong) or mended."""
+    import polars as pl
+
+    beside = parents.select("image", parent_prediction="prediction")
+    right = pl.col("prediction") == pl.col("label")
+    parent_right = pl.col("parent_prediction") == pl.col("label")
+    both = predictions.join(beside, on="image", validate="1:1")
+    return both.with_columns(lost=parent_right & ~right, mended=right & ~parent_right)
+
+
+def _confusion(key: tuple[str, ...], part: str, predictions: pl.DataFrame, names: Sequence[str]) -> Row:
+    """Return the confusion matrix of a candidate, or the most confused pairs where there are many classes."""
+    if len(names) <= WHOLE:
+        return {"who": _words(key), "part": part, "matrix": _matrix(predictions, names), "pairs": None}
+    caption = f"The most confused pairs of {len(names)} classes, {PAIRS} at most"
+    pairs = grid(CONFUSED, _confused(predictions, names)[:PAIRS], caption)
+    return {"who": _words(key), "part": part, "matrix": None, "pairs": pairs}
+
+
+def _model(model: str, confusion: Row, predictions: pl.DataFrame, names: Sequence[str], images: Images | str) -> Row:
+    """Return what is shown of a model as it was trained: confusion, scores of each class, most confident mistakes."""
+    wrong = _wrong(predictions)
     return {
         "model": model,
-        "images": len(said),
+        "images": len(predictions),
         "wrong": len(wrong),
-        "confusion": _confusion(key, role or "", said, names),
-        "scores": _scores(said, None, names),
-        "pictures": _pictures(wrong, names, images, PICTURES),
+        "confusion": confusion,
+        "scores": _scores(predictions, None, names),
+        "pictures": most_confident(wrong, names, images, PICTURES),
     }
 
 
@@ -313,10 +266,10 @@ def _key(row: Row) -> tuple[str, ...]:
     return tuple(row[name] for name in KEY)
 
 
-def _names(tables: Mapping[str, Any], said: pl.DataFrame) -> list[str]:
-    """Of the classes: as the source calls them; numbers where the table does not say."""
+def _names(tables: Mapping[str, Any], predictions: pl.DataFrame) -> list[str]:
+    """Return the names of the classes as the source has them, or their numbers where the tables do not say."""
     sets = tables["datasets"].lazy().collect().to_dicts() if "datasets" in tables else []
     if sets and sets[0].get("class_names") is not None:
         return list(sets[0]["class_names"])
-    most = max(int(said[key].to_numpy().max()) for key in ("label", "prediction")) + 1
-    return [str(i) for i in range(sets[0]["classes"] if sets else most)]
+    most = max(int(predictions[key].to_numpy().max()) for key in ("label", "prediction")) + 1
+    return [str(number) for number in range(sets[0]["classes"] if sets else most)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.report.graphs import graphs
-from flows.report.mistakes import load_images
+from flows.report.pictures import load_images
 from flows.report.profiles import profiles
 from flows.report.sections import LINKED, SECTIONS, Contents
 from flows.runs.so_far import stages, tables_so_far

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.report import profiling_charts
-from flows.report.grids import count, grid
+from flows.report.columns import count
+from flows.report.grids import grid
 from flows.terminal.profile_text import TOP, certificate, doubt, headline
 from tasks.profiling.profile import read
 from tasks.tables.figures import sig
 
 if TYPE_CHECKING:
-    from flows.report.grids import Spec
+    from flows.report.columns import Spec
 
 
 OPERATORS: list[Spec] = [
@@ -22,14 +23,14 @@ OPERATORS: list[Spec] = [
     ("Kind", "", "kind", str),
     ("Precision", "", "precision", str),
     ("Calls", "", "calls", count),
-    ("Time", "ms a query", "mean_ms", sig),
+    ("Time", "ms per query", "mean_ms", sig),
     ("Share", "%", "share", lambda share: f"{share * 100:.1f}"),
     ("Implementation", "", "provider", str),
 ]
 
 
 def profiles(run_folder: Path) -> list[dict[str, Any]]:
-    """What the report shows of a run's profiles."""
+    """Return what the report shows of each profile of a run. One that is not to be trusted has only its doubt."""
     shown: list[dict[str, Any]] = []
     for file in sorted((run_folder / "profiles").glob("*/profile.json")):
         result = read(file.parent)

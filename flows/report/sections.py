@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flows.report import charts, curves, published
-from flows.report.grids import (
+from flows.report.columns import (
     ABLATIONS,
     CERTIFICATES,
     DATASET,
@@ -26,15 +26,11 @@ from flows.report.grids import (
     SUMMARY,
     THROUGHPUT,
     TRIALS,
-    adjusted,
-    cell,
-    fact,
-    grid,
-    in_order,
     mb,
     of_images,
     share,
 )
+from flows.report.grids import adjusted, cell, fact, grid, in_order
 from flows.report.mistakes import mistakes
 from tasks.measure.handful import handful
 from tasks.measure.scenarios import capacity
@@ -48,8 +44,9 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-    from flows.report.grids import Grid, Row, Spec
-    from flows.report.mistakes import Images
+    from flows.report.columns import Spec
+    from flows.report.grids import Grid, Row
+    from flows.report.pictures import Images
     from tasks.records import Study
 
 LINKED = ("benchmark_results.csv", "data_docs/index.html")

@@ -1,4 +1,4 @@
-"""How a row of `ablations` is printed beside a published study: each column once, picked by its name."""
+"""Figures of the table `ablations` beside a published study: every column once, from which a study picks by name."""
 
 from __future__ import annotations
 
@@ -21,28 +21,35 @@ COLUMNS: dict[str, Callable[[Row, Row], str]] = {
     "test accuracy %": lambda row, plain: percent(row, "top1"),
     "macro F1 %": lambda row, plain: percent(row, "macro_f1"),
 }
-"""Of a row and of the row of the same model without any technique."""
+"""Header -> what writes its figure, from a technique's row and the row of the same model without any technique."""
 ALIKE = "≈"
+"""Follows the ratio of a technique whose epochs are not distinguishable from those without any technique."""
 EPOCHS = (
-    "Epoch s: the median but the first, in which PyTorch compiles [shortest–longest]; ≈: these overlap with "
-    "those of the "
-    "training without any technique, from which it is not distinguishable."
+    "Epoch s: the median of all epochs but the first, in which PyTorch compiles [shortest–longest]; ≈: these epochs "
+    "overlap with those of the training without any technique, so the two are not distinguishable."
 )
 MEMORY = (
-    "Memory on a GPU: its allocator's peak; on a CPU: resident in the process, with what earlier trainings have left."
+    "Memory: on a GPU, the peak of its allocator; on a CPU, the memory resident in the process, with what earlier "
+    "trainings have left in it."
 )
 
 
 def by_model(tables: Tables) -> dict[str, dict[str, Row]]:
-    """Rows of `ablations` by model, then technique."""
-    found: dict[str, dict[str, Row]] = {}
+    """Return model -> technique -> row of `ablations`."""
+    models: dict[str, dict[str, Row]] = {}
     for row in rows(tables, "ablations"):
-        found.setdefault(row["model"], {})[row["technique"]] = row
-    return found
+        models.setdefault(row["model"], {})[row["technique"]] = row
+    return models
 
 
 def figures(row: Row, plain: Row, columns: Sequence[str], marks: Marks) -> tuple[str, ...]:
-    """A technique's figures; `plain`: the model's row without any (empty: there is none)."""
+    """Return a technique's figures in the columns asked for, and mark them where the row has a note.
+
+    Parameters
+    ----------
+    plain
+        The row of the same model without any technique; empty where there is none.
+    """
     if row["status"] != "ok":
         return (marks.outcome(row), *[ABSENT] * (len(columns) - 1))
     first, *others = (COLUMNS[name](row, plain) for name in columns)
@@ -50,6 +57,7 @@ def figures(row: Row, plain: Row, columns: Sequence[str], marks: Marks) -> tuple
 
 
 def _epoch(row: Row) -> str:
+    """Return the time of an epoch, with the shortest and the longest where there are several."""
     seconds = row["epoch_seconds"]
     if seconds is None:
         return ABSENT
@@ -57,6 +65,8 @@ def _epoch(row: Row) -> str:
     return between(seconds, row["epoch_seconds_low"], row["epoch_seconds_high"]) if several else sig(seconds)
 
 
-def _times(plain: float | None, row: Row) -> str:
-    same = ALIKE if row["verdict"] == "indistinguishable" else ""
-    return sig(plain / row["epoch_seconds"]) + same if plain and row["epoch_seconds"] else ABSENT
+def _times(plain_seconds: float | None, row: Row) -> str:
+    """Return how many times as fast as an epoch without any technique an epoch of the row is."""
+    if not plain_seconds or not row["epoch_seconds"]:
+        return ABSENT
+    return sig(plain_seconds / row["epoch_seconds"]) + (ALIKE if row["verdict"] == "indistinguishable" else "")

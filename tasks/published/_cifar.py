@@ -1,7 +1,8 @@
-"""S3's figures, CIFAR-10 and CIFAR-100: both halves of its table, whichever of the two ran here."""
+"""S3's figures on CIFAR-10 and CIFAR-100: both halves of its table, whichever of the two this run trained on."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tasks.published import ABSENT, Comparison, Line, Marks, duration, images_here, percent, rows, score
@@ -24,16 +25,19 @@ HALVES = {
         "resnet50": ("75.2", ABSENT, ABSENT, "18 min"),
     },
 }
-"""Test accuracy, F1, training accuracy in per cent; time."""
-COMMANDS = {"CIFAR-10": "cifar-architectures", "CIFAR-100": "cifar100-architectures"}
+"""Images -> model -> test accuracy, F1 and training accuracy in per cent, and training time, as published."""
+PRESETS = {"CIFAR-10": "cifar-architectures", "CIFAR-100": "cifar100-architectures"}
 COLUMNS = ("test accuracy %", "macro F1 %", "training accuracy %", "time")
 TECHNIQUE_COLUMNS = ("epoch s", "× vanilla", "images/s", "memory MB", "test accuracy %", "macro F1 %")
 
 
 def compare(tables: Tables, own: str) -> list[Comparison]:
-    """Both halves, that of this run first, and what each technique alone, all and none give.
+    """Return both halves, that of this run first, and what each technique alone, all together and none of them give.
 
-    `own`: the half that this run's study is of; images that are known to be CIFAR-10 or CIFAR-100 say it themselves.
+    Parameters
+    ----------
+    own
+        The half that this run's study is about. It counts where the name of the images does not say which they are.
     """
     data = images_here(tables)
     own = next((half for half in ("CIFAR-100", "CIFAR-10") if data.startswith(half)), own)
@@ -42,24 +46,21 @@ def compare(tables: Tables, own: str) -> list[Comparison]:
 
 
 def _half(tables: Tables, half: str, data: str | None) -> Comparison:
-    """A half of the table; `data`: the images that it is compared on here, none: not in this run."""
+    """Return one half of the table. `data` names the images of this run, None where it is not a run of this half."""
     models = list(dict.fromkeys(row["model"] for row in rows(tables, "epochs"))) if data else []
     lines = []
     for family, published in HALVES[half].items():
-        named = next((model for model in models if family in model), None)
-        here = _trained(tables, named) if named else (ABSENT,) * len(COLUMNS)
-        lines.append(Line((MODELS[family], named or ABSENT), published, here))
+        model = next((model for model in models if family in model), None)
+        measured = _trained(tables, model) if model else (ABSENT,) * len(COLUMNS)
+        lines.append(Line((MODELS[family], model or ABSENT), published, measured))
     others = [model for model in models if not any(family in model for family in HALVES[half])]
     lines += [Line((ABSENT, model), None, _trained(tables, model)) for model in others]
     if data is None:
-        notes: tuple[str, ...] = (
-            f"Not of this run: `burnish run {COMMANDS[half]}` runs it (--scale as for this one).",
-        )
+        notes: tuple[str, ...] = (f"Not of this run: `burnish run {PRESETS[half]}` runs it (--scale as for this one).",)
     else:
         notes = (
-            "Training accuracy here is a running one: taken during the chosen epoch, while the weights still "
-            "change and on "
-            "images as they are augmented; it may lie below the test accuracy.",
+            "Training accuracy here is a running one: it is taken during the chosen epoch, while the weights still "
+            "change and on augmented images, so it may lie below the test accuracy.",
             "Time here: training and validation of all epochs.",
         )
     title = f"Accuracy and training time, published on {half}; here: {data or 'not run'}"
@@ -67,6 +68,7 @@ def _half(tables: Tables, half: str, data: str | None) -> Comparison:
 
 
 def _trained(tables: Tables, model: str) -> tuple[str, ...] | None:
+    """Return this run's figures of a model in `COLUMNS`, None where it was not trained."""
     variant = f"{model}/train"
     weights = rows(tables, "variants", lambda row: row["name"] == variant and row["status"] == "ok")
     epochs = rows(tables, "epochs", lambda row: row["variant"] == variant)
@@ -75,11 +77,8 @@ def _trained(tables: Tables, model: str) -> tuple[str, ...] | None:
     tested = score(tables, weights[0])
     validation = [row for row in epochs if row["split"] == "validation"]
     best = max(validation or epochs, key=lambda row: row["macro_f1"])
-    train = next(
-        row
-        for row in epochs
-        if row["split"] == "train" and (row["epoch"], row["seed"]) == (best["epoch"], best["seed"])
-    )
+    best_epoch = (best["epoch"], best["seed"])
+    train = next(row for row in epochs if row["split"] == "train" and (row["epoch"], row["seed"]) == best_epoch)
     seconds = sum(row["seconds"] for row in epochs if row["seed"] == best["seed"])
     return (
         percent(tested, "top1"),
@@ -90,17 +89,22 @@ def _trained(tables: Tables, model: str) -> tuple[str, ...] | None:
 
 
 def _techniques(tables: Tables) -> list[Comparison]:
-    """What the study says that it used and never compared; a table a model."""
-    made = []
-    found = by_model(tables)
-    for model, group in found.items():
-        marks, plain = Marks(), group.get("none", {})
+    """Return one table per model of the techniques that the study says it used, and never compared."""
+    models = by_model(tables)
+    comparisons = []
+    for model, techniques in models.items():
+        marks, plain = Marks(), techniques.get("none", {})
         lines = tuple(
-            Line((technique,), None, figures(row, plain, TECHNIQUE_COLUMNS, marks)) for technique, row in group.items()
+            Line((technique,), None, figures(row, plain, TECHNIQUE_COLUMNS, marks))
+            for technique, row in techniques.items()
         )
-        about = ("The study has no table of with against without, and no memory figures.", EPOCHS, MEMORY)
-        notes = marks.notes + (about if model == list(found)[-1] else ())
-        made.append(
-            Comparison(f"With and without each technique: {model}", ("technique",), TECHNIQUE_COLUMNS, lines, notes)
+        title = f"With and without each technique: {model}"
+        comparisons.append(Comparison(title, ("technique",), TECHNIQUE_COLUMNS, lines, marks.notes))
+    if comparisons:
+        about = (
+            "The study does not compare training with and without them; it has no memory figures.",
+            EPOCHS,
+            MEMORY,
         )
-    return made
+        comparisons[-1] = replace(comparisons[-1], notes=comparisons[-1].notes + about)
+    return comparisons

@@ -1,5 +1,4 @@
-"""S3: accuracy and training time of three architectures on CIFAR-10, with and without techniques; beside it
-CIFAR-100's."""
+"""S3's first half: accuracy and training time of three architectures on CIFAR-10, with and without techniques."""
 
 from __future__ import annotations
 
@@ -14,5 +13,5 @@ HARDWARE = _cifar.HARDWARE
 
 
 def compare(tables: Tables) -> list[Comparison]:
-    """Accuracy and time by model, and what each technique alone, all and none give."""
+    """Return accuracy and time per model, and what each technique alone, all together and none of them give."""
     return _cifar.compare(tables, "CIFAR-10")

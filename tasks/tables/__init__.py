@@ -1,6 +1,6 @@
-"""Tables of a run as Parquet files: fragments are merged, published and read.
+"""The tables of a run as Parquet files: fragments are merged into tables, and tables are published and read.
 
-tasks/tables/schema.py declares each table's columns and what is expected of them, tasks/tables/frames.py makes a frame
+tasks/tables/schema/ declares each table's columns and what is expected of them, tasks/tables/frames.py makes a frame
 of rows, tasks/tables/expectations.py checks one.
 """
 
@@ -26,7 +26,10 @@ __all__ = ["Unfit", "merge", "publish", "read"]
 
 
 class Unfit(Exception):
-    """Tables that must not be published. The message has a line an expectation: table, expectation, rows, values."""
+    """Tables must not be published, because they do not meet their expectations.
+
+    The message has one line per expectation that is not met: table, expectation, rows and their values.
+    """
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(tuple(failures))
@@ -57,7 +60,7 @@ def publish(fragments: Mapping[str, Path], out: Path, run: str) -> dict[str, Pat
 
 
 def merge(name: str, paths: Sequence[Path], target: Path) -> None:
-    """Concatenate Parquet fragments of a table, in their order, into one file; of no fragments, an empty one."""
+    """Concatenate Parquet fragments of a table, in their order, into one file. Without fragments it has no rows."""
     rows = pl.concat([pl.scan_parquet(path, glob=False) for path in paths]) if paths else frame(name, []).lazy()
     with files.beside(target) as scratch:
         rows.sink_parquet(scratch / target.name, compression="zstd")
@@ -65,7 +68,7 @@ def merge(name: str, paths: Sequence[Path], target: Path) -> None:
 
 
 def read(out: Path, name: str, run: str | None = None) -> pl.LazyFrame:
-    """A published table of one run, lazily; without `run`, of all runs, with a column `run`.
+    """Return a published table of one run, lazily. Without `run`, return all runs' rows, with a column `run`.
 
     Raises
     ------
@@ -76,9 +79,10 @@ def read(out: Path, name: str, run: str | None = None) -> pl.LazyFrame:
     paths = {path.stem: path for path in sorted((Path(out) / "tables" / name).glob("*.parquet"))}
     if not paths or (run is not None and run not in paths):
         wanted = f"run {run!r}" if run is not None else "run"
-        raise ValueError(f"no {wanted} of table {name} in {Path(out) / 'tables'}; there: {', '.join(paths) or 'none'}")
+        runs = ", ".join(paths) or "none"
+        raise ValueError(f"no {wanted} of table {name} in {Path(out) / 'tables'}; runs there: {runs}")
     if run is not None:
         return pl.scan_parquet(paths[run], glob=False)
     scans = [pl.scan_parquet(path, glob=False).with_columns(run=pl.lit(stem)) for stem, path in paths.items()]
-    # runs of an older version may lack a column
+    # Runs of an older version of burnish may lack a column.
     return pl.concat(scans, how="diagonal")

@@ -1,4 +1,4 @@
-"""Names and types of each table's columns: all of tasks/tables/schema.py that a stage executes when it writes rows."""
+"""Names and types of each table's columns: all of tasks/tables/schema/ that a stage executes when it writes rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The summary as study S2's CSV file, and the same with its doubtful rows marked."""
+"""The summary as a CSV file with the columns of study S2, and a second file of the rows with doubtful times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.tables.summary import Row
+from tasks.tables.rule import Row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,78 +27,85 @@ CSV_COLUMNS = (
     "throughput_samples_per_sec",
 )
 MARKED = "benchmark_results_marked.csv"
-"""File of the rows whose times benchmark_results.csv leaves empty."""
+"""Name of the file with the rows whose times benchmark_results.csv leaves empty."""
 
 
 def technique(row: Mapping[str, Any]) -> str:
-    """What was done to the model in plain words, e.g. "pruning 0.25 + ONNX int8 u8s8 (onnxruntime)"."""
+    """Return what was done to the model in words, e.g. "pruning 0.25 + ONNX int8 u8s8 (onnxruntime)"."""
     steps = [f"pruning {ratio}" for ratio in re.findall(r"/prune-([\d.]+)", row["variant"])]
     form = {"onnx": "ONNX", "torchscript": "TorchScript", "engine": "TensorRT engine"}.get(row["format"])
     if form:
         setting = (row["setting"] or "").removeprefix("int8-") if row["precision"] == "int8" else ""
         precision = "" if row["precision"] == "fp32" else row["precision"]
-        steps.append(" ".join(dict.fromkeys(w for w in (form, precision, setting) if w)))
+        steps.append(" ".join(dict.fromkeys(word for word in (form, precision, setting) if word)))
     return f"{' + '.join(steps) or 'none'} ({row['runtime']})"
 
 
 def rate_column(rows: Iterable[Mapping[str, Any]]) -> str:
-    """The column that all rows' samples a second come from: `throughput` (several queries in flight) where the run
-    measured it, else `images_per_second` (one). The two are different measurements and never mixed."""
+    """Return the column that holds the samples per second of all rows.
+
+    It is `throughput` (several queries in flight) where the run measured it, else `images_per_second` (one query in
+    flight). The two are different measurements, so they are never mixed.
+    """
     return "throughput" if any(row["throughput"] is not None for row in rows) else "images_per_second"
 
 
 def csv(summary: pl.DataFrame) -> str:
-    """The view of the summary with the columns of study S2 (MB: 10^6 bytes; accuracy in percent; latency: the mean;
-    throughput: `rate_column`).
+    """Return the summary as CSV with the columns of study S2.
 
-    Rows that are not ok have empty figures, and so has a throughput that was not measured where others were. Times that
-    were measured under bad conditions are empty: `marked_csv` has them.
+    Sizes and memory are in MB (10^6 bytes), accuracy is in per cent, the latency is the mean, and samples per second
+    come from `rate_column`. A row that is not ok has no figures. A throughput is empty where it was not measured but
+    others were. Times that were measured under bad conditions are empty; `marked_csv` has them.
     """
     rows = summary.to_dicts()
-    return _csv([_csv_line(row, rate_column(rows)) for row in rows])
+    rate = rate_column(rows)
+    return _csv([_csv_line(row, rate, with_marked=False) for row in rows])
 
 
 def marked_csv(summary: pl.DataFrame) -> str | None:
-    """The rows whose times `csv` leaves empty, with these times and what was bad about them; None where there are
-    none."""
+    """Return the rows whose times `csv` leaves empty, with these times and their conditions; None without such rows."""
     rows = summary.to_dicts()
     rate = rate_column(rows)
-    lines = [
-        (*_csv_line(row, rate, trusted=False), "; ".join(dict.fromkeys(filter(None, _marks(row, rate)))))
-        for row in rows
-        if any(_marks(row, rate))
-    ]
+    lines = []
+    for row in rows:
+        conditions = [mark for mark in _marks(row, rate) if mark]
+        if conditions:
+            lines.append((*_csv_line(row, rate, with_marked=True), "; ".join(dict.fromkeys(conditions))))
     return _csv(lines, "conditions") if lines else None
 
 
 def _marks(row: Row, rate: str) -> tuple[str | None, str | None]:
-    """What was bad about the measurement of the latency and of the samples a second; None: nothing."""
+    """Return the conditions of a row's latency and those of its samples per second. None means that nothing was bad."""
     return row["conditions"], row.get("throughput_conditions") if rate == "throughput" else row["conditions"]
 
 
 def _csv(lines: list[tuple[Any, ...]], *more: str) -> str:
+    """Return lines as CSV with a header. `more` are columns of text after those of study S2."""
     types = [pl.String, pl.Int64, pl.String, pl.String] + [pl.Float64] * 7 + [pl.String] * len(more)
     return pl.DataFrame(lines, schema=dict(zip((*CSV_COLUMNS, *more), types, strict=True)), orient="row").write_csv()
 
 
-def _csv_line(row: Row, rate: str, *, trusted: bool = True) -> tuple[Any, ...]:
-    """The figures of a row; `trusted`: without times that were measured under bad conditions."""
-
-    def mb(value: int | None) -> float | None:
-        return None if value is None else round(value / 1e6, 4)
-
-    def percent(value: float | None) -> float | None:
-        return None if value is None else round(100 * value, 4)
-
-    slow, few = (trusted and mark is not None for mark in _marks(row, rate))
-    figures = (
-        mb(row["size_bytes"]),
-        percent(row["top1"]),
-        percent(row["top5"]),
-        mb(row["ram_usage_bytes"]),
-        mb(row["vram_peak_bytes"]),
-        None if slow else row["latency_mean_ms"],
-        None if few else row[rate],
+def _csv_line(row: Row, rate: str, *, with_marked: bool) -> tuple[Any, ...]:
+    """Return the values of `CSV_COLUMNS`. Times measured under bad conditions are None unless `with_marked`."""
+    place = (row["model"], row["batch_size"], technique(row), row["device"])
+    if row["status"] != "ok":
+        return (*place, *[None] * (len(CSV_COLUMNS) - len(place)))
+    latency_marked, rate_marked = (mark is not None for mark in _marks(row, rate))
+    return (
+        *place,
+        _mb(row["size_bytes"]),
+        _percent(row["top1"]),
+        _percent(row["top5"]),
+        _mb(row["ram_usage_bytes"]),
+        _mb(row["vram_peak_bytes"]),
+        row["latency_mean_ms"] if with_marked or not latency_marked else None,
+        row[rate] if with_marked or not rate_marked else None,
     )
-    which = (row["model"], row["batch_size"], technique(row), row["device"])
-    return (*which, *(figures if row["status"] == "ok" else [None] * len(figures)))
+
+
+def _mb(size_bytes: int | None) -> float | None:
+    return None if size_bytes is None else round(size_bytes / 1e6, 4)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else round(100 * share, 4)

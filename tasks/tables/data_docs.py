@@ -1,7 +1,8 @@
 """Great Expectations' static site, made readable without a network.
 
-Its pages take styles, icons and, on the index, the whole list from the network. Those references are taken out, a small
-style is put in, and the index is written anew, with every failure on it, also those that Polars found.
+Its pages load styles and icons from the network, and its index loads even the list of tables from there. Here those
+references are removed, a small style is put in, and the index is written anew. It names every expectation that was not
+met, also those that Polars checked (tasks/tables/checks.py).
 """
 
 from __future__ import annotations
@@ -45,8 +46,9 @@ FROM_NETWORK = re.compile(
 
 @contextmanager
 def whole() -> Iterator[None]:
-    """Raise the first error that Great Expectations logs inside: of a page that it cannot write it would print a
-    traceback, leave the page empty and go on.
+    """Raise the first error that Great Expectations logs inside the block.
+
+    Where it cannot write a page, it prints a traceback, leaves the page empty and goes on.
     """
     log = logging.getLogger("great_expectations")
     errors: list[str] = []
@@ -76,12 +78,13 @@ def make_readable(site: Path, tables: Mapping[str, Path], failures: Sequence[Fai
     for page in site.rglob("*.html"):
         text = FROM_NETWORK.sub("", page.read_text(encoding="utf-8"))
         page.write_text(text.replace("</head>", STYLE + "</head>", 1), encoding="utf-8")
-    # fonts and pictures that no page shows any more
+    # Fonts and pictures that no page shows any more.
     shutil.rmtree(site / "static")
     (site / "index.html").write_text(_index(site, tables, failures), encoding="utf-8")
 
 
 def _index(site: Path, tables: Mapping[str, Path], failures: Sequence[Failure]) -> str:
+    """Return the index page: one row per table with its number of rows, its failures and links to its pages."""
     rows = []
     for name, path in tables.items():
         pages = sorted((site / "validations" / name).rglob("*.html"), key=lambda page: page.parent.name)
@@ -89,9 +92,9 @@ def _index(site: Path, tables: Mapping[str, Path], failures: Sequence[Failure]) 
             raise RuntimeError(f"Great Expectations wrote no Data Docs page of table {name}; its log says why")
         links = [f'<a href="{page.relative_to(site).as_posix()}">{page.parent.parent.name}</a>' for page in pages]
         bad = [
-            f'<div class="bad">{html.escape(str(one).removeprefix(f"table {name}: "))}</div>'
-            for one in failures
-            if one.table == name
+            f'<div class="bad">{html.escape(str(failure).removeprefix(f"table {name}: "))}</div>'
+            for failure in failures
+            if failure.table == name
         ]
         cells = [
             f'<a href="expectations/{name}.html">{name}</a><br>{html.escape(TABLES[name].about)}',

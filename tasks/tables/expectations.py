@@ -1,4 +1,4 @@
-"""What is expected of each table, checked by Great Expectations and shown on a site of its own."""
+"""Check each table against what its declaration expects, by Great Expectations, and show the outcome in Data Docs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,17 @@ if TYPE_CHECKING:
     import great_expectations as gx
     import pyarrow as pa
 
+    from tasks.tables.schema import Table
+
 
 BATCH_ROWS = 250_000
+"""Rows of a large table that are validated at a time, so that memory stays bounded."""
 
 
 def _great_expectations() -> Any:
-    # telemetry, on by default where a version has it
+    # Telemetry is on by default in the versions that have it.
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
-    # it tells of every function that it registers
+    # It logs every function that it registers.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     import great_expectations
 
@@ -39,80 +42,112 @@ def _great_expectations() -> Any:
 
 
 def expectations(name: str, *, empty: bool = False) -> gx.ExpectationSuite:
-    """The Great Expectations suite of a table, from its declaration; of one without rows, what is expected of its
-    columns.
+    """Return the Great Expectations suite of a table, made from its declaration.
 
-    Numbers are finite. Uniqueness is left out of tables that are checked by batches, and what lists hold of all: pandas
-    cannot say either; `Checks` asks Polars.
+    Numbers are finite. What pandas cannot see is left out, and checked by Polars (tasks/tables/checks.py): the entries
+    of lists, and whether rows are unique in tables that are checked by batches.
+
+    Parameters
+    ----------
+    empty
+        Whether the table has no rows. Then only its columns are checked.
     """
     gx = _great_expectations()
-    from great_expectations import expectations as gxe
-    from great_expectations.expectations.row_conditions import Column as Where
-
     table = TABLES[name]
-    suite: list[Any] = []
-
-    def expect(words: str, kind: Any, **what: Any) -> None:
-        if not empty or kind is gxe.ExpectTableColumnsToMatchOrderedList:
-            suite.append(kind(description=words, **what))
-
-    in_order = list(table.columns)
-    # types: `checks.schema`
-    typed = ", ".join(f"{key} ({column.dtype})" for key, column in table.columns.items())
-    expect(f"the columns are: {typed}", gxe.ExpectTableColumnsToMatchOrderedList, column_list=in_order)
-    for key, column in table.columns.items():
-        if not column.nullable:
-            expect(f"{key} is never null", gxe.ExpectColumnValuesToNotBeNull, column=key)
-        if column.values:
-            words, values = f"{key} is one of {', '.join(column.values)}", list(column.values)
-            expect(words, gxe.ExpectColumnValuesToBeInSet, column=key, value_set=values)
-        if column.dtype in (pl.Int64, pl.Float64) and column.low is not None:
-            words = f"{key} is {checks.bounds(column)}"
-            finite = column.high is None and column.dtype == pl.Float64
-            high = float("inf") if finite else column.high
-            between = {"min_value": column.low, "max_value": high, "strict_max": finite}
-            expect(words, gxe.ExpectColumnValuesToBeBetween, column=key, **between)
-    for small, large in (pair for chain in table.ordered for pair in pairwise(chain)):
-        pair = {"column_A": large, "column_B": small, "or_equal": True, "ignore_row_if": "either_value_is_missing"}
-        expect(f"{small} is at most {large}", gxe.ExpectColumnPairValuesAToBeGreaterThanB, **pair)
-    if len(table.unique) == 1 and not table.checked_by_batches:
-        expect(checks.unique_words(table), gxe.ExpectColumnValuesToBeUnique, column=table.unique[0])
-    elif table.unique and not table.checked_by_batches:
-        together = {"column_list": list(table.unique), "ignore_row_if": "never"}
-        expect(checks.unique_words(table), gxe.ExpectCompoundColumnsToBeUnique, **together)
-    if "status" in table.columns:
-        ok, not_ok = Where("status") == "ok", Where("status") != "ok"
-        given = [(key, "ok", ok, not_ok) for key in table.given_when_ok] + [("error", "not ok", not_ok, ok)]
-        for key, status, here, elsewhere in given:
-            words = f"{key} is given exactly where status is {status}"
-            expect(words, gxe.ExpectColumnValuesToNotBeNull, column=key, row_condition=here)
-            expect(words, gxe.ExpectColumnValuesToBeNull, column=key, row_condition=elsewhere)
+    suite = _columns_expected(table)
+    if not empty:
+        suite += [*_values_expected(table), *_relations_expected(table)]
     return gx.ExpectationSuite(name, expectations=suite, notes=table.about)
 
 
-class Checks:
-    """Validations of tables against what they declare, and the Data Docs site of all of them.
+def _columns_expected(table: Table) -> list[Any]:
+    """Expect all columns in their order. Their types are checked by `checks.schema`."""
+    from great_expectations import expectations as gxe
 
-    Tables of many rows (`checked_by_batches`) are validated in batches of 250,000 rows, so that memory stays bounded;
-    the uniqueness of their rows, which a batch cannot see, is a streaming aggregate of the whole file.
+    typed = ", ".join(f"{key} ({column.dtype})" for key, column in table.columns.items())
+    words = f"the columns are: {typed}"
+    return [gxe.ExpectTableColumnsToMatchOrderedList(description=words, column_list=list(table.columns))]
+
+
+def _values_expected(table: Table) -> Iterator[Any]:
+    """Expect of each column that it is not null, one of its values, or in its range, as declared."""
+    from great_expectations import expectations as gxe
+
+    for key, column in table.columns.items():
+        if not column.nullable:
+            yield gxe.ExpectColumnValuesToNotBeNull(description=f"{key} is never null", column=key)
+        if column.values:
+            words = f"{key} is one of {', '.join(column.values)}"
+            yield gxe.ExpectColumnValuesToBeInSet(description=words, column=key, value_set=list(column.values))
+        if column.dtype in (pl.Int64, pl.Float64) and column.low is not None:
+            finite = column.high is None and column.dtype == pl.Float64
+            yield gxe.ExpectColumnValuesToBeBetween(
+                description=f"{key} is {checks.bounds(column)}",
+                column=key,
+                min_value=column.low,
+                max_value=float("inf") if finite else column.high,
+                strict_max=finite,
+            )
+
+
+def _relations_expected(table: Table) -> Iterator[Any]:
+    """Expect that columns are in order, that the key is unique, and that values are given as the status says."""
+    from great_expectations import expectations as gxe
+    from great_expectations.expectations.row_conditions import Column as Where
+
+    for small, large in (pair for chain in table.ordered for pair in pairwise(chain)):
+        yield gxe.ExpectColumnPairValuesAToBeGreaterThanB(
+            description=f"{small} is at most {large}",
+            column_A=large,
+            column_B=small,
+            or_equal=True,
+            ignore_row_if="either_value_is_missing",
+        )
+    if not table.checked_by_batches:
+        words = checks.unique_words(table)
+        if len(table.unique) == 1:
+            yield gxe.ExpectColumnValuesToBeUnique(description=words, column=table.unique[0])
+        elif table.unique:
+            together = list(table.unique)
+            yield gxe.ExpectCompoundColumnsToBeUnique(description=words, column_list=together, ignore_row_if="never")
+    if "status" in table.columns:
+        ok, not_ok = Where("status") == "ok", Where("status") != "ok"
+        given = [(key, "ok", ok, not_ok) for key in table.given_when_ok] + [("error", "not ok", not_ok, ok)]
+        for key, status, where_given, elsewhere in given:
+            words = f"{key} is given exactly where status is {status}"
+            yield gxe.ExpectColumnValuesToNotBeNull(description=words, column=key, row_condition=where_given)
+            yield gxe.ExpectColumnValuesToBeNull(description=words, column=key, row_condition=elsewhere)
+
+
+class Checks:
+    """Validations of tables against their declarations, and the Data Docs site of all of them.
+
+    Tables of many rows (`checked_by_batches`) are validated in batches of `BATCH_ROWS`, so that memory stays bounded.
+    Whether their rows are unique, which a batch cannot see, Polars finds out by streaming the whole file.
     """
 
     def __init__(self) -> None:
         gx = _great_expectations()
         from great_expectations.data_context.types import base
 
-        # the context's own defaults add a second site, in a temporary folder
+        # By its own defaults the context would write a second site, in a temporary folder.
         stores = base.InMemoryStoreBackendDefaults()
         quiet = base.ProgressBarsConfig(globally=False)
         config = base.DataContextConfig(store_backend_defaults=stores, progress_bars=quiet, analytics_enabled=False)
         self._context = gx.get_context(mode="ephemeral", project_config=config)
         self._source = self._context.data_sources.add_pandas("tables")
         self.tables: dict[str, Path] = {}
+        """Name of each table that was validated -> its file."""
         self.failures: list[Failure] = []
         """Every expectation that was not met."""
 
     def validate(self, tables: Mapping[str, Path]) -> list[Failure]:
-        """Expectations that Parquet files, by the name of their table, do not meet; empty if all are met.
+        """Validate tables, and return the expectations that they do not meet.
+
+        Parameters
+        ----------
+        tables
+            Name of a table -> its Parquet file.
 
         Raises
         ------
@@ -132,7 +167,7 @@ class Checks:
         return failures
 
     def build_docs(self, folder: Path) -> None:
-        """Write the Data Docs site of what was validated (index.html; readable without a network)."""
+        """Write the Data Docs site of the tables that were validated. It is readable without a network."""
         with files.beside(folder) as scratch:
             site = scratch / "site"
             backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
@@ -146,45 +181,67 @@ class Checks:
 
 
 def _validate(name: str, path: Path, definition: gx.ValidationDefinition) -> list[Failure]:
-    gx, table = _great_expectations(), TABLES[name]
+    """Return the expectations that the file of a table does not meet, whoever checks them."""
+    table = TABLES[name]
     misshapen = checks.schema(name, path)
-    found: checks.Found = {}
-    for start, rows in _batches(path, table.checked_by_batches):
-        identity = gx.RunIdentifier(run_name=f"rows-from-{start}", run_time=datetime.now(UTC))
-        run = partial(definition.run, batch_parameters={"dataframe": _pandas(rows)}, run_id=identity)
-        result = run(result_format={"result_format": "BASIC"})
-        # SUMMARY, which has the rows, takes twice as long; it takes BASIC's place in the site
-        if not result.success:
-            result = run(result_format={"result_format": "SUMMARY", "partial_unexpected_count": SHOWN})
-        for one in result.results:
-            if one.success:
-                continue
-            words = str(one.expectation_config and one.expectation_config.description)
-            if "partial_unexpected_index_list" in one.result:
-                numbers, values = one.result["partial_unexpected_index_list"], one.result["partial_unexpected_list"]
-                bad = [(start + row, _plain(value)) for row, value in zip(numbers, values, strict=True)]
-                found.setdefault(words, []).extend(bad)
-            elif not misshapen:
-                # a missing column or a wrong type makes others raise: `checks.schema` has said it
-                raise RuntimeError(f"table {name}: could not check that {words}: {one.exception_info}")
+    bad_rows = _bad_rows(name, path, definition, misshapen=bool(misshapen))
     if not misshapen:
-        found |= checks.lists(table, path)
+        bad_rows |= checks.lists(table, path)
         if table.checked_by_batches:
-            found |= checks.duplicates(table, path)
+            bad_rows |= checks.duplicates(table, path)
     failures = list(misshapen)
-    for words, rows_found in found.items():
-        first = sorted(rows_found, key=itemgetter(0))[:SHOWN]
+    for words, rows in bad_rows.items():
+        first = sorted(rows, key=itemgetter(0))[:SHOWN]
         failures.append(Failure(name, words, tuple(row for row, _ in first), tuple(value for _, value in first)))
     return failures
 
 
+def _bad_rows(name: str, path: Path, definition: gx.ValidationDefinition, *, misshapen: bool) -> checks.BadRows:
+    """Return the rows that do not meet an expectation of Great Expectations, batch after batch.
+
+    Raises
+    ------
+    RuntimeError
+        If an expectation could not be checked, although the table is not `misshapen`: it has the right columns.
+    """
+    bad_rows: checks.BadRows = {}
+    for start, rows in _batches(path, TABLES[name].checked_by_batches):
+        for outcome in _run(definition, rows, start).results:
+            if outcome.success:
+                continue
+            words = str(outcome.expectation_config and outcome.expectation_config.description)
+            if "partial_unexpected_index_list" in outcome.result:
+                numbers = outcome.result["partial_unexpected_index_list"]
+                values = outcome.result["partial_unexpected_list"]
+                bad = [(start + row, _plain(value)) for row, value in zip(numbers, values, strict=True)]
+                bad_rows.setdefault(words, []).extend(bad)
+            elif not misshapen:
+                # A missing column or a wrong type, which `checks.schema` reports, makes other expectations raise.
+                raise RuntimeError(f"table {name}: could not check that {words}: {outcome.exception_info}")
+    return bad_rows
+
+
+def _run(definition: gx.ValidationDefinition, rows: pa.Table, start: int) -> Any:
+    """Validate a batch whose first row is row `start` of the file."""
+    gx = _great_expectations()
+    identity = gx.RunIdentifier(run_name=f"rows-from-{start}", run_time=datetime.now(UTC))
+    run = partial(definition.run, batch_parameters={"dataframe": _pandas(rows)}, run_id=identity)
+    result = run(result_format={"result_format": "BASIC"})
+    if result.success:
+        return result
+    # SUMMARY, which says which rows are bad, takes twice as long. It replaces BASIC in the site.
+    return run(result_format={"result_format": "SUMMARY", "partial_unexpected_count": SHOWN})
+
+
 def _rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file."""
     import pyarrow.parquet as pq
 
     return pq.read_metadata(path).num_rows  # type: ignore[no-any-return]
 
 
 def _batches(path: Path, many: bool) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the rows of a file, each time with the number of the first one; in batches where there are `many`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -199,19 +256,20 @@ def _batches(path: Path, many: bool) -> Iterator[tuple[int, pa.Table]]:
 
 
 def _pandas(rows: pa.Table) -> Any:
-    """Arrow-backed columns: integers keep their type beside nulls, and NaN is not taken for null."""
+    """Return a frame of Arrow-backed columns: integers keep their type beside nulls, and NaN is not taken for null."""
     import pandas as pd
 
     return rows.to_pandas(types_mapper=pd.ArrowDtype)
 
 
 def _plain(value: Any) -> Any:
+    """Return a bad value that Great Expectations reports, as plain Python values in the order of the expectation."""
     import pandas as pd
 
-    # the columns of a key
+    # The columns of a key that is not unique.
     if isinstance(value, dict):
         return tuple(map(_plain, value.values()))
-    # a pair: (larger, smaller) in `expectations`, the other way round in its words
+    # A pair of columns: `_relations_expected` names the larger first, its words name the smaller first.
     if isinstance(value, tuple):
         return tuple(map(_plain, reversed(value)))
     return None if value is pd.NA else value

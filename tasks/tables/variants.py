@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from tasks.records import Variant
 
 TRY = "-try"
-"""Ends the names of policies that were tried in short."""
+"""Suffix of the names of variants that were trained for a few epochs, to choose policies for a full training."""
 LONGER = "-long"
-"""Ends the name of the tuned training that was done again for as many epochs as the augmentation policies."""
+"""Suffix of the name of the tuned variant that was trained again for as many epochs as the augmentation policies."""
 
 
 def variant_row(variant: Variant, **measured: object) -> dict[str, object]:
-    """The row of the `variants` table for a variant; `measured` adds columns such as validation_top1 or parity."""
+    """Return the row of the table `variants` for a variant. `measured` adds columns such as parity."""
     row: dict[str, object] = variant.model_dump(exclude={"kind", "artifact"})
     row["setting"] = variant.setting or None
     if variant.artifact is not None:
@@ -26,16 +26,16 @@ def variant_row(variant: Variant, **measured: object) -> dict[str, object]:
 
 
 def failure(error: BaseException) -> str:
-    """Type and message of an exception in one line of at most 300 characters, for a failed variant's `error`.
+    """Return type and message of an exception as one line of at most 300 characters, for a failed variant's `error`.
 
     Raises
     ------
     DiskFull
-        If that is what it is: it ends the study, as nothing that follows could be written.
+        If the disk is full: that ends the study, as no later result could be written.
     """
     if (full := space.full_disk(error)) is not None:
         raise full from error
-    # exporters colour their messages
+    # Exporters colour their messages with escape sequences of terminals.
     words = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()
     line = f"{type(error).__name__}: {' '.join(words)}" if words else type(error).__name__
     return line if len(line) <= 300 else f"{line[:297]}..."

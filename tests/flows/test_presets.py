@@ -200,7 +200,7 @@ def _figures(name: str, made: dict[str, pl.DataFrame]) -> None:
     here: dict[tuple[str, ...], list[str]] = {}
     for table in compare(presets()[name]("smoke").published, made).comparisons:
         for line in table.lines:
-            here.setdefault(line.key, []).extend(line.here or ())
+            here.setdefault(line.key, []).extend(line.measured or ())
     for key in MEASURED_ROWS[name]:
         found = here[next((one for one in here if one == key or f"{one[-1]} ".startswith(f"{key[-1]} (")), key)]
         assert any(re.search(r"\d", figure) for figure in found), f"{key}: {found}"

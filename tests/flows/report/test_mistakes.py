@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from flows.report import mistakes
+from flows.report import mistakes, pictures
 from tasks.caching.store import Store
 from tasks.tables import frames
 from tests.support import factory
@@ -147,7 +147,7 @@ def test_mistakes_are_named_by_their_files_where_the_data_set_has_files(three: T
 
 def test_large_pictures_are_reduced_and_tiny_ones_enlarged_by_whole_factors() -> None:
     for side, width in ((8, 96), (28, 84), (64, 64), (224, 96)):
-        source, shown_at = mistakes._picture(np.zeros((side, side, 3), np.uint8))
+        source, shown_at = pictures.encoded(np.zeros((side, side, 3), np.uint8))
         size = Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))).size
         assert size == (min(side, 96),) * 2 and shown_at == width
 
@@ -249,7 +249,7 @@ def stored(tmp_path: Path) -> tuple[Path, pl.DataFrame]:
 
 
 def test_images_are_found_by_what_the_table_says(stored: tuple[Path, pl.DataFrame]) -> None:
-    images = mistakes.load_images(*stored)
+    images = pictures.load_images(*stored)
     assert not isinstance(images, str) and images.shape == (2, 2, 2, 1)
 
 
@@ -258,13 +258,13 @@ def test_images_that_are_gone_or_were_never_named_are_a_reason_not_a_failure(
 ) -> None:
     out, sets = stored
     old = sets.drop("class_names", "images_path", "images_sha256", "images_size_bytes")
-    assert "older version" in str(mistakes.load_images(out, old))
-    assert "datasets is not there" in str(mistakes.load_images(out, None))
+    assert "older version" in str(pictures.load_images(out, old))
+    assert "datasets is not there" in str(pictures.load_images(out, None))
     file = next((out / "store").rglob("*.npy"))
     file.write_bytes(b"other bytes")
-    assert "has changed" in str(mistakes.load_images(out, sets))
+    assert "has changed" in str(pictures.load_images(out, sets))
     file.unlink()
-    assert "is gone" in str(mistakes.load_images(out, sets))
+    assert "is gone" in str(pictures.load_images(out, sets))
 
 
 def test_a_page_without_pictures_lists_the_mistakes_and_says_why(three: Tables) -> None:

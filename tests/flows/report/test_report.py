@@ -100,7 +100,7 @@ def test_every_chart_has_a_title_a_text_alternative_and_axes_with_units(text: st
     charts = [found for tag, found in page.tags if tag == "svg"]
     assert len(charts) == 2 + 1 + 8 + 2 + 1
     assert all(found["role"] == "img" and len(str(found["aria-label"])) > 40 for found in charts)
-    for title in ("median latency, ms a query", "macro F1, share", "cross-entropy loss", "latency, ms a query"):
+    for title in ("median latency, ms per query", "macro F1, share", "cross-entropy loss", "latency, ms per query"):
         assert title in page.words
 
 

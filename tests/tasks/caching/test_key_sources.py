@@ -80,7 +80,7 @@ def test_the_look_of_the_data_docs_belongs_to_the_last_stage_alone(project, befo
 
 
 def test_what_is_said_of_a_column_belongs_to_what_reads_the_tables(project, before) -> None:
-    changed = computed_anew(project, before, "tasks/tables/schema.py", '"name of the variant"', '"its name"')
+    changed = computed_anew(project, before, "tasks/tables/schema/shared.py", '"name of the variant"', '"its name"')
     assert changed == {"serve", "aggregate"}
 
 
@@ -96,5 +96,7 @@ def test_the_clock_belongs_to_what_measures(project, before) -> None:
 
 
 def test_the_type_of_a_column_belongs_to_whatever_writes_rows(project, before) -> None:
-    changed = computed_anew(project, before, "tasks/tables/schema.py", "pl.Int64, about, null", "pl.Int32, about, null")
+    changed = computed_anew(
+        project, before, "tasks/tables/schema/column.py", "pl.Int64, about, null", "pl.Int32, about, null"
+    )
     assert changed == set(before)

@@ -53,27 +53,27 @@ def test_every_published_figure_is_shown_whatever_was_measured(name, tables, emp
 @pytest.mark.parametrize("name", STUDIES)
 def test_what_was_not_measured_is_a_dash_and_never_a_published_figure(name, empty):
     assert figures(name, empty, "here") <= {"–"}
-    assert compare(name, {}).here == "not known"
+    assert compare(name, {}).measured_on == "not known"
 
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_the_terminal_and_the_report_name_both_machines(name, tables):
     beside = compare(name, tables)
     words = text(beside, 100)
-    assert f"published: {beside.there}" in " ".join(words.split())
+    assert f"published: {beside.published_on}" in " ".join(words.split())
     assert "Example CPU @ 2.50GHz, 2 cores, no GPU" in " ".join(words.split())
     assert max(map(len, words.splitlines())) <= 100
     study = factory.study().model_copy(update={"published": name})
     html = page_of(tables, study)
     section = html[html.index('<h2 id="published">') : html.index('<h2 id="candidates">')]
-    assert beside.there in unescape(section)
+    assert beside.published_on in unescape(section)
     assert "Example CPU @ 2.50GHz" in section
     assert section.count("<caption>") == len(beside.comparisons)
 
 
 def rows_of(name: str, tables: dict[str, pl.DataFrame], title: str) -> dict[tuple[str, ...], tuple[str, ...]]:
     (found,) = (c for c in compare(name, tables).comparisons if c.title.startswith(title))
-    return {line.key: line.here for line in found.lines}
+    return {line.key: line.measured for line in found.lines}
 
 
 def test_s1_shows_the_held_out_score_of_each_stage_with_the_spread_over_the_seeds(tables):
@@ -341,9 +341,9 @@ def test_the_label_of_the_data_stands_in_header_tables_and_terminal(tables):
     assert f" on {copy} · run run-1" in html
     assert "has the throughput" in html, "which of two measurements the CSV has"
     assert f"{copy}: the data set by split" in html
-    assert f"; {copy} (" in compare("runtime_formats", known).here
+    assert f"; {copy} (" in compare("runtime_formats", known).measured_on
     assert f"of the 360 held-out images of {copy}" in table_text(
         known["summary"], images=held_out(known["datasets"], copy)
     )
     old = known | {"datasets": known["datasets"].drop("label")}
-    assert "; some/path (" in compare("runtime_formats", old).here, "a run of an older version"
+    assert "; some/path (" in compare("runtime_formats", old).measured_on, "a run of an older version"

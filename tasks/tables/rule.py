@@ -1,0 +1,109 @@
+"""The study's rule: which row is the reference, which rows may win, and which would have won when measured well."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tasks.records import Study
+
+Row = dict[str, Any]
+"""A row of the summary: name of a column -> value."""
+KEY = ("variant", "runtime", "device")
+"""Columns that together name a candidate."""
+TRAINING = ("train", "tune", "augment")
+"""Stages whose weights are neither pruned nor quantized: a reference comes from one of them."""
+EPS = 1e-9
+"""Scores are shares of images. Two of them that differ by no more than this rounding error are equal."""
+
+
+def accurate(row: Row, study: Study) -> bool:
+    """Return whether the row's drop is known and within the allowed one."""
+    return row["drop"] is not None and row["drop"] <= study.select.max_drop + EPS
+
+
+def may_win(row: Row, study: Study) -> bool:
+    """Return whether the row was measured, under good conditions, and is accurate enough."""
+    measured = row["status"] == "ok" and row["latency_median_ms"] is not None
+    return measured and row["conditions"] is None and accurate(row, study)
+
+
+def passed_over(rows: Sequence[Row], study: Study, batch_size: int, below_ms: float = math.inf) -> list[Row]:
+    """Return the marked rows of a batch size that are accurate enough and whose median latency is below a limit.
+
+    They would have won, had they been measured under good conditions.
+    """
+    return [
+        row
+        for row in rows
+        if row["batch_size"] == batch_size
+        and row["conditions"] is not None
+        and row["status"] == "ok"
+        and accurate(row, study)
+        and row["latency_median_ms"] is not None
+        and row["latency_median_ms"] < below_ms
+    ]
+
+
+def find_reference(rows: Sequence[Row], study: Study, batch_size: int) -> Row | None:
+    """Return the most accurate unpruned fp32 row in PyTorch eager, None where none was measured.
+
+    It is taken from the first device of the study that has such a row; `auto` prefers a GPU.
+    """
+    metric = study.select.metric
+    rivals = [row for row in _in_question(rows, batch_size) if row["status"] == "ok" and row[metric] is not None]
+    devices = {row["device"] for row in rivals}
+    for wanted in study.benchmark.devices:
+        device = min(devices, key=lambda name: (name == "cpu", name), default=None) if wanted == "auto" else wanted
+        on_device = [row for row in rivals if row["device"] == device]
+        if on_device:
+            return min(on_device, key=lambda row: (-row[metric], row["latency_median_ms"], row["variant"]))
+    return None
+
+
+def lost_references(rows: Sequence[Row], study: Study, batch_size: int) -> list[Row]:
+    """Return the rows that could have been the reference but were not measured, because a worker was killed, say."""
+    return [
+        row
+        for row in _in_question(rows, batch_size)
+        if row["status"] != "skipped" and (row["status"] != "ok" or row[study.select.metric] is None)
+    ]
+
+
+def _in_question(rows: Sequence[Row], batch_size: int) -> list[Row]:
+    """Return the rows of unpruned fp32 models in PyTorch eager at a batch size, measured or not."""
+    return [
+        row
+        for row in rows
+        if row["batch_size"] == batch_size
+        and row["runtime"] == "eager"
+        and row["precision"] == "fp32"
+        and row["stage"] in TRAINING
+    ]
+
+
+def on_front(row: Row, rows: Sequence[Row], metric: str) -> bool:
+    """Return whether a row is on the Pareto front of its device and batch size.
+
+    It is where no unmarked row is at least as fast and at least as accurate, and better in one of the two.
+    """
+    own = _point(row, metric)
+    if own is None:
+        return False
+    for other in rows:
+        if (other["device"], other["batch_size"]) != (row["device"], row["batch_size"]):
+            continue
+        point = _point(other, metric)
+        if point is not None and point != own and point[0] <= own[0] and point[1] <= own[1]:
+            return False
+    return True
+
+
+def _point(row: Row, metric: str) -> tuple[float, float] | None:
+    """Return a row's latency and negative score, of which smaller is better; None where it is not to be trusted."""
+    if row["status"] != "ok" or row["conditions"] is not None or row[metric] is None:
+        return None
+    return row["latency_median_ms"], -row[metric]
