@@ -97,7 +97,7 @@ def architecture(text: str, path: Path) -> Architecture:
 
 
 def export(entries: dict[str, str], path: Path) -> Export | None:
-    """Return what the entries of an exported file say of it, or None where none is burnish's (a quantizer drops them)."""
+    """Return what an exported file says of itself; None where a tool has dropped the entries, as quantizers do."""
     values = {key: parsed(entries[key], key, path) for key in Export.model_fields if key in entries}
     return read(Export, values, path) if values else None
 

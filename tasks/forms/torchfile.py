@@ -1,4 +1,4 @@
-"""Find out what a file of PyTorch is without running it: TorchScript and its input's type, or why it is not executed."""
+"""Find out what a file of PyTorch is without running it: TorchScript and its input's type, or why it cannot be run."""
 
 from __future__ import annotations
 
