@@ -75,7 +75,7 @@ class _Source:
     images: numpy.ndarray
     """Normalised images that it is compared on: float32, (images, channels, height, width)."""
     about: dict[str, str]
-    """What is written into the exported file about classes and images, as JSON by key."""
+    """Metadata about classes and images for the exported file: JSON by key."""
 
 
 def _exported(work: Work, source: _Source, settings: Export, form: str) -> tuple[Variant, dict[str, Any]]:

@@ -75,7 +75,7 @@ class _Search:
     """The variant of the fp32 form."""
     settings: Quantize
     folder: Path
-    """Where the files of the forms lie."""
+    """The folder with the files of the forms."""
     reference: Form
     """The fp32 form, which the int8 forms are compared with."""
     forms: dict[str, Form] = field(default_factory=dict)

@@ -111,7 +111,7 @@ class Resident:
     """A source of batches that keeps all training images and labels on the device."""
 
     REMEDY = "larger batches (train.batch_size)"
-    """What a person can do where training waits for its images."""
+    """Advice for the user of a training that waits for its images; it ends a sentence of the log before its verb."""
 
     def __init__(self, images: numpy.ndarray, labels: numpy.ndarray, rows: numpy.ndarray, device: str) -> None:
         import torch
@@ -137,7 +137,7 @@ class Gathered:
     """
 
     REMEDY = "more train.workers, or fewer pixels (data.image_size),"
-    """What a person can do where training waits for its images."""
+    """Advice for the user of a training that waits for its images; it ends a sentence of the log before its verb."""
 
     def __init__(
         self,

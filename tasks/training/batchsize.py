@@ -1,4 +1,4 @@
-"""What `train.batch_size = "auto"` stands for: the largest batch that fits the device and still makes it faster."""
+"""Find the batch size that `train.batch_size = "auto"` stands for."""
 
 from __future__ import annotations
 

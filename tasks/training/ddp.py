@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 MARK = "burnish: "
-"""What a line of standard output starts with that is a message; other lines are the libraries' own."""
+"""Beginning of a line of standard output that is a message. Other lines are the libraries' own output."""
 ERRORS = {error.__name__: error for error in (Diverged, DiskBroken, DiskFull, ValueError)}
 """Errors that the user can mend. `launch` raises them as they were raised in a rank."""
 

@@ -30,9 +30,9 @@ SETTLED_SHARE = 0.05
 LAG_TOP1 = 0.2
 """Settled statistics are estimated anew only where top-1 on validation is further below that on training than this."""
 GAIN_TOP1 = 0.1
-"""A person is told of it where statistics estimated anew raise top-1 on validation by at least this much,"""
+"""A note is written only where statistics estimated anew raise top-1 on validation by at least this much."""
 GAIN_IMAGES = 5
-"""and by at least this many images."""
+"""A note is written only where they also make at least this many more validation images right."""
 BATCH = 64
 """Training images per batch from which statistics are estimated anew."""
 MOST_IMAGES = 1024
@@ -122,10 +122,8 @@ def note(
     gain = top1_anew[best] - top1
     if gain < GAIN_TOP1 or gain * data.validation_rows < GAIN_IMAGES:
         return None
-    if share > SETTLED_SHARE:
-        reason = f"{share:.0%} of them is still their initial value"
-    else:
-        reason = "they lag behind the weights"
+    unsettled_share = f"{share:.0%} of them is still their initial value"
+    reason = unsettled_share if share > SETTLED_SHARE else "they lag behind the weights"
     after = f"after {steps} training {'step' if steps == 1 else 'steps'}"
     return (
         f"BatchNorm's running statistics have not settled: in the weights that go on, {after}, {reason}. "
