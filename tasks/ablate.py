@@ -54,8 +54,9 @@ def ablate(
         row = _identity(model, settings, technique) | {"status": "skipped", "error": str(reason)}
         return Output(tables={"ablations": work.rows("ablations", [row])})
     training = settings.train(train, technique)
+    changed_model = settings.model(model, technique)
     variant = f"{model.label}/ablate-{technique}"
-    seeded = train_seeds(work, settings.model(model, technique), data, training, variant, "ablate")
+    seeded = train_seeds(work, changed_model, data, training, variant=variant, stage="ablate")
     # A technique may change the model. The variant's name says so; the column `model` says which models compare.
     epochs: list[dict[str, Any]] = [row | {"model": model.label} for row in seeded.epochs]
     row = {

@@ -82,13 +82,13 @@ class _Trainings:
         part = self.work.part(min(begin / self.images, 1.0), min(self.seen / self.images, 1.0))
         name = f"{self.model.label}/augment-{policy}{suffix}"
         settings = settings.model_copy(update={"augment": policy})
-        seeded = train_seeds(part, self.model, self.data, settings, name, "augment")
+        seeded = train_seeds(part, self.model, self.data, settings, variant=name, stage="augment")
         variant = weights_variant(
             self.model,
             self.data,
-            name,
-            "augment",
             seeded.fitted.artifact,
+            name=name,
+            stage="augment",
             parent=self.parent.name,
             setting=f"{policy}, longer" if suffix == LONGER else policy,
         )

@@ -36,10 +36,10 @@ def _trained(work: Work, model: Model, data: Prepared, settings: Train, final: b
     name = f"{model.label}/train"
     if caution := handful(data.validation_rows):
         work.log.warning("%s: %s", name, caution)
-    seeded = train_seeds(work, model, data, settings, name, "train")
+    seeded = train_seeds(work, model, data, settings, variant=name, stage="train")
     fitted = seeded.fitted
     variant = weights_variant(
-        model, data, name, "train", fitted.artifact, setting=f"seed {seeded.seed}", benchmark=final
+        model, data, fitted.artifact, name=name, stage="train", setting=f"seed {seeded.seed}", benchmark=final
     )
     row = variant_row(
         variant,
@@ -63,7 +63,7 @@ def _trained(work: Work, model: Model, data: Prepared, settings: Train, final: b
 def _not_trained(work: Work, model: Model, data: Prepared, settings: Train, final: bool) -> Trained:
     name = f"{model.label}/train"
     artifact, scores = untrained(work, model, data, settings)
-    variant = weights_variant(model, data, name, "train", artifact, setting="not trained", benchmark=final)
+    variant = weights_variant(model, data, artifact, name=name, stage="train", setting="not trained", benchmark=final)
     measured: dict[str, Any] = {}
     if scores is not None:
         measured = {"validation_top1": scores.top1, "validation_macro_f1": scores.macro_f1}

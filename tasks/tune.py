@@ -88,13 +88,13 @@ def _retrain(
     """Train on all images with the settings of the best trial, whose row is `best`."""
     settings = trained.train.model_copy(update=json.loads(str(best["adjusted"])))
     name = f"{model.label}/tune"
-    seeded = train_seeds(work, model, data, settings, name, "tune")
+    seeded = train_seeds(work, model, data, settings, variant=name, stage="tune")
     variant = weights_variant(
         model,
         data,
-        name,
-        "tune",
         seeded.fitted.artifact,
+        name=name,
+        stage="tune",
         parent=trained.variant.name,
         setting=f"trial {best['trial']}, seed {seeded.seed}",
     )

@@ -139,7 +139,7 @@ def images_seen(data: Prepared, settings: Train) -> int:
     return len(settings.seeds) * settings.epochs * min(settings.train_limit or data.train_rows, data.train_rows)
 
 
-def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, variant: str, stage: str) -> Seeded:
+def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, *, variant: str, stage: str) -> Seeded:
     """Train once per seed. Validation chooses the seed; test images only show by how much the seeds differ."""
     trainings: list[Fitted] = []
     evaluations: list[dict[str, object]] = []
@@ -229,7 +229,9 @@ def evaluation_row(work: Work, data: Prepared, variant: str, artifact: Artifact,
     return {"variant": variant, "runtime": "training", "device": device, "images": len(scores.labels), **quality}
 
 
-def weights_variant(model: Model, data: Prepared, name: str, stage: str, artifact: Artifact, **fields: Any) -> Variant:
+def weights_variant(
+    model: Model, data: Prepared, artifact: Artifact, *, name: str, stage: str, **fields: Any
+) -> Variant:
     """Return the variant of stored weights, with its number of parameters and multiply-accumulates."""
     import torch
 
