@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from tasks.caching.work import Work
+    from tasks.records import Train
     from tasks.training.evaluation import Scores
     from tasks.training.fit import Fitted
 
@@ -40,9 +41,7 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
         work=work,
         architecture=models.architecture(path),
         data=data,
-        settings=trained.train.model_copy(
-            update={"epochs": settings.epochs, "patience": settings.epochs, "learning_rate": settings.learning_rate}
-        ),
+        settings=_tuning(trained.train, settings),
         model_label=model.label,
         variant=f"{model.label}/prune-{ratio:g}",
         stage="prune",
@@ -71,6 +70,13 @@ def prune(work: Work, model: Model, data: Prepared, trained: Trained, settings: 
             "variants": work.rows("variants", rows),
             "evaluations": work.rows("evaluations", [evaluation]),
         },
+    )
+
+
+def _tuning(train: Train, settings: Prune) -> Train:
+    """Return the settings of the fine-tuning: those that the weights were trained with, but shorter."""
+    return train.model_copy(
+        update={"epochs": settings.epochs, "patience": settings.epochs, "learning_rate": settings.learning_rate}
     )
 
 

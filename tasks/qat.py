@@ -64,9 +64,7 @@ def qat(
         compared=compared_images(work, data, export.images),
     )
     runtime.load_library("cpu")
-    variants: list[Variant] = []
-    variant_rows: list[dict[str, object]] = []
-    epochs: list[dict[str, object]] = []
+    forms: list[tuple[Variant, dict[str, object], list[dict[str, object]]]] = []
     for number, setting in enumerate(settings.settings):
         training = Training(
             work=work.part(number / len(settings.settings), (number + 1) / len(settings.settings)),
@@ -77,14 +75,11 @@ def qat(
             variant=f"{fp32.name}/int8-qat-{setting}",
             stage="qat",
         )
-        variant, row, epochs_of_form = _form(training, source, setting)
-        variants.append(variant)
-        variant_rows.append(row)
-        epochs += epochs_of_form
-    tables = {"variants": work.rows("variants", variant_rows)}
-    if epochs:
+        forms.append(_form(training, source, setting))
+    tables = {"variants": work.rows("variants", [row for _, row, _ in forms])}
+    if epochs := [row for _, _, rows_of_form in forms for row in rows_of_form]:
         tables["epochs"] = work.rows("epochs", epochs)
-    return Forms(variants=tuple(variants), tables=tables)
+    return Forms(variants=tuple(variant for variant, _, _ in forms), tables=tables)
 
 
 @dataclass(frozen=True, kw_only=True)
