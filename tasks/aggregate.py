@@ -1,4 +1,4 @@
-"""Aggregate: merge every table, find the winner, check all tables before they may be published."""
+"""Aggregate: merge every table, find the winner, and check all tables before they may be published."""
 
 from __future__ import annotations
 
@@ -12,60 +12,82 @@ from tasks.tables.schema import OF_A_STUDY
 from tasks.tables.summary import BESIDE, PARTS, summarise
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tasks.caching.work import Work
     from tasks.records import Artifact
+    from tasks.tables.summary import Summary
 
 
 def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...]]) -> Result:
-    """Merge the fragments of every table, make the summary, check all tables and build the Data Docs site.
+    """Merge the fragments of every table, make the summary, check all tables, and build the Data Docs site.
 
-    `tables` of the result holds what met its expectations, `failures` says what did not.
+    In the result, `tables` has those that met their expectations, and `failures` says what the others did not meet.
     """
-    import polars as pl
-
-    from tasks import tables as contract
     from tasks.tables import expectations
 
+    summary: Summary | None = None
+    files: dict[str, Artifact] = {}
     with work.store.temporary() as folder:
-        paths = {name: folder / f"{name}.parquet" for name in OF_A_STUDY}
-        merged = {name: path for name, path in paths.items() if name != "summary"}
-        for name, path in merged.items():
-            contract.merge(name, [work.store.get(fragment) for fragment in fragments.get(name, ())], path)
+        paths = _merged(work, fragments, folder)
         work.progress(1, 3, "checking the tables that the summary is made of")
-        files, winner = {}, None
-        cautions, sentences = tuple[str, ...](), tuple[str, ...]()
         checks = expectations.Checks()
-        unfit = {failure.table for failure in checks.validate({name: paths[name] for name in PARTS})}
-        if unfit:
-            reason = f"No winner: tables that it is found by do not meet their expectations: {', '.join(sorted(unfit))}"
+        unfit_parts = {failure.table for failure in checks.validate({name: paths[name] for name in PARTS})}
+        if unfit_parts:
+            names = ", ".join(sorted(unfit_parts))
+            reason = f"No winner: tables that it is found by do not meet their expectations: {names}"
         else:
-            beside = {name: pl.scan_parquet(paths[name]) for name in BESIDE}
-            found = summarise({name: pl.read_parquet(paths[name]) for name in PARTS} | beside, study)
-            cautions, sentences = found.cautions, found.sentences
-            found.frame.write_parquet(paths["summary"], compression="zstd")
-            (folder / "benchmark_results.csv").write_text(csv(found.frame))
-            files["benchmark_results.csv"] = work.store.put(folder / "benchmark_results.csv", "csv")
-            if (marked := marked_csv(found.frame)) is not None:
-                (folder / MARKED).write_text(marked)
-                files[MARKED] = work.store.put(folder / MARKED, "csv")
-            winner, reason = found.winner and words(found.winner), found.reason
-            merged["summary"] = paths["summary"]
+            summary = _summary(paths, study)
+            reason = summary.reason
+            paths["summary"] = folder / "summary.parquet"
+            summary.frame.write_parquet(paths["summary"], compression="zstd")
+            files = _stored_csv(work, summary, folder)
         work.progress(2, 3, "checking all tables")
-        checks.validate({name: path for name, path in merged.items() if name not in PARTS})
+        checks.validate({name: path for name, path in paths.items() if name not in PARTS})
         checks.build_docs(folder / "data_docs")
         files["data_docs"] = work.store.put(folder / "data_docs", "folder")
         unfit = {failure.table for failure in checks.failures}
-        passed = {name: work.store.put(path, "parquet") for name, path in merged.items() if name not in unfit}
-        work.progress(3, 3, f"{len(passed)} tables fit to be published, {len(unfit)} not")
+        fit = {name: work.store.put(path, "parquet") for name, path in paths.items() if name not in unfit}
+        work.progress(3, 3, f"{len(fit)} tables fit to be published, {len(unfit)} not")
     return Result(
-        tables=passed,
-        winner=winner,
+        tables=fit,
+        winner=words(summary.winner) if summary and summary.winner else None,
         reason=reason,
-        cautions=cautions,
-        sentences=sentences,
+        cautions=summary.cautions if summary else (),
+        sentences=summary.sentences if summary else (),
         files=files,
         failures=tuple(map(str, checks.failures)),
     )
+
+
+def _merged(work: Work, fragments: dict[str, tuple[Artifact, ...]], folder: Path) -> dict[str, Path]:
+    """Merge the fragments of every table but the summary; return the tables' files by name."""
+    from tasks import tables
+
+    paths = {name: folder / f"{name}.parquet" for name in OF_A_STUDY if name != "summary"}
+    for name, path in paths.items():
+        tables.merge(name, [work.store.get(fragment) for fragment in fragments.get(name, ())], path)
+    return paths
+
+
+def _summary(paths: dict[str, Path], study: Study) -> Summary:
+    """Compare all candidates, and find the winner."""
+    import polars as pl
+
+    beside = {name: pl.scan_parquet(paths[name]) for name in BESIDE}
+    return summarise({name: pl.read_parquet(paths[name]) for name in PARTS} | beside, study)
+
+
+def _stored_csv(work: Work, summary: Summary, folder: Path) -> dict[str, Artifact]:
+    """Store the summary as CSV, and the times of its marked rows, where there are any, as CSV; return both by name."""
+    texts = {"benchmark_results.csv": csv(summary.frame)}
+    if (marked := marked_csv(summary.frame)) is not None:
+        texts[MARKED] = marked
+    files: dict[str, Artifact] = {}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+        files[name] = work.store.put(folder / name, "csv")
+    return files
 
 
 aggregate_task = stage(

@@ -1,121 +1,150 @@
-"""Augment: the tuned model under several augmentation policies; the best on validation goes on, and "none" may win."""
+"""Augment: train under several augmentation policies and keep the one that is best on validation, or keep none."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tasks.caching.stage import stage
-from tasks.records import Augment, Model, Prepared, Train, Trained, Variant
+from tasks.records import Augment, Model, Prepared, Train, Trained
 from tasks.tables.variants import LONGER, TRY, variant_row
-from tasks.training.fit import Fitted
-from tasks.training.weights import LIBRARIES, Seeded, family, images_seen, pretrained, train_seeds, weights
+from tasks.training.weights import LIBRARIES, Seeded, family, images_seen, pretrained, train_seeds, weights_variant
 
 if TYPE_CHECKING:
     from tasks.caching.work import Work
-
-
-def _images(data: Prepared, settings: Augment, tried: Train, full: Train | None = None) -> int:
-    """Training images that the stage sees, over all epochs, where each policy is tried and then one is trained in
-    full."""
-    return len(settings.policies) * images_seen(data, tried) + (images_seen(data, full) if full else 0)
+    from tasks.records import Artifact, Variant
 
 
 def augment(work: Work, model: Model, data: Prepared, tuned: Trained, settings: Augment) -> Trained:
-    """Train under each policy and keep the best; the tuned weights win if none beats them on validation.
+    """Train under each policy and keep the best one. The tuned weights win where none beats them on validation.
 
-    With `train_limit`, or fewer `epochs` than the tuned training, policies are tried in short (variants ``...-try``)
-    and the best is trained in full. With more `epochs` every policy is trained so long, the tuned training's own too
-    (variant ``...-long``): what more epochs bring alone is no merit of a policy.
+    With `train_limit`, or with fewer `epochs` than the tuned training had, each policy is tried in short (variants
+    ``...-try``), and the best one is trained in full. With more `epochs`, every policy is trained for so many epochs,
+    and so is the tuned training itself (variant ``...-long``): what more epochs bring is no merit of a policy.
     """
     base = tuned.train
-    # what is trained has validation images
-    assert tuned.validation_macro_f1 is not None
     epochs = settings.epochs or base.epochs
     full = base.model_copy(update={"epochs": max(epochs, base.epochs)})
-    limit = settings.train_limit or base.train_limit
-    short = base.model_copy(update={"epochs": epochs, "train_limit": limit})
+    short = base.model_copy(update={"epochs": epochs, "train_limit": settings.train_limit or base.train_limit})
     in_short = settings.train_limit is not None or epochs < base.epochs
-    images, seen = _images(data, settings, short, full) if in_short else _images(data, settings, full), 0
-    trained: list[Seeded] = []
-    found: list[tuple[Variant, Fitted]] = []
-
-    def run(policy: str, how: Train, suffix: str) -> Trained:
-        nonlocal seen
-        before, seen = seen, seen + images_seen(data, how)
-        part = work.part(min(before / images, 1.0), min(seen / images, 1.0))
-        name = f"{model.label}/augment-{policy}{suffix}"
-        train_settings = how.model_copy(update={"augment": policy})
-        trained.append(train_seeds(part, model, data, train_settings, name, "augment"))
-        fitted = trained[-1].fitted
-        setting = f"{policy}, longer" if suffix == LONGER else policy
-        variant = weights(model, data, name, "augment", fitted.artifact, parent=tuned.variant.name, setting=setting)
-        found.append((variant, fitted))
-        work.log.info(
-            "%s: %d epochs, validation F1 %.4f of %d images",
-            name,
-            how.epochs,
-            fitted.validation_macro_f1,
-            data.validation_rows,
-        )
-        return Trained(variant=variant, train=train_settings, validation_macro_f1=fitted.validation_macro_f1)
-
-    finals = settings.policies
+    images = len(settings.policies) * images_seen(data, short if in_short else full)
     if in_short:
-        tries = {policy: run(policy, short, TRY).validation_macro_f1 or 0.0 for policy in settings.policies}
-        best = max(tries, key=lambda policy: tries[policy])
-        finals = tuple(policy for policy in settings.policies if policy in (best, base.augment))
-    # The tuned weights under a name of this stage, so that the lineage has one end.
-    winner = tuned.model_copy(
-        update={
-            "tables": {},
-            "variant": tuned.variant.model_copy(
-                update={
-                    "name": f"{model.label}/augment-{base.augment}",
-                    "stage": "augment",
-                    "parent": tuned.variant.name,
-                    "setting": base.augment,
-                }
-            ),
-        }
-    )
-    for policy in finals:
-        own = policy == base.augment
-        if own and full == base:
-            # it would train to the same weights
+        images += images_seen(data, full)
+    trainings = _Trainings(work=work, model=model, data=data, parent=tuned.variant, images=images)
+    policies = settings.policies
+    if in_short:
+        best = _best_in_short(trainings, policies, short)
+        policies = tuple(policy for policy in policies if policy in (best, base.augment))
+    winner = _as_before(model, tuned)
+    for policy in policies:
+        is_of_tuned = policy == base.augment
+        # Without more epochs, the tuned training's own policy would give the tuned weights again.
+        if is_of_tuned and full == base:
             continue
-        made = run(policy, full, LONGER if own else "")
-        if (made.validation_macro_f1 or 0.0) > (winner.validation_macro_f1 or 0.0):
-            winner = made
-    kept = winner.variant.model_copy(update={"benchmark": True})
+        trained = trainings.train(policy, full, LONGER if is_of_tuned else "")
+        if _score(trained) > _score(winner):
+            winner = trained
+    variant = winner.variant.model_copy(update={"benchmark": True})
     work.log.info(
-        "%s: %s goes on with validation F1 %.4f of %d images",
+        "%s: %s chosen (validation F1 %.4f of %d images)",
         model.label,
-        kept.name,
+        variant.name,
         winner.validation_macro_f1,
         data.validation_rows,
     )
-    rows = [
-        variant_row(
-            kept if v.name == kept.name else v,
-            validation_top1=f.validation_top1,
-            validation_macro_f1=f.validation_macro_f1,
-            note=f.note,
-        )
-        for v, f in found
-    ]
-    if all(v.name != kept.name for v, _ in found):
-        rows.append(variant_row(kept, validation_macro_f1=tuned.validation_macro_f1))
     return Trained(
-        variant=kept,
+        variant=variant,
         train=winner.train,
         validation_macro_f1=winner.validation_macro_f1,
-        tables={
-            "epochs": work.rows("epochs", [row for seeded in trained for row in seeded.epochs]),
-            "seeds": work.rows("seeds", [seeded.spread for seeded in trained]),
-            "variants": work.rows("variants", rows),
-            "evaluations": work.rows("evaluations", [seeded.evaluation for seeded in trained]),
-        },
+        tables=trainings.tables(variant, _score(tuned)),
     )
+
+
+@dataclass(kw_only=True)
+class _Trainings:
+    """The trainings of this stage, as they are done one after the other."""
+
+    work: Work
+    model: Model
+    data: Prepared
+    parent: Variant
+    """The tuned weights' variant."""
+    images: int
+    """Images that all trainings of the stage see, over all epochs: they measure the stage's progress."""
+    seen: int = 0
+    """Images that the trainings so far have seen."""
+    done: list[tuple[Variant, Seeded]] = field(default_factory=list)
+
+    def train(self, policy: str, settings: Train, suffix: str) -> Trained:
+        """Train under a policy; the variant's name ends with the suffix."""
+        begin = self.seen
+        self.seen += images_seen(self.data, settings)
+        part = self.work.part(min(begin / self.images, 1.0), min(self.seen / self.images, 1.0))
+        name = f"{self.model.label}/augment-{policy}{suffix}"
+        settings = settings.model_copy(update={"augment": policy})
+        seeded = train_seeds(part, self.model, self.data, settings, variant=name, stage="augment")
+        variant = weights_variant(
+            self.model,
+            self.data,
+            seeded.fitted.artifact,
+            name=name,
+            stage="augment",
+            parent=self.parent.name,
+            setting=f"{policy}, longer" if suffix == LONGER else policy,
+        )
+        self.done.append((variant, seeded))
+        self.work.log.info(
+            "%s: %d epochs, validation F1 %.4f of %d images",
+            name,
+            settings.epochs,
+            seeded.fitted.validation_macro_f1,
+            self.data.validation_rows,
+        )
+        return Trained(variant=variant, train=settings, validation_macro_f1=seeded.fitted.validation_macro_f1)
+
+    def tables(self, chosen: Variant, tuned_macro_f1: float) -> dict[str, Artifact]:
+        """Return the tables of all trainings, and of the chosen variant: one of theirs, or else the tuned weights."""
+        rows = []
+        for variant, seeded in self.done:
+            rows.append(
+                variant_row(
+                    chosen if variant.name == chosen.name else variant,
+                    validation_top1=seeded.fitted.validation_top1,
+                    validation_macro_f1=seeded.fitted.validation_macro_f1,
+                    note=seeded.fitted.note,
+                )
+            )
+        if all(variant.name != chosen.name for variant, _ in self.done):
+            rows.append(variant_row(chosen, validation_macro_f1=tuned_macro_f1))
+        return {
+            "epochs": self.work.rows("epochs", [row for _, seeded in self.done for row in seeded.epochs]),
+            "seeds": self.work.rows("seeds", [seeded.spread for _, seeded in self.done]),
+            "variants": self.work.rows("variants", rows),
+            "evaluations": self.work.rows("evaluations", [seeded.evaluation for _, seeded in self.done]),
+        }
+
+
+def _best_in_short(trainings: _Trainings, policies: tuple[str, ...], short: Train) -> str:
+    """Try each policy in short, and return the one that is best on validation."""
+    scores = {policy: _score(trainings.train(policy, short, TRY)) for policy in policies}
+    return max(scores, key=lambda policy: scores[policy])
+
+
+def _as_before(model: Model, tuned: Trained) -> Trained:
+    """Return the tuned weights under a name of this stage, so that later stages find one variant to continue from."""
+    changed = {
+        "name": f"{model.label}/augment-{tuned.train.augment}",
+        "stage": "augment",
+        "parent": tuned.variant.name,
+        "setting": tuned.train.augment,
+    }
+    return tuned.model_copy(update={"variant": tuned.variant.model_copy(update=changed)})
+
+
+def _score(trained: Trained) -> float:
+    """Return macro F1 on validation. There is one, because what is trained has validation images."""
+    assert trained.validation_macro_f1 is not None, trained.variant.name
+    return trained.validation_macro_f1
 
 
 augment_task = stage(

@@ -1,9 +1,10 @@
-"""Export: trained weights as ONNX and as TorchScript, each checked against its PyTorch parent on real images."""
+"""Export: write trained weights as ONNX and as TorchScript, and compare each with its PyTorch parent on real images."""
 
 from __future__ import annotations
 
 import json
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching.stage import stage
@@ -16,96 +17,139 @@ from tasks.tables.variants import failure, variant_row
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy
     from torch import Tensor, nn
 
     from tasks.caching.work import Work
+    from tasks.records import Artifact
+    from tasks.runtimes import Session
 
 
-def _torchscript(model: nn.Module, example: Tensor, settings: Export, about: dict[str, str], folder: Path) -> Path:
+def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> Forms:
+    """Write a variant in each of `settings.formats`. A format that fails becomes a failed variant.
+
+    A form takes `input`, normalised float32, (batch, channels, height, width), and returns `logits`. The metadata of an
+    ONNX file, and the extra files of a TorchScript archive, have the names of the classes, and the mean and standard
+    deviation for normalising, as JSON.
+    """
+    import torch
+
+    assert parent.artifact is not None
+    path = work.store.get(parent.artifact)
+    about = {
+        "classes": data.classes,
+        "mean": data.mean,
+        "std": data.std,
+        "image_shape": (data.channels, data.image_size, data.image_size),
+    }
+    source = _Source(
+        variant=parent,
+        path=path,
+        session=eager.open(path, "cpu", BATCH, torch.get_num_threads()),
+        images=compared_images(work, data, settings.images),
+        about={key: json.dumps(value) for key, value in about.items()},
+    )
+    variants: list[Variant] = []
+    rows: list[dict[str, object]] = []
+    for done, form in enumerate(settings.formats, 1):
+        started = time.perf_counter()
+        variant, row = _exported(work, source, settings, form)
+        if variant.status == "ok":
+            seconds = time.perf_counter() - started
+            text = f"{variant.name}: {seconds:.1f} s, relative difference {row['parity']:.2g}"
+            work.progress(done, len(settings.formats), text)
+        variants.append(variant)
+        rows.append(row)
+    return Forms(variants=tuple(variants), tables={"variants": work.rows("variants", rows)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """The variant that is exported."""
+
+    variant: Variant
+    path: Path
+    """The file of its weights."""
+    session: Session
+    """It, opened in PyTorch, whose outputs are those to match."""
+    images: numpy.ndarray
+    """Normalised images that it is compared on: float32, (images, channels, height, width)."""
+    about: dict[str, str]
+    """Metadata about classes and images for the exported file: JSON by key."""
+
+
+def _exported(work: Work, source: _Source, settings: Export, form: str) -> tuple[Variant, dict[str, Any]]:
+    """Make one form; return its variant, which has failed where the exporter did, and its row of `variants`."""
+    parent = source.variant
+    identity: dict[str, Any] = {
+        "name": f"{parent.name}/{form}",
+        "model": parent.model,
+        "stage": "export",
+        "format": form,
+        "parent": parent.name,
+        "parameters": parent.parameters,
+        "macs": parent.macs,
+    }
+    try:
+        artifact, difference = _write_and_compare(work, source, settings, form)
+    except Exception as error:
+        # Exporters raise whatever they like. The others are still tried, and the row says what went wrong.
+        variant = Variant(**identity, status="failed", error=failure(error))
+        work.log.exception("%s failed", variant.name)
+        return variant, variant_row(variant, tolerance=settings.tolerance)
+    variant = Variant(**identity, artifact=artifact, benchmark=True)
+    return variant, variant_row(variant, tolerance=settings.tolerance, parity=difference)
+
+
+def _write_and_compare(work: Work, source: _Source, settings: Export, form: str) -> tuple[Artifact, float]:
+    """Write one form, compare it with its parent, and store it; return the artifact and the largest difference."""
+    import torch
+
+    import models
+
+    write, runtime = FORMS[form]
+    with work.store.temporary() as temporary:
+        folder = temporary / form
+        folder.mkdir()
+        with quiet(work.log):
+            model = models.load(source.path)
+            file = write(model, torch.from_numpy(source.images[:2]), settings, source.about, folder)
+            session = runtime.open(file, "cpu", BATCH, torch.get_num_threads())
+            difference = parity(source.session, session, source.images)
+            session.close()
+        if not difference <= settings.tolerance:
+            raise ValueError(
+                f"logits differ from {source.variant.name} by {difference:.3g} of its largest one on "
+                f"{len(source.images)} validation images; tolerance {settings.tolerance:g}"
+            )
+        return work.store.put(file, form, "fp32"), difference
+
+
+def _write_torchscript(
+    model: nn.Module, example: Tensor, settings: Export, about: dict[str, str], folder: Path
+) -> Path:
     """Write TorchScript, traced and frozen; `about` goes into the archive's extra files."""
     import torch
 
     path = folder / "model.ts"
     with torch.no_grad():
-        # the comparison with the parent checks it
+        # PyTorch's own check of the trace is left out, because the form is compared with its parent anyway.
         traced = torch.jit.trace(model, example, check_trace=False)
-        # given the path, PyTorch ends the whole process where a write fails
+        # PyTorch gets an open file: given a path, it ends the whole process where a write fails.
         with path.open("wb") as file:
             torch.jit.save(torch.jit.freeze(traced), file, _extra_files=about)
     return path
 
 
-FORMS = {"onnx": (write_onnx, onnxruntime), "torchscript": (_torchscript, torchscript)}
-"""Format -> what writes it and the runtime that it is checked in."""
-
-
-def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> Forms:
-    """Make each of `settings.formats` of a variant; a format that fails is a failed variant, and the others go on.
-
-    A form takes "input", normalised float32 (batch, channels, height, width), and gives "logits"; metadata (ONNX) or
-    extra files (TorchScript) have the class names and the mean and std to normalise with, as JSON.
-    """
-    import torch
-
-    import models
-
-    assert parent.artifact is not None
-    path = work.store.get(parent.artifact)
-    reference = eager.open(path, "cpu", BATCH, torch.get_num_threads())
-    images = compared_images(work, data, settings.images)
-    shape = (data.channels, data.image_size, data.image_size)
-    told = {"classes": data.classes, "mean": data.mean, "std": data.std, "image_shape": shape}
-    about = {key: json.dumps(value) for key, value in told.items()}
-    variants, rows = [], []
-    for done, form in enumerate(settings.formats, 1):
-        made: dict[str, Any] = {
-            "name": f"{parent.name}/{form}",
-            "model": parent.model,
-            "stage": "export",
-            "format": form,
-            "parent": parent.name,
-            "parameters": parent.parameters,
-            "macs": parent.macs,
-        }
-        measured: dict[str, Any] = {"tolerance": settings.tolerance}
-        started = time.perf_counter()
-        try:
-            write, runtime = FORMS[form]
-            with work.store.temporary() as folder:
-                (folder / form).mkdir()
-                with quiet(work.log):
-                    file = write(models.load(path), torch.from_numpy(images[:2]), settings, about, folder / form)
-                    session = runtime.open(file, "cpu", BATCH, torch.get_num_threads())
-                    difference = parity(reference, session, images)
-                    session.close()
-                if not difference <= settings.tolerance:
-                    raise ValueError(
-                        f"logits differ from {parent.name} by {difference:.3g} of its largest one on "
-                        f"{len(images)} validation images; tolerance {settings.tolerance:g}"
-                    )
-                made |= {"artifact": work.store.put(file, form, "fp32"), "benchmark": True}
-            measured["parity"] = difference
-        except Exception as error:
-            # whatever an exporter raises: one form less, and its row says why
-            made |= {"status": "failed", "error": failure(error)}
-            work.log.exception("%s failed", made["name"])
-        else:
-            work.progress(
-                done,
-                len(settings.formats),
-                f"{made['name']}: {time.perf_counter() - started:.1f} s, relative difference {difference:.2g}",
-            )
-        variant = Variant(**made)
-        variants.append(variant)
-        rows.append(variant_row(variant, **measured))
-    return Forms(variants=tuple(variants), tables={"variants": work.rows("variants", rows)})
+FORMS = {"onnx": (write_onnx, onnxruntime), "torchscript": (_write_torchscript, torchscript)}
+"""Format -> the function that writes it, and the runtime in which it is compared with its parent."""
 
 
 def _family(inputs: dict[str, Any]) -> tuple[str, ...]:
-    """The module that builds the model: weights name their model, so no import tells of it."""
+    """Return the module that builds the model. The weights name their model, so that no import shows the module."""
     import models
 
-    # a label: name[-w<width>][-pretrained]
+    # A label is name[-w<width>][-pretrained].
     return (models.module(inputs["parent"].model.partition("-")[0]),)
 
 

@@ -1,13 +1,14 @@
-"""Qat: quantization-aware training. Weights are fine-tuned with the rounding of int8 in place, then written as ONNX."""
+"""Qat: quantization-aware training. Fine-tune weights that are rounded as int8 will round them; write them as ONNX."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching.stage import stage
 from tasks.datasets._arrays import load_arrays
 from tasks.forms.fakequant import fake_quantized, integer
-from tasks.forms.int8 import VALIDATION_IMAGES, Batches, sample, scored
+from tasks.forms.int8 import VALIDATION_IMAGES, Batches, sample, score
 from tasks.forms.onnx import quiet, write_onnx
 from tasks.forms.parity import compared_images, parity
 from tasks.records import Export, Forms, Model, Prepared, Qat, Trained, Variant
@@ -21,22 +22,89 @@ from tasks.training.weights import LIBRARIES, family
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy
     from torch import nn
 
     from tasks.caching.work import Work
-    from tasks.records import Train
+    from tasks.records import Artifact, Train
 
 
 SYMMETRIC = "s8s8"
-"""For TensorRT: ONNX Runtime executes a convolution in int8 only where the range of what comes out after ReLU begins at
-0, so this form would be timed in fp32."""
+"""The setting for TensorRT, whose form is not benchmarked. ONNX Runtime would time it in fp32: it runs a convolution in
+int8 only where the range of the activations after ReLU begins at 0."""
+
+
+def qat(
+    work: Work, model: Model, data: Prepared, trained: Trained, fp32: Variant, export: Export, settings: Qat
+) -> Forms:
+    """Fine-tune trained weights with fake quantization, and write each of `settings.settings` as ONNX with Q/DQ.
+
+    A form is compared in ONNX Runtime with the fake-quantized model on real images, and scored on validation images as
+    the forms of the quantize stage are. One that fails becomes a failed variant.
+
+    Parameters
+    ----------
+    trained
+        The weights, and the settings that they were trained with.
+    fp32
+        The ONNX form of these weights, which becomes the parent of the int8 forms.
+    """
+    import models
+
+    assert trained.variant.artifact is not None and fp32.artifact is not None, fp32.name
+    arrays = load_arrays(work.store, data)
+    rows = sample(arrays, "validation", VALIDATION_IMAGES)
+    source = _Source(
+        weights=work.store.get(trained.variant.artifact),
+        fp32=fp32,
+        export=export,
+        settings=settings,
+        validation=Batches(data, arrays.images, rows),
+        labels=arrays.labels[rows],
+        compared=compared_images(work, data, export.images),
+    )
+    runtime.load_library("cpu")
+    forms: list[tuple[Variant, dict[str, object], list[dict[str, object]]]] = []
+    for number, setting in enumerate(settings.settings):
+        training = Training(
+            work=work.part(number / len(settings.settings), (number + 1) / len(settings.settings)),
+            architecture=models.architecture(source.weights),
+            data=data,
+            settings=_tuning(trained.train, settings),
+            model_label=model.label,
+            variant=f"{fp32.name}/int8-qat-{setting}",
+            stage="qat",
+        )
+        forms.append(_form(training, source, setting))
+    tables = {"variants": work.rows("variants", [row for _, row, _ in forms])}
+    if epochs := [row for _, _, rows_of_form in forms for row in rows_of_form]:
+        tables["epochs"] = work.rows("epochs", epochs)
+    return Forms(variants=tuple(variant for variant, _, _ in forms), tables=tables)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """What the forms of all settings are made from and compared with."""
+
+    weights: Path
+    """The file of the trained weights."""
+    fp32: Variant
+    """Their ONNX form."""
+    export: Export
+    settings: Qat
+    validation: Batches
+    """Validation images that the forms are scored on."""
+    labels: numpy.ndarray
+    """Their labels."""
+    compared: numpy.ndarray
+    """Normalised images that a form is compared with its parent on: float32, (images, channels, height, width)."""
 
 
 def _tuning(train: Train, settings: Qat) -> Train:
-    """How it is trained: as the weights were, but shorter, in fp32 and in this process.
+    """Return the settings of the fine-tuning: those of the weights, but shorter, in fp32, and in this process.
 
-    The graph is torch.export's, in which there are no layers to compile, recompute, hand to Muon, or send to other
-    processes.
+    The fake-quantized model is a graph of torch.export. It has no layers that could be compiled, checkpointed, handed
+    to Muon, or sent to other processes.
     """
     return train.model_copy(
         update={
@@ -55,108 +123,107 @@ def _tuning(train: Train, settings: Qat) -> Train:
     )
 
 
-def _write(model: nn.Module, data: Prepared, fp32: Path, export: Export, work: Work, folder: Path) -> Path:
-    """Write a fake-quantized model as ONNX, with what the fp32 file tells of its classes and images."""
-    import onnx
-    import torch
+def _form(
+    training: Training, source: _Source, setting: str
+) -> tuple[Variant, dict[str, object], list[dict[str, object]]]:
+    """Make the form of one setting.
 
-    about = {entry.key: entry.value for entry in onnx.load(fp32, load_external_data=False).metadata_props}
-    example = torch.zeros(2, data.channels, data.image_size, data.image_size)
-    with quiet(work.log):
-        path = write_onnx(integer(model), example, export, about, folder)
-    file = runtime.model_file(path)
-    made = onnx.load(file, load_external_data=False)
-    if not any(node.op_type == "QuantizeLinear" for node in made.graph.node):
-        raise ValueError("nothing was quantized: the graph has no convolution and no linear layer")
-    return path
-
-
-def qat(
-    work: Work, model: Model, data: Prepared, trained: Trained, fp32: Variant, export: Export, settings: Qat
-) -> Forms:
-    """Fine-tune trained weights with fake quantization and write each of `settings.settings` as ONNX with Q/DQ.
-
-    A form is compared in ONNX Runtime with its fake-quantized parent on real images, and scored on validation images as
-    those of the quantize stage are. One that fails is a failed variant, and the others go on.
-
-    Parameters
-    ----------
-    trained : the weights, and how they were trained
-    fp32 : their ONNX form, whose children the made ones are
+    Returns
+    -------
+    tuple of (Variant, dict, list of dict)
+        The variant, its row of the table `variants`, and the rows of `epochs` of its training. Where anything failed,
+        the variant and its row say why.
     """
+    fp32 = source.fp32
+    identity: dict[str, Any] = {
+        "name": training.variant,
+        "model": fp32.model,
+        "stage": "qat",
+        "format": "onnx",
+        "parent": fp32.name,
+        "precision": "int8",
+        "setting": f"qat-{setting}",
+        "parameters": fp32.parameters,
+        "macs": fp32.macs,
+    }
+    tolerance = source.settings.tolerance
+    epochs: list[dict[str, object]] = []
+    try:
+        simulated = _train(training, source, setting, epochs)
+        artifact, measured = _write_and_compare(training, source, setting, simulated)
+    except Exception as error:
+        # torchao, the exporter and the runtime raise whatever they like. The other settings are still tried.
+        variant = Variant(**identity, status="failed", error=failure(error))
+        training.work.log.exception("%s failed", variant.name)
+        return variant, variant_row(variant, tolerance=tolerance), epochs
+    variant = Variant(**identity, artifact=artifact, benchmark=setting != SYMMETRIC)
+    return variant, variant_row(variant, tolerance=tolerance, **measured), epochs
+
+
+def _train(training: Training, source: _Source, setting: str, epochs: list[dict[str, object]]) -> nn.Module:
+    """Return the fine-tuned model, which rounds as its int8 form will; add the rows of its training to `epochs`."""
     import torch
 
     import models
 
-    assert trained.variant.artifact is not None and fp32.artifact is not None, fp32.name
-    source = work.store.get(trained.variant.artifact)
-    arrays = load_arrays(work.store, data)
-    rows = sample(arrays, "validation", VALIDATION_IMAGES)
-    validation, compared = Batches(data, arrays.images, rows), compared_images(work, data, export.images)
-    tuning = _tuning(trained.train, settings)
-    runtime.load_library("cpu")
-    variants, told, epochs = [], [], []
-    for number, setting in enumerate(settings.settings):
-        part = work.part(number / len(settings.settings), (number + 1) / len(settings.settings))
-        made: dict[str, Any] = {
-            "name": f"{fp32.name}/int8-qat-{setting}",
-            "model": fp32.model,
-            "stage": "qat",
-            "format": "onnx",
-            "parent": fp32.name,
-            "precision": "int8",
-            "setting": f"qat-{setting}",
-            "parameters": fp32.parameters,
-            "macs": fp32.macs,
-        }
-        measured: dict[str, Any] = {"tolerance": settings.tolerance}
-        try:
-            torch.manual_seed(tuning.seeds[0])
-            example = torch.from_numpy(compared[:2])
-            simulated = fake_quantized(models.load(source), example, setting)
-            training = Training(
-                work=part,
-                architecture=models.architecture(source),
-                data=data,
-                settings=tuning,
-                model_label=model.label,
-                variant=made["name"],
-                stage="qat",
+    torch.manual_seed(training.seed)
+    example = torch.from_numpy(source.compared[:2])
+    simulated = fake_quantized(models.load(source.weights), example, setting)
+    epochs += train_best(training, simulated).epochs
+    return simulated.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload,no-any-return]
+
+
+def _write_and_compare(
+    training: Training, source: _Source, setting: str, simulated: nn.Module
+) -> tuple[Artifact, dict[str, float]]:
+    """Write, score and store the int8 form of a fake-quantized model.
+
+    Returns
+    -------
+    tuple of (Artifact, dict)
+        The stored file, and the columns of the table `variants` that were measured.
+    """
+    work = training.work
+    with work.store.temporary() as temporary:
+        folder = temporary / "onnx"
+        folder.mkdir()
+        path = _write(training, source, simulated, folder)
+        form = score(setting, path, source.validation, source.labels)
+        difference = parity(_torch.Session(simulated, "fake quantization"), form.session, source.compared)
+        form.session.close()
+        if not difference <= source.settings.tolerance:
+            raise ValueError(
+                f"logits differ from the fake-quantized model's by {difference:.3g} of its largest one; "
+                f"qat.tolerance is {source.settings.tolerance:g}"
             )
-            epochs += train_best(training, simulated).epochs
-            simulated.to("cpu", memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
-            with work.store.temporary() as folder:
-                (folder / "onnx").mkdir()
-                path = _write(
-                    simulated, data, runtime.model_file(work.store.get(fp32.artifact)), export, work, folder / "onnx"
-                )
-                form = scored(setting, path, validation, arrays.labels[rows])
-                measured["parity"] = parity(_torch.Session(simulated, "fake quantization"), form.session, compared)
-                form.session.close()
-                if not measured["parity"] <= settings.tolerance:
-                    raise ValueError(
-                        f"logits differ from the fake-quantized model's by {measured.pop('parity'):.3g} of its "
-                        f"largest one; qat.tolerance is {settings.tolerance:g}"
-                    )
-                made |= {"artifact": work.store.put(path, "onnx", "int8"), "benchmark": setting != SYMMETRIC}
-            measured |= {"validation_top1": form.top1, "validation_macro_f1": form.macro_f1}
-            work.log.info(
-                "%s: top-1 %.4f, macro F1 %.4f on %d validation images; logits differ from the fake-quantized "
-                "model's by %.2g",
-                made["name"],
-                form.top1,
-                form.macro_f1,
-                len(rows),
-                measured["parity"],
-            )
-        except Exception as error:
-            # torchao's, the exporter's, the runtime's: one form less, and its row says why
-            made |= {"status": "failed", "error": failure(error)}
-            work.log.exception("%s failed", made["name"])
-        variants.append(Variant(**made))
-        told.append(variant_row(variants[-1], **measured))
-    tables = {"variants": work.rows("variants", told)}
-    return Forms(variants=tuple(variants), tables=tables | ({"epochs": work.rows("epochs", epochs)} if epochs else {}))
+        artifact = work.store.put(path, "onnx", "int8")
+    work.log.info(
+        "%s: top-1 %.4f, macro F1 %.4f on %d validation images; logits differ from the fake-quantized model's by %.2g",
+        training.variant,
+        form.top1,
+        form.macro_f1,
+        len(source.labels),
+        difference,
+    )
+    return artifact, {"parity": difference, "validation_top1": form.top1, "validation_macro_f1": form.macro_f1}
+
+
+def _write(training: Training, source: _Source, simulated: nn.Module, folder: Path) -> Path:
+    """Write a fake-quantized model as ONNX, with the fp32 file's metadata about classes and images."""
+    import onnx
+    import torch
+
+    assert source.fp32.artifact is not None
+    fp32 = runtime.model_file(training.work.store.get(source.fp32.artifact))
+    about = {entry.key: entry.value for entry in onnx.load(fp32, load_external_data=False).metadata_props}
+    data = training.data
+    example = torch.zeros(2, data.channels, data.image_size, data.image_size)
+    with quiet(training.work.log):
+        path = write_onnx(integer(simulated), example, source.export, about, folder)
+    graph = onnx.load(runtime.model_file(path), load_external_data=False).graph
+    if not any(node.op_type == "QuantizeLinear" for node in graph.node):
+        raise ValueError("nothing was quantized: the graph has no convolution and no linear layer")
+    return path
 
 
 qat_task = stage(

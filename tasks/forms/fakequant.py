@@ -1,8 +1,8 @@
-"""Fake quantization by torchao's PT2E: a model that rounds as its int8 form will, and that form.
+"""Fake quantization by torchao's PT2E: make a model that rounds as its int8 form will, and make that form of it.
 
-BatchNorm is folded into the convolutions before it starts (Nagel et al. 2021, A white paper on neural network
-quantization, section 5.2): weights are trained as they will be rounded, and nothing is left to fold afterwards. The
-exported graph is that of evaluation, so dropout and stochastic depth are off.
+BatchNorm is folded into the convolutions before training starts (Nagel et al. 2021, A white paper on neural network
+quantization, section 5.2), so that weights are trained as they will be rounded. The exported graph is that of
+evaluation, in which dropout and stochastic depth are off.
 """
 
 from __future__ import annotations
@@ -16,24 +16,42 @@ if TYPE_CHECKING:
     from torch import Tensor, fx, nn
 
 WEIGHTS = {"u8s8": 127, "u8s8-reduced": 64, "s8s8": 127}
-"""Largest int8 weight. Without VNNI the sum of two products of a byte and an 8-bit weight saturates at 16 bits."""
+"""Setting -> largest int8 weight. Without VNNI, a CPU adds two products of a byte and a weight in 16 bits, which
+overflows with 8-bit weights and not with 7-bit ones."""
+LAYERS = ("conv2d.default", "linear.default")
+"""Operators with weights; this and the following are names in torch.ops.aten."""
+ARITHMETIC = ("add.Tensor", "add_.Tensor", "mul.Tensor", "mul_.Tensor", "cat.default")
+"""Operators that combine activations."""
+POOLING = ("avg_pool2d.default",)
+MOVING = (
+    "max_pool2d.default",
+    "flatten.using_ints",
+    "reshape.default",
+    "view.default",
+    "permute.default",
+    "transpose.int",
+)
+"""Operators that only move values, whose output has the range of their input."""
+ACTIVATION_FUNCTIONS = ("relu.default", "relu_.default", "relu6.default", "hardtanh.default", "hardtanh_.default")
+"""Functions that an int8 kernel applies to its own output, so that nothing is rounded before them."""
 
 
 def _load_library() -> None:
-    """Import torchao; torch 2.15 warns of how it registers its own constants, which a user can do nothing about."""
-    # warns of a missing Triton, also on a CPU
+    """Import torchao, without the warnings that a user can do nothing about."""
+    # This one says that Triton is missing, also on a CPU.
     logging.getLogger("torchao.kernel.intmm").setLevel(logging.ERROR)
-    said = logging.getLogger("torch.utils._pytree")
-    level = said.level
-    said.setLevel(logging.ERROR)
+    # With torch 2.15, this one is about how torchao registers its own constants.
+    pytree = logging.getLogger("torch.utils._pytree")
+    level = pytree.level
+    pytree.setLevel(logging.ERROR)
     try:
         import torchao.quantization.pt2e  # noqa: F401
     finally:
-        said.setLevel(level)
+        pytree.setLevel(level)
 
 
 def _specs(setting: str) -> tuple[Any, Any]:
-    """How torchao fake-quantizes (activations, weights) for one of records.QAT_SETTINGS."""
+    """Return torchao's specifications for activations and for weights in one of records.QAT_SETTINGS."""
     import torch
     from torchao.quantization.pt2e import (
         FakeQuantize,
@@ -43,78 +61,94 @@ def _specs(setting: str) -> tuple[Any, Any]:
     )
     from torchao.quantization.pt2e.quantizer import QuantizationSpec
 
-    # Where ranges are symmetric, torchao 0.18's fused kernel trains with another scale than convert_pt2e writes (by
-    # 1/127).
-    fused = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver)
-    apart = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver)
     if setting == "s8s8":
-        activations = QuantizationSpec(torch.int8, apart, -128, 127, torch.per_tensor_symmetric)
+        # The fused kernel is not for symmetric ranges: torchao 0.18's trains with a scale that is off by 1/127 from the
+        # one that convert_pt2e writes.
+        separate = FakeQuantize.with_args(observer=MovingAverageMinMaxObserver)
+        activations = QuantizationSpec(torch.int8, separate, -128, 127, torch.per_tensor_symmetric)
     else:
+        fused = FusedMovingAvgObsFakeQuantize.with_args(observer=MovingAverageMinMaxObserver)
         activations = QuantizationSpec(torch.uint8, fused, 0, 255, torch.per_tensor_affine)
-    # Weights are seen whole in every step: their range is the present one, no average.
-    channels = FakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0)
+    # All weights are seen in every step, so that their range is the present one and no average.
+    per_channel = FakeQuantize.with_args(observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0)
     largest = WEIGHTS[setting]
-    return activations, QuantizationSpec(torch.int8, channels, -largest, largest, torch.per_channel_symmetric, 0)
+    weights = QuantizationSpec(torch.int8, per_channel, -largest, largest, torch.per_channel_symmetric, 0)
+    return activations, weights
+
+
+def _operators(names: tuple[str, ...]) -> tuple[Any, ...]:
+    """Return operators of torch.ops.aten by their names."""
+    import torch
+
+    operators = []
+    for name in names:
+        packet, overload = name.split(".")
+        operators.append(getattr(getattr(torch.ops.aten, packet), overload))
+    return tuple(operators)
 
 
 def _annotate(graph: fx.Graph, activations: Any, weights: Any) -> None:
-    """Say of every operator that ONNX Runtime has in int8 what of its inputs and output is quantized.
+    """Mark, for every operator that ONNX Runtime has in int8, which of its inputs and output are quantized.
 
-    Convolutions and linear layers; additions, products and concatenations of activations; average pooling. What only
-    moves values has the range of its input. An activation function that a convolution's kernel applies belongs to it.
+    They are convolutions and linear layers; additions, products and concatenations of activations; average pooling; and
+    operators that only move values.
     """
     import torch
-    from torch.fx import Node
-    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation, SharedQuantizationSpec
+    from torchao.quantization.pt2e.quantizer import SharedQuantizationSpec
 
-    aten = torch.ops.aten
-    layers = (aten.conv2d.default, aten.linear.default)
-    several = (aten.add.Tensor, aten.add_.Tensor, aten.mul.Tensor, aten.mul_.Tensor, aten.cat.default)
-    pooling = (aten.avg_pool2d.default,)
-    moving = (
-        aten.max_pool2d.default,
-        aten.flatten.using_ints,
-        aten.reshape.default,
-        aten.view.default,
-        aten.permute.default,
-        aten.transpose.int,
-    )
-    applied = (aten.relu.default, aten.relu_.default, aten.relu6.default, aten.hardtanh.default, aten.hardtanh_.default)
-    done: set[Node] = set()
-
-    def mark(node: Node, inputs: dict[Node, Any], output: Any) -> None:
-        user = next(iter(node.users)) if len(node.users) == 1 else None
-        last = user if user is not None and user.target in applied and output is activations else node
-        # torchao reads the annotation of a node under this key.
-        node.meta["quantization_annotation"] = QuantizationAnnotation(inputs, output if last is node else None)
-        if last is not node:
-            last.meta["quantization_annotation"] = QuantizationAnnotation({}, output)
-        done.add(last)
-
-    def computed(value: Any) -> bool:
-        """Whether it is an activation: no number, no weight, no integers."""
-        return isinstance(value, Node) and value.op != "get_attr" and value.meta["val"].is_floating_point()
-
+    layers = _operators(LAYERS)
+    arithmetic = _operators(ARITHMETIC)
+    pooling = _operators(POOLING)
+    moving = _operators(MOVING)
+    quantized: set[fx.Node] = set()
+    """Nodes whose output is quantized."""
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        given = node.args[0] if node.target is aten.cat.default else node.args[:2]
+        operands = node.args[0] if node.target is torch.ops.aten.cat.default else node.args[:2]
         if node.target in layers:
-            # A weight that is computed (weight standardization) is quantized as it comes out.
-            mark(node, {node.args[0]: activations, node.args[1]: weights}, activations)
-        elif node.target in several and all(map(computed, given)):
-            mark(node, dict.fromkeys(given, activations), activations)
+            # A weight that is computed (weight standardization) is quantized where it comes out.
+            inputs = {node.args[0]: activations, node.args[1]: weights}
+            quantized.add(_mark_with_activation_function(node, inputs, activations))
+        elif node.target in arithmetic and all(map(_is_activation, operands)):
+            inputs = dict.fromkeys(operands, activations)
+            quantized.add(_mark_with_activation_function(node, inputs, activations))
         elif node.target in pooling:
-            mark(node, {node.args[0]: activations}, activations)
-        elif node.target in moving and node.args[0] in done:
-            mark(node, {node.args[0]: activations}, SharedQuantizationSpec((node.args[0], node)))
+            quantized.add(_mark_with_activation_function(node, {node.args[0]: activations}, activations))
+        elif node.target in moving and node.args[0] in quantized:
+            _mark(node, {node.args[0]: activations}, SharedQuantizationSpec((node.args[0], node)))
+            quantized.add(node)
+
+
+def _is_activation(value: Any) -> bool:
+    """Return whether an operand is an activation, and no number, weight, or tensor of integers."""
+    from torch.fx import Node
+
+    return isinstance(value, Node) and value.op != "get_attr" and value.meta["val"].is_floating_point()
+
+
+def _mark_with_activation_function(node: fx.Node, inputs: dict[fx.Node, Any], output: Any) -> fx.Node:
+    """Mark a node and the activation function that alone uses it as one; return the node with the quantized output."""
+    user = next(iter(node.users)) if len(node.users) == 1 else None
+    if user is None or user.target not in _operators(ACTIVATION_FUNCTIONS):
+        _mark(node, inputs, output)
+        return node
+    _mark(node, inputs, None)
+    _mark(user, {}, output)
+    return user
+
+
+def _mark(node: fx.Node, inputs: dict[fx.Node, Any], output: Any) -> None:
+    from torchao.quantization.pt2e.quantizer import QuantizationAnnotation
+
+    # torchao reads the annotation of a node under this key.
+    node.meta["quantization_annotation"] = QuantizationAnnotation(inputs, output)
 
 
 def fake_quantized(model: nn.Module, example: Tensor, setting: str) -> nn.Module:
-    """A model that computes with the rounding of its int8 form; `example` is a batch of two.
+    """Return a model that computes with the rounding of its int8 form; `example` is a batch of two.
 
-    In training mode the ranges of activations follow what is seen (a moving average); in evaluation mode they stand
-    still.
+    In training mode the ranges of activations are moving averages over the batches; in evaluation mode they stay.
     """
     _load_library()
     import torch
@@ -128,7 +162,7 @@ def fake_quantized(model: nn.Module, example: Tensor, setting: str) -> nn.Module
             return model
 
         def validate(self, model: fx.GraphModule) -> None:
-            """Nothing to refuse: what has no annotation stays fp32."""
+            """Accept every model: operators without an annotation stay fp32."""
 
     def train(self: nn.Module, mode: bool = True) -> nn.Module:
         self.training = mode
@@ -138,19 +172,21 @@ def fake_quantized(model: nn.Module, example: Tensor, setting: str) -> nn.Module
         return self
 
     program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-    # folds BatchNorm; prepare_qat_pt2e would not
+    # Unlike prepare_qat_pt2e, prepare_pt2e folds BatchNorm into the convolutions.
     prepared = prepare_pt2e(program.module(), Placement())
-    # the folded ones
+    # The folded BatchNorm layers are unused now.
     prepared.delete_all_unused_submodules()
-    # torchao forbids to switch the mode of an exported graph, which has but one; here that of the observers is
-    # switched.
+    # An exported graph has one mode only, and torchao refuses to switch it. Here the mode of the observers is switched.
     prepared.train = MethodType(train, prepared)
     prepared.eval = MethodType(lambda self: self.train(False), prepared)
     return prepared
 
 
 def integer(prepared: nn.Module) -> nn.Module:
-    """The form with integer weights and Q/DQ for activations, of what `fake_quantized` made; this stays as it is."""
+    """Return the int8 form of a model of `fake_quantized`: integer weights, and Q/DQ operators for activations.
+
+    `prepared` stays as it is.
+    """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
     return convert_pt2e(copy.deepcopy(prepared))

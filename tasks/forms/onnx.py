@@ -1,4 +1,4 @@
-"""A PyTorch model as an ONNX file."""
+"""Write a PyTorch model as an ONNX file."""
 
 from __future__ import annotations
 
@@ -17,23 +17,27 @@ if TYPE_CHECKING:
 
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where the exporter notes the modules that a node comes from."""
+"""Key in a node's metadata under which the exporter lists the modules that the node comes from."""
 
 
 @contextmanager
 def quiet(log: Logger) -> Iterator[None]:
     """Send what exporters print, and their deprecation warnings, to the log."""
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with redirect_stdout(said), redirect_stderr(said):
+        with redirect_stdout(output), redirect_stderr(output):
             yield
     finally:
-        for line in said.getvalue().splitlines():
+        for line in output.getvalue().splitlines():
             log.debug("%s", line)
 
 
 def write_onnx(model: nn.Module, example: Tensor, settings: Export, about: dict[str, str], folder: Path) -> Path:
-    """Write ONNX: a file, or a folder of model and weights above PyTorch's limit for one file (1.5 GB)."""
+    """Write a model as ONNX into a folder, with the metadata `about`; return the file.
+
+    Where the weights are above PyTorch's limit for one file (1.5 GB), they lie in files of their own, and the folder is
+    returned.
+    """
     import onnx
     import torch
 
@@ -50,12 +54,12 @@ def write_onnx(model: nn.Module, example: Tensor, settings: Export, about: dict[
     assert program is not None
     program.model.metadata_props.update(about)
     for node in program.model.graph.all_nodes():
-        # Stack traces tell this machine's paths, and are a part of a small model's size; profilers need the modules'
-        # names.
+        # The modules' names stay, because profilers need them. Everything else goes: stack traces contain paths of this
+        # machine, and are a large part of a small model's size.
         for name in set(node.metadata_props) - {SCOPES}:
             del node.metadata_props[name]
     path = folder / "model.onnx"
     program.save(path)
-    # full: with shape inference, in strict mode
+    # A full check includes shape inference in strict mode.
     onnx.checker.check_model(str(path), full_check=True)
     return path if len(list(folder.iterdir())) == 1 else folder

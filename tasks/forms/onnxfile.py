@@ -1,9 +1,8 @@
-"""An ONNX file as it lies on a disk: its input, its external data, and a copy of it where a runtime could not open it
-there.
+"""Read what an ONNX file says of its input and its external data, and copy it where a runtime could not open it.
 
-Whether a file is good is for the runtime to say that executes it: what onnx's checker complains of is a note. What is
-refused is what no runtime could execute, and external data outside of the model's own folder and of the cache into
-which the model itself is a link.
+The runtime decides whether it can execute a file, so that complaints of onnx's checker are only notes. What is refused:
+files that no runtime could execute, and external data outside of the model's own folder and of the cache into which the
+model itself is a link.
 """
 
 from __future__ import annotations
@@ -20,25 +19,26 @@ if TYPE_CHECKING:
     import onnx
 
 FAN_OUT = re.compile(r"[0-9A-Za-z]{1,3}")
-"""Names of the folders by which content-addressed caches (DVC, git-annex) spread their files."""
+"""Names of the folders over which content-addressed caches (DVC, git-annex) spread their files."""
 
 
 class NotOnnx(ValueError):
-    """A file is no ONNX model at all."""
+    """A file is no ONNX model. The message says what it lacks, as the end of "as ONNX it has ..."."""
 
 
 class Described(NamedTuple):
-    """What an ONNX file says of its input, and where the rest of it is."""
+    """What an ONNX file says of its input, and where its weights are."""
 
     batch: int | None
-    """None: any size."""
+    """Images per batch. None means any number."""
     shape: tuple[int | None, ...] | None
-    """Of one image, None where a size is open; None: the file does not say."""
+    """Shape of one image, with None for a size that is open. None altogether where the file does not say."""
     dtype: str
-    """As NumPy names it."""
+    """Type of the input, as NumPy names it."""
     data: tuple[tuple[str, Path], ...]
-    """External data: (place relative to the file, the real file)."""
+    """Files of external data: (path relative to the ONNX file, real path)."""
     notes: tuple[str, ...]
+    """Oddities of the file, which is measured all the same."""
 
 
 def describe(file: Path) -> Described:
@@ -49,17 +49,17 @@ def describe(file: Path) -> Described:
     NotOnnx
         If it is no ONNX, or has no operators.
     ValueError
-        If it has not one input, no batch axis, or its external data is missing, cut off or
-        elsewhere; without the file's name.
+        If it has more or fewer inputs than one, no batch axis, an input type that is no number, or external data that
+        is missing, cut off or elsewhere. The message does not name the file.
     """
     import onnx
     from google.protobuf.message import DecodeError
 
     try:
-        # not by the name
+        # With a format, onnx does not guess one from the file's name.
         model = onnx.load(str(file), format="protobuf", load_external_data=False)
     except DecodeError:
-        # the library's words name a type of its own, and no cause
+        # The library's message names one of its own types, and no cause.
         raise NotOnnx("no graph that can be read") from None
     if not model.graph.node:
         raise NotOnnx("no operators")
@@ -68,12 +68,7 @@ def describe(file: Path) -> Described:
     if sizes == []:
         raise ValueError(f"its input {_input(model).name} has no batch axis")
     data = tuple(_external(model, file))
-    notes = [complaint] if (complaint := _complaint(model, file)) else []
-    if below := sorted({d.dim_value for d in tensor.shape.dim if d.HasField("dim_value") and d.dim_value < 1}):
-        notes.append(
-            f"its input has a size of {' and of '.join(map(str, below))}, which is no size and is taken as any size"
-            + ("; a copy of the file that says so is executed" if _odd(model) else "")
-        )
+    notes = [note for note in (_complaint(model, file), _odd_sizes_note(model)) if note is not None]
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if dtype.kind not in "fiub":
         name = onnx.TensorProto.DataType.Name(tensor.elem_type)
@@ -88,7 +83,7 @@ def describe(file: Path) -> Described:
 
 
 def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    """The one input that is no weight."""
+    """Return the only input that is no weight."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
@@ -98,38 +93,58 @@ def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
 
 
 def _sizes(tensor: Any) -> list[int | None]:
-    """Sizes of a shape; None where one is open: without a value, named, or below 1 (Paddle writes -1, others 0)."""
-    return [d.dim_value if d.HasField("dim_value") and d.dim_value >= 1 else None for d in tensor.shape.dim]
+    """Return the sizes of a shape, None where one is open.
 
-
-def _odd(model: onnx.ModelProto) -> list[Any]:
-    """Sizes below 1, -1 apart, that the graph's input and outputs have, where the input has one.
-
-    Every runtime takes -1 as open, ONNX Runtime takes 0 as nothing but 0, and OpenVINO -5 as 0.
+    That is a size without a value, with a name, or below 1 (Paddle writes -1, others 0).
     """
-    values = (_input(model), *model.graph.output, *model.graph.value_info)
-    found = [
-        [d for d in v.type.tensor_type.shape.dim if d.HasField("dim_value") and d.dim_value < 1 and d.dim_value != -1]
-        for v in values
-    ]
-    return [size for sizes in found for size in sizes] if found[0] else []
+    return [size.dim_value if size.HasField("dim_value") and size.dim_value >= 1 else None for size in tensor.shape.dim]
+
+
+def _odd_sizes_note(model: onnx.ModelProto) -> str | None:
+    """Return a note on sizes below 1 in the input's shape, or None where there are none."""
+    sizes = _input(model).type.tensor_type.shape.dim
+    below = sorted({size.dim_value for size in sizes if size.HasField("dim_value") and size.dim_value < 1})
+    if not below:
+        return None
+    note = f"its input has a size of {' and of '.join(map(str, below))}, which is no size and is taken as any size"
+    return f"{note}; a copy of the file that says so is executed" if _misread_sizes(model) else note
+
+
+def _misread_sizes(model: onnx.ModelProto) -> list[Any]:
+    """Return the sizes of input and outputs that a runtime would misread: those below 1, except -1.
+
+    Every runtime takes -1 as open, but ONNX Runtime takes 0 as nothing but 0, and OpenVINO takes -5 as 0. Where the
+    input has no such size, the list is empty.
+    """
+    misread_input = _misread(_input(model))
+    if not misread_input:
+        return []
+    for value in (*model.graph.output, *model.graph.value_info):
+        misread_input += _misread(value)
+    return misread_input
+
+
+def _misread(value: onnx.ValueInfoProto) -> list[Any]:
+    sizes = value.type.tensor_type.shape.dim
+    return [size for size in sizes if size.HasField("dim_value") and size.dim_value < 1 and size.dim_value != -1]
 
 
 def _external(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, Path]]:
-    """Each file of external data, once.
+    """Yield each file of external data once: (path relative to the ONNX file, real path).
 
     Raises
     ------
     ValueError
         If one is missing, shorter than the graph says, or in a folder that does not belong to the model.
     """
-    places: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    """File -> number of the last byte that the graph uses."""
     for tensor in _stored_apart(model):
-        said = {entry.key: entry.value for entry in tensor.external_data}
-        place = said.get("location", "")
-        places[place] = max(places.get(place, 0), int(said.get("offset", 0)) + int(said.get("length", 0)))
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        place = entries.get("location", "")
+        ends[place] = max(ends.get(place, 0), int(entries.get("offset", 0)) + int(entries.get("length", 0)))
     allowed = _folders(file)
-    for place, size in places.items():
+    for place, size in ends.items():
         real = Path(os.path.realpath(file.parent / place))
         if not any(real.is_relative_to(folder) for folder in allowed):
             raise ValueError(
@@ -143,32 +158,35 @@ def _external(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _stored_apart(model: onnx.ModelProto) -> list[Any]:
-    """Tensors, also those within attributes, whose values are not in the file."""
+    """Return the tensors whose values are in another file, those within attributes included."""
     from onnx import external_data_helper as helper
 
     return [tensor for tensor in helper._get_all_tensors(model) if helper.uses_external_data(tensor)]
 
 
 def _folders(file: Path) -> list[Path]:
-    """Where a model's external data may be: its folder, and the cache that the file is a link into.
+    """Return where a model's external data may be: in its own folder, and in the cache that the file is a link into.
 
-    Caches: the hub's `blobs`, DVC's `files/md5/ab/…`, git-annex's `objects/Xy/Zz/KEY/KEY`.
+    Caches are the hub's `blobs`, DVC's `files/md5/ab/…`, and git-annex's `objects/Xy/Zz/KEY/KEY`.
     """
-    own, real = Path(os.path.realpath(file.parent)), Path(os.path.realpath(file))
-    if real.is_relative_to(own):
-        return [own]
+    folder = Path(os.path.realpath(file.parent))
+    real = Path(os.path.realpath(file))
+    if real.is_relative_to(folder):
+        return [folder]
     cache = real.parent.parent if real.parent.name == real.name else real.parent
     while FAN_OUT.fullmatch(cache.name):
         cache = cache.parent
-    return [own, cache]
+    return [folder, cache]
 
 
 def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
-    """What onnx's checker says of the graph, in one sentence; external data is not its matter (it refuses every
-    link)."""
+    """Return what onnx's checker says of the graph, in one sentence, or None where it accepts it.
+
+    External data is kept from the checker, which refuses every link.
+    """
     import onnx
 
-    # the checker looks no further then
+    # The checker looks no further at a model of a newer version.
     if model.ir_version > onnx.IR_VERSION:
         return (
             f"it is of ONNX IR version {model.ir_version}, newer than the {onnx.IR_VERSION} that the installed onnx "
@@ -176,16 +194,16 @@ def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
         )
     try:
         if not _stored_apart(model):
-            # from its path: the checker takes no more than 2 GB from memory
+            # It gets the path, because it takes no more than 2 GB from memory.
             onnx.checker.check_model(str(file))
             return None
-        bare = onnx.ModelProto()
-        bare.CopyFrom(model)
-        for tensor in _stored_apart(bare):
+        without_data = onnx.ModelProto()
+        without_data.CopyFrom(model)
+        for tensor in _stored_apart(without_data):
             del tensor.external_data[:]
             tensor.ClearField("data_location")
             tensor.dims[:] = [0]
-        onnx.checker.check_model(bare)
+        onnx.checker.check_model(without_data)
     except (onnx.checker.ValidationError, ValueError) as error:
         words = " ".join(str(error).partition("==> Context")[0].split())
         words = words if len(words) <= 200 else f"{words[:197]}..."
@@ -194,20 +212,20 @@ def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
 
 
 def executable(file: Path, data: tuple[tuple[str, Path], ...], folder: Path) -> Path:
-    """The file itself, or where runtimes would refuse it as it lies there, a copy in `folder` (made if need be).
+    """Return the file, or a copy of it in `folder` where runtimes would refuse it as it is; create `folder` for that.
 
-    ONNX Runtime and OpenVINO do not follow links to external data out of the model's folder, and a size of 0 in the
-    input would take nothing but 0 images.
+    ONNX Runtime and OpenVINO do not follow links to external data out of the model's folder, and with a size of 0 in
+    its input a model would take nothing but 0 images.
     """
     import onnx
 
-    own = os.path.realpath(file.parent)
-    away = any(not real.is_relative_to(own) for _, real in data)
+    own_folder = os.path.realpath(file.parent)
+    is_elsewhere = any(not real.is_relative_to(own_folder) for _, real in data)
     model = onnx.load(str(file), format="protobuf", load_external_data=False)
-    odd = _odd(model)
-    if not away and not odd:
+    misread = _misread_sizes(model)
+    if not is_elsewhere and not misread:
         return file
-    for size in odd:
+    for size in misread:
         size.ClearField("dim_value")
     folder.mkdir(parents=True, exist_ok=True)
     names = {place: f"weights-{number}" for number, (place, _) in enumerate(data)}
@@ -222,10 +240,10 @@ def executable(file: Path, data: tuple[tuple[str, Path], ...], folder: Path) -> 
 
 
 def _same_file(real: Path, target: Path) -> None:
-    """Give a file a second place, without using the disk twice where the file system can do so."""
+    """Make `target` the same file as `real` by a hard link, or a copy of it where the file system has no such link."""
     target.unlink(missing_ok=True)
     try:
         os.link(real, target)
     except OSError:
-        # another file system, or one without hard links
+        # The target is on another file system, or on one without hard links.
         shutil.copyfile(real, target)

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HEADS = (b"<?xml", b"<net")
+"""Beginnings of the .xml file, after white space."""
 TYPES = {
     "f32": "float32",
     "f16": "float16",
@@ -18,16 +19,22 @@ TYPES = {
     "i32": "int32",
     "i64": "int64",
 }
-"""OpenVINO's names of types to NumPy's."""
+"""OpenVINO's name of a type -> NumPy's name."""
 
 
 def describe(file: Path) -> tuple[int | None, tuple[int | None, ...], str, tuple[tuple[str, Path], ...]]:
-    """(Batch, shape of one image, NumPy's name of the input's type, the weights' file); None where a size is open.
+    """Read the graph of a model.
+
+    Returns
+    -------
+    tuple
+        The batch size, the shape of one image, NumPy's name of the input's type, and the files of weights as pairs
+        (name, path). A size that the model leaves open is None.
 
     Raises
     ------
     ValueError
-        If it is other XML, has several inputs, or the .bin file is missing; without the file's name.
+        If it is other XML, has several inputs, or the .bin file is missing. The message does not name the file.
     """
     try:
         root = ElementTree.parse(file).getroot()
@@ -39,14 +46,20 @@ def describe(file: Path) -> tuple[int | None, tuple[int | None, ...], str, tuple
     if len(inputs) > 1:
         names = ", ".join(str(layer.get("name")) for layer in inputs)
         raise ValueError(f"it has {len(inputs)} inputs ({names}); models of one are measured")
-    said = inputs[0].find("data")
-    shape, element = (said.get("shape", ""), said.get("element_type", "")) if said is not None else ("", "")
-    sizes = (
-        [int(size) if size.strip().isdigit() and int(size) > 0 else None for size in shape.split(",")] if shape else []
-    )
-    if not sizes or element not in TYPES:
-        raise ValueError(f"its input has shape [{shape}] and type {element or '?'}, of which burnish makes no images")
+    entry = inputs[0].find("data")
+    shape = "" if entry is None else entry.get("shape", "")
+    element_type = "" if entry is None else entry.get("element_type", "")
+    sizes = [_size(text) for text in shape.split(",")] if shape else []
+    if not sizes or element_type not in TYPES:
+        raise ValueError(
+            f"its input has shape [{shape}] and type {element_type or '?'}, of which burnish makes no images"
+        )
     weights = file.with_suffix(".bin")
     if not weights.is_file():
         raise ValueError(f"its weights, {weights.name}, are not beside it: put the two into one folder")
-    return sizes[0], tuple(sizes[1:]), TYPES[element], ((weights.name, weights),)
+    return sizes[0], tuple(sizes[1:]), TYPES[element_type], ((weights.name, weights),)
+
+
+def _size(text: str) -> int | None:
+    """Return a size as the .xml file writes it; None where it is open."""
+    return int(text) if text.strip().isdigit() and int(text) > 0 else None

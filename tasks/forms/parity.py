@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 
 BATCH = 8
-"""The larger batch size at which a form is compared; the smaller is 1, and tracing sees 2."""
+"""A form is compared at batch sizes 1 and this. An exporter traces it at 2, so that it has seen neither."""
 
 
 def compared_images(work: Work, data: Prepared, count: int) -> numpy.ndarray:
-    """Normalised validation images, evenly spread over their rows (a source may be sorted by class).
+    """Return normalised validation images, evenly spread over their rows because a source may be sorted by class.
 
-    Where all images are for testing, of those: what is compared is a form with its parent, and nothing is chosen by it.
+    They are float32, (images, channels, height, width), and at least `BATCH`. Where all images are for testing, they
+    are test images: a form is compared with its parent on them, and nothing is chosen by the result.
     """
     arrays = load_arrays(work.store, data)
     rows = arrays.rows_of("validation" if data.validation_rows else "test")
@@ -31,7 +32,9 @@ def compared_images(work: Work, data: Prepared, count: int) -> numpy.ndarray:
 
 
 def parity(parent: Session, form: Session, images: numpy.ndarray) -> float:
-    """Largest difference of a logit from the parent's over the parent's largest logit, one by one and in batches of 8.
+    """Return the largest difference between a form's logits and its parent's, divided by the parent's largest logit.
+
+    The images are run one by one and in batches of 8, and the larger result is returned.
 
     Raises
     ------
@@ -41,10 +44,10 @@ def parity(parent: Session, form: Session, images: numpy.ndarray) -> float:
     worst = 0.0
     for batch in (1, BATCH):
         chunks = [images[start : start + batch] for start in range(0, len(images), batch)]
-        want = numpy.concatenate([parent.run(chunk) for chunk in chunks])
-        got = numpy.concatenate([form.run(chunk) for chunk in chunks])
-        if not numpy.isfinite(want).all() or not want.any():
+        expected = numpy.concatenate([parent.run(chunk) for chunk in chunks])
+        actual = numpy.concatenate([form.run(chunk) for chunk in chunks])
+        if not numpy.isfinite(expected).all() or not expected.any():
             raise ValueError("the parent's logits are not finite or all zero; nothing can be compared")
-        # keeps NaN
-        worst = numpy.maximum(worst, abs(want - got).max() / abs(want).max())
+        # Unlike max(), numpy.maximum keeps a NaN.
+        worst = numpy.maximum(worst, abs(expected - actual).max() / abs(expected).max())
     return float(worst)

@@ -1,4 +1,4 @@
-"""What burnish writes into a model file about it, and checks when it reads it: a file may come from anybody."""
+"""The description that burnish writes into a model file, and checks when it reads one: a file may come from anybody."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import zipfile
     from pathlib import Path
 
-# of an entry in a TorchScript archive; a thousand classes are some 20 KB
 EXTRA_BYTES = 16 << 20
+"""Bytes at most of an extra file in a TorchScript archive. The names of a thousand classes take some 20 KB."""
 Classes = Annotated[int, Field(ge=1, le=10_000_000)]
 
 
@@ -39,7 +39,10 @@ class Architecture(Record):
 
 
 class Export(Record):
-    """What an export is of: in an ONNX file's metadata and among a TorchScript file's extra files, a key each."""
+    """What an exported file says of its classes and images, with one entry per field.
+
+    The entries are in the metadata of an ONNX file, and extra files in a TorchScript archive.
+    """
 
     kind: Literal["export"] = "export"
     classes: Annotated[tuple[str, ...], Field(min_length=1, max_length=10_000_000)]
@@ -55,16 +58,16 @@ class Export(Record):
 R = TypeVar("R", bound=Record)
 
 
-def read(record: type[R], said: dict[str, Any], path: Path) -> R:
-    """A record from JSON values.
+def read(record: type[R], values: dict[str, Any], path: Path) -> R:
+    """Make a record of JSON values that a file holds.
 
     Raises
     ------
     ValueError
-        If a key is missing or has another type or range: one line that names file and key.
+        If a key is missing, or has a value of another type or range. The message names the file and the key.
     """
     try:
-        return record.model_validate_json(json.dumps(said), strict=True)
+        return record.model_validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or record.__name__.lower()
@@ -75,38 +78,38 @@ def read(record: type[R], said: dict[str, Any], path: Path) -> R:
 
 
 def parsed(text: str | bytes, key: str, path: Path) -> Any:
-    """JSON that a file holds under a key; a ValueError that names both where it is none."""
+    """Parse the JSON that a file holds under a key; where it is no JSON, raise a ValueError that names both."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ValueError(
-            f"{path}: what burnish wrote into it is damaged or made up: {key} is not JSON ({why})"
+            f"{path}: what burnish wrote into it is damaged or made up: {key} is not JSON ({reason})"
         ) from None
 
 
 def architecture(text: str, path: Path) -> Architecture:
-    """The architecture in a safetensors header."""
-    said = parsed(text, "burnish", path)
-    if not isinstance(said, dict):
+    """Return the architecture that the header of a safetensors file holds."""
+    values = parsed(text, "burnish", path)
+    if not isinstance(values, dict):
         raise ValueError(f"{path}: what burnish wrote into it is damaged or made up: burnish is no JSON object")
-    return read(Architecture, said, path)
+    return read(Architecture, values, path)
 
 
 def export(entries: dict[str, str], path: Path) -> Export | None:
-    """What an exported file says of itself; None where it says nothing (as a quantizer leaves it)."""
-    said = {key: entries[key] for key in Export.model_fields if key in entries}
-    return read(Export, {key: parsed(text, key, path) for key, text in said.items()}, path) if said else None
+    """Return what an exported file says of itself; None where a tool has dropped the entries, as quantizers do."""
+    values = {key: parsed(entries[key], key, path) for key in Export.model_fields if key in entries}
+    return read(Export, values, path) if values else None
 
 
 def extras(archive: zipfile.ZipFile, path: Path) -> dict[str, str]:
-    """The extra files of a TorchScript archive by name, those that burnish writes."""
-    found = {}
+    """Return the extra files of a TorchScript archive that burnish writes, by name."""
+    entries = {}
     for entry in archive.infolist():
         folder, _, name = entry.filename.rpartition("/")
         if not folder.endswith("extra") or name not in Export.model_fields:
             continue
         if entry.file_size > EXTRA_BYTES:
-            raise ValueError(f"{path}: extra/{name} is of {entry.file_size} bytes, up to {EXTRA_BYTES} are accepted")
-        found[name] = archive.read(entry).decode(errors="replace")
-    return found
+            raise ValueError(f"{path}: extra/{name} has {entry.file_size} bytes, up to {EXTRA_BYTES} are accepted")
+        entries[name] = archive.read(entry).decode(errors="replace")
+    return entries

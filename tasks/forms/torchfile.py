@@ -1,5 +1,4 @@
-"""What a file of PyTorch is, told without running it: TorchScript and the type of its input, or why it cannot be
-executed."""
+"""Find out what a file of PyTorch is without running it: TorchScript and its input's type, or why it cannot be run."""
 
 from __future__ import annotations
 
@@ -14,20 +13,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PICKLE = b"\x80"
-"""First byte of what torch.save wrote before PyTorch 1.6, and of other pickles."""
+"""First byte of a pickle, which is also what torch.save wrote before PyTorch 1.6."""
 TYPES = {"FloatStorage": "float32", "HalfStorage": "float16", "DoubleStorage": "float64", "BFloat16Storage": "bfloat16"}
-"""Types of weights, in the order in which they are looked for, to NumPy's names."""
+"""PyTorch's name of a type of weights -> NumPy's name; the first that a file has is the type of its input."""
 
 
 def input_type(path: Path) -> str:
-    """NumPy's name of the type of an image for a TorchScript archive.
+    """Return NumPy's name of the type of the images that a TorchScript archive takes.
 
-    A module takes images of the type of its weights; float32 where it has weights of several types, or none.
+    That is the type of its weights. Where they have several types, it is the first of these in `TYPES`; where there are
+    none, it is float32.
 
     Raises
     ------
     ValueError
-        If it is another zip file: what it is and what to give instead; without the file's name.
+        If it is another zip file. The message says what it is and what to give instead; it does not name the file.
     """
     from models import _pickles
 
@@ -46,14 +46,13 @@ def input_type(path: Path) -> str:
 
 
 def _other(path: Path, names: list[str]) -> str:
-    """What a zip file without TorchScript code is."""
+    """Return what a zip file without TorchScript code is, and what to do with it; `names` are its entries."""
     if any(name.endswith("archive_format") or name == "serialized_exported_program.json" for name in names):
         target = json.dumps(str(path.with_suffix(".onnx")))
         code = f"import torch; torch.onnx.export(torch.export.load({json.dumps(str(path))}), f={target})"
         return (
             "a program of torch.export (.pt2), which is not opened, as that evaluates expressions of the file; "
-            "where you "
-            f"trust it, make ONNX of it: python -c {shlex.quote(code)}"
+            f"where you trust it, make ONNX of it: python -c {shlex.quote(code)}"
         )
     if any(name.endswith("/data.pkl") for name in names):
         return pickled(path)
@@ -61,7 +60,7 @@ def _other(path: Path, names: list[str]) -> str:
 
 
 def pickled(path: Path) -> str:
-    """What a file of torch.save is, and what to give instead."""
+    """Return what a file of torch.save is, and what to give instead."""
     from models import _pickles
 
     try:
@@ -74,12 +73,11 @@ def pickled(path: Path) -> str:
     if isinstance(content, _pickles.Inert):
         return (
             f"a pickled {content.name}, which is never opened, as that runs code of the file; export it where it "
-            "was made: "
-            'torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
+            'was made: torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
         )
-    held = "a state dict or checkpoint" if isinstance(content, dict) else f"a {type(content).__name__}"
+    kind = "a state dict or checkpoint" if isinstance(content, dict) else f"a {type(content).__name__}"
     return (
-        f"without TorchScript code: {held}, which has weights and no architecture; measure it by a study (burnish run "
+        f"without TorchScript code: {kind}, which has weights and no architecture; measure it by a study (burnish run "
         f'STUDY --set \'models=[{{name="…", pretrained="{path}"}}]\' --set train.epochs=0), or export the model: '
         'torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
     )

@@ -1,4 +1,4 @@
-"""The batch-size finder."""
+"""Find the batch size that `train.batch_size = "auto"` stands for."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SMALLEST = 8
-# on a CPU, a batch twice as large must be this much faster
+"""Images of the smallest batch that is tried."""
 GAIN = 1.05
-# for which a size is measured
+"""On a CPU, a batch twice as large must train at least this many times as many images per second."""
 SECONDS = 0.3
-FULL = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
-"""What other errors than PyTorch's own say of a full GPU."""
+"""On a CPU, each batch size is measured for this long."""
+OUT_OF_MEMORY = ("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory")
+"""Texts by which errors that are not PyTorch's own OutOfMemoryError say that a GPU's memory is full."""
 
 
 def largest(step: Callable[[int], None], device: str, images: int) -> int:
-    """The largest power of two, up to `images`, whose training step fits a GPU's memory; it is found by trying.
+    """Return the largest power of two, up to `images`, whose training step fits a GPU's memory. Sizes are tried out.
 
-    A CPU's memory is not tried out: there it is the size after which images a second no longer rise.
+    A CPU's memory is not filled to find out: there it is the size beyond which images per second no longer rise.
 
     Parameters
     ----------
     step
-        Trains on so many images and forgets it.
+        Does a training step on a batch of that many images, and leaves the training as it was.
 
     Raises
     ------
@@ -34,31 +35,47 @@ def largest(step: Callable[[int], None], device: str, images: int) -> int:
     """
     import torch
 
-    found, fastest, size = 0, 0.0, SMALLEST
+    best = 0
+    fastest = 0.0
+    size = SMALLEST
     while size <= max(images, SMALLEST):
         try:
-            # also makes the optimizer's state
+            # The first step also allocates the optimizer's state, which the measured ones then have.
             step(size)
             rate = _rate(step, size) if device == "cpu" else 0.0
         except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in FULL)):
+            if not _is_out_of_memory(error):
                 raise
-            if not found:
-                raise ValueError(f"train.batch_size: not even {size} images fit the memory of {device}") from error
+            if not best:
+                raise ValueError(
+                    f"train.batch_size: not even {size} images fit the memory of {device}; choose a smaller model, or "
+                    "a smaller data.image_size"
+                ) from error
             break
         finally:
             if device != "cpu":
                 torch.cuda.empty_cache()
         if device == "cpu" and rate < GAIN * fastest:
             break
-        found, fastest, size = size, rate, 2 * size
-    return found
+        best = size
+        fastest = rate
+        size *= 2
+    return best
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in OUT_OF_MEMORY)
 
 
 def _rate(step: Callable[[int], None], size: int) -> float:
-    """Images a second; a step ends with its loss on the CPU, so the device has done it."""
-    started, done = time.perf_counter(), 0
-    while (passed := time.perf_counter() - started) < SECONDS or not done:
+    """Return images per second. A step ends with its loss on the CPU, so that the device is done with it."""
+    started = time.perf_counter()
+    images = 0
+    while True:
+        passed = time.perf_counter() - started
+        if images and passed >= SECONDS:
+            return images / passed
         step(size)
-        done += size
-    return done / passed
+        images += size

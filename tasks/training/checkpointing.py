@@ -17,26 +17,26 @@ if TYPE_CHECKING:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The outermost modules of several layers that stand one after the other (in an nn.Sequential)."""
+    """Return the blocks of a model: the outermost modules of several layers that stand in an nn.Sequential."""
     from torch import nn
 
-    found: list[nn.Module] = []
+    in_sequence = isinstance(model, nn.Sequential)
+    outermost: list[nn.Module] = []
+    for child in model.children():
+        is_block = in_sequence and not isinstance(child, nn.Sequential) and _layers(child) > 1
+        outermost += [child] if is_block else blocks(child)
+    return outermost
 
-    def walk(module: nn.Module, in_row: bool) -> None:
-        is_row = isinstance(module, nn.Sequential)
-        layers = sum(1 for m in module.modules() if next(m.parameters(recurse=False), None) is not None)
-        if in_row and not is_row and layers > 1:
-            found.append(module)
-            return
-        for child in module.children():
-            walk(child, is_row)
 
-    walk(model, False)
-    return found
+def _layers(module: nn.Module) -> int:
+    """Return how many of a module's parts have parameters of their own."""
+    return sum(1 for part in module.modules() if next(part.parameters(recurse=False), None) is not None)
 
 
 def checkpoint_blocks(model: nn.Module, label: str) -> None:
-    """Checkpoint every block of a model, in place; the trained weights are the same ones.
+    """Checkpoint every block of a model, in place. A training gives the same weights as without.
+
+    `label` names the model in an error.
 
     Raises
     ------
@@ -45,31 +45,34 @@ def checkpoint_blocks(model: nn.Module, label: str) -> None:
     """
     from torch.utils.checkpoint import checkpoint
 
-    found = blocks(model)
-    if not found:
+    model_blocks = blocks(model)
+    if not model_blocks:
         raise ValueError(f"train.checkpointing: {label} has no blocks one after the other; set it to false")
-    for block in found:
-        again = partial(_contexts, block)
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=again)  # type: ignore[method-assign]
+    for block in model_blocks:
+        contexts = partial(_contexts, block)
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=contexts)  # type: ignore[method-assign]
 
 
 def _contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), _keep_statistics(block)
+    """Return the contexts of a block's first and of its second computation, as torch's `checkpoint` asks for them."""
+    return nullcontext(), _frozen_statistics(block)
 
 
 @contextmanager
-def _keep_statistics(block: nn.Module) -> Iterator[None]:
-    """The second computation of a batch does not count it again in BatchNorm's running statistics."""
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Keep BatchNorm's running statistics as they are: the second computation of a batch must not count it again."""
     import torch
     from torch.nn.modules.batchnorm import _BatchNorm
 
-    layers = [m for m in block.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    kept = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
+    layers = [module for module in block.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    before = [(layer.momentum, layer.num_batches_tracked) for layer in layers]
     for layer in layers:
         assert layer.num_batches_tracked is not None
-        layer.momentum, layer.num_batches_tracked = 0.0, torch.zeros_like(layer.num_batches_tracked)
+        layer.momentum = 0.0
+        layer.num_batches_tracked = torch.zeros_like(layer.num_batches_tracked)
     try:
         yield
     finally:
-        for layer, (momentum, tracked) in zip(layers, kept, strict=True):
-            layer.momentum, layer.num_batches_tracked = momentum, tracked
+        for layer, (momentum, batches) in zip(layers, before, strict=True):
+            layer.momentum = momentum
+            layer.num_batches_tracked = batches

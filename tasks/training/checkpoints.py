@@ -11,20 +11,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KEPT = 2
-"""The newest, and the one before it, which is used where the newest is damaged."""
+"""Checkpoints that are kept: the newest, and the one before it, which is used where the newest is damaged."""
 
 
 class Checkpoints:
-    """The checkpoints of one training run, by epoch.
+    """The checkpoints of one training, one per epoch at most.
 
     Parameters
     ----------
     folder
-        Where they lie.
+        Where the files lie.
     variant
-        What is trained.
+        Name of the variant that is trained.
     seed
-        Of the training.
+        The seed that it is trained with.
     """
 
     def __init__(self, folder: Path, variant: str, seed: int) -> None:
@@ -32,7 +32,7 @@ class Checkpoints:
         self.series = Series(folder, f"{variant.replace('/', '-')}-{seed}", ".pt")
 
     def save(self, epoch: int, state: dict[str, Any]) -> None:
-        """Keep the state after an epoch. The one before the last goes first, so that there is never room for three."""
+        """Write the state after an epoch. Older checkpoints are removed before, so that the disk never holds three."""
         import torch
 
         for old in self.series.files()[: -(KEPT - 1)]:
@@ -40,30 +40,34 @@ class Checkpoints:
         self.series.write(epoch, lambda file: torch.save(state, file))
 
     def newest(self, log: logging.Logger) -> Path | None:
-        """The newest that is as it was written. Damaged ones are removed and said; None means to start over."""
+        """Return the newest checkpoint that is as it was written, or None where the training starts over.
+
+        Damaged ones are removed, with a warning for each.
+        """
         damaged = []
-        found: Path | None = None
-        goes_on = "back to the beginning"
-        for kept in reversed(self.series.files()):
-            if kept.intact():
-                found, goes_on = kept.path, f"on after epoch {kept.number}"
+        newest: Path | None = None
+        where = "back to the beginning"
+        for checkpoint in reversed(self.series.files()):
+            if checkpoint.intact():
+                newest = checkpoint.path
+                where = f"on after epoch {checkpoint.number}"
                 break
-            damaged.append(kept)
-        for one in damaged:
-            one.path.unlink()
+            damaged.append(checkpoint)
+        for checkpoint in damaged:
+            checkpoint.path.unlink()
             log.warning(
                 "%s: the checkpoint after epoch %d is damaged (%s does not hold what its name says); it was removed, "
                 "and training goes %s",
                 self.variant,
-                one.number,
-                one.path.name,
-                goes_on,
+                checkpoint.number,
+                checkpoint.path.name,
+                where,
             )
-        return found
+        return newest
 
 
 def load(checkpoint: Path, device: str) -> dict[str, Any]:
-    """The state that was saved, its tensors on a device."""
+    """Return the state that a checkpoint holds, its tensors on a device."""
     import torch
 
     return torch.load(checkpoint, weights_only=True, map_location=device)  # type: ignore[no-any-return]

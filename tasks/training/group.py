@@ -1,4 +1,4 @@
-"""The processes that train one model together: what they tell one another."""
+"""The group of processes that train one model together, as each of them sees it."""
 
 from __future__ import annotations
 
@@ -15,44 +15,52 @@ T = TypeVar("T")
 
 
 class Group:
-    """A process that trains alone: it is told what it says."""
+    """A group of one: a process that trains alone. Every exchange gives back the value that this process put in."""
 
     rank = 0
+    """Number of this process, from 0."""
     size = 1
+    """Number of processes."""
 
     def wrap(self, model: nn.Module, device: str) -> nn.Module:
-        """The model with gradients that are the mean over all processes."""
+        """Return the model such that its gradients become the mean over all processes."""
         return model
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of a tensor over all processes, element by element."""
         return values
 
     def lowest(self, value: int) -> int:
+        """Return the lowest of the values of all processes."""
         return value
 
     def gather(self, values: numpy.ndarray) -> numpy.ndarray:
-        """Rows of all processes, one after the other."""
+        """Return the rows of all processes, one process after the other."""
         return values
 
     def first(self, value: T) -> T:
-        """What rank 0 says."""
+        """Return the value of rank 0."""
         return value
 
 
 class Processes(Group):
-    """One of several processes of torch.distributed's default group, each of which has a part of every batch."""
+    """A group of several processes: torch.distributed's default group. Each has its part of every batch."""
 
     def __init__(self) -> None:
         import torch.distributed as dist
 
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.rank = dist.get_rank()
+        self.size = dist.get_world_size()
 
     def wrap(self, model: nn.Module, device: str) -> nn.Module:
-        """DistributedDataParallel; on GPUs BatchNorm sees the whole batch (on CPUs there is no such layer: its
-        part)."""
+        """Return the model in DistributedDataParallel.
+
+        On GPUs, BatchNorm normalises over the whole batch. PyTorch has no such layer for CPUs, so that each process
+        normalises its own part there.
+        """
         import torch
 
-        # PyTorch's drops the activations in timm's BatchNorm
+        # PyTorch's own conversion drops the activations that timm's BatchNorm layers contain.
         from timm.layers import convert_sync_batchnorm
 
         if device == "cpu":
@@ -67,7 +75,8 @@ class Processes(Group):
         dist.all_reduce(total)
         return total
 
-    def _all(self, value: Any) -> list[Any]:
+    def _of_all(self, value: Any) -> list[Any]:
+        """Return the values of all processes, by rank."""
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.size
@@ -75,10 +84,10 @@ class Processes(Group):
         return values
 
     def lowest(self, value: int) -> int:
-        return min(self._all(value))
+        return min(self._of_all(value))
 
     def gather(self, values: numpy.ndarray) -> numpy.ndarray:
-        return numpy.concatenate(self._all(values))
+        return numpy.concatenate(self._of_all(values))
 
     def first(self, value: T) -> T:
-        return self._all(value)[0]  # type: ignore[no-any-return]
+        return self._of_all(value)[0]  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """The tuning journal: Optuna's operations, one per line, each with a hash of itself and of all lines before it.
 
-Optuna's own file takes a flipped digit of a score as it is, and refuses a study for ever once it was torn within a
-line.
+Optuna's own journal file has no hashes: it accepts a score with a flipped digit, and a study whose file ends within a
+line can never be opened again.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def _hash(before: str, operation: bytes) -> str:
-    return hashlib.sha256(before.encode() + operation).hexdigest()
+def _hash(hash_before: str, operation: bytes) -> str:
+    return hashlib.sha256(hash_before.encode() + operation).hexdigest()
 
 
 class Journal:
-    """Operations in a file of one process. From its first damaged line on, what a file holds does not count.
+    """A file of operations, which one process writes. Its first damaged line and all lines after it are dropped.
 
-    It has the methods of Optuna's BaseJournalBackend, and is none, as importing Optuna takes seconds.
+    It has the methods of Optuna's BaseJournalBackend and does not inherit from it, because importing Optuna takes
+    seconds.
 
     Parameters
     ----------
     path
-        The file; made where it is missing.
+        The file, which is created where it is missing.
     log
-        Where damage is said.
+        Gets a warning where the file is damaged.
     """
 
     def __init__(self, path: Path, log: logging.Logger) -> None:
         self.path = path
         self.operations: list[dict[str, Any]] = []
         self.last = ""
-        """Hash of the last line, which is that of all lines."""
+        """Hash of the last undamaged line, and so of all lines before it."""
         self.bytes = 0
-        """Length of the good lines."""
+        """Length of the undamaged lines."""
         if not path.exists():
             path.touch()
             sync(path.parent)
@@ -52,8 +53,8 @@ class Journal:
         lost = len(lines) - len(self.operations)
         if lost:
             log.warning(
-                "%s is damaged from line %d on: its last %d of %d lines were removed, and the trials that they told "
-                "of are run again",
+                "%s is damaged from line %d on: its last %d of %d lines were removed, and the trials that they "
+                "recorded are run again",
                 path.name,
                 len(self.operations) + 1,
                 lost,
@@ -62,25 +63,26 @@ class Journal:
             self._cut()
 
     def _take(self, line: bytes) -> bool:
-        """Take a line in, if it is as it was written."""
+        """Add the operation of a line, and return whether the line is as it was written."""
         written, _, operation = line.partition(b" ")
         if not line.endswith(b"\n") or written.decode("ascii", "replace") != _hash(self.last, operation):
             return False
         self.operations.append(json.loads(operation))
-        self.last, self.bytes = written.decode(), self.bytes + len(line)
+        self.last = written.decode()
+        self.bytes += len(line)
         return True
 
     def _cut(self) -> None:
-        """Leave only the good lines in the file."""
+        """Leave only the undamaged lines in the file."""
         os.truncate(self.path, self.bytes)
         sync(self.path)
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """As Optuna asks: the operations from a number on."""
+        """Return the operations from a number on (a method of BaseJournalBackend)."""
         return self.operations[log_number_from:]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """As Optuna asks: write operations, on the disk when this returns."""
+        """Write operations. When this returns, they are on the disk (a method of BaseJournalBackend)."""
         lines: list[bytes] = []
         last = self.last
         for log in logs:
@@ -93,7 +95,7 @@ class Journal:
                 file.flush()
                 os.fsync(file.fileno())
         except OSError:
-            # a part of a line may be there
+            # The write may have ended within a line.
             self._cut()
             raise
         for line in lines:

@@ -1,6 +1,7 @@
-"""Augmentation policies: what is drawn for each image, done to whole batches on the device.
+"""Augmentation policies. Random numbers are drawn for each image, and whole batches are transformed on the device.
 
-RandAugment and TrivialAugment alone work image by image (torchvision's v2 transforms), where images are gathered.
+RandAugment and TrivialAugment are exceptions: torchvision's v2 transforms work on one image at a time, in the
+processes that read the images.
 """
 
 from __future__ import annotations
@@ -18,27 +19,27 @@ if TYPE_CHECKING:
     from tasks.records import Prepared
 
 DRAWS = 8
-"""Uniform random numbers an image: crop (2), flip, erasing (whether, area, aspect ratio, place (2))."""
+"""Uniform random numbers per image: crop (2), flip (1), erasing (whether, area, aspect ratio, row, column)."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is done to the images of a batch."""
+    """The augmentations of one policy."""
 
     crop: bool = False
-    """Shifted by up to an eighth of the size in each direction, mirrored at the border."""
+    """Shift each image by up to an eighth of its size in each direction, mirrored at the border."""
     flip: bool = False
-    """Half of the images."""
+    """Mirror half of the images, left to right."""
     erase: bool = False
-    """A box of half of the images becomes the mean pixel."""
+    """Set a box in half of the images to the mean pixel."""
     each: Callable[[torch.Tensor], torch.Tensor] | None = None
-    """One uint8 image (channels, height, width) at a time."""
+    """Transforms one image at a time: uint8, (channels, height, width)."""
     mix: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
-    """A normalised batch and its labels -> mixed images and class probabilities."""
+    """Turns a normalised batch and its labels into mixed images and class probabilities."""
 
 
 def policy(name: str, classes: int) -> Policy:
-    """A policy of `records.POLICIES` by name.
+    """Return the policy of a name in `records.POLICIES`.
 
     Sources: Cubuk et al. 2020 (RandAugment), Müller & Hutter 2021 (TrivialAugment), Zhong et al. 2020 (random erasing),
     Zhang et al. 2018 (mixup), Yun et al. 2019 (CutMix).
@@ -56,7 +57,10 @@ def policy(name: str, classes: int) -> Policy:
 
 
 def crop_flip(pixels: torch.Tensor, draws: torch.Tensor, crop: bool, flip: bool) -> torch.Tensor:
-    """Shift and mirror each image by its own draws, in one gather: uint8 (images, height, width, channels)."""
+    """Shift and mirror each image by its own draws, in one gather.
+
+    `pixels` is uint8, (images, height, width, channels); `draws` is float32, (images, DRAWS).
+    """
     import torch
 
     images, size, _, channels = pixels.shape
@@ -65,7 +69,7 @@ def crop_flip(pixels: torch.Tensor, draws: torch.Tensor, crop: bool, flip: bool)
     if crop:
         pad = max(1, size // 8)
         shift = (draws[:, :2] * (2 * pad + 1)).long() - pad
-        # mirrored at 0 and size - 1
+        # Places outside of the image are mirrored at 0 and at size - 1.
         rows, columns = (size - 1 - (size - 1 - (line + shift[:, [axis]]).abs()).abs() for axis in (0, 1))
     if flip:
         columns = torch.where(draws[:, 2:3] < 0.5, size - 1 - columns, columns)
@@ -75,7 +79,7 @@ def crop_flip(pixels: torch.Tensor, draws: torch.Tensor, crop: bool, flip: bool)
 
 
 def erase(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
-    """Zero a box in half of the images: 2 to 33 % of the area, aspect ratio 0.3 to 3.3 (Zhong et al. 2020)."""
+    """Set a box in half of the images to zero: 2 to 33 % of the area, aspect ratio 0.3 to 3.3 (Zhong et al. 2020)."""
     import math
 
     import torch
@@ -97,7 +101,10 @@ def erase(images: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
 
 
 class Normaliser:
-    """uint8 pixels (images, height, width, channels) on the device -> float32 (images, channels, height, width)."""
+    """Normalises uint8 pixels, (images, height, width, channels), to float32, (images, channels, height, width).
+
+    The pixels are on the device already.
+    """
 
     def __init__(self, data: Prepared, device: str, channels_last: bool = False) -> None:
         import torch
@@ -111,22 +118,25 @@ class Normaliser:
 
 
 class Augmentation:
-    """A policy's batched part and the normalisation, on the device; compiled into few kernels where asked for."""
+    """A policy's batched part and the normalisation, on the device. With `compiled` they become a few kernels."""
 
-    def __init__(self, policy: Policy, ready: Normaliser, compiled: bool) -> None:
-
-        self.policy, self.ready = policy, ready
+    def __init__(self, policy: Policy, normaliser: Normaliser, compiled: bool) -> None:
+        self.policy = policy
+        self.normaliser = normaliser
         self.apply = compilation.compiled(self._apply) if compiled else self._apply
 
     def _apply(self, pixels: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
         if self.policy.crop or self.policy.flip:
             pixels = crop_flip(pixels, draws, self.policy.crop, self.policy.flip)
-        images = self.ready(pixels)
+        images = self.normaliser(pixels)
         return erase(images, draws) if self.policy.erase else images
 
     def __call__(
         self, pixels: torch.Tensor, draws: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(images, what cross-entropy compares them with): uint8 pixels, uniform draws (images, DRAWS), labels."""
+        """Return the augmented images, and the labels or class probabilities that the loss compares them with.
+
+        `pixels` is uint8, (images, height, width, channels); `draws` is float32, (images, DRAWS).
+        """
         images = self.apply(pixels, draws)
         return self.policy.mix(images, labels) if self.policy.mix else (images, labels)

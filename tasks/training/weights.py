@@ -1,4 +1,4 @@
-"""Weights that a stage goes on from: pretrained, freshly drawn or trained, with what is recorded of them."""
+"""Weights that a stage starts from or makes, and the rows and records that describe them."""
 
 from __future__ import annotations
 
@@ -19,38 +19,23 @@ if TYPE_CHECKING:
     from tasks.caching.work import Work
 
 
-def cost(model: nn.Module, example: Tensor) -> tuple[int, int]:
-    """(Number of weights, multiply-accumulates of one image); `example` is a batch of one.
-
-    Multiply-accumulates are those of convolutions and matrix products (attention included), biases and element-wise
-    operations left out: half of what PyTorch's FLOP counter says.
-    """
-    # warns of a missing Triton when imported
-    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
-    from torch.utils.flop_counter import FlopCounterMode
-
-    training = model.training
-    model.eval()
-    with FlopCounterMode(display=False) as counter:
-        # gradients stay on: without, attention takes an uncounted fast path
-        model(example)
-    model.train(training)
-    return sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2
-
-
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scikit-learn")
+"""Libraries whose versions are part of the key of every stage that trains."""
 LOG = logging.getLogger("burnish.train")
 
 
 def family(inputs: dict[str, Any]) -> tuple[str, ...]:
-    """The module that builds the model: it is reached by name, so no import tells of it."""
+    """Return the module that builds a stage's model, which is reached by its name, so that no import shows it."""
     import models
 
     return (models.module(inputs["model"].name),)
 
 
 def pretrained(inputs: dict[str, Any]) -> dict[str, str]:
-    """Part of the key: what a file of pretrained weights holds. (The hub's are told by name and library version.)"""
+    """Return a part of a stage's key: the content of the file of pretrained weights, where the model names a file.
+
+    Weights of the hub need no such part. Their name and their library's version are in the key already.
+    """
     import models
 
     source = inputs["model"].pretrained
@@ -58,8 +43,27 @@ def pretrained(inputs: dict[str, Any]) -> dict[str, str]:
     return {"content of models.pretrained": file_sha256(path)} if path else {}
 
 
+def cost(model: nn.Module, example: Tensor) -> tuple[int, int]:
+    """Return the number of weights, and the multiply-accumulates of one image. `example` is a batch of one.
+
+    The multiply-accumulates are those of convolutions and matrix products, attention included; biases and element-wise
+    operations are left out. They are half of the FLOPs that PyTorch's counter reports.
+    """
+    # On import, this module warns that Triton is missing.
+    logging.getLogger("torch.utils.flop_counter").setLevel(logging.ERROR)
+    from torch.utils.flop_counter import FlopCounterMode
+
+    was_training = model.training
+    model.eval()
+    with FlopCounterMode(display=False) as counter:
+        # Gradients stay on: without them, attention takes a fast path that is not counted.
+        model(example)
+    model.train(was_training)
+    return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
+
+
 def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """A model with seeded or pretrained weights, and the arguments of `models.build` that made it."""
+    """Return a model with seeded or pretrained weights, and the arguments of `models.build` that made it."""
     import torch
 
     import models
@@ -70,7 +74,7 @@ def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str,
     if model.pretrained is not None:
         loaded = models.pretrained(network, model.name, model.pretrained, data.image_size)
         LOG.info("%s: %s", model.label, "; ".join(loaded.notes))
-        if loaded.normalisation is not None and not _near(loaded.normalisation, (data.mean, data.std)):
+        if loaded.normalisation is not None and not _is_near(loaded.normalisation, (data.mean, data.std)):
             LOG.warning(
                 "%s: its weights were trained with mean %s and std %s, the images here have %s and %s; set "
                 "data.mean and data.std",
@@ -82,55 +86,67 @@ def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str,
     return network, architecture
 
 
-def _near(one: tuple[tuple[float, ...], ...], other: tuple[tuple[float, ...], ...]) -> bool:
-    return all(abs(a - b) <= 0.01 for x, y in zip(one, other, strict=True) for a, b in zip(x, y * len(x), strict=False))
+def _is_near(wanted: tuple[tuple[float, ...], ...], actual: tuple[tuple[float, ...], ...]) -> bool:
+    """Return whether two normalisations, each (mean, std), differ by at most 0.01 in every channel.
+
+    `actual` may have one value for all channels.
+    """
+    for wanted_values, actual_values in zip(wanted, actual, strict=True):
+        per_channel = actual_values * len(wanted_values)
+        if any(abs(w - a) > 0.01 for w, a in zip(wanted_values, per_channel, strict=False)):
+            return False
+    return True
 
 
 def _architecture(model: Model, data: Prepared) -> dict[str, Any]:
+    """Return the arguments of `models.build` for a model on these images."""
+    if model.upsample is not None and model.upsample <= data.image_size:
+        raise ValueError(
+            f"models.upsample: {model.upsample} is no more than the images' {data.image_size} pixels; leave it "
+            "out, or set a smaller data.image_size"
+        )
     architecture: dict[str, Any] = {
         "name": model.name,
         "num_classes": len(data.classes),
         "in_channels": data.channels,
         "image_size": data.image_size,
     }
-    if model.upsample is not None and model.upsample <= data.image_size:
-        raise ValueError(
-            f"models.upsample: {model.upsample} is no more than the images' {data.image_size} pixels; leave it "
-            "out, or set a smaller data.image_size"
-        )
-    return architecture | {k: v for k in ("width", "upsample", "gelu") if (v := getattr(model, k)) is not None}
+    for option in ("width", "upsample", "gelu"):
+        value = getattr(model, option)
+        if value is not None:
+            architecture[option] = value
+    return architecture
 
 
 @dataclass(frozen=True)
 class Seeded:
-    """The trainings of one variant, a seed each."""
+    """The trainings of one variant, one per seed."""
 
     fitted: Fitted
-    """The one best on validation, which goes on."""
+    """The training with the best macro F1 on validation. Later stages continue from its weights."""
     seed: int
+    """The seed of that training."""
     epochs: list[dict[str, object]]
-    """Rows of `epochs`, of all seeds."""
+    """Rows of the table `epochs`, of all seeds."""
     evaluation: dict[str, object]
-    """Row of `evaluations` of the weights that go on."""
+    """The row of the table `evaluations` for the weights of that training."""
     spread: dict[str, object]
-    """Row of `seeds`."""
+    """The row of the table `seeds`: how much the seeds differ."""
 
 
 def images_seen(data: Prepared, settings: Train) -> int:
-    """Images that a training of all seeds sees, over all epochs, if it is not ended early."""
+    """Return how many images a training of all seeds sees over all epochs, if it is not ended early."""
     return len(settings.seeds) * settings.epochs * min(settings.train_limit or data.train_rows, data.train_rows)
 
 
-def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, variant: str, stage: str) -> Seeded:
-    """Train once a seed. Test images tell how much seeds differ, never which one goes on."""
-    import numpy
-
-    made: list[tuple[Fitted, dict[str, object]]] = []
+def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, *, variant: str, stage: str) -> Seeded:
+    """Train once per seed. Validation chooses the seed; test images only show by how much the seeds differ."""
+    trainings: list[Fitted] = []
+    evaluations: list[dict[str, object]] = []
     for number, seed in enumerate(settings.seeds):
         network, architecture = fresh(model, data, seed)
-        part = work.part(number / len(settings.seeds), (number + 1) / len(settings.seeds))
         training = Training(
-            work=part,
+            work=work.part(number / len(settings.seeds), (number + 1) / len(settings.seeds)),
             architecture=architecture,
             data=data,
             settings=settings.model_copy(update={"seeds": (seed,)}),
@@ -139,42 +155,59 @@ def train_seeds(work: Work, model: Model, data: Prepared, settings: Train, varia
             stage=stage,
         )
         fitted = fit(training, network)
-        made.append((fitted, evaluation_row(work, data, variant, fitted.artifact, settings.device)))
-    best = max(range(len(made)), key=lambda n: made[n][0].validation_macro_f1)
-    spread: dict[str, object] = {
+        trainings.append(fitted)
+        evaluations.append(evaluation_row(training.work, data, variant, fitted.artifact, settings.device))
+    best = max(range(len(trainings)), key=lambda number: trainings[number].validation_macro_f1)
+    spread = {
         "model": model.label,
         "variant": variant,
         "stage": stage,
         "seeds": list(settings.seeds),
         "chosen": settings.seeds[best],
+        **_spread("validation", [fitted.validation_macro_f1 for fitted in trainings]),
+        **_spread("test", [float(str(row["macro_f1"])) for row in evaluations]),
     }
-    told = []
-    for split, scores in (
-        ("validation", [fitted.validation_macro_f1 for fitted, _ in made]),
-        ("test", [float(str(row["macro_f1"])) for _, row in made]),
-    ):
-        mean, std = float(numpy.mean(scores)), float(numpy.std(scores, ddof=1)) if len(scores) > 1 else None
-        name = f"{split}_macro_f1"
-        spread |= {name: scores, f"{name}_mean": mean, f"{name}_std": std}
-        told.append(f"{split} F1 {mean:.4f} ± {std or 0:.4f}")
-    if (note := made[best][0].note) is not None:
+    if (note := trainings[best].note) is not None:
         work.log.warning("%s: %s", variant, note)
     if len(settings.seeds) > 1:
-        work.log.info(
-            "%s: %s (mean ± standard deviation of %d seeds); seed %d is best on validation",
-            variant,
-            ", ".join(told),
-            len(made),
-            settings.seeds[best],
-        )
+        _log_spread(work, spread)
     return Seeded(
-        made[best][0], settings.seeds[best], [row for f, _ in made for row in f.epochs], made[best][1], spread
+        fitted=trainings[best],
+        seed=settings.seeds[best],
+        epochs=[row for fitted in trainings for row in fitted.epochs],
+        evaluation=evaluations[best],
+        spread=spread,
     )
 
 
-def as_they_are(work: Work, model: Model, data: Prepared, settings: Train) -> tuple[Artifact, Scores | None]:
-    """Pretrained weights, stored without a step of training, and their validation scores where there are such
-    images."""
+def _spread(split: str, scores: list[float]) -> dict[str, object]:
+    """Return the columns of the table `seeds` for one split: macro F1 per seed, its mean and standard deviation."""
+    import numpy
+
+    column = f"{split}_macro_f1"
+    return {
+        column: scores,
+        f"{column}_mean": float(numpy.mean(scores)),
+        f"{column}_std": float(numpy.std(scores, ddof=1)) if len(scores) > 1 else None,
+    }
+
+
+def _log_spread(work: Work, spread: dict[str, Any]) -> None:
+    scores = ", ".join(
+        f"{split} F1 {spread[f'{split}_macro_f1_mean']:.4f} ± {spread[f'{split}_macro_f1_std']:.4f}"
+        for split in ("validation", "test")
+    )
+    work.log.info(
+        "%s: %s (mean ± standard deviation of %d seeds); seed %d is best on validation",
+        spread["variant"],
+        scores,
+        len(spread["seeds"]),
+        spread["chosen"],
+    )
+
+
+def untrained(work: Work, model: Model, data: Prepared, settings: Train) -> tuple[Artifact, Scores | None]:
+    """Store a model's weights without a step of training; return them, and their scores on validation images if any."""
     network, architecture = fresh(model, data, settings.seeds[0])
     artifact = store_weights(work, network, architecture)
     if not data.validation_rows:
@@ -183,7 +216,10 @@ def as_they_are(work: Work, model: Model, data: Prepared, settings: Train) -> tu
 
 
 def evaluation_row(work: Work, data: Prepared, variant: str, artifact: Artifact, device: str) -> dict[str, object]:
-    """A row of `evaluations` on the held-out images for weights that no runtime times (recorded, never chosen by)."""
+    """Score weights on test images and return their row of the table `evaluations`.
+
+    The row's runtime is `training`, as no runtime is timed here. Nothing is chosen by these scores.
+    """
     import models
     from tasks.measure import metrics
 
@@ -193,8 +229,10 @@ def evaluation_row(work: Work, data: Prepared, variant: str, artifact: Artifact,
     return {"variant": variant, "runtime": "training", "device": device, "images": len(scores.labels), **quality}
 
 
-def weights(model: Model, data: Prepared, name: str, stage: str, artifact: Artifact, **fields: Any) -> Variant:
-    """The variant of trained weights, with its parameters and multiply-accumulates."""
+def weights_variant(
+    model: Model, data: Prepared, artifact: Artifact, *, name: str, stage: str, **fields: Any
+) -> Variant:
+    """Return the variant of stored weights, with its number of parameters and multiply-accumulates."""
     import torch
 
     import models

@@ -106,7 +106,7 @@ def test_what_cannot_run_here_is_skipped_and_all_is_without_it(tmp_path: Path, m
     row = made("all")
     assert json.loads(str(row["sets"])) == {"label_smoothing": 0.1, "ema": 0.9}
     assert row["note"] == "without Triton, pinned"
-    assert "all is without Triton, pinned, which cannot run here" in caplog.text
+    assert "all techniques together leaves out Triton, pinned, which this machine cannot run" in caplog.text
     assert made("average")["note"] is None
     one = Ablate(techniques={"average": {"ema": 0.9}, "pinned": {"pin_memory": True}}, epochs=1)
     assert "without pinned it is one technique alone" in skipped("all", one)

@@ -278,7 +278,7 @@ def test_percentiles_hold_the_activations_of_one_batch_at_a_time(work: Work, dat
             return collect(self, outputs)
 
         patch.setattr(calibrate.HistogramCollector, "collect", counted)
-        int8._make("u8s8-percentile", work.store.get(parent.artifact), folder, batches)
+        int8.write_int8("u8s8-percentile", work.store.get(parent.artifact), folder, batches)
     assert held == [1, 1, 1]
 
 

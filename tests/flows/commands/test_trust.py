@@ -206,7 +206,7 @@ def test_a_torchscript_archive_that_unpacks_to_gigabytes_is_not_unpacked(
             for _ in range(64):
                 entry.write(bytes(1 << 20))
     told = refused(["bench", str(tmp_path / "model.pt"), "--trust"], capsys)
-    assert "extra/image_shape is of 67108864 bytes" in told
+    assert "extra/image_shape has 67108864 bytes" in told
 
 
 @pytest.mark.parametrize("content", ["5", "[]", '"milliseconds"', '{"a": 1}', '{"a": ' * 50_000])
