@@ -28,6 +28,7 @@ from tasks.machine.files import copy, write_text
 from tasks.machine.space import reserve, watched
 from tasks.records import Artifact, Benchmark, Context, Output, Result, Train, Trained, Tune, Variant
 from tasks.training.checkpoints import Checkpoints, load
+from tasks.training.state import Training
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,16 +127,15 @@ def tunes(work: Work, trained: Trained) -> Output:
     return Output(tables={"trials": work.rows("trials", trials)})
 
 
-def _trial(
-    work: Any, model: Any, data: Any, settings: Train, trial: Any, number: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    score = round(settings.learning_rate % 1, 6)
+def _run_trial(training: Training, network: Any, trial: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    score = round(training.settings.learning_rate % 1, 6)
     row = {"status": "ok", "error": None, "stopped_early": False, "score": score, "epochs": 1, "seconds": 0.0}
     trial.report(score, 1)
     return {"row": row, "epochs": []}, {"values": score}
 
 
-tune._trial = _trial
+tune._run_trial = _run_trial
+tune.fresh = lambda model, data, seed: (None, {})
 # Progress goes to a server, not to a file.
 stage.ProgressArtifact = logging.NullHandler  # type: ignore[assignment,misc]
 

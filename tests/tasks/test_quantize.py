@@ -340,7 +340,7 @@ def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
     plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
     settings = Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32)
     # or no warning would be seen, whatever is done
-    monkeypatch.setattr("tasks.quantize._quiet", nullcontext)
+    monkeypatch.setattr("tasks.forms.int8._quiet", nullcontext)
     made = quantize(work, data, plain, settings)
     assert made.variants[0].artifact is not None, made.variants[0].error
     graph = onnx.load(work.store.get(made.variants[0].artifact)).graph
