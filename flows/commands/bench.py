@@ -151,14 +151,15 @@ def _scratch(out: Path, key: str) -> Iterator[Path]:
 
 
 def _runtimes(file: ModelFile, names: tuple[str, ...], device: str) -> tuple[str, ...]:
-    """Return the runtimes for a file: those of `names` that execute its format, or where `names` is empty the first.
+    """Return the runtimes for a file: those of `names` that execute its format, or the usual one where there are none.
 
-    The first is the first by name of those that execute the format on this machine.
+    Where the usual one cannot run on this machine, it is the first that can, by name.
     """
-    executing = [name for name in plugins("runtimes") if file.format in formats(name)]
+    executing = _executing(file.format)
     reasons = {name: runtimes.load(name).unavailable(device) for name in executing}
+    usual = (runtimes.USUAL.get(file.format),)
     if not names:
-        usable = [name for name in executing if reasons[name] is None]
+        usable = sorted((name for name in executing if reasons[name] is None), key=lambda name: name not in usual)
         if not usable:
             raise Mistake(f"{file.path} ({file.format}): {'; '.join(dict.fromkeys(filter(None, reasons.values())))}")
         return (usable[0],)
@@ -171,6 +172,18 @@ def _runtimes(file: ModelFile, names: tuple[str, ...], device: str) -> tuple[str
         if reasons[name] is not None:
             raise Mistake(f"--runtime {name}: {reasons[name]}")
     return fitting
+
+
+def _executing(file_format: str) -> list[str]:
+    """Return the runtimes that execute a format; a file in tasks/runtimes that is none is left out, and said."""
+    executing = []
+    for name in plugins("runtimes"):
+        try:
+            if file_format in formats(name):
+                executing.append(name)
+        except ValueError as error:
+            LOG.warning("left out: %s", error)
+    return executing
 
 
 def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmark:

@@ -38,14 +38,6 @@ if TYPE_CHECKING:
 
     from tasks.forms.modelfile import ModelFile
 
-FIRST = {
-    "safetensors": "eager",
-    "torchscript": "torchscript",
-    "onnx": "onnxruntime",
-    "openvino": "openvino",
-    "engine": "tensorrt",
-}
-"""The runtime in which a format is profiled, unless the user names another."""
 NETRON = ("onnx", "torchscript", "openvino")
 """Formats that netron can show."""
 
@@ -145,7 +137,7 @@ def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
         If the runtime does not execute the file, or not on this machine.
     """
     file, name = target.file, target.name
-    runtime = arguments.runtime or FIRST.get(file.format, file.format)
+    runtime = arguments.runtime or runtimes.USUAL.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(
             f"--runtime: unknown runtime {runtime!r}; {meant(runtime, plugins('runtimes'))}accepted: "

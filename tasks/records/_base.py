@@ -104,21 +104,48 @@ def plugins(folder: str) -> tuple[str, ...]:
 
 @cache
 def formats(runtime: str) -> tuple[str, ...]:
-    """Return the formats that a runtime executes: `FORMATS` of its file, read without importing it."""
-    for node in ast.parse((TASKS / "runtimes" / f"{runtime}.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FORMATS":
-            return tuple(ast.literal_eval(node.value))
-    raise AssertionError(f"tasks/runtimes/{runtime}.py has no FORMATS = (...)")
+    """Return the formats that a runtime executes: `FORMATS` of its file, read without importing it.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be parsed, or has no such tuple of texts.
+    """
+    written = _constants("runtimes", runtime, ("FORMATS",))
+    if "FORMATS" not in written:
+        raise ValueError(f'tasks/runtimes/{runtime}.py has no line such as FORMATS = ("onnx",)')
+    return written["FORMATS"]
 
 
 @cache
 def source_settings(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return which settings of `data` a data source reads, and which it needs: `READS` and `NEEDS` of its file."""
-    settings: dict[str, tuple[str, ...]] = {"READS": (), "NEEDS": ()}
-    for node in ast.parse((TASKS / "datasets" / f"{source}.py").read_text()).body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in settings:
-            settings[ast.unparse(node.targets[0])] = tuple(ast.literal_eval(node.value))
-    return settings["READS"], settings["NEEDS"]
+    written = _constants("datasets", source, ("READS", "NEEDS"))
+    return written.get("READS", ()), written.get("NEEDS", ())
+
+
+def _constants(folder: str, name: str, wanted: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Return the tuples that a plug-in's file gives to names at its top level, of those in `wanted`."""
+    path = TASKS / folder / f"{name}.py"
+    written: dict[str, tuple[str, ...]] = {}
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise ValueError(f"tasks/{folder}/{name}.py, line {error.lineno}: {error.msg}") from None
+    for node in body:
+        if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None:
+            continue
+        target = ast.unparse(node.targets[0] if isinstance(node, ast.Assign) else node.target)
+        if target not in wanted:
+            continue
+        try:
+            written[target] = tuple(ast.literal_eval(node.value))
+        except (ValueError, TypeError):
+            raise ValueError(
+                f"tasks/{folder}/{name}.py, line {node.lineno}: {target} must be written out as a tuple of texts, "
+                "because it is read without importing the file"
+            ) from None
+    return written
 
 
 MAKES = {

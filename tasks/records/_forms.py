@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
@@ -34,7 +35,18 @@ from tasks.records._train import device_name
 
 QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
 QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
-OF_A_STUDY = tuple(name for name in plugins("runtimes") if {"safetensors", *MAKES} & set(formats(name)))
+
+
+def _is_of_a_study(runtime: str) -> bool:
+    """Return whether a study makes files that the runtime executes. A file that is no runtime is left out, and said."""
+    try:
+        return not {"safetensors", *MAKES}.isdisjoint(formats(runtime))
+    except ValueError as error:
+        logging.getLogger("burnish").warning("left out: %s", error)
+        return False
+
+
+OF_A_STUDY = tuple(name for name in plugins("runtimes") if _is_of_a_study(name))
 """Runtimes for which a study makes model files. The others are for `burnish bench` alone."""
 
 

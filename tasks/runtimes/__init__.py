@@ -28,6 +28,16 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+USUAL = {
+    "safetensors": "eager",
+    "torchscript": "torchscript",
+    "onnx": "onnxruntime",
+    "openvino": "openvino",
+    "engine": "tensorrt",
+}
+"""Format -> the runtime in which a file of it is measured or profiled where the user names none."""
+
+
 class Session(Protocol):
     """One slot of an opened model: at any time it has one query in flight."""
 
