@@ -7,7 +7,7 @@ import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-from models._near import meant
+from models._suggestion import suggestion
 from tasks.records import Study
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def nearest_key(key: str, accepted: Sequence[str], *, top: bool) -> str:
 
     At the top of a study, it may name the sections that have such a key.
     """
-    hint = meant(key, accepted)
+    hint = suggestion(key, accepted)
     if hint or not top:
         return hint
     sections = {name: getattr(field.annotation, "model_fields", {}) for name, field in Study.model_fields.items()}
@@ -29,7 +29,7 @@ def nearest_key(key: str, accepted: Sequence[str], *, top: bool) -> str:
 
 def nearest_choice(value: object, message: str) -> str:
     """Return a question that names the choice nearest to a value; `message` is pydantic's, which lists the choices."""
-    return meant(value, re.findall(r"'([^']*)'", message)) if isinstance(value, str) else ""
+    return suggestion(value, re.findall(r"'([^']*)'", message)) if isinstance(value, str) else ""
 
 
 def as_list(key: str, value: object) -> str:

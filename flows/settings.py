@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from flows.validation import describe, one_line, record_at
-from models._near import meant
+from models._suggestion import suggestion
 from tasks.datasets._filekinds import BYTE_ORDER_MARKS, irregular
 from tasks.records import Study, skippable
 
@@ -232,7 +232,7 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
         raise Mistake(f"{name!r} is no preset; {kind}")
     else:
         raise Mistake(
-            f"unknown preset {name!r}; {meant(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"
+            f"unknown preset {name!r}; {suggestion(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"
         )
     study_from(values, name)
     values = apply(values, settings)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models import _fused, _gelu, _library, _pretrained, _upsample
-from models._near import meant
+from models._suggestion import suggestion
 
 if TYPE_CHECKING:
     import torch
@@ -54,8 +54,8 @@ def check(name: str, width: int | None = None) -> None:
         _library.check(name)
     elif name not in families():
         raise ValueError(
-            f"unknown model {name!r}; {meant(name, families())}accepted: {', '.join(sorted(families()))}, timm:NAME, "
-            "torchvision:NAME"
+            f"unknown model {name!r}; {suggestion(name, families())}accepted: {', '.join(sorted(families()))}, "
+            "timm:NAME, torchvision:NAME"
         )
     if width is not None and (":" in name or "width" not in _functions()[name][1]):
         raise ValueError(f"{name} has one width; leave out models.width")

@@ -15,10 +15,7 @@ from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decoded import compact, decode_rows
 from tasks.datasets._find import resolve
 from tasks.datasets._label import label
-from tasks.datasets._room import refuse_too_large
-from tasks.datasets._split import plan, roles
-from tasks.datasets._statistics import duplicates, moments
-from tasks.datasets._told import (
+from tasks.datasets._notes import (
     SHOWN,
     BadRow,
     refusal,
@@ -29,6 +26,9 @@ from tasks.datasets._told import (
     tell_unused,
     where,
 )
+from tasks.datasets._room import refuse_too_large
+from tasks.datasets._split import plan, roles
+from tasks.datasets._statistics import duplicates, moments
 from tasks.datasets._words import counted, few, shown
 from tasks.records import Artifact, Data, Prepared
 
@@ -102,7 +102,10 @@ def _open(work: Work, settings: Data) -> DataSet:
 
 
 def _labelled_parts(source: Source, work: Work) -> dict[str, Part]:
-    """Return the parts that have labels. Test images are often published without, as null or -1."""
+    """Return the source's parts without those whose images have no labels, which the log names.
+
+    Test images are often published without labels, as null or -1. Training images without labels are refused later.
+    """
     parts: dict[str, Part] = {}
     for name in (split for split in SPLITS if split in source.parts):
         part = source.parts[name]

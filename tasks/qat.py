@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks.caching.stage import stage
 from tasks.datasets._arrays import load_arrays
-from tasks.forms.fakequant import fake_quantized, integer
+from tasks.forms.fakequant import fake_quantized, int8_form
 from tasks.forms.int8 import VALIDATION_IMAGES, Batches, sample, score
 from tasks.forms.onnx import quiet, write_onnx
 from tasks.forms.parity import compared_images, parity
@@ -219,7 +219,7 @@ def _write(training: Training, source: _Source, simulated: nn.Module, folder: Pa
     data = training.data
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
     with quiet(training.work.log):
-        path = write_onnx(integer(simulated), example, source.export, about, folder)
+        path = write_onnx(int8_form(simulated), example, source.export, about, folder)
     graph = onnx.load(runtime.model_file(path), load_external_data=False).graph
     if not any(node.op_type == "QuantizeLinear" for node in graph.node):
         raise ValueError("nothing was quantized: the graph has no convolution and no linear layer")

@@ -19,7 +19,7 @@ from flows.commands.trust import refuse_programs
 from flows.settings import Mistake
 from flows.terminal import bench_table
 from flows.terminal.bench_table import label
-from models._near import meant
+from models._suggestion import suggestion
 from tasks import machine, runtimes
 from tasks.caching.keys import digest
 from tasks.caching.store import Store
@@ -199,7 +199,7 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmar
     # This also refuses `auto`, which is a runtime only in a study.
     if unknown:
         raise Mistake(
-            f"--runtime: unknown runtime {unknown[0]!r}; {meant(unknown[0], plugins('runtimes'))}accepted: "
+            f"--runtime: unknown runtime {unknown[0]!r}; {suggestion(unknown[0], plugins('runtimes'))}accepted: "
             f"{', '.join(plugins('runtimes'))}"
         )
     try:

@@ -15,7 +15,7 @@ from flows.runs.damage import anew, check
 from flows.settings import Mistake, load
 from tasks import runtimes, tables
 from tasks.caching.store import Store
-from tasks.forms import told
+from tasks.forms import description
 from tasks.machine.files import file_sha256, replace
 from tasks.machine.space import watched
 from tasks.records import Artifact
@@ -231,9 +231,9 @@ def _described(out: Path, variants: dict[str, Row], variant: Row) -> Row:
     while variant["format"] in ("onnx", "torchscript"):
         path = _stored(out, variant)
         metadata = _torchscript_metadata(path) if variant["format"] == "torchscript" else _onnx_metadata(path)
-        description = told.export(metadata, path)
-        if description is not None:
-            return description.model_dump(mode="json", exclude={"kind"})
+        exported = description.export(metadata, path)
+        if exported is not None:
+            return exported.model_dump(mode="json", exclude={"kind"})
         variant = variants[variant["parent"]]
     raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
 
@@ -248,7 +248,7 @@ def _onnx_metadata(path: Path) -> dict[str, str]:
 
 def _torchscript_metadata(path: Path) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
-        return told.extras(archive, path)
+        return description.extras(archive, path)
 
 
 def _requirements(runtime: str) -> list[str]:

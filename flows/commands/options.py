@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
-from models._near import meant
+from models._suggestion import suggestion
 from tasks.records import StageName
 
 if TYPE_CHECKING:
@@ -57,14 +57,14 @@ class Parser(argparse.ArgumentParser):
     def _unknown_option(self, match: re.Match[str]) -> str:
         """Return argparse's message about an unknown option, with the nearest option that exists."""
         options = [option for action in actions(self) for option in action.option_strings]
-        hint = meant(match[1], options).rstrip("? ")
+        hint = suggestion(match[1], options).rstrip("? ")
         return f"{match[0]} ({hint})" if hint else match[0]
 
 
 def _unknown_choice(match: re.Match[str]) -> str:
     """Return the message about a value that is none of an option's choices."""
     accepted = re.findall(r"'([^']*)'", match[3])
-    return f"{match[1]}: there is no {match[2]!r}; {meant(match[2], accepted)}accepted: {', '.join(accepted)}"
+    return f"{match[1]}: there is no {match[2]!r}; {suggestion(match[2], accepted)}accepted: {', '.join(accepted)}"
 
 
 def actions(top: argparse.ArgumentParser) -> list[argparse.Action]:
@@ -98,12 +98,18 @@ def names(text: str) -> tuple[str, ...]:
 
 
 def stages(text: str) -> tuple[str, ...]:
-    """Parse names of stages with commas between them."""
+    """Parse the value of --again: names of stages with commas between them, in the order in which they are given.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If there is no stage of a name.
+    """
     accepted = get_args(StageName)
     for name in names(text):
         if name not in accepted:
             raise argparse.ArgumentTypeError(
-                f"there is no stage {name!r}; {meant(name, accepted)}accepted: {', '.join(accepted)}"
+                f"there is no stage {name!r}; {suggestion(name, accepted)}accepted: {', '.join(accepted)}"
             )
     return names(text)
 

@@ -21,7 +21,7 @@ from flows.runs.damage import anew, check
 from flows.runs.unfinished import unfinished
 from flows.settings import Mistake
 from flows.terminal.profile_text import TOP, doubt, headline, text
-from models._near import meant
+from models._suggestion import suggestion
 from tasks import machine, runtimes, tables
 from tasks.caching.store import Store
 from tasks.forms import modelfile
@@ -140,7 +140,7 @@ def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
     runtime = arguments.runtime or runtimes.USUAL.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(
-            f"--runtime: unknown runtime {runtime!r}; {meant(runtime, plugins('runtimes'))}accepted: "
+            f"--runtime: unknown runtime {runtime!r}; {suggestion(runtime, plugins('runtimes'))}accepted: "
             f"{', '.join(plugins('runtimes'))}"
         )
     if file.format not in formats(runtime):

@@ -48,7 +48,7 @@ def refuse_missing_images(study: Study) -> None:
     """
     from tasks.datasets import open_source
     from tasks.datasets._find import resolve
-    from tasks.datasets._told import refuse_lost
+    from tasks.datasets._notes import refuse_lost
 
     if not study.data.path:
         return

@@ -52,7 +52,10 @@ def _onnx_of(name: str, forms: Mapping[str, Row]) -> list[str]:
 
 
 def _graph(out: Path, form: Row) -> Row:
-    """Return name and chart of the graph of a form, or name and reason where its file cannot be read."""
+    """Return a form's name and a chart of how many operators of each type its ONNX graph has.
+
+    Where the stored file is gone or damaged, return the name and the reason in place of the chart.
+    """
     import onnx
 
     from tasks.profilers._onnx import operator_counts

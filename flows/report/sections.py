@@ -169,15 +169,20 @@ def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
 
 
 def _tradeoffs(rows: Sequence[Row], study: Study, batch: int) -> list[list[Any]]:
-    """A chart of accuracy against latency per device, each in a wide and a narrow form."""
+    """One chart per device of the study's metric against median latency, in a wide and a narrow layout.
+
+    `rows` are those of the summary at the batch size `batch`. A device whose rows cannot be drawn has no chart.
+    """
     metric = study.select.metric
     drawn = []
     for device in dict.fromkeys(row["device"] for row in rows):
         of_device = [row for row in rows if row["device"] == device]
-        place, named = f"{device}, batch {batch}", (metric, METRIC_NAMES[metric])
-        forms = [charts.tradeoff(of_device, named, place, study.select.max_drop, width) for width in (1000, 480)]
-        if all(forms):
-            drawn.append(forms)
+        title, metric_and_name = f"{device}, batch {batch}", (metric, METRIC_NAMES[metric])
+        layouts = [
+            charts.tradeoff(of_device, metric_and_name, title, study.select.max_drop, width) for width in (1000, 480)
+        ]
+        if all(layouts):
+            drawn.append(layouts)
     return drawn
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tasks import records
 from tasks.caching import why
 from tasks.caching.keys import artifacts, digest
-from tasks.caching.left import continues
+from tasks.caching.leftovers import continues
 from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.machine.files import lock_of, make_folder, remove, write_text

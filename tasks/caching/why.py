@@ -46,7 +46,7 @@ def tell(
     reason
         Why a stored result is not used; empty where there is none.
     continues
-        From where the stage continues, in words (tasks/caching/left.py); empty where it starts at its beginning.
+        From where the stage continues, in words (tasks/caching/leftovers.py); empty where it starts at its beginning.
     """
     study = context.run.rpartition("-")[0].rpartition("-")[0] or context.run
     last = Path(context.out) / "store" / "last" / study / f"{slug(label)}.json"
@@ -102,7 +102,17 @@ def _last_time(last: Path, label: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _differences(before: dict[str, Any] | None, parts: dict[str, Any], explained: bool) -> list[str]:
-    """Return how the parts of the key differ from last time. `explained` says that there is another reason already."""
+    """Return in which parts a stage's key differs from the one that it had when it was last run in this folder.
+
+    Parameters
+    ----------
+    before
+        The parts of the last key; None where the stage was never run.
+    parts
+        The parts of the key now: settings, hashes of inputs, code, versions.
+    explained
+        Whether it is known otherwise why the stage is computed, so that equal keys need no explanation.
+    """
     if before is None:
         return [] if explained else ["never run before in this folder"]
     differing = [name for name in sorted(before.keys() | parts.keys()) if before.get(name) != parts.get(name)]

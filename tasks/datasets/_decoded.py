@@ -14,8 +14,8 @@ import numpy as np
 
 from tasks.datasets._arrays import SPLITS
 from tasks.datasets._decode import Bad, DecodedImage, EncodedImage, Traits, decode_all
+from tasks.datasets._notes import BadRow
 from tasks.datasets._statistics import chunks
-from tasks.datasets._told import BadRow
 from tasks.machine.space import reserve
 
 if TYPE_CHECKING:

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
 
 
 def normalise(images: numpy.ndarray, mean: Sequence[float], std: Sequence[float]) -> numpy.ndarray:
-    """Return (images / 255 - mean) / std.
+    """Return images as models take them: scaled to 0..1, less the mean, over the standard deviation, channels first.
 
     Parameters
     ----------
     images
         uint8, (batch, height, width, channels).
     mean, std
-        One value per channel.
+        One value per channel, of pixels scaled to 0..1, in the channels' order (RGB).
 
     Returns
     -------

@@ -86,14 +86,17 @@ def roles(parts: Iterable[str]) -> dict[str, str]:
     Raises
     ------
     ValueError
-        If there are several parts and none is for training.
+        If there is no part, or if there are several and none is named train.
     """
     names = set(parts)
     if len(names) == 1:
         return {"train": names.pop()}
     if "train" not in names:
+        if not names:
+            raise ValueError("the source has no images")
         raise ValueError(
-            f"the source has {' and '.join(sorted(names)) or 'no images'}, but no training part; call it train"
+            f"the source has {' and '.join(sorted(names))}, but no training part; name the folder or file of the "
+            "training images train"
         )
     if names == {"train", "validation"}:
         return {"train": "train", "test": "validation"}

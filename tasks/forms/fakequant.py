@@ -182,10 +182,11 @@ def fake_quantized(model: nn.Module, example: Tensor, setting: str) -> nn.Module
     return prepared
 
 
-def integer(prepared: nn.Module) -> nn.Module:
-    """Return the int8 form of a model of `fake_quantized`: integer weights, and Q/DQ operators for activations.
+def int8_form(prepared: nn.Module) -> nn.Module:
+    """Return the int8 form of a model that `fake_quantized` returned, whether or not it was trained since.
 
-    `prepared` stays as it is.
+    Its weights are int8, and quantize-dequantize operators (Q/DQ) stand around the activations. `prepared` itself is
+    not changed.
     """
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 

@@ -237,21 +237,21 @@ def _openvino(path: Path, file: Path) -> ModelFile:
 
 
 def _torchscript(path: Path) -> ModelFile:
-    from tasks.forms import told
+    from tasks.forms import description
 
     try:
         dtype = torchfile.input_type(path)
     except ValueError as error:
         raise _NotAccepted(str(error)) from None
     with zipfile.ZipFile(path) as archive:
-        export = told.export(told.extras(archive, path), path)
+        export = description.export(description.extras(archive, path), path)
     return ModelFile(path=path, format="torchscript", shape=export.image_shape if export else None, dtype=dtype)
 
 
 def _safetensors(path: Path) -> ModelFile:
     from safetensors import SafetensorError, safe_open
 
-    from tasks.forms import told
+    from tasks.forms import description
 
     try:
         with safe_open(str(path), framework="numpy") as file:
@@ -262,7 +262,7 @@ def _safetensors(path: Path) -> ModelFile:
         ) from None
     if "burnish" not in metadata:
         raise ValueError(f"{path} is a safetensors file of weights without an architecture; {ACCEPTED}")
-    architecture = told.architecture(metadata["burnish"], path)
+    architecture = description.architecture(metadata["burnish"], path)
     shape = (architecture.in_channels, architecture.image_size, architecture.image_size)
     return ModelFile(path=path, format="safetensors", shape=shape)
 

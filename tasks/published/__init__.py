@@ -95,7 +95,7 @@ def compare(name: str, tables: Tables) -> Published:
 
 
 def _measured_on(tables: Tables) -> str:
-    """Return the machine and the images of this run, in words."""
+    """Return, in words, the machine that this run measured on and how many images each split has."""
     parts = []
     for row in rows(tables, "environments"):
         parts.append(f"{row['cpu_model']}, {row['cpu_cores']} cores, {row['gpu'] or 'no GPU'}")
@@ -103,11 +103,11 @@ def _measured_on(tables: Tables) -> str:
     if splits:
         counts = ", ".join(f"{row['rows']} {row['split']}" for row in splits)
         side = splits[0]["image_size"]
-        parts.append(f"{images(splits[0])} ({counts} images of {side}\u00d7{side} pixels)")
+        parts.append(f"{data_set_name(splits[0])} ({counts} images of {side}\u00d7{side} pixels)")
     return "; ".join(parts) or "not known"
 
 
-def images(split: Row) -> str:
+def data_set_name(split: Row) -> str:
     """Return the name of the images of a row of `datasets`, under which figures measured on them are shown."""
     # An older version of burnish wrote no label.
     return split.get("label") or split["path"] or split["source"]
@@ -115,7 +115,7 @@ def images(split: Row) -> str:
 
 def images_here(tables: Tables) -> str:
     """Return the name of the images that this run measured on."""
-    return next((images(row) for row in rows(tables, "datasets")), "not known")
+    return next((data_set_name(row) for row in rows(tables, "datasets")), "not known")
 
 
 def rows(tables: Tables, name: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, WithJsonSchema, field_validator
 
-from models._near import meant
+from models._suggestion import suggestion
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -172,7 +172,7 @@ def skippable(stage: str) -> str:
             f"the stage {stage} cannot be skipped, as later stages need what it makes; accepted: {accepted}"
         )
     if stage not in get_args(StageName):
-        hint = meant(stage, get_args(SkippableStage))
+        hint = suggestion(stage, get_args(SkippableStage))
         raise ValueError(f"there is no stage {stage!r}; {hint}accepted: {accepted}")
     return stage
 
@@ -180,7 +180,7 @@ def skippable(stage: str) -> str:
 def known(value: str, accepted: tuple[str, ...], noun: str) -> str:
     """Return `value`, if it is one of those accepted. Else raise a ValueError that calls it an unknown `noun`."""
     if value not in accepted:
-        raise ValueError(f"unknown {noun} {value!r}; {meant(value, accepted)}accepted: {', '.join(accepted)}")
+        raise ValueError(f"unknown {noun} {value!r}; {suggestion(value, accepted)}accepted: {', '.join(accepted)}")
     return value
 
 

@@ -73,8 +73,8 @@ class Study(Record):
         labels = [m.label for m in self.models]
         if len(set(labels)) < len(labels):
             raise ValueError(f"models: each may stand once, got {', '.join(labels)}")
-        self._techniques()
-        self.without_skipped()._together()
+        self._refuse_unfit_techniques()
+        self.without_skipped()._refuse_contradictions()
         return self
 
     def without_skipped(self) -> Study:
@@ -86,27 +86,27 @@ class Study(Record):
             parts["benchmark"] = self.benchmark.model_copy(update={"runtimes": fed})
         return self.model_copy(update={**parts, "skip": ()})
 
-    def _together(self) -> None:
+    def _refuse_contradictions(self) -> None:
         """Refuse settings of one stage that contradict those of another.
 
-        The stages that are skipped are left out already. What `auto` stands for is checked once it is known
-        (flows/plan.py).
+        This is called on a study without the stages that `skip` names. A list of runtimes or precisions that says
+        `auto` is checked again by flows/plan.py, once it is known which ones that means on this machine.
         """
         if not {"eager", AUTO} & set(self.benchmark.runtimes):
             raise ValueError(
                 "benchmark.runtimes: must contain 'eager', which the reference is measured with, or 'auto'"
             )
-        self._runtimes_have_files()
-        self._untrained()
+        self._refuse_runtimes_without_files()
+        self._refuse_training_stages_without_training()
         if "onnx" not in self.export.formats:
-            self._without_onnx()
+            self._refuse_stages_that_need_onnx()
         if self.select.batch_size is not None and self.select.batch_size not in self.benchmark.batch_sizes:
             raise ValueError(
                 f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
                 f"{', '.join(map(str, self.benchmark.batch_sizes))}"
             )
 
-    def _runtimes_have_files(self) -> None:
+    def _refuse_runtimes_without_files(self) -> None:
         """Refuse runtimes that execute a format which no stage makes, and engines too small for the benchmark."""
         available = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}
         runtimes = [name for name in self.benchmark.runtimes if name != AUTO]
@@ -124,7 +124,7 @@ class Study(Record):
                 f"for {largest} images (benchmark.batch_sizes, benchmark.evaluation_batch)"
             )
 
-    def _techniques(self) -> None:
+    def _refuse_unfit_techniques(self) -> None:
         """Refuse a technique whose settings would be refused if they were written in `train` or the model."""
         for name in self.ablate.names:
             part = ("techniques", name) if name not in ("none", "all") else ("plain",)
@@ -139,7 +139,7 @@ class Study(Record):
                 where = ".".join(("ablate", *part, *of_model, *map(str, first["loc"])))
                 raise ValueError(f"{where}: {first['msg']}") from error
 
-    def _without_onnx(self) -> None:
+    def _refuse_stages_that_need_onnx(self) -> None:
         """Refuse forms that are made from ONNX files, where none are exported."""
         if self.quantize.settings or self.quantize.dynamic:
             raise ValueError(
@@ -153,7 +153,7 @@ class Study(Record):
                 "build: engines are made from ONNX; export.formats must contain 'onnx', or set build.precisions = []"
             )
 
-    def _untrained(self) -> None:
+    def _refuse_training_stages_without_training(self) -> None:
         """Refuse stages that need training, where nothing is trained or no images are left to train with."""
         if self.train.epochs == 0:
             scratch = [m.label for m in self.models if m.pretrained is None]

@@ -272,7 +272,7 @@ def test_a_run_that_fails_says_why_in_its_state_and_once_in_its_log_with_one_tra
     assert re.match(f"no variant to measure: lenet5/train: {why}", flow_run["state"]["message"])
     errors = [entry["message"] for entry in log if entry["level"] >= 40]
     assert len(errors) == 3, errors
-    assert re.match(f"2 of 5 stages: train/lenet5 failed: {why}", errors[0])
+    assert re.match(f"2 of 4 stages: train/lenet5 failed: {why}", errors[0])
     assert errors[1].startswith("Finished in state Failed('no variant to measure: lenet5/train")
     assert errors[2].startswith("This is where the run failed:\nTraceback")
     assert "tasks/training/loop.py" in errors[2], "the stage's own traceback"

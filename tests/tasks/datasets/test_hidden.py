@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tasks.datasets import open_source
-from tasks.datasets._told import refuse_lost
+from tasks.datasets._notes import refuse_lost
 from tasks.records import Data
 from tests.support.files import write_parquet
 from tests.support.images import opened, picture, tree

@@ -60,7 +60,10 @@ def test_folders_that_look_like_splits_are_splits(
 
 def test_validation_and_test_without_training_images_are_refused(tmp_path: Path, work: Work) -> None:
     root = tree(tmp_path / "set", {f"{split}/{c}": 3 for split in ("val", "test") for c in TWO})
-    with pytest.raises(ValueError, match="the source has test and validation, but no training part; call it train"):
+    with pytest.raises(
+        ValueError,
+        match="the source has test and validation, but no training part; name the folder or file of the training",
+    ):
         prepare(work, Data(path=str(root)))
 
 

@@ -27,7 +27,7 @@ def test_the_file_matches_the_fake_quantized_model_and_not_the_fp32_one() -> Non
         model.eval()
         with torch.no_grad():
             want, plain = model(images), warmed(**architecture)(images)
-            got = fakequant.integer(model)(images)
+            got = fakequant.int8_form(model)(images)
         assert (got - want).abs().max() < 0.2 * (got - plain).abs().max()
 
 
@@ -51,7 +51,7 @@ def test_a_residual_network_runs_in_integers_throughout(tmp_path: Path) -> None:
     images = torch.randn(8, 3, 8, 8)
     model = fakequant.fake_quantized(warmed(**architecture), images[:2], "u8s8-reduced").train()
     model(images)
-    write_onnx(fakequant.integer(model.eval()), images[:2], Export(), {}, tmp_path)
+    write_onnx(fakequant.int8_form(model.eval()), images[:2], Export(), {}, tmp_path)
     kinds = optimized(tmp_path / "model.onnx", tmp_path)
     assert kinds.count("QLinearConv") == 36 and kinds.count("QLinearAdd") == 16 and kinds.count("QGemm") == 1
     assert not {"Conv", "Add", "Relu", "BatchNormalization", "FusedConv"} & set(kinds)
@@ -67,7 +67,7 @@ def test_every_familys_layers_run_in_integers(name: str, tmp_path: Path) -> None
     model(images)
     with torch.no_grad():
         want = model.eval()(images).numpy()
-    write_onnx(fakequant.integer(model), images[:2], Export(), {}, tmp_path)
+    write_onnx(fakequant.int8_form(model), images[:2], Export(), {}, tmp_path)
     session = runtime.open(tmp_path / "model.onnx", "cpu", 8, 1)
     assert abs(session.run(images.numpy()) - want).max() < 0.1 * abs(want).max()
     kinds = optimized(tmp_path / "model.onnx", tmp_path)

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-def meant(name: str, accepted: Iterable[str]) -> str:
+def suggestion(name: str, accepted: Iterable[str]) -> str:
     """Return "did you mean X? " if one of the accepted names is close to `name`, else an empty text.
 
-    >>> meant("OpenVino", ("eager", "openvino")), meant("x", ("eager",))
+    >>> suggestion("OpenVino", ("eager", "openvino")), suggestion("x", ("eager",))
     ('did you mean openvino? ', '')
     """
     accepted_by_plain = {_plain(accepted_name): accepted_name for accepted_name in accepted if accepted_name}
