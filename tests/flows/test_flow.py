@@ -228,9 +228,9 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
     assert failed["name"].to_list() == ["lenet5/prune-0.5"]
     assert failed["error"][0]
     assert_concluded(max((burnish.out / "runs").iterdir()), done.stdout)
-    # Of seven stages the two on the pruned weights (export, and nothing else here) do not come.
+    # Of seven stages the one on the pruned weights (export, and nothing else here) does not come.
     told = [(int(n), int(of)) for n, of in re.findall(r"(\d+) of (\d+) stages: ", done.stderr)]
-    assert told == [(n, 7 if n < 4 else 6) for n in range(1, 7)]
+    assert told == [(n, 7 if n < 3 else 6) for n in range(1, 7)]
     helper = tmp_path / "tasks" / "training" / "optimizers.py"
     text = helper.read_text()
     edited = text.replace('"one_cycle": 0.25', '"one_cycle": 0.3')
