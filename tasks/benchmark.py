@@ -15,7 +15,7 @@ import numpy as np
 
 from tasks import machine, runtimes
 from tasks.caching.stage import stage
-from tasks.candidates.candidate import Candidate, make_candidates, modules, save_pool
+from tasks.candidates.candidate import Candidate, libraries, make_candidates, modules, save_pool
 from tasks.candidates.process import Images
 from tasks.candidates.rounds import run
 from tasks.candidates.rows import frame, store_frames, tables
@@ -197,7 +197,7 @@ def _names_key(data: Prepared) -> str:
 
 benchmark_task = stage(
     lambda inputs: "benchmark",
-    libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    libraries=lambda inputs: libraries(inputs["settings"]),
     modules=lambda inputs: modules(inputs["settings"], inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint(), "names of the images": _names_key(inputs["data"])},
     devices=lambda inputs: tuple({"cpu", *machine.resolve_devices(inputs["settings"].devices)}),

@@ -12,7 +12,7 @@ import polars as pl
 
 from tasks import machine, tables
 from tasks.caching.stage import stage
-from tasks.candidates.candidate import make_candidates, modules, save_pool
+from tasks.candidates.candidate import libraries, make_candidates, modules, save_pool
 from tasks.candidates.process import Worker
 from tasks.machine.locks import locked
 from tasks.measure.scenarios import capacity
@@ -134,7 +134,7 @@ def _offline_rate(rows: list[dict[str, Any]]) -> float | None:
 
 serve_task = stage(
     lambda inputs: "serve",
-    libraries=("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy"),
+    libraries=lambda inputs: libraries(inputs["study"].benchmark),
     modules=lambda inputs: modules(inputs["study"].benchmark, inputs["variants"]),
     extra=lambda inputs: {"machine": machine.fingerprint()},
     counted={"study": Study.rule},

@@ -11,6 +11,9 @@ import pytest
 import torch
 
 import models
+from tasks import runtimes
+from tasks.candidates.candidate import libraries
+from tasks.records import Benchmark
 from tasks.runtimes import onnxruntime
 from tests.support.paths import ROOT
 
@@ -33,11 +36,14 @@ def module(number: int, folder: Path) -> ModuleType:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_runtime_gives_what_onnx_runtime_gives(tmp_path: Path) -> None:
+def test_the_runtime_gives_what_onnx_runtime_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = module(0, tmp_path)
     network = models.build(name="lenet5", num_classes=10, in_channels=1, image_size=8).eval()
     images = torch.rand(3, 1, 8, 8)
     torch.onnx.export(network, (images,), tmp_path / "a.onnx", dynamo=True, verbose=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(runtimes, "load", lambda name: runtime)
+        assert "onnx" in libraries(Benchmark()), "another version of its library is measured anew"
     assert runtime.unavailable("cpu") is None and runtime.unavailable("cuda:0")
     runtime.load_library("cpu")
     inputs = images.numpy()

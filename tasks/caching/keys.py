@@ -161,7 +161,7 @@ class Stage:
         self,
         function: Callable[..., Any],
         label: Callable[[dict[str, Any]], str],
-        libraries: tuple[str, ...],
+        libraries: tuple[str, ...] | Callable[[dict[str, Any]], tuple[str, ...]],
         modules: Callable[[dict[str, Any]], tuple[str, ...]] | None,
         extra: Callable[[dict[str, Any]], dict[str, str]] | None,
         counted: Mapping[str, Callable[[Any], Any]] | None = None,
@@ -180,12 +180,13 @@ class Stage:
     def parts(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Return the parts of the key, as readable name -> value. `burnish why` compares them."""
         inputs = {key: value for key, value in inputs.items() if key != "context"}
+        libraries = self.libraries(inputs) if callable(self.libraries) else self.libraries
         modules = (self.function.__module__, HANDED, *(self.modules(inputs) if self.modules else ()))
         return {
             "stage": self.function.__name__,
             **dict(flatten({key: _json(self.counted.get(key, _all)(value)) for key, value in inputs.items()})),
             **{f"code of {name}": sha for name, sha in sorted(sources(*modules).items())},
-            **{f"version of {name}": _version(name) for name in self.libraries},
+            **{f"version of {name}": _version(name) for name in libraries},
             **(self.extra(inputs) if self.extra else {}),
         }
 

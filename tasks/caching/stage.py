@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 def stage(
     label: Callable[[dict[str, Any]], str],
     *,
-    libraries: tuple[str, ...] = (),
+    libraries: tuple[str, ...] | Callable[[dict[str, Any]], tuple[str, ...]] = (),
     modules: Callable[[dict[str, Any]], tuple[str, ...]] | None = None,
     extra: Callable[[dict[str, Any]], dict[str, str]] | None = None,
     counted: Mapping[str, Callable[[Any], Any]] | None = None,
@@ -54,7 +54,7 @@ def stage(
     label
         Inputs -> the task's name in a run, e.g. ``train/lenet5``. It must be unique in a study.
     libraries
-        Distributions whose versions belong to the key.
+        Distributions whose versions belong to the key, or a function of the inputs that returns them.
     modules
         Inputs -> project modules that the stage reaches by name rather than by an import.
     extra

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks import machine
+from tasks import machine, runtimes
 from tasks.candidates.process import CandidateError, Images, Killed, Spec, Worker
 from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
@@ -200,6 +200,13 @@ def make_candidates(
         throughput_spec = replace(spec, slots=slots, images=None)
         candidates.append(Candidate(variant, runtime, device, throughput_spec, "throughput"))
     return candidates
+
+
+def libraries(settings: Benchmark) -> tuple[str, ...]:
+    """Return the distributions whose versions a measurement depends on: the usual ones, and the runtimes' own."""
+    own = [library for name in settings.runtimes for library in getattr(runtimes.load(name), "LIBRARIES", ())]
+    usual = ("torch", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx-cu13-libs", "numpy")
+    return tuple(dict.fromkeys((*usual, *own)))
 
 
 def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ...]:

@@ -9,6 +9,8 @@ A runtime's file never imports its library at the top, only inside its functions
   as the model's;
 - `open(path, device, batch_size, threads, slots)`: return a `Session`. It raises RuntimeError where another device or
   provider than the wanted one would run, and ValueError where the runtime cannot execute the file;
+- where it executes with other libraries than PyTorch, ONNX Runtime, OpenVINO and TensorRT, `LIBRARIES`: the names of
+  their distributions, so that another version is measured anew;
 - where `burnish deploy` can serve it, `settings(threads)`: return the library's other settings for one query in flight
   on a CPU, as JSON, so that the server sets the same.
 
