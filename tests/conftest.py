@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import Counter
@@ -44,11 +45,17 @@ def _same_environment_after_a_test() -> Iterator[None]:
 
 
 def _restored() -> Iterator[None]:
+    """Give back the environment, and the log of burnish: Prefect, where it runs in this process, adds its console."""
     before = dict(os.environ)
+    log = logging.getLogger("burnish")
+    handlers, level, propagates = list(log.handlers), log.level, log.propagate
     yield
     for name in os.environ.keys() - before.keys():
         del os.environ[name]
     os.environ.update(before)
+    log.handlers[:] = handlers
+    log.setLevel(level)
+    log.propagate = propagates
 
 
 @pytest.fixture(autouse=True)

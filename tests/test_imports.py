@@ -33,7 +33,7 @@ LOW = {
     "tasks.measure": {"tasks.measure"},
     "tasks.caching.store": {"tasks.machine", "tasks.records"},
     "tasks.records": {"tasks.records"},
-    "tasks.tables.schema": set(),
+    "tasks.tables.schema": {"tasks.tables"},
     "tasks.machine.space": {"tasks.machine"},
 }
 """Modules and packages that everything else stands on, with the packages that they may import."""
