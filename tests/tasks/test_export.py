@@ -168,8 +168,10 @@ def test_exporters_print_into_the_log_alone(
         return write(*rest)
 
     monkeypatch.setitem(stage.FORMS, "torchscript", (talks, load("torchscript")))
-    # Prefect, where it is set up in this process, shows burnish's log lines in the terminal.
-    monkeypatch.setattr(logging.getLogger("burnish"), "handlers", [])
+    # Prefect, where it is set up in this process, shows log lines in the terminal.
+    root = logging.getLogger()
+    others = [handler for handler in root.handlers if not type(handler).__module__.startswith("prefect")]
+    monkeypatch.setattr(root, "handlers", others)
     with caplog.at_level(logging.DEBUG):
         export(work, data, stored(work, "lenet5", **ARCHITECTURES["lenet5"]), Export(formats=("torchscript",)))
     assert capfd.readouterr() == ("", "")
