@@ -4,28 +4,17 @@ import ast
 import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from tasks.records import StageName
 from tests.support.paths import ROOT
 
-STAGES = {
-    "prepare",
-    "ablate",
-    "train",
-    "tune",
-    "augment",
-    "prune",
-    "export",
-    "quantize",
-    "qat",
-    "build",
-    "benchmark",
-    "serve",
-    "aggregate",
-}
+STAGES = set(get_args(StageName))
 PROJECT = {"flows", "tasks", "models"}
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -64,6 +53,15 @@ def names(paths: list[Path]) -> list[str]:
 
 def test_there_are_all_ten_stages():
     assert {p.stem for p in (ROOT / "tasks").glob("*.py")} >= STAGES
+
+
+def test_every_stage_and_room_of_tasks_has_its_layer():
+    """What stands in no layer is bound by none: import-linter says nothing of it."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
+    (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers")
+    bound = {name for layer in layers for name in layer.split(" | ")}
+    rooms = {path.parent.name for path in (ROOT / "tasks").glob("*/__init__.py")}
+    assert bound == {"flows", "models", *(f"tasks.{name}" for name in STAGES | rooms)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

@@ -12,13 +12,14 @@ import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import psutil
 import pytest
 
 from flows.terminal.supervisor import INTERRUPTED
 from tasks import tables
+from tasks.records import StageName
 from tests.support import programs
 from tests.support.command import SHORT, TINY, Burnish, bare
 from tests.support.models import onnx_file
@@ -30,20 +31,8 @@ if TYPE_CHECKING:
 
 LIMIT_SECONDS = 3.0
 COMMAND = (sys.executable, "-m", "flows")
-STAGES = (
-    "prepare",
-    "train",
-    "tune",
-    "augment",
-    "prune",
-    "export",
-    "quantize",
-    "qat",
-    "build",
-    "benchmark",
-    "serve",
-    "aggregate",
-)
+# Every stage but ablate, which STUDY leaves out.
+STAGES = tuple(stage for stage in get_args(StageName) if stage != "ablate")
 HOW: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "Ctrl-C": (130, lambda terminal: terminal.ctrl_c()),
     "SIGTERM to the process": (143, lambda terminal: terminal.signal(signal.SIGTERM)),
