@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.command import Burnish, prefect_server
 from tests.support.disks import disk
+from tests.support.prefect_home import prefect_home
 from tests.support.reports import reported
 
 __all__ = ["disk", "reported"]
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing of a test touches the user's Prefect home."""
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    os.environ["PREFECT_HOME"] = str(prefect_home(tmp_path_factory.mktemp("prefect")))
 
 
 @pytest.fixture(scope="module", autouse=True)

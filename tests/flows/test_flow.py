@@ -22,6 +22,7 @@ from tasks.tables.schema import OF_A_STUDY
 from tests.support import programs
 from tests.support.command import SHORT, TINY, Burnish, shared
 from tests.support.paths import ROOT
+from tests.support.prefect_home import prefect_home
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +170,7 @@ def test_a_deleted_and_a_corrupted_file_rerun_the_stages_that_make_them(finished
 
 @pytest.mark.slow
 def test_without_a_server_a_run_killed_in_the_middle_of_training_resumes_and_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    monkeypatch.setenv("PREFECT_HOME", str(prefect_home(tmp_path / "prefect")))
     burnish = Burnish(tmp_path / "artifacts", None)
     assert "PREFECT_API_URL" not in burnish.environment
     settings = (*SHORT, "train.epochs=25", "train.patience=25")

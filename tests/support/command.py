@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.paths import ROOT, SHARED
+from tests.support.prefect_home import prefect_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def shared() -> Path:
 def bare(folder: Path) -> dict[str, str]:
     """Return an environment without a server, and with a Prefect home in this folder."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    return environment | {"PREFECT_HOME": str(folder / "prefect")}
+    return environment | {"PREFECT_HOME": str(prefect_home(folder / "prefect"))}
 
 
 def skip_without_engines() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import SHORT
+from tests.support.prefect_home import prefect_home
 
 NAMES = (
     "tasks",
@@ -28,8 +29,9 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with packages that say so when they are imported."""
+    """A working folder with packages that say so when they are imported, and with a Prefect home."""
     made = tmp_path_factory.mktemp("own")
+    prefect_home(made / "home")
     for name in NAMES:
         program = f"raise SystemExit('the user\\'s own {name} was imported')"
         if name in ("tasks", "models", "flows"):

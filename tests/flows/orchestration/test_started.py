@@ -52,12 +52,14 @@ def test_a_stage_that_is_done_shows_all_of_its_progress(server: str, tmp_path: P
 @pytest.mark.slow
 def test_the_first_start_of_the_pages_alone_says_that_it_makes_a_database(tmp_path: Path) -> None:
     said = []
+    environment = bare(tmp_path)
+    (tmp_path / "prefect" / "prefect.db").unlink()
     # the first until the pages are there, so that there is a database
     for wanted in ("deployments: http", "starting"):
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "ui", "--port", "4391", "--out", str(tmp_path / "out")],
             cwd=ROOT,
-            env=bare(tmp_path),
+            env=environment,
             text=True,
             stdout=subprocess.PIPE,
         )

@@ -21,7 +21,7 @@ from flows.terminal.supervisor import INTERRUPTED
 from tasks import tables
 from tasks.records import StageName
 from tests.support import programs
-from tests.support.command import SHORT, TINY, Burnish, bare
+from tests.support.command import SHORT, TINY, Burnish, bare, last
 from tests.support.models import onnx_file
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
@@ -39,9 +39,14 @@ HOW: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "SIGTERM to the group": (143, lambda terminal: terminal.signal_group(signal.SIGTERM)),
     "SIGINT to the process": (130, lambda terminal: terminal.signal(signal.SIGINT)),
 }
-# Long enough to be interrupted everywhere.
-STUDY = (
+# Every stage once, and long enough to be interrupted everywhere.
+STUDY = last(
     *TINY,
+    "tune.trials=1",
+    "augment.policies=['none']",
+    "export.formats=['onnx']",
+    "quantize.settings=['u8s8-reduced']",
+    "quantize.dynamic=false",
     "qat.epochs=1",
     "benchmark.runtimes=['eager', 'onnxruntime']",
     "benchmark.batch_sizes=[1]",
