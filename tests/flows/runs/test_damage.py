@@ -136,14 +136,14 @@ def test_a_search_resumed_with_a_damaged_journal_gives_the_undisturbed_result(tm
     assert _search_rows(work, data) == undisturbed and not caplog.records
     lines = content.splitlines(keepends=True)
     # A process that is killed between two operations leaves whole lines, which are no damage.
-    torn = [b"".join(lines[:count]) for count in range(len(lines))]
-    for journal in (*torn, *damages(content, 12)):
+    first_lines = [b"".join(lines[:count]) for count in range(len(lines))]
+    for journal in (*first_lines, *damages(content, 12)):
         caplog.clear()
         shutil.rmtree(work.scratch)
         work.scratch.mkdir()
         (work.scratch / "trials.log").write_bytes(journal)
         assert _search_rows(work, data) == undisturbed, len(journal)
-        assert ("trials.log is damaged from line" in caplog.text) == (journal not in torn)
+        assert ("trials.log is damaged from line" in caplog.text) == (journal not in first_lines)
         caplog.clear()
         assert _search_rows(work, data) == undisturbed and not caplog.records, (
             "the trials that were repeated are in the journal again"
