@@ -81,7 +81,7 @@ def test_after_a_failed_operation_the_same_command_succeeds_and_repeats_no_finis
     if step == 1:
         operations = {case["what"].split(" ")[0] for case in cases}
         assert operations >= {"create", "write", "fwrite", "copy", "allocate", "fsync", "rename", "mkdir", "link"}
-    # A fault that ends the study is told in one sentence (DiskFull). Few operations may fail without ending it.
+    # A fault that ends the study is told in one sentence (DiskFull). The few in TOLERATED need not end it.
     if mode != "power":
         silent = {case["what"].split(" ")[0] for case in cases if not case["said"]}
         assert silent <= (set() if mode.startswith("lasting") else TOLERATED)

@@ -71,7 +71,7 @@ def test_each_command_says_why_a_run_has_no_results_and_the_report_links_no_miss
     assert main(["why", "--out", str(out)]) == 0
 
 
-def test_deploy_without_a_name_takes_an_older_run_with_results_before_a_newer_without(
+def test_deploy_prefers_an_older_run_with_results_to_a_newer_run_without(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("study.toml", "result.json"):
