@@ -211,7 +211,7 @@ def test_prefects_logs_have_at_most_one_line_about_progress_per_ten_seconds(serv
 
 
 @pytest.fixture(scope="module")
-def failed(server, tmp_path_factory):
+def failed_runs(server, tmp_path_factory):
     """The flow run and its log, by name, of runs of a deployment that fail: in a stage, or for values in the form."""
     environment = {**os.environ, "PREFECT_API_URL": server}
     folder = tmp_path_factory.mktemp("failed")
@@ -273,12 +273,12 @@ def log_of(server, run):
     return api(server, "logs/filter", query)
 
 
-def test_a_flow_run_keeps_the_name_that_a_person_gave_it(failed):
-    assert {flow_run["name"] for flow_run, _ in failed.values()} == set(failed)
+def test_a_flow_run_keeps_the_name_that_a_person_gave_it(failed_runs):
+    assert {flow_run["name"] for flow_run, _ in failed_runs.values()} == set(failed_runs)
 
 
-def test_a_failed_run_says_why_in_its_state_and_once_in_its_log_with_one_traceback(failed):
-    flow_run, log = failed["Tuesday's attempt"]
+def test_a_failed_run_says_why_in_its_state_and_once_in_its_log_with_one_traceback(failed_runs):
+    flow_run, log = failed_runs["Tuesday's attempt"]
     reason = "Diverged: lenet5/train: the loss is (nan|inf) at epoch 1"
     assert re.match(f"no variant to measure: lenet5/train: {reason}", flow_run["state"]["message"])
     errors = [entry["message"] for entry in log if entry["level"] >= 40]
@@ -292,14 +292,14 @@ def test_a_failed_run_says_why_in_its_state_and_once_in_its_log_with_one_traceba
     assert "\n" not in errors[0] + errors[1]
 
 
-def test_settings_that_cannot_go_together_are_refused_in_one_line(failed):
-    flow_run, log = failed["no reference"]
+def test_settings_that_cannot_go_together_are_refused_in_one_line(failed_runs):
+    flow_run, log = failed_runs["no reference"]
     reason = "benchmark.runtimes: must contain 'eager', which the reference is measured with, or 'auto'"
     assert reason in flow_run["state"]["message"]
     assert [entry["message"] for entry in log if entry["level"] >= 40] == [f"refused: study: {reason}"]
 
 
-def test_an_empty_text_for_the_folder_in_the_form_is_refused_in_one_line(failed):
-    flow_run, _ = failed["no folder"]
+def test_an_empty_text_for_the_folder_in_the_form_is_refused_in_one_line(failed_runs):
+    flow_run, _ = failed_runs["no folder"]
     assert flow_run["state"]["message"] == "out: an empty text is no folder; name one"
     assert not {"runs", "store", "tables"} & {path.name for path in ROOT.iterdir()}

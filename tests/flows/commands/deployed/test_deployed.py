@@ -77,7 +77,7 @@ def test_an_image_with_more_pixels_than_fit_into_memory_is_refused_before_decodi
     assert peak_memory(server.process.pid) < 400 * MEBIBYTE
 
 
-def test_a_webp_that_needs_too_much_memory_is_answered_with_413_and_a_damaged_one_with_400(
+def test_a_webp_that_needs_too_much_memory_is_answered_with_413_a_damaged_one_with_400(
     server: Server,
 ) -> None:
     """The WebP library gives the same reason for both: could not create decoder object."""
