@@ -209,7 +209,7 @@ def test_training_with_fused_pointwise_is_refused_without_a_gpu(tmp_path):
 
 
 def test_unavailable_makes_a_step_skipped_and_any_other_error_makes_it_failed(tmp_path, monkeypatch):
-    # Imported in this test alone: Prefect takes seconds to import, which the process of the interpreter need not wait.
+    # Importing Prefect takes seconds, which the interpreter's process saves because only this test imports it.
     from flows import run, study
 
     current_run = run.Run(Study(ablate={"techniques": {"fused": {"fused_pointwise": True}}}), str(tmp_path))

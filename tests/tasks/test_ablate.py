@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TWO_TECHNIQUES = {"smoothing": {"label_smoothing": 0.1}, "average": {"ema": 0.9}}
 
 
-def test_none_has_the_plain_settings_and_all_has_those_of_every_technique() -> None:
+def test_none_trains_with_the_plain_settings_and_all_with_those_of_every_technique() -> None:
     ablation = Ablate(techniques=TWO_TECHNIQUES, plain={"precision": "fp32"}, epochs=2, seeds=(3, 4))
     base = Train(precision="bf16", learning_rate=0.3, patience=1, epochs=40)
     assert ablation.names == ("none", "smoothing", "average", "all")

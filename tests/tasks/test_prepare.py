@@ -261,7 +261,7 @@ def test_a_set_too_small_to_split_is_refused(tmp_path: Path, work: Work) -> None
         prepare(work, Data(source="folder", path=str(root)))
 
 
-def test_a_class_without_training_images_is_refused_unless_allowed(
+def test_a_class_without_training_images_is_refused_unless_on_bad_is_drop(
     tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = write_folder(tmp_path / "set", {"train/a": 5, "train/b": 5, "test/a": 2, "test/c": 2})
@@ -275,7 +275,7 @@ def test_a_class_without_training_images_is_refused_unless_allowed(
     assert "test: no image of 1 class: b, so that nothing is measured of them" in caplog.text
 
 
-def test_a_single_class_in_training_is_refused(tmp_path: Path, work: Work) -> None:
+def test_a_train_split_with_a_single_class_is_refused(tmp_path: Path, work: Work) -> None:
     root = write_folder(tmp_path / "set", {"train/a": 5, "test/b": 5})
     with pytest.raises(ValueError, match="the train split has 4 images of 1 classes, which is too few"):
         prepare(work, Data(source="folder", path=str(root), on_bad="drop"))
@@ -291,7 +291,9 @@ def test_all_images_may_be_test_images_normalised_with_the_settings_mean_and_std
 
 
 @needs_shared
-def test_validation_becomes_test_where_a_source_has_no_test(work: Work, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_validation_part_is_the_test_split_of_a_source_without_test_images(
+    work: Work, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO", "burnish")
     data = Data(source="parquet", path=str(SHARED / "tiny-imagenet"), train_limit=800, test_limit=200)
     prepared = prepare(work, data)

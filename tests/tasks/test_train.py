@@ -152,7 +152,7 @@ def test_the_share_of_time_that_training_waits_for_images_is_recorded(tmp_path):
     assert waits["validation"] == [None] * len(waits["train"])
 
 
-def test_an_upsampled_model_trains_under_its_own_name_and_larger_images_are_refused(tmp_path):
+def test_an_upsampled_model_has_its_own_name_and_upsampling_must_enlarge_the_images(tmp_path):
     work = Work.at(tmp_path)
     data, model = digits(work), Model(name="lenet5", upsample=32)
     trained = train(work, model, data, QUICK.model_copy(update={"epochs": 1}), True)

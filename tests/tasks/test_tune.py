@@ -30,7 +30,7 @@ def test_a_search_that_was_cut_off_continues_with_the_next_trial_and_records_all
     assert epochs
 
 
-def test_a_trial_that_diverges_is_a_failed_row_and_the_search_goes_on(tmp_path):
+def test_a_trial_that_diverges_is_recorded_as_failed_and_the_search_ends_normally(tmp_path):
     from tasks.tune import tune
 
     work = Work.at(tmp_path)

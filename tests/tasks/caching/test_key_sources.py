@@ -107,7 +107,7 @@ def test_an_edit_of_the_clock_changes_the_keys_of_stages_that_measure(project, o
     stages = stages_with_a_new_key(
         project, original_hashes, "tasks/measure/clock.py", "import gc", "import math\nimport gc"
     )
-    # The quantize stage measures times too, to choose one of its forms.
+    # The quantize stage is among them, because it times its forms to choose one.
     assert stages == {"quantize", "benchmark", "serve"}
 
 
