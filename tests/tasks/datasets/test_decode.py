@@ -88,7 +88,9 @@ def test_decoding_resizes_the_shorter_side_and_crops_the_centre() -> None:
         ),
     ],
 )
-def test_a_missing_damaged_or_unsupported_image_is_refused_with_the_reason(image: Any, reason: str, detail: str) -> None:
+def test_a_missing_damaged_or_unsupported_image_is_refused_with_the_reason(
+    image: Any, reason: str, detail: str
+) -> None:
     with pytest.raises(Bad) as bad:
         decode(image, None)
     assert bad.value.args[0] == reason

@@ -68,7 +68,9 @@ def test_a_test_folder_without_class_folders_is_left_out(tmp_path: Path) -> None
         ({"train/a/1.png": 1, "val/a/1.png": 1, "valid/a/1.png": 1}, "", "are both validation images"),
     ],
 )
-def test_a_path_without_class_folders_of_images_is_refused_with_the_reason(tmp_path: Path, images: dict[str, int], path: str, message: str) -> None:
+def test_a_path_without_class_folders_of_images_is_refused_with_the_reason(
+    tmp_path: Path, images: dict[str, int], path: str, message: str
+) -> None:
     write_images(tmp_path, images)
     with pytest.raises(ValueError, match=message):
         opened("folder", tmp_path / path).parts  # noqa: B018

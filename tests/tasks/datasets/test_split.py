@@ -25,7 +25,9 @@ def test_a_sample_gives_each_class_its_share_to_within_one_row(labels: np.ndarra
 
 
 @given(labels_of, st.floats(0.01, 0.99), st.integers(0, 2**32))
-def test_a_stratified_holdout_leaves_at_least_one_row_of_each_class(labels: np.ndarray, fraction: float, seed: int) -> None:
+def test_a_stratified_holdout_leaves_at_least_one_row_of_each_class(
+    labels: np.ndarray, fraction: float, seed: int
+) -> None:
     held_out, stratified = holdout(labels, fraction, (seed, 0))
     remaining = np.delete(labels, held_out)
     assert len(held_out) == min(max(1, round(fraction * len(labels))), len(labels) - 1)
