@@ -1,4 +1,4 @@
-"""The `parquet` source reads files, folders and the hub's data sets, and refuses in one line those that it cannot read."""
+"""The `parquet` source reads files, folders and data sets of the hub, and refuses others with a reason in one line."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_a_parquet_file_with_a_damaged_page_is_refused_by_its_name(tmp_path: Pat
 
 
 class Hub:
-    """Stands in for the hub's API. Its data set is a folder, where the files in `converted` are the hub's conversion."""
+    """Stands in for the hub's API. Its data set is a folder; the files in `converted` are the hub's own conversion."""
 
     def __init__(self, root: Path, converted: tuple[str, ...] = ()) -> None:
         self.root, self.converted, self.fetched = root, converted, []
