@@ -49,6 +49,7 @@ def _safetensors() -> bytes:
 
 
 CUT = "is a zip file that is cut off or damaged .its end is missing.: copy or download it again"
+# By the name of the file: its content, and the message that is expected.
 WRONG_DATA: dict[str, tuple[bytes, str]] = {
     "cut.zip": (_zip()[:900], CUT),
     "directory.zip": (_zip()[:-300] + _zip()[-200:], "is a zip file that is cut off or damaged .Bad magic number"),
@@ -99,6 +100,7 @@ def test_a_source_that_is_named_in_the_settings_refuses_another_kind_of_file_by_
         _ = open_source(Data(path=str(tmp_path / "file"), **settings)).images
 
 
+# By the name of the file: a function that makes its content, and the message that is expected.
 WRONG_MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut.safetensors": (lambda: _safetensors()[:30], "is a safetensors file that is cut off or damaged"),
     "other.onnx": (_safetensors, "is a safetensors file of weights without an architecture"),

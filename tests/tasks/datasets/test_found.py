@@ -30,11 +30,11 @@ from tests.support.paths import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-TWO = {"cat": 3, "dog": 3}
+TWO_CLASSES = {"cat": 3, "dog": 3}
 
 
 def _class_folders(tmp: Path) -> Path:
-    return tree(tmp / "set", TWO)
+    return tree(tmp / "set", TWO_CLASSES)
 
 
 def _zip_of_class_folders(tmp: Path) -> Path:
@@ -78,7 +78,7 @@ def _tiny_imagenet_zip(tmp: Path) -> Path:
         (lambda tmp: _tiny_imagenet_zip(tmp).parent, "tiny_imagenet"),
     ],
 )
-def test_the_source_is_found_by_what_lies_at_the_path(tmp_path: Path, make: Any, source: str) -> None:
+def test_the_source_is_recognised_by_the_content_of_the_path(tmp_path: Path, make: Any, source: str) -> None:
     data = Data(path=str(make(tmp_path)))
     assert resolve(data) == data.model_copy(update={"source": source})
     assert f"tasks.datasets.{source}" in {

@@ -27,7 +27,7 @@ def work(tmp_path: Path) -> Work:
 
 # -------------------------------------------------------------------------------------------------------- split folders
 
-TWO = {"cat": 3, "dog": 3}
+TWO_CLASSES = {"cat": 3, "dog": 3}
 
 
 @pytest.mark.parametrize(
@@ -48,9 +48,9 @@ TWO = {"cat": 3, "dog": 3}
 def test_folders_with_common_names_of_splits_are_splits(
     tmp_path: Path, names: tuple[str, ...], splits: tuple[str, ...]
 ) -> None:
-    root = tree(tmp_path / "set", {f"{name}/{c}": n for name in names for c, n in TWO.items()})
+    root = tree(tmp_path / "set", {f"{name}/{c}": n for name in names for c, n in TWO_CLASSES.items()})
     source = opened(root)
-    assert counts(source) == dict.fromkeys(splits, TWO)
+    assert counts(source) == dict.fromkeys(splits, TWO_CLASSES)
     assert left(source) == []
     for name, split in zip(names, splits, strict=True):
         assert (
@@ -59,7 +59,7 @@ def test_folders_with_common_names_of_splits_are_splits(
 
 
 def test_split_folders_without_one_for_training_are_refused(tmp_path: Path, work: Work) -> None:
-    root = tree(tmp_path / "set", {f"{split}/{c}": 3 for split in ("val", "test") for c in TWO})
+    root = tree(tmp_path / "set", {f"{split}/{c}": 3 for split in ("val", "test") for c in TWO_CLASSES})
     with pytest.raises(
         ValueError,
         match="the source has test and validation, but no training part; name the folder or file of the training",
@@ -75,8 +75,8 @@ def test_split_folders_inside_class_folders_are_splits(tmp_path: Path) -> None:
 
 
 def test_a_folder_around_the_class_folders_is_skipped_and_named_in_the_layout(tmp_path: Path) -> None:
-    source = opened(tree(tmp_path / "set", {f"archive/photos/{c}": n for c, n in TWO.items()}))
-    assert counts(source) == {"train": TWO}
+    source = opened(tree(tmp_path / "set", {f"archive/photos/{c}": n for c, n in TWO_CLASSES.items()}))
+    assert counts(source) == {"train": TWO_CLASSES}
     assert "the 2 folders in archive/photos" in source.images.layout
 
 
@@ -118,7 +118,7 @@ def test_data_layout_decides_between_two_readings(tmp_path: Path) -> None:
     flat = tree(tmp_path / "flat", {"train": 3, "test": 3})
     assert counts(opened(flat, layout="classes")) == {"train": {"test": 3, "train": 3}}
     with pytest.raises(ValueError, match=r"none of the folders cat, dog .* is called train"):
-        opened(tree(tmp_path / "plain", TWO), layout="splits").parts  # noqa: B018
+        opened(tree(tmp_path / "plain", TWO_CLASSES), layout="splits").parts  # noqa: B018
 
 
 # ----------------------------------------------------------------------------- images that are not used, image formats
@@ -303,7 +303,7 @@ def zip_with_resource_fork(root: Path, target: Path) -> Path:
 
 
 def test_a_zip_is_read_as_the_folder_that_it_unpacks_to(tmp_path: Path, work: Work) -> None:
-    root = tree(tmp_path / "set", {f"{split}/{c}": 4 for split in ("train", "test") for c in TWO})
+    root = tree(tmp_path / "set", {f"{split}/{c}": 4 for split in ("train", "test") for c in TWO_CLASSES})
     archive = zip_with_resource_fork(root, tmp_path / "set.zip")
     with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(archive, "a") as appended:
         appended.writestr("set/train/cat/000.png", (root / "train" / "cat" / "000.png").read_bytes())

@@ -22,7 +22,7 @@ from tests.support.images import counts, left, opened, picture, tree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TWO = {"cat": 6, "dog": 6}
+TWO_CLASSES = {"cat": 6, "dog": 6}
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def work(tmp_path: Path) -> Work:
 
 
 def _empty_class(tmp: Path) -> Path:
-    return tree(tmp / "set", {**TWO, "bird": 0})
+    return tree(tmp / "set", {**TWO_CLASSES, "bird": 0})
 
 
 def _class_empty_in_test(tmp: Path) -> Path:

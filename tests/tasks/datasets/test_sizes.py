@@ -30,7 +30,7 @@ def work(tmp_path: Path) -> Work:
         ({"image_size": 8, "resize": 9_500}, r"data.resize = 9500: .* of memory .*; choose a smaller data.resize"),
     ],
 )
-def test_an_image_size_that_exceeds_disk_or_memory_is_refused_with_the_name_of_its_setting(
+def test_an_image_size_beyond_disk_or_memory_is_refused_with_the_name_of_its_setting(
     work: Work, sizes: Any, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message) as error:

@@ -91,9 +91,9 @@ def test_gpu_memory_is_that_of_the_listed_process_or_the_growth_of_the_gpus_use(
     library.pids = []
     assert gpu.vram("cuda:0", before) == (None, None), "where no process is listed, others may be there unseen"
     library.pids = [(-5, 4_000), (-6, 1)]
-    assert gpu.vram("cuda:0", before) == (None, None), "another process came"
+    assert gpu.vram("cuda:0", before) == (None, None), "two processes came, and the growth belongs to both"
     library.pids = [(-5, 4_000)]
-    assert gpu.vram("cuda:0", (5_000, (-6,))) == (None, None), "another process was there"
+    assert gpu.vram("cuda:0", (5_000, (-6,))) == (None, None), "another process was there before and may have grown"
     assert gpu.vram("cpu", before) == (None, None)
     assert gpu.nvml_free_bytes("cuda:0") == 6_000_000_000
 
@@ -113,10 +113,10 @@ def test_a_real_gpu_reports_its_clock_energy_and_the_memory_of_this_process() ->
     torch.cuda.empty_cache()
     context, source = gpu.vram("cuda:0", before)
     with Watch("cuda:0", {os.getpid()}) as watch:
-        held = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda:0")
+        tensor = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda:0")
         end = time.monotonic() + 1
         while time.monotonic() < end:
-            held.add_(1)
+            tensor.add_(1)
         torch.cuda.synchronize()
     row = watch.row()
     assert row["gpu_sm_mhz"] > 0

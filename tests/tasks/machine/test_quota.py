@@ -19,6 +19,7 @@ from tests.support.groups import group, inside
 from tests.support.paths import ROOT
 from tests.support.servers import Made, running
 
+# Lines of /proc/self/mountinfo with the hierarchies of cgroup v2 and v1, where `top` is the group at the mount's root.
 V2 = "31 24 0:27 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
     "25 1 0:20 / /proc rw - proc proc rw\n"
@@ -90,7 +91,7 @@ def write_tree(root: Path, own_groups: str, mounts: str, files: dict[str, str]) 
         ("", "", {}, None),
     ],
 )
-def test_the_quota_is_the_smallest_from_the_own_group_up_to_the_top(
+def test_the_smallest_quota_of_the_own_control_group_and_those_above_it_counts(
     tmp_path: Path, own_groups: str, mounts: str, files: dict[str, str], expected: float | None
 ) -> None:
     assert quota.processors(write_tree(tmp_path, own_groups, mounts, files)) == expected
@@ -198,6 +199,6 @@ def test_memory_left_in_a_real_group_is_within_its_limit() -> None:
         output = printed(
             group_folder, "from tasks.machine import quota; print(quota.memory_left(), quota.memory_available())"
         )
-        left, available = map(int, output.split())
-        assert 0 < left <= 300 << 20
+        remaining, available = map(int, output.split())
+        assert 0 < remaining <= 300 << 20
         assert 0 < available <= 300 << 20

@@ -50,7 +50,7 @@ def assert_one_sentence(error: BaseException | str, folder: Path) -> None:
     assert "\n" not in text
 
 
-def test_decoding_is_refused_before_it_begins_with_the_bytes_that_are_missing(disk):
+def test_a_disk_too_small_for_the_decoded_images_is_refused_before_decoding(disk):
     folder = disk("300k")
     with pytest.raises(DiskFull, match=r"and 1797 decoded images take 345 kB, so \S+ kB are missing;") as error:
         prepare(Work(Store(folder / "out" / "store"), folder), Data())
@@ -216,7 +216,7 @@ def test_a_disk_without_free_inodes_is_reported_as_such(tmp_path, disk):
     ],
     ids=str,
 )
-def test_every_librarys_error_on_a_full_disk_becomes_one_sentence(disk, library_error):
+def test_an_error_of_any_library_on_a_full_disk_becomes_one_sentence(disk, library_error):
     folder = disk("1m")
     fill(folder, 0)
     with pytest.raises(DiskFull) as error, space.watched(folder):

@@ -155,7 +155,9 @@ def test_throughput_counts_only_queries_that_end_while_all_slots_are_busy() -> N
     completions = throughput([sleeping_call(0.004), sleeping_call(0.05)], 0.08, 10)
     assert completions.dtype == np.int64
     assert (np.diff(completions) >= 0).all()
-    assert 0.08e9 < completions[-1] < 0.1e9, "the first slot's last query, before the other slot's second one"
+    assert 0.08e9 < completions[-1] < 0.1e9, (
+        "the last query that counts is the first slot's, before the other slot's second one"
+    )
     assert 12 <= len(completions) <= 21
 
 

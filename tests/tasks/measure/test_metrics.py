@@ -96,7 +96,7 @@ def test_the_macro_f1_interval_of_a_faultless_classifier_is_1_to_1() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=60))
-def test_class_scores_equal_scikit_learns_lie_in_their_intervals_and_are_null_if_undefined(
+def test_class_scores_equal_scikit_learns_within_their_intervals_or_are_null(
     pairs: list[tuple[int, int]],
 ) -> None:
     labels, predicted = np.array(pairs).T

@@ -113,7 +113,7 @@ def test_queries_of_equal_duration_wait_for_one_slot_as_an_md1_queue_predicts(cl
     assert set(ends - starts) == {int(service)}
     waits = starts - arrivals
     assert waits.mean() == pytest.approx(load * service / (2 * (1 - load)), rel=0.05)
-    assert np.mean(waits > 20_000) == pytest.approx(load, rel=0.05), "arrivals that find the slot busy"
+    assert np.mean(waits > 20_000) == pytest.approx(load, rel=0.05), "share of arrivals that find the slot busy"
     # Lindley's recursion: a query starts when it arrives or when the slot is free, whichever is later.
     free = 0
     for arrival, start in zip(arrivals.tolist(), starts.tolist(), strict=True):
