@@ -146,7 +146,8 @@ def test_throughput_is_measured_separately_with_one_query_in_flight_per_slot(
     measured = benchmark(
         work, data, (fake_variant("a", ms=4), fake_variant("broken", fault="raise")), benchmark_settings
     )
-    rows, samples = read(work, measured, "throughputs"), read(work, measured, "completions")
+    rows = read(work, measured, "throughputs")
+    samples = read(work, measured, "completions")
     assert dict(rows.select("variant", "status").iter_rows()) == {"a": "ok", "broken": "failed"}
     latency_rows = read(work, measured, "benchmarks").filter(pl.col("variant") == "a")
     for row, latency_row in zip(rows.head(2).iter_rows(named=True), latency_rows.iter_rows(named=True), strict=True):

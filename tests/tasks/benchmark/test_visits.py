@@ -1,4 +1,4 @@
-"""Candidates are measured in rounds and turns, in processes and groups and within minutes as the settings say."""
+"""The settings decide in which rounds, turns, processes and groups candidates are measured, and for how long."""
 
 from __future__ import annotations
 

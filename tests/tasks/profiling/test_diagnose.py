@@ -97,7 +97,7 @@ def test_a_graph_in_which_no_qdq_pair_is_fused_is_found_to_be_fake_quantization(
     finding = said(findings, "fake quantization: no Q/DQ pair was fused")
     assert finding.severity == "high"
     assert {"first", "second"} <= set(finding.nodes)
-    assert not any("were not fused" in title or "left in" in title for title in findings), "one cause, one finding"
+    assert not any("were not fused" in title or "left in" in title for title in findings), "one cause makes one finding"
 
 
 def test_a_fake_quantize_module_of_pytorch_is_found_to_be_fake_quantization(tmp_path: Path) -> None:
@@ -112,7 +112,8 @@ def test_a_fake_quantize_module_of_pytorch_is_found_to_be_fake_quantization(tmp_
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.conv(self.fake(x))
 
-    model, inputs = Simulated().eval(), np.ones((1, 3, 32, 32), np.float32)
+    model = Simulated().eval()
+    inputs = np.ones((1, 3, 32, 32), np.float32)
     model(torch.from_numpy(inputs))
     torch.jit.save(torch.jit.trace(model, torch.from_numpy(inputs)), tmp_path / "model.ts")
     path = tmp_path / "model.ts"

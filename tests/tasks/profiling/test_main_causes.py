@@ -59,7 +59,7 @@ def test_convolutions_of_dynamic_quantization_are_the_main_cause(tmp_path: Path,
     assert f"{main_cause.share:.0%} of the time" in main_cause.evidence
     assert "quantize statically" in main_cause.remedy
     assert not any("fake" in finding.what or "left in floating" in finding.what for finding in others), (
-        "one cause, one finding"
+        "one cause makes one finding"
     )
 
 
@@ -127,7 +127,7 @@ def test_weights_that_are_graph_inputs_are_the_main_cause_of_unfolded_batch_norm
     assert "15 weights" in main_cause.evidence
     assert set(main_cause.nodes) == {"conv_0", "conv_1", "conv_2"}
     assert "remove_initializer_from_input" in main_cause.remedy
-    assert not any("was not folded" in finding.what for finding in others), "one cause, one finding"
+    assert not any("was not folded" in finding.what for finding in others), "one cause makes one finding"
 
 
 def test_the_finding_on_batch_norms_in_pytorch_says_how_to_fold_them() -> None:
@@ -146,7 +146,8 @@ def test_the_finding_on_batch_norms_in_pytorch_says_how_to_fold_them() -> None:
 
 
 def test_of_two_findings_of_equal_severity_the_one_with_more_time_comes_first() -> None:
-    norm, conv = operator("bn", "BatchNormalization", 30), operator("conv", "Conv", 20)
+    norm = operator("bn", "BatchNormalization", 30)
+    conv = operator("conv", "Conv", 20)
     reorder = [operator(f"r{n}", "Reorder", 10) for n in range(5)]
     for operators, main_cause in (
         ((norm, conv, *reorder), "conversions and reorders"),

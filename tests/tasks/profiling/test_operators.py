@@ -36,7 +36,7 @@ def test_the_module_of_an_operator_is_derived_from_the_names_of_nodes_and_weight
     assert modules.path(["y_QuantizeLinear"]) == "layer1/0/relu"
     assert modules.path(["anything"], ["t", "layer3.1.conv1.weight_quantized"]) == "layer3/1/conv1"
     assert modules.path(["anything"]) == ""
-    assert modules.path(["y"], heavy=True) == "layer1/0/relu", "nothing stands before it"
+    assert modules.path(["y"], heavy=True) == "layer1/0/relu", "this Relu is fused with no convolution"
 
 
 def test_a_convolution_named_after_its_activation_belongs_to_the_module_of_its_weight() -> None:

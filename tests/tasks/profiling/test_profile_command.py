@@ -26,7 +26,7 @@ from tests.support.profiles import RUN, made
 
 
 def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
-    # What the CPU's kernels fuse decides how many modules there are. Each with 2 % of the time has to be drawn.
+    # What the CPU's kernels fuse decides how many modules there are. All with 2 % of the time have to be drawn.
     whole = sum(result.stacks.values())
     counted = ["/".join(stack) for stack, ms in result.stacks.items() if ms >= 0.02 * whole]
     assert counted

@@ -43,14 +43,14 @@ def profile_of(onnx_file: Path, folder: Path, queries: int = 20) -> Profile:
 def busy_machine() -> Iterator[None]:
     """Keep every core busy with three other processes per core."""
     count = 3 * len(machine.affinity())
-    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         time.sleep(0.5)
         yield
     finally:
-        for other in others:
-            other.kill()
-            other.wait()
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_a_profile_and_its_text_have_the_certificate_of_its_measurement(onnx_file: Path, tmp_path: Path) -> None:

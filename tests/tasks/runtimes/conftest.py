@@ -29,7 +29,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 @pytest.fixture(scope="session")
 def data(work: Work) -> Prepared:
-    """Real digits, enlarged to a size that every family takes, in colour."""
+    """Real digits in colour, enlarged to a size that every model family takes."""
     small = digits(work, 60)
     images = np.load(work.store.get(small.images)).repeat(4, axis=1).repeat(4, axis=2).repeat(3, axis=3)
     with work.store.temporary() as folder:

@@ -40,7 +40,8 @@ def test_the_parts_of_a_query_are_positive_and_sum_to_its_latency(
     batch = np.ascontiguousarray(inputs[:8])
     for _ in range(30):
         session.run(batch)
-    latencies_ms, parts = [], []
+    latencies_ms = []
+    parts = []
     for _ in range(200):
         begin = time.perf_counter_ns()
         session.run(batch)

@@ -78,7 +78,7 @@ def test_images_needed_is_the_smallest_number_of_images_that_resolves_a_drop() -
     assert metrics.smallest_drop(metrics.FEW) < 0.1 < metrics.smallest_drop(metrics.FEW - 1)
 
 
-# What the summary says beside the winner.
+# Figures and cautions that the summary gives with the winner.
 
 
 def with_test_images(tables: Tables, images: int) -> Tables:

@@ -74,7 +74,8 @@ def test_a_first_step_that_fp16_skips_leaves_no_momentum():
     torch.use_deterministic_algorithms(True)
     try:
         for fused in (True, False):
-            model, scaler = nn.Linear(3, 2, bias=False), torch.amp.GradScaler("cpu")
+            model = nn.Linear(3, 2, bias=False)
+            scaler = torch.amp.GradScaler("cpu")
             before = model.weight.detach().clone()
             optimizer = Optimizer(model, Train(optimizer="sgd", weight_decay=0.0, fused=fused), scaler)
             for gradient in (torch.inf, 1.0):
@@ -94,7 +95,8 @@ def test_muon_orthogonalises_the_steps_of_filters_and_leaves_other_weights_to_ad
     convolutions = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert [id(w) for _, w in optimizer.matrices] == [id(w) for w in convolutions]
     assert sum(len(g["params"]) for g in adamw.param_groups) == len(list(model.parameters())) - len(convolutions)
-    before, head = convolutions[5].detach().clone(), model.fc.weight.detach().clone()
+    before = convolutions[5].detach().clone()
+    head = model.fc.weight.detach().clone()
     model(torch.randn(16, 1, 8, 8)).square().mean().backward()
     optimizer.step(0.01)
     change = (convolutions[5].detach() - before).flatten(1)

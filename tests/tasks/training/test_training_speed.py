@@ -61,7 +61,9 @@ def burnish_loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray) -> 
 
 def training_loop(folder: Path, images: numpy.ndarray, labels: numpy.ndarray, settings: Train) -> TrainingLoop:
     """Return burnish's training loop over all images but the last 16, which are for validation."""
-    work, size, trained = Work.at(folder), images.shape[1], len(images) - 16
+    work = Work.at(folder)
+    size = images.shape[1]
+    trained = len(images) - 16
     splits = (numpy.arange(len(images)) >= trained).astype(numpy.uint8)
     artifacts = []
     for array in (images, labels, splits):
