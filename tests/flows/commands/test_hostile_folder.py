@@ -29,7 +29,7 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with packages that end the program, with a message, when they are imported, and a Prefect home."""
+    """A working folder with a Prefect home, and with packages that end the program when they are imported."""
     hostile_folder = tmp_path_factory.mktemp("hostile")
     prefect_home(hostile_folder / "home")
     for name in NAMES:
