@@ -11,7 +11,19 @@ from __future__ import annotations
 from tasks.records._base import AUTO, PATTERNS, Record, StageName, formats, plugins, skippable
 from tasks.records._data import Data, Model
 from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
-from tasks.records._results import Artifact, Context, Forms, Measured, Output, Prepared, Result, Trained, Variant
+from tasks.records._results import (
+    Artifact,
+    Context,
+    Forms,
+    Inspected,
+    Measured,
+    Output,
+    Preparation,
+    Prepared,
+    Result,
+    Trained,
+    Variant,
+)
 from tasks.records._search import OF_MODEL, Ablate, Augment, Choice, Prune, Range, Tune
 from tasks.records._study import Study
 from tasks.records._train import POLICIES, Train
@@ -33,9 +45,11 @@ __all__ = [
     "Data",
     "Export",
     "Forms",
+    "Inspected",
     "Measured",
     "Model",
     "Output",
+    "Preparation",
     "Prepared",
     "Prune",
     "Qat",

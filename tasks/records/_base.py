@@ -75,7 +75,9 @@ PathText = Annotated[str, Field(pattern=PATH)]
 Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 StageName = Literal[
+    "inspect",
     "prepare",
+    "adopt",
     "ablate",
     "train",
     "tune",

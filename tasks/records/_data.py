@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import PurePath
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from models import check
 from tasks.records._base import (
@@ -21,6 +23,16 @@ from tasks.records._base import (
     plugins,
     source_settings,
 )
+
+ChannelOrder = Literal["rgb", "bgr", "grey"]
+"""Order of the colours in a model's input; grey: it has one channel."""
+Layout = Literal["nchw", "nhwc"]
+"""Order of the axes of a model's input: images, channels, height and width, or the channels last."""
+
+
+def _name_of(file: str) -> str:
+    """Return what a given model is called: its file's name without the suffix, and with - for characters unfit in names."""
+    return re.sub(r"[^0-9A-Za-z_.-]+", "-", PurePath(file).stem)[:80].strip("-") or "model"
 
 
 class Data(Record):
@@ -112,11 +124,23 @@ class Data(Record):
 
 
 class Model(Record):
-    """A classifier by name."""
+    """A classifier by name, or one that was trained already and is given as a file."""
 
     kind: Literal["model"] = "model"
+    file: PathText = ""
+    """A trained model as an ONNX file, which is neither trained nor changed: it is the reference of its study, and forms
+    are made from it. Empty: the model is made by its name."""
     name: Annotated[str, Field(max_length=200)] = "lenet5"
-    """The name of a function in models/, or timm:NAME or torchvision:NAME for a model of those libraries."""
+    """The name of a function in models/, or timm:NAME or torchvision:NAME for a model of those libraries. With `file`,
+    what the model is called (the file's own name, where nothing is given)."""
+    output: Annotated[str, Field(max_length=1_000)] = ""
+    """With `file`: name of the output that has one score per class. Empty: the only one that can."""
+    order: ChannelOrder | None = None
+    """With `file`: order of the channels in its input. none: found out."""
+    layout: Layout | None = None
+    """With `file`: order of the axes of its input. none: found out."""
+    labels: PathText = ""
+    """With `file`: a text file with the name of a class per line, in the order of the model's outputs. Empty: found out."""
     width: Channels | None = None
     """Number of channels of the first stage, for models that can be scaled (for resnet34 usually 64)."""
     upsample: Pixels | None = None
@@ -132,17 +156,33 @@ class Model(Record):
     @model_validator(mode="before")
     @classmethod
     def _by_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            value = {"file": value} if value.lower().endswith(".onnx") else {"name": value}
+        if isinstance(value, dict) and value.get("file") and not value.get("name"):
+            value = {**value, "name": _name_of(str(value["file"]))}
+        return value
 
     @field_validator("name")
     @classmethod
-    def _name(cls, value: str) -> str:
-        check(value)
+    def _name(cls, value: str, info: ValidationInfo) -> str:
+        if not info.data.get("file"):
+            check(value)
         return value
 
     @model_validator(mode="after")
-    def _scaled(self) -> Model:
+    def _fitting(self) -> Model:
+        """Refuse settings of a model by name where a file is given, and the other way round."""
+        if self.file:
+            made = [name for name in ("width", "upsample", "gelu", "pretrained") if getattr(self, name) is not None]
+            if made:
+                raise ValueError(
+                    f"{made[0]} is for a model that burnish makes by its name; {self.file!r} stays as it is"
+                )
+            return self
         check(self.name, self.width)
+        given = [name for name in ("output", "order", "layout", "labels") if getattr(self, name)]
+        if given:
+            raise ValueError(f"{given[0]} is for a model that is given as a file; name the file with `file`")
         return self
 
     @property

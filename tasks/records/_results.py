@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from tasks.records._base import Precision, Record, StageName, Status
+from tasks.records._base import Pixels, Precision, Record, StageName, Status
+from tasks.records._data import ChannelOrder, Layout
 from tasks.records._train import Train
 
 
@@ -37,6 +38,41 @@ class Output(Record):
     @classmethod
     def may_repeat(cls, field: str) -> bool:
         return True
+
+
+class Preparation(Record):
+    """How an image becomes the input of a given model, and which of the model's outputs stands for which class."""
+
+    kind: Literal["preparation"] = "preparation"
+    image_size: Pixels
+    """Height and width, in pixels, of the model's input."""
+    resize: Pixels | None = None
+    """Length of the shorter side before the centre crop, in pixels. None: `image_size` itself."""
+    order: ChannelOrder = "rgb"
+    """Order of the channels in the model's input."""
+    layout: Layout = "nchw"
+    """Order of the axes of the model's input."""
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted from pixels scaled to 0..1: one value per channel in RGB order, or one for all."""
+    std: tuple[float, ...] = (1.0,)
+    """What the difference is divided by, in the same form as `mean`. 1/255 gives a model its pixels from 0 to 255."""
+    output: str = ""
+    """Name of the output that has a score per class. Empty: the model's only output."""
+    outputs_of_classes: tuple[int, ...] | None = None
+    """For each class of the data, the number of the model's output that stands for it. None: the same order."""
+    told_by: dict[str, str] = {}
+    """Field of this record -> what it was taken from, in words, such as "the file's metadata" or "tried on 200 images"."""
+
+    @classmethod
+    def may_repeat(cls, field: str) -> bool:
+        return True
+
+
+class Inspected(Output):
+    """What was found out about a given model before its images are prepared."""
+
+    kind: Literal["inspected"] = "inspected"
+    preparation: Preparation
 
 
 class Prepared(Output):
