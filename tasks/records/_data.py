@@ -31,7 +31,7 @@ Layout = Literal["nchw", "nhwc"]
 
 
 def _name_of(file: str) -> str:
-    """Return what a given model is called: its file's name without the suffix, and with - for characters unfit in names."""
+    """Return what a given model is called: its file's name without suffix, with - for what no name of a variant has."""
     return re.sub(r"[^0-9A-Za-z_.-]+", "-", PurePath(file).stem)[:80].strip("-") or "model"
 
 
@@ -128,8 +128,8 @@ class Model(Record):
 
     kind: Literal["model"] = "model"
     file: PathText = ""
-    """A trained model as an ONNX file, which is neither trained nor changed: it is the reference of its study, and forms
-    are made from it. Empty: the model is made by its name."""
+    """A trained model as an ONNX file, which is neither trained nor changed: it is the reference of its study, and
+    forms are made from it. Empty: the model is made by its name."""
     name: Annotated[str, Field(max_length=200)] = "lenet5"
     """The name of a function in models/, or timm:NAME or torchvision:NAME for a model of those libraries. With `file`,
     what the model is called (the file's own name, where nothing is given)."""
@@ -140,7 +140,7 @@ class Model(Record):
     layout: Layout | None = None
     """With `file`: order of the axes of its input. none: found out."""
     labels: PathText = ""
-    """With `file`: a text file with the name of a class per line, in the order of the model's outputs. Empty: found out."""
+    """With `file`: a text file with a class name per line, in the order of the model's outputs. Empty: found out."""
     width: Channels | None = None
     """Number of channels of the first stage, for models that can be scaled (for resnet34 usually 64)."""
     upsample: Pixels | None = None
@@ -175,9 +175,7 @@ class Model(Record):
         if self.file:
             made = [name for name in ("width", "upsample", "gelu", "pretrained") if getattr(self, name) is not None]
             if made:
-                raise ValueError(
-                    f"{made[0]} is for a model that burnish makes by its name; {self.file!r} stays as it is"
-                )
+                raise ValueError(f"{made[0]} is for models that burnish makes by name; {self.file!r} stays as it is")
             return self
         check(self.name, self.width)
         given = [name for name in ("output", "order", "layout", "labels") if getattr(self, name)]

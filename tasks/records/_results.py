@@ -61,7 +61,7 @@ class Preparation(Record):
     outputs_of_classes: tuple[int, ...] | None = None
     """For each class of the data, the number of the model's output that stands for it. None: the same order."""
     told_by: dict[str, str] = {}
-    """Field of this record -> what it was taken from, in words, such as "the file's metadata" or "tried on 200 images"."""
+    """Field of this record -> where its value comes from, in words, such as "the file's metadata"."""
 
     @classmethod
     def may_repeat(cls, field: str) -> bool:
