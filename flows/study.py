@@ -9,6 +9,9 @@ from pathlib import Path
 from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
+from tasks.adopt import adopt_task
+from tasks.forms.given import read_graph
+from tasks.inspect import inspect_task
 
 from flows import logs
 from flows.devices_here import refuse_missing
@@ -35,7 +38,7 @@ from tasks.prepare import prepare_task
 from tasks.prune import prune_task
 from tasks.qat import qat_task
 from tasks.quantize import quantize_task
-from tasks.records import Result, StageName, Study
+from tasks.records import Model, Result, StageName, Study
 from tasks.serve import serve_task
 from tasks.train import train_task
 from tasks.tune import tune_task
@@ -46,7 +49,9 @@ DEFAULT = quickstart()
 TASKS = {
     task.name: task
     for task in (
+        inspect_task,
         prepare_task,
+        adopt_task,
         ablate_task,
         train_task,
         tune_task,
@@ -116,6 +121,9 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     refuse_out("out", out)
     machine.keep_to_quota()
     for model in study.models:
+        if model.file:
+            refuse_unreadable(model)
+            continue
         if model.pretrained is not None:
             # A file that cannot be read is an error before anything is computed.
             check_weights(model.pretrained)
@@ -127,6 +135,21 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     run = Run(plan.study, out, again)
     with under_way(run.folder):
         return run.context.run, _results(run, study, plan)
+
+
+def refuse_unreadable(model: Model) -> None:
+    """Check that a given model is an ONNX file that can be adopted, before anything is computed.
+
+    Raises
+    ------
+    ValueError
+        If it is not. The message names the file.
+    """
+    try:
+        read_graph(Path(model.file).expanduser())
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"models: {model.file}: {reason}") from None
 
 
 def _results(run: Run, study: Study, plan: Plan) -> Result:

@@ -20,6 +20,7 @@ RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
     "run": "run a study on this machine",
+    "optimize": "find the fastest form of a model that you have, within an accuracy budget",
     "presets": "list the presets",
     "show": "print a preset as TOML, ready to edit and run",
     "ui": "start Prefect's pages with all presets, ready to be run, until Ctrl-C",
@@ -32,6 +33,7 @@ COMMANDS = {
 }
 EXAMPLES = {
     "run": "burnish run quickstart --set data.path=photos/ --skip tune",
+    "optimize": "burnish optimize model.onnx --data photos/ --max-drop 0.5",
     "presets": "burnish presets",
     "show": "burnish show quickstart > my-study.toml && burnish run my-study.toml",
     "ui": "burnish ui --port 4201",
@@ -65,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     _run(commands["run"])
+    _optimize(commands["optimize"])
     _study(commands["show"])
     _ui(commands["ui"])
     _bench(commands["bench"])
@@ -145,6 +148,56 @@ def _run(run: argparse.ArgumentParser) -> None:
         help="leave stages out, e.g. build,tune; may be repeated",
     )
     _out(run, "folder for what runs leave")
+
+
+def _optimize(optimize: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish optimize`."""
+    optimize.add_argument(
+        "models", nargs="+", metavar="MODEL", help="an ONNX file, or timm:NAME or torchvision:NAME with its --weights"
+    )
+    optimize.add_argument(
+        "--data", required=True, metavar="PATH", help="labelled images: a folder of classes, a Parquet file, a zip ..."
+    )
+    optimize.add_argument(
+        "--max-drop",
+        type=options.points,
+        default=0.5,
+        metavar="POINTS",
+        help="percentage points of top-1 that may be lost (default: %(default)g)",
+    )
+    optimize.add_argument(
+        "--batch", type=options.count, default=1, metavar="N", help="images per query (default: %(default)d)"
+    )
+    optimize.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
+    optimize.add_argument("--weights", metavar="FILE", help="weights of a model that is given by its name")
+    optimize.add_argument(
+        "--image-size", type=options.count, metavar="N", help="height and width of the model's input, in pixels"
+    )
+    optimize.add_argument(
+        "--resize", type=options.count, metavar="N", help="length of the shorter side before the centre crop, in pixels"
+    )
+    for name in ("mean", "std"):
+        optimize.add_argument(
+            f"--{name}",
+            type=options.shares,
+            metavar="X,...",
+            help=f"{name} that the model was trained with, of pixels from 0 to 1; found out where it is not given",
+        )
+    optimize.add_argument("--order", choices=("rgb", "bgr", "grey"), help="order of the channels in the model's input")
+    optimize.add_argument("--layout", choices=("nchw", "nhwc"), help="order of the axes of the model's input")
+    optimize.add_argument(
+        "--labels", metavar="FILE", help="text file with a class name per line, in the order of the model's outputs"
+    )
+    optimize.add_argument("--output", metavar="NAME", help="the model's output that has a score per class")
+    optimize.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change any setting of the study by its dotted key; may be repeated",
+    )
+    _out(optimize, "folder for what runs leave")
 
 
 def _ui(ui: argparse.ArgumentParser) -> None:

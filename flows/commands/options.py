@@ -133,6 +133,21 @@ def count(text: str) -> int:
     return int(text)
 
 
+def points(text: str) -> float:
+    """Parse a number of percentage points."""
+    if not 0 <= float(text) <= 100:
+        raise ValueError
+    return float(text)
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """Parse one number from 0 to 1, or one per channel with commas between them."""
+    numbers = tuple(float(part) for part in text.split(","))
+    if len(numbers) not in (1, 3) or not all(0 <= number <= 1 for number in numbers):
+        raise ValueError
+    return numbers
+
+
 def rounds(text: str) -> int:
     """Parse the number of rounds of a benchmark."""
     if not 1 <= int(text) <= ROUNDS:
@@ -151,5 +166,7 @@ def port(text: str) -> int:
 numbers.__name__ = "list of whole numbers from 1 to a million"
 positive.__name__ = "positive number up to a million"
 count.__name__ = "whole number from 1 to a million"
+points.__name__ = "number from 0 to 100"
+shares.__name__ = "list of one or three numbers from 0 to 1"
 rounds.__name__ = f"whole number from 1 to {ROUNDS}"
 port.__name__ = "port from 1 to 65535"

@@ -31,7 +31,7 @@ from tasks.profilers import LEAST_QUERIES
 from tasks.profiling.profile import Profile, profile
 from tasks.records import Artifact, formats, plugins
 from tasks.tables.figures import sig
-from tasks.tables.rule import TRAINING
+from tasks.tables.rule import as_trained
 
 if TYPE_CHECKING:
     import argparse
@@ -186,11 +186,11 @@ def _keep(result: Profile, written: Path, folder: Path) -> Path:
 
 
 def _reference(out: Path, run: str) -> str:
-    """Return the variant to profile where the user names none: the run's most accurate unpruned model in PyTorch."""
+    """Return the variant to profile where the user names none: the run's most accurate model as trained or given."""
     rows = tables.read(out, "summary", run).collect().to_dicts()
-    unpruned = [row for row in rows if row["runtime"] == "eager" and row["stage"] in TRAINING and row["status"] == "ok"]
+    unpruned = [row for row in rows if as_trained(row) and row["status"] == "ok"]
     if not unpruned:
-        raise Mistake(f"run {run} has no unpruned model in PyTorch; name a variant")
+        raise Mistake(f"run {run} has no unpruned model that was measured; name a variant")
     return max(unpruned, key=lambda row: row["top1"] or 0.0)["variant"]
 
 

@@ -43,6 +43,7 @@ class Output(Record):
 class Preparation(Record):
     """How an image becomes the input of a given model, and which of the model's outputs stands for which class."""
 
+    UNCOUNTED = frozenset({"told_by"})
     kind: Literal["preparation"] = "preparation"
     image_size: Pixels
     """Height and width, in pixels, of the model's input."""

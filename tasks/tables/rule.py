@@ -16,6 +16,8 @@ KEY = ("variant", "runtime", "device")
 """Columns that together name a candidate."""
 TRAINING = ("train", "tune", "augment")
 """Stages whose weights are neither pruned nor quantized: a reference comes from one of them."""
+GIVEN = "adopt"
+"""The stage whose variants were given by the user, as ONNX files."""
 EPS = 1e-9
 """Scores are shares of images. Two of them that differ by no more than this rounding error are equal."""
 
@@ -51,6 +53,8 @@ def passed_over(rows: Sequence[Row], study: Study, batch_size: int, below_ms: fl
 def find_reference(rows: Sequence[Row], study: Study, batch_size: int) -> Row | None:
     """Return the most accurate unpruned fp32 row in PyTorch eager, None where none was measured.
 
+    A model that was given as an ONNX file takes part as it is, in ONNX Runtime.
+
     It is taken from the first device of the study that has such a row; `auto` prefers a GPU.
     """
     metric = study.select.metric
@@ -74,15 +78,15 @@ def lost_references(rows: Sequence[Row], study: Study, batch_size: int) -> list[
 
 
 def _in_question(rows: Sequence[Row], batch_size: int) -> list[Row]:
-    """Return the rows of unpruned fp32 models in PyTorch eager at a batch size, measured or not."""
-    return [
-        row
-        for row in rows
-        if row["batch_size"] == batch_size
-        and row["runtime"] == "eager"
-        and row["precision"] == "fp32"
-        and row["stage"] in TRAINING
-    ]
+    """Return the rows at a batch size of models as they were trained or given, measured or not."""
+    return [row for row in rows if row["batch_size"] == batch_size and as_trained(row)]
+
+
+def as_trained(row: Row) -> bool:
+    """Return whether a row is of an unpruned fp32 model in PyTorch eager, or of a given one in ONNX Runtime."""
+    if row["stage"] == GIVEN:
+        return bool(row["runtime"] == "onnxruntime")
+    return row["runtime"] == "eager" and row["precision"] == "fp32" and row["stage"] in TRAINING
 
 
 def on_front(row: Row, rows: Sequence[Row], metric: str) -> bool:

@@ -14,7 +14,7 @@ TABLES: dict[str, Table] = {
             "name": text("name of the variant"),
             "model": text("label of the model"),
             "stage": text(
-                "stage that made it", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build"
+                "stage that made it", "adopt", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build"
             ),
             "parent": text("name of the variant it was made from", null=True),
             "format": text("file format", "safetensors", "torchscript", "onnx", "engine"),
