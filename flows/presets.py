@@ -91,6 +91,7 @@ def optimize() -> Study:
         train=Train(epochs=0),
         tune=Tune(trials=0),
         augment=Augment(policies=()),
+        prune=Prune(ratios=()),
         quantize=Quantize(settings=QUANTIZE_SETTINGS, dynamic=False, calibration_images=256, max_drop=0.005),
         benchmark=Benchmark(batch_sizes=(1,), throughput=False, rounds=5),
         serve=Serve(seconds=0),

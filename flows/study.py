@@ -10,11 +10,11 @@ from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
 from tasks.adopt import adopt_task
-from tasks.forms.given import read_graph
 from tasks.inspect import inspect_task
 
 from flows import logs
 from flows.devices_here import refuse_missing
+from flows.given_files import refuse_unreadable
 from flows.orchestration import liveness
 from flows.orchestration.started import as_started, is_deployed, of_deployment
 from flows.plan import Plan, planned
@@ -38,7 +38,7 @@ from tasks.prepare import prepare_task
 from tasks.prune import prune_task
 from tasks.qat import qat_task
 from tasks.quantize import quantize_task
-from tasks.records import Model, Result, StageName, Study
+from tasks.records import Result, StageName, Study
 from tasks.serve import serve_task
 from tasks.train import train_task
 from tasks.tune import tune_task
@@ -120,10 +120,8 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     # A study from a form or a deployment was not checked by the command line.
     refuse_out("out", out)
     machine.keep_to_quota()
+    refuse_unreadable(study)
     for model in study.models:
-        if model.file:
-            refuse_unreadable(model)
-            continue
         if model.pretrained is not None:
             # A file that cannot be read is an error before anything is computed.
             check_weights(model.pretrained)
@@ -135,21 +133,6 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     run = Run(plan.study, out, again)
     with under_way(run.folder):
         return run.context.run, _results(run, study, plan)
-
-
-def refuse_unreadable(model: Model) -> None:
-    """Check that a given model is an ONNX file that can be adopted, before anything is computed.
-
-    Raises
-    ------
-    ValueError
-        If it is not. The message names the file.
-    """
-    try:
-        read_graph(Path(model.file).expanduser())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"models: {model.file}: {reason}") from None
 
 
 def _results(run: Run, study: Study, plan: Plan) -> Result:

@@ -31,8 +31,10 @@ def execute(study: Study, folder: str, again: tuple[StageName, ...] = ()) -> Non
         Stages that are computed although their results are stored.
     """
     from flows.devices_here import refuse_missing
+    from flows.given_files import refuse_unreadable
     from flows.plan import planned
 
+    refuse_unreadable(study)
     refuse_missing_images(study)
     # A missing device, or an `auto` that does not fit the other settings here, is refused before anything starts.
     refuse_missing(planned(study).study)
