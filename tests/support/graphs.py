@@ -72,7 +72,7 @@ class Graph:
         return path
 
 
-def found(
+def findings_of(
     graph: Graph, folder: Path, channels: int = 16, runtime: str = "onnxruntime", **others: Any
 ) -> dict[str, Finding]:
     """What is found in a graph, executed, by its first words."""

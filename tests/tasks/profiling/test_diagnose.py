@@ -10,7 +10,7 @@ import pytest
 from tasks import profilers
 from tasks.profilers import Convolution
 from tasks.profiling.diagnose import Case, diagnose
-from tests.support.graphs import ROOMY, Graph, by_words, case, found, operator, said
+from tests.support.graphs import ROOMY, Graph, by_words, case, findings_of, operator, said
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ def test_a_healthy_float_graph_has_no_finding(tmp_path: Path) -> None:
     for name in ("first", "second", "third"):
         graph.conv(name, 16, 16)
         graph.add("Relu", f"{name}_relu")
-    assert found(graph, tmp_path) == {}
+    assert findings_of(graph, tmp_path) == {}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -35,7 +35,7 @@ def test_a_healthy_int8_graph_has_no_finding(tmp_path: Path, runtime: str) -> No
         graph.quantized(name)
     graph.add("GlobalAveragePool", "pool")
     graph.quantized("pool")
-    assert found(graph, tmp_path, runtime=runtime) == {}
+    assert findings_of(graph, tmp_path, runtime=runtime) == {}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -67,7 +67,7 @@ def test_a_pair_around_an_operator_without_an_int8_form_is_named_as_not_fused(tm
     graph.quantized("odd_one")
     graph.conv("last", 16, 16, int8=True)
     graph.quantized("last")
-    finding = said(found(graph, tmp_path), "pairs that were not fused")
+    finding = said(findings_of(graph, tmp_path), "pairs that were not fused")
     assert finding.nodes == ("odd_one",)
     assert "Erf" in finding.evidence
     assert "quantize" in finding.remedy
@@ -80,7 +80,7 @@ def test_a_convolution_that_was_not_quantized_is_named_as_left_in_float(tmp_path
     graph.quantized("good")
     graph.conv("forgotten", 32, 16)
     graph.add("Relu", "relu")
-    finding = said(found(graph, tmp_path), "left in floating point")
+    finding = said(findings_of(graph, tmp_path), "left in floating point")
     # the relu is fused with it
     assert any("relu" in node or "forgotten" in node for node in finding.nodes)
     assert "Conv (fp32)" in finding.evidence
@@ -94,7 +94,7 @@ def test_a_model_whose_pairs_all_stay_is_fake_quantization(tmp_path: Path) -> No
     for name in ("first", "second"):
         graph.conv(name, 16, 16, int8=True)
         graph.quantized(name, np.uint16)
-    findings = found(graph, tmp_path)
+    findings = findings_of(graph, tmp_path)
     finding = said(findings, "fake quantization: no Q/DQ pair was fused")
     assert finding.severity == "high"
     assert {"first", "second"} <= set(finding.nodes)
@@ -134,7 +134,7 @@ def test_conversions_and_layout_changes_are_told_with_their_share(tmp_path: Path
         graph.add("Reshape", f"flat_{number}", flat)
         graph.add("Relu", f"relu_{number}")
         graph.add("Reshape", f"image_{number}", image)
-    finding = said(found(graph, tmp_path), "conversions and reorders")
+    finding = said(findings_of(graph, tmp_path), "conversions and reorders")
     assert "layout changes" in finding.evidence
     assert "copies" not in finding.evidence
     assert {f"there_{number}" for number in range(6)} <= set(finding.nodes)
@@ -145,7 +145,7 @@ def test_convolutions_with_odd_channels_are_named_with_their_channels(tmp_path: 
     graph.conv("stem", 16, 3)
     graph.conv("narrow", 12, 16)
     graph.conv("wide", 16, 12)
-    finding = said(found(graph, tmp_path, channels=3), "no multiple of 8")
+    finding = said(findings_of(graph, tmp_path, channels=3), "no multiple of 8")
     assert finding.nodes == ("narrow (16→12)", "wide (12→16)"), "three channels of an image are nobody's mistake"
     assert "2 of 3 convolutions" in finding.evidence
     assert "round_to=8" in finding.remedy

@@ -13,7 +13,7 @@ from onnx import helper
 from tasks import profilers
 from tasks.profilers import LEAST_QUERIES, Measured, Operator
 from tasks.profiling.diagnose import Case, diagnose
-from tests.support.graphs import Graph, case, found, operator
+from tests.support.graphs import Graph, case, findings_of, operator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ def test_matrix_products_of_dynamic_quantization_are_what_it_is_for() -> None:
 
 
 def stayed(graph: Graph, folder: Path) -> Any:
-    return next(one for what, one in found(graph, folder).items() if "was not folded" in what)
+    return next(one for what, one in findings_of(graph, folder).items() if "was not folded" in what)
 
 
 def test_a_batch_norm_that_follows_no_convolution_is_named(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_a_batch_norm_that_is_folded_is_not_told(tmp_path: Path) -> None:
         batch_norm(graph, f"norm_{number}")
     path = graph.save(tmp_path / "model.onnx")
     assert profiled(path).normalisations == {}
-    assert found(graph, tmp_path) == {}
+    assert findings_of(graph, tmp_path) == {}
 
 
 def test_weights_that_are_inputs_are_the_main_cause_of_what_is_not_folded(tmp_path: Path) -> None:
