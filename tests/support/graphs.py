@@ -90,7 +90,7 @@ def by_words(findings: list[Finding]) -> dict[str, Finding]:
     return {one.what: one for one in findings}
 
 
-def said(findings: dict[str, Finding], words: str) -> Finding:
+def finding_about(findings: dict[str, Finding], words: str) -> Finding:
     matching = [finding for what, finding in findings.items() if words in what]
     assert len(matching) == 1, (words, list(findings))
     return matching[0]

@@ -10,7 +10,7 @@ import pytest
 from tasks import profilers
 from tasks.profilers import Convolution
 from tasks.profiling.diagnose import Case, diagnose
-from tests.support.graphs import ROOMY, Graph, by_words, case, findings_of, operator, said
+from tests.support.graphs import ROOMY, Graph, by_words, case, finding_about, findings_of, operator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,7 +67,7 @@ def test_a_pair_around_an_operator_without_an_int8_form_is_named_as_not_fused(tm
     graph.quantized("odd_one")
     graph.conv("last", 16, 16, int8=True)
     graph.quantized("last")
-    finding = said(findings_of(graph, tmp_path), "pairs that were not fused")
+    finding = finding_about(findings_of(graph, tmp_path), "pairs that were not fused")
     assert finding.nodes == ("odd_one",)
     assert "Erf" in finding.evidence
     assert "quantize" in finding.remedy
@@ -80,7 +80,7 @@ def test_a_convolution_that_was_not_quantized_is_named_as_left_in_float(tmp_path
     graph.quantized("good")
     graph.conv("forgotten", 32, 16)
     graph.add("Relu", "relu")
-    finding = said(findings_of(graph, tmp_path), "left in floating point")
+    finding = finding_about(findings_of(graph, tmp_path), "left in floating point")
     # the relu is fused with it
     assert any("relu" in node or "forgotten" in node for node in finding.nodes)
     assert "Conv (fp32)" in finding.evidence
@@ -95,7 +95,7 @@ def test_a_model_whose_pairs_all_stay_is_fake_quantization(tmp_path: Path) -> No
         graph.conv(name, 16, 16, int8=True)
         graph.quantized(name, np.uint16)
     findings = findings_of(graph, tmp_path)
-    finding = said(findings, "fake quantization: no Q/DQ pair was fused")
+    finding = finding_about(findings, "fake quantization: no Q/DQ pair was fused")
     assert finding.severity == "high"
     assert {"first", "second"} <= set(finding.nodes)
     assert not any("were not fused" in what or "left in" in what for what in findings), "one cause, one finding"
@@ -121,7 +121,7 @@ def test_a_fake_quantize_module_of_pytorch_is_fake_quantization(tmp_path: Path) 
         path=path, runtime="torchscript", device="cpu", threads=1, inputs=inputs, queries=20, folder=tmp_path
     )
     measured = profilers.load("torchscript").measure(request)
-    finding = said(by_words(diagnose(Case(profile=measured, **ROOMY))), "simulated in floating point")
+    finding = finding_about(by_words(diagnose(Case(profile=measured, **ROOMY))), "simulated in floating point")
     assert any("fake_quant" in node for node in finding.nodes)
     assert "never time it as int8" in finding.remedy
 
@@ -134,7 +134,7 @@ def test_conversions_and_layout_changes_are_told_with_their_share(tmp_path: Path
         graph.add("Reshape", f"flat_{number}", flat)
         graph.add("Relu", f"relu_{number}")
         graph.add("Reshape", f"image_{number}", image)
-    finding = said(findings_of(graph, tmp_path), "conversions and reorders")
+    finding = finding_about(findings_of(graph, tmp_path), "conversions and reorders")
     assert "layout changes" in finding.evidence
     assert "copies" not in finding.evidence
     assert {f"there_{number}" for number in range(6)} <= set(finding.nodes)
@@ -145,7 +145,7 @@ def test_convolutions_with_odd_channels_are_named_with_their_channels(tmp_path: 
     graph.conv("stem", 16, 3)
     graph.conv("narrow", 12, 16)
     graph.conv("wide", 16, 12)
-    finding = said(findings_of(graph, tmp_path, channels=3), "no multiple of 8")
+    finding = finding_about(findings_of(graph, tmp_path, channels=3), "no multiple of 8")
     assert finding.nodes == ("narrow (16→12)", "wide (12→16)"), "three channels of an image are nobody's mistake"
     assert "2 of 3 convolutions" in finding.evidence
     assert "round_to=8" in finding.remedy
@@ -154,7 +154,7 @@ def test_convolutions_with_odd_channels_are_named_with_their_channels(tmp_path: 
 def test_int8_without_its_instructions_is_told_on_a_cpu_alone() -> None:
     conv = operator("conv", "QLinearConv", 1, precision="int8")
     plain = case(conv, quantized=True, cpu_features=("avx2",))
-    assert "avx2" in said(by_words(diagnose(plain)), "without VNNI or AMX").evidence
+    assert "avx2" in finding_about(by_words(diagnose(plain)), "without VNNI or AMX").evidence
     for others in (
         {"cpu_features": ("avx2", "avx_vnni")},
         {"cpu_features": ("amx_int8",)},
@@ -166,7 +166,9 @@ def test_int8_without_its_instructions_is_told_on_a_cpu_alone() -> None:
 
 def test_a_gpu_that_waits_for_the_host_is_told() -> None:
     conv = operator("conv", "Conv", 1)
-    finding = said(by_words(diagnose(case(conv, device="cuda:0", split=(0.1, 2.5, 1.25, 0.1)))), "enqueue-bound")
+    finding = finding_about(
+        by_words(diagnose(case(conv, device="cuda:0", split=(0.1, 2.5, 1.25, 0.1)))), "enqueue-bound"
+    )
     assert "2.5 ms" in finding.evidence
     assert "1.25 ms" in finding.evidence
     assert "CUDA graph" in finding.remedy
@@ -175,7 +177,7 @@ def test_a_gpu_that_waits_for_the_host_is_told() -> None:
 
 def test_idle_cores_are_told() -> None:
     conv = operator("conv", "Conv", 1)
-    finding = said(by_words(diagnose(case(conv, threads=1, cores=4))), "fewer threads")
+    finding = finding_about(by_words(diagnose(case(conv, threads=1, cores=4))), "fewer threads")
     assert finding.evidence.startswith("1 of 4 cores")
     assert "--threads 4" in finding.remedy
     assert diagnose(case(conv, threads=4, cores=4)) == []
@@ -192,8 +194,10 @@ def test_conversions_at_the_edges_alone_are_no_mistake_until_they_take_a_fifth()
     conv, edges = operator("conv", "Conv", 85), [operator(f"reorder{n}", "Reorder", 5) for n in range(3)]
     assert diagnose(case(conv, *edges)) == []
     more = [operator(f"inner{n}", "Reorder", 1) for n in range(2)]
-    assert said(by_words(diagnose(case(conv, *edges, *more))), "reorders").severity == "medium"
-    assert said(by_words(diagnose(case(conv, operator("all", "Transpose", 30)))), "reorders").severity == "high"
+    assert finding_about(by_words(diagnose(case(conv, *edges, *more))), "reorders").severity == "medium"
+    assert (
+        finding_about(by_words(diagnose(case(conv, operator("all", "Transpose", 30)))), "reorders").severity == "high"
+    )
 
 
 def test_the_worst_comes_first() -> None:
