@@ -44,7 +44,7 @@ RUN = "small-20260101-000000"
 IMAGES = 12
 
 
-class Made:
+class FinishedRun:
     """An artifacts folder with a run whose winner is a real file, and what the pipeline says of its test images."""
 
     def __init__(self, out: Path, work: Work, data: Prepared, settings: Data) -> None:

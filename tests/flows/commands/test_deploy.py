@@ -23,22 +23,22 @@ from tasks.prepare import prepare
 from tasks.records import Data
 from tests.support.command import shared
 from tests.support.digits import digits
-from tests.support.servers import IMAGES, RUN, Made, environment, load_app, png, post, served
+from tests.support.servers import IMAGES, RUN, FinishedRun, environment, load_app, png, post, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def grey(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """scikit-learn's digits: greyscale, normalised by the training images."""
     out = tmp_path_factory.mktemp("grey")
     work = Work.at(out, "deploy")
-    return Made(out, work, digits(work, 60), Data(source="digits"))
+    return FinishedRun(out, work, digits(work, 60), Data(source="digits"))
 
 
 @pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """JPEG photographs of ImageNet: resized, cropped."""
     out = tmp_path_factory.mktemp("colour")
     work = Work.at(out, "deploy")
@@ -53,7 +53,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
         std=(0.2, 0.25, 0.3),
         test_fraction=1,
     )
-    return Made(out, work, prepare(work, settings), settings)
+    return FinishedRun(out, work, prepare(work, settings), settings)
 
 
 def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
@@ -76,7 +76,7 @@ def alone() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def test_the_server_answers_as_the_pipeline_does(grey: Made, tmp_path: Path) -> None:
+def test_the_server_answers_as_the_pipeline_does(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
     want = grey.logits("onnxruntime", "lenet5/train/onnx")
     with served(folder) as url:
@@ -110,7 +110,7 @@ def test_the_server_answers_as_the_pipeline_does(grey: Made, tmp_path: Path) -> 
     ],
 )
 def test_photographs_are_prepared_as_the_pipeline_prepares_them_in_every_runtime(
-    colour: Made, tmp_path: Path, runtime: str, variant: str, monkeypatch: pytest.MonkeyPatch, alone: None
+    colour: FinishedRun, tmp_path: Path, runtime: str, variant: str, monkeypatch: pytest.MonkeyPatch, alone: None
 ) -> None:
     colour.summarise({(variant, runtime): 1.0})
     app = load_app(colour.deploy(tmp_path / "served", "--variant", variant), monkeypatch)
@@ -123,7 +123,7 @@ def test_photographs_are_prepared_as_the_pipeline_prepares_them_in_every_runtime
 
 
 def test_a_function_answers_as_the_server_does(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
 ) -> None:
     app = load_app(grey.deploy(tmp_path / "served"), monkeypatch)
     body = base64.b64encode(png(grey.pixels[3])).decode()
@@ -140,7 +140,7 @@ def test_a_function_answers_as_the_server_does(
         assert words in json.loads(answer["body"])["error"]
 
 
-def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: Made, tmp_path: Path) -> None:
+def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
     about = json.loads((folder / "model.json").read_text())
     row = next(one for one in grey.variants if one.name == "lenet5/train/onnx")
@@ -171,7 +171,7 @@ def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: Made, tmp_p
 
 
 def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_can(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train", "torch_compile"): 0.5, ("lenet5/train/onnx", "openvino"): 1.0})
@@ -188,7 +188,7 @@ def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_ca
 
 
 def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, winner = "lenet5/train/torchscript", "lenet5/train/onnx"
     for number, (mark, words) in enumerate(
@@ -217,7 +217,9 @@ def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
             assert "note: " not in capsys.readouterr().out
 
 
-def test_mistakes_are_one_line_and_exit_code_2(grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_one_line_and_exit_code_2(
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     other = tmp_path / "other"
     other.mkdir()
     (other / "mine.txt").write_text("mine")
@@ -240,7 +242,7 @@ def test_mistakes_are_one_line_and_exit_code_2(grey: Made, tmp_path: Path, capsy
 
 
 @pytest.mark.slow
-def test_its_own_requirements_are_enough(grey: Made, tmp_path: Path) -> None:
+def test_its_own_requirements_are_enough(grey: FinishedRun, tmp_path: Path) -> None:
     """In an environment of its own, which has nothing of this project's."""
     folder = grey.deploy(tmp_path / "served")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
@@ -284,7 +286,7 @@ def entry_of(options: Any, name: str) -> bool:
 
 
 def test_onnxruntime_is_told_what_it_was_measured_with(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
 ) -> None:
     import onnxruntime
 
@@ -306,7 +308,7 @@ def test_onnxruntime_is_told_what_it_was_measured_with(
 
 @pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
 def test_openvino_is_told_what_it_was_measured_with(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None, runtime: str
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None, runtime: str
 ) -> None:
     import openvino
 
@@ -339,7 +341,7 @@ def test_openvino_is_told_what_it_was_measured_with(
 
 
 def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, batch=8)

@@ -23,7 +23,7 @@ from tasks.forms.modelfile import inspect
 from tasks.records import Artifact, Data
 from tasks.tables import frames
 from tests.support.digits import digits, warmed
-from tests.support.servers import RUN, Made
+from tests.support.servers import RUN, FinishedRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,16 +85,18 @@ def test_a_trusted_program_runs(program: tuple[Path, Path], tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def own(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run of one's own."""
     out = tmp_path_factory.mktemp("own")
     work = Work.at(out, "deploy")
-    made = Made(out, work, digits(work, 60), Data(source="digits"))
+    made = FinishedRun(out, work, digits(work, 60), Data(source="digits"))
     made._put("datasets", [])
     return made
 
 
-def test_the_torchscript_of_ones_own_run_is_deployed_and_profiled_without_trust(own: Made, tmp_path: Path) -> None:
+def test_the_torchscript_of_ones_own_run_is_deployed_and_profiled_without_trust(
+    own: FinishedRun, tmp_path: Path
+) -> None:
     folder = own.deploy(tmp_path / "served", "--variant", "lenet5/train/torchscript")
     assert json.loads((folder / "model.json").read_text())["runtime"] == "torchscript"
     # Of this made-up run no report can be written: that is what its exit code is about.
@@ -160,7 +162,7 @@ def test_what_burnish_writes_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_made_up_metadata_of_onnx_and_torchscript_is_one_line(
-    own: Made, tmp_path: Path, key: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
+    own: FinishedRun, tmp_path: Path, key: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "made"
     shutil.copytree(own.out, out)

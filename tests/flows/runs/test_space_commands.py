@@ -13,7 +13,7 @@ from tasks.machine import space
 from tasks.records import Data
 from tests.support.digits import digits
 from tests.support.models import onnx_file
-from tests.support.servers import Made
+from tests.support.servers import FinishedRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def test_profile(disk: Any, size: str, tmp_path: Path, capsys: pytest.CaptureFix
 def test_deploy(disk: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     work = Work.at(out, "deploy")
-    Made(out, work, digits(work, 60), Data(source="digits"))
+    FinishedRun(out, work, digits(work, 60), Data(source="digits"))
     folder = disk("64k")
     told(["deploy", "--to", str(folder / "served"), "--out", str(out)], folder / "served", "--to", capsys)
     assert not list(folder.iterdir())

@@ -17,7 +17,7 @@ from tasks.records import Data
 from tasks.tables import csv_view
 from tests.support.digits import digits
 from tests.support.reports import RUN_1
-from tests.support.servers import RUN, Made
+from tests.support.servers import RUN, FinishedRun
 
 Tear = Callable[[Path], object]
 
@@ -41,7 +41,7 @@ def deployable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifacts folder whose winner can be deployed."""
     out = tmp_path_factory.mktemp("deployable")
     work = Work.at(out, "deploy")
-    Made(out, work, digits(work, 60), Data(source="digits"))
+    FinishedRun(out, work, digits(work, 60), Data(source="digits"))
     (out / "runs" / RUN / "environment.json").write_text("{}")
     return out
 

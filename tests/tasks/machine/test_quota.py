@@ -17,7 +17,7 @@ from tasks.records import Data
 from tests.support.digits import digits
 from tests.support.groups import group, inside
 from tests.support.paths import ROOT
-from tests.support.servers import Made, running
+from tests.support.servers import FinishedRun, running
 
 V2 = "31 24 0:27 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -178,7 +178,7 @@ def test_burnish_keeps_to_the_quota_of_its_own_group() -> None:
 @needs_two
 def test_a_deployed_server_keeps_to_the_quota_of_its_own_group(tmp_path: Path) -> None:
     work = Work.at(tmp_path, "deploy")
-    run = Made(tmp_path, work, digits(work, 60), Data(source="digits"))
+    run = FinishedRun(tmp_path, work, digits(work, 60), Data(source="digits"))
     run.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, threads=2)
     folder = run.deploy(tmp_path / "served")
     assert json.loads((folder / "model.json").read_text())["threads"] == 2

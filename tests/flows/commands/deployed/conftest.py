@@ -11,7 +11,7 @@ from PIL import Image
 from tasks.caching.work import Work
 from tasks.records import Data
 from tests.support.digits import digits
-from tests.support.servers import Made, Server, limited
+from tests.support.servers import FinishedRun, Server, limited
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deployed LeNet-5 of scikit-learn's digits."""
     out = tmp_path_factory.mktemp("out")
     work = Work.at(out, "deploy")
-    return Made(out, work, digits(work, 60), Data(source="digits")).deploy(tmp_path_factory.mktemp("to") / "served")
+    return FinishedRun(out, work, digits(work, 60), Data(source="digits")).deploy(
+        tmp_path_factory.mktemp("to") / "served"
+    )
 
 
 @pytest.fixture(scope="module")
