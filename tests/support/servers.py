@@ -218,7 +218,7 @@ def running(
     assert process.returncode in (0, -15)
 
 
-def limited(folder: Path, *limits: str) -> AbstractContextManager[Server]:
+def running_with_limits(folder: Path, *limits: str) -> AbstractContextManager[Server]:
     """app.py in a process of its own, with other limits, each as in connections.HEADER_SECONDS=1."""
     program = str(PROGRAMS / "deployed_server.py")
     return running(folder, ("-P", program, *limits), PYTHONPATH=str(folder))

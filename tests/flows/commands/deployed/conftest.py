@@ -11,7 +11,7 @@ from PIL import Image
 from tasks.caching.work import Work
 from tasks.records import Data
 from tests.support.digits import digits
-from tests.support.servers import FinishedRun, Server, limited
+from tests.support.servers import FinishedRun, Server, running_with_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,7 @@ def server(folder: Path) -> Iterator[Server]:
         "app.BODY_SECONDS=1.5",
         "app.WAIT_SECONDS=3",
     )
-    with limited(folder, *limits) as started:
+    with running_with_limits(folder, *limits) as started:
         yield started
     assert "Traceback" not in started.said
     assert "Exception" not in started.said

@@ -24,7 +24,7 @@ from PIL import Image
 
 from tests.support import bombs
 from tests.support.groups import group, inside
-from tests.support.servers import Server, limited, post, running
+from tests.support.servers import Server, post, running, running_with_limits
 
 MEBIBYTE = 1 << 20
 
@@ -181,7 +181,7 @@ def test_connections_that_send_nothing_and_requests_at_the_limit_keep_no_health_
 ) -> None:
     """Heads may take a minute here, so that what makes room is not that their time is over."""
     limits = ("connections.HEADER_SECONDS=60", "app.REQUESTS=2")
-    with limited(folder, *limits) as server, ExitStack() as held:
+    with running_with_limits(folder, *limits) as server, ExitStack() as held:
         for number in range(600):
             connection = held.enter_context(server.connect())
             connection.sendall(b"" if number % 2 else b"POST /predict HT")

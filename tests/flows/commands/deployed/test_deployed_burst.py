@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.servers import Server, limited, load_app
+from tests.support.servers import Server, load_app, running_with_limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,7 +58,7 @@ def test_a_head_of_three_megabytes_is_told_that_it_is_too_large(server: Server) 
 
 
 def test_a_client_that_sends_on_for_ever_after_its_answer_is_closed(folder: Path) -> None:
-    with limited(folder, "connections.LINGER_SECONDS=1", f"connections.LINGER_BYTES={1 << 20}") as started:
+    with running_with_limits(folder, "connections.LINGER_SECONDS=1", f"connections.LINGER_BYTES={1 << 20}") as started:
         # too much, and too long
         for pause in (0.0, 0.4):
             begun = time.monotonic()
