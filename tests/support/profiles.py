@@ -25,7 +25,7 @@ RUN = "small-20260101-000000-abcdef"
 CONVOLUTIONS = 36
 
 
-def made(files: dict[str, Path], runtime: str, folder: Path, **others: Any) -> Profile:
+def profile_of(files: dict[str, Path], runtime: str, folder: Path, **others: Any) -> Profile:
     form = RUNTIMES.get(runtime, "safetensors")
     return profile(files[form], form, runtime, "cpu", 1, INPUTS, folder / "profile", **{"queries": 20, **others})
 

@@ -15,7 +15,7 @@ from tasks.profiling.profile import Profile
 from tasks.records import Export, Study
 from tasks.tables import frames
 from tests.support.digits import digits, stored
-from tests.support.profiles import RESNET, RUN, RUNTIMES, made
+from tests.support.profiles import RESNET, RUN, RUNTIMES, profile_of
 
 
 @pytest.fixture(scope="session")
@@ -74,4 +74,4 @@ def files(run: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="session", params=list(RUNTIMES))
 def result(request: pytest.FixtureRequest, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Profile:
-    return made(files, request.param, tmp_path_factory.mktemp("made"))
+    return profile_of(files, request.param, tmp_path_factory.mktemp("made"))

@@ -15,7 +15,7 @@ from tasks.caching.work import Work
 from tasks.profiling.profile import Profile, profile, read
 from tasks.records import Build, Variant
 from tests.support.command import skip_without_engines
-from tests.support.profiles import CONVOLUTIONS, INPUTS, RUNTIMES, heavy, made
+from tests.support.profiles import CONVOLUTIONS, INPUTS, RUNTIMES, heavy, profile_of
 
 
 def test_every_convolution_is_a_row_and_takes_most_of_the_time(result: Profile) -> None:
@@ -56,7 +56,7 @@ def test_a_float_resnet_is_healthy_but_for_idle_cores(result: Profile) -> None:
 
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_a_folder_holds_the_whole_profile(files: dict[str, Path], tmp_path: Path, runtime: str) -> None:
-    result = made(files, runtime, tmp_path)
+    result = profile_of(files, runtime, tmp_path)
     folder = tmp_path / "profile"
     assert read(folder).findings == result.findings
     assert read(folder).operators == result.operators
@@ -71,7 +71,7 @@ def test_a_folder_holds_the_whole_profile(files: dict[str, Path], tmp_path: Path
 def test_compiled_kernels_are_rows(files: dict[str, Path], tmp_path: Path) -> None:
     if (reason := runtimes.load("torch_compile").unavailable("cpu")) is not None:
         pytest.skip(reason)
-    result = made(files, "torch_compile", tmp_path)
+    result = profile_of(files, "torch_compile", tmp_path)
     assert len(heavy(result)) == CONVOLUTIONS
     assert any(row["provider"] == "generated" for row in result.operators), "kernels of Inductor's own"
 
@@ -80,14 +80,15 @@ def test_compiled_kernels_are_rows(files: dict[str, Path], tmp_path: Path) -> No
 def test_onnxruntimes_operators_take_about_as_long_as_its_queries(files: dict[str, Path], tmp_path: Path) -> None:
     """Queries between which a stall fell are left out, so that the profile is the quieter of the two."""
     ratios = [
-        (found := made(files, "onnxruntime", tmp_path, queries=40)).operators_ms / found.latency_ms for _ in range(5)
+        (found := profile_of(files, "onnxruntime", tmp_path, queries=40)).operators_ms / found.latency_ms
+        for _ in range(5)
     ]
     assert 0.3 < np.median(ratios) < 3
 
 
 @pytest.mark.alone
 def test_openvinos_counters_are_of_the_recorded_queries(files: dict[str, Path], tmp_path: Path) -> None:
-    found = made(files, "openvino", tmp_path, queries=40)
+    found = profile_of(files, "openvino", tmp_path, queries=40)
     assert 0.2 < found.operators_ms / found.latency_ms < 1.5
 
 
