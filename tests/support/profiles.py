@@ -30,5 +30,5 @@ def profile_of(files: dict[str, Path], runtime: str, folder: Path, **others: Any
     return profile(files[form], form, runtime, "cpu", 1, INPUTS, folder / "profile", **{"queries": 20, **others})
 
 
-def heavy(found: Profile) -> list[dict[str, Any]]:
+def convolution_rows(found: Profile) -> list[dict[str, Any]]:
     return [row for row in found.operators if "conv" in row["type"].lower() and row["kind"] == "compute"]

@@ -15,11 +15,11 @@ from tasks.caching.work import Work
 from tasks.profiling.profile import Profile, profile, read
 from tasks.records import Build, Variant
 from tests.support.command import skip_without_engines
-from tests.support.profiles import CONVOLUTIONS, INPUTS, RUNTIMES, heavy, profile_of
+from tests.support.profiles import CONVOLUTIONS, INPUTS, RUNTIMES, convolution_rows, profile_of
 
 
 def test_every_convolution_is_a_row_and_takes_most_of_the_time(result: Profile) -> None:
-    rows = heavy(result)
+    rows = convolution_rows(result)
     assert len(rows) == CONVOLUTIONS
     assert sum(row["share"] for row in rows) > 0.4
     # older PyTorch does not tell types
@@ -40,7 +40,7 @@ def test_shares_and_times_add_up(result: Profile) -> None:
 def test_operators_are_told_by_their_module(result: Profile) -> None:
     if result.runtime == "torchscript":
         pytest.skip("a frozen TorchScript graph has no modules")
-    paths = {row["path"] for row in heavy(result)}
+    paths = {row["path"] for row in convolution_rows(result)}
     assert {"conv1", "layer1/0/conv1", "layer2/0/downsample/0", "layer4/2/conv2"} <= paths
     assert len(paths) == CONVOLUTIONS
     assert any(stack[:3] == ("layer1", "0", "conv1") for stack in result.stacks)
@@ -72,7 +72,7 @@ def test_compiled_kernels_are_rows(files: dict[str, Path], tmp_path: Path) -> No
     if (reason := runtimes.load("torch_compile").unavailable("cpu")) is not None:
         pytest.skip(reason)
     result = profile_of(files, "torch_compile", tmp_path)
-    assert len(heavy(result)) == CONVOLUTIONS
+    assert len(convolution_rows(result)) == CONVOLUTIONS
     assert any(row["provider"] == "generated" for row in result.operators), "kernels of Inductor's own"
 
 
@@ -116,7 +116,7 @@ def test_what_cannot_be_profiled_is_one_clear_line(files: dict[str, Path], tmp_p
 def test_kernels_are_timed_on_a_gpu(files: dict[str, Path], tmp_path: Path, runtime: str) -> None:
     form = RUNTIMES[runtime]
     result = profile(files[form], form, runtime, "cuda:0", 1, INPUTS, tmp_path / "profile", queries=8)
-    assert len(heavy(result)) == CONVOLUTIONS
+    assert len(convolution_rows(result)) == CONVOLUTIONS
     assert result.split_ms is not None
     # kernels this small wait for their launches
     assert 0.05 < result.operators_ms / result.split_ms[2] < 1.5
