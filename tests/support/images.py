@@ -47,5 +47,5 @@ def counts(source: Source) -> Rows:
     }
 
 
-def left(source: Source) -> list[str]:
+def unused_descriptions(source: Source) -> list[str]:
     return [one.description for one in source.images.unused]

@@ -18,7 +18,7 @@ from tasks.caching.work import Work
 from tasks.datasets import _place, _tree
 from tasks.prepare import prepare
 from tasks.records import Data
-from tests.support.images import counts, left, opened, picture, tree
+from tests.support.images import counts, opened, picture, tree, unused_descriptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,9 +94,9 @@ def test_a_class_without_test_images_is_warned_of(tmp_path: Path, work: Work, ca
 
 def test_an_empty_split_folder_and_an_empty_folder_beside_the_one_of_the_classes_are_said(tmp_path: Path) -> None:
     splits = tree(tmp_path / "splits", {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1, "val": 0})
-    assert left(opened(splits)) == ["the split folder val, which holds no images"]
+    assert unused_descriptions(opened(splits)) == ["the split folder val, which holds no images"]
     around = tree(tmp_path / "around", {"photos/cat": 3, "photos/dog": 3, "more": 0})
-    assert left(opened(around)) == ["the folder more, which holds no images"]
+    assert unused_descriptions(opened(around)) == ["the folder more, which holds no images"]
 
 
 def test_folders_that_are_taken_as_one_class_are_said_with_their_counts(
