@@ -74,7 +74,7 @@ def shared() -> Path:
     return SHARED
 
 
-def bare(folder: Path) -> dict[str, str]:
+def environment_without_server(folder: Path) -> dict[str, str]:
     """Return an environment without a server, and with a Prefect home in this folder."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     return environment | {"PREFECT_HOME": str(folder / "prefect")}

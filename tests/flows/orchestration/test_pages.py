@@ -18,7 +18,7 @@ import pytest
 from flows.orchestration.deployments import all_deployments
 from flows.settings import load
 from tests.support import programs
-from tests.support.command import SHORT, api, bare
+from tests.support.command import SHORT, api, environment_without_server
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
 
@@ -41,7 +41,7 @@ class Place:
             self.port = str(probe.getsockname()[1])
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.home, self.out = folder / "prefect", folder / "artifacts"
-        self.environment = bare(folder) | {
+        self.environment = environment_without_server(folder) | {
             "PREFECT_SERVER_API_PORT": self.port,
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }

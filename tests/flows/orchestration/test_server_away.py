@@ -19,13 +19,13 @@ import pytest
 from tasks.caching.logs import EVERY_SECONDS
 from tests.support import programs
 from tests.support.away import SAID_SECONDS, Run
-from tests.support.command import SHORT, api, bare, prefect_server
+from tests.support.command import SHORT, api, environment_without_server, prefect_server
 from tests.support.paths import ROOT
 
 
 def without_server(kind: str, folder: Path) -> tuple[Run, float]:
     """A run that has ended, whose server went away in the middle of its training, and when that was."""
-    environment = bare(folder)
+    environment = environment_without_server(folder)
     if kind == "temporary":
         run = Run(folder / "artifacts", environment)
         run.wait_for(lambda: run.said("train/lenet5: computing"))
@@ -80,12 +80,12 @@ def test_a_run_whose_server_goes_for_good_says_so_and_finishes_without_it(
 
 @pytest.mark.slow
 def test_progress_reports_do_not_wait_for_the_server(tmp_path: Path) -> None:
-    with prefect_server(tmp_path, bare(tmp_path)) as (url, server):
+    with prefect_server(tmp_path, environment_without_server(tmp_path)) as (url, server):
         waits_for_nothing(url, server, tmp_path)
 
 
 def waits_for_nothing(url: str, server: subprocess.Popen[bytes], tmp_path: Path) -> None:
-    environment = bare(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
+    environment = environment_without_server(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         programs.command("flow_of_forty_epochs", str(tmp_path / "out")),
         env=environment,
@@ -120,7 +120,7 @@ def start(environment: dict[str, str], out: Path, *settings: str) -> subprocess.
 
 
 def test_an_address_where_nothing_answers_is_one_line_that_says_how_to_unset_it(tmp_path: Path) -> None:
-    environment = bare(tmp_path)
+    environment = environment_without_server(tmp_path)
     with socket.socket() as probe:
         # taken, and not listening
         probe.bind(("127.0.0.1", 0))
@@ -141,7 +141,7 @@ def test_an_address_where_nothing_answers_is_one_line_that_says_how_to_unset_it(
 
 @pytest.mark.slow
 def test_where_home_cannot_be_written_prefects_files_go_below_out(tmp_path: Path) -> None:
-    environment = bare(tmp_path)
+    environment = environment_without_server(tmp_path)
     home = tmp_path / "home"
     home.write_text("no folder, so that root cannot write into it either")
     del environment["PREFECT_HOME"]

@@ -10,12 +10,12 @@ import psutil
 import pytest
 
 from tests.support.away import SAID_SECONDS, Run
-from tests.support.command import bare
+from tests.support.command import environment_without_server
 
 
 @pytest.mark.slow
 def test_a_temporary_server_that_is_stopped_while_it_starts_is_said_within_a_minute(tmp_path: Path) -> None:
-    run = Run(tmp_path / "artifacts", bare(tmp_path))
+    run = Run(tmp_path / "artifacts", environment_without_server(tmp_path))
     servers: list[psutil.Process] = []
 
     def started() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from flows.orchestration.started import of_deployment
 from tests.support import programs
-from tests.support.command import api, bare
+from tests.support.command import api, environment_without_server
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def test_the_first_start_of_the_pages_alone_says_that_it_makes_a_database(tmp_pa
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "ui", "--port", "4391", "--out", str(tmp_path / "out")],
             cwd=ROOT,
-            env=bare(tmp_path),
+            env=environment_without_server(tmp_path),
             text=True,
             stdout=subprocess.PIPE,
         )

@@ -21,7 +21,7 @@ from flows.terminal.supervisor import INTERRUPTED
 from tasks import tables
 from tasks.records import StageName
 from tests.support import programs
-from tests.support.command import SHORT, TINY, Burnish, bare
+from tests.support.command import SHORT, TINY, Burnish, environment_without_server
 from tests.support.models import onnx_file
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
@@ -136,7 +136,7 @@ def test_every_stage_ends_at_once_and_the_same_command_goes_on(
 @pytest.mark.parametrize("how", list(HOW))
 def test_while_prefect_starts(tmp_path: Path, how: str, terminals: list[Terminal]) -> None:
     command = [*COMMAND, "run", "quickstart", "--out", str(tmp_path / "artifacts")]
-    terminals.append(terminal := Terminal(command, ROOT, bare(tmp_path)))
+    terminals.append(terminal := Terminal(command, ROOT, environment_without_server(tmp_path)))
     terminal.wait_for(lambda: any("uvicorn" in process.cmdline() for process in terminal.processes()))
     interrupted(terminal, how)
 
@@ -220,7 +220,7 @@ def test_killed_without_a_word_it_takes_all_its_processes_with_it_and_is_marked_
     group: bool, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
     out = tmp_path / "artifacts"
-    environment = bare(tmp_path)
+    environment = environment_without_server(tmp_path)
     settings = (*SHORT, "train.epochs=1", "benchmark.min_seconds=60")
     command = [*COMMAND, "run", "quickstart", "--out", str(out), *(f"--set={setting}" for setting in settings)]
     terminals.append(terminal := Terminal(command, ROOT, environment))
