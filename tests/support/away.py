@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support.command import SHORT, last
+from tests.support.command import SHORT, last_values
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 SAID_SECONDS = 60.0
 """Most seconds until a run says that its server has gone away."""
-STUDY = last(*SHORT, "train.epochs=60", "train.patience=60")
+STUDY = last_values(*SHORT, "train.epochs=60", "train.patience=60")
 
 
 class Run:

@@ -45,13 +45,13 @@ TINY = (
 )
 
 
-def last(*settings: str) -> tuple[str, ...]:
+def last_values(*settings: str) -> tuple[str, ...]:
     """Settings of which each key stands once, with its last value: burnish says it where one stands twice."""
     return tuple({setting.partition("=")[0]: setting for setting in settings}.values())
 
 
 # The shortest study that has a winner.
-SHORT = last(
+SHORT = last_values(
     *TINY,
     "tune.trials=0",
     "augment.policies=[]",
@@ -169,7 +169,7 @@ class Burnish:
         return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
     def run(self, *settings: str, study: str = "quickstart", code: int = 0) -> subprocess.CompletedProcess[str]:
-        return self("run", study, "--out", str(self.out), *(f"--set={s}" for s in last(*settings)), code=code)
+        return self("run", study, "--out", str(self.out), *(f"--set={s}" for s in last_values(*settings)), code=code)
 
     def why(self) -> dict[str, str]:
         """Task -> hit or computed, of the newest run."""
