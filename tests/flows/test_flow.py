@@ -20,7 +20,7 @@ from tasks.caching.store import Store
 from tasks.records import Variant
 from tasks.tables.schema import OF_A_STUDY
 from tests.support import programs
-from tests.support.command import SHORT, TINY, Burnish, shared
+from tests.support.command import SHORT, TINY, Burnish, shared_data
 from tests.support.paths import ROOT
 
 
@@ -245,7 +245,7 @@ def test_a_variant_that_fails_is_a_row_and_the_rest_goes_on_and_an_edited_helper
 
 @pytest.mark.slow
 def test_the_broken_set_is_refused_with_its_rows_or_dropped_and_recorded(burnish):
-    path = shared() / "broken"
+    path = shared_data() / "broken"
     image = (f"data.path={path}", "quantize.calibration_images=16")
     refused = burnish.run(*SHORT, *image, code=2)
     assert "data.on_bad" in refused.stderr

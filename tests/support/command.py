@@ -67,7 +67,7 @@ SHORT = last_values(
 )
 
 
-def shared() -> Path:
+def shared_data() -> Path:
     """Return the folder of shared data, or skip the test with the reason."""
     if not SHARED.is_dir():
         pytest.skip(f"no shared data: {SHARED} is not there (set BURNISH_SHARED)")

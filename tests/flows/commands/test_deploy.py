@@ -21,7 +21,7 @@ from tasks.caching.work import Work
 from tasks.datasets import open_source
 from tasks.prepare import prepare
 from tasks.records import Data
-from tests.support.command import shared
+from tests.support.command import shared_data
 from tests.support.digits import digits
 from tests.support.servers import IMAGES, RUN, FinishedRun, environment, load_app, png, post, served
 
@@ -42,7 +42,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """JPEG photographs of ImageNet: resized, cropped."""
     out = tmp_path_factory.mktemp("colour")
     work = Work.at(out, "deploy")
-    with pq.ParquetFile(next((shared() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
+    with pq.ParquetFile(next((shared_data() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
         pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
     settings = Data(
         source="parquet",
