@@ -15,7 +15,7 @@ from tests.support.paths import ROOT
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SAID_SECONDS = 60.0
+NOTICE_SECONDS = 60.0
 """Most seconds until a run says that its server has gone away."""
 STUDY = last_values(*SHORT, "train.epochs=60", "train.patience=60")
 

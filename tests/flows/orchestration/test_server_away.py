@@ -18,7 +18,7 @@ import pytest
 
 from tasks.caching.logs import EVERY_SECONDS
 from tests.support import programs
-from tests.support.away import SAID_SECONDS, Run
+from tests.support.away import NOTICE_SECONDS, Run
 from tests.support.command import SHORT, api, environment_without_server, prefect_server
 from tests.support.paths import ROOT
 
@@ -71,7 +71,7 @@ def test_a_run_whose_server_goes_for_good_says_so_and_finishes_without_it(
     run, killed = left[kind]
     assert run.process.returncode == 0, run.text[-3000:]
     said = run.said("the run goes on without it") or run.said("Prefect's server is away")
-    assert said is not None and said - killed < SAID_SECONDS, run.text
+    assert said is not None and said - killed < NOTICE_SECONDS, run.text
     assert (run.said("Prefect's temporary server has ended") is not None) == (kind == "temporary")
     assert list((run.out / "runs").glob("*/report.html"))
     others = [line for _, line in run.lines if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)]
