@@ -52,6 +52,6 @@ def group(controller: str, limit: int) -> Iterator[Path]:
                 time.sleep(0.1)
 
 
-def inside(made: Path) -> tuple[str, ...]:
+def join_command(made: Path) -> tuple[str, ...]:
     """A command that puts itself into the group and becomes the one that follows it."""
     return "sh", "-c", 'echo $$ > "$0" && exec "$@"', str(made / "cgroup.procs")

@@ -15,7 +15,7 @@ from tasks.caching.work import Work
 from tasks.machine import quota
 from tasks.records import Data
 from tests.support.digits import digits
-from tests.support.groups import group, inside
+from tests.support.groups import group, join_command
 from tests.support.paths import ROOT
 from tests.support.servers import FinishedRun, running
 
@@ -153,7 +153,7 @@ def said(made: Path, code: str, **variables: str) -> str:
     # The deployed server, which other tests of this process import, sets the threads of all libraries.
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")} | variables
     return subprocess.run(
-        [*inside(made), sys.executable, "-c", code],
+        [*join_command(made), sys.executable, "-c", code],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -185,7 +185,7 @@ def test_a_deployed_server_keeps_to_the_quota_of_its_own_group(tmp_path: Path) -
     with running(folder) as server:
         pass
     assert "lenet5/train/onnx: threads per query 2," in server.said
-    with group("cpu", 100_000) as made, running(folder, prefix=inside(made)) as server:
+    with group("cpu", 100_000) as made, running(folder, prefix=join_command(made)) as server:
         pass
     assert "the model was measured with 2 threads; this machine or container has 1 for it" in server.said
     assert "lenet5/train/onnx: threads per query 1, decoders 1" in server.said

@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from tests.support import bombs
-from tests.support.groups import group, inside
+from tests.support.groups import group, join_command
 from tests.support.servers import Server, post, running, running_with_limits
 
 MEBIBYTE = 1 << 20
@@ -138,7 +138,7 @@ def test_a_container_of_512_mb_survives_two_hundred_bombs_at_once(folder: Path, 
     # as many pixels as are accepted there, nearly: each is decoded
     large = bombs.png(3000)
     with group("memory", 512 * MEBIBYTE) as made:
-        with running(folder, prefix=inside(made)) as server:
+        with running(folder, prefix=join_command(made)) as server:
             begun = server.process.pid
             for body in (bombs.PIXELS["png"](), large):
                 seen = flood(server, body, 200)
