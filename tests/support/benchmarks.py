@@ -35,7 +35,7 @@ def read(work: Work, measured: Measured, table: str) -> pl.DataFrame:
     return pl.read_parquet(work.store.get(measured.tables[table]))
 
 
-def living() -> set[int]:
+def worker_pids() -> set[int]:
     """Candidates' processes that run below this one."""
     return {
         p.pid for p in psutil.Process().children(recursive=True) if "tasks.candidates.worker" in " ".join(p.cmdline())

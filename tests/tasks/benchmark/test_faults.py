@@ -20,7 +20,7 @@ from tasks.benchmark import benchmark
 from tasks.caching.work import Work
 from tasks.candidates import process
 from tasks.records import Prepared, Variant
-from tests.support.benchmarks import PLUGINS, living, read, settings
+from tests.support.benchmarks import PLUGINS, read, settings, worker_pids
 from tests.support.paths import ROOT
 from tests.support.programs import command, environment
 
@@ -52,7 +52,7 @@ def test_candidates_that_crash_hang_or_misbehave_are_failed_rows_and_the_others_
             assert (row["status"], row["error"], row["provider"]) == ("ok", None, "FakeProvider")
             assert (row["rounds"], len(row["round_turns"]), row["threads"]) == (2, 2, 1)
     assert read(work, measured, "evaluations")["variant"].to_list() == ["good", "good too"]
-    assert not living()
+    assert not worker_pids()
 
 
 def test_an_error_at_one_batch_size_fails_that_one_alone(
@@ -70,7 +70,7 @@ def test_an_interruption_leaves_no_process(
 
     def interrupted(self: Work, done: float, total: float, text: str) -> None:
         if done == 2:
-            seen.update(living())
+            seen.update(worker_pids())
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Work, "progress", interrupted)

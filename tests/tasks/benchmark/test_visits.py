@@ -19,7 +19,7 @@ from tasks.candidates.rounds import GPU_BYTES, PROCESS_BYTES, _groups
 from tasks.machine.locks import locked
 from tasks.measure.intervals import compare, turns
 from tasks.records import Prepared, Variant
-from tests.support.benchmarks import living, read, settings
+from tests.support.benchmarks import read, settings, worker_pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +73,7 @@ def test_when_memory_is_short_groups_are_started_anew_in_every_round(
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(machine, "memory_available", lambda: 1_000_000_000)
     most, progress = [], Work.progress
-    monkeypatch.setattr(Work, "progress", lambda self, *told: (most.append(len(living())), progress(self, *told)))
+    monkeypatch.setattr(Work, "progress", lambda self, *told: (most.append(len(worker_pids())), progress(self, *told)))
     measured = benchmark(work, data, tuple(fake(name) for name in "abc"), settings())
     assert max(most) == 2
     assert "2 groups, started anew in every round" in caplog.text
