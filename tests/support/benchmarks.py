@@ -31,7 +31,7 @@ def settings(**changes: Any) -> Benchmark:
     return QUICK.model_copy(update={"runtimes": ("fake",), "devices": ("cpu",)} | changes)
 
 
-def read(work: Work, measured: Measured, table: str) -> pl.DataFrame:
+def read_table(work: Work, measured: Measured, table: str) -> pl.DataFrame:
     return pl.read_parquet(work.store.get(measured.tables[table]))
 
 

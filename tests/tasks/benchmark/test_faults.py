@@ -20,7 +20,7 @@ from tasks.benchmark import benchmark
 from tasks.caching.work import Work
 from tasks.candidates import process
 from tasks.records import Prepared, Variant
-from tests.support.benchmarks import PLUGINS, read, settings, worker_pids
+from tests.support.benchmarks import PLUGINS, read_table, settings, worker_pids
 from tests.support.paths import ROOT
 from tests.support.programs import command, environment
 
@@ -41,7 +41,7 @@ def test_candidates_that_crash_hang_or_misbehave_are_failed_rows_and_the_others_
     }
     variants = (fake("good"), *(fake(fault, fault=fault) for fault in faults), fake("good too"))
     measured = benchmark(work, data, variants, settings())
-    rows = read(work, measured, "benchmarks")
+    rows = read_table(work, measured, "benchmarks")
     assert len(rows) == 2 * len(variants)
     for row in rows.iter_rows(named=True):
         if row["variant"] in faults:
@@ -51,7 +51,7 @@ def test_candidates_that_crash_hang_or_misbehave_are_failed_rows_and_the_others_
         else:
             assert (row["status"], row["error"], row["provider"]) == ("ok", None, "FakeProvider")
             assert (row["rounds"], len(row["round_turns"]), row["threads"]) == (2, 2, 1)
-    assert read(work, measured, "evaluations")["variant"].to_list() == ["good", "good too"]
+    assert read_table(work, measured, "evaluations")["variant"].to_list() == ["good", "good too"]
     assert not worker_pids()
 
 
@@ -59,7 +59,7 @@ def test_an_error_at_one_batch_size_fails_that_one_alone(
     work: Work, data: Prepared, fake: Callable[..., Variant]
 ) -> None:
     variant = fake("small", fault="raise", from_batch=4)
-    rows = read(work, benchmark(work, data, (variant,), settings(evaluation_batch=3)), "benchmarks")
+    rows = read_table(work, benchmark(work, data, (variant,), settings(evaluation_batch=3)), "benchmarks")
     assert dict(rows.select("batch_size", "status").iter_rows()) == {1: "ok", 4: "failed"}
 
 
@@ -129,9 +129,11 @@ def test_an_interrupted_benchmark_goes_on_after_its_last_whole_round(
     assert visits[:3] == ["opening 2 candidates", "opened 1", "opened 2"]
     assert visits[-3:] == ["a · fake · cpu", "b · fake · cpu", "2 candidates measured"], "the held-out images come last"
     assert set(visits[3:-3]) == {"round 3", "round 4"}
-    rows = read(work, measured, "benchmarks")
+    rows = read_table(work, measured, "benchmarks")
     told = rows.select("variant", "batch_size", "status", "rounds").rows()
     assert told == [("a", 1, "ok", 4), ("a", 4, "ok", 4), ("b", 1, "ok", 4), ("b", 4, "failed", 0)]
-    process = read(work, measured, "certificates").filter(pl.col("variant") == "a")["process"].to_list()
+    process = read_table(work, measured, "certificates").filter(pl.col("variant") == "a")["process"].to_list()
     assert process == [1, 1, 2, 2] * 2
-    assert len(read(work, measured, "latencies").filter(pl.col("variant") == "a")) == rows["queries"].head(2).sum()
+    assert (
+        len(read_table(work, measured, "latencies").filter(pl.col("variant") == "a")) == rows["queries"].head(2).sum()
+    )

@@ -13,7 +13,7 @@ from sklearn.metrics import f1_score
 from tasks.benchmark import benchmark
 from tasks.caching.work import Work
 from tasks.records import Export, Measured, Variant
-from tests.support.benchmarks import QUICK, read
+from tests.support.benchmarks import QUICK, read_table
 from tests.support.digits import digits, stored
 
 
@@ -53,7 +53,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Measured]:
 
 @pytest.mark.slow
 def test_real_forms_are_measured_through_the_runtime_that_executes_them(real: tuple[Work, Measured]) -> None:
-    rows = read(*real, "benchmarks").filter(pl.col("status") == "ok")
+    rows = read_table(*real, "benchmarks").filter(pl.col("status") == "ok")
     assert set(rows.select("variant", "runtime", "provider").rows()) == {
         ("lenet5/train", "eager", "PyTorch eager (cpu)"),
         ("lenet5/train/onnx", "onnxruntime", "CPUExecutionProvider"),
@@ -65,7 +65,7 @@ def test_real_forms_are_measured_through_the_runtime_that_executes_them(real: tu
 
 @pytest.mark.slow
 def test_a_damaged_file_fails_and_an_engine_is_skipped_on_the_cpu(real: tuple[Work, Measured]) -> None:
-    rows = read(*real, "benchmarks").filter(pl.col("status") != "ok")
+    rows = read_table(*real, "benchmarks").filter(pl.col("status") != "ok")
     told = {(r["variant"], r["runtime"], r["status"]): r["error"] for r in rows.iter_rows(named=True)}
     expected = {
         ("damaged", "onnxruntime", "failed"): "Protobuf parsing failed",
@@ -78,8 +78,8 @@ def test_a_damaged_file_fails_and_an_engine_is_skipped_on_the_cpu(real: tuple[Wo
 
 @pytest.mark.slow
 def test_quality_is_that_of_the_predictions_and_forms_agree_with_their_parent(real: tuple[Work, Measured]) -> None:
-    said = read(*real, "predictions")
-    for row in read(*real, "evaluations").iter_rows(named=True):
+    said = read_table(*real, "predictions")
+    for row in read_table(*real, "evaluations").iter_rows(named=True):
         own = said.filter((pl.col("variant") == row["variant"]) & (pl.col("runtime") == row["runtime"]))
         assert row["images"] == len(own) == 60
         assert row["top1"] == pytest.approx((own["label"] == own["prediction"]).mean())
@@ -92,7 +92,7 @@ def test_quality_is_that_of_the_predictions_and_forms_agree_with_their_parent(re
 
 @pytest.mark.slow
 def test_the_environment_names_the_machine_and_the_libraries(real: tuple[Work, Measured]) -> None:
-    (row,) = read(*real, "environments").to_dicts()
+    (row,) = read_table(*real, "environments").to_dicts()
     assert row["cpu_cores"] <= len(os.sched_getaffinity(0))
     assert row["memory_bytes"] == pytest.approx(psutil.virtual_memory().total, rel=0.01)
     assert {"torch", "numpy"} <= json.loads(row["libraries"]).keys()

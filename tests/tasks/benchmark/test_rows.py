@@ -18,7 +18,7 @@ from tasks.candidates.candidate import Visit, conditions
 from tasks.measure.intervals import queries_needed, turns
 from tasks.records import Prepared, Variant
 from tasks.tables import frames
-from tests.support.benchmarks import read, settings
+from tests.support.benchmarks import read_table, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,9 @@ def test_variants_and_places_that_cannot_run_are_rows_with_the_reason(
         Variant(name="broken", status="failed", error="exporter said no", **made),
         Variant(name="absent", status="skipped", error="no library", **made),
     )
-    rows = read(work, benchmark(work, data, variants, settings(devices=("cpu", "cuda:7"), rounds=1)), "benchmarks")
+    rows = read_table(
+        work, benchmark(work, data, variants, settings(devices=("cpu", "cuda:7"), rounds=1)), "benchmarks"
+    )
     told = {(r["variant"], r["device"]): (r["status"], r["error"]) for r in rows.iter_rows(named=True)}
     assert told == {
         ("good", "cpu"): ("ok", None),
@@ -49,7 +51,7 @@ def test_every_sample_is_kept_and_the_rows_follow_from_them(
     work: Work, data: Prepared, fake: Callable[..., Variant]
 ) -> None:
     measured = benchmark(work, data, (fake("a"), fake("b", ms=1)), settings())
-    samples, rows = read(work, measured, "latencies"), read(work, measured, "benchmarks")
+    samples, rows = read_table(work, measured, "latencies"), read_table(work, measured, "benchmarks")
     place = ["variant", "runtime", "device", "batch_size"]
     assert samples.schema == frames.frame("latencies", []).schema
     assert not samples.select(*place, "round", "query").is_duplicated().any()
@@ -70,7 +72,7 @@ def test_memory_is_what_the_model_takes_above_the_librarys(
     work: Work, data: Prepared, fake: Callable[..., Variant]
 ) -> None:
     measured = benchmark(work, data, (fake("small"), fake("large", megabytes=200)), settings(rounds=1))
-    rows = read(work, measured, "memory")
+    rows = read_table(work, measured, "memory")
     assert rows["vram_peak_bytes"].to_list() == [None] * 4
     for row in rows.iter_rows(named=True):
         assert row["ram_usage_bytes"] == row["rss_peak_bytes"] - row["rss_baseline_bytes"]
@@ -92,8 +94,8 @@ def test_agreement_is_with_the_nearest_measured_ancestor(
     named = data.model_copy(update={"names": work.store.put(work.scratch / "names.json", "json")})
     assert benchmark_task.about.extra({"data": named}) != benchmark_task.about.extra({"data": data}), "the key has them"  # type: ignore[attr-defined]
     measured = benchmark(work, named, variants, settings(rounds=1))
-    rows = {row["variant"]: row for row in read(work, measured, "evaluations").iter_rows(named=True)}
-    said = read(work, measured, "predictions")
+    rows = {row["variant"]: row for row in read_table(work, measured, "evaluations").iter_rows(named=True)}
+    said = read_table(work, measured, "predictions")
     assert said["file"].to_list() == [f"{row}.png" for row in said["image"]]
     one, other = (said.filter(pl.col("variant") == name).sort("image")["prediction"] for name in rows)
     assert rows["weights"]["parent"] is rows["weights"]["agreement"] is None
@@ -118,7 +120,7 @@ def test_what_was_bad_about_a_measurement_is_told_and_calm_is_null() -> None:
 def test_other_processes_are_noticed(work: Work, data: Prepared, fake: Callable[..., Variant]) -> None:
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in machine.affinity()]
     try:
-        rows = read(work, benchmark(work, data, (fake("a", ms=5),), settings(batch_sizes=(1,))), "benchmarks")
+        rows = read_table(work, benchmark(work, data, (fake("a", ms=5),), settings(batch_sizes=(1,))), "benchmarks")
     finally:
         for process in busy:
             process.kill()
@@ -132,9 +134,9 @@ def test_throughput_is_an_experiment_of_its_own_with_a_query_in_flight_a_slot(
 ) -> None:
     asked = settings(throughput=True, threads=2, batch_sizes=(1, 4))
     measured = benchmark(work, data, (fake("a", ms=4), fake("broken", fault="raise")), asked)
-    rows, samples = read(work, measured, "throughputs"), read(work, measured, "completions")
+    rows, samples = read_table(work, measured, "throughputs"), read_table(work, measured, "completions")
     assert dict(rows.select("variant", "status").iter_rows()) == {"a": "ok", "broken": "failed"}
-    latency = read(work, measured, "benchmarks").filter(pl.col("variant") == "a")
+    latency = read_table(work, measured, "benchmarks").filter(pl.col("variant") == "a")
     for row, single in zip(rows.head(2).iter_rows(named=True), latency.iter_rows(named=True), strict=True):
         assert row["slots"] == 2
         assert row["images_per_second"] == pytest.approx(2 * single["images_per_second"], rel=0.15)
@@ -145,7 +147,7 @@ def test_throughput_is_an_experiment_of_its_own_with_a_query_in_flight_a_slot(
 
 def test_every_visit_has_a_certificate(work: Work, data: Prepared, fake: Callable[..., Variant]) -> None:
     measured = benchmark(work, data, (fake("a"),), settings(throughput=True))
-    rows = read(work, measured, "certificates")
+    rows = read_table(work, measured, "certificates")
     assert rows.select("batch_size", "experiment", "round").rows() == [
         (size, experiment, number) for experiment in ("latency", "throughput") for size in (1, 4) for number in (1, 2)
     ]

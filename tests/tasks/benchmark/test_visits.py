@@ -19,7 +19,7 @@ from tasks.candidates.rounds import GPU_BYTES, PROCESS_BYTES, _groups
 from tasks.machine.locks import locked
 from tasks.measure.intervals import compare, turns
 from tasks.records import Prepared, Variant
-from tests.support.benchmarks import read, settings, worker_pids
+from tests.support.benchmarks import read_table, settings, worker_pids
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_candidates_are_visited_in_rounds_and_turns_in_a_rotating_order_one_at_a
     second, third = (first.translate(str.maketrans("abc", order)) for order in ("bca", "cab"))
     assert " ".join(told) == " ".join([first, first, second, second, third, third])
     # the fake fails where queries overlap
-    assert set(read(work, measured, "benchmarks")["status"]) == {"ok"}
+    assert set(read_table(work, measured, "benchmarks")["status"]) == {"ok"}
 
 
 @pytest.mark.alone
@@ -56,7 +56,7 @@ def test_the_same_program_twice_is_indistinguishable_and_a_slower_one_is_slower(
     work: Work, data: Prepared, fake: Callable[..., Variant]
 ) -> None:
     variants = (fake("a", ms=2), fake("same as a", ms=2), fake("slow", ms=10))
-    rows = read(work, benchmark(work, data, variants, settings(rounds=4, batch_sizes=(1,))), "benchmarks")
+    rows = read_table(work, benchmark(work, data, variants, settings(rounds=4, batch_sizes=(1,))), "benchmarks")
     a, same, slow = (turns(row) for row in rows.iter_rows(named=True))
     assert compare(a, same)[3] == "indistinguishable"
     assert compare(a, slow)[3] == "slower"
@@ -77,8 +77,8 @@ def test_when_memory_is_short_groups_are_started_anew_in_every_round(
     measured = benchmark(work, data, tuple(fake(name) for name in "abc"), settings())
     assert max(most) == 2
     assert "2 groups, started anew in every round" in caplog.text
-    assert read(work, measured, "benchmarks")["rounds"].to_list() == [2] * 6
-    assert len(read(work, measured, "evaluations")) == 3
+    assert read_table(work, measured, "benchmarks")["rounds"].to_list() == [2] * 6
+    assert len(read_table(work, measured, "evaluations")) == 3
 
 
 def test_candidates_of_a_group_fit_into_the_memory_of_their_gpu_too(fake: Callable[..., Variant]) -> None:
@@ -124,11 +124,11 @@ def test_rounds_are_spread_over_fresh_processes(work: Work, data: Prepared, fake
     for processes, expected in ((None, [1, 2, 3, 4]), (2, [1, 1, 2, 2]), (1, [1, 1, 1, 1])):
         asked = settings(rounds=4, processes=processes, batch_sizes=(1,))
         measured = benchmark(work, data, (fake("a"),), asked)
-        assert read(work, measured, "certificates")["process"].to_list() == expected
-        (row,) = read(work, measured, "benchmarks").to_dicts()
+        assert read_table(work, measured, "certificates")["process"].to_list() == expected
+        (row,) = read_table(work, measured, "benchmarks").to_dicts()
         assert row["processes"] == len(set(expected))
         assert (row["process_std_ms"] is None) == (processes == 1)
-        assert len(read(work, measured, "evaluations")) == 1
+        assert len(read_table(work, measured, "evaluations")) == 1
 
 
 @pytest.mark.alone
@@ -140,7 +140,7 @@ def test_a_budget_is_kept_by_fewer_queries_and_every_row_is_there(
     measured = benchmark(work, data, (fake("a", ms=20), fake("b", ms=5)), asked)
     assert 0.8 * 12 < time.monotonic() - started < 1.1 * 12
     for table in ("benchmarks", "throughputs"):
-        rows = read(work, measured, table)
+        rows = read_table(work, measured, table)
         assert rows["status"].to_list() == ["ok"] * 4
         assert rows["rounds"].to_list() == [2] * 4
         assert (rows["queries"] < 2 * 500).all()
