@@ -39,5 +39,5 @@ def latency(variant: str, runtime: str, batch_size: int, ms: float | None, **oth
     )
 
 
-def measured(*rows: dict[str, Any]) -> dict[str, pl.DataFrame]:
+def measured_tables(*rows: dict[str, Any]) -> dict[str, pl.DataFrame]:
     return {"benchmarks": frames.frame("benchmarks", list(rows)), "throughputs": frames.frame("throughputs", [])}

@@ -19,11 +19,11 @@ import pytest
 from flows.commands.bench import _names, _reference_first, comparisons
 from flows.terminal import bench_table
 from tasks.forms.modelfile import ModelFile
-from tests.support.bench import latency, measured
+from tests.support.bench import latency, measured_tables
 from tests.support.paths import ROOT
 
 REFERENCE = "model-with-a-rather-long-name.onnx · onnxruntime"
-ROWS = measured(
+ROWS = measured_tables(
     latency("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
     latency("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),
     latency(
@@ -90,14 +90,14 @@ def test_marks_and_errors_are_told_once() -> None:
 
 
 def test_what_all_rows_share_stands_above_the_table() -> None:
-    one = measured(latency("a.onnx", "onnxruntime", 4, 2.0), latency("b.onnx", "onnxruntime", 4, 1.0))
+    one = measured_tables(latency("a.onnx", "onnxruntime", 4, 2.0), latency("b.onnx", "onnxruntime", 4, 1.0))
     lines = bench_table.text(one, [], "a.onnx · onnxruntime", 80).splitlines()
     assert lines[0] == "Latency, on cpu, 2 threads, in onnxruntime, batch 4"
     assert lines[1].split()[:3] == ["model", "median", "ms"]
 
 
 def test_nothing_is_compared_with_another_file_where_the_reference_failed() -> None:
-    rows = measured(
+    rows = measured_tables(
         latency("a.onnx", "onnxruntime", 1, None),
         latency("b.onnx", "onnxruntime", 1, 2.0),
         latency("c.onnx", "onnxruntime", 1, 1.0),
