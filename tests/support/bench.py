@@ -9,7 +9,7 @@ import polars as pl
 from tasks.tables import frames
 
 
-def latency(variant: str, runtime: str, batch_size: int, ms: float | None, **others: Any) -> dict[str, Any]:
+def latency_row(variant: str, runtime: str, batch_size: int, ms: float | None, **others: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
         "variant": variant,
         "runtime": runtime,

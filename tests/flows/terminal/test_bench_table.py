@@ -19,31 +19,31 @@ import pytest
 from flows.commands.bench import _names, _reference_first, comparisons
 from flows.terminal import bench_table
 from tasks.forms.modelfile import ModelFile
-from tests.support.bench import latency, measured_tables
+from tests.support.bench import latency_row, measured_tables
 from tests.support.paths import ROOT
 
 REFERENCE = "model-with-a-rather-long-name.onnx · onnxruntime"
 ROWS = measured_tables(
-    latency("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
-    latency("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),
-    latency(
+    latency_row("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
+    latency_row("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),
+    latency_row(
         "model-with-a-rather-long-name-int8.onnx",
         "onnxruntime",
         1,
         3.125,
         conditions="other processes used 40% of the cores",
     ),
-    latency("broken.onnx", "onnxruntime", 1, None),
-    latency("model-with-a-rather-long-name.onnx", "onnxruntime", 8, 91.5),
-    latency("model-with-a-rather-long-name.onnx", "openvino", 8, 81.25),
-    latency(
+    latency_row("broken.onnx", "onnxruntime", 1, None),
+    latency_row("model-with-a-rather-long-name.onnx", "onnxruntime", 8, 91.5),
+    latency_row("model-with-a-rather-long-name.onnx", "openvino", 8, 81.25),
+    latency_row(
         "model-with-a-rather-long-name-int8.onnx",
         "onnxruntime",
         8,
         23.5,
         conditions="other processes used 30% of the cores",
     ),
-    latency("broken.onnx", "onnxruntime", 8, None),
+    latency_row("broken.onnx", "onnxruntime", 8, None),
 )
 
 
@@ -90,7 +90,7 @@ def test_marks_and_errors_are_told_once() -> None:
 
 
 def test_what_all_rows_share_stands_above_the_table() -> None:
-    one = measured_tables(latency("a.onnx", "onnxruntime", 4, 2.0), latency("b.onnx", "onnxruntime", 4, 1.0))
+    one = measured_tables(latency_row("a.onnx", "onnxruntime", 4, 2.0), latency_row("b.onnx", "onnxruntime", 4, 1.0))
     lines = bench_table.text(one, [], "a.onnx · onnxruntime", 80).splitlines()
     assert lines[0] == "Latency, on cpu, 2 threads, in onnxruntime, batch 4"
     assert lines[1].split()[:3] == ["model", "median", "ms"]
@@ -98,9 +98,9 @@ def test_what_all_rows_share_stands_above_the_table() -> None:
 
 def test_nothing_is_compared_with_another_file_where_the_reference_failed() -> None:
     rows = measured_tables(
-        latency("a.onnx", "onnxruntime", 1, None),
-        latency("b.onnx", "onnxruntime", 1, 2.0),
-        latency("c.onnx", "onnxruntime", 1, 1.0),
+        latency_row("a.onnx", "onnxruntime", 1, None),
+        latency_row("b.onnx", "onnxruntime", 1, 2.0),
+        latency_row("c.onnx", "onnxruntime", 1, 1.0),
     )
     assert comparisons(rows, "a.onnx · onnxruntime", 4) == []
     (found,) = comparisons(rows, "b.onnx · onnxruntime", 4)
