@@ -53,7 +53,7 @@ def write_parquet(
     return path
 
 
-def values(part: Part, rows: list[int] | None = None) -> list[int]:
+def first_pixels(part: Part, rows: list[int] | None = None) -> list[int]:
     """First value of each image."""
     images = part.read(range(part.rows) if rows is None else rows)
     return [int(decode(image, None).flat[0]) for image, _ in images]
