@@ -59,7 +59,7 @@ def first_pixels(part: Part, rows: list[int] | None = None) -> list[int]:
     return [int(decode(image, None).flat[0]) for image, _ in images]
 
 
-def write_tiny(root: Path) -> Path:
+def write_tiny_imagenet(root: Path) -> Path:
     """Two classes as the published archive lays them out, one folder of a third that wnids.txt does not list."""
     base = root / "tiny-imagenet-200"
     wnids = ["n02", "n01"]

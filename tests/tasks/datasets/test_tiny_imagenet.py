@@ -10,14 +10,14 @@ import pytest
 from tests.support.files import (
     first_pixels,
     opened,
-    write_tiny,
+    write_tiny_imagenet,
     zipped,
 )
 
 
 @pytest.mark.parametrize("form", ["zip", "folder of the zip", "unpacked", "folder of the unpacked"])
 def test_tiny_imagenet_reads_the_zip_and_the_folder_alike(tmp_path: Path, form: str) -> None:
-    base = write_tiny(tmp_path / "made")
+    base = write_tiny_imagenet(tmp_path / "made")
     folder = tmp_path / "kept"
     folder.mkdir()
     archive = zipped(base, folder / "tiny-imagenet-200.zip")
@@ -36,7 +36,7 @@ def test_tiny_imagenet_reads_the_zip_and_the_folder_alike(tmp_path: Path, form: 
 
 def _flipped(folder: Path) -> Path:
     """A zip whose images have other bytes than its checksums say."""
-    archive = zipped(write_tiny(folder / "made"), folder / "damaged.zip")
+    archive = zipped(write_tiny_imagenet(folder / "made"), folder / "damaged.zip")
     archive.write_bytes(archive.read_bytes().replace(b"IHDR", b"XXXX"))
     return archive
 
