@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def optimized(path: Path, folder: Path) -> list[str]:
+def optimized_operators(path: Path, folder: Path) -> list[str]:
     """Operators of ONNX Runtime's optimized graph."""
     import onnxruntime
 

@@ -12,7 +12,7 @@ from tasks.forms.onnx import write_onnx
 from tasks.records import QAT_SETTINGS, Export
 from tasks.runtimes import onnxruntime as runtime
 from tests.support.digits import warmed
-from tests.support.optimized import optimized
+from tests.support.optimized import optimized_operators
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,7 +52,7 @@ def test_a_residual_network_runs_in_integers_throughout(tmp_path: Path) -> None:
     model = fakequant.fake_quantized(warmed(**architecture), images[:2], "u8s8-reduced").train()
     model(images)
     write_onnx(fakequant.int8_form(model.eval()), images[:2], Export(), {}, tmp_path)
-    kinds = optimized(tmp_path / "model.onnx", tmp_path)
+    kinds = optimized_operators(tmp_path / "model.onnx", tmp_path)
     assert kinds.count("QLinearConv") == 36 and kinds.count("QLinearAdd") == 16 and kinds.count("QGemm") == 1
     assert not {"Conv", "Add", "Relu", "BatchNormalization", "FusedConv"} & set(kinds)
 
@@ -70,5 +70,5 @@ def test_every_familys_layers_run_in_integers(name: str, tmp_path: Path) -> None
     write_onnx(fakequant.int8_form(model), images[:2], Export(), {}, tmp_path)
     session = runtime.open(tmp_path / "model.onnx", "cpu", 8, 1)
     assert abs(session.run(images.numpy()) - want).max() < 0.1 * abs(want).max()
-    kinds = optimized(tmp_path / "model.onnx", tmp_path)
+    kinds = optimized_operators(tmp_path / "model.onnx", tmp_path)
     assert sum(kinds.count(kind) for kind in ("QLinearConv", "QGemm", "MatMulIntegerToFloat")) == layers
