@@ -57,7 +57,7 @@ def warmed(**architecture: Any) -> torch.nn.Module:
     return model.eval()
 
 
-def stored(work: Work, label: str, **architecture: Any) -> Variant:
+def stored_model(work: Work, label: str, **architecture: Any) -> Variant:
     """A warmed model in the store, as if it had been trained."""
     with work.store.temporary() as folder:
         models.save(warmed(**architecture), folder / "weights.safetensors", architecture)

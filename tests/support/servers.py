@@ -30,7 +30,7 @@ from tasks.export import export
 from tasks.machine.files import write_text
 from tasks.records import Data, Export, Model, Prepared, Study, Variant
 from tasks.tables import frames
-from tests.support.digits import stored
+from tests.support.digits import stored_model
 from tests.support.paths import PROGRAMS
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class FinishedRun:
     def __init__(self, out: Path, work: Work, data: Prepared, settings: Data) -> None:
         self.out, self.data, self.settings = out, data, settings
         shape = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.image_size}
-        parent = stored(work, "lenet5", name="lenet5", **shape)
+        parent = stored_model(work, "lenet5", name="lenet5", **shape)
         forms = export(work, data, parent, Export(images=8)).variants
         onnx_form = next(form for form in forms if form.format == "onnx")
         self.variants = (parent, *forms, self._bare(work, onnx_form))

@@ -19,7 +19,7 @@ from tasks.export import export
 from tasks.forms.parity import parity
 from tasks.records import Export, Forms, Prepared, Variant
 from tasks.runtimes import load
-from tests.support.digits import digits, stored
+from tests.support.digits import digits, stored_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,7 +44,7 @@ def data(work: Work) -> Prepared:
 
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
 def made(request: pytest.FixtureRequest, work: Work, data: Prepared) -> tuple[Variant, Forms]:
-    parent = stored(work, request.param, **ARCHITECTURES[request.param])
+    parent = stored_model(work, request.param, **ARCHITECTURES[request.param])
     return parent, export(work, data, parent, SETTINGS)
 
 
@@ -123,7 +123,7 @@ def test_onnx_can_be_preprocessed_for_quantization(made: tuple[Variant, Forms], 
 def test_a_difference_above_the_tolerance_is_a_failed_variant(
     work: Work, data: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parent = stored(work, "lenet5", **ARCHITECTURES["lenet5"])
+    parent = stored_model(work, "lenet5", **ARCHITECTURES["lenet5"])
     write = stage.FORMS["torchscript"][0]
 
     def off(model: torch.nn.Module, *rest: object) -> Path:
@@ -148,7 +148,7 @@ def test_an_exporter_that_raises_is_a_failed_variant_and_the_other_goes_on(
         raise RuntimeError("\x1b[96mno such\noperator\x1b[0m")
 
     monkeypatch.setattr(torch.onnx, "export", broken)
-    bad, good = export(work, data, stored(work, "lenet5", **ARCHITECTURES["lenet5"]), SETTINGS).variants
+    bad, good = export(work, data, stored_model(work, "lenet5", **ARCHITECTURES["lenet5"]), SETTINGS).variants
     assert (bad.status, bad.error) == ("failed", "RuntimeError: no such operator")
     assert good.status == "ok"
     assert "Traceback" in caplog.text
@@ -173,7 +173,7 @@ def test_exporters_print_into_the_log_alone(
     others = [handler for handler in root.handlers if not type(handler).__module__.startswith("prefect")]
     monkeypatch.setattr(root, "handlers", others)
     with caplog.at_level(logging.DEBUG):
-        export(work, data, stored(work, "lenet5", **ARCHITECTURES["lenet5"]), Export(formats=("torchscript",)))
+        export(work, data, stored_model(work, "lenet5", **ARCHITECTURES["lenet5"]), Export(formats=("torchscript",)))
     assert capfd.readouterr() == ("", "")
     assert "step 1 of 3" in caplog.text
 
@@ -184,7 +184,7 @@ def test_weights_too_large_for_one_file_become_a_folder_of_their_whole_size(
     from torch.onnx._internal.exporter import _onnx_program
 
     monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
-    parent = stored(work, "lenet5", **ARCHITECTURES["lenet5"])
+    parent = stored_model(work, "lenet5", **ARCHITECTURES["lenet5"])
     (variant,) = export(work, data, parent, Export(formats=("onnx",))).variants
     path = work.store.get(variant.artifact)
     assert path.is_dir()

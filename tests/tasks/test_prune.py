@@ -15,7 +15,7 @@ from tasks.records import Model, Prune, Train, Trained
 from tasks.training.evaluation import evaluate
 from tasks.training.fit import fit
 from tasks.training.weights import cost
-from tests.support.digits import digits, stored, warmed
+from tests.support.digits import digits, stored_model, warmed
 from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def test_prune_returns_the_fine_tuned_weights_and_records_those_before(tmp_path:
     start = Train(epochs=8, batch_size=16, learning_rate=0.05, channels_last=False, device="cpu")
     network = models.build(**LENET)
     fitted = fit(training_of(work, LENET, data, start, "lenet5"), network)
-    parent = stored(work, "lenet5", **LENET).model_copy(update={"artifact": fitted.artifact})
+    parent = stored_model(work, "lenet5", **LENET).model_copy(update={"artifact": fitted.artifact})
     trained = Trained(variant=parent, train=start, validation_macro_f1=fitted.validation_macro_f1)
 
     settings = Prune(ratios=(0.5,), epochs=3, learning_rate=0.02)
@@ -155,7 +155,7 @@ def test_prune_says_what_it_took_and_what_that_cost(tmp_path: Path, caplog: pyte
     work = Work.at(tmp_path, "prune")
     data = digits(work)
     trained = Trained(
-        variant=stored(work, "lenet5", **LENET),
+        variant=stored_model(work, "lenet5", **LENET),
         validation_macro_f1=0.5,
         train=Train(batch_size=64, channels_last=False, device="cpu"),
     )

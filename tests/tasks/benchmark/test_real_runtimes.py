@@ -14,7 +14,7 @@ from tasks.benchmark import benchmark
 from tasks.caching.work import Work
 from tasks.records import Export, Measured, Variant
 from tests.support.benchmarks import QUICK, read_table
-from tests.support.digits import digits, stored
+from tests.support.digits import digits, stored_model
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Measured]:
 
     work = Work.at(tmp_path_factory.mktemp("real"))
     data = digits(work)
-    parent = stored(work, "lenet5", name="lenet5", num_classes=10, in_channels=1, image_size=8)
+    parent = stored_model(work, "lenet5", name="lenet5", num_classes=10, in_channels=1, image_size=8)
     parent = parent.model_copy(update={"benchmark": True})
     forms = export(work, data, parent, Export(images=16)).variants
     with work.store.temporary() as folder:

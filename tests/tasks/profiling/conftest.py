@@ -14,7 +14,7 @@ from tasks.export import export
 from tasks.profiling.profile import Profile
 from tasks.records import Export, Study
 from tasks.tables import frames
-from tests.support.digits import digits, stored
+from tests.support.digits import digits, stored_model
 from tests.support.profiles import RESNET, RUN, RUNTIMES, profile_of
 
 
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifacts folder with a run whose tables say where the forms of a warmed ResNet are."""
     out = tmp_path_factory.mktemp("artifacts")
     work = Work.at(out, "profile")
-    parent = stored(work, "resnet34-w16", **RESNET)
+    parent = stored_model(work, "resnet34-w16", **RESNET)
     forms = export(work, digits(work), parent, Export(images=8)).variants
     rows = [
         {
