@@ -46,7 +46,7 @@ def digits(work: Work, rows: int = 300) -> Prepared:
     )
 
 
-def warmed(**architecture: Any) -> torch.nn.Module:
+def warmed_model(**architecture: Any) -> torch.nn.Module:
     """An untrained model whose normalization layers have seen a few batches of noise, in evaluation mode."""
     torch.manual_seed(0)
     model = models.build(**architecture).train()
@@ -60,7 +60,7 @@ def warmed(**architecture: Any) -> torch.nn.Module:
 def stored_model(work: Work, label: str, **architecture: Any) -> Variant:
     """A warmed model in the store, as if it had been trained."""
     with work.store.temporary() as folder:
-        models.save(warmed(**architecture), folder / "weights.safetensors", architecture)
+        models.save(warmed_model(**architecture), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
     return Variant(
         name=f"{label}/train",

@@ -15,7 +15,7 @@ from tasks.records import Model, Prune, Train, Trained
 from tasks.training.evaluation import evaluate
 from tasks.training.fit import fit
 from tasks.training.weights import cost
-from tests.support.digits import digits, stored_model, warmed
+from tests.support.digits import digits, stored_model, warmed_model
 from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def test_cost_counts_lenet5_as_published() -> None:
 @pytest.mark.parametrize("architecture", [LENET, NARROW, WIDE], ids=["lenet5", "w16", "w64"])
 @pytest.mark.parametrize("ratio", [0.25, 0.5])
 def test_pruned_weights_round_trip_and_are_fewer(architecture: dict, ratio: float, tmp_path: Path) -> None:
-    model, images = warmed(**architecture), example(architecture, 3)
+    model, images = warmed_model(**architecture), example(architecture, 3)
     whole, before = model(images), cost(model, images[:1])
     prune_channels(model, images[:1], ratio, 8)
     after = cost(model, images[:1])
@@ -66,7 +66,7 @@ def test_pruned_weights_round_trip_and_are_fewer(architecture: dict, ratio: floa
 
 
 def test_channels_are_rounded_to_the_nearest_multiple_and_narrow_layers_stay() -> None:
-    quarter, half = warmed(**LENET), warmed(**LENET)
+    quarter, half = warmed_model(**LENET), warmed_model(**LENET)
     prune_channels(quarter, example(LENET), 0.25, 8)
     prune_channels(half, example(LENET), 0.5, 8)
     # of 6, 16, 120, 84, 10; 12 of 16 is as near to 16 as to 8
@@ -75,14 +75,14 @@ def test_channels_are_rounded_to_the_nearest_multiple_and_narrow_layers_stay() -
 
 
 def test_layers_on_a_shortcut_lose_the_same_channels() -> None:
-    model = warmed(**NARROW)
+    model = warmed_model(**NARROW)
     prune_channels(model, example(NARROW), 0.25, 8)
     assert sorted(set(outputs(model)[:-1])) == [16, 24, 48, 96]
     assert all(n % 8 == 0 for n in outputs(model)[:-1])
 
 
 def test_channels_whose_weights_are_nothing_go_first_and_nothing_changes() -> None:
-    model, images = warmed(**LENET), example(LENET, 4)
+    model, images = warmed_model(**LENET), example(LENET, 4)
     with torch.no_grad():
         # of conv2; flattened, each is four inputs of fc1
         dead = [0, 3, 4, 7, 8, 11, 12, 15]
@@ -101,12 +101,12 @@ def test_channels_whose_weights_are_nothing_go_first_and_nothing_changes() -> No
 
 def test_a_ratio_that_rounding_undoes_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ratio 0\.05 with round_to 128 takes no channel out .* larger ratio"):
-        prune_channels(warmed(**LENET), example(LENET), 0.05, 128)
+        prune_channels(warmed_model(**LENET), example(LENET), 0.05, 128)
 
 
 # a run that was cut off prunes again and resumes
 def test_the_same_weights_are_pruned_to_the_same_weights() -> None:
-    first, second = warmed(**NARROW), warmed(**NARROW)
+    first, second = warmed_model(**NARROW), warmed_model(**NARROW)
     prune_channels(first, torch.zeros(1, 3, 8, 8), 0.25, 8)
     prune_channels(second, torch.ones(1, 3, 8, 8), 0.25, 8)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))

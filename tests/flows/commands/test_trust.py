@@ -22,7 +22,7 @@ from tasks.caching.work import Work
 from tasks.forms.modelfile import inspect
 from tasks.records import Artifact, Data
 from tasks.tables import frames
-from tests.support.digits import digits, warmed
+from tests.support.digits import digits, warmed_model
 from tests.support.servers import RUN, FinishedRun
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def test_made_up_metadata_of_safetensors_is_one_line(
 
 def test_what_burnish_writes_is_read(tmp_path: Path) -> None:
     for more in ({}, {"upsample": 32}):
-        models.save(warmed(**SHAPE | more), tmp_path / "model.safetensors", SHAPE | more)
+        models.save(warmed_model(**SHAPE | more), tmp_path / "model.safetensors", SHAPE | more)
         assert inspect(tmp_path / "model.safetensors").shape == (1, 8, 8)
 
 
@@ -222,7 +222,7 @@ def test_json_that_is_no_list_of_latencies_is_one_line(
 def test_truncated_files_of_every_format_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole = io.BytesIO()
     torch.jit.save(torch.jit.script(nn.Flatten()), whole)
-    models.save(warmed(**SHAPE), tmp_path / "w.safetensors", SHAPE)
+    models.save(warmed_model(**SHAPE), tmp_path / "w.safetensors", SHAPE)
     for name, content in (("a.pt", whole.getvalue()), ("b.safetensors", (tmp_path / "w.safetensors").read_bytes())):
         for length in (1, 9, 100, len(content) // 2):
             (tmp_path / name).write_bytes(content[:length])

@@ -19,7 +19,7 @@ from tasks.training.checkpointing import blocks, checkpoint_blocks
 from tasks.training.fit import fit
 from tasks.training.loop import TrainingLoop
 from tasks.training.optimizers import Average, Optimizer, schedule
-from tests.support.digits import digits, warmed
+from tests.support.digits import digits, warmed_model
 from tests.support.programs import command, environment
 from tests.support.trainings import training_of
 
@@ -57,7 +57,7 @@ def test_fused_optimizers_step_as_the_plain_ones():
     for name, tolerance in (("sgd", 1e-6), ("adamw", 1e-3)):
         found = []
         for fused in (True, False):
-            model = warmed(**NARROW).train()
+            model = warmed_model(**NARROW).train()
             optimizer = Optimizer(model, Train(optimizer=name, fused=fused), off())
             assert {bool(part.defaults["fused"]) for part in optimizer.parts} == {fused}
             assert name != "sgd" or optimizer.parts[0].defaults["nesterov"]
@@ -88,7 +88,7 @@ def test_a_first_step_that_fp16_skips_leaves_no_momentum():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
 def test_muon_orthogonalises_filters_as_rows_of_a_matrix_and_leaves_the_rest_to_adamw(layout):
-    model = warmed(**NARROW).train().to(memory_format=layout)
+    model = warmed_model(**NARROW).train().to(memory_format=layout)
     optimizer = Optimizer(model, Train(optimizer="muon", weight_decay=0.0), off())
     _, adamw = optimizer.parts
     convolutions = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -114,7 +114,7 @@ def test_muons_matrices_of_depthwise_filters_and_of_the_head_are_adamws():
 
 
 def test_the_average_follows_weights_and_statistics_by_its_decay():
-    model = warmed(**NARROW).train()
+    model = warmed_model(**NARROW).train()
     average = Average(model, 0.5)
     before = {k: v.clone() for k, v in average.module.state_dict().items()}
     # from (1 + t) / (10 + t) > 0.5 on, the decay is what was asked for
@@ -260,7 +260,7 @@ def test_settings_that_cannot_be_are_refused_in_a_line(wrong, why):
 
 def test_an_upsampled_model_takes_small_images_and_keeps_its_weights_names(tmp_path):
     architecture = {**NARROW, "upsample": 32}
-    model = warmed(**architecture)
+    model = warmed_model(**architecture)
     assert model.state_dict().keys() == models.build(**NARROW).state_dict().keys()
     x = torch.randn(2, 1, 8, 8)
     large = nn.functional.interpolate(x, (32, 32), mode="bilinear")
