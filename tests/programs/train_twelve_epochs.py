@@ -11,7 +11,7 @@ from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.training import loop
 from tests.support.digits import digits
-from tests.support.trainings import QUICK, fitted
+from tests.support.trainings import QUICK, fit_lenet
 
 out = Path(sys.argv[1])
 work = Work(Store(out / "store"), out / "scratch")
@@ -27,4 +27,4 @@ def train_epoch_and_say_so(run: loop.TrainingLoop) -> Any:
 
 loop.TrainingLoop._train = train_epoch_and_say_so  # type: ignore[method-assign]
 long = QUICK.model_copy(update={"epochs": 12, "patience": 12})
-print(fitted(work, digits(work), long).artifact.sha256, flush=True)
+print(fit_lenet(work, digits(work), long).artifact.sha256, flush=True)

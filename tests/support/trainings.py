@@ -31,7 +31,7 @@ def training_of(
     )
 
 
-def fitted(work: Work, data: Prepared, settings: Train, **how: Any) -> Fitted:
+def fit_lenet(work: Work, data: Prepared, settings: Train, **how: Any) -> Fitted:
     """Train a LeNet-5."""
     network, architecture = fresh(LENET, data, settings.seeds[0])
     return fit(training_of(work, architecture, data, settings, "lenet5"), network, **how)

@@ -13,7 +13,7 @@ from tasks.training import loop
 from tasks.training.weights import fresh
 from tests.support.digits import digits
 from tests.support.programs import command, environment
-from tests.support.trainings import LENET, QUICK, fitted, training_of
+from tests.support.trainings import LENET, QUICK, fit_lenet, training_of
 
 
 class Cut(Exception):
@@ -29,7 +29,7 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_wei
     monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     settings = QUICK.model_copy(update={"augment": policy})
     data = digits(Work.at(tmp_path))
-    whole = fitted(Work.at(tmp_path), data, settings)
+    whole = fit_lenet(Work.at(tmp_path), data, settings)
 
     def cut(epoch, score):
         if epoch == 2:
@@ -37,7 +37,7 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_wei
 
     work = Work.at(tmp_path)
     with pytest.raises(Cut):
-        fitted(work, data, settings, on_epoch=cut)
+        fit_lenet(work, data, settings, on_epoch=cut)
     seen, trained, train_epoch = [], [], loop.TrainingLoop._train
 
     def spy(run):
@@ -45,7 +45,7 @@ def test_a_training_that_was_cut_off_goes_on_from_its_checkpoint_to_the_same_wei
         return train_epoch(run)
 
     monkeypatch.setattr(loop.TrainingLoop, "_train", spy)
-    resumed = fitted(work, data, settings, on_epoch=lambda epoch, score: seen.append(epoch))
+    resumed = fit_lenet(work, data, settings, on_epoch=lambda epoch, score: seen.append(epoch))
     assert trained == left
     assert seen == [1, 2, 3, 4], "a tuner must be told of the epochs before the interruption too"
     assert resumed.artifact.sha256 == whole.artifact.sha256
@@ -177,6 +177,6 @@ def test_a_training_that_waits_for_images_says_so_once(tmp_path, monkeypatch, ca
 
     monkeypatch.setattr(Resident, "epoch", slow)
     work = Work.at(tmp_path)
-    fitted(work, digits(work), QUICK.model_copy(update={"epochs": 2}))
+    fit_lenet(work, digits(work), QUICK.model_copy(update={"epochs": 2}))
     (said,) = [message for message in caplog.messages if "waited" in message]
     assert "of epoch 1; larger batches (train.batch_size) would shorten it" in said
