@@ -173,7 +173,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
     def connect(self) -> socket.socket:
@@ -208,7 +208,7 @@ def running(
                 assert json.load(urllib.request.urlopen(f"{url}/healthz", timeout=5)) == {"status": "ok"}
                 break
             except OSError:
-                assert process.poll() is None, server.said
+                assert process.poll() is None, server.output
                 assert time.monotonic() < deadline, "the server did not answer within 60 s"
                 time.sleep(0.1)
         yield server

@@ -184,11 +184,11 @@ def test_a_deployed_server_keeps_to_the_quota_of_its_own_group(tmp_path: Path) -
     assert json.loads((folder / "model.json").read_text())["threads"] == 2
     with running(folder) as server:
         pass
-    assert "lenet5/train/onnx: threads per query 2," in server.said
+    assert "lenet5/train/onnx: threads per query 2," in server.output
     with group("cpu", 100_000) as made, running(folder, prefix=join_command(made)) as server:
         pass
-    assert "the model was measured with 2 threads; this machine or container has 1 for it" in server.said
-    assert "lenet5/train/onnx: threads per query 1, decoders 1" in server.said
+    assert "the model was measured with 2 threads; this machine or container has 1 for it" in server.output
+    assert "lenet5/train/onnx: threads per query 1, decoders 1" in server.output
 
 
 def test_memory_of_a_real_group_is_told() -> None:

@@ -45,8 +45,8 @@ def server(folder: Path) -> Iterator[Server]:
     )
     with running_with_limits(folder, *limits) as started:
         yield started
-    assert "Traceback" not in started.said
-    assert "Exception" not in started.said
+    assert "Traceback" not in started.output
+    assert "Exception" not in started.output
 
 
 @pytest.fixture(scope="module")

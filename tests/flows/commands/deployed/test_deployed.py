@@ -81,7 +81,7 @@ def test_a_webp_within_the_limit_of_pixels_that_needs_more_memory_is_too_large_a
     server: Server,
 ) -> None:
     """Its library says the same of both: could not create decoder object."""
-    allowed = re.search(r"images of up to ([\d.]+) megapixels", server.said)
+    allowed = re.search(r"images of up to ([\d.]+) megapixels", server.output)
     assert allowed
     large = bombs.webp_whole(int(0.95 * (1e6 * float(allowed[1])) ** 0.5))
     status, answer = post(f"{server.url}/predict", large)
@@ -148,7 +148,7 @@ def test_a_container_of_512_mb_survives_two_hundred_bombs_at_once(folder: Path, 
             assert processes(begun)[0] == begun
         events = next(made / name for name in ("memory.events", "memory.oom_control") if (made / name).exists())
         assert re.search(r"^oom_kill 0$", events.read_text(), re.M), events.read_text()
-    assert "Traceback" not in server.said
+    assert "Traceback" not in server.output
 
 
 def test_two_hundred_bombs_at_once_stay_within_the_memory_that_is_told_to_be_free(server: Server, digit: bytes) -> None:
@@ -190,22 +190,22 @@ def test_connections_that_send_nothing_and_requests_at_the_limit_keep_no_health_
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
             assert answer.status == 200
         assert post(f"{server.url}/predict", digit)[0] == 200
-        assert server.said.count("too many connections wait without a request") >= 600 - 512
+        assert server.output.count("too many connections wait without a request") >= 600 - 512
         for _ in range(2):
             body = held.enter_context(server.connect())
             body.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
         time.sleep(0.5)
-        before = server.said.count("\n")
+        before = server.output.count("\n")
         status, told = post(f"{server.url}/predict", digit)
         assert (status, told["error"]) == (503, "too many images at once; try again")
-        assert server.said.count("\n") - before <= 2, "the answer, and a connection that made room for it"
-        assert '"POST /predict HTTP/1.1" 503' in server.said
+        assert server.output.count("\n") - before <= 2, "the answer, and a connection that made room for it"
+        assert '"POST /predict HTTP/1.1" 503' in server.output
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
             assert answer.status == 200
 
 
 def test_a_client_that_goes_away_is_one_line(server: Server, digit: bytes) -> None:
-    before = server.said.count("\n")
+    before = server.output.count("\n")
     for body in (b"", digit[:30]):
         with server.connect() as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n" + body)
@@ -213,11 +213,11 @@ def test_a_client_that_goes_away_is_one_line(server: Server, digit: bytes) -> No
             # RST, not FIN: nothing that it is sent is taken any more
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     deadline = time.monotonic() + 20
-    while server.said.count("went away") < 2 and time.monotonic() < deadline:
+    while server.output.count("went away") < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert "went away after 30 bytes of its image file" in server.said
-    assert server.said.count("\n") == before + 2
-    assert "Traceback" not in server.said
+    assert "went away after 30 bytes of its image file" in server.output
+    assert server.output.count("\n") == before + 2
+    assert "Traceback" not in server.output
 
 
 def test_what_is_no_request_is_answered_or_closed(server: Server, digit: bytes) -> None:

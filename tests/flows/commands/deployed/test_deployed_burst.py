@@ -67,7 +67,7 @@ def test_a_client_that_sends_on_for_ever_after_its_answer_is_closed(folder: Path
                 while time.monotonic() - begun < 20:
                     connection.sendall(b"a" * (65536 if not pause else 1))
                     time.sleep(pause)
-        assert "it sent on and on what was refused" in started.said
+        assert "it sent on and on what was refused" in started.output
 
 
 def test_a_form_is_told_what_is_accepted(
