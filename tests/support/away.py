@@ -53,7 +53,7 @@ class Run:
             assert time.monotonic() < deadline, self.text[-3000:]
             time.sleep(0.1)
 
-    def said(self, words: str) -> float | None:
+    def time_of(self, words: str) -> float | None:
         """When it was said."""
         return next((at for at, line in self.lines if words in line), None)
 

@@ -28,7 +28,7 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
     environment = environment_without_server(folder)
     if kind == "temporary":
         run = Run(folder / "artifacts", environment)
-        run.wait_for(lambda: run.said("train/lenet5: computing"))
+        run.wait_for(lambda: run.time_of("train/lenet5: computing"))
         (server,) = (p for p in psutil.Process(run.process.pid).children(recursive=True) if "uvicorn" in p.cmdline())
         server.kill()
         killed = time.monotonic()
@@ -40,7 +40,7 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
             api(url, "v2/concurrency_limits/", taken)
         run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
         where = "waiting for another flow run's measurements" if kind == "waiting" else "train/lenet5: computing"
-        run.wait_for(lambda: run.said(where))
+        run.wait_for(lambda: run.time_of(where))
         os.killpg(process.pid, getattr(signal, "SIGKILL" if kind == "waiting" else kind))
         killed = time.monotonic()
         run.end()
@@ -70,9 +70,9 @@ def test_a_run_whose_server_goes_for_good_says_so_and_finishes_without_it(
 ) -> None:
     run, killed = left[kind]
     assert run.process.returncode == 0, run.text[-3000:]
-    said = run.said("the run goes on without it") or run.said("Prefect's server is away")
+    said = run.time_of("the run goes on without it") or run.time_of("Prefect's server is away")
     assert said is not None and said - killed < NOTICE_SECONDS, run.text
-    assert (run.said("Prefect's temporary server has ended") is not None) == (kind == "temporary")
+    assert (run.time_of("Prefect's temporary server has ended") is not None) == (kind == "temporary")
     assert list((run.out / "runs").glob("*/report.html"))
     others = [line for _, line in run.lines if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)]
     assert others == [], "it shows nothing of Prefect's"
