@@ -96,13 +96,13 @@ def test_after_operations_of_a_real_command_have_failed_it_ends_well(shim, tmp_p
     out = tmp_path / "whole"
     code, _ = command(shim, state, out, Fault())
     assert code == 0
-    total = state.told()[0]
+    total = state.counts()[0]
     for sample in range(SAMPLES):
         out = tmp_path / str(sample)
         error, lasting = draw.choice([errno.EIO, errno.ENOSPC]), draw.random() < 0.5
         fault = Fault(draw.randint(1, total), error, lasting)
         code, told = command(shim, state, out, fault)
-        _, fired, what = state.told()
+        _, fired, what = state.counts()
         print(f"{fault} of {total}, {what}: exit {code}, {told.splitlines()[-1][:200]}", flush=True)
         # rounds of a benchmark differ a little
         assert fired or fault.nth > 0.9 * total

@@ -173,7 +173,7 @@ class Trial:
         except DiskFull as error:
             return {"said": str(error)}
         finally:
-            count, fired, what = self.shim.told()
+            count, fired, what = self.shim.counts()
             self.shim.arm(None, Fault())
             (self.base / "count").write_text(json.dumps([count, fired, what]))
         return {"state": state(self.out, run.context.run)}
@@ -208,7 +208,7 @@ class Trial:
         self.out.mkdir(parents=True)
         synced = Synced(self.out, self.base / "synced") if self.power else None
         told = self.start(lambda: self.first(fault, synced), self.base / "told")
-        _, fired, what = self.shim.told() if self.power else json.loads((self.base / "count").read_text())
+        _, fired, what = self.shim.counts() if self.power else json.loads((self.base / "count").read_text())
         self.shim.arm(None, Fault())
         outs = [self.out]
         wrong: list[str] = []

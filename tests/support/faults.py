@@ -52,7 +52,7 @@ class Shim:
         name = b"" if root is None else os.fsencode(root)
         self.memory[:] = LAYOUT.pack(0, fault.nth, fault.error, fault.lasting, 0, name, b"")
 
-    def told(self) -> tuple[int, int, str]:
+    def counts(self) -> tuple[int, int, str]:
         """(Operations so far, how many of them failed, the first that did)."""
         count, _, _, _, fired, _, what = LAYOUT.unpack(self.memory)
         return count, fired, what.rstrip(b"\0").decode()
