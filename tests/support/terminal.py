@@ -96,7 +96,7 @@ class Terminal:
         self._reader.join(5)
         return code
 
-    def left(self, seconds: float = 0.0) -> list[psutil.Process]:
+    def alive_after(self, seconds: float = 0.0) -> list[psutil.Process]:
         """Processes that still live after so many seconds."""
         deadline = time.monotonic() + seconds
         while (alive := self.processes()) and time.monotonic() < deadline:

@@ -134,7 +134,7 @@ def test_one_command_has_pages_and_a_worker_a_resumed_schedule_is_run_and_ctrl_c
     assert len(terminal.processes()) >= 5, "two of the command, server, worker, run"
     terminal.ctrl_c()
     assert terminal.end() == 130
-    assert terminal.left(1) == []
+    assert terminal.alive_after(1) == []
     assert not (place.home / "profiles.toml").exists(), "no setting is left behind"
 
 

@@ -76,7 +76,7 @@ def interrupted(terminal: Terminal, how: str) -> None:
     interrupt(terminal)
     assert terminal.end() == code, terminal.text[-2000:]
     seconds = time.monotonic() - started
-    assert terminal.left() == [], "no process is left"
+    assert terminal.alive_after() == [], "no process is left"
     assert plain(terminal.text)[-1] == INTERRUPTED
     assert INTERRUPTED not in terminal.text[:before]
     assert "Traceback" not in terminal.text
@@ -232,7 +232,7 @@ def test_killed_without_a_word_it_takes_all_its_processes_with_it_and_is_marked_
     else:
         terminal.signal(signal.SIGKILL)
     terminal.end()
-    assert terminal.left(LIMIT_SECONDS) == []
+    assert terminal.alive_after(LIMIT_SECONDS) == []
     if group:
         return
     burnish = Burnish(out, None)
