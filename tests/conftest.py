@@ -13,9 +13,9 @@ import pytest
 
 from tests.support.command import Burnish, prefect_server
 from tests.support.disks import disk
-from tests.support.reports import reported
+from tests.support.reports import artifacts_of_run
 
-__all__ = ["disk", "reported"]
+__all__ = ["disk", "artifacts_of_run"]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

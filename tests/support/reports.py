@@ -23,9 +23,9 @@ RUN_1 = "quickstart-20260101-000000"
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def artifacts_of_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifacts folder whose tables, study and environment a report is written from."""
-    out = tmp_path_factory.mktemp("reported")
+    out = tmp_path_factory.mktemp("artifacts_of_run")
     made = factory.tables()
     made["summary"] = summary.summarise(made, factory.study()).frame
     for name in ("variants", "evaluations", "benchmarks", "throughputs", "memory", "summary", "datasets"):

@@ -54,7 +54,7 @@ def of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
         out = tmp_path / "out"
         shutil.copytree(request.getfixturevalue(name), out)
         if sums:
-            damage.record(out, RUN_1 if name == "reported" else RUN)
+            damage.record(out, RUN_1 if name == "artifacts_of_run" else RUN)
         return out
 
     return copied
@@ -77,7 +77,7 @@ def refused(command: list[str], path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_report_names_what_is_torn(
     of: Callable[..., Path], file: str, tear: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = of("reported")
+    out = of("artifacts_of_run")
     path = out / file / f"{RUN_1}.parquet" if "/" in file else out / "runs" / RUN_1 / file
     TEARS[tear](path)
     told = refused(["report", "--out", str(out)], path, capsys)
@@ -100,21 +100,21 @@ def test_report_names_what_is_torn(
 def test_what_is_torn_is_found_without_sums_too(
     of: Callable[..., Path], file: str, tear: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = of("reported", sums=False)
+    out = of("artifacts_of_run", sums=False)
     path = out / file / f"{RUN_1}.parquet" if "/" in file else out / "runs" / RUN_1 / file
     TEARS[tear](path)
     refused(["report", "--out", str(out)], path, capsys)
 
 
 def test_a_table_that_is_gone_is_named(of: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    out = of("reported")
+    out = of("artifacts_of_run")
     path = out / "tables" / "memory" / f"{RUN_1}.parquet"
     path.unlink()
     assert "is gone" in refused(["report", "--out", str(out)], path, capsys)
 
 
 def test_whole_files_are_reported(of: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    out = of("reported")
+    out = of("artifacts_of_run")
     assert main(["report", "--out", str(out)]) == 0
     assert main(["why", "--out", str(out)]) == 0
     assert "hit       train" in capsys.readouterr().out
@@ -126,7 +126,7 @@ def test_whole_files_are_reported(of: Callable[..., Path], capsys: pytest.Captur
 def test_report_names_a_torn_spreadsheet(
     of: Callable[..., Path], tear: str, sums: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = of("reported", sums=False)
+    out = of("artifacts_of_run", sums=False)
     path = out / "runs" / RUN_1 / "benchmark_results.csv"
     path.write_text(csv_view.csv(tables.read(out, "summary", RUN_1).collect()))
     if sums:
@@ -139,7 +139,7 @@ def test_report_names_a_torn_spreadsheet(
 
 @pytest.mark.parametrize("lines", ["", "no sums\n", "a" * 64 + "  study.toml\n"])
 def test_torn_sums_are_no_sums(of: Callable[..., Path], lines: str, capsys: pytest.CaptureFixture[str]) -> None:
-    out = of("reported")
+    out = of("artifacts_of_run")
     path = out / "runs" / RUN_1 / damage.SUMS
     path.write_text(lines)
     refused(["report", "--out", str(out)], path, capsys)
@@ -149,7 +149,7 @@ def test_torn_sums_are_no_sums(of: Callable[..., Path], lines: str, capsys: pyte
     "text", ["", "[]", "{}", '{"task": "train", "at": 1.5', '{"differs": 5, "at": 1.5}', "[" * 100_000]
 )
 def test_why_names_what_is_torn(of: Callable[..., Path], text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    out = of("reported")
+    out = of("artifacts_of_run")
     path = out / "runs" / RUN_1 / "why" / "train.json"
     path.write_text(text)
     refused(["why", "--out", str(out)], path, capsys)
@@ -158,7 +158,7 @@ def test_why_names_what_is_torn(of: Callable[..., Path], text: str, capsys: pyte
 def test_a_torn_profile_is_named_before_the_report_is_written(
     of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = of("reported")
+    out = of("artifacts_of_run")
     folder = out / "runs" / RUN_1 / "profiles" / "lenet5-eager"
     folder.mkdir(parents=True)
     (folder / "profile.json").write_text("{")

@@ -24,12 +24,12 @@ def limited(limit: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Complet
     )
 
 
-def test_where_address_space_is_limited_a_report_is_written_without_charts(reported: Path) -> None:
-    done = limited(f"--as={LITTLE_SPACE}", "report", "--out", str(reported))
+def test_where_address_space_is_limited_a_report_is_written_without_charts(artifacts_of_run: Path) -> None:
+    done = limited(f"--as={LITTLE_SPACE}", "report", "--out", str(artifacts_of_run))
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()[-1:]
     assert line.startswith("charts are left out: what draws them reserves 77.3 GB") and line.endswith("to 12.9 GB here")
-    page = (reported / "runs" / RUN_1 / "report.html").read_text()
+    page = (artifacts_of_run / "runs" / RUN_1 / "report.html").read_text()
     assert "left out, because the address space that a process may have is limited (ulimit -v)." in page
 
 
