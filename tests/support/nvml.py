@@ -16,7 +16,7 @@ class Nvml(SimpleNamespace):
     NVMLError_NotSupported = NVMLError_FunctionNotFound = NVMLError_NoPermission = NotSupported
 
     def __init__(self) -> None:
-        super().__init__(pids=[], bytes=5_000, reasons=0, millijoules=1000, asked=[])
+        super().__init__(pids=[], bytes=5_000, reasons=0, millijoules=1000, queried_handles=[])
 
     def nvmlDeviceGetCount(self) -> int:
         return 2
@@ -40,7 +40,7 @@ class Nvml(SimpleNamespace):
         return SimpleNamespace(used=self.bytes if handle == 1 else 0, total=10**9, free=6_000_000_000)
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
-        self.asked.append(handle)
+        self.queried_handles.append(handle)
         raise NotSupported
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:
