@@ -209,7 +209,7 @@ def test_who_waits_can_be_interrupted(tmp_path):
 
 @pytest.mark.slow
 def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cached(server, tmp_path):
-    code = "import sys; from tests.programs.both import both; both(sys.argv[2])"
+    code = "import sys; from tests.programs.flow_of_five_seconds import train_once; train_once(sys.argv[2])"
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path), run],
@@ -232,5 +232,5 @@ def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cache
         states = [
             run["state"]["name"]
             for run in json.loads(urllib.request.urlopen(request, timeout=30).read())
-            if run["name"] == "train/both"
+            if run["name"] == "train/slow"
         ]
