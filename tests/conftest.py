@@ -15,7 +15,7 @@ from tests.support.command import Burnish, prefect_server
 from tests.support.disks import disk
 from tests.support.reports import artifacts_of_run
 
-__all__ = ["disk", "artifacts_of_run"]
+__all__ = ["artifacts_of_run", "disk"]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
