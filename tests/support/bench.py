@@ -1,4 +1,4 @@
-"""Makes up rows of the tables that `burnish bench` measures and shows."""
+"""Makes up rows of the tables that `burnish bench` fills and shows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from tasks.tables import frames
 
 
 def latency_row(variant: str, runtime: str, batch_size: int, ms: float | None, **others: Any) -> dict[str, Any]:
+    """Return a row of `benchmarks` with this median latency in milliseconds, or a failed row where `ms` is None."""
     row: dict[str, Any] = {
         "variant": variant,
         "runtime": runtime,

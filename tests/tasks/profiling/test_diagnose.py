@@ -10,7 +10,7 @@ import pytest
 from tasks import profilers
 from tasks.profilers import Convolution
 from tasks.profiling.diagnose import Case, diagnose
-from tests.support.graphs import ROOMY, Graph, by_words, case, finding_about, findings_of, operator
+from tests.support.graphs import MACHINE, Graph, by_words, case, finding_about, findings_of, operator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def test_conversions_at_the_input_and_the_output_are_no_advice(tmp_path: Path, r
     assert edges and not any(one.edge for one in measured.operators if "Conv" in one.type)
     assert edges == {one.name for one in measured.operators if "Conv" not in one.type}
     assert runtime == "openvino" or edges >= {"input_q", "only_dq"}, "OpenVINO counts nothing below a microsecond"
-    assert "conversions and reorders" not in by_words(diagnose(Case(profile=measured, **ROOMY)))
+    assert "conversions and reorders" not in by_words(diagnose(Case(profile=measured, **MACHINE)))
 
 
 def test_a_pair_around_an_operator_without_an_int8_form_is_named_as_not_fused(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_a_fake_quantize_module_of_pytorch_is_fake_quantization(tmp_path: Path) 
         path=path, runtime="torchscript", device="cpu", threads=1, inputs=inputs, queries=20, folder=tmp_path
     )
     measured = profilers.load("torchscript").measure(request)
-    finding = finding_about(by_words(diagnose(Case(profile=measured, **ROOMY))), "simulated in floating point")
+    finding = finding_about(by_words(diagnose(Case(profile=measured, **MACHINE))), "simulated in floating point")
     assert any("fake_quant" in node for node in finding.nodes)
     assert "never time it as int8" in finding.remedy
 
