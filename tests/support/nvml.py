@@ -1,4 +1,4 @@
-"""A made NVML with two GPUs."""
+"""A fake NVML library with two GPUs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class NotSupported(Exception):
 
 
 class Nvml(SimpleNamespace):
-    """As much of NVML as is asked: two GPUs, the handle is the index."""
+    """Those functions of NVML that burnish calls, for two GPUs. A GPU's handle is its index."""
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
     NVMLError_NotSupported = NVMLError_FunctionNotFound = NVMLError_NoPermission = NotSupported

@@ -207,7 +207,7 @@ def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
         with grey.restored():
             grey.summarise({(winner, "onnxruntime"): 1.0, (other, "torchscript"): 2.0})
             rows = tables.read(grey.out, "summary", RUN).collect().to_dicts()
-            grey._put("summary", [row | (mark if row["variant"] == other else {}) for row in rows])
+            grey.write_table("summary", [row | (mark if row["variant"] == other else {}) for row in rows])
             folder = grey.deploy(tmp_path / f"served-{number}", "--variant", other)
             (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
             assert f"{other} on torchscript, cpu, batch 1, is not the run's winner (that is {winner}" in note

@@ -90,7 +90,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     out = tmp_path_factory.mktemp("own")
     work = Work.at(out, "deploy")
     made = FinishedRun(out, work, digits(work, 60), Data(source="digits"))
-    made._put("datasets", [])
+    made.write_table("datasets", [])
     return made
 
 
