@@ -1,7 +1,7 @@
-"""A flow of one stage that takes five seconds, for a test that starts two runs of it at once.
+"""A flow of one stage that takes five seconds, for a test that starts two runs of it at the same time.
 
-Arguments of the process that imports it: the artifacts folder, and the name of the run. Each computation adds a line
-to the file `computed`.
+The test's command imports this module. Its arguments are the artifacts folder and the name of the run. Each computation
+adds a line to the file `computed`.
 """
 
 from __future__ import annotations
