@@ -110,7 +110,9 @@ class Image:
                 pytest.skip("these tests do not run in the environment that requirements.txt describes")
             site = next((self.cwd / ".venv" / "lib").glob("python3*")) / "site-packages"
             # This environment's packages come first on the path, before what venv installed (setuptools).
-            (site / "ours.pth").write_text(f"import sys; sys.path.insert(0, {sysconfig.get_path('purelib')!r})\n")
+            (site / "environment.pth").write_text(
+                f"import sys; sys.path.insert(0, {sysconfig.get_path('purelib')!r})\n"
+            )
         elif steps_to_run:
             completed = self.execute(["/bin/sh", "-ec", self.in_root("&&".join(steps_to_run))])
             assert completed.returncode == 0, f"{value}\n{completed.stdout}"

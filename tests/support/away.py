@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 NOTICE_SECONDS = 60.0
 """A run must say within this many seconds that its server has gone away."""
-STUDY = last_values(*SHORT, "train.epochs=60", "train.patience=60")
+SETTINGS = last_values(*SHORT, "train.epochs=60", "train.patience=60")
+"""Settings with which a run is still training when its server goes away."""
 
 
 class Run:
-    """A run of `STUDY` without a terminal.
+    """A run of `SETTINGS` without a terminal.
 
     `lines` holds what it has written to standard error, each line with the monotonic time at which it was read.
     """
@@ -29,7 +30,7 @@ class Run:
     def __init__(self, out: Path, environment: dict[str, str]) -> None:
         self.out = out
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in STUDY)],
+            [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in SETTINGS)],
             cwd=ROOT,
             env=environment,
             text=True,

@@ -235,9 +235,9 @@ LATENCIES = (
     "images_per_second",
     "turn_medians_ms",
 )
-
-
+"""Columns of `benchmarks` that hold measured times."""
 REFERENCE = "resnet34-w16/augment-none"
+"""The reference variant of these tables."""
 
 
 def changed(

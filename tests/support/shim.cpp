@@ -94,18 +94,18 @@ bool handle_fails(const char* operation, int handle) {
   char path[PATH_MAX];
   if (!state || !state->root[0]) return false;
   int before = errno;
-  bool ours = path_of_handle(handle, path) && below(path);
+  bool is_below = path_of_handle(handle, path) && below(path);
   errno = before;
-  return ours && fails(operation, path);
+  return is_below && fails(operation, path);
 }
 
 bool name_fails(const char* operation, int at, const char* name) {
   char path[PATH_MAX];
   if (!state || !state->root[0]) return false;
   int before = errno;
-  bool ours = path_of_name(at, name, path) && below(path);
+  bool is_below = path_of_name(at, name, path) && below(path);
   errno = before;
-  return ours && fails(operation, path);
+  return is_below && fails(operation, path);
 }
 
 bool creation_fails(int at, const char* name, int flags) {
