@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.command import Burnish, prefect_server
 from tests.support.disks import disk
+from tests.support.prefect_home import prefect_home
 from tests.support.reports import artifacts_of_run
 
 __all__ = ["artifacts_of_run", "disk"]
@@ -33,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _private_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Give the tests a Prefect home of their own, so that they never touch the user's."""
-    os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
+    os.environ["PREFECT_HOME"] = str(prefect_home(tmp_path_factory.mktemp("prefect")))
 
 
 @pytest.fixture(scope="module", autouse=True)

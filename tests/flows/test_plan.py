@@ -1,4 +1,4 @@
-"""What a study is on a machine: what `auto` stands for, which stages are left out, and what both leave as it was."""
+"""The plan of a study on a machine: what `auto` stands for there, and what a skipped stage leaves out."""
 
 from __future__ import annotations
 
@@ -26,54 +26,56 @@ ALL = ("fp32", "fp16", "int8")
 
 
 @pytest.fixture
-def this(monkeypatch: pytest.MonkeyPatch):
-    """Makes this machine another one: instructions of its CPU, names of its GPUs."""
+def fake_machine(monkeypatch: pytest.MonkeyPatch):
+    """A function that gives this machine other CPU instructions and GPUs of these names. At first it has neither."""
 
-    def make(features: tuple[str, ...] = (), gpus: tuple[str, ...] = ()) -> None:
+    def pretend(features: tuple[str, ...] = (), gpus: tuple[str, ...] = ()) -> None:
         monkeypatch.setattr(machine, "cpu", lambda: ("a CPU", features))
-        found = tuple({"name": name, "driver": "1", "memory_bytes": 2**34} for name in gpus)
-        monkeypatch.setattr(gpu, "gpus", lambda: found)
+        devices = tuple({"name": name, "driver": "1", "memory_bytes": 2**34} for name in gpus)
+        monkeypatch.setattr(gpu, "gpus", lambda: devices)
 
     for limit in openvino_bf16.LIMITS:
         monkeypatch.delenv(limit, raising=False)
-    make()
-    return make
+    pretend()
+    return pretend
 
 
 def chosen(
     *settings: str, study: str = "quickstart", skip: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Runtimes and precisions of engines."""
-    made = planned(load(study, list(settings), None, skip)).study
-    return made.benchmark.runtimes, made.build.precisions
+    """Return the runtimes that the plan measures and the precisions in which it builds engines."""
+    resolved = planned(load(study, list(settings), None, skip)).study
+    return resolved.benchmark.runtimes, resolved.build.precisions
 
 
-def test_without_a_gpu_no_engine_is_built_and_no_runtime_waits_for_one(this):
+def test_without_a_gpu_no_engine_is_built_and_no_engine_runtime_is_measured(fake_machine):
     assert chosen() == (PLAIN, ())
-    assert chosen("benchmark.devices=['cuda:0']") == (PLAIN, ()), "a GPU that is not there"
-    told = planned(load("quickstart", [])).chosen
-    assert "no GPU to execute engines" in told["benchmark.runtimes"] and told["build.precisions"].startswith("none (")
+    assert chosen("benchmark.devices=['cuda:0']") == (PLAIN, ()), "this machine has no such GPU"
+    reasons = planned(load("quickstart", [])).chosen
+    assert "no GPU to execute engines" in reasons["benchmark.runtimes"] and reasons["build.precisions"].startswith(
+        "none ("
+    )
 
 
-def test_with_a_gpu_engines_are_built_and_executed(this):
-    this(gpus=("NVIDIA H100",))
+def test_with_a_gpu_engines_are_built_and_executed(fake_machine):
+    fake_machine(gpus=("NVIDIA H100",))
     assert chosen() == ((*PLAIN, "tensorrt"), ALL)
-    assert chosen("benchmark.devices=['cpu']") == (PLAIN, ()), "they run on a GPU alone"
+    assert chosen("benchmark.devices=['cpu']") == (PLAIN, ()), "engines run on GPUs only"
     assert chosen("build.precisions=[]") == (PLAIN, ())
     with pytest.raises(ValueError, match=r"build\.batch_sizes: the largest is 128") as caught:
         planned(load("quickstart", ["benchmark.evaluation_batch=500"]))
     assert "\n" not in str(caught.value)
 
 
-def test_engines_that_are_asked_for_are_built_without_a_gpu_too(this):
+def test_engines_that_the_study_names_are_built_without_a_gpu_too(fake_machine):
     assert chosen("build.precisions=['fp16']") == ((*PLAIN, "tensorrt"), ("fp16",))
     assert chosen("benchmark.runtimes=['eager', 'tensorrt']") == (("eager", "tensorrt"), ALL)
     assert chosen("benchmark.runtimes=['eager', 'onnxruntime']") == (("eager", "onnxruntime"), ())
 
 
 @pytest.mark.parametrize("feature", ["avx512_bf16", "amx_bf16", "bf16"])
-def test_on_a_cpu_with_bf16_instructions_its_runtimes_are_among_the_defaults(this, monkeypatch, feature):
-    this(features=("avx2", feature))
+def test_on_a_cpu_with_bf16_instructions_auto_includes_the_bf16_runtimes(fake_machine, monkeypatch, feature):
+    fake_machine(features=("avx2", feature))
     compiles = runtimes.load("torch_compile")
     monkeypatch.setattr(compiles, "unavailable", lambda device: None)
     assert chosen() == ((*PLAIN, *BF16), ())
@@ -81,57 +83,57 @@ def test_on_a_cpu_with_bf16_instructions_its_runtimes_are_among_the_defaults(thi
     monkeypatch.setattr(compiles, "unavailable", lambda device: "no compiler")
     assert chosen() == ((*PLAIN, "openvino_bf16"), ())
     assert "without torch_compile: no compiler" in planned(load("quickstart", [])).chosen["benchmark.runtimes"]
-    this(gpus=("NVIDIA H100",), features=(feature,))
+    fake_machine(gpus=("NVIDIA H100",), features=(feature,))
     assert chosen("benchmark.devices=['cuda:0']")[0] == (*PLAIN, "tensorrt"), "the CPU is not measured"
 
 
-def test_here_the_defaults_are_what_this_cpu_can_execute():
-    made = planned(load("quickstart", []))
-    able = runtimes.load("openvino_bf16").unavailable("cpu") is None
-    assert ("openvino_bf16" in made.study.benchmark.runtimes) == able
-    for name in made.study.benchmark.runtimes:
+def test_the_default_runtimes_are_those_that_this_machine_can_execute():
+    plan = planned(load("quickstart", []))
+    available = runtimes.load("openvino_bf16").unavailable("cpu") is None
+    assert ("openvino_bf16" in plan.study.benchmark.runtimes) == available
+    for name in plan.study.benchmark.runtimes:
         assert name == "tensorrt" or runtimes.load(name).unavailable("cpu") is None
 
 
-def test_auto_stands_beside_runtimes_that_are_named_and_leaves_out_what_nothing_feeds(this):
+def test_auto_joins_named_runtimes_and_leaves_out_those_that_have_nothing_to_execute(fake_machine):
     assert chosen("benchmark.runtimes=['auto', 'torch_compile_max']")[0] == (*PLAIN, "torch_compile_max")
     assert chosen("export.formats=['onnx']")[0] == ("eager", "onnxruntime", "openvino")
-    alone = ("export.formats=['torchscript']", "quantize.settings=[]", "quantize.dynamic=false")
-    assert chosen(*alone)[0] == ("eager", "torchscript")
+    torchscript_only = ("export.formats=['torchscript']", "quantize.settings=[]", "quantize.dynamic=false")
+    assert chosen(*torchscript_only)[0] == ("eager", "torchscript")
 
 
 @pytest.mark.parametrize("scale", ["smoke", "cpu", "full"])
 @pytest.mark.parametrize("study", ["resnet34-tensorrt", "cifar-architectures", "convnext-speed"])
-def test_a_study_whose_table_has_engines_builds_them_on_any_machine(this, study, scale):
-    made = planned(load(study, [], scale)).study
-    assert "tensorrt" in made.benchmark.runtimes and made.build.precisions
+def test_a_study_whose_published_table_has_engines_builds_them_on_any_machine(fake_machine, study, scale):
+    resolved = planned(load(study, [], scale)).study
+    assert "tensorrt" in resolved.benchmark.runtimes and resolved.build.precisions
 
 
 @pytest.mark.parametrize("study", ["densenet121-imagenet", "runtime-formats"])
-def test_a_study_whose_table_has_no_engine_builds_none_on_a_cpu(this, study):
+def test_a_study_whose_published_table_has_no_engine_builds_none_on_a_cpu(fake_machine, study):
     for scale in ("smoke", "cpu"):
-        made = planned(load(study, [], scale)).study
-        assert "tensorrt" not in made.benchmark.runtimes and not made.build.precisions
+        resolved = planned(load(study, [], scale)).study
+        assert "tensorrt" not in resolved.benchmark.runtimes and not resolved.build.precisions
 
 
 @pytest.mark.parametrize("stage", LEFT_OUT)
 @pytest.mark.parametrize("study", presets())
-def test_a_skipped_stage_is_left_out_and_the_others_are_as_they_were(stage, study):
+def test_a_skipped_stage_makes_nothing_and_leaves_the_settings_of_other_stages(stage, study):
     whole, without = load(study, []), load(study, [], None, [stage])
     assert without.skip == (stage,)
-    made = without.without_skipped()
-    own = {"build": {"build", "benchmark"}}.get(stage, {stage})
+    reduced = without.without_skipped()
+    changed = {"build": {"build", "benchmark"}}.get(stage, {stage})
     for part in type(whole).model_fields:
-        if part not in (*own, "skip"):
-            assert getattr(made, part) == getattr(whole, part), part
+        if part not in (*changed, "skip"):
+            assert getattr(reduced, part) == getattr(whole, part), part
     for field, empty in LEFT_OUT[stage].items():
-        assert getattr(getattr(made, stage), field) == empty
+        assert getattr(getattr(reduced, stage), field) == empty
     if stage == "build":
         assert not planned(without).study.build.precisions
         assert not {"tensorrt", "tensorrt_graph"} & set(planned(without).study.benchmark.runtimes)
 
 
-def test_a_skipped_stage_is_the_same_in_toml_and_beside_the_command_line(tmp_path: Path):
+def test_stages_to_skip_come_from_toml_from_settings_and_from_the_command_line(tmp_path: Path):
     file = tmp_path / "mine.toml"
     file.write_text('skip = ["build"]\n[train]\nepochs = 3\n')
     assert load(str(file), [], None, ["tune"]).skip == ("build", "tune")
@@ -145,13 +147,13 @@ def test_a_stage_that_cannot_be_skipped_is_refused(stage):
     assert str(caught.value).startswith(f"--skip {stage}: ") and "accepted: ablate, tune, augment" in str(caught.value)
 
 
-def test_the_command_refuses_it_in_one_line(tmp_path):
+def test_the_command_refuses_in_one_line_to_skip_export(tmp_path):
     done = Burnish(tmp_path / "artifacts", None)("run", "quickstart", "--skip", "export", code=2)
     assert done.stderr.count("\n") == 1 and "export cannot be skipped" in done.stderr
 
 
 @pytest.mark.slow
-def test_a_default_study_has_no_skipped_row_on_a_cpu_and_no_skipped_stage(burnish: Burnish):
+def test_on_a_cpu_a_default_study_has_no_skipped_row_and_runs_no_skipped_stage(burnish: Burnish):
     if gpu.gpus():
         pytest.skip("this machine has a GPU")
     settings = (

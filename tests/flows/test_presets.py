@@ -1,4 +1,4 @@
-"""The published studies at their smallest scale, as a person runs them: each ends with the study's own tables."""
+"""The presets of published studies, run at their smallest scale: each run prints the tables of its study."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ TITLES = {
 }
 RESNET, VIT = "resnet34-w16", "timm:test_vit-32px"
 SMALL_RESNET = "models=[{name='resnet34', width=16}]"
-# Larger models are tested by stage, family and runtime (test_models, test_quantize, test_runtimes). Here it is how the
-# studies are put together: one small model each, one round and few queries, few epochs, and a stage that has no row in
-# a study's own table in one study alone.
+# Larger models are tested per stage, family and runtime (test_models, test_quantize, test_runtimes). These tests are
+# about how the studies are put together. So each study has one small model, one round, few queries and few epochs. A
+# stage that no study's own table shows runs in one study alone.
 ONE_INT8 = ("quantize.dynamic=false", "quantize.calibration_images=32")
 SMALLER = {
     "resnet34-tensorrt": (
@@ -77,7 +77,7 @@ SMALLER = {
     ),
 }
 MEASURED = ("benchmark.rounds=1", "benchmark.minutes=0.3", "benchmark.throughput=false", "serve.seconds=0.05")
-# of the time of a step, for images
+# The largest share of a training step's time that may be spent waiting for images.
 MOST_WAITING = 0.03
 STAGES = (
     "tune.trials",
@@ -91,7 +91,7 @@ STAGES = (
     "build.precisions",
     "serve.seconds",
 )
-# What a study's own table is keyed by: a word of each model's label.
+# A word for each row of a study's own table, which stands in the label of one model alone.
 NAMED = {
     "resnet34_tensorrt": ("resnet34",),
     "densenet121_imagenet": ("densenet121",),
@@ -100,7 +100,7 @@ NAMED = {
     "runtime_formats": ("resnet34", "densenet121", "efficientnet", "convnext"),
     "convnext_speed": ("convnext",),
 }
-# Rows of the study's tables that one small model gives figures for on a CPU.
+# Rows of each study's tables for which one small model gives figures on a CPU.
 MEASURED_ROWS: dict[str, list[tuple[str, ...]]] = {
     "resnet34-tensorrt": [(RESNET, "initial training"), (RESNET, "tuned hyper-parameters"), ("latency ms",)],
     "densenet121-imagenet": [("none",), ("pruning",), ("ONNX",), ("int8 ONNX",)],
@@ -123,37 +123,45 @@ MEASURED_ROWS: dict[str, list[tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_study_has_three_scales_of_the_same_stages_and_tables(name: str) -> None:
-    made = [presets()[name](scale) for scale in SCALES]
-    assert len({study.name for study in made}) == 1
-    assert len({study.published for study in made}) == 1
-    assert made[0].published
-    assert len(set(map(str, made))) == 3
+    studies = [presets()[name](scale) for scale in SCALES]
+    assert len({study.name for study in studies}) == 1
+    assert len({study.published for study in studies}) == 1
+    assert studies[0].published
+    assert len(set(map(str, studies))) == 3
     for stage in STAGES:
         part, field = stage.split(".")
-        assert len({bool(getattr(getattr(study, part), field)) for study in made}) == 1, stage
-    if made[0].published == "densenet121_imagenet":
-        # no other study's own table has the rate of queries in flight together
-        assert all(study.benchmark.throughput for study in made)
-    assert len({study.ablate.names for study in made}) == 1, "the same techniques"
-    assert len({len(study.train.seeds) > 1 for study in made}) == 1, "a spread over seeds, or none"
-    assert len({len(study.models) for study in made}) == 1
-    for study in made:
-        assert not any(0 < study.ablate.epochs * len(study.ablate.seeds) < 5 for _ in study.ablate.names), "no verdict"
+        assert len({bool(getattr(getattr(study, part), field)) for study in studies}) == 1, stage
+    if studies[0].published == "densenet121_imagenet":
+        # This study's own table alone has the rate with several queries in flight.
+        assert all(study.benchmark.throughput for study in studies)
+    assert len({study.ablate.names for study in studies}) == 1, "every scale has the same techniques"
+    assert len({len(study.train.seeds) > 1 for study in studies}) == 1, (
+        "every scale has a spread over seeds, or none has"
+    )
+    assert len({len(study.models) for study in studies}) == 1
+    for study in studies:
+        assert not any(0 < study.ablate.epochs * len(study.ablate.seeds) < 5 for _ in study.ablate.names), (
+            "fewer than five epochs per technique give no verdict"
+        )
         for word in NAMED[study.published]:
-            assert sum(word in model.label for model in study.models) == 1, f"a row of the table, {word}"
-    assert (made[0].data.source, made[0].data.path) == ("auto", ""), "the smallest needs no file: it takes the digits"
-    assert made[2].train.device == "auto"
+            assert sum(word in model.label for model in study.models) == 1, (
+                f"exactly one model belongs to the table's row {word}"
+            )
+    assert (studies[0].data.source, studies[0].data.path) == ("auto", ""), (
+        "the smallest scale needs no file, because it takes the digits"
+    )
+    assert studies[2].train.device == "auto"
 
 
 @pytest.fixture(scope="module")
-def printed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
-    """Artifacts of all studies at their smallest scale, and what each printed."""
+def finished_studies(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """The artifacts folder of all studies at their smallest scale, and what each study printed."""
     burnish = Burnish(tmp_path_factory.mktemp("studies") / "artifacts", server)
-    asked = {name: [*MEASURED, *settings] for name, settings in SMALLER.items()}
-    # What torch.compile makes is tested in tests/tasks/training/test_loop.py; here it would take half a minute.
+    settings_of_studies = {name: [*MEASURED, *settings] for name, settings in SMALLER.items()}
+    # Compiled training is tested in tests/tasks/training/test_loop.py. In these studies it would take half a minute.
     environment = burnish.environment | {"TORCH_COMPILE_DISABLE": "1"}
     done = subprocess.run(
-        programs.command("several_runs", str(burnish.out), json.dumps(asked)),
+        programs.command("several_runs", str(burnish.out), json.dumps(settings_of_studies)),
         cwd=ROOT,
         text=True,
         env=environment | {"PYTHONPATH": str(ROOT)},
@@ -169,69 +177,75 @@ def printed(server: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALLER)
-def test_the_smallest_scale_of_a_study_ends_with_its_own_table(name: str, printed: tuple[Path, dict[str, str]]) -> None:
-    out, said = printed
-    assert TITLES[name] in said[name]
+def test_a_study_at_its_smallest_scale_prints_its_own_table_with_this_runs_figures(
+    name: str, finished_studies: tuple[Path, dict[str, str]]
+) -> None:
+    out, outputs = finished_studies
+    assert TITLES[name] in outputs[name]
     (run,) = (out / "runs").glob(f"{name}-*")
     assert '<h2 id="published">' in (run / "report.html").read_text()
-    made = {table: tables.read(out, table, run.name).collect() for table in _small(out, run.name)}
-    assert made["summary"].filter(pl.col("status") == "ok").height
-    failed = made["variants"].filter(pl.col("status") == "failed")
+    frames = {table: tables.read(out, table, run.name).collect() for table in _table_names(out, run.name)}
+    assert frames["summary"].filter(pl.col("status") == "ok").height
+    failed = frames["variants"].filter(pl.col("status") == "failed")
     assert not failed.height, failed["error"].to_list()
-    _figures(name, made)
-    epochs = made["epochs"].filter(pl.col("split") == "train")
-    # what an ablation's plain training waits is its finding
-    told = epochs.filter(pl.col("stage") != "ablate")
-    assert told.height
-    assert (told["data_wait"] * told["seconds"]).sum() <= MOST_WAITING * told["seconds"].sum()
+    _assert_figures(name, frames)
+    epochs = frames["epochs"].filter(pl.col("split") == "train")
+    # How long an ablation's plain training waits for images is a result of the ablation, so it has no limit.
+    trained = epochs.filter(pl.col("stage") != "ablate")
+    assert trained.height
+    assert (trained["data_wait"] * trained["seconds"]).sum() <= MOST_WAITING * trained["seconds"].sum()
     for stage in ("tune", "augment"):
         assert (stage in epochs["stage"]) == (name == "resnet34-tensorrt"), stage
     if name == "convnext-speed":
-        _aware(made)
-    _techniques(name, made["ablations"])
+        _assert_qat(frames)
+    _assert_techniques(name, frames["ablations"])
 
 
-def _small(out: Path, run: str) -> list[str]:
+def _table_names(out: Path, run: str) -> list[str]:
     return [path.parent.name for path in (out / "tables").glob(f"*/{run}.parquet")]
 
 
-def _figures(name: str, made: dict[str, pl.DataFrame]) -> None:
-    """Each row of the study's table that this machine can measure has a figure of this run."""
-    here: dict[tuple[str, ...], list[str]] = {}
-    for table in compare(presets()[name]("smoke").published, made).comparisons:
+def _assert_figures(name: str, frames: dict[str, pl.DataFrame]) -> None:
+    """Assert that each row of the study's table that this machine can measure has a figure of this run."""
+    measured: dict[tuple[str, ...], list[str]] = {}
+    for table in compare(presets()[name]("smoke").published, frames).comparisons:
         for line in table.lines:
-            here.setdefault(line.key, []).extend(line.measured or ())
+            measured.setdefault(line.key, []).extend(line.measured or ())
     for key in MEASURED_ROWS[name]:
-        found = here[next((one for one in here if one == key or f"{one[-1]} ".startswith(f"{key[-1]} (")), key)]
-        assert any(re.search(r"\d", figure) for figure in found), f"{key}: {found}"
-        assert not any(figure.startswith(("skipped", "failed")) for figure in found), found
+        figures = measured[
+            next((row for row in measured if row == key or f"{row[-1]} ".startswith(f"{key[-1]} (")), key)
+        ]
+        assert any(re.search(r"\d", figure) for figure in figures), f"{key}: {figures}"
+        assert not any(figure.startswith(("skipped", "failed")) for figure in figures), figures
         if name == "densenet121-imagenet":
-            assert sum("±" in figure for figure in found) == 5, "the deviation over two processes, at five batch sizes"
+            assert sum("±" in figure for figure in figures) == 5, (
+                "a deviation over two processes at each of five batch sizes"
+            )
 
 
-def _aware(made: dict[str, pl.DataFrame]) -> None:
-    """Quantization-aware training: a file that is timed, and one that becomes an engine."""
-    aware = made["variants"].filter(pl.col("name").str.contains("int8-qat"))
+def _assert_qat(frames: dict[str, pl.DataFrame]) -> None:
+    """Assert that quantization-aware training (QAT) gave a form that was timed, and one that became an engine."""
+    aware = frames["variants"].filter(pl.col("name").str.contains("int8-qat"))
     assert set(aware["setting"]) >= {"qat-u8s8-reduced", "qat-s8s8"}
-    assert any(made.endswith("int8-qat-s8s8/engine-int8") for made in aware["name"])
+    assert any(name.endswith("int8-qat-s8s8/engine-int8") for name in aware["name"])
     timed = aware.filter(pl.col("stage") == "qat", pl.col("benchmark"))["name"].to_list()
-    assert timed and set(timed) <= set(made["summary"].filter(pl.col("status") == "ok")["variant"])
-    assert "qat" in made["epochs"]["stage"]
+    assert timed and set(timed) <= set(frames["summary"].filter(pl.col("status") == "ok")["variant"])
+    assert "qat" in frames["epochs"]["stage"]
 
 
-def _techniques(name: str, ablated: pl.DataFrame) -> None:
-    """One row a technique; only what this machine cannot do is skipped, and all says that it is without it."""
-    asked = presets()[name]("smoke").ablate
-    rows: dict[str, dict[str, Any]] = {row["technique"]: row for row in ablated.to_dicts()}
-    assert tuple(rows) == asked.names
+def _assert_techniques(name: str, ablations: pl.DataFrame) -> None:
+    """Assert one row per technique. Those that this machine cannot run are skipped, and the row "all" names them."""
+    settings = presets()[name]("smoke").ablate
+    rows: dict[str, dict[str, Any]] = {row["technique"]: row for row in ablations.to_dicts()}
+    assert tuple(rows) == settings.names
     skipped = {technique for technique, row in rows.items() if row["status"] == "skipped"}
     assert {row["status"] for row in rows.values()} <= {"ok", "skipped"}, rows
     for technique, row in rows.items():
         assert (row["status"] == "ok") == (row["error"] is None)
         compared = name == "cifar-architectures" and technique != "none" and technique not in skipped
-        assert (row["verdict"] is not None) == compared, "it has five epochs a training"
+        assert (row["verdict"] is not None) == compared, "only this study trains for five epochs, which a verdict needs"
         if technique in skipped:
-            assert {"pin_memory", "precision", "fused_pointwise"} & set(asked.sets(technique)), row
+            assert {"pin_memory", "precision", "fused_pointwise"} & set(settings.sets(technique)), row
     if rows:
-        assert json.loads(rows["all"]["sets"]) == asked.without(skipped).sets("all")
+        assert json.loads(rows["all"]["sets"]) == settings.without(skipped).sets("all")
         assert all(technique in rows["all"]["note"] for technique in skipped)

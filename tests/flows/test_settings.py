@@ -1,4 +1,4 @@
-"""Studies as text: what is accepted, and one line for each mistake."""
+"""Studies as TOML and as --set options: which values are accepted, and the one line that tells a mistake."""
 
 import time
 
@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize("name", presets())
-def test_a_shown_preset_runs_as_it_is(name, tmp_path):
+def test_a_preset_written_as_toml_loads_as_the_same_study(name, tmp_path):
     study = load(name, [])
     file = tmp_path / "my.toml"
     file.write_text(to_toml(study))
@@ -91,12 +91,12 @@ def test_a_mistake_is_one_line_naming_the_key_and_what_is_accepted(setting, word
         (["benchmark.evaluation_batch=500"], ["build.batch_sizes", "500"]),
     ],
 )
-def test_a_runtime_that_is_named_must_have_something_to_execute(settings, words):
-    named = "benchmark.runtimes=['eager', 'torchscript', 'tensorrt']"
+def test_a_runtime_that_the_study_names_must_have_something_to_execute(settings, words):
+    runtimes = "benchmark.runtimes=['eager', 'torchscript', 'tensorrt']"
     with pytest.raises(Mistake) as caught:
-        load("quickstart", [named, *settings])
+        load("quickstart", [runtimes, *settings])
     assert all(word in str(caught.value) for word in words), caught.value
-    # auto leaves out what has not
+    # `auto` leaves out the runtimes that have nothing to execute.
     load("quickstart", settings)
 
 
@@ -111,7 +111,7 @@ def test_any_json_gives_a_study_or_a_mistake(values):
 
 
 @given(st.text())
-def test_any_setting_is_applied_or_a_mistake(text):
+def test_any_setting_is_applied_or_told_as_a_mistake(text):
     try:
         apply({"train": {"epochs": 1}, "models": [{}]}, [text])
     except Mistake as error:
@@ -121,19 +121,19 @@ def test_any_setting_is_applied_or_a_mistake(text):
 @pytest.mark.parametrize(
     ("name", "words"), [("quikstart", ["quickstart"]), ("gone.toml", ["gone.toml", "No such file"])]
 )
-def test_an_unknown_study_is_one_line(name, words):
+def test_an_unknown_study_is_a_mistake_that_names_it(name, words):
     with pytest.raises(Mistake) as caught:
         load(name, [])
     assert all(word in str(caught.value) for word in words)
 
 
-def test_a_file_that_is_not_toml_is_one_line(tmp_path):
+def test_a_file_that_is_not_toml_is_a_mistake(tmp_path):
     (tmp_path / "bad.toml").write_text("train = {")
     with pytest.raises(Mistake, match="not TOML"):
         load(str(tmp_path / "bad.toml"), [])
 
 
-def test_the_command_exits_2_before_anything_is_computed(tmp_path):
+def test_the_command_exits_2_for_a_mistake_before_anything_is_computed(tmp_path):
     burnish = Burnish(tmp_path / "artifacts", None)
     done = burnish.run("train.epochz=3", code=2)
     assert done.stderr.count("\n") == 1
@@ -158,5 +158,5 @@ def test_help_and_presets_answer_in_under_a_second(arguments, tmp_path):
     assert min(seconds) < 1.0, seconds
 
 
-def test_prefect_yaml_is_what_the_presets_say():
+def test_prefect_yaml_is_rendered_from_the_presets():
     assert (ROOT / "prefect.yaml").read_text() == render(), "run: make deployments"

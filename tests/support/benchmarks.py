@@ -35,7 +35,7 @@ def read_table(work: Work, measured: Measured, table: str) -> pl.DataFrame:
     return pl.read_parquet(work.store.get(measured.tables[table]))
 
 
-def worker_pids() -> set[int]:
+def living_worker_pids() -> set[int]:
     """Return the process ids of all workers below this process."""
     return {
         p.pid for p in psutil.Process().children(recursive=True) if "tasks.candidates.worker" in " ".join(p.cmdline())

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.paths import ROOT, SHARED
+from tests.support.prefect_home import prefect_home
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def shared_data() -> Path:
 def environment_without_server(folder: Path) -> dict[str, str]:
     """Return this process's environment without a Prefect server and with a Prefect home below `folder`."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    return environment | {"PREFECT_HOME": str(folder / "prefect")}
+    return environment | {"PREFECT_HOME": str(prefect_home(folder / "prefect"))}
 
 
 def skip_without_engines() -> None:

@@ -1,4 +1,4 @@
-"""Training with each technique alone, with all and with none: the settings, a real training, the report."""
+"""The ablation trains with each technique alone, with all and with none: settings, rows, verdicts and the report."""
 
 from __future__ import annotations
 
@@ -22,35 +22,41 @@ from tests.support.digits import digits
 if TYPE_CHECKING:
     from pathlib import Path
 
-TWO = {"smoothing": {"label_smoothing": 0.1}, "average": {"ema": 0.9}}
+TWO_TECHNIQUES = {"smoothing": {"label_smoothing": 0.1}, "average": {"ema": 0.9}}
 
 
-def test_none_sets_what_is_plain_and_all_sets_every_techniques_fields() -> None:
-    asked = Ablate(techniques=TWO, plain={"precision": "fp32"}, epochs=2, seeds=(3, 4))
+def test_none_trains_with_the_plain_settings_and_all_with_those_of_every_technique() -> None:
+    ablation = Ablate(techniques=TWO_TECHNIQUES, plain={"precision": "fp32"}, epochs=2, seeds=(3, 4))
     base = Train(precision="bf16", learning_rate=0.3, patience=1, epochs=40)
-    assert asked.names == ("none", "smoothing", "average", "all")
-    none, both = asked.train(base, "none"), asked.train(base, "all")
+    assert ablation.names == ("none", "smoothing", "average", "all")
+    none, both = ablation.train(base, "none"), ablation.train(base, "all")
     assert (none.precision, none.learning_rate, none.label_smoothing, none.ema) == ("fp32", 0.3, 0.0, None)
     assert (both.label_smoothing, both.ema) == (0.1, 0.9)
     for train in (none, both):
-        assert (train.epochs, train.patience, train.seeds) == (2, 2, (3, 4)), "all are trained equally long"
+        assert (train.epochs, train.patience, train.seeds) == (2, 2, (3, 4)), (
+            "every technique trains for the same number of epochs"
+        )
     assert Ablate().names == ()
-    assert Ablate(techniques={"average": {"ema": 0.9}}).names == ("none", "average"), "one technique is all of them"
-    both_named = TWO | {"both": {"label_smoothing": 0.1, "ema": 0.9}}
-    assert Ablate(techniques=both_named).names == ("none", *both_named), "one of the techniques is all of them"
+    assert Ablate(techniques={"average": {"ema": 0.9}}).names == ("none", "average"), (
+        "with a single technique there is no 'all' beside it"
+    )
+    both_named = TWO_TECHNIQUES | {"both": {"label_smoothing": 0.1, "ema": 0.9}}
+    assert Ablate(techniques=both_named).names == ("none", *both_named), (
+        "a technique with the fields of all others takes the place of 'all'"
+    )
 
 
-def test_all_is_without_what_stands_alone_and_what_is_taken_out() -> None:
-    asked = Ablate(techniques=TWO | {"other average": {"ema": 0.99}}, alone=("other average",))
-    assert asked.names == ("none", "smoothing", "average", "other average", "all")
-    assert asked.sets("all") == {"label_smoothing": 0.1, "ema": 0.9}
-    assert asked.sets("other average") == {"ema": 0.99}
-    left = asked.without({"other average", "average"})
-    assert (left.names, left.alone) == (("none", "smoothing"), ())
+def test_all_leaves_out_techniques_that_stand_alone_and_those_that_are_removed() -> None:
+    ablation = Ablate(techniques=TWO_TECHNIQUES | {"other average": {"ema": 0.99}}, alone=("other average",))
+    assert ablation.names == ("none", "smoothing", "average", "other average", "all")
+    assert ablation.sets("all") == {"label_smoothing": 0.1, "ema": 0.9}
+    assert ablation.sets("other average") == {"ema": 0.99}
+    remaining = ablation.without({"other average", "average"})
+    assert (remaining.names, remaining.alone) == (("none", "smoothing"), ())
 
 
 @pytest.mark.parametrize(
-    ("techniques", "said"),
+    ("techniques", "message"),
     [
         ({"all": {"ema": 0.9}}, "'all' is the name of the training with all of them"),
         ({"a": {"ema": 0.9}, "b": {"ema": 0.99}}, "a and b set ema to different values.* name one of them in alone"),
@@ -60,18 +66,18 @@ def test_all_is_without_what_stands_alone_and_what_is_taken_out() -> None:
         ({"a": {"precision": "fp8"}}, r"ablate\.techniques\.a\.precision: Input should be"),
     ],
 )
-def test_impossible_techniques_are_refused_by_name(techniques: dict[str, dict[str, float]], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_impossible_techniques_are_refused_by_name(techniques: dict[str, dict[str, float]], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Study.model_validate({"ablate": {"techniques": techniques}})
 
 
-def test_a_row_tells_what_a_training_took_and_reached(tmp_path: Path) -> None:
+def test_a_row_holds_the_times_and_scores_of_a_techniques_training(tmp_path: Path) -> None:
     work = Work.at(tmp_path)
-    asked = Ablate(techniques=TWO, epochs=3, seeds=(0, 1))
+    ablation = Ablate(techniques=TWO_TECHNIQUES, epochs=3, seeds=(0, 1))
     train = Train(batch_size=32, learning_rate=0.05, device="cpu")
-    made = ablate(work, Model(), digits(work, 200), train, asked, "smoothing")
-    (row,) = pl.read_parquet(work.store.get(made.tables["ablations"])).to_dicts()
-    epochs = pl.read_parquet(work.store.get(made.tables["epochs"])).filter(pl.col("split") == "train")
+    output = ablate(work, Model(), digits(work, 200), train, ablation, "smoothing")
+    (row,) = pl.read_parquet(work.store.get(output.tables["ablations"])).to_dicts()
+    epochs = pl.read_parquet(work.store.get(output.tables["epochs"])).filter(pl.col("split") == "train")
     assert set(epochs["stage"]) == {"ablate"}
     assert len(epochs) == 6
     assert json.loads(row["sets"]) == {"label_smoothing": 0.1}
@@ -83,46 +89,50 @@ def test_a_row_tells_what_a_training_took_and_reached(tmp_path: Path) -> None:
     assert (row["technique"], row["seeds"], row["status"]) == ("smoothing", 2, "ok")
 
 
-def test_what_cannot_run_here_is_skipped_and_all_is_without_it(tmp_path: Path, monkeypatch, caplog) -> None:
+def test_a_technique_that_this_machine_cannot_run_is_skipped_and_left_out_of_all(
+    tmp_path: Path, monkeypatch, caplog
+) -> None:
     data = digits(Work.at(tmp_path), 100)
     train = Train(batch_size=20, device="cpu")
-    techniques = TWO | {"Triton": {"fused_pointwise": True}, "pinned": {"pin_memory": True}}
-    asked = Ablate(techniques=techniques, epochs=1)
+    techniques = TWO_TECHNIQUES | {"Triton": {"fused_pointwise": True}, "pinned": {"pin_memory": True}}
+    ablation = Ablate(techniques=techniques, epochs=1)
 
-    def made(technique: str, settings: Ablate = asked) -> dict[str, object]:
-        # of its own: a checkpoint is gone on from
+    def row_of(technique: str, settings: Ablate = ablation) -> dict[str, object]:
+        # Each training has its own scratch folder, because it would continue from a checkpoint in a shared one.
         work = Work.at(tmp_path)
-        done = ablate(work, Model(), data, train, settings, technique)
-        return pl.read_parquet(work.store.get(done.tables["ablations"])).row(0, named=True)
+        output = ablate(work, Model(), data, train, settings, technique)
+        return pl.read_parquet(work.store.get(output.tables["ablations"])).row(0, named=True)
 
-    def skipped(technique: str, settings: Ablate = asked) -> str:
-        row = made(technique, settings)
+    def error_of_skipped(technique: str, settings: Ablate = ablation) -> str:
+        row = row_of(technique, settings)
         assert (row["technique"], row["status"], row["top1"]) == (technique, "skipped", None)
         assert f"{technique} is skipped: {row['error']}" in caplog.text
         return str(row["error"])
 
-    assert "Triton's kernels run on CUDA devices only" in skipped("Triton")
-    assert "page-locked memory is for a GPU" in skipped("pinned")
-    row = made("all")
+    assert "Triton's kernels run on CUDA devices only" in error_of_skipped("Triton")
+    assert "page-locked memory is for a GPU" in error_of_skipped("pinned")
+    row = row_of("all")
     assert json.loads(str(row["sets"])) == {"label_smoothing": 0.1, "ema": 0.9}
     assert row["note"] == "without Triton, pinned"
     assert "all techniques together leaves out Triton, pinned, which this machine cannot run" in caplog.text
-    assert made("average")["note"] is None
-    one = Ablate(techniques={"average": {"ema": 0.9}, "pinned": {"pin_memory": True}}, epochs=1)
-    assert "without pinned it is one technique alone" in skipped("all", one)
-    none = Ablate(techniques={"Triton": {"fused_pointwise": True}, "pinned": {"pin_memory": True}}, epochs=1)
-    assert "or none" in skipped("all", none)
-    for has in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda has=has: has)
+    assert row_of("average")["note"] is None
+    one_usable = Ablate(techniques={"average": {"ema": 0.9}, "pinned": {"pin_memory": True}}, epochs=1)
+    assert "without pinned it is one technique alone" in error_of_skipped("all", one_usable)
+    none_usable = Ablate(techniques={"Triton": {"fused_pointwise": True}, "pinned": {"pin_memory": True}}, epochs=1)
+    assert "or none" in error_of_skipped("all", none_usable)
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda supported=supported: supported)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        monkeypatch.setattr(machine, "cpu", lambda has=has: ("a CPU", ("avx512_fp16",) if has else ()))
-        assert choose_precision("auto", "cpu") == ("bf16" if has else "fp32")
+        monkeypatch.setattr(
+            machine, "cpu", lambda supported=supported: ("a CPU", ("avx512_fp16",) if supported else ())
+        )
+        assert choose_precision("auto", "cpu") == ("bf16" if supported else "fp32")
         for precision in ("bf16", "fp16"):
-            low = Ablate(techniques={"low": {"precision": precision}}, epochs=1)
-            if has:
-                assert made("low", low)["precision"] == precision
+            low_precision = Ablate(techniques={"low": {"precision": precision}}, epochs=1)
+            if supported:
+                assert row_of("low", low_precision)["precision"] == precision
             else:
-                assert f"cpu has no {precision} instructions" in skipped("low", low)
+                assert f"cpu has no {precision} instructions" in error_of_skipped("low", low_precision)
 
 
 @pytest.mark.parametrize(
@@ -134,15 +144,15 @@ def test_what_cannot_run_here_is_skipped_and_all_is_without_it(tmp_path: Path, m
         ([1.0, 1.1, 1.2], 4, None),
     ],
 )
-def test_a_technique_is_faster_or_slower_where_its_epochs_and_nones_do_not_overlap(
+def test_the_verdict_is_faster_or_slower_only_where_epoch_times_do_not_overlap_those_of_none(
     tmp_path: Path, monkeypatch, seconds: list[float], epochs: int, verdict: str | None
 ) -> None:
     work = Work.at(tmp_path)
-    asked = Ablate(techniques=TWO, epochs=epochs)
-    took = {"none": [9.0, *[2.0, 3.0, 2.5, 2.2][: epochs - 1]], "average": [9.0, *seconds]}
+    ablation = Ablate(techniques=TWO_TECHNIQUES, epochs=epochs)
+    epoch_seconds = {"none": [9.0, *[2.0, 3.0, 2.5, 2.2][: epochs - 1]], "average": [9.0, *seconds]}
 
     def trained(work, model, data, train, variant, stage):
-        told = [
+        epoch_rows = [
             {
                 "epoch": n,
                 "split": "train",
@@ -155,35 +165,40 @@ def test_a_technique_is_faster_or_slower_where_its_epochs_and_nones_do_not_overl
                 "device": "cpu",
                 "batch_size": 1,
             }
-            for n, s in enumerate(took[variant.rpartition("-")[2]], 1)
+            for n, s in enumerate(epoch_seconds[variant.rpartition("-")[2]], 1)
         ]
-        return SimpleNamespace(epochs=told, evaluation=dict.fromkeys(QUALITY, 0.5), spread={"test_macro_f1_std": None})
+        return SimpleNamespace(
+            epochs=epoch_rows, evaluation=dict.fromkeys(QUALITY, 0.5), spread={"test_macro_f1_std": None}
+        )
 
     monkeypatch.setattr("tasks.ablate.train_seeds", trained)
-    # No image is read: what trains stands in.
-    none = ablate(work, Model(), None, Train(device="cpu"), asked, "none")  # type: ignore[arg-type]
-    plain = none.tables["ablations"]
-    made = ablate(work, Model(), None, Train(device="cpu"), asked, "average", plain)  # type: ignore[arg-type]
-    rows = [pl.read_parquet(work.store.get(one.tables["ablations"])).row(0, named=True) for one in (none, made)]
+    # `trained` stands in for the training, which alone reads the data.
+    output_of_none = ablate(work, Model(), None, Train(device="cpu"), ablation, "none")  # type: ignore[arg-type]
+    rows_of_none = output_of_none.tables["ablations"]
+    output_of_average = ablate(work, Model(), None, Train(device="cpu"), ablation, "average", rows_of_none)  # type: ignore[arg-type]
+    rows = [
+        pl.read_parquet(work.store.get(output.tables["ablations"])).row(0, named=True)
+        for output in (output_of_none, output_of_average)
+    ]
     assert [row["verdict"] for row in rows] == [None, verdict]
     assert (rows[1]["epoch_seconds_low"], rows[1]["epoch_seconds_high"]) == (min(seconds), max(seconds))
 
 
 def test_a_technique_may_change_the_model(tmp_path: Path) -> None:
     work, losses = Work.at(tmp_path), {}
-    asked = Ablate(techniques={"tanh": {"model.gelu": "tanh", "ema": 0.9}}, epochs=1)
+    ablation = Ablate(techniques={"tanh": {"model.gelu": "tanh", "ema": 0.9}}, epochs=1)
     model = Model(name="timm:test_vit", upsample=32)
     train = Train(batch_size=20, learning_rate=0.1, device="cpu")
-    assert asked.model(model, "none") == model
-    assert asked.train(train, "tanh").ema == 0.9
-    for technique in asked.names:
-        made = ablate(work, model, digits(work, 100), train, asked, technique)
-        (row,) = pl.read_parquet(work.store.get(made.tables["ablations"])).to_dicts()
-        epochs = pl.read_parquet(work.store.get(made.tables["epochs"])).filter(pl.col("split") == "train")
+    assert ablation.model(model, "none") == model
+    assert ablation.train(train, "tanh").ema == 0.9
+    for technique in ablation.names:
+        output = ablate(work, model, digits(work, 100), train, ablation, technique)
+        (row,) = pl.read_parquet(work.store.get(output.tables["ablations"])).to_dicts()
+        epochs = pl.read_parquet(work.store.get(output.tables["epochs"])).filter(pl.col("split") == "train")
         assert {row["model"], *epochs["model"]} == {"timm:test_vit-32px"}
-        assert json.loads(row["sets"]) == asked.sets(technique)
+        assert json.loads(row["sets"]) == ablation.sets(technique)
         losses[technique] = epochs["loss"][0]
-    assert losses["none"] != losses["tanh"], "it was trained so"
+    assert losses["none"] != losses["tanh"], "equal losses: the model was not trained with the tanh approximation"
     assert losses["none"] == pytest.approx(losses["tanh"], rel=0.01)
 
 
@@ -191,11 +206,11 @@ def test_the_report_shows_each_technique_beside_none() -> None:
     from tests.support.reports import page_of
 
     html = page_of({"ablations": factory.tables()["ablations"]}, factory.study(), "a run")
-    shown = html[html.index('id="ablation"') : html.index("</table>", html.index('id="ablation"'))]
-    assert "AMP" in shown
-    assert "precision bf16" in shown
-    assert "it did not fit" in shown
+    section = html[html.index('id="ablation"') : html.index("</table>", html.index('id="ablation"'))]
+    assert "AMP" in section
+    assert "precision bf16" in section
+    assert "it did not fit" in section
 
 
-def test_no_techniques_leave_the_stage_out_whatever_was_to_stay_alone() -> None:
+def test_without_techniques_the_stage_is_left_out_even_if_alone_names_one() -> None:
     assert Ablate(techniques={}, alone=("fp16",)).names == ()

@@ -1,4 +1,4 @@
-"""Augmentation: each policy is scored, none may win, and the epochs are the same for all."""
+"""The augment stage scores every policy, and trains all of them equally long. The policy "none" may win."""
 
 import polars
 
@@ -9,7 +9,7 @@ from tests.support.digits import digits
 from tests.support.trainings import LENET, QUICK
 
 
-def test_augmentation_scores_each_policy_and_none_may_win(tmp_path):
+def test_augment_scores_each_policy_and_the_policy_none_may_win(tmp_path):
     from tasks.augment import augment
 
     work = Work.at(tmp_path)
@@ -26,34 +26,38 @@ def test_augmentation_scores_each_policy_and_none_may_win(tmp_path):
     assert hopeless.variant.artifact == trained.variant.artifact
 
 
-def policies_of(work, trained):
-    """Setting -> most epochs of its training, from what augment returned."""
+def epochs_per_setting(work, trained):
+    """Return the number of epochs that each setting was trained for, given the result of the augment stage."""
     variants, epochs = (polars.read_parquet(work.store.get(trained.tables[t])) for t in ("variants", "epochs"))
-    most = epochs.group_by("variant").agg(polars.col("epoch").max())
-    return dict(most.join(variants, left_on="variant", right_on="name").select("setting", "epoch").iter_rows())
+    last_epochs = epochs.group_by("variant").agg(polars.col("epoch").max())
+    return dict(last_epochs.join(variants, left_on="variant", right_on="name").select("setting", "epoch").iter_rows())
 
 
-def test_more_epochs_than_the_tuned_training_are_for_every_policy_and_their_weights_may_win(tmp_path):
+def test_with_more_epochs_than_the_tuned_training_every_policy_trains_as_long_and_may_win(tmp_path):
     from tasks.augment import augment
 
     work = Work.at(tmp_path)
     data = digits(work, 600)
     tuned = train(work, LENET, data, QUICK.model_copy(update={"epochs": 2, "patience": 20}), False)
     best = augment(work, LENET, data, tuned, Augment(policies=("none", "crop"), epochs=8))
-    assert policies_of(work, best) == {"none, longer": 8, "crop": 8}, "each once, as long, none in short"
+    assert epochs_per_setting(work, best) == {"none, longer": 8, "crop": 8}, (
+        "every policy trains once and for all 8 epochs, the policy none too"
+    )
     assert best.validation_macro_f1 > tuned.validation_macro_f1
     assert best.train.epochs == 8 and best.train.augment == best.variant.setting.removesuffix(", longer")
     variants = polars.read_parquet(work.store.get(best.tables["variants"]))
     assert variants.filter("benchmark")["name"].to_list() == [best.variant.name]
     assert best.variant.name in ("lenet5/augment-crop", "lenet5/augment-none-long")
-    shown = variants.filter("benchmark")["validation_macro_f1"].item()
-    assert best.validation_macro_f1 == shown == variants["validation_macro_f1"].max()
-    poor = augment(work, LENET, data, best, Augment(policies=("none",), epochs=9, train_limit=40))
-    assert poor.validation_macro_f1 >= best.validation_macro_f1, "what is tried on few images is retrained on all"
-    assert set(policies_of(work, poor).values()) == {9}
+    winning_score = variants.filter("benchmark")["validation_macro_f1"].item()
+    assert best.validation_macro_f1 == winning_score == variants["validation_macro_f1"].max()
+    limited = augment(work, LENET, data, best, Augment(policies=("none",), epochs=9, train_limit=40))
+    assert limited.validation_macro_f1 >= best.validation_macro_f1, (
+        "a policy that is tried on few images must be retrained on all"
+    )
+    assert set(epochs_per_setting(work, limited).values()) == {9}
 
 
-def test_fewer_epochs_are_a_try_and_the_best_is_retrained_as_long_as_the_tuned_one(tmp_path):
+def test_with_fewer_epochs_than_the_tuned_training_the_best_policy_is_retrained_as_long_as_it(tmp_path):
     from tasks.augment import augment
 
     work = Work.at(tmp_path)
@@ -61,8 +65,8 @@ def test_fewer_epochs_are_a_try_and_the_best_is_retrained_as_long_as_the_tuned_o
     tuned = train(work, LENET, data, QUICK, False)
     best = augment(work, LENET, data, tuned, Augment(policies=("crop",), epochs=1))
     epochs = polars.read_parquet(work.store.get(best.tables["epochs"]))
-    most = dict(epochs.group_by("variant").agg(polars.col("epoch").max()).iter_rows())
-    assert most == {"lenet5/augment-crop-try": 1, "lenet5/augment-crop": 4}
+    last_epochs = dict(epochs.group_by("variant").agg(polars.col("epoch").max()).iter_rows())
+    assert last_epochs == {"lenet5/augment-crop-try": 1, "lenet5/augment-crop": 4}
     if best.variant.name == "lenet5/augment-none":
         assert best.train == tuned.train
     else:

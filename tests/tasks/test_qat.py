@@ -1,4 +1,4 @@
-"""Quantization-aware training on real digits: its variants, their accuracy, and what ONNX Runtime makes of them."""
+"""Quantization-aware training on real digits: its variants, their accuracy, and how ONNX Runtime executes them."""
 
 from __future__ import annotations
 
@@ -65,10 +65,10 @@ def data(work: Work) -> Prepared:
 def trained(work: Work, data: Prepared) -> Trained:
     """LeNet-5, trained for as many epochs as this CPU's arithmetic needs to know the digits."""
     for epochs in (12, 24, 48):
-        done = train(work, MODEL, data, Train(epochs=epochs, batch_size=48, learning_rate=0.07), True)
-        if done.validation_macro_f1 > 0.95:
+        training = train(work, MODEL, data, Train(epochs=epochs, batch_size=48, learning_rate=0.07), True)
+        if training.validation_macro_f1 > 0.95:
             break
-    return done
+    return training
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +77,17 @@ def fp32(work: Work, data: Prepared, trained: Trained) -> Variant:
 
 
 @pytest.fixture(scope="module")
-def made(work: Work, data: Prepared, trained: Trained, fp32: Variant) -> Forms:
+def qat_forms(work: Work, data: Prepared, trained: Trained, fp32: Variant) -> Forms:
     return qat(work, MODEL, data, trained, fp32, Export(), SETTINGS)
 
 
 @pytest.fixture(params=QAT_SETTINGS)
-def form(request: pytest.FixtureRequest, made: Forms) -> Variant:
-    return next(v for v in made.variants if v.setting == f"qat-{request.param}")
+def form(request: pytest.FixtureRequest, qat_forms: Forms) -> Variant:
+    return next(v for v in qat_forms.variants if v.setting == f"qat-{request.param}")
 
 
-def again(work: Work) -> Work:
-    """Another run of the stage, in the same store."""
+def fresh_work(work: Work) -> Work:
+    """Return the surroundings of another run of the stage, with the same store."""
     return Work.at(work.store.root.parent, "again")
 
 
@@ -101,55 +101,58 @@ def graph(work: Work, variant: Variant) -> onnx.GraphProto:
 
 
 def top1(work: Work, data: Prepared, variant: Variant) -> float:
+    """Return the share of the test images that a form classifies rightly."""
     assert variant.artifact is not None
     arrays = load_arrays(work.store, data)
     rows = arrays.rows_of("test")
     session = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1)
-    out = session.run(normalise(arrays.images[rows], data.mean, data.std))
-    return float((out.argmax(1) == arrays.labels[rows]).mean())
+    logits = session.run(normalise(arrays.images[rows], data.mean, data.std))
+    return float((logits.argmax(1) == arrays.labels[rows]).mean())
 
 
-def test_each_setting_is_a_variant_that_goes_on_to_the_benchmark(made: Forms, fp32: Variant) -> None:
-    assert [v.name for v in made.variants] == [f"{fp32.name}/int8-qat-{name}" for name in QAT_SETTINGS]
-    for v in made.variants:
+def test_each_setting_gives_a_variant_and_all_but_s8s8_are_benchmarked(qat_forms: Forms, fp32: Variant) -> None:
+    assert [v.name for v in qat_forms.variants] == [f"{fp32.name}/int8-qat-{name}" for name in QAT_SETTINGS]
+    for v in qat_forms.variants:
         assert (v.status, v.error, v.precision, v.stage) == ("ok", None, "int8", "qat")
-        # that is for TensorRT
+        # The form s8s8 is for TensorRT, which builds an engine from it.
         assert v.benchmark == (v.setting != "qat-s8s8")
         assert (v.parent, v.parameters, v.macs) == (fp32.name, fp32.parameters, fp32.macs)
 
 
-def test_accuracy_is_within_a_point_of_fp32(form: Variant, fp32: Variant, work: Work, data: Prepared) -> None:
+def test_every_form_is_at_most_one_point_less_accurate_than_fp32(
+    form: Variant, fp32: Variant, work: Work, data: Prepared
+) -> None:
     reference = top1(work, data, fp32)
     assert reference > 0.9
     assert top1(work, data, form) >= reference - 0.01
 
 
-def test_activations_and_weights_of_every_layer_come_out_of_integers(form: Variant, work: Work) -> None:
-    told = graph(work, form)
-    produced = {name: node for node in told.node for name in node.output}
-    weights = {t.name: onnx.numpy_helper.to_array(t) for t in told.initializer}
-    layers = [node for node in told.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+def test_activations_and_weights_of_every_layer_are_dequantized_from_integers(form: Variant, work: Work) -> None:
+    onnx_graph = graph(work, form)
+    produced = {name: node for node in onnx_graph.node for name in node.output}
+    weights = {t.name: onnx.numpy_helper.to_array(t) for t in onnx_graph.initializer}
+    layers = [node for node in onnx_graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     assert len(layers) == 5
     unsigned = form.setting != "qat-s8s8"
     limit = 64 if form.setting == "qat-u8s8-reduced" else 127
     for node in layers:
         activation, weight = (produced[name] for name in node.input[:2])
-        # they move values, which are rounded on both sides of them
+        # These operators only move values, so the quantization before them is the layer's.
         while activation.op_type in ("Reshape", "MaxPool"):
             activation = produced[activation.input[0]]
         assert activation.op_type == weight.op_type == "DequantizeLinear"
         assert produced[activation.input[0]].op_type == "QuantizeLinear"
         assert weights[activation.input[2]].dtype == (np.uint8 if unsigned else np.int8)
         assert unsigned or weights[activation.input[2]] == 0
-        whole = weights[weight.input[0]]
-        # a scale a channel
-        assert whole.dtype == np.int8 and len(weights[weight.input[1]]) == len(whole)
-        assert abs(whole.astype(int)).max() == limit
+        integers = weights[weight.input[0]]
+        # There is one scale per output channel.
+        assert integers.dtype == np.int8 and len(weights[weight.input[1]]) == len(integers)
+        assert abs(integers.astype(int)).max() == limit
         assert not weights[weight.input[2]].any()
 
 
-def test_onnx_runtime_executes_every_layer_in_integers(made: Forms, work: Work, tmp_path: Path) -> None:
-    for form in made.variants:
+def test_onnx_runtime_executes_every_layer_in_integers(qat_forms: Forms, work: Work, tmp_path: Path) -> None:
+    for form in qat_forms.variants:
         if form.benchmark:
             assert form.artifact is not None
             kinds = optimized_operators(work.store.get(form.artifact), tmp_path)
@@ -158,120 +161,129 @@ def test_onnx_runtime_executes_every_layer_in_integers(made: Forms, work: Work, 
 
 
 @pytest.mark.skipif(find_spec(_tensorrt.RTX) is None, reason="TensorRT for RTX is not installed")
-def test_tensorrt_builds_an_engine_of_the_symmetric_form(made: Forms, work: Work) -> None:
-    symmetric = next(v for v in made.variants if v.setting == "qat-s8s8")
+def test_tensorrt_builds_an_engine_of_the_symmetric_form(qat_forms: Forms, work: Work) -> None:
+    symmetric = next(v for v in qat_forms.variants if v.setting == "qat-s8s8")
     (engine,) = build(work, symmetric, symmetric, Build(precisions=("int8",))).variants
     assert (engine.status, engine.error, engine.precision) == ("ok", None, "int8")
     assert (engine.name, engine.parent) == (f"{symmetric.name}/engine-int8", symmetric.name)
 
 
-def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -> None:
+def test_rows_hold_the_score_the_parity_and_the_hash_of_each_stored_file(
+    qat_forms: Forms, work: Work, data: Prepared
+) -> None:
     arrays = load_arrays(work.store, data)
     validation = arrays.rows_of("validation")
-    for variant, row in zip(made.variants, rows(work, made), strict=True):
+    for variant, row in zip(qat_forms.variants, rows(work, qat_forms), strict=True):
         assert variant.artifact is not None
-        out = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1).run(
+        logits = runtime.open(work.store.get(variant.artifact), "cpu", 100, 1).run(
             normalise(arrays.images[validation], data.mean, data.std)
         )
-        assert row["validation_top1"] == pytest.approx((out.argmax(1) == arrays.labels[validation]).mean())
+        assert row["validation_top1"] == pytest.approx((logits.argmax(1) == arrays.labels[validation]).mean())
         assert row["parity"] <= row["tolerance"] == SETTINGS.tolerance
         assert row["sha256"] == variant.artifact.sha256
-    frame = frames.frame("variants", rows(work, made))
+    frame = frames.frame("variants", rows(work, qat_forms))
     for name, column in TABLES["variants"].columns.items():
         assert column.nullable or not frame[name].has_nulls(), name
 
 
-def test_the_training_is_in_epochs(made: Forms, work: Work) -> None:
-    epochs = rows(work, made, "epochs")
-    assert {row["variant"] for row in epochs} == {v.name for v in made.variants}
+def test_the_table_of_epochs_has_every_epoch_of_every_variant(qat_forms: Forms, work: Work) -> None:
+    epochs = rows(work, qat_forms, "epochs")
+    assert {row["variant"] for row in epochs} == {v.name for v in qat_forms.variants}
     assert {row["stage"] for row in epochs} == {"qat"} and {row["epoch"] for row in epochs} == {1, 2}
 
 
-def test_metadata_of_the_fp32_file_is_kept_and_no_stack_trace(form: Variant, fp32: Variant, work: Work) -> None:
-    def about(variant: Variant) -> dict[str, str]:
+def test_a_form_keeps_the_metadata_of_the_fp32_file_and_has_no_stack_traces(
+    form: Variant, fp32: Variant, work: Work
+) -> None:
+    def metadata(variant: Variant) -> dict[str, str]:
         assert variant.artifact is not None
         return {entry.key: entry.value for entry in onnx.load(work.store.get(variant.artifact)).metadata_props}
 
-    assert {"classes", "mean", "std"} <= about(fp32).keys()
-    assert about(fp32).items() <= about(form).items()
-    kept = {entry.key for node in graph(work, form).node for entry in node.metadata_props}
-    assert kept <= {SCOPES}, "no stack traces, which tell this machine's paths"
+    assert {"classes", "mean", "std"} <= metadata(fp32).keys()
+    assert metadata(fp32).items() <= metadata(form).items()
+    node_metadata = {entry.key for node in graph(work, form).node for entry in node.metadata_props}
+    assert node_metadata <= {SCOPES}, "the file must hold no stack traces, which contain paths of this machine"
 
 
-def test_a_training_that_was_cut_off_resumes_to_the_same_file(
+def test_a_training_that_was_cut_off_resumes_to_the_file_of_an_uninterrupted_one(
     work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = SETTINGS.model_copy(update={"settings": ("u8s8-reduced",)})
-    (whole,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
-    validate, cut = TrainingLoop._validate, again(work)
+    (uninterrupted,) = qat(fresh_work(work), MODEL, data, trained, fp32, Export(), settings).variants
+    validate, interrupted_work = TrainingLoop._validate, fresh_work(work)
 
-    def killed(self: TrainingLoop, told: Any) -> float:
-        validate(self, told)
+    def interrupt_after_epoch(self: TrainingLoop, scores: Any) -> float:
+        validate(self, scores)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainingLoop, "_validate", killed)
-        qat(cut, MODEL, data, trained, fp32, Export(), settings)
-    resumed = qat(cut, MODEL, data, trained, fp32, Export(), settings)
-    assert resumed.variants[0].artifact == whole.artifact is not None
+        patch.setattr(TrainingLoop, "_validate", interrupt_after_epoch)
+        qat(interrupted_work, MODEL, data, trained, fp32, Export(), settings)
+    resumed = qat(interrupted_work, MODEL, data, trained, fp32, Export(), settings)
+    assert resumed.variants[0].artifact == uninterrupted.artifact is not None
     assert [row["epoch"] for row in rows(work, resumed, "epochs")] == [1, 1, 2, 2]
 
 
-def test_the_step_before_the_first_epoch_leaves_observers_as_they_were(
+def test_the_warm_up_before_the_first_epoch_does_not_change_the_observers(
     work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, go = Qat(epochs=1, settings=("u8s8-reduced",), learning_rate=0.01), TrainingLoop.go
-    (cold,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+    (without_warm_up,) = qat(fresh_work(work), MODEL, data, trained, fp32, Export(), settings).variants
 
-    def warmed_up(self: TrainingLoop, told: Any = None) -> None:
-        # a GPU's trainings begin with it
+    def warm_up_and_go(self: TrainingLoop, on_epoch: Any = None) -> None:
+        # Trainings on a GPU begin with this step.
         self._warm_up()
-        go(self, told)
+        go(self, on_epoch)
 
-    monkeypatch.setattr(TrainingLoop, "go", warmed_up)
-    (warm,) = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
-    assert warm.artifact == cold.artifact is not None, warm.error
+    monkeypatch.setattr(TrainingLoop, "go", warm_up_and_go)
+    (with_warm_up,) = qat(fresh_work(work), MODEL, data, trained, fp32, Export(), settings).variants
+    assert with_warm_up.artifact == without_warm_up.artifact is not None, with_warm_up.error
 
 
-def test_test_images_are_never_read(work: Work, data: Prepared, trained: Trained, fp32: Variant, made: Forms) -> None:
+def test_test_images_are_never_read_by_qat(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant, qat_forms: Forms
+) -> None:
     arrays = load_arrays(work.store, data)
     spoilt = np.array(arrays.images)
     spoilt[arrays.rows_of("test")] = 255 - spoilt[arrays.rows_of("test")]
     with work.store.temporary() as folder:
         np.save(folder / "images.npy", spoilt)
-        other = data.model_copy(update={"images": work.store.put(folder / "images.npy", "npy")})
+        spoilt_data = data.model_copy(update={"images": work.store.put(folder / "images.npy", "npy")})
     settings = SETTINGS.model_copy(update={"settings": ("u8s8",)})
-    one, two = (
-        qat(again(work), MODEL, given, trained, fp32, Export(), settings).variants[0] for given in (data, other)
+    original_form, form_of_spoilt_data = (
+        qat(fresh_work(work), MODEL, prepared, trained, fp32, Export(), settings).variants[0]
+        for prepared in (data, spoilt_data)
     )
-    assert one.artifact == two.artifact is not None
+    assert original_form.artifact == form_of_spoilt_data.artifact is not None
 
 
-def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
+def test_a_setting_that_fails_is_a_failed_variant_and_the_next_one_is_made(
     work: Work, data: Prepared, trained: Trained, fp32: Variant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(model: Any, example: Any, setting: str) -> Any:
+    def fail_for_u8s8(model: Any, example: Any, setting: str) -> Any:
         if setting == "u8s8":
             raise NotImplementedError("no such\noperator")
         return fakequant.fake_quantized(model, example, setting)
 
-    monkeypatch.setattr(stage, "fake_quantized", broken)
+    monkeypatch.setattr(stage, "fake_quantized", fail_for_u8s8)
     settings = Qat(epochs=1, settings=("u8s8", "u8s8-reduced"), learning_rate=0.01)
-    failed, good = qat(again(work), MODEL, data, trained, fp32, Export(), settings).variants
+    failed, good = qat(fresh_work(work), MODEL, data, trained, fp32, Export(), settings).variants
     assert (failed.status, failed.error, failed.benchmark) == ("failed", "NotImplementedError: no such operator", False)
     assert (good.status, good.benchmark) == ("ok", True)
 
 
-def test_a_file_that_does_not_match_its_parent_is_refused(
+def test_a_form_whose_parity_exceeds_the_tolerance_is_a_failed_variant(
     work: Work, data: Prepared, trained: Trained, fp32: Variant
 ) -> None:
     settings = Qat(epochs=1, learning_rate=0.01, tolerance=1e-9)
-    forms = qat(again(work), MODEL, data, trained, fp32, Export(), settings)
+    forms = qat(fresh_work(work), MODEL, data, trained, fp32, Export(), settings)
     assert forms.variants[0].status == "failed" and "qat.tolerance is 1e-09" in str(forms.variants[0].error)
     assert rows(work, forms)[0]["parity"] is None
 
 
-def test_weights_of_any_training_can_be_trained_on(work: Work, data: Prepared, trained: Trained, fp32: Variant) -> None:
+def test_weights_trained_with_any_settings_can_be_trained_quantization_aware(
+    work: Work, data: Prepared, trained: Trained, fp32: Variant
+) -> None:
     settings = Train(
         epochs=0,
         optimizer="muon",
@@ -285,12 +297,12 @@ def test_weights_of_any_training_can_be_trained_on(work: Work, data: Prepared, t
         label_smoothing=0.1,
     )
     other = trained.model_copy(update={"train": settings})
-    (form,) = qat(again(work), MODEL, data, other, fp32, Export(), Qat(epochs=1)).variants
+    (form,) = qat(fresh_work(work), MODEL, data, other, fp32, Export(), Qat(epochs=1)).variants
     assert form.status == "ok", form.error
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"qat": {"settings": ["int4"]}}, "accepted: u8s8, u8s8-reduced, s8s8"),
         ({"qat": {"settings": []}}, "at least 1 item"),
@@ -319,17 +331,17 @@ def test_weights_of_any_training_can_be_trained_on(work: Work, data: Prepared, t
         ),
     ],
 )
-def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=told):
+def test_qat_settings_that_are_invalid_or_contradict_others_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Study.model_validate(settings)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_training_on_a_gpu_gives_a_file_that_matches(
+def test_training_on_a_gpu_gives_a_form_within_the_tolerance(
     work: Work, data: Prepared, trained: Trained, fp32: Variant
 ) -> None:
     other = trained.model_copy(update={"train": trained.train.model_copy(update={"device": "cuda:0"})})
-    forms = qat(again(work), MODEL, data, other, fp32, Export(), Qat(epochs=1, learning_rate=0.01))
+    forms = qat(fresh_work(work), MODEL, data, other, fp32, Export(), Qat(epochs=1, learning_rate=0.01))
     assert forms.variants[0].status == "ok", forms.variants[0].error
     assert {row["device"] for row in rows(work, forms, "epochs")} == {"cuda:0"}

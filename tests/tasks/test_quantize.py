@@ -30,14 +30,14 @@ from tests.support.digits import digits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-NAMES = (*QUANTIZE_SETTINGS, *DYNAMIC)
-KNOWN = 0.94
-"""Share of the validation digits that the parent must know: the agreement of one that knows little proves nothing."""
+SETTING_NAMES = (*QUANTIZE_SETTINGS, *DYNAMIC)
+MIN_ACCURACY = 0.94
+"""Least share of the validation digits that the parent knows. Agreement with a poor parent would prove nothing."""
 ARCHITECTURE: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
 
 
-WARNED = "out-of-range"
-"""In ONNX Runtime's warning of weights that it cannot quantize."""
+WARNING_TEXT = "out-of-range"
+"""Part of ONNX Runtime's warning about weights that it cannot quantize."""
 
 
 @pytest.fixture(scope="module")
@@ -59,15 +59,15 @@ def parent(work: Work, data: Prepared) -> Variant:
     targets = torch.tensor(arrays.labels)
     torch.manual_seed(0)
     threads = torch.get_num_threads()
-    # so small a model is no faster with more, and far slower beside other processes
+    # More threads do not speed up so small a model, and slow it down beside other processes.
     torch.set_num_threads(1)
     model = models.build(**ARCHITECTURE)
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
-    # After as many epochs as this CPU's arithmetic needs: after 8 it knew 0.88 of the digits on one CPU, over 0.9 on
-    # others.
+    # The number of epochs depends on the CPU's arithmetic: after 8 the model knew 0.88 of the digits on one CPU, and
+    # over 0.9 on others.
     for _ in range(40):
-        learn(model, optimizer, inputs[train], targets[train])
-        if known(model, inputs[validation], targets[validation]) > KNOWN:
+        train_one_epoch(model, optimizer, inputs[train], targets[train])
+        if accuracy(model, inputs[validation], targets[validation]) > MIN_ACCURACY:
             break
     with work.store.temporary() as folder:
         models.save(model, folder / "weights.safetensors", ARCHITECTURE)
@@ -81,7 +81,7 @@ def parent(work: Work, data: Prepared) -> Variant:
     return variant
 
 
-def learn(
+def train_one_epoch(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, inputs: torch.Tensor, targets: torch.Tensor
 ) -> None:
     """Train a model for one epoch."""
@@ -92,23 +92,25 @@ def learn(
         optimizer.step()
 
 
-def known(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
-    """Share of the images that a model names rightly."""
+def accuracy(model: torch.nn.Module, inputs: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the share of the images that a model classifies rightly."""
     with torch.no_grad():
         return (model.eval()(inputs).argmax(1) == targets).float().mean().item()
 
 
 @pytest.fixture(scope="module")
-def made(work: Work, data: Prepared, parent: Variant, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forms]:
-    """Every setting, made in an empty current folder that must be empty afterwards."""
-    here, empty = Path.cwd(), tmp_path_factory.mktemp("cwd")
+def int8_forms(
+    work: Work, data: Prepared, parent: Variant, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Forms]:
+    """Forms of every setting, made in an empty current folder, which must be empty afterwards."""
+    original_folder, empty = Path.cwd(), tmp_path_factory.mktemp("cwd")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(empty)
         handlers = logging.getLogger().handlers.copy()
         yield quantize(work, data, parent, Quantize(settings=QUANTIZE_SETTINGS, calibration_images=100))
         assert logging.getLogger().handlers == handlers
         assert Path.cwd() == empty and not list(empty.iterdir())
-    assert Path.cwd() == here
+    assert Path.cwd() == original_folder
 
 
 def rows(work: Work, forms: Forms) -> dict[str, dict[str, Any]]:
@@ -116,6 +118,7 @@ def rows(work: Work, forms: Forms) -> dict[str, dict[str, Any]]:
 
 
 def logits(work: Work, data: Prepared, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+    """Return a form's logits of the validation images, and the labels of these images."""
     assert variant.artifact is not None
     arrays = load_arrays(work.store, data)
     rows = arrays.rows_of("validation")
@@ -123,9 +126,9 @@ def logits(work: Work, data: Prepared, variant: Variant) -> tuple[np.ndarray, np
     return session.run(normalise(arrays.images[rows], data.mean, data.std)), arrays.labels[rows]
 
 
-def test_every_setting_of_the_records_is_made(made: Forms, parent: Variant) -> None:
-    assert [v.name for v in made.variants] == [f"{parent.name}/int8-{name}" for name in NAMES]
-    for variant, setting in zip(made.variants, NAMES, strict=True):
+def test_every_setting_gives_a_form_with_its_lineage_and_cost(int8_forms: Forms, parent: Variant) -> None:
+    assert [v.name for v in int8_forms.variants] == [f"{parent.name}/int8-{name}" for name in SETTING_NAMES]
+    for variant, setting in zip(int8_forms.variants, SETTING_NAMES, strict=True):
         assert (variant.status, variant.error, variant.setting) == ("ok", None, setting)
         assert (variant.parent, variant.stage, variant.format, variant.precision) == (
             parent.name,
@@ -136,40 +139,44 @@ def test_every_setting_of_the_records_is_made(made: Forms, parent: Variant) -> N
         assert (variant.parameters, variant.macs) == (9, 8)
 
 
-@pytest.mark.parametrize("setting", NAMES)
-def test_each_form_agrees_with_its_parent(
-    made: Forms, work: Work, data: Prepared, parent: Variant, setting: str
+@pytest.mark.parametrize("setting", SETTING_NAMES)
+def test_each_form_classifies_nearly_all_images_as_its_parent_does(
+    int8_forms: Forms, work: Work, data: Prepared, parent: Variant, setting: str
 ) -> None:
-    want, labels = logits(work, data, parent)
-    got, _ = logits(work, data, made.variants[NAMES.index(setting)])
-    # else agreement proves little
-    assert (want.argmax(1) == labels).mean() > KNOWN
-    assert (want.argmax(1) == got.argmax(1)).mean() >= 0.97
-    # int8 is not fp32
-    assert 1e-6 < abs(want - got).max() / abs(want).max() < 0.3
+    parent_logits, labels = logits(work, data, parent)
+    form_logits, _ = logits(work, data, int8_forms.variants[SETTING_NAMES.index(setting)])
+    # Agreement with a poor parent would prove little.
+    assert (parent_logits.argmax(1) == labels).mean() > MIN_ACCURACY
+    assert (parent_logits.argmax(1) == form_logits.argmax(1)).mean() >= 0.97
+    # Logits that equal those of fp32 would show that nothing was quantized.
+    assert 1e-6 < abs(parent_logits - form_logits).max() / abs(parent_logits).max() < 0.3
 
 
-def test_rows_hold_what_the_file_does(made: Forms, work: Work, data: Prepared) -> None:
-    table = rows(work, made)
-    for variant in made.variants:
-        got, labels = logits(work, data, variant)
+def test_rows_hold_the_scores_the_parity_and_the_hash_of_each_stored_file(
+    int8_forms: Forms, work: Work, data: Prepared
+) -> None:
+    table = rows(work, int8_forms)
+    for variant in int8_forms.variants:
+        form_logits, labels = logits(work, data, variant)
         row = table[variant.name]
-        # Dynamic int8 takes the range of a whole batch: what is beside an image may change its prediction.
+        # Dynamic int8 takes the range of a whole batch, so the other images of a batch may change a prediction.
         slack = 0.02 if variant.setting in DYNAMIC else 1e-9
-        assert row["validation_top1"] == pytest.approx((got.argmax(1) == labels).mean(), abs=slack)
+        assert row["validation_top1"] == pytest.approx((form_logits.argmax(1) == labels).mean(), abs=slack)
         assert 0 < row["validation_macro_f1"] <= 1 and 0 < row["parity"] < 0.3 and row["search_latency_ms"] > 0
         assert variant.artifact is not None and row["sha256"] == variant.artifact.sha256
 
 
-def test_rows_pass_the_expectations_of_their_table(made: Forms, work: Work) -> None:
-    frame = frames.frame("variants", rows(work, made).values())
+def test_rows_have_every_column_that_must_not_be_null(int8_forms: Forms, work: Work) -> None:
+    frame = frames.frame("variants", rows(work, int8_forms).values())
     for name, column in TABLES["variants"].columns.items():
         assert column.nullable or not frame[name].has_nulls(), name
 
 
-def test_static_files_are_a_fraction_of_fp32_and_of_8_bits(made: Forms, work: Work, parent: Variant) -> None:
+def test_static_forms_have_8_bit_weights_and_less_than_half_the_size_of_fp32(
+    int8_forms: Forms, work: Work, parent: Variant
+) -> None:
     assert parent.artifact is not None
-    for variant in made.variants[: len(QUANTIZE_SETTINGS)]:
+    for variant in int8_forms.variants[: len(QUANTIZE_SETTINGS)]:
         assert variant.artifact is not None
         assert variant.artifact.size_bytes < 0.5 * parent.artifact.size_bytes
         graph = onnx.load(work.store.get(variant.artifact)).graph
@@ -178,13 +185,13 @@ def test_static_files_are_a_fraction_of_fp32_and_of_8_bits(made: Forms, work: Wo
         produced = {name: node for node in graph.node for name in node.output}
         convolutions = [node for node in graph.node if node.op_type == "Conv"]
         assert len(convolutions) == 36
-        # activations and weights both come out of a Q/DQ pair
+        # Activations and weights both come out of a quantize-dequantize pair.
         for node in convolutions:
             assert {produced[name].op_type for name in node.input[:2]} == {"DequantizeLinear"}
 
 
-def test_the_symmetric_form_has_neither_zero_points_nor_a_quantized_bias(made: Forms, work: Work) -> None:
-    artifact = made.variants[NAMES.index("s8s8")].artifact
+def test_the_symmetric_form_has_neither_zero_points_nor_a_quantized_bias(int8_forms: Forms, work: Work) -> None:
+    artifact = int8_forms.variants[SETTING_NAMES.index("s8s8")].artifact
     assert artifact is not None
     for tensor in onnx.load(work.store.get(artifact)).graph.initializer:
         if tensor.name.endswith("zero_point"):
@@ -192,24 +199,28 @@ def test_the_symmetric_form_has_neither_zero_points_nor_a_quantized_bias(made: F
         assert tensor.data_type != onnx.TensorProto.INT32
 
 
-def test_metadata_of_the_fp32_file_is_kept(made: Forms, work: Work, parent: Variant) -> None:
-    def about(variant: Variant) -> dict[str, str]:
+def test_every_form_keeps_the_metadata_of_the_fp32_file(int8_forms: Forms, work: Work, parent: Variant) -> None:
+    def metadata(variant: Variant) -> dict[str, str]:
         assert variant.artifact is not None
         return {entry.key: entry.value for entry in onnx.load(work.store.get(variant.artifact)).metadata_props}
 
-    assert {"classes", "mean", "std"} <= about(parent).keys()
-    for variant in made.variants:
-        assert about(parent).items() <= about(variant).items()
+    assert {"classes", "mean", "std"} <= metadata(parent).keys()
+    for variant in int8_forms.variants:
+        assert metadata(parent).items() <= metadata(variant).items()
 
 
-def test_one_static_and_one_dynamic_form_go_on(made: Forms, work: Work) -> None:
-    on = [v.setting for v in made.variants if v.benchmark]
-    assert len(on) == 2 and on[0] in QUANTIZE_SETTINGS and on[1] in DYNAMIC
-    table = rows(work, made)
-    assert [row["setting"] for row in table.values() if row["benchmark"]] == on
+def test_one_static_and_one_dynamic_form_are_benchmarked(int8_forms: Forms, work: Work) -> None:
+    benchmarked_settings = [v.setting for v in int8_forms.variants if v.benchmark]
+    assert (
+        len(benchmarked_settings) == 2
+        and benchmarked_settings[0] in QUANTIZE_SETTINGS
+        and benchmarked_settings[1] in DYNAMIC
+    )
+    table = rows(work, int8_forms)
+    assert [row["setting"] for row in table.values() if row["benchmark"]] == benchmarked_settings
 
 
-def form(setting: str, top1: float, latency_ms: float) -> Form:
+def measured_form(setting: str, top1: float, latency_ms: float) -> Form:
     return Form(setting, None, np.zeros(0), top1, top1, latency_ms)  # type: ignore[arg-type]
 
 
@@ -227,12 +238,12 @@ def form(setting: str, top1: float, latency_ms: float) -> Form:
         ([("a", 0.95, 1.0), ("b", 0.97, 2.0)], "a", "fastest within 0.01"),
     ],
 )
-def test_the_fastest_that_is_accurate_enough_is_chosen(forms: list[tuple], chosen: str, reason: str) -> None:
-    best, why = choose([form(*each) for each in forms], 0.90, 0.01)
-    assert (best.setting, why.startswith(reason)) == (chosen, True), why
+def test_the_fastest_setting_that_is_accurate_enough_is_chosen(forms: list[tuple], chosen: str, reason: str) -> None:
+    chosen_form, explanation = choose([measured_form(*each) for each in forms], 0.90, 0.01)
+    assert (chosen_form.setting, explanation.startswith(reason)) == (chosen, True), explanation
 
 
-def test_a_sample_keeps_the_split_and_the_shares_of_the_classes() -> None:
+def test_a_sample_has_rows_of_one_split_and_keeps_the_shares_of_the_classes() -> None:
     labels = np.repeat([0, 1, 2], [100, 300, 600])
     splits = (np.arange(1000) % 5 == 0).astype(np.uint8)
     arrays = Arrays(np.empty((1000, 0)), labels, splits)
@@ -247,50 +258,52 @@ def test_calibration_reads_training_images_alone(
 ) -> None:
     from onnxruntime import quantization
 
-    read: list[np.ndarray] = []
+    batches: list[np.ndarray] = []
 
-    def watched(source: Path, path: Path, reader: int8.Batches, **arguments: Any) -> None:
+    def read_and_fail(source: Path, path: Path, reader: int8.Batches, **arguments: Any) -> None:
         assert arguments.pop("extra_options")["CalibStridedMinMax"] == 1
         while batch := reader.get_next():
-            read.append(batch["input"])
+            batches.append(batch["input"])
         raise RuntimeError("seen enough")
 
-    monkeypatch.setattr(quantization, "quantize_static", watched)
+    monkeypatch.setattr(quantization, "quantize_static", read_and_fail)
     quantize(work, data, parent, Quantize(settings=("u8s8",), dynamic=False, calibration_images=70))
     arrays = load_arrays(work.store, data)
     training = {image.tobytes() for image in normalise(arrays.images[arrays.rows_of("train")], data.mean, data.std)}
-    assert sum(map(len, read)) == 70 and max(map(len, read)) <= int8.BATCH
-    assert all(image.tobytes() in training for batch in read for image in batch)
+    assert sum(map(len, batches)) == 70 and max(map(len, batches)) <= int8.BATCH
+    assert all(image.tobytes() in training for batch in batches for image in batch)
 
 
-def test_percentiles_hold_the_activations_of_one_batch_at_a_time(work: Work, data: Prepared, parent: Variant) -> None:
+def test_percentile_calibration_holds_the_activations_of_one_batch_at_a_time(
+    work: Work, data: Prepared, parent: Variant
+) -> None:
     from onnxruntime.quantization import calibrate
 
     arrays = load_arrays(work.store, data)
     assert parent.artifact is not None
     batches = int8.Batches(data, arrays.images, sample(arrays, "train", 96))
-    held: list[int] = []
+    batch_counts: list[int] = []
     collect = calibrate.HistogramCollector.collect
     with pytest.MonkeyPatch.context() as patch, work.store.temporary() as folder:
 
-        def counted(self: Any, outputs: dict[str, list]) -> Any:
-            held.append(max(len(batch) for batch in outputs.values()))
+        def count_and_collect(self: Any, outputs: dict[str, list]) -> Any:
+            batch_counts.append(max(len(batch) for batch in outputs.values()))
             return collect(self, outputs)
 
-        patch.setattr(calibrate.HistogramCollector, "collect", counted)
+        patch.setattr(calibrate.HistogramCollector, "collect", count_and_collect)
         int8.write_int8("u8s8-percentile", work.store.get(parent.artifact), folder, batches)
-    assert held == [1, 1, 1]
+    assert batch_counts == [1, 1, 1]
 
 
-def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
+def test_a_setting_that_fails_is_a_failed_variant_and_the_next_one_is_made(
     work: Work, data: Prepared, parent: Variant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(setting: str) -> dict[str, Any]:
+    def fail_for_u8s8(setting: str) -> dict[str, Any]:
         if setting == "u8s8":
             raise NotImplementedError("no such\nkernel")
         return static_arguments(setting)
 
-    monkeypatch.setattr(int8, "static_arguments", broken)
+    monkeypatch.setattr(int8, "static_arguments", fail_for_u8s8)
     with caplog.at_level(logging.INFO, "burnish"):
         forms = quantize(work, data, parent, Quantize(settings=("u8s8", "s8s8"), dynamic=False, calibration_images=32))
     failed, good = forms.variants
@@ -300,7 +313,9 @@ def test_a_setting_that_fails_is_a_row_and_the_others_go_on(
     assert "int8 setting s8s8 chosen" in caplog.text and "int8-u8s8: NotImplementedError" in caplog.text
 
 
-def test_a_graph_without_anything_to_quantize_says_so(work: Work, data: Prepared, tmp_path: Path) -> None:
+def test_a_graph_without_anything_to_quantize_gives_failed_variants_with_the_reason(
+    work: Work, data: Prepared, tmp_path: Path
+) -> None:
     text = (
         '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {'
         " flat = Flatten (input) start = Constant <value_ints = [0]> () end = Constant <value_ints = [10]> ()"
@@ -317,10 +332,10 @@ def test_a_graph_without_anything_to_quantize_says_so(work: Work, data: Prepared
     ] * 2
 
 
-def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
+def test_a_batch_norm_that_is_not_folded_into_a_convolution_keeps_its_float_weights(
     work: Work, data: Prepared, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # DenseNet's: a norm before an activation. ONNX Runtime would quantize its weights, with a warning for each.
+    # DenseNet has a norm before an activation. ONNX Runtime would quantize its weights, with a warning for each.
     text = (
         '<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 8, 8] input) => (float[n, 10] logits) {'
         " a = Relu (input) b = Conv <pads = [0, 0, 0, 0]> (a, first) c = Relu (b)"
@@ -328,28 +343,32 @@ def test_a_batch_norm_that_no_convolution_takes_up_keeps_its_float_weights(
         " logits = Flatten (f) }"
     )
     model = onnx.parser.parse_model(text)
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     shapes = {"first": (4, 1, 8, 8), "second": (10, 4, 1, 1)} | dict.fromkeys(
         ("scale", "shift", "mean", "variance"), (4,)
     )
     for name, shape in shapes.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(draw.random(shape, np.float32), name))
+        model.graph.initializer.append(onnx.numpy_helper.from_array(generator.random(shape, np.float32), name))
     with work.store.temporary() as folder:
         onnx.save(model, folder / "m.onnx")
         artifact = work.store.put(folder / "m.onnx", "onnx", "fp32")
     plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
     settings = Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32)
-    # or no warning would be seen, whatever is done
+    # Otherwise the stage would hide the warnings that this test looks for.
     monkeypatch.setattr("tasks.forms.int8._quiet", nullcontext)
-    made = quantize(work, data, plain, settings)
-    assert made.variants[0].artifact is not None, made.variants[0].error
-    graph = onnx.load(work.store.get(made.variants[0].artifact)).graph
+    forms = quantize(work, data, plain, settings)
+    assert forms.variants[0].artifact is not None, forms.variants[0].error
+    graph = onnx.load(work.store.get(forms.variants[0].artifact)).graph
     (norm,) = (node for node in graph.node if node.op_type == "BatchNormalization")
-    assert set(norm.input[1:]) <= {tensor.name for tensor in graph.initializer}, "not behind a DequantizeLinear"
-    assert sum(node.op_type == "DequantizeLinear" for node in graph.node) >= 4, "convolutions are quantized"
-    assert WARNED not in caplog.text
+    assert set(norm.input[1:]) <= {tensor.name for tensor in graph.initializer}, (
+        "the norm's weights must not come out of a DequantizeLinear"
+    )
+    assert sum(node.op_type == "DequantizeLinear" for node in graph.node) >= 4, "the convolutions must be quantized"
+    assert WARNING_TEXT not in caplog.text
     arguments = int8.static_arguments("u8s8-reduced")
-    everything = arguments | {"op_types_to_quantize": [*arguments["op_types_to_quantize"], "BatchNormalization"]}
-    monkeypatch.setattr(int8, "static_arguments", lambda setting: everything)
+    arguments_with_norms = arguments | {
+        "op_types_to_quantize": [*arguments["op_types_to_quantize"], "BatchNormalization"]
+    }
+    monkeypatch.setattr(int8, "static_arguments", lambda setting: arguments_with_norms)
     quantize(work, data, plain, settings)
-    assert WARNED in caplog.text, "what is kept away by it"
+    assert WARNING_TEXT in caplog.text, "with BatchNormalization among the quantized operators, ONNX Runtime must warn"

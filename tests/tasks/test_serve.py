@@ -1,4 +1,4 @@
-"""The winner in LoadGen's scenarios: which row is served, in which processes, and what is left in the table."""
+"""The serve stage: which row is measured in LoadGen's scenarios, in how many slots, and the rows of the table."""
 
 from __future__ import annotations
 
@@ -31,31 +31,32 @@ def work(tmp_path: Path) -> Work:
 
 
 def fragments(work: Work, **changes: Any) -> dict[str, tuple[Artifact, ...]]:
-    """Tables of a study in which FAST wins, in the null runtime."""
-    made = factory.tables()
+    """Return the tables of a study in which FAST wins in the null runtime, with `changes` of the benchmarks."""
+    tables = factory.tables()
     for name in PARTS:
-        if "runtime" in made[name].columns:
+        if "runtime" in tables[name].columns:
             runtime = pl.when(pl.col("variant") == FAST).then(pl.lit("null")).otherwise(pl.col("runtime"))
-            made[name] = made[name].with_columns(runtime=runtime)
+            tables[name] = tables[name].with_columns(runtime=runtime)
     if changes:
-        made["benchmarks"] = made["benchmarks"].with_columns(**changes)
-    return {name: (work.rows(name, made[name].to_dicts()),) for name in PARTS}
+        tables["benchmarks"] = tables["benchmarks"].with_columns(**changes)
+    return {name: (work.rows(name, tables[name].to_dicts()),) for name in PARTS}
 
 
-def winner(work: Work, milliseconds: float) -> Variant:
+def stored_winner(work: Work, milliseconds: float) -> Variant:
+    """Store a model of the null runtime, whose queries take so many milliseconds, as the variant FAST."""
     with work.store.temporary() as folder:
         (folder / "model").write_text(json.dumps({"milliseconds": [milliseconds], "classes": 10}))
         artifact = work.store.put(folder / "model", "null")
     return Variant(name=FAST, model="resnet34-w16", stage="quantize", format="null", artifact=artifact)
 
 
-def test_the_winner_is_served_single_stream_offline_and_at_several_rates(work: Work) -> None:
-    # a limit that pauses of a busy machine do not reach
+def test_the_winner_is_measured_in_single_stream_offline_and_server_at_several_rates(work: Work) -> None:
+    # The limit is longer than the pauses of a busy machine.
     settings = Serve(seconds=0.2, trials=3, limit_ms=500)
     study = factory.study()
     study = study.model_copy(update={"benchmark": study.benchmark.model_copy(update={"threads": 2})})
-    made = serve(work, digits(work, 100), (winner(work, 0.5),), study, settings, fragments(work))
-    rows = pl.read_parquet(work.store.get(made.tables["scenarios"]))
+    output = serve(work, digits(work, 100), (stored_winner(work, 0.5),), study, settings, fragments(work))
+    rows = pl.read_parquet(work.store.get(output.tables["scenarios"]))
     assert rows["scenario"].to_list() == ["single_stream", "offline", "server", "server", "server"]
     assert set(rows.select("variant", "runtime", "device", "batch_size").rows()) == {(FAST, "null", "cpu", 1)}
     single, offline, *server = rows.to_dicts()
@@ -70,21 +71,28 @@ def test_the_winner_is_served_single_stream_offline_and_at_several_rates(work: W
         assert row["kept"] == (row["latency_p99_ms"] <= row["limit_ms"])
 
 
-def test_without_a_limit_the_server_is_given_ten_medians_of_the_single_stream(work: Work) -> None:
-    made = serve(
-        work, digits(work, 100), (winner(work, 0.5),), factory.study(), Serve(seconds=0.2, trials=1), fragments(work)
+def test_without_a_limit_the_server_scenario_allows_ten_medians_of_single_stream(work: Work) -> None:
+    output = serve(
+        work,
+        digits(work, 100),
+        (stored_winner(work, 0.5),),
+        factory.study(),
+        Serve(seconds=0.2, trials=1),
+        fragments(work),
     )
-    single, _, server = pl.read_parquet(work.store.get(made.tables["scenarios"])).to_dicts()
+    single, _, server = pl.read_parquet(work.store.get(output.tables["scenarios"])).to_dicts()
     assert server["limit_ms"] == pytest.approx(10 * single["latency_median_ms"])
 
 
-def test_without_a_winner_there_is_nothing_to_serve(work: Work) -> None:
-    nothing = fragments(work, conditions=pl.lit("disturbed"))
-    made = serve(work, digits(work, 100), (winner(work, 0.5),), factory.study(), Serve(), nothing)
-    assert len(pl.read_parquet(work.store.get(made.tables["scenarios"]))) == 0
+def test_without_a_winner_the_table_of_scenarios_is_empty(work: Work) -> None:
+    tables_without_winner = fragments(work, conditions=pl.lit("disturbed"))
+    output = serve(
+        work, digits(work, 100), (stored_winner(work, 0.5),), factory.study(), Serve(), tables_without_winner
+    )
+    assert len(pl.read_parquet(work.store.get(output.tables["scenarios"]))) == 0
 
 
-def test_inputs_are_real_images_normalised(work: Work, tmp_path: Path) -> None:
+def test_the_pool_of_inputs_has_as_many_fp32_images_as_asked_for(work: Work, tmp_path: Path) -> None:
     from tasks.candidates.candidate import save_pool
 
     data = digits(work, 100)

@@ -1,4 +1,4 @@
-"""Tuning: every trial is a row, and a search that was cut off goes on."""
+"""The tune stage records every trial as a row, and continues a search that was cut off."""
 
 import polars
 
@@ -11,26 +11,26 @@ from tests.support.trainings import LENET, QUICK
 SPACE = {"learning_rate": Range(low=0.01, high=0.2, log=True), "label_smoothing": Choice(values=(0.0, 0.1))}
 
 
-def test_tuning_records_every_trial_and_can_be_resumed(tmp_path):
+def test_a_search_that_was_cut_off_continues_with_the_next_trial_and_records_all(tmp_path):
     from tasks.tune import search
 
     work = Work.at(tmp_path)
     data = digits(work)
-    first, _ = search(work, LENET, data, QUICK, Tune(trials=2, epochs=2, space=SPACE))
+    first_rows, _ = search(work, LENET, data, QUICK, Tune(trials=2, epochs=2, space=SPACE))
     rows, epochs = search(work, LENET, data, QUICK, Tune(trials=4, epochs=2, space=SPACE))
     assert [row["trial"] for row in rows] == [0, 1, 2, 3]
-    # not run again
-    assert rows[:2] == first
+    # The finished trials are not run again.
+    assert rows[:2] == first_rows
     assert rows[0]["adjusted"] == "{}"
     assert all("learning_rate" in row["adjusted"] for row in rows[1:])
     assert rows[-1]["best_so_far"] == max(row["score"] for row in rows)
-    whole, _ = search(Work.at(tmp_path), LENET, data, QUICK, Tune(trials=4, epochs=2, space=SPACE))
-    # as if it had not been cut off
-    assert [r["adjusted"] for r in whole] == [r["adjusted"] for r in rows]
+    uninterrupted_rows, _ = search(Work.at(tmp_path), LENET, data, QUICK, Tune(trials=4, epochs=2, space=SPACE))
+    # A search that was not cut off makes the same trials.
+    assert [r["adjusted"] for r in uninterrupted_rows] == [r["adjusted"] for r in rows]
     assert epochs
 
 
-def test_a_trial_that_diverges_is_a_failed_row_and_the_search_goes_on(tmp_path):
+def test_a_trial_that_diverges_is_recorded_as_failed_and_the_search_ends_normally(tmp_path):
     from tasks.tune import tune
 
     work = Work.at(tmp_path)

@@ -1,4 +1,4 @@
-"""The command line's help and its completion in a shell."""
+"""The command line's help texts, and its messages about options with bad values."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def burnish(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_help_has_an_example_that_the_parser_takes(command: str) -> None:
+def test_help_of_a_command_shows_an_example_that_the_parser_accepts(command: str) -> None:
     top = parser()
     for example in EXAMPLES[command].split("&&"):
         words = shlex.split(example.partition(">")[0])
@@ -29,12 +29,12 @@ def test_help_has_an_example_that_the_parser_takes(command: str) -> None:
     assert f"for example:\n  {EXAMPLES[command]}" in subparser.format_help()
 
 
-def test_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_of_every_command_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     top = parser()
     subparsers = next(action for action in top._actions if action.dest == "command").choices
-    for one in (top, *subparsers.values()):
-        assert [line for line in one.format_help().splitlines() if len(line) > 80] == []
+    for command_parser in (top, *subparsers.values()):
+        assert [line for line in command_parser.format_help().splitlines() if len(line) > 80] == []
 
 
 @pytest.mark.parametrize(
@@ -48,18 +48,18 @@ def test_help_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         ("run", "quickstart", "--scale", "x"),
     ],
 )
-def test_a_mistake_is_a_short_line_with_what_is_accepted(
+def test_a_bad_value_of_an_option_is_refused_in_a_short_line_with_what_is_accepted(
     arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_info:
         parser().parse_args(arguments)
     (line,) = capsys.readouterr().err.splitlines()
-    assert ended.value.code == 2
+    assert exit_info.value.code == 2
     assert len(line) < 130
     assert f"{arguments[-2]}" in line and ("accepted is a" in line or "accepted: " in line)
 
 
 @pytest.mark.parametrize("command", ["bench", "profile"])
-def test_help_names_the_runtimes(command: str) -> None:
-    told = burnish(command, "--help").split()
-    assert set(RUNTIMES.split(", ")) <= {word.strip(",") for word in told}
+def test_help_of_bench_and_profile_names_all_runtimes(command: str) -> None:
+    words = burnish(command, "--help").split()
+    assert set(RUNTIMES.split(", ")) <= {word.strip(",") for word in words}

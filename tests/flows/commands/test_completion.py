@@ -1,4 +1,4 @@
-"""A shell offers what burnish's command line takes at each place."""
+"""Shell completion offers the words that burnish's command line accepts at each place."""
 
 from __future__ import annotations
 
@@ -29,21 +29,24 @@ def script() -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a study, another file, and the results of two runs elsewhere than in artifacts/."""
-    here = tmp_path_factory.mktemp("here")
-    (here / "mine.toml").touch()
-    (here / "notes.txt").touch()
+    """A working folder with a study, a text file, and the results of two runs in out/ instead of artifacts/."""
+    working_folder = tmp_path_factory.mktemp("working")
+    (working_folder / "mine.toml").touch()
+    (working_folder / "notes.txt").touch()
     rows = factory.rows_of_tables()["variants"]
-    for time, (run, some) in enumerate({"older-1": rows[:2], "newer-2": rows[2:4]}.items()):
-        (here / "out" / "runs" / run).mkdir(parents=True)
-        (here / "out" / "runs" / run / "study.toml").touch()
-        os.utime(here / "out" / "runs" / run / "study.toml", (time, time))
-        (here / "out" / "tables" / "variants").mkdir(parents=True, exist_ok=True)
-        frames.frame("variants", some).write_parquet(here / "out" / "tables" / "variants" / f"{run}.parquet")
-    return here
+    for modified_at, (run, variants) in enumerate({"older-1": rows[:2], "newer-2": rows[2:4]}.items()):
+        (working_folder / "out" / "runs" / run).mkdir(parents=True)
+        (working_folder / "out" / "runs" / run / "study.toml").touch()
+        os.utime(working_folder / "out" / "runs" / run / "study.toml", (modified_at, modified_at))
+        (working_folder / "out" / "tables" / "variants").mkdir(parents=True, exist_ok=True)
+        frames.frame("variants", variants).write_parquet(
+            working_folder / "out" / "tables" / "variants" / f"{run}.parquet"
+        )
+    return working_folder
 
 
-def made(number: int) -> set[str]:
+def finished_variants(number: int) -> set[str]:
+    """Return the names of a run's variants that did not fail. Run 0 is older-1, run 1 is newer-2."""
     rows = factory.rows_of_tables()["variants"][2 * number : 2 * number + 2]
     return {row["name"] for row in rows if row["status"] == "ok"}
 
@@ -59,19 +62,21 @@ def made(number: int) -> set[str]:
         ("burnish run ''", {*presets(), "mine.toml", "out"}),
         ("burnish run mi", {"mine.toml"}),
         ("burnish report --out out ''", {"older-1", "newer-2"}),
-        ("burnish deploy --out out --variant ''", made(1)),
-        ("burnish deploy --out=out older-1 --variant ''", made(0)),
-        ("burnish profile --out out ''", {*made(1), "mine.toml", "notes.txt", "out"}),
+        ("burnish deploy --out out --variant ''", finished_variants(1)),
+        ("burnish deploy --out=out older-1 --variant ''", finished_variants(0)),
+        ("burnish profile --out out ''", {*finished_variants(1), "mine.toml", "notes.txt", "out"}),
     ],
 )
-def test_bash_offers_what_is_taken(script: str, folder: Path, typed: str, offered: set[str]) -> None:
+def test_bash_offers_the_words_that_the_command_accepts(
+    script: str, folder: Path, typed: str, offered: set[str]
+) -> None:
     words = shlex.split(typed)
-    ask = (
+    completion = (
         f'COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_burnish; printf "%s\\n" '
         f'"${{COMPREPLY[@]}}"'
     )
     done = subprocess.run(
-        ["bash", "-c", f"{script}\n{ask}"],
+        ["bash", "-c", f"{script}\n{completion}"],
         text=True,
         capture_output=True,
         check=True,
@@ -82,7 +87,7 @@ def test_bash_offers_what_is_taken(script: str, folder: Path, typed: str, offere
 
 
 @pytest.mark.parametrize("shell", ["zsh", "tcsh"])
-def test_other_shells_offer_presets_and_stages(shell: str) -> None:
+def test_zsh_and_tcsh_offer_presets_and_stages(shell: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "flows", "completion", shell], cwd=ROOT, text=True, capture_output=True, check=True
     )

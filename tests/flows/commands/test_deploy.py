@@ -1,4 +1,4 @@
-"""What `burnish deploy` writes answers as the pipeline does, on the same real images, and runs without burnish."""
+"""The folder that `burnish deploy` writes predicts real images as the pipeline does, and runs without burnish."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """scikit-learn's digits: greyscale, normalised by the training images."""
+    """A run on scikit-learn's digits: greyscale, normalised with statistics of the training images."""
     out = tmp_path_factory.mktemp("grey")
     work = Work.at(out, "deploy")
     return FinishedRun(out, work, digits(work, 60), Data(source="digits"))
@@ -39,7 +39,7 @@ def grey(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """JPEG photographs of ImageNet: resized, cropped."""
+    """A run on JPEG photographs of ImageNet, which are resized and cropped."""
     out = tmp_path_factory.mktemp("colour")
     work = Work.at(out, "deploy")
     with pq.ParquetFile(next((shared_data() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
@@ -57,10 +57,11 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 
 def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
-    found = np.full(classes, np.nan)
-    for one in answer["predictions"]:
-        found[one["index"]] = one["probability"]
-    return found
+    """Return the probability of each class, in the order of the classes. Classes without a prediction are NaN."""
+    by_class = np.full(classes, np.nan)
+    for prediction in answer["predictions"]:
+        by_class[prediction["index"]] = prediction["probability"]
+    return by_class
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -69,25 +70,25 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 @pytest.fixture
-def alone() -> Iterator[None]:
-    """Modules of a served folder are not kept for the next."""
+def fresh_modules() -> Iterator[None]:
+    """Modules of a deployed folder are forgotten after the test, so that the next test imports its own."""
     yield
     for name in ("app", "connections", "decode", "decoders", "model", "pixels", "quota"):
         sys.modules.pop(name, None)
 
 
-def test_the_server_answers_as_the_pipeline_does(grey: FinishedRun, tmp_path: Path) -> None:
+def test_the_deployed_server_predicts_as_the_pipeline_does(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
-    want = grey.logits("onnxruntime", "lenet5/train/onnx")
+    expected_logits = grey.logits("onnxruntime", "lenet5/train/onnx")
     with served(folder) as url:
-        for pixels, logits in zip(grey.pixels, want, strict=True):
+        for pixels, logits in zip(grey.pixels, expected_logits, strict=True):
             status, answer = post(f"{url}/predict?top=10", png(pixels))
             assert status == 200
             assert answer["predictions"][0]["index"] == logits.argmax()
             assert answer["predictions"][0]["class"] == grey.data.classes[logits.argmax()]
             np.testing.assert_allclose(probabilities(answer, 10), softmax(logits), atol=1e-5)
         assert len(post(f"{url}/predict", png(grey.pixels[0]))[1]["predictions"]) == 5
-        for body, query, words in (
+        for body, query, reason in (
             (b"not an image", "", "undecodable image"),
             (b"", "", "empty image"),
             (png(grey.pixels[0])[:60], "", "undecodable image"),
@@ -95,7 +96,7 @@ def test_the_server_answers_as_the_pipeline_does(grey: FinishedRun, tmp_path: Pa
         ):
             status, answer = post(f"{url}/predict{query}", body)
             assert status == 400
-            assert words in answer["error"]
+            assert reason in answer["error"]
             assert "\n" not in answer["error"]
         assert post(f"{url}/predict", bytes((32 << 20) + 1))[0] == 413
         assert json.load(urllib.request.urlopen(f"{url}/healthz"))["status"] == "ok"
@@ -109,8 +110,13 @@ def test_the_server_answers_as_the_pipeline_does(grey: FinishedRun, tmp_path: Pa
         ("torchscript", "lenet5/train/torchscript"),
     ],
 )
-def test_photographs_are_prepared_as_the_pipeline_prepares_them_in_every_runtime(
-    colour: FinishedRun, tmp_path: Path, runtime: str, variant: str, monkeypatch: pytest.MonkeyPatch, alone: None
+def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_runtime(
+    colour: FinishedRun,
+    tmp_path: Path,
+    runtime: str,
+    variant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_modules: None,
 ) -> None:
     colour.summarise({(variant, runtime): 1.0})
     app = load_app(colour.deploy(tmp_path / "served", "--variant", variant), monkeypatch)
@@ -122,38 +128,43 @@ def test_photographs_are_prepared_as_the_pipeline_prepares_them_in_every_runtime
         np.testing.assert_allclose(probabilities(answer, len(logits)), softmax(logits), rtol=1e-4)
 
 
-def test_a_function_answers_as_the_server_does(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+def test_the_handler_for_serverless_functions_predicts_as_the_pipeline_does(
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
 ) -> None:
     app = load_app(grey.deploy(tmp_path / "served"), monkeypatch)
     body = base64.b64encode(png(grey.pixels[3])).decode()
     event = {"rawPath": "/predict", "body": body, "isBase64Encoded": True, "queryStringParameters": {"top": "2"}}
     answer = app.handler(event, None)
     assert answer["statusCode"] == 200
-    found = json.loads(answer["body"])["predictions"]
-    assert len(found) == 2
-    assert found[0]["index"] == grey.logits("onnxruntime", "lenet5/train/onnx")[3].argmax()
+    predictions = json.loads(answer["body"])["predictions"]
+    assert len(predictions) == 2
+    assert predictions[0]["index"] == grey.logits("onnxruntime", "lenet5/train/onnx")[3].argmax()
     assert app.handler({"rawPath": "/healthz"}, None)["statusCode"] == 200
-    for wrong, words in (("%%%", "not base64"), ("", "empty image")):
-        answer = app.handler({"body": wrong, "isBase64Encoded": True}, None)
+    for bad_body, reason in (("%%%", "not base64"), ("", "empty image")):
+        answer = app.handler({"body": bad_body, "isBase64Encoded": True}, None)
         assert answer["statusCode"] == 400
-        assert words in json.loads(answer["body"])["error"]
+        assert reason in json.loads(answer["body"])["error"]
 
 
-def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: FinishedRun, tmp_path: Path) -> None:
+def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
-    about = json.loads((folder / "model.json").read_text())
-    row = next(one for one in grey.variants if one.name == "lenet5/train/onnx")
-    assert row.artifact
-    assert about["sha256"] == row.artifact.sha256
-    assert (folder / about["file"]).stat().st_size == row.artifact.size_bytes
-    assert about["classes"] == list(grey.data.classes)
-    assert (about["top1"], about["run"], about["variant"], about["precision"]) == (0.5, RUN, row.name, "fp32")
-    lines = (folder / "requirements.txt").read_text().splitlines()
-    assert [line.partition("==")[0] for line in lines] == ["numpy", "onnxruntime", "pillow", "starlette", "uvicorn"]
-    assert all(line.partition("==")[2] for line in lines)
-    copied = {path.name for path in folder.iterdir()}
-    assert copied == {
+    description = json.loads((folder / "model.json").read_text())
+    variant = next(variant for variant in grey.variants if variant.name == "lenet5/train/onnx")
+    assert variant.artifact
+    assert description["sha256"] == variant.artifact.sha256
+    assert (folder / description["file"]).stat().st_size == variant.artifact.size_bytes
+    assert description["classes"] == list(grey.data.classes)
+    assert (description["top1"], description["run"], description["variant"], description["precision"]) == (
+        0.5,
+        RUN,
+        variant.name,
+        "fp32",
+    )
+    pins = (folder / "requirements.txt").read_text().splitlines()
+    assert [line.partition("==")[0] for line in pins] == ["numpy", "onnxruntime", "pillow", "starlette", "uvicorn"]
+    assert all(line.partition("==")[2] for line in pins)
+    files = {path.name for path in folder.iterdir()}
+    assert files == {
         "Dockerfile",
         "app.py",
         "connections.py",
@@ -166,19 +177,20 @@ def test_the_folder_says_what_it_serves_and_pins_what_it_needs(grey: FinishedRun
         "quota.py",
         "requirements.txt",
     }
-    # again: the folder is its own
+    # Deploying into the folder again is accepted, because `burnish deploy` wrote it.
     grey.deploy(folder)
 
 
-def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_can(
+def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_form_that_can(
     grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train", "torch_compile"): 0.5, ("lenet5/train/onnx", "openvino"): 1.0})
         folder = grey.deploy(tmp_path / "served")
-        told = capsys.readouterr().out
+        printed = capsys.readouterr().out
         assert (
-            "the winner, lenet5/train on torch_compile, cpu, batch 1, cannot be served alone; deployed instead" in told
+            "the winner, lenet5/train on torch_compile, cpu, batch 1, cannot be served alone; deployed instead"
+            in printed
         )
         assert json.loads((folder / "model.json").read_text())["runtime"] == "openvino"
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, device="cuda:0")
@@ -187,11 +199,11 @@ def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_that_ca
     assert not (tmp_path / "none").exists()
 
 
-def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
+def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
     grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, winner = "lenet5/train/torchscript", "lenet5/train/onnx"
-    for number, (mark, words) in enumerate(
+    for number, (changes, reason) in enumerate(
         (
             ({"drop": 0.0, "eligible": True}, "it takes 2.00 ms"),
             (
@@ -207,33 +219,33 @@ def test_a_variant_that_is_not_the_winner_is_deployed_and_the_reason_is_said(
         with grey.restored():
             grey.summarise({(winner, "onnxruntime"): 1.0, (other, "torchscript"): 2.0})
             rows = tables.read(grey.out, "summary", RUN).collect().to_dicts()
-            grey.write_table("summary", [row | (mark if row["variant"] == other else {}) for row in rows])
+            grey.write_table("summary", [row | (changes if row["variant"] == other else {}) for row in rows])
             folder = grey.deploy(tmp_path / f"served-{number}", "--variant", other)
             (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
             assert f"{other} on torchscript, cpu, batch 1, is not the run's winner (that is {winner}" in note
-            assert words in note
+            assert reason in note
             assert json.loads((folder / "model.json").read_text())["variant"] == other
             grey.deploy(tmp_path / f"winner-{number}", "--variant", winner)
             assert "note: " not in capsys.readouterr().out
 
 
-def test_mistakes_are_one_line_and_exit_code_2(
+def test_deploy_refuses_a_mistake_in_one_line_with_exit_code_2(
     grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "mine.txt").write_text("mine")
-    for to, arguments, words in (
-        (other, (), "is no folder that `burnish deploy` wrote"),
+    foreign_folder = tmp_path / "foreign"
+    foreign_folder.mkdir()
+    (foreign_folder / "mine.txt").write_text("mine")
+    for target, arguments, reason in (
+        (foreign_folder, (), "is no folder that `burnish deploy` wrote"),
         (tmp_path / "a", ("--variant", "lenet5/train"), "cannot be served; only files measured on cpu in onnxruntime"),
         (tmp_path / "a", ("--variant", "lenet6"), "is no variant of"),
         (tmp_path / "a", ("no-such-run",), "no run 'no-such-run'"),
     ):
-        grey.deploy(to, *arguments, code=2)
-        told = capsys.readouterr().err
-        assert words in told
-        assert told.count("\n") == 1
-    assert (other / "mine.txt").read_text() == "mine"
+        grey.deploy(target, *arguments, code=2)
+        error = capsys.readouterr().err
+        assert reason in error
+        assert error.count("\n") == 1
+    assert (foreign_folder / "mine.txt").read_text() == "mine"
     with grey.restored():
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0})
         grey.deploy(tmp_path / "a", "--variant", grey.variants[-1].name, code=2)
@@ -242,8 +254,8 @@ def test_mistakes_are_one_line_and_exit_code_2(
 
 
 @pytest.mark.slow
-def test_its_own_requirements_are_enough(grey: FinishedRun, tmp_path: Path) -> None:
-    """In an environment of its own, which has nothing of this project's."""
+def test_the_pinned_requirements_of_a_deployed_folder_are_all_that_it_needs(grey: FinishedRun, tmp_path: Path) -> None:
+    """The folder runs in a new virtual environment, in which nothing of this project is installed."""
     folder = grey.deploy(tmp_path / "served")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -266,67 +278,67 @@ def test_its_own_requirements_are_enough(grey: FinishedRun, tmp_path: Path) -> N
 
 
 def session_options(options: Any) -> dict[str, Any]:
-    """What ONNX Runtime is told, of which the log level alone is not the model's."""
-    told = {
+    """Return all options of an ONNX Runtime session but those of its log."""
+    attributes = {
         name: getattr(options, name)
         for name in dir(type(options))
         if not name.startswith("_") and not callable(getattr(options, name)) and "log" not in name
     }
     entries = ("session.force_spinning_stop", "session.intra_op.allow_spinning", "session.set_denormal_as_zero")
-    return told | {name: options.get_session_config_entry(name) for name in entries if entry_of(options, name)}
+    return attributes | {name: options.get_session_config_entry(name) for name in entries if has_entry(options, name)}
 
 
-def entry_of(options: Any, name: str) -> bool:
+def has_entry(options: Any, name: str) -> bool:
     try:
         options.get_session_config_entry(name)
     except RuntimeError:
-        # it was not told
+        # ONNX Runtime raises this for an entry that was never set.
         return False
     return True
 
 
-def test_onnxruntime_is_told_what_it_was_measured_with(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None
+def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_with(
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
 ) -> None:
     import onnxruntime
 
-    told: list[dict[str, Any]] = []
-    made = onnxruntime.InferenceSession
+    recorded_options: list[dict[str, Any]] = []
+    inference_session = onnxruntime.InferenceSession
 
-    def session(path: str, options: Any, **more: Any) -> Any:
-        told.append(session_options(options))
-        return made(path, options, **more)
+    def recording_session(path: str, options: Any, **more: Any) -> Any:
+        recorded_options.append(session_options(options))
+        return inference_session(path, options, **more)
 
-    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", recording_session)
     grey.logits("onnxruntime", "lenet5/train/onnx")
     load_app(grey.deploy(tmp_path / "served"), monkeypatch)
-    measured, served_with = told
-    assert measured == served_with
+    measured, deployed = recorded_options
+    assert measured == deployed
     assert measured["execution_mode"] == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     assert measured["session.force_spinning_stop"] == "1"
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
-def test_openvino_is_told_what_it_was_measured_with(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: None, runtime: str
+def test_a_deployed_folder_compiles_for_openvino_with_the_settings_it_was_measured_with(
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None, runtime: str
 ) -> None:
     import openvino
 
     reason = runtimes.load(runtime).unavailable("cpu")
-    told: list[tuple[Any, ...]] = []
-    made = openvino.Core.compile_model
+    recorded_calls: list[tuple[Any, ...]] = []
+    compile_model = openvino.Core.compile_model
 
-    def compiled(core: Any, model: Any, device: str, config: dict[str, Any]) -> Any:
-        told.append((str(model.input(0).partial_shape), device, config))
-        return made(core, model, device, config)
+    def recording_compile_model(core: Any, model: Any, device: str, config: dict[str, Any]) -> Any:
+        recorded_calls.append((str(model.input(0).partial_shape), device, config))
+        return compile_model(core, model, device, config)
 
     with grey.restored():
         grey.summarise({("lenet5/train/onnx", runtime): 1.0})
         folder = grey.deploy(tmp_path / "served")
-    asked = json.loads((folder / "model.json").read_text())["settings"]["INFERENCE_PRECISION_HINT"]
-    assert asked == ("bf16" if runtime.endswith("bf16") else "f32")
-    monkeypatch.setattr(openvino.Core, "compile_model", compiled)
-    # it does not run in another precision than it was measured in
+    precision_hint = json.loads((folder / "model.json").read_text())["settings"]["INFERENCE_PRECISION_HINT"]
+    assert precision_hint == ("bf16" if runtime.endswith("bf16") else "f32")
+    monkeypatch.setattr(openvino.Core, "compile_model", recording_compile_model)
+    # A deployed folder refuses to run in another precision than the one it was measured in.
     if reason:
         with pytest.raises(
             SystemExit,
@@ -336,23 +348,23 @@ def test_openvino_is_told_what_it_was_measured_with(
         return
     grey.logits(runtime, "lenet5/train/onnx")
     load_app(folder, monkeypatch)
-    assert told[0] == told[-1]
-    assert told[0][0] == "[1,1,8,8]"
+    assert recorded_calls[0] == recorded_calls[-1]
+    assert recorded_calls[0][0] == "[1,1,8,8]"
 
 
-def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
+def test_deploy_remarks_on_a_winner_at_batch_8_and_refuses_a_run_without_winner(
     grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, batch=8)
         grey.deploy(tmp_path / "served")
-        told = capsys.readouterr().out
+        printed = capsys.readouterr().out
         assert (
             "it was chosen at batch size 8, the server answers one image per query, which this run did not measure"
-            in told
+            in printed
         )
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, winner=False)
         grey.deploy(tmp_path / "none", code=2)
-        told = capsys.readouterr().err
-        assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in told
-        assert told.count("\n") == 1
+        printed = capsys.readouterr().err
+        assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in printed
+        assert printed.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Every command works in a folder that holds a user's own packages and modules of the same names as burnish's."""
+"""Every command works in a folder in which the user has packages and modules with the names of those of burnish."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import SHORT
+from tests.support.prefect_home import prefect_home
 
 NAMES = (
     "tasks",
@@ -28,16 +29,17 @@ NAMES = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with packages that say so when they are imported."""
-    made = tmp_path_factory.mktemp("own")
+    """A working folder with a Prefect home, and with packages that end the program when they are imported."""
+    hostile_folder = tmp_path_factory.mktemp("hostile")
+    prefect_home(hostile_folder / "home")
     for name in NAMES:
-        program = f"raise SystemExit('the user\\'s own {name} was imported')"
+        source = f"raise SystemExit('the user\\'s own {name} was imported')"
         if name in ("tasks", "models", "flows"):
-            (made / name).mkdir()
-            (made / name / "__init__.py").write_text(program)
+            (hostile_folder / name).mkdir()
+            (hostile_folder / name / "__init__.py").write_text(source)
         else:
-            (made / f"{name}.py").write_text(program)
-    return made
+            (hostile_folder / f"{name}.py").write_text(source)
+    return hostile_folder
 
 
 def burnish(folder: Path, *arguments: str) -> str:
@@ -59,12 +61,12 @@ def burnish(folder: Path, *arguments: str) -> str:
 
 
 @pytest.mark.parametrize("arguments", ["--help", "presets", "show quickstart", "completion bash"])
-def test_a_command_that_computes_nothing(folder: Path, arguments: str) -> None:
+def test_commands_that_compute_nothing_do_not_import_the_users_packages(folder: Path, arguments: str) -> None:
     assert burnish(folder, *arguments.split())
 
 
 @pytest.mark.slow
-def test_a_study_its_server_its_two_trainers_its_candidates_and_what_is_done_with_it(folder: Path) -> None:
+def test_a_run_and_the_commands_after_it_do_not_import_the_users_packages(folder: Path) -> None:
     settings = [f"--set={setting}" for setting in (*SHORT, "train.processes=2", "train.batch_size=32")]
     assert "report: out/runs/" in burnish(folder, "run", "quickstart", "--out", "out", *settings)
     assert burnish(folder, "why", "--out", "out").startswith("run quickstart-")

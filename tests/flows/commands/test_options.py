@@ -1,4 +1,4 @@
-"""Values on the command line: empty ones are refused, several go by commas or repeated, and what was meant is said."""
+"""Values on the command line: empty ones are refused, lists take commas, and misspelt words get suggestions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from flows.commands.arguments import parser
 from flows.settings import Mistake, load
 
 
-def line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What a command that is a mistake says."""
+def refusal_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Return the line of standard error with which burnish refuses these arguments."""
     try:
         code = cli.main(list(arguments))
-    except SystemExit as ended:
-        # of the parser
-        code = int(str(ended.code))
+    except SystemExit as exit_request:
+        # The parser ends the program itself.
+        code = int(str(exit_request.code))
     assert code == 2
-    (said,) = [one for one in capsys.readouterr().err.splitlines() if one.startswith("burnish: ")]
-    return said
+    (refusal,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("burnish: ")]
+    return refusal
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "refusal"),
     [
         (("report", ""), "RUN: an empty text is no run"),
         (("why", " "), "RUN: an empty text is no run"),
@@ -40,13 +40,13 @@ def line(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
         (("profile", "--run", ""), "--run: an empty text is no run"),
     ],
 )
-def test_an_empty_text_is_refused_wherever_it_is_given(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+def test_an_empty_text_is_refused_as_the_value_of_any_argument(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], refusal: str
 ) -> None:
-    assert f"burnish: {said}; see burnish {arguments[0]} --help" == line(capsys, *arguments)
+    assert f"burnish: {refusal}; see burnish {arguments[0]} --help" == refusal_of(capsys, *arguments)
 
 
-def test_what_can_be_repeated_takes_commas_too() -> None:
+def test_options_that_can_be_repeated_also_take_values_separated_by_commas() -> None:
     top = parser()
     words = "run quickstart --skip build,tune --skip prune --again train --again export,build"
     run = top.parse_args(words.split())
@@ -62,7 +62,7 @@ def test_what_can_be_repeated_takes_commas_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "explanation"),
     [
         ("models=lenet5", """models: expected a list, e.g. models=["lenet5"] (got 'lenet5')"""),
         ("models=[lenet5, resnet34]", 'e.g. models=["lenet5", "resnet34"] '),
@@ -84,19 +84,19 @@ def test_what_can_be_repeated_takes_commas_too() -> None:
         ("train.epoch=3", "unknown key train.epoch; did you mean epochs? "),
     ],
 )
-def test_a_setting_that_is_refused_comes_with_what_was_meant(setting: str, said: str) -> None:
+def test_a_refused_setting_comes_with_a_suggestion_or_an_example(setting: str, explanation: str) -> None:
     with pytest.raises(Mistake) as raised:
         load("quickstart", [setting])
-    assert said in str(raised.value)
+    assert explanation in str(raised.value)
 
 
-def test_the_form_that_is_shown_for_a_list_is_accepted() -> None:
+def test_the_form_of_a_list_that_a_refusal_shows_is_accepted() -> None:
     assert load("quickstart", ['models=["lenet5"]']).models[0].name == "lenet5"
     assert load("quickstart", ["benchmark.batch_sizes=[1, 8]"]).benchmark.batch_sizes == (1, 8)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "refusal"),
     [
         (("runn", "quickstart"), "there is no 'runn'; did you mean run? accepted: run, presets"),
         (("run", "quickstrt"), "unknown preset 'quickstrt'; did you mean quickstart? "),
@@ -109,14 +109,14 @@ def test_the_form_that_is_shown_for_a_list_is_accepted() -> None:
         (("bench", "a", "--runtme", "eager"), "unrecognized arguments: --runtme (did you mean --runtime)"),
     ],
 )
-def test_a_word_that_is_close_to_one_is_said(
-    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+def test_a_misspelt_word_on_the_command_line_is_refused_with_a_suggestion(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], refusal: str
 ) -> None:
-    assert said in line(capsys, *arguments)
+    assert refusal in refusal_of(capsys, *arguments)
 
 
 @pytest.mark.parametrize("word", ["zzz", "1,2", "'"])
-def test_where_nothing_is_close_nothing_is_suggested(word: str) -> None:
+def test_a_word_that_resembles_no_accepted_value_gets_no_suggestion(word: str) -> None:
     with pytest.raises(Mistake) as raised:
         load("quickstart", [f"data.source={word}"])
     assert "did you mean" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""What is given twice is refused where it would be dropped in silence, or said where the last one counts."""
+"""A repeated entry of a list is refused. Of a setting that is given twice the last value counts, with a note."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENTRY = {"skip": "tune", "alone": "a", "values": 0.1, "mean": 0.5, "std": 0.5}
-"""An entry of a list that is empty or unset by default."""
+"""An entry for each list that is empty or unset by default."""
 DEFAULTS = Study().model_dump(mode="json")
 
 
 def lists(record: Any = DEFAULTS, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Paths of all lists of a study, and of the values of a choice."""
+    """Yield the path of each list of a study, such as (benchmark, devices), and of the values of a choice."""
     for name, value in record.items():
         if isinstance(value, dict):
             yield from lists(value, (*path, name))
@@ -29,11 +29,12 @@ def lists(record: Any = DEFAULTS, path: tuple[str, ...] = ()) -> Iterator[tuple[
             yield (*path, name)
 
 
-def given_twice(path: tuple[str, ...]) -> dict[str, Any]:
-    found: Any = DEFAULTS
+def settings_with_repeated_entry(path: tuple[str, ...]) -> dict[str, Any]:
+    """Return settings in which the list at this path holds the same entry twice."""
+    default: Any = DEFAULTS
     for name in path:
-        found = found[name]
-    entry = found[0] if found else ENTRY[path[-1]]
+        default = default[name]
+    entry = default[0] if default else ENTRY[path[-1]]
     values: Any = [entry, entry]
     for name in reversed(path):
         values = {name: values}
@@ -42,8 +43,8 @@ def given_twice(path: tuple[str, ...]) -> dict[str, Any]:
     return values
 
 
-def test_all_lists_are_found() -> None:
-    found = {".".join(path) for path in lists()}
+def test_this_file_finds_all_lists_of_a_study() -> None:
+    paths = {".".join(path) for path in lists()}
     assert {
         "models",
         "skip",
@@ -56,33 +57,33 @@ def test_all_lists_are_found() -> None:
         "quantize.settings",
         "tune.space.label_smoothing.values",
         "data.mean",
-    } <= found
-    assert len(found) >= 18
+    } <= paths
+    assert len(paths) >= 18
 
 
 @pytest.mark.parametrize("path", lists(), ids=".".join)
-def test_every_list_of_a_study_refuses_an_entry_that_stands_twice(path: tuple[str, ...]) -> None:
-    values = given_twice(path)
-    # a value per channel: they may be equal
+def test_every_list_of_a_study_refuses_a_repeated_entry(path: tuple[str, ...]) -> None:
+    values = settings_with_repeated_entry(path)
+    # The mean and the standard deviation hold one value per channel, and these may be equal.
     if path[0] == "data":
         three = [0.5, 0.5, 0.5]
         assert study_from({"data": {"mean": three, "std": three}}, "test").data.mean == (0.5, 0.5, 0.5)
         return
-    with pytest.raises(Mistake) as caught:
+    with pytest.raises(Mistake) as error_info:
         study_from(values, "test")
-    assert f"{'.'.join(path)}: each may stand once, got " in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert f"{'.'.join(path)}: each may stand once, got " in str(error_info.value)
+    assert "\n" not in str(error_info.value)
 
 
-def test_a_key_that_is_set_twice_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_notes_that_of_a_key_set_twice_the_last_value_counts(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "quickstart", "--set", "train.epochs=3", "--set", "train.epochs=4"]) == 0
-    told = capsys.readouterr()
-    assert told.err == "burnish: --set train.epochs is given 2 times; the last one counts: train.epochs=4\n"
-    assert "\nepochs = 4\n" in told.out
+    printed = capsys.readouterr()
+    assert printed.err == "burnish: --set train.epochs is given 2 times; the last one counts: train.epochs=4\n"
+    assert "\nepochs = 4\n" in printed.out
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "reason"),
     [
         ("a." * 20_000 + "a = 1", "nested too deeply"),
         ("x = {" + "a . " * 20_000 + "a = 1}", "nested too deeply"),
@@ -91,14 +92,14 @@ def test_a_key_that_is_set_twice_is_said(capsys: pytest.CaptureFixture[str]) -> 
     ],
     ids=["key", "in a table", "quoted", "large"],
 )
-def test_a_file_that_would_take_long_to_parse_is_refused_at_once(
-    tmp_path: Path, text: str, words: str, capsys: pytest.CaptureFixture[str]
+def test_a_study_file_that_would_take_long_to_parse_is_refused_at_once(
+    tmp_path: Path, text: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "study.toml"
     file.write_text(text)
     started = time.process_time()
     assert main(["show", str(file)]) == 2
-    assert time.process_time() - started < 2, "it took 17 s"
-    told = capsys.readouterr().err
-    assert f"study.toml: {words}" in told
-    assert told.count("\n") == 1
+    assert time.process_time() - started < 2, "parsing took 17 s before such files were refused"
+    error = capsys.readouterr().err
+    assert f"study.toml: {reason}" in error
+    assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Model files from strangers: programs are refused unless they are trusted, made-up metadata in one line."""
+"""Model files from strangers: a program runs only where it is trusted, and made-up metadata is refused in one line."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 SHAPE: dict[str, Any] = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
 
 
-class Writes(nn.Module):
-    """A classifier that writes a file when it is run, as TorchScript can without any Python."""
+class FileWriter(nn.Module):
+    """A classifier that writes a file when it runs, as TorchScript can without any Python."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -40,78 +40,80 @@ class Writes(nn.Module):
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        # aten::save
+        # TorchScript compiles this into its operator aten::save.
         torch.save(self.weight, self.path)
         return images.flatten(1) * self.weight
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> tuple[Path, Path]:
-    """(TorchScript file, the file that it writes when it runs)."""
+    """A TorchScript file, and the path of the file that it writes when it runs."""
     written = tmp_path / "written"
-    torch.jit.save(torch.jit.script(Writes(str(written))), tmp_path / "model.pt")
+    torch.jit.save(torch.jit.script(FileWriter(str(written))), tmp_path / "model.pt")
     return tmp_path / "model.pt", written
 
 
-def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    """What is said: one line, exit code 2."""
+def assert_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Check that burnish refuses these arguments in one line with exit code 2, and return the line."""
     assert main(arguments) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("burnish: ")
-    assert told.count("\n") == 1
-    assert "Traceback" not in told
-    return told
+    error = capsys.readouterr().err
+    assert error.startswith("burnish: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
 
 
 @pytest.mark.parametrize("command", ["bench", "profile"])
-def test_a_program_does_not_run_unless_it_is_trusted(
+def test_a_torchscript_file_does_not_run_without_trust(
     command: str, program: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file, written = program
     out = ["--input-shape", "1,8,8", "--out", str(tmp_path / "out")]
-    told = refused([command, str(file), *out], capsys)
-    assert f"{file}: a TorchScript file is a program" in told
-    assert "--trust" in told
+    error = assert_refused([command, str(file), *out], capsys)
+    assert f"{file}: a TorchScript file is a program" in error
+    assert "--trust" in error
     assert not written.exists()
     assert not (tmp_path / "out").exists()
 
 
-def test_a_trusted_program_runs(program: tuple[Path, Path], tmp_path: Path) -> None:
+def test_a_torchscript_file_runs_with_trust(program: tuple[Path, Path], tmp_path: Path) -> None:
     file, written = program
-    asked = ["--input-shape", "1,8,8", "--trust", "--queries", "1", "--out", str(tmp_path / "out")]
-    assert main(["profile", str(file), *asked]) == 0
-    # it is a program: the test's own file would tell if the first test proved nothing
+    options = ["--input-shape", "1,8,8", "--trust", "--queries", "1", "--out", str(tmp_path / "out")]
+    assert main(["profile", str(file), *options]) == 0
+    # This proves that the program would have written the file in the test above, too, had it run there.
     assert written.exists()
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A run of one's own."""
-    out = tmp_path_factory.mktemp("own")
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    """A run that the user made."""
+    out = tmp_path_factory.mktemp("own_run")
     work = Work.at(out, "deploy")
-    made = FinishedRun(out, work, digits(work, 60), Data(source="digits"))
-    made.write_table("datasets", [])
-    return made
+    run = FinishedRun(out, work, digits(work, 60), Data(source="digits"))
+    run.write_table("datasets", [])
+    return run
 
 
-def test_the_torchscript_of_ones_own_run_is_deployed_and_profiled_without_trust(
-    own: FinishedRun, tmp_path: Path
+def test_torchscript_of_the_users_own_run_is_deployed_and_profiled_without_trust(
+    own_run: FinishedRun, tmp_path: Path
 ) -> None:
-    folder = own.deploy(tmp_path / "served", "--variant", "lenet5/train/torchscript")
+    folder = own_run.deploy(tmp_path / "served", "--variant", "lenet5/train/torchscript")
     assert json.loads((folder / "model.json").read_text())["runtime"] == "torchscript"
-    # Of this made-up run no report can be written: that is what its exit code is about.
-    main(["profile", "lenet5/train/torchscript", "--queries", "2", "--input-shape", "1,8,8", "--out", str(own.out)])
-    assert (own.out / "runs" / RUN / "profiles" / "lenet5_train_torchscript-torchscript" / "profile.json").exists()
+    # The exit code is not checked: it says that no report can be written of this made-up run.
+    main(["profile", "lenet5/train/torchscript", "--queries", "2", "--input-shape", "1,8,8", "--out", str(own_run.out)])
+    assert (own_run.out / "runs" / RUN / "profiles" / "lenet5_train_torchscript-torchscript" / "profile.json").exists()
 
 
-def safetensors(path: Path, said: str) -> Path:
-    """A safetensors file of one number with `said` under burnish's key."""
-    head = json.dumps({"__metadata__": {"burnish": said}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
-    path.write_bytes(struct.pack("<Q", len(head)) + head.encode() + bytes(4))
+def write_safetensors(path: Path, metadata: str) -> Path:
+    """Write a safetensors file that holds one number, with `metadata` under the key of burnish."""
+    header = json.dumps(
+        {"__metadata__": {"burnish": metadata}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    )
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(4))
     return path
 
 
-WRONG = [
+WRONG_METADATA = [
     ("", "burnish is not JSON"),
     ("[]", "burnish is no JSON object"),
     ("null", "burnish is no JSON object"),
@@ -130,24 +132,24 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("said", "words"), WRONG, ids=[words for _, words in WRONG])
-def test_made_up_metadata_of_safetensors_is_one_line(
-    tmp_path: Path, said: str, words: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("metadata", "reason"), WRONG_METADATA, ids=[reason for _, reason in WRONG_METADATA])
+def test_made_up_metadata_of_safetensors_is_refused_in_one_line(
+    tmp_path: Path, metadata: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = safetensors(tmp_path / "model.safetensors", said)
+    file = write_safetensors(tmp_path / "model.safetensors", metadata)
     for command in ("bench", "profile"):
-        told = refused([command, str(file), "--out", str(tmp_path / "out")], capsys)
-        assert f"{file}: what burnish wrote into it is damaged or made up: {words}" in told
+        error = assert_refused([command, str(file), "--out", str(tmp_path / "out")], capsys)
+        assert f"{file}: what burnish wrote into it is damaged or made up: {reason}" in error
 
 
-def test_what_burnish_writes_is_read(tmp_path: Path) -> None:
-    for more in ({}, {"upsample": 32}):
-        models.save(warmed_model(**SHAPE | more), tmp_path / "model.safetensors", SHAPE | more)
+def test_the_metadata_that_burnish_writes_into_safetensors_is_accepted(tmp_path: Path) -> None:
+    for more_settings in ({}, {"upsample": 32}):
+        models.save(warmed_model(**SHAPE | more_settings), tmp_path / "model.safetensors", SHAPE | more_settings)
         assert inspect(tmp_path / "model.safetensors").shape == (1, 8, 8)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "words"),
+    ("key", "value", "reason"),
     [
         ("classes", "5", "classes: should be a valid array"),
         ("classes", '"0123"', "classes: should be a valid array"),
@@ -161,30 +163,32 @@ def test_what_burnish_writes_is_read(tmp_path: Path) -> None:
         ("mean", "[" * 100_000, "mean is not JSON (nested too deeply)"),
     ],
 )
-def test_made_up_metadata_of_onnx_and_torchscript_is_one_line(
-    own: FinishedRun, tmp_path: Path, key: str, value: str, words: str, capsys: pytest.CaptureFixture[str]
+def test_made_up_metadata_of_onnx_and_torchscript_is_refused_in_one_line(
+    own_run: FinishedRun, tmp_path: Path, key: str, value: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "made"
-    shutil.copytree(own.out, out)
+    out = tmp_path / "forged"
+    shutil.copytree(own_run.out, out)
     work = Work.at(out, "deploy")
     rows = tables.read(out, "variants", RUN).collect().to_dicts()
     forms = [row for row in rows if row["name"] in ("lenet5/train/onnx", "lenet5/train/torchscript")]
     for form in forms:
-        form.update(forged(work, form, key, value).model_dump(include={"path", "sha256", "size_bytes"}))
+        form.update(store_forged(work, form, key, value).model_dump(include={"path", "sha256", "size_bytes"}))
     frames.frame("variants", rows).write_parquet(out / "tables" / "variants" / f"{RUN}.parquet")
     for variant in ("lenet5/train/onnx", "lenet5/train/torchscript"):
-        told = refused(["deploy", "--out", str(out), "--to", str(tmp_path / "to"), "--variant", variant], capsys)
-        assert f"what burnish wrote into it is damaged or made up: {words}" in told
+        error = assert_refused(
+            ["deploy", "--out", str(out), "--to", str(tmp_path / "to"), "--variant", variant], capsys
+        )
+        assert f"what burnish wrote into it is damaged or made up: {reason}" in error
         assert not (tmp_path / "to").exists()
     script = next(row for row in rows if row["name"] == "lenet5/train/torchscript")
-    told = refused(["bench", str(out / "store" / script["path"]), "--out", str(tmp_path / "out")], capsys)
-    assert words in told
+    error = assert_refused(["bench", str(out / "store" / script["path"]), "--out", str(tmp_path / "out")], capsys)
+    assert reason in error
 
 
-def forged(work: Work, row: dict[str, Any], key: str, value: str) -> Artifact:
-    """A model of the store with another value under a key of burnish's."""
-    keys = {name: row[name] for name in ("path", "sha256", "size_bytes", "format")}
-    source = Store(work.store.root).get(Artifact(**keys))
+def store_forged(work: Work, row: dict[str, Any], key: str, value: str) -> Artifact:
+    """Store a copy of the row's model file in which one metadata key of burnish has another value."""
+    fields = {name: row[name] for name in ("path", "sha256", "size_bytes", "format")}
+    source = Store(work.store.root).get(Artifact(**fields))
     with work.store.temporary() as folder:
         target = folder / f"forged{source.suffix}"
         if row["format"] == "onnx":
@@ -192,14 +196,14 @@ def forged(work: Work, row: dict[str, Any], key: str, value: str) -> Artifact:
             next(entry for entry in model.metadata_props if entry.key == key).value = value
             onnx.save(model, target)
         else:
-            with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-                for entry in old.infolist():
-                    mine = entry.filename.endswith(f"/extra/{key}")
-                    new.writestr(entry.filename, value if mine else old.read(entry))
+            with zipfile.ZipFile(source) as original, zipfile.ZipFile(target, "w") as copy:
+                for entry in original.infolist():
+                    is_forged = entry.filename.endswith(f"/extra/{key}")
+                    copy.writestr(entry.filename, value if is_forged else original.read(entry))
         return work.store.put(target, row["format"])
 
 
-def test_a_torchscript_archive_that_unpacks_to_gigabytes_is_not_unpacked(
+def test_a_torchscript_archive_with_an_entry_of_64_mib_is_not_unpacked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with zipfile.ZipFile(tmp_path / "model.pt", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -207,23 +211,25 @@ def test_a_torchscript_archive_that_unpacks_to_gigabytes_is_not_unpacked(
         with archive.open("m/extra/image_shape", "w") as entry:
             for _ in range(64):
                 entry.write(bytes(1 << 20))
-    told = refused(["bench", str(tmp_path / "model.pt"), "--trust"], capsys)
-    assert "extra/image_shape has 67108864 bytes" in told
+    error = assert_refused(["bench", str(tmp_path / "model.pt"), "--trust"], capsys)
+    assert "extra/image_shape has 67108864 bytes" in error
 
 
 @pytest.mark.parametrize("content", ["5", "[]", '"milliseconds"', '{"a": 1}', '{"a": ' * 50_000])
-def test_json_that_is_no_list_of_latencies_is_one_line(
+def test_json_that_is_no_list_of_latencies_is_refused_in_one_line(
     tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "model.json").write_text(content)
-    refused(["bench", str(tmp_path / "model.json")], capsys)
+    assert_refused(["bench", str(tmp_path / "model.json")], capsys)
 
 
-def test_truncated_files_of_every_format_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncated_torchscript_and_safetensors_files_are_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     whole = io.BytesIO()
     torch.jit.save(torch.jit.script(nn.Flatten()), whole)
     models.save(warmed_model(**SHAPE), tmp_path / "w.safetensors", SHAPE)
     for name, content in (("a.pt", whole.getvalue()), ("b.safetensors", (tmp_path / "w.safetensors").read_bytes())):
         for length in (1, 9, 100, len(content) // 2):
             (tmp_path / name).write_bytes(content[:length])
-            refused(["bench", str(tmp_path / name), "--trust"], capsys)
+            assert_refused(["bench", str(tmp_path / name), "--trust"], capsys)

@@ -1,5 +1,4 @@
-"""The form that Prefect's UI shows of a deployment: choices where there are some, nothing that is not to be filled
-in."""
+"""The form that Prefect's UI shows for a deployment: fields with few values are choices, constants are left out."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ def schema():
 
 
 def fields(schema):
-    """(Record, field, its JSON schema) of the whole form."""
+    """Return the name of the record, the name of the field and its JSON schema, for each field of the form."""
     return [
         (name, field, part)
         for name, record in schema["definitions"].items()
@@ -32,17 +31,19 @@ def fields(schema):
 
 
 def values(part):
-    """Texts that a field, or each entry of it, is chosen from."""
+    """Return the texts from which a field, or each entry of a list, is chosen."""
     return part.get("enum") or part.get("items", {}).get("enum")
 
 
-def test_a_constant_is_not_asked_for(schema):
-    asked = {(record, field) for record, field, part in fields(schema) if "const" in part}
-    assert asked == {("Range", "kind"), ("Choice", "kind")}, "the two can stand in the same place"
+def test_the_form_has_no_constant_fields_but_the_kinds_of_range_and_choice(schema):
+    constants = {(record, field) for record, field, part in fields(schema) if "const" in part}
+    assert constants == {("Range", "kind"), ("Choice", "kind")}, (
+        "the kind tells apart these two, which can stand in the same place"
+    )
 
 
 @pytest.mark.parametrize(
-    ("record", "field", "some"),
+    ("record", "field", "expected"),
     [
         ("Benchmark", "runtimes", {"eager", "onnxruntime", "openvino", "tensorrt"}),
         ("Data", "source", {"digits", "folder", "parquet"}),
@@ -57,45 +58,47 @@ def test_a_constant_is_not_asked_for(schema):
         ("Study", "published", {"", "resnet34_tensorrt"}),
     ],
 )
-def test_what_has_few_values_is_a_choice_of_all_of_them(schema, record, field, some):
+def test_a_field_with_few_values_is_a_choice_of_all_of_them(schema, record, field, expected):
     part = schema["definitions"][record]["properties"][field]
     offered = values(part)
-    assert some <= set(offered)
-    one_by_one = [(value,) if "items" in part else value for value in offered]
+    assert expected <= set(offered)
+    valid_values = [(value,) if "items" in part else value for value in offered]
     record_class = type(getattr(Study(), record.lower())) if record != "Study" else Study
-    # each is accepted by the record itself
-    for value in one_by_one:
-        needs = {"path": "images"} if record == "Data" and value not in ("auto", "digits") else {}
-        assert getattr(record_class.model_validate({field: value, **needs}), field) == value
+    # The record itself accepts each value that the form offers.
+    for value in valid_values:
+        other_fields = {"path": "images"} if record == "Data" and value not in ("auto", "digits") else {}
+        assert getattr(record_class.model_validate({field: value, **other_fields}), field) == value
 
 
-def test_a_runtime_that_no_stage_feeds_is_not_offered(schema):
+def test_the_form_does_not_offer_the_null_runtime(schema):
     assert "null" not in values(schema["definitions"]["Benchmark"]["properties"]["runtimes"])
 
 
 @pytest.mark.parametrize("name", presets())
-def test_values_pass_the_schema_with_and_without_their_kinds(schema, name):
-    check = Draft202012Validator(schema)
+def test_a_preset_passes_the_schema_with_and_without_the_kinds_of_its_records(schema, name):
+    validator = Draft202012Validator(schema)
     study = presets()[name]()
     for filled in (plain(study), study.model_dump(mode="json"), study.model_dump(mode="json", exclude_none=True)):
-        check.validate({"study": filled, "out": "artifacts", "again": ["benchmark"]})
+        validator.validate({"study": filled, "out": "artifacts", "again": ["benchmark"]})
         assert Study.model_validate(filled) == study
-    wrong = plain(study) | {"data": {"source": "digit"}}
-    assert [e.validator for e in check.iter_errors({"study": wrong})] == ["enum"]
-    other = plain(study) | {"data": {"kind": "train"}}
-    assert list(check.iter_errors({"study": other})), "the kind of another record is refused"
+    wrong_source = plain(study) | {"data": {"source": "digit"}}
+    assert [error.validator for error in validator.iter_errors({"study": wrong_source})] == ["enum"]
+    wrong_kind = plain(study) | {"data": {"kind": "train"}}
+    assert list(validator.iter_errors({"study": wrong_kind})), "the kind of another record is refused"
 
 
-def test_the_deployments_file_fills_the_form_without_constants(schema):
-    check = Draft202012Validator(schema)
-    for made in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
-        check.validate(made["parameters"])
+def test_the_parameters_in_prefect_yaml_pass_the_schema_and_hold_no_constants(schema):
+    validator = Draft202012Validator(schema)
+    for deployment in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]:
+        validator.validate(deployment["parameters"])
         assert not [
-            name for name, part in made["parameters"]["study"].items() if isinstance(part, dict) and "kind" in part
+            name
+            for name, part in deployment["parameters"]["study"].items()
+            if isinstance(part, dict) and "kind" in part
         ]
 
 
-def test_the_deployments_file_holds_only_what_differs_from_the_defaults():
+def test_prefect_yaml_holds_only_settings_that_differ_from_the_defaults():
     text = (ROOT / "prefect.yaml").read_text()
     assert len(text.splitlines()) < 300
     defaults = plain(Study())
@@ -104,14 +107,14 @@ def test_the_deployments_file_holds_only_what_differs_from_the_defaults():
         preset, _, scale = name.rpartition("-")
         study = presets()[preset](scale) if scale in SCALES else presets()[name.removesuffix("-nightly")]()
         stored = deployment["parameters"]["study"]
-        assert Study.model_validate(stored) == study, "with the defaults it is the whole study"
+        assert Study.model_validate(stored) == study, "with the defaults, the stored settings are the whole study"
         for section, value in stored.items():
             assert value != defaults[section]
             if isinstance(value, dict):
                 assert not [key for key, part in value.items() if defaults[section].get(key, ...) == part]
 
 
-def test_choices_leave_the_record_its_own_message():
+def test_a_record_with_choices_refuses_a_value_with_its_own_message():
     with pytest.raises(ValueError, match=r"unknown data source 'digit'; did you mean digits. accepted: auto, cifar10"):
         Data(source="digit")
     assert choices("a", "b").json_schema == {"type": "string", "enum": ["a", "b"]}

@@ -1,4 +1,4 @@
-"""The traceback of a failed flow run: of the first cause, from where Prefect calls the project."""
+"""The traceback of a failed flow run shows the first cause, from where Prefect calls the project."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import traceback
 
 from flows.logs import _where
 
+# Two functions whose frames look as if they stood in files of Prefect.
 PREFECT: dict = {}
 exec(compile("def call(f):\n    return f()\n", "/env/prefect/engine.py", "exec"), PREFECT)
 exec(compile("def fail():\n    raise OSError('away')\n", "/env/prefect/client.py", "exec"), PREFECT)
@@ -22,7 +23,8 @@ def study():
         raise RuntimeError("no variant to measure") from error
 
 
-def told(function):
+def traceback_of(function):
+    """Return the traceback that the log shows when Prefect calls this function."""
     try:
         PREFECT["call"](function)
     except Exception as error:
@@ -30,14 +32,14 @@ def told(function):
     raise AssertionError("it did not fail")
 
 
-def test_the_cause_is_shown_without_prefects_own_frames():
-    text = told(study)
+def test_the_traceback_shows_the_first_cause_without_frames_of_prefect():
+    text = traceback_of(study)
     assert text.count("Traceback") == 1
     assert "in stage" in text and text.endswith("ValueError: the cause\n")
     assert "prefect" not in text
 
 
-def test_what_fails_in_prefect_is_shown_whole():
-    text = told(PREFECT["fail"])
+def test_the_traceback_of_an_error_in_prefect_shows_all_frames():
+    text = traceback_of(PREFECT["fail"])
     assert "/env/prefect/engine.py" in text and "/env/prefect/client.py" in text
-    assert "in told" in text
+    assert "in traceback_of" in text

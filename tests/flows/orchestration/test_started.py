@@ -1,4 +1,4 @@
-"""What Prefect shows of a run that was started from it; what `burnish ui` says at its first start and at later ones."""
+"""Advice and progress of runs in Prefect's pages, and what `burnish ui` prints at its first start and at later ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ AGAIN = "run the deployment again with the same parameters"
 
 
 @pytest.mark.parametrize(
-    ("command", "told"),
+    ("advice", "advice_in_prefect"),
     [
         (
             "To confirm it, run the same command with --again benchmark while nothing else runs on this machine.",
@@ -36,41 +36,45 @@ AGAIN = "run the deployment again with the same parameters"
         ),
     ],
 )
-def test_a_run_that_prefect_started_is_told_of_no_command(command: str, told: str) -> None:
-    assert of_deployment(command) == told
+def test_advice_for_a_run_that_prefect_started_names_the_deployment_and_no_command(
+    advice: str, advice_in_prefect: str
+) -> None:
+    assert of_deployment(advice) == advice_in_prefect
 
 
 @pytest.mark.slow
-def test_a_stage_that_is_done_shows_all_of_its_progress(server: str, tmp_path: Path) -> None:
+def test_a_finished_stage_shows_100_percent_of_its_progress(server: str, tmp_path: Path) -> None:
     command = programs.command("flow_with_progress", str(tmp_path / "out"))
     subprocess.run(command, env=programs.environment(PREFECT_API_URL=server), check=True)
-    wanted: dict[str, Any] = {"artifacts": {"type": {"any_": ["progress"]}}, "sort": "CREATED_DESC"}
-    (newest, *_) = api(server, "artifacts/filter", wanted)
+    query: dict[str, Any] = {"artifacts": {"type": {"any_": ["progress"]}}, "sort": "CREATED_DESC"}
+    (newest, *_) = api(server, "artifacts/filter", query)
     assert (newest["data"], newest["description"].split(" in ")[0]) == (100, "done")
 
 
 @pytest.mark.slow
-def test_the_first_start_of_the_pages_alone_says_that_it_makes_a_database(tmp_path: Path) -> None:
-    said = []
-    # the first until the pages are there, so that there is a database
-    for wanted in ("deployments: http", "starting"):
+def test_only_the_first_start_of_burnish_ui_says_that_it_makes_a_database(tmp_path: Path) -> None:
+    first_lines = []
+    environment = environment_without_server(tmp_path)
+    (tmp_path / "prefect" / "prefect.db").unlink()
+    # The first start goes on until the pages are there, so that the database is complete.
+    for words in ("deployments: http", "starting"):
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "ui", "--port", "4391", "--out", str(tmp_path / "out")],
             cwd=ROOT,
-            env=environment_without_server(tmp_path),
+            env=environment,
             text=True,
             stdout=subprocess.PIPE,
         )
-        late = threading.Timer(240, process.kill)
-        late.start()
+        time_limit = threading.Timer(240, process.kill)
+        time_limit.start()
         assert process.stdout is not None
-        said.append(process.stdout.readline())
-        if wanted not in said[-1]:
-            assert any(wanted in line for line in process.stdout)
+        first_lines.append(process.stdout.readline())
+        if words not in first_lines[-1]:
+            assert any(words in line for line in process.stdout)
         process.send_signal(signal.SIGINT)
         process.wait(60)
-        late.cancel()
-    assert said == [
+        time_limit.cancel()
+    assert first_lines == [
         "starting Prefect's server, which makes its database this first time, for up to a minute ...\n",
         "starting Prefect's server ...\n",
     ]

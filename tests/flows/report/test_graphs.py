@@ -1,4 +1,4 @@
-"""The report's ONNX graphs: the operators of the file as it was exported, and the commands that show more of it."""
+"""The report's ONNX graphs: the operators in an exported file, and the commands that show more of the file."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ def network() -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(nodes, "g", [value("x"), condition], [value("y")]))
 
 
-def test_operators_are_counted_as_stored_with_those_of_branches() -> None:
+def test_operators_are_counted_as_stored_including_those_in_branches() -> None:
     assert operator_counts(network()) == {"Relu": 3, "Neg": 2, "Add": 1, "If": 1}
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
-    """A store with one exported file, and tables in which the int8 form made of it won."""
+    """An artifacts folder with one exported file, and tables in which the int8 form made from that file won."""
     store = Store(tmp_path / "store")
     with store.temporary() as folder:
         onnx.save(network(), folder / "model.onnx")
         file = store.put(folder / "model.onnx", "onnx")
-    form = factory.rows_of_tables()["variants"][0] | {"benchmark": True}
-    gone = {"path": "00/gone.onnx", "sha256": "00", "size_bytes": 1}
-    named = {"path": file.path, "sha256": file.sha256, "size_bytes": file.size_bytes}
-    forms = [
-        form | {"name": "net/train"},
-        form | {"name": "net/train/onnx", "parent": "net/train", "stage": "export", "format": "onnx", **named},
-        form
+    row = factory.rows_of_tables()["variants"][0] | {"benchmark": True}
+    missing = {"path": "00/gone.onnx", "sha256": "00", "size_bytes": 1}
+    stored = {"path": file.path, "sha256": file.sha256, "size_bytes": file.size_bytes}
+    variants = [
+        row | {"name": "net/train"},
+        row | {"name": "net/train/onnx", "parent": "net/train", "stage": "export", "format": "onnx", **stored},
+        row
         | {
             "name": "net/train/onnx/int8",
             "parent": "net/train/onnx",
             "stage": "quantize",
             "format": "onnx",
             "precision": "int8",
-            **gone,
+            **missing,
         },
     ]
-    which = {
+    measurement = {
         "runtime": "eager",
         "device": "cpu",
         "batch_size": 1,
@@ -77,28 +77,28 @@ def run(tmp_path: Path) -> tuple[Path, dict[str, Any]]:
         "top1": 0.9,
         "size_bytes": 1000,
     }
-    ends = [
-        which | {"variant": "net/train", "role": "reference"},
-        which | {"variant": "net/train/onnx/int8", "runtime": "onnxruntime", "role": "winner"},
+    candidates = [
+        measurement | {"variant": "net/train", "role": "reference"},
+        measurement | {"variant": "net/train/onnx/int8", "runtime": "onnxruntime", "role": "winner"},
     ]
-    return tmp_path, {"variants": frames.frame("variants", forms), "summary": frames.frame("summary", ends)}
+    return tmp_path, {"variants": frames.frame("variants", variants), "summary": frames.frame("summary", candidates)}
 
 
-def test_the_export_of_the_reference_and_what_the_winner_is_are_drawn_once_each_or_said_to_be_gone(run: Any) -> None:
-    found = graphs(*run)
-    assert [one["name"] for one in found] == ["net/train/onnx", "net/train/onnx/int8"]
-    assert found[0]["chart"].title == "net/train/onnx: 7 operators of 4 types"
-    assert "Relu: 3; Neg: 2" in found[0]["chart"].svg
-    assert "is gone" in found[1]["why"]
+def test_the_onnx_graphs_of_reference_and_winner_are_drawn_once_or_said_to_be_gone(run: Any) -> None:
+    drawn = graphs(*run)
+    assert [graph["name"] for graph in drawn] == ["net/train/onnx", "net/train/onnx/int8"]
+    assert drawn[0]["chart"].title == "net/train/onnx: 7 operators of 4 types"
+    assert "Relu: 3; Neg: 2" in drawn[0]["chart"].svg
+    assert "is gone" in drawn[1]["why"]
 
 
-def test_the_report_names_the_commands_with_the_variant(run: Any) -> None:
+def test_the_report_gives_the_profile_commands_for_the_exported_variant(run: Any) -> None:
     words = Page(page_of(run[1], factory.study(), exported=graphs(*run))).words
     assert "burnish profile net/train/onnx --run run-1\n" in words
     assert "burnish profile net/train/onnx --run run-1 --netron" in words
 
 
-def test_without_an_onnx_form_there_is_no_section(run: Any) -> None:
+def test_a_report_without_an_onnx_form_has_no_section_on_onnx_graphs(run: Any) -> None:
     out, tables = run
     bare = {"summary": tables["summary"].head(1), "variants": tables["variants"].head(1)}
     assert graphs(out, bare) == [] and graphs(out, {}) == []

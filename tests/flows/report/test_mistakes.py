@@ -1,5 +1,4 @@
-"""The report on mistakes: the right counts, the right pictures, small for many classes, honest where pictures are
-gone."""
+"""The report's section on wrongly classified images: its counts, its pictures, and what it says without pictures."""
 
 from __future__ import annotations
 
@@ -26,30 +25,30 @@ Tables = dict[str, pl.DataFrame]
 PARENT, WINNER = "net/train/onnx", "net/train/onnx/int8-u8s8"
 
 
-def made(labels: list[int], parent: list[int], winner: list[int], names: list[str], **datasets: Any) -> Tables:
-    """Tables of an fp32 form and its int8 form, which won; the first prediction is the most confident."""
-    held = range(len(labels))
+def tables_of(labels: list[int], parent: list[int], winner: list[int], names: list[str], **datasets: Any) -> Tables:
+    """Return the tables of an fp32 form and its int8 form, which won; the first prediction is the most confident."""
+    images = range(len(labels))
     rows = factory.rows_of_tables()
-    said = [
+    predictions = [
         {
             "variant": name,
             "runtime": "onnxruntime",
             "device": "cpu",
             "image": 10 + i,
             "label": labels[i],
-            "prediction": predictions[i],
+            "prediction": classes[i],
             "confidence": 0.9 - i / 10_000,
         }
-        for name, predictions in ((PARENT, parent), (WINNER, winner))
-        for i in held
+        for name, classes in ((PARENT, parent), (WINNER, winner))
+        for i in images
     ]
-    form = rows["variants"][0]
-    forms = [
-        form | {"name": "net/train"},
-        form | {"name": PARENT, "parent": "net/train"},
-        form | {"name": WINNER, "parent": PARENT, "precision": "int8"},
+    row = rows["variants"][0]
+    variants = [
+        row | {"name": "net/train"},
+        row | {"name": PARENT, "parent": "net/train"},
+        row | {"name": WINNER, "parent": PARENT, "precision": "int8"},
     ]
-    which = {
+    measurement = {
         "runtime": "onnxruntime",
         "device": "cpu",
         "batch_size": 1,
@@ -60,43 +59,49 @@ def made(labels: list[int], parent: list[int], winner: list[int], names: list[st
         "size_bytes": 1000,
         "pareto": True,
     }
-    ends = [{"variant": WINNER, "role": "winner", **which}, {"variant": PARENT, **which}]
-    sets = [
+    candidates = [{"variant": WINNER, "role": "winner", **measurement}, {"variant": PARENT, **measurement}]
+    dataset = [
         rows["datasets"][2] | {"classes": len(names), "class_names": names, "class_rows": [1] * len(names)} | datasets
     ]
     return {
-        name: frames.frame(name, found)
-        for name, found in (("predictions", said), ("variants", forms), ("summary", ends), ("datasets", sets))
+        name: frames.frame(name, table_rows)
+        for name, table_rows in (
+            ("predictions", predictions),
+            ("variants", variants),
+            ("summary", candidates),
+            ("datasets", dataset),
+        )
     }
 
 
-def shown(tables: Tables, images: np.ndarray | str = "no store") -> dict[str, Any]:
-    found = mistakes.mistakes(tables, images)
-    assert found
-    return found
+def section_of(tables: Tables, images: np.ndarray | str = "no store") -> dict[str, Any]:
+    section = mistakes.mistakes(tables, images)
+    assert section
+    return section
 
 
 @pytest.fixture(scope="module")
-def three() -> Tables:
-    """Of eight images the int8 form has two wrong that its parent had right, and one right that it had wrong."""
+def three_classes() -> Tables:
+    """Eight images: the int8 form has two wrong that its parent had right, and one right that its parent had wrong."""
     labels = [0, 0, 0, 1, 1, 1, 2, 2]
     parent = [0, 0, 0, 1, 1, 2, 0, 2]
-    return made(labels, parent, [1, 0, 0, 2, 1, 2, 2, 2], ["ant", "bee", "cat <b>"])
+    return tables_of(labels, parent, [1, 0, 0, 2, 1, 2, 2, 2], ["ant", "bee", "cat <b>"])
 
 
-def cells(found: dict[str, Any]) -> list[list[int]]:
-    return [[n for n, *_ in row] for _, row in found["matrix"]["rows"]]
+def counts(confusion: dict[str, Any]) -> list[list[int]]:
+    """Return the counts of a confusion matrix, one row per true class."""
+    return [[n for n, *_ in row] for _, row in confusion["matrix"]["rows"]]
 
 
-def test_the_confusion_matrix_counts_true_by_predicted_of_the_winner_and_its_parent(three: Tables) -> None:
-    winner, parent = shown(three)["confusion"]
+def test_winner_and_parent_have_confusion_matrices_with_one_row_per_true_class(three_classes: Tables) -> None:
+    winner, parent = section_of(three_classes)["confusion"]
     assert (winner["part"], parent["part"]) == ("winner", "fp32 parent")
-    assert cells(winner) == [[2, 1, 0], [0, 1, 2], [0, 0, 2]]
-    assert cells(parent) == [[3, 0, 0], [0, 2, 1], [1, 0, 1]]
+    assert counts(winner) == [[2, 1, 0], [0, 1, 2], [0, 0, 2]]
+    assert counts(parent) == [[3, 0, 0], [0, 2, 1], [1, 0, 1]]
 
 
-def test_classes_come_worst_first_with_what_the_int8_form_lost_and_mended(three: Tables) -> None:
-    grid = shown(three)["scores"]
+def test_classes_are_listed_worst_first_with_what_the_int8_form_lost_and_mended(three_classes: Tables) -> None:
+    grid = section_of(three_classes)["scores"]
     rows = [[cell.text for cell in row] for *_, row in grid.rows]
     assert [(row[0], row[1], row[6:]) for row in rows] == [
         ("bee", "cat <b> (2)", ["1", "0"]),
@@ -106,43 +111,45 @@ def test_classes_come_worst_first_with_what_the_int8_form_lost_and_mended(three:
     assert all(cell.below.count("–") == 1 for *_, row in grid.rows for cell in row[3:6])
 
 
-def test_the_sentence_on_the_parent_counts_both_directions(three: Tables) -> None:
-    told = shown(three)["against"]
-    assert f"{PARENT} on onnxruntime, cpu, 3 of 8 images changed class: 2 from right to wrong, 1 from wrong" in told
-    assert "is no more than chance" in told and "p = 1" in told
+def test_the_comparison_with_the_parent_counts_changes_in_both_directions(three_classes: Tables) -> None:
+    sentence = section_of(three_classes)["against"]
+    assert f"{PARENT} on onnxruntime, cpu, 3 of 8 images changed class: 2 from right to wrong, 1 from wrong" in sentence
+    assert "is no more than chance" in sentence and "p = 1" in sentence
 
 
-def test_a_real_loss_is_told_from_chance() -> None:
-    tables = made([0] * 40 + [1], [0] * 40 + [1], [1] * 20 + [0] * 20 + [1], ["a", "b"])
-    assert "is more than chance alone would give (exact McNemar test, p = 1.9e-06)" in shown(tables)["against"]
+def test_a_loss_too_large_for_chance_is_called_more_than_chance() -> None:
+    tables = tables_of([0] * 40 + [1], [0] * 40 + [1], [1] * 20 + [0] * 20 + [1], ["a", "b"])
+    assert "is more than chance alone would give (exact McNemar test, p = 1.9e-06)" in section_of(tables)["against"]
 
 
-def test_forms_that_agree_are_said_to_agree() -> None:
-    assert "every one of 3 images" in shown(made([0, 1, 1], [0, 1, 0], [0, 1, 0], ["a", "b"]))["against"]
+def test_a_winner_with_its_parents_predictions_is_said_to_agree_on_every_image() -> None:
+    assert "every one of 3 images" in section_of(tables_of([0, 1, 1], [0, 1, 0], [0, 1, 0], ["a", "b"]))["against"]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_pictures_are_those_of_the_rows_most_confident_first_pixel_by_pixel(three: Tables, channels: int) -> None:
+def test_pictures_show_the_wrong_rows_pixel_by_pixel_the_most_confident_first(
+    three_classes: Tables, channels: int
+) -> None:
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8, channels), dtype=np.uint8)
-    found = shown(three, images)
-    assert [p.row for p in found["pictures"]] == [10, 13, 15] and [p.row for p in found["apart"]] == [10, 13]
-    assert found["pictures"][0].alternative == "Row 10: ant, taken for bee at confidence 0.900"
-    for picture in found["pictures"]:
+    section = section_of(three_classes, images)
+    assert [p.row for p in section["pictures"]] == [10, 13, 15] and [p.row for p in section["apart"]] == [10, 13]
+    assert section["pictures"][0].alternative == "Row 10: ant, taken for bee at confidence 0.900"
+    for picture in section["pictures"]:
         data = base64.b64decode(str(picture.source).removeprefix("data:image/png;base64,"))
         pixels = np.asarray(Image.open(io.BytesIO(data))).reshape(8, 8, channels)
         assert np.array_equal(pixels, images[picture.row]) and picture.width == 96
 
 
-def test_mistakes_are_named_by_their_files_where_the_data_set_has_files(three: Tables) -> None:
+def test_mistakes_are_named_by_their_files_where_the_data_set_has_files(three_classes: Tables) -> None:
     files = pl.format("photos/{}.png", pl.col("image"))
-    tables = three | {"predictions": three["predictions"].with_columns(file=files)}
-    found = shown(tables, np.zeros((20, 8, 8, 3), np.uint8))
-    assert [p.file for p in found["pictures"]] == ["photos/10.png", "photos/13.png", "photos/15.png"]
-    assert found["pictures"][0].alternative == "photos/10.png: ant, taken for bee at confidence 0.900"
+    tables = three_classes | {"predictions": three_classes["predictions"].with_columns(file=files)}
+    section = section_of(tables, np.zeros((20, 8, 8, 3), np.uint8))
+    assert [p.file for p in section["pictures"]] == ["photos/10.png", "photos/13.png", "photos/15.png"]
+    assert section["pictures"][0].alternative == "photos/10.png: ant, taken for bee at confidence 0.900"
     words = Page(page_of(tables, factory.study())).words
     assert "photos/13.png" in words and "row 13" not in words
-    old = three | {"predictions": three["predictions"].drop("file")}
-    assert shown(old)["pictures"][0].file is None, "a run of an older version has no column of files"
+    old = three_classes | {"predictions": three_classes["predictions"].drop("file")}
+    assert section_of(old)["pictures"][0].file is None, "a run of an older version has no column of files"
 
 
 def test_large_pictures_are_reduced_and_tiny_ones_enlarged_by_whole_factors() -> None:
@@ -152,23 +159,23 @@ def test_large_pictures_are_reduced_and_tiny_ones_enlarged_by_whole_factors() ->
         assert size == (min(side, 96),) * 2 and shown_at == width
 
 
-def test_a_thousand_classes_give_pairs_and_worst_classes_and_a_small_page() -> None:
+def test_a_thousand_classes_give_a_small_page_of_confused_pairs_and_worst_classes() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(1000), 3)
     wrong = rng.random(len(labels)) < 0.3
     winner = np.where(wrong, rng.integers(0, 1000, len(labels)), labels)
     winner[:3] = 7
-    tables = made(labels.tolist(), labels.tolist(), winner.tolist(), [f"class {i}" for i in range(1000)])
-    found = shown(tables)
-    pairs = found["confusion"][0]["pairs"]
-    assert found["confusion"][0]["matrix"] is None and len(pairs.rows) == mistakes.PAIRS
+    tables = tables_of(labels.tolist(), labels.tolist(), winner.tolist(), [f"class {i}" for i in range(1000)])
+    section = section_of(tables)
+    pairs = section["confusion"][0]["pairs"]
+    assert section["confusion"][0]["matrix"] is None and len(pairs.rows) == mistakes.PAIRS
     assert [cell.text for cell in pairs.rows[0][2]] == ["class 0", "class 7", "3", "1.000"]
-    assert len(found["scores"].rows) == mistakes.WORST and "worst 30 of 1000" in found["scores"].caption
+    assert len(section["scores"].rows) == mistakes.WORST and "worst 30 of 1000" in section["scores"].caption
     text = page_of(tables, factory.study(), images=np.zeros((3010, 64, 64, 3), np.uint8))
     assert len(text) < 200_000
 
 
-def test_the_parent_is_the_nearest_fp32_form_that_was_measured_in_the_same_place_if_it_can_be() -> None:
+def test_the_parent_is_the_nearest_measured_fp32_form_preferably_in_the_same_runtime() -> None:
     lineage = (("a", None, "fp32"), ("b", "a", "fp32"), ("c", "b", "fp16"), ("d", "c", "int8"))
     forms = [{"name": name, "parent": parent, "precision": precision} for name, parent, precision in lineage]
     measured = [("a", "eager", "cpu"), ("a", "eager", "cuda:0"), ("a", "onnxruntime", "cuda:0"), ("c", "x", "cpu")]
@@ -178,30 +185,30 @@ def test_the_parent_is_the_nearest_fp32_form_that_was_measured_in_the_same_place
     assert find(("a", "eager", "cpu"), forms, measured) is None
 
 
-def test_without_a_winner_the_reference_is_shown(three: Tables) -> None:
+def test_without_a_winner_the_reference_is_shown(three_classes: Tables) -> None:
     role = pl.when(pl.col("variant") == PARENT).then(pl.lit("reference"))
-    found = shown(three | {"summary": three["summary"].with_columns(role=role)})
-    assert found["part"] == "reference" and found["wrong"] == 2 and found["against"] is None
+    section = section_of(three_classes | {"summary": three_classes["summary"].with_columns(role=role)})
+    assert section["part"] == "reference" and section["wrong"] == 2 and section["against"] is None
 
 
-def test_every_model_as_trained_has_its_confusion_scores_and_pictures_folded() -> None:
-    """Two models: the int8 form of the first won; both are shown as they were trained, the pruned form is not."""
+def test_each_model_as_trained_has_a_folded_part_of_its_own() -> None:
+    """The int8 form of the first of two models won. Both models are shown as they were trained, a pruned one is not."""
     labels, names = [0, 0, 1, 1], ["ant", "bee"]
-    said = {
+    predicted = {
         ("net/train/onnx/int8", "onnxruntime"): [0, 0, 1, 0],
         ("net/train", "eager"): [0, 0, 1, 1],
         ("other/tune", "eager"): [1, 0, 0, 0],
         ("other/tune/prune-0.5", "eager"): [1, 1, 1, 1],
     }
-    predictions, ends = [], []
-    for (name, runtime), found in said.items():
+    predictions, candidates = [], []
+    for (name, runtime), classes in predicted.items():
         place = {"variant": name, "runtime": runtime, "device": "cpu"}
         predictions += [
             place | {"image": i, "label": labels[i], "prediction": p, "confidence": 0.9 - i / 10}
-            for i, p in enumerate(found)
+            for i, p in enumerate(classes)
         ]
         stage = "prune" if "prune" in name else name.split("/")[1] if runtime == "eager" else "quantize"
-        ends.append(
+        candidates.append(
             place
             | {
                 "model": name.split("/")[0],
@@ -216,79 +223,79 @@ def test_every_model_as_trained_has_its_confusion_scores_and_pictures_folded() -
                 "precision": "int8" if "int8" in name else "fp32",
             }
         )
-    ends[0]["role"], ends[1]["role"] = "winner", "reference"
-    tables = made(labels, labels, labels, names)
-    tables |= {"predictions": frames.frame("predictions", predictions), "summary": frames.frame("summary", ends)}
+    candidates[0]["role"], candidates[1]["role"] = "winner", "reference"
+    tables = tables_of(labels, labels, labels, names)
+    tables |= {"predictions": frames.frame("predictions", predictions), "summary": frames.frame("summary", candidates)}
     images = np.zeros((4, 8, 8, 1), np.uint8)
-    found = shown(tables, images)
-    net, other = found["models"]
+    section = section_of(tables, images)
+    net, other = section["models"]
     assert (net["model"], net["wrong"], net["confusion"]["part"]) == ("net", 0, "reference")
     assert (other["model"], other["wrong"], other["images"]) == ("other", 3, 4)
-    assert cells(other["confusion"]) == [[1, 1], [2, 0]]
+    assert counts(other["confusion"]) == [[1, 1], [2, 0]]
     assert [cell.text for cell in other["scores"].rows[0][2]][:2] == ["bee", "ant (2)"]
     assert [p.row for p in other["pictures"]] == [0, 2, 3]
-    assert [c["who"] for c in found["confusion"]] == ["net/train/onnx/int8 on onnxruntime, cpu"], "none is shown twice"
+    assert [c["who"] for c in section["confusion"]] == ["net/train/onnx/int8 on onnxruntime, cpu"], (
+        "the reference stands among the models, and not here too"
+    )
     page = Page(page_of(tables, factory.study(), images=images))
     assert "other/tune on eager, cpu: 3 of 4 images wrong" in page.words
-    folded = [found for tag, found in page.tags if tag == "details"]
-    assert [("open" in one) for one in folded] == [True, False, False], "the winner's alone is open"
+    folded = [attributes for tag, attributes in page.tags if tag == "details"]
+    assert [("open" in attributes) for attributes in folded] == [True, False, False], "only the winner's part is open"
 
 
-# ---------------------------------------------------------------------------------------------- where pictures are not
+# ------------------------------------------------------------------------------------------ pictures that are missing
 
 
 @pytest.fixture
 def stored(tmp_path: Path) -> tuple[Path, pl.DataFrame]:
-    """A store with images, and the table that names them."""
+    """An artifacts folder with stored images, and the table `datasets` that names them."""
     store = Store(tmp_path / "store")
     with store.temporary() as folder:
         np.save(folder / "images.npy", np.arange(8, dtype=np.uint8).reshape(2, 2, 2, 1))
         file = store.put(folder / "images.npy", "npy")
-    named = {"images_path": file.path, "images_sha256": file.sha256, "images_size_bytes": file.size_bytes}
-    return tmp_path, made([0], [0], [0], ["a", "b"], **named)["datasets"]
+    image_columns = {"images_path": file.path, "images_sha256": file.sha256, "images_size_bytes": file.size_bytes}
+    return tmp_path, tables_of([0], [0], [0], ["a", "b"], **image_columns)["datasets"]
 
 
-def test_images_are_found_by_what_the_table_says(stored: tuple[Path, pl.DataFrame]) -> None:
+def test_images_are_loaded_from_the_file_that_the_table_datasets_names(stored: tuple[Path, pl.DataFrame]) -> None:
     images = pictures.load_images(*stored)
     assert not isinstance(images, str) and images.shape == (2, 2, 2, 1)
 
 
-def test_images_that_are_gone_or_were_never_named_are_a_reason_not_a_failure(
-    stored: tuple[Path, pl.DataFrame],
-) -> None:
-    out, sets = stored
-    old = sets.drop("class_names", "images_path", "images_sha256", "images_size_bytes")
+def test_images_that_cannot_be_loaded_give_a_reason_and_no_failure(stored: tuple[Path, pl.DataFrame]) -> None:
+    out, datasets = stored
+    old = datasets.drop("class_names", "images_path", "images_sha256", "images_size_bytes")
     assert "older version" in str(pictures.load_images(out, old))
     assert "datasets is not there" in str(pictures.load_images(out, None))
     file = next((out / "store").rglob("*.npy"))
     file.write_bytes(b"other bytes")
-    assert "has changed" in str(pictures.load_images(out, sets))
+    assert "has changed" in str(pictures.load_images(out, datasets))
     file.unlink()
-    assert "is gone" in str(pictures.load_images(out, sets))
+    assert "is gone" in str(pictures.load_images(out, datasets))
 
 
-def test_a_page_without_pictures_lists_the_mistakes_and_says_why(three: Tables) -> None:
-    text = page_of(three, factory.study(), images="images.npy is gone")
+def test_a_page_without_pictures_lists_the_mistakes_and_says_why(three_classes: Tables) -> None:
+    text = page_of(three_classes, factory.study(), images="images.npy is gone")
     words = " ".join(Page(text).words.split())
     assert "without their pictures: images.npy is gone" in words and "<img" not in text
     assert "confidence 0.900" in words and "row 10" in words
 
 
-def test_an_old_tables_classes_are_numbers(three: Tables) -> None:
-    old = three | {"datasets": three["datasets"].drop("class_names")}
-    assert shown(old)["confusion"][0]["matrix"]["names"] == ["0", "1", "2"]
+def test_classes_are_numbered_when_no_table_has_their_names(three_classes: Tables) -> None:
+    old = three_classes | {"datasets": three_classes["datasets"].drop("class_names")}
+    assert section_of(old)["confusion"][0]["matrix"]["names"] == ["0", "1", "2"]
     del old["datasets"]
-    assert shown(old)["confusion"][0]["matrix"]["names"] == ["0", "1", "2"]
+    assert section_of(old)["confusion"][0]["matrix"]["names"] == ["0", "1", "2"]
 
 
-def test_every_picture_has_a_text_alternative_and_class_names_are_never_markup(three: Tables) -> None:
-    text = page_of(three, factory.study(), images=np.zeros((20, 8, 8, 3), np.uint8))
-    pictures = [found for tag, found in Page(text).tags if tag == "img"]
-    assert len(pictures) == 5 and all("taken for" in str(found["alt"]) for found in pictures)
+def test_every_picture_has_a_text_alternative_and_class_names_are_never_markup(three_classes: Tables) -> None:
+    text = page_of(three_classes, factory.study(), images=np.zeros((20, 8, 8, 3), np.uint8))
+    pictures = [attributes for tag, attributes in Page(text).tags if tag == "img"]
+    assert len(pictures) == 5 and all("taken for" in str(attributes["alt"]) for attributes in pictures)
     assert "cat <b>" not in text and "cat &lt;b&gt;" in text
 
 
-def test_the_section_is_left_out_without_predictions_and_they_are_said_to_be_missing(three: Tables) -> None:
-    left = {name: table for name, table in three.items() if name != "predictions"}
-    text = page_of(left, factory.study())
+def test_without_predictions_the_section_is_left_out_and_named_as_not_published(three_classes: Tables) -> None:
+    others = {name: table for name, table in three_classes.items() if name != "predictions"}
+    text = page_of(others, factory.study())
     assert 'id="mistakes"' not in text and re.search(r"Not published:</b>[^<]*predictions", text)

@@ -1,4 +1,4 @@
-"""A folder that cannot be one is one line before anything else, for every command that is given one."""
+"""Every command refuses a folder that it cannot use in one line, before it does anything else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ WITH_OUT = {
     "report": [],
     "why": [],
 }
+"""Commands that take --out, with the arguments that each needs beside it."""
 WITHOUT = {"presets", "show", "completion"}
+"""Commands that do not take --out."""
 WRONG = {
     "file": "no folder can be there, as {0}/file is a file",
     "file/below": "no folder can be there, as {0}/file is a file",
@@ -31,10 +33,12 @@ WRONG = {
     "occupied": "no folder can be there, as {0}/occupied/runs is a file",
     "long" * 100: "no folder can be there (File name too long)",
 }
+"""Paths that cannot be folders, and what the refusal of each says."""
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a file, a link to nothing, and a folder in which `runs` is a file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
     (tmp_path / "link").symlink_to("nowhere")
@@ -43,36 +47,38 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def refused(command: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def assert_refused(command: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert words in told.err, told.err
-    assert told.err.count("\n") == 1
-    assert told.err.startswith("burnish: --")
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert words in output.err, output.err
+    assert output.err.count("\n") == 1
+    assert output.err.startswith("burnish: --")
 
 
-def test_all_commands_are_here() -> None:
+def test_every_command_is_listed_as_one_with_or_without_out() -> None:
     assert {*WITH_OUT, *WITHOUT} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=lambda text: text[:10])
 @pytest.mark.parametrize("command", WITH_OUT)
-def test_a_folder_that_cannot_be_is_refused(
-    command: str, wrong: str, place: Path, capsys: pytest.CaptureFixture[str]
+def test_an_artifacts_folder_that_cannot_exist_is_refused(
+    command: str, wrong: str, working_directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused([command, *WITH_OUT[command], "--out", wrong], WRONG[wrong].format(place), capsys)
+    assert_refused([command, *WITH_OUT[command], "--out", wrong], WRONG[wrong].format(working_directory), capsys)
 
 
 @pytest.mark.parametrize("wrong", ["file", "file/below", "link", "long" * 100], ids=lambda text: text[:10])
-def test_so_is_one_to_deploy_to(wrong: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    refused(["deploy", "--to", wrong], WRONG[wrong].format(place), capsys)
+def test_a_folder_to_deploy_to_that_cannot_exist_is_refused(
+    wrong: str, working_directory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(["deploy", "--to", wrong], WRONG[wrong].format(working_directory), capsys)
 
 
 @pytest.fixture
-def unwritable(place: Path) -> Iterator[Path]:
-    """A file system that takes nothing: permissions would not keep root from writing."""
-    folder = place / "unwritable"
+def unwritable(working_directory: Path) -> Iterator[Path]:
+    """A read-only file system, because permissions would not keep root from writing."""
+    folder = working_directory / "unwritable"
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True, check=False
@@ -83,12 +89,12 @@ def unwritable(place: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_what_cannot_be_written_is_refused_to_those_who_write(
+def test_only_commands_that_write_refuse_a_read_only_folder(
     unwritable: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = f"nothing can be written in {unwritable} (Read-only file system); name another folder"
     for command in sorted(WITH_OUT.keys() - {"why", "deploy"}):
-        refused([command, *WITH_OUT[command], "--out", "unwritable/below"], words, capsys)
-    refused(["deploy", "--to", "unwritable/below"], words, capsys)
+        assert_refused([command, *WITH_OUT[command], "--out", "unwritable/below"], words, capsys)
+    assert_refused(["deploy", "--to", "unwritable/below"], words, capsys)
     assert main(["why", "--out", "unwritable"]) == 2
     assert capsys.readouterr().err == "burnish: no runs in unwritable/runs; start one with: burnish run quickstart\n"

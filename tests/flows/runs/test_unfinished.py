@@ -1,5 +1,4 @@
-"""Of a run that has no results, every command says whether it is going, has failed or was interrupted, and what goes
-on."""
+"""Every command says why a run has no results (still going, failed, or interrupted) and how to continue it."""
 
 from __future__ import annotations
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 OLD, RUN = "quickstart-20260101-000000", "quickstart-20260102-000000"
-TOLD = {
+MESSAGES = {
     "going": "run {run} is still going, so it has no results yet",
     "failed": "run {run} failed, so it has no results: train.epochs: no; once that is mended, this goes on where "
     "it stopped: "
@@ -33,16 +32,17 @@ ENDS = {"failed": ValueError("train.epochs: no"), "crashed": KeyError("left"), "
 
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
+    """An artifacts folder with one run, of which there is nothing but the study."""
     write_text(tmp_path / "runs" / RUN / "study.toml", to_toml(load("quickstart", [])))
     return tmp_path
 
 
-@pytest.mark.parametrize("state", TOLD)
-def test_each_command_says_it_and_links_nothing_that_is_not_there(
+@pytest.mark.parametrize("state", MESSAGES)
+def test_each_command_says_why_a_run_has_no_results_and_the_report_links_no_missing_file(
     out: Path, state: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = out / "runs" / RUN
-    told = TOLD[state].format(run=RUN, command=f"burnish run {folder / 'study.toml'} --out {out}")
+    message = MESSAGES[state].format(run=RUN, command=f"burnish run {folder / 'study.toml'} --out {out}")
     with ExitStack() as stack:
         if state == "going":
             stack.enter_context(under_way(folder))
@@ -59,9 +59,9 @@ def test_each_command_says_it_and_links_nothing_that_is_not_there(
             ["profile", "lenet5/train"],
         ):
             assert main([*command, "--out", str(out)]) == 2
-            assert capsys.readouterr().err == f"burnish: {told}\n"
+            assert capsys.readouterr().err == f"burnish: {message}\n"
         assert main(["report", "--out", str(out)]) == 0
-        assert capsys.readouterr() == (f"{folder / 'report.html'}\n", f"burnish: {told}\n")
+        assert capsys.readouterr() == (f"{folder / 'report.html'}\n", f"burnish: {message}\n")
     page = (folder / "report.html").read_text()
     assert "Not finished:" in page
     assert f"run {RUN} " in page
@@ -71,7 +71,7 @@ def test_each_command_says_it_and_links_nothing_that_is_not_there(
     assert main(["why", "--out", str(out)]) == 0
 
 
-def test_a_run_that_has_ended_is_taken_before_a_newer_one_without_results(
+def test_deploy_prefers_an_older_run_with_results_to_a_newer_run_without(
     out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("study.toml", "result.json"):
@@ -81,4 +81,4 @@ def test_a_run_that_has_ended_is_taken_before_a_newer_one_without_results(
     assert main(["deploy", "nothing", "--to", str(out / "to"), "--out", str(out)]) == 2
     assert capsys.readouterr().err == f"burnish: no run 'nothing' in {out / 'runs'}; there is {OLD}\n"
     main(["deploy", "--to", str(out / "to"), "--out", str(out)])
-    assert OLD in capsys.readouterr().err, "what is left of it is looked at"
+    assert OLD in capsys.readouterr().err, "the older run is the one that is read"

@@ -1,4 +1,4 @@
-"""A terminal that is closed ends a command as Ctrl-C does, and what it has to say reaches whoever still reads it."""
+"""A closed terminal ends a command as Ctrl-C does. Its last line is written where standard error is a file."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from tests.support import programs
 from tests.support.terminal import in_foreground
 
 
-def started(*work: str, log: Path | None = None) -> tuple[subprocess.Popen[bytes], int]:
-    """A command on a terminal of its own, at work; standard error goes to a file where one is given."""
+def start(*work: str, log: Path | None = None) -> tuple[subprocess.Popen[bytes], int]:
+    """Start a command on a terminal of its own, and wait until it is at work.
+
+    Standard error goes to `log` where that is given. Return the process and the other end of its terminal.
+    """
     master, slave = pty.openpty()
     with (log or Path(os.devnull)).open("wb") as file:
         process = subprocess.Popen(
@@ -29,29 +32,29 @@ def started(*work: str, log: Path | None = None) -> tuple[subprocess.Popen[bytes
         )
     os.close(slave)
     text = b""
-    # the whole of it, or its writer gets an error
+    # All of the line is read, because otherwise the command gets an error when it writes the rest.
     while b"at work\r\n" not in text:
         text += os.read(master, 4096)
     return process, master
 
 
 @pytest.mark.parametrize("redirected", [False, True])
-def test_a_closed_terminal_ends_the_work_with_129_and_one_line(tmp_path: Path, redirected: bool) -> None:
+def test_a_closed_terminal_ends_a_command_with_exit_code_129_and_one_line(tmp_path: Path, redirected: bool) -> None:
     log = tmp_path / "log"
-    # Its own last words, while the terminal is away, must not change how it ends.
-    process, master = started("sleep_and_print", log=log if redirected else None)
-    everyone = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    # the kernel sends SIGHUP, and whoever writes to the terminal gets an error
+    # What the work prints last, when the terminal is gone, must not change the exit code.
+    process, master = start("sleep_and_print", log=log if redirected else None)
+    processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    # The kernel sends SIGHUP, and a process that writes to the terminal gets an error.
     os.close(master)
     assert process.wait(20) == 128 + signal.SIGHUP
-    assert len(everyone) == 2
-    assert not any(one.is_running() for one in everyone)
+    assert len(processes) == 2
+    assert not any(member.is_running() for member in processes)
     if redirected:
         assert log.read_text() == f"{INTERRUPTED}\n"
 
 
-def test_under_nohup_the_work_goes_on(tmp_path: Path) -> None:
-    process, master = started("write_a_file_under_nohup", str(tmp_path / "done"), log=tmp_path / "log")
+def test_a_command_under_nohup_continues_when_its_terminal_is_closed(tmp_path: Path) -> None:
+    process, master = start("write_a_file_under_nohup", str(tmp_path / "done"), log=tmp_path / "log")
     os.close(master)
     assert process.wait(20) == 0
     assert (tmp_path / "done").exists()

@@ -1,4 +1,4 @@
-"""Limits of the shell that a process runs under: one line each, and never a dump of a library's stack."""
+"""A limit of the shell (ulimit) that burnish runs into is reported in one line, never as the stack of a library."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from tests.support import programs
 from tests.support.paths import ROOT
 from tests.support.reports import RUN_1
 
+# Address space, in bytes: 12 GiB are too little for the library that draws charts.
 LITTLE_SPACE = str(12 << 30)
 
 
-def limited(limit: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+def run_limited(limit: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run a command of burnish under a limit, which is an option of prlimit."""
     return subprocess.run(
         ["prlimit", limit, sys.executable, "-m", "flows", *arguments],
         cwd=cwd,
@@ -24,8 +26,8 @@ def limited(limit: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Complet
     )
 
 
-def test_where_address_space_is_limited_a_report_is_written_without_charts(artifacts_of_run: Path) -> None:
-    done = limited(f"--as={LITTLE_SPACE}", "report", "--out", str(artifacts_of_run))
+def test_a_report_is_written_without_charts_where_address_space_is_limited(artifacts_of_run: Path) -> None:
+    done = run_limited(f"--as={LITTLE_SPACE}", "report", "--out", str(artifacts_of_run))
     assert done.returncode == 0, done.stderr
     (line,) = done.stderr.splitlines()[-1:]
     assert line.startswith("charts are left out: what draws them reserves 77.3 GB") and line.endswith("to 12.9 GB here")
@@ -33,7 +35,7 @@ def test_where_address_space_is_limited_a_report_is_written_without_charts(artif
     assert "left out, because the address space that a process may have is limited (ulimit -v)." in page
 
 
-def test_too_few_open_files_are_said_with_what_raises_them(tmp_path: Path) -> None:
+def test_too_few_open_files_are_reported_with_the_limit_and_how_to_raise_it(tmp_path: Path) -> None:
     done = subprocess.run(
         ["prlimit", "--nofile=64:64", *programs.command("many_open_files", str(tmp_path))],
         env=programs.environment(),

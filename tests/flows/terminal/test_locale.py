@@ -1,4 +1,4 @@
-"""Where the locale is not UTF-8, burnish reads and writes its files as UTF-8 all the same."""
+"""burnish reads and writes UTF-8 in every locale."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from tests.support.paths import ROOT
 
 
-def test_a_locale_of_ascii_alone_changes_nothing() -> None:
+def test_a_setting_with_an_accent_is_printed_in_utf_8_where_the_locale_is_ascii() -> None:
     environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     done = subprocess.run(
         [sys.executable, "-m", "flows", "show", "quickstart", "--set", "name=é"],

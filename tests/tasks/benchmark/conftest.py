@@ -1,4 +1,4 @@
-"""Fixtures of the benchmark's tests: a work folder, a few digits, and a runtime whose faults are chosen."""
+"""Fixtures of the benchmark's tests: a work folder, a few digits, and variants for a runtime with chosen faults."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def data(work: Work) -> Prepared:
 
 
 @pytest.fixture
-def fake(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Variant]:
-    """Make the runtime known to this process and to the candidates'; a function that stores variants for it."""
+def fake_variant(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Variant]:
+    """Return a function that stores a variant for the fake runtime, which this process and the workers can load."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (ROOT, PLUGINS))))
     monkeypatch.setattr(tasks.runtimes, "__path__", [*tasks.runtimes.__path__, str(PLUGINS)])
     monkeypatch.delitem(sys.modules, "tasks.runtimes.fake", raising=False)

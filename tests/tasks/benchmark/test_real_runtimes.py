@@ -1,4 +1,4 @@
-"""The benchmark of a LeNet-5 on real digits in the real runtimes."""
+"""A LeNet-5 is benchmarked on real digits in the real runtimes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.digits import digits, stored_model
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Measured]:
-    """LeNet-5 on real digits in the real runtimes, one of the ONNX files damaged."""
+def real_benchmark(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Measured]:
+    """The work folder and the benchmark of a LeNet-5, its forms, a damaged ONNX file and a damaged engine."""
     from tasks.export import export
 
     work = Work.at(tmp_path_factory.mktemp("real"))
@@ -29,7 +29,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Measured]:
     forms = export(work, data, parent, Export(images=16)).variants
     with work.store.temporary() as folder:
         (folder / "model.onnx").write_bytes(b"not a model")
-        bad = Variant(
+        damaged = Variant(
             name="damaged",
             model="lenet5",
             stage="quantize",
@@ -47,13 +47,13 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Measured]:
             benchmark=True,
             artifact=work.store.put(folder / "model.engine", "engine"),
         )
-    chosen = QUICK.model_copy(update={"devices": ("cpu",)})
-    return work, benchmark(work, data, (parent, *forms, bad, engine), chosen)
+    cpu_settings = QUICK.model_copy(update={"devices": ("cpu",)})
+    return work, benchmark(work, data, (parent, *forms, damaged, engine), cpu_settings)
 
 
 @pytest.mark.slow
-def test_real_forms_are_measured_through_the_runtime_that_executes_them(real: tuple[Work, Measured]) -> None:
-    rows = read_table(*real, "benchmarks").filter(pl.col("status") == "ok")
+def test_each_form_is_measured_in_every_runtime_that_executes_its_format(real_benchmark: tuple[Work, Measured]) -> None:
+    rows = read_table(*real_benchmark, "benchmarks").filter(pl.col("status") == "ok")
     assert set(rows.select("variant", "runtime", "provider").rows()) == {
         ("lenet5/train", "eager", "PyTorch eager (cpu)"),
         ("lenet5/train/onnx", "onnxruntime", "CPUExecutionProvider"),
@@ -64,26 +64,32 @@ def test_real_forms_are_measured_through_the_runtime_that_executes_them(real: tu
 
 
 @pytest.mark.slow
-def test_a_damaged_file_fails_and_an_engine_is_skipped_on_the_cpu(real: tuple[Work, Measured]) -> None:
-    rows = read_table(*real, "benchmarks").filter(pl.col("status") != "ok")
-    told = {(r["variant"], r["runtime"], r["status"]): r["error"] for r in rows.iter_rows(named=True)}
+def test_a_damaged_file_fails_and_an_engine_is_skipped_on_the_cpu(real_benchmark: tuple[Work, Measured]) -> None:
+    rows = read_table(*real_benchmark, "benchmarks").filter(pl.col("status") != "ok")
+    errors = {(row["variant"], row["runtime"], row["status"]): row["error"] for row in rows.iter_rows(named=True)}
     expected = {
         ("damaged", "onnxruntime", "failed"): "Protobuf parsing failed",
         ("damaged", "openvino", "failed"): "OpenVINO does not read it",
         ("engine", "tensorrt", "skipped"): "CUDA",
     }
-    assert told.keys() == expected.keys()
-    assert all(words in told[place] for place, words in expected.items())
+    assert errors.keys() == expected.keys()
+    assert all(reason in errors[row] for row, reason in expected.items())
 
 
 @pytest.mark.slow
-def test_quality_is_that_of_the_predictions_and_forms_agree_with_their_parent(real: tuple[Work, Measured]) -> None:
-    said = read_table(*real, "predictions")
-    for row in read_table(*real, "evaluations").iter_rows(named=True):
-        own = said.filter((pl.col("variant") == row["variant"]) & (pl.col("runtime") == row["runtime"]))
-        assert row["images"] == len(own) == 60
-        assert row["top1"] == pytest.approx((own["label"] == own["prediction"]).mean())
-        assert row["macro_f1"] == pytest.approx(f1_score(own["label"], own["prediction"], average="macro"))
+def test_scores_follow_from_the_predictions_and_forms_agree_with_their_parent(
+    real_benchmark: tuple[Work, Measured],
+) -> None:
+    predictions = read_table(*real_benchmark, "predictions")
+    for row in read_table(*real_benchmark, "evaluations").iter_rows(named=True):
+        row_predictions = predictions.filter(
+            (pl.col("variant") == row["variant"]) & (pl.col("runtime") == row["runtime"])
+        )
+        assert row["images"] == len(row_predictions) == 60
+        assert row["top1"] == pytest.approx((row_predictions["label"] == row_predictions["prediction"]).mean())
+        assert row["macro_f1"] == pytest.approx(
+            f1_score(row_predictions["label"], row_predictions["prediction"], average="macro")
+        )
         assert row["top1_low"] <= row["top1"] <= row["top1_high"]
         assert row["macro_f1_low"] <= row["macro_f1"] <= row["macro_f1_high"]
         if row["variant"] != "lenet5/train":
@@ -91,8 +97,8 @@ def test_quality_is_that_of_the_predictions_and_forms_agree_with_their_parent(re
 
 
 @pytest.mark.slow
-def test_the_environment_names_the_machine_and_the_libraries(real: tuple[Work, Measured]) -> None:
-    (row,) = read_table(*real, "environments").to_dicts()
+def test_the_environments_table_names_the_machine_and_its_libraries(real_benchmark: tuple[Work, Measured]) -> None:
+    (row,) = read_table(*real_benchmark, "environments").to_dicts()
     assert row["cpu_cores"] <= len(os.sched_getaffinity(0))
     assert row["memory_bytes"] == pytest.approx(psutil.virtual_memory().total, rel=0.01)
     assert {"torch", "numpy"} <= json.loads(row["libraries"]).keys()

@@ -1,4 +1,4 @@
-"""Candidates are visited in rounds and turns, in processes, groups and budgets as the settings say."""
+"""The settings decide in which rounds, turns, processes and groups candidates are measured, and for how long."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from tasks.candidates.rounds import GPU_BYTES, PROCESS_BYTES, _groups
 from tasks.machine.locks import locked
 from tasks.measure.intervals import compare, turns
 from tasks.records import Prepared, Variant
-from tests.support.benchmarks import read_table, settings, worker_pids
+from tests.support.benchmarks import living_worker_pids, read_table, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_candidates_are_visited_in_rounds_and_turns_in_a_rotating_order_one_at_a_time(
-    work: Work, data: Prepared, fake: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch
+def test_candidates_take_turns_one_at_a_time_and_each_round_rotates_their_order(
+    work: Work, data: Prepared, fake_variant: Callable[..., Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str] = []
+    calls: list[str] = []
 
-    def noted(name: str) -> None:
+    def record_calls(name: str) -> None:
         original = getattr(process.Worker, name)
 
         def call(self: process.Worker, *arguments: Any) -> Any:
-            told.append(f"{name[0]}{self._log.name[0]}")
+            calls.append(f"{name[0]}{self._log.name[0]}")
             return original(self, *arguments)
 
         monkeypatch.setattr(process.Worker, name, call)
 
     for name in ("warm_up", "turn", "finish"):
-        noted(name)
-    variants = tuple(fake(name) for name in "abc")
-    asked = settings(rounds=3, batch_sizes=(4, 1), min_seconds=0.1, min_queries=1)
-    measured = benchmark(work, data, variants, asked)
+        record_calls(name)
+    variants = tuple(fake_variant(name) for name in "abc")
+    benchmark_settings = settings(rounds=3, batch_sizes=(4, 1), min_seconds=0.1, min_queries=1)
+    measured = benchmark(work, data, variants, benchmark_settings)
     first = "wa wb wc ta tb tc tb tc ta fa fb fc"
     second, third = (first.translate(str.maketrans("abc", order)) for order in ("bca", "cab"))
-    assert " ".join(told) == " ".join([first, first, second, second, third, third])
-    # the fake fails where queries overlap
+    assert " ".join(calls) == " ".join([first, first, second, second, third, third])
+    # The fake runtime fails where queries overlap.
     assert set(read_table(work, measured, "benchmarks")["status"]) == {"ok"}
 
 
 @pytest.mark.alone
-def test_the_same_program_twice_is_indistinguishable_and_a_slower_one_is_slower(
-    work: Work, data: Prepared, fake: Callable[..., Variant]
+def test_equal_programs_are_indistinguishable_and_a_slower_program_is_slower(
+    work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
-    variants = (fake("a", ms=2), fake("same as a", ms=2), fake("slow", ms=10))
+    variants = (fake_variant("a", ms=2), fake_variant("same as a", ms=2), fake_variant("slow", ms=10))
     rows = read_table(work, benchmark(work, data, variants, settings(rounds=4, batch_sizes=(1,))), "benchmarks")
     a, same, slow = (turns(row) for row in rows.iter_rows(named=True))
     assert compare(a, same)[3] == "indistinguishable"
@@ -63,26 +63,32 @@ def test_the_same_program_twice_is_indistinguishable_and_a_slower_one_is_slower(
     assert compare(slow, a)[3] == "faster"
 
 
-def test_when_memory_is_short_groups_are_started_anew_in_every_round(
+def test_where_memory_is_short_candidates_run_in_groups_started_anew_every_round(
     work: Work,
     data: Prepared,
-    fake: Callable[..., Variant],
+    fake_variant: Callable[..., Variant],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(machine, "memory_available", lambda: 1_000_000_000)
-    most, progress = [], Work.progress
-    monkeypatch.setattr(Work, "progress", lambda self, *told: (most.append(len(worker_pids())), progress(self, *told)))
-    measured = benchmark(work, data, tuple(fake(name) for name in "abc"), settings())
-    assert max(most) == 2
+    process_counts = []
+    progress = Work.progress
+
+    def count_processes(self: Work, *arguments: Any) -> None:
+        process_counts.append(len(living_worker_pids()))
+        progress(self, *arguments)
+
+    monkeypatch.setattr(Work, "progress", count_processes)
+    measured = benchmark(work, data, tuple(fake_variant(name) for name in "abc"), settings())
+    assert max(process_counts) == 2
     assert "2 groups, started anew in every round" in caplog.text
     assert read_table(work, measured, "benchmarks")["rounds"].to_list() == [2] * 6
     assert len(read_table(work, measured, "evaluations")) == 3
 
 
-def test_candidates_of_a_group_fit_into_the_memory_of_their_gpu_too(fake: Callable[..., Variant]) -> None:
-    variant = fake("a")
+def test_the_candidates_of_a_group_also_fit_into_the_memory_of_their_gpu(fake_variant: Callable[..., Variant]) -> None:
+    variant = fake_variant("a")
     assert variant.artifact is not None
     weights = 3 * variant.artifact.size_bytes
 
@@ -92,14 +98,18 @@ def test_candidates_of_a_group_fit_into_the_memory_of_their_gpu_too(fake: Callab
         ]  # type: ignore[arg-type]
         return [" ".join(candidate.device for candidate in group) for group in _groups(candidates, memory)]
 
-    enough = {"cpu": 5.0 * (PROCESS_BYTES + weights)}
-    two, one = 2 * (GPU_BYTES + weights), GPU_BYTES + weights
-    assert groups(enough) == ["cuda:0 cpu cuda:1 cuda:0 cuda:0"], "a GPU's memory is not known"
-    assert groups(enough | {"cuda:0": two, "cuda:1": one}) == ["cuda:0 cpu cuda:1 cuda:0", "cuda:0"]
-    assert groups(enough | {"cuda:0": one - 1}) == ["cuda:0 cpu cuda:1", "cuda:0", "cuda:0"]
+    enough_ram = {"cpu": 5.0 * (PROCESS_BYTES + weights)}
+    memory_for_one = GPU_BYTES + weights
+    memory_for_two = 2 * memory_for_one
+    assert groups(enough_ram) == ["cuda:0 cpu cuda:1 cuda:0 cuda:0"], "a GPU whose memory is unknown splits no group"
+    assert groups(enough_ram | {"cuda:0": memory_for_two, "cuda:1": memory_for_one}) == [
+        "cuda:0 cpu cuda:1 cuda:0",
+        "cuda:0",
+    ]
+    assert groups(enough_ram | {"cuda:0": memory_for_one - 1}) == ["cuda:0 cpu cuda:1", "cuda:0", "cuda:0"]
 
 
-def test_a_second_benchmark_waits_for_the_device_and_says_so(
+def test_a_second_benchmark_waits_for_its_device_and_logs_that_it_waits(
     caplog: pytest.LogCaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -120,10 +130,12 @@ def test_a_second_benchmark_waits_for_the_device_and_says_so(
     assert "waiting: another benchmark runs on cpu" in caplog.text
 
 
-def test_rounds_are_spread_over_fresh_processes(work: Work, data: Prepared, fake: Callable[..., Variant]) -> None:
+def test_the_rounds_of_a_candidate_are_spread_over_its_processes(
+    work: Work, data: Prepared, fake_variant: Callable[..., Variant]
+) -> None:
     for processes, expected in ((None, [1, 2, 3, 4]), (2, [1, 1, 2, 2]), (1, [1, 1, 1, 1])):
-        asked = settings(rounds=4, processes=processes, batch_sizes=(1,))
-        measured = benchmark(work, data, (fake("a"),), asked)
+        benchmark_settings = settings(rounds=4, processes=processes, batch_sizes=(1,))
+        measured = benchmark(work, data, (fake_variant("a"),), benchmark_settings)
         assert read_table(work, measured, "certificates")["process"].to_list() == expected
         (row,) = read_table(work, measured, "benchmarks").to_dicts()
         assert row["processes"] == len(set(expected))
@@ -132,12 +144,14 @@ def test_rounds_are_spread_over_fresh_processes(work: Work, data: Prepared, fake
 
 
 @pytest.mark.alone
-def test_a_budget_is_kept_by_fewer_queries_and_every_row_is_there(
-    work: Work, data: Prepared, fake: Callable[..., Variant]
+def test_a_benchmark_keeps_to_its_minutes_by_fewer_queries_and_omits_no_row(
+    work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
-    asked = settings(batch_sizes=(1, 4), min_seconds=5, min_queries=500, minutes=12 / 60, throughput=True, threads=2)
+    benchmark_settings = settings(
+        batch_sizes=(1, 4), min_seconds=5, min_queries=500, minutes=12 / 60, throughput=True, threads=2
+    )
     started = time.monotonic()
-    measured = benchmark(work, data, (fake("a", ms=20), fake("b", ms=5)), asked)
+    measured = benchmark(work, data, (fake_variant("a", ms=20), fake_variant("b", ms=5)), benchmark_settings)
     assert 0.8 * 12 < time.monotonic() - started < 1.1 * 12
     for table in ("benchmarks", "throughputs"):
         rows = read_table(work, measured, table)

@@ -1,4 +1,4 @@
-"""What a key counts of the code: an edit that changes nothing of what a stage executes computes nothing anew."""
+"""Which edits of the code change the keys of which stages: those whose executed code differs, and no others."""
 
 from __future__ import annotations
 
@@ -29,34 +29,36 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def before(project: Path) -> dict[str, dict[str, str]]:
-    return counted(project)
+def original_hashes(project: Path) -> dict[str, dict[str, str]]:
+    return source_hashes(project)
 
 
-def counted(project: Path) -> dict[str, dict[str, str]]:
-    """Stage -> module -> hash, for the project in a folder."""
+def source_hashes(project: Path) -> dict[str, dict[str, str]]:
+    """Return the hash of each module that a stage executes, per stage and module, for a copy of the project."""
     environment = os.environ | {"PYTHONPATH": str(project), "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "tests.programs.stage_sources"]
-    done = subprocess.run(command, env=environment, cwd=project, text=True, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    process = subprocess.run(command, env=environment, cwd=project, text=True, capture_output=True, check=False)
+    assert process.returncode == 0, process.stderr
+    return json.loads(process.stdout)
 
 
-def computed_anew(project: Path, before: dict[str, dict[str, str]], file: str, old: str, new: str) -> set[str]:
-    """The stages whose key an edit of one file changes."""
+def stages_with_a_new_key(
+    project: Path, original_hashes: dict[str, dict[str, str]], file: str, old: str, new: str
+) -> set[str]:
+    """Return the stages whose key changes when `old` in one file becomes `new`. The file is restored."""
     path = project / file
     text = path.read_text(encoding="utf-8")
-    assert old in text, f"{file} has changed: choose another edit"
+    assert old in text, f"{file} no longer contains {old!r}; choose another edit for this test"
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
     try:
-        after = counted(project)
+        edited_hashes = source_hashes(project)
     finally:
         path.write_text(text, encoding="utf-8")
-    assert after.keys() == before.keys()
-    return {stage for stage in after if after[stage] != before[stage]}
+    assert edited_hashes.keys() == original_hashes.keys()
+    return {stage for stage in edited_hashes if edited_hashes[stage] != original_hashes[stage]}
 
 
-TYPES_ALONE = "if TYPE_CHECKING:\n"
+TYPES_ONLY = "if TYPE_CHECKING:\n"
 
 
 @pytest.mark.parametrize(
@@ -65,38 +67,52 @@ TYPES_ALONE = "if TYPE_CHECKING:\n"
         ("tasks/training/loop.py", "import copy\n", "# Another comment.\nimport copy\n"),
         ("tasks/training/batches.py", '"""', '"""Another docstring. '),
         ("tasks/records/_train.py", '    """', '    """Another text in the form. '),
-        ("tasks/training/loop.py", TYPES_ALONE, f"{TYPES_ALONE}    from tasks.tables import data_docs\n\n"),
+        (
+            "tasks/training/loop.py",
+            TYPES_ONLY,
+            f"{TYPES_ONLY}    from tasks.tables import data_docs\n\n",
+        ),
         ("flows/report/report.html.j2", "<h2", "<h2 class=another"),
         ("flows/report/charts.py", "import ", "import sys\nimport "),
     ],
 )
-def test_what_no_stage_executes_belongs_to_no_key(project, before, file: str, old: str, new: str) -> None:
-    assert computed_anew(project, before, file, old, new) == set()
+def test_an_edit_of_what_no_stage_executes_changes_no_key(
+    project, original_hashes, file: str, old: str, new: str
+) -> None:
+    assert stages_with_a_new_key(project, original_hashes, file, old, new) == set()
 
 
-def test_the_look_of_the_data_docs_belongs_to_the_last_stage_alone(project, before) -> None:
-    changed = computed_anew(project, before, "tasks/tables/data_docs.py", "STYLE = ", "COLOUR = 1\nSTYLE = ")
-    assert changed == {"aggregate"}
-
-
-def test_what_is_said_of_a_column_belongs_to_what_reads_the_tables(project, before) -> None:
-    changed = computed_anew(project, before, "tasks/tables/schema/shared.py", '"name of the variant"', '"its name"')
-    assert changed == {"serve", "aggregate"}
-
-
-def test_the_order_of_batches_belongs_to_what_trains(project, before) -> None:
-    changed = computed_anew(project, before, "tasks/training/batches.py", "import numpy", "import math\nimport numpy")
-    assert changed == TRAININGS
-
-
-def test_the_clock_belongs_to_what_measures(project, before) -> None:
-    changed = computed_anew(project, before, "tasks/measure/clock.py", "import gc", "import math\nimport gc")
-    # quantize times its forms to choose one of them
-    assert changed == {"quantize", "benchmark", "serve"}
-
-
-def test_the_type_of_a_column_belongs_to_whatever_writes_rows(project, before) -> None:
-    changed = computed_anew(
-        project, before, "tasks/tables/schema/column.py", "pl.Int64, about, null", "pl.Int32, about, null"
+def test_an_edit_of_the_data_docs_changes_the_key_of_aggregate_alone(project, original_hashes) -> None:
+    stages = stages_with_a_new_key(
+        project, original_hashes, "tasks/tables/data_docs.py", "STYLE = ", "COLOUR = 1\nSTYLE = "
     )
-    assert changed == set(before)
+    assert stages == {"aggregate"}
+
+
+def test_an_edit_of_a_columns_description_changes_the_keys_of_stages_that_read_tables(project, original_hashes) -> None:
+    stages = stages_with_a_new_key(
+        project, original_hashes, "tasks/tables/schema/shared.py", '"name of the variant"', '"its name"'
+    )
+    assert stages == {"serve", "aggregate"}
+
+
+def test_an_edit_of_the_batches_changes_the_keys_of_stages_that_train(project, original_hashes) -> None:
+    stages = stages_with_a_new_key(
+        project, original_hashes, "tasks/training/batches.py", "import numpy", "import math\nimport numpy"
+    )
+    assert stages == TRAININGS
+
+
+def test_an_edit_of_the_clock_changes_the_keys_of_stages_that_measure(project, original_hashes) -> None:
+    stages = stages_with_a_new_key(
+        project, original_hashes, "tasks/measure/clock.py", "import gc", "import math\nimport gc"
+    )
+    # The quantize stage is among them, because it times its forms to choose one.
+    assert stages == {"quantize", "benchmark", "serve"}
+
+
+def test_an_edit_of_a_columns_type_changes_the_key_of_every_stage(project, original_hashes) -> None:
+    stages = stages_with_a_new_key(
+        project, original_hashes, "tasks/tables/schema/column.py", "pl.Int64, about, null", "pl.Int32, about, null"
+    )
+    assert stages == set(original_hashes)

@@ -1,4 +1,4 @@
-"""What a cache key is made of."""
+"""What a stage's key consists of: settings, contents of inputs, code, and versions of libraries."""
 
 import pytest
 
@@ -9,26 +9,28 @@ from tasks.train import train_task
 
 
 @pytest.fixture
-def about():
+def train_stage():
+    """The `Stage` record from which the key of the train stage is made."""
     return train_task.about
 
 
-def parts(about, **changed):
+def parts(train_stage, **changed):
+    """Return the parts of a key of the train stage, with `changed` in place of some of its inputs."""
     inputs = {"context": None, "model": Model(), "settings": Train(), "final": True, **changed}
-    return about.parts(inputs)
+    return train_stage.parts(inputs)
 
 
-def test_the_key_changes_with_every_setting_and_nothing_else(about):
-    base = digest(parts(about))
-    assert digest(parts(about)) == base
-    assert digest(parts(about, context="another folder")) == base
-    assert digest(parts(about, settings=Train(epochs=31))) != base
-    assert digest(parts(about, model=Model(name="resnet34"))) != base
-    assert digest(parts(about, final=False)) != base
+def test_a_key_changes_with_each_setting_and_not_with_the_context(train_stage):
+    base = digest(parts(train_stage))
+    assert digest(parts(train_stage)) == base
+    assert digest(parts(train_stage, context="another folder")) == base
+    assert digest(parts(train_stage, settings=Train(epochs=31))) != base
+    assert digest(parts(train_stage, model=Model(name="resnet34"))) != base
+    assert digest(parts(train_stage, final=False)) != base
 
 
-def test_the_key_holds_the_sources_that_the_stage_reaches(about):
-    found = {name.removeprefix("code of ") for name in parts(about) if name.startswith("code of ")}
+def test_a_key_holds_the_hash_of_each_module_that_the_stage_uses_and_of_no_other(train_stage):
+    modules = {name.removeprefix("code of ") for name in parts(train_stage) if name.startswith("code of ")}
     assert {
         "tasks.train",
         "tasks.training.fit",
@@ -37,30 +39,32 @@ def test_the_key_holds_the_sources_that_the_stage_reaches(about):
         "tasks.records._train",
         "tasks.caching.work",
         "models.lenet",
-    } <= found
-    # another model's file
-    assert "models.resnet" not in found
-    assert "tasks.benchmark" not in found
-    assert "tasks.caching.stage" not in found
+    } <= modules
+    # The file of another model than the one that is trained.
+    assert "models.resnet" not in modules
+    assert "tasks.benchmark" not in modules
+    assert "tasks.caching.stage" not in modules
 
 
-def test_the_key_holds_versions_of_the_libraries_that_do_the_work(about):
+def test_a_key_holds_the_versions_of_the_libraries_that_the_stage_uses(train_stage):
     import torch
 
-    assert parts(about)["version of torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert parts(train_stage)["version of torch"].split("+")[0] == torch.__version__.split("+")[0]
 
 
-def test_two_steps_with_equal_fields_do_not_hash_alike():
-    def one(work, settings): ...
-    def two(work, settings): ...
+def test_stages_and_records_of_different_names_have_different_keys_despite_equal_fields():
+    def first_stage(work, settings): ...
+    def second_stage(work, settings): ...
 
-    made = [Stage(f, str, (), None, None).parts({"settings": Prune()}) for f in (one, two)]
-    assert digest(made[0]) != digest(made[1])
-    kinds = [dict(flatten({"settings": keys._json(record)})) for record in (Prune(), Benchmark())]
-    assert kinds[0]["settings.kind"] != kinds[1]["settings.kind"]
+    parts_per_stage = [
+        Stage(function, str, (), None, None).parts({"settings": Prune()}) for function in (first_stage, second_stage)
+    ]
+    assert digest(parts_per_stage[0]) != digest(parts_per_stage[1])
+    flat_records = [dict(flatten({"settings": keys._json(record)})) for record in (Prune(), Benchmark())]
+    assert flat_records[0]["settings.kind"] != flat_records[1]["settings.kind"]
 
 
-def test_an_artifact_counts_by_its_content_and_not_by_its_place():
+def test_a_key_depends_on_the_content_of_an_artifact_and_not_on_its_path():
     def variant(path, sha256):
         artifact = Artifact(path=path, sha256=sha256, size_bytes=1, format="onnx")
         return Variant(name="v", model="m", stage="export", format="onnx", artifact=artifact)
@@ -74,7 +78,7 @@ def test_an_artifact_counts_by_its_content_and_not_by_its_place():
     assert key(variant("a", "1" * 64)) != key(variant("a", "2" * 64))
 
 
-def test_rows_of_an_input_do_not_belong_to_the_key():
+def test_a_key_does_not_depend_on_the_rows_of_an_input():
     def step(work, forms): ...
 
     def key(value):
@@ -84,11 +88,13 @@ def test_rows_of_an_input_do_not_belong_to_the_key():
     assert key(Forms(variants=())) == key(Forms(variants=(), tables={"variants": rows}))
 
 
-def test_sources_follow_imports_inside_functions():
-    # the process that measures imports a profile's clock at its beginning, and NVML when it is asked for
+def test_modules_that_a_function_imports_when_it_runs_belong_to_the_key():
+    # tasks/caching/work.py imports it inside a function.
     assert "tasks.tables.frames" in sources("tasks.caching.work")
 
 
-def test_of_a_package_that_hands_names_on_the_module_that_defines_them_counts():
-    found = sources("tasks.train")
-    assert "tasks.records._train" in found and "tasks.records" not in found and "tasks.records._forms" not in found
+def test_a_name_imported_from_a_package_adds_the_module_that_defines_it_and_not_the_package():
+    modules = sources("tasks.train")
+    assert (
+        "tasks.records._train" in modules and "tasks.records" not in modules and "tasks.records._forms" not in modules
+    )

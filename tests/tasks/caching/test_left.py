@@ -1,4 +1,4 @@
-"""A stage that goes on from what an interruption left says so, whatever the same study asked for in between."""
+"""A stage that continues an interrupted one gives that as the reason for computing, whatever ran in between."""
 
 from __future__ import annotations
 
@@ -20,47 +20,51 @@ LOG = logging.getLogger("burnish")
 
 
 def train(work, epochs: int) -> Output:
-    """A stage that is never computed to its end here."""
+    """A stage that is interrupted, whenever it is computed."""
     raise KeyboardInterrupt
 
 
 STAGE = Stage(train, lambda inputs: "train/x", (), None, None)
 
 
-def attempt(out: Path, epochs: int, leave=lambda scratch: None) -> list[str]:
-    """Begin the stage, leave something in its scratch folder, be interrupted; why it was computed."""
+def interrupted_attempt(out: Path, epochs: int, write_leftovers=lambda scratch: None) -> list[str]:
+    """Begin the stage, write files to its scratch folder, and interrupt it. Return the reasons why it was computed."""
     context = Context(out=str(out), run="study-20260101-000000")
-    with open_request(STAGE, context, {"epochs": epochs}) as mine:
-        assert mine.stored is None
-        leave(mine.work(LOG).scratch)
-    told = json.loads((out / "runs" / context.run / "why" / "train-x.json").read_text())
-    assert told["outcome"] == BEGUN
-    return told["differs"]
+    with open_request(STAGE, context, {"epochs": epochs}) as request:
+        assert request.stored is None
+        write_leftovers(request.work(LOG).scratch)
+    reasons_file = json.loads((out / "runs" / context.run / "why" / "train-x.json").read_text())
+    assert reasons_file["outcome"] == BEGUN
+    return reasons_file["differs"]
 
 
-def checkpoints(*epochs: int):
-    def leave(scratch: Path) -> None:
+def checkpoint_writer(*epochs: int):
+    """Return a function that writes a checkpoint of each epoch to a scratch folder."""
+
+    def write_leftovers(scratch: Path) -> None:
         for epoch in epochs:
             Checkpoints(scratch, "x/train", 0).save(epoch, {"epoch": epoch})
 
-    return leave
+    return write_leftovers
 
 
-def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
-    assert attempt(tmp_path, 14, checkpoints(6, 7)) == ["never run before in this folder"]
-    assert "epochs" in attempt(tmp_path, 3)[0], "another study of this name in between"
-    said = []
-    # Not caplog: once Prefect has been imported, the logger hands nothing to the root.
-    monkeypatch.setattr("tasks.caching.why.LOG.info", lambda text, *parts, **_: said.append(text % parts))
-    assert attempt(tmp_path, 14) == ["continues from epoch 7's checkpoint"]
-    assert said == ["train/x: computing (continues from epoch 7's checkpoint)"]
+def test_the_reason_is_the_checkpoint_and_not_a_difference_from_the_last_run(tmp_path, monkeypatch):
+    assert interrupted_attempt(tmp_path, 14, checkpoint_writer(6, 7)) == ["never run before in this folder"]
+    assert "epochs" in interrupted_attempt(tmp_path, 3)[0], (
+        "a study of this name with another number of epochs runs in between"
+    )
+    log_lines = []
+    # caplog would stay empty: once Prefect has been imported, the logger passes nothing on to the root logger.
+    monkeypatch.setattr("tasks.caching.why.LOG.info", lambda text, *parts, **_: log_lines.append(text % parts))
+    assert interrupted_attempt(tmp_path, 14) == ["continues from epoch 7's checkpoint"]
+    assert log_lines == ["train/x: computing (continues from epoch 7's checkpoint)"]
     (newest,) = (tmp_path / "scratch").glob("*/*.7.*.pt")
     newest.write_bytes(b"torn")
-    assert attempt(tmp_path, 14) == ["continues from epoch 6's checkpoint"]
+    assert interrupted_attempt(tmp_path, 14) == ["continues from epoch 6's checkpoint"]
 
 
 @pytest.mark.parametrize(
-    ("leave", "said"),
+    ("write_leftovers", "reason"),
     [
         (
             lambda scratch: Series(scratch, "round", ".npz").write(1, lambda file: file.write(b"samples")),
@@ -73,6 +77,6 @@ def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
         (lambda scratch: None, "the last attempt left no result to keep"),
     ],
 )
-def test_rounds_and_trials_are_said_too(tmp_path, leave, said):
-    attempt(tmp_path, 14, leave)
-    assert attempt(tmp_path, 14) == [said]
+def test_the_reason_names_the_round_or_the_search_that_a_stage_continues(tmp_path, write_leftovers, reason):
+    interrupted_attempt(tmp_path, 14, write_leftovers)
+    assert interrupted_attempt(tmp_path, 14) == [reason]

@@ -1,4 +1,4 @@
-"""Stored results: what cannot be read is said, removed and computed once; a key is computed by one run at a time."""
+"""Stored results: a damaged one is reported, removed and computed again; one run at a time computes a key."""
 
 import json
 import signal
@@ -19,37 +19,38 @@ from tests.support.programs import command, environment
 
 
 def why(out: Path) -> dict:
+    """Return the content of the file that `burnish why` reads for the stage."""
     return json.loads((out / "runs" / "study-20260101-000000" / "why" / "rows-a.json").read_text())
 
 
-def test_a_result_is_taken_until_something_differs(tmp_path):
+def test_a_stored_result_is_used_until_the_key_differs_or_the_stage_is_asked_for_again(tmp_path):
     assert [ask(tmp_path), ask(tmp_path), ask(tmp_path, "b"), ask(tmp_path)] == ["computed", "hit", "computed", "hit"]
     assert ask(tmp_path, again=("rows",)) == "computed"
     assert why(tmp_path)["differs"] == ["asked for again"]
-    # neither a folder nor a lock
+    # Neither a scratch folder nor a lock remains.
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def _retyped(path: Path) -> None:
-    told = json.loads(path.read_text())
-    told["result"]["tables"]["trials"]["size_bytes"] = "many"
-    path.write_text(json.dumps(told))
+def _give_wrong_type(path: Path) -> None:
+    content = json.loads(path.read_text())
+    content["result"]["tables"]["trials"]["size_bytes"] = "many"
+    path.write_text(json.dumps(content))
 
 
-def _flipped(path: Path) -> None:
+def _flip_bit(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def _folder(path: Path) -> None:
+def _replace_by_folder(path: Path) -> None:
     path.unlink()
     (path / "inner").mkdir(parents=True)
 
 
-def _no_longer(path: Path) -> None:
+def _replace_by_symlink_to_itself(path: Path) -> None:
     path.unlink()
-    # "too many levels of symbolic links"
+    # Reading it fails with "too many levels of symbolic links".
     path.symlink_to(path)
 
 
@@ -62,45 +63,45 @@ DAMAGE = {
     "nested": lambda path: path.write_text("[" * 100_000),
     "truncated": lambda path: path.write_bytes(path.read_bytes()[:-20]),
     "binary": lambda path: path.write_bytes(b"\xff\x00" * 100),
-    "flipped": _flipped,
-    "folder": _folder,
-    "loop": _no_longer,
+    "flipped": _flip_bit,
+    "folder": _replace_by_folder,
+    "loop": _replace_by_symlink_to_itself,
 }
 
 
 @pytest.mark.parametrize("damage", [*DAMAGE, "retyped"])
-def test_a_damaged_result_is_said_removed_and_computed_once(tmp_path, caplog, damage):
+def test_a_damaged_result_is_reported_removed_and_computed_again_once(tmp_path, caplog, damage):
     assert ask(tmp_path) == "computed"
     (result,) = (tmp_path / "store" / "results").iterdir()
-    (DAMAGE | {"retyped": _retyped})[damage](result)
+    (DAMAGE | {"retyped": _give_wrong_type})[damage](result)
     with caplog.at_level("INFO", "burnish"):
         assert ask(tmp_path) == "computed"
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warned) == 1
-    assert f"stored result {result.name} is not readable: " in warned[0]
-    assert why(tmp_path)["differs"][0] in warned[0]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert f"stored result {result.name} is not readable: " in warnings[0]
+    assert why(tmp_path)["differs"][0] in warnings[0]
     assert ask(tmp_path) == "hit"
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_a_damaged_note_of_the_last_time_is_said_and_removed_and_costs_no_result(tmp_path, caplog, damage):
+def test_a_damaged_record_of_the_last_run_is_reported_and_removed_and_the_result_is_used(tmp_path, caplog, damage):
     assert ask(tmp_path) == "computed"
     (last,) = (tmp_path / "store" / "last").glob("*/*.json")
     DAMAGE[damage](last)
     with caplog.at_level("INFO", "burnish"):
         assert ask(tmp_path) == "hit"
-    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert len(warned) == 1
-    assert f"{last} was removed, because it is not readable: " in warned[0]
-    assert why(tmp_path)["differs"][0] in warned[0]
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == 1
+    assert f"{last} was removed, because it is not readable: " in warnings[0]
+    assert why(tmp_path)["differs"][0] in warnings[0]
     assert ask(tmp_path) == "hit"
     assert why(tmp_path)["differs"] == []
 
 
-def test_a_stored_file_that_is_gone_or_is_a_folder_makes_its_stage_run_again(tmp_path):
+def test_a_stored_file_that_is_gone_or_is_a_folder_has_its_stage_computed_again(tmp_path):
     ask(tmp_path)
     (stored,) = (tmp_path / "store").glob("??/*.bin")
-    for damage in (Path.unlink, _folder):
+    for damage in (Path.unlink, _replace_by_folder):
         damage(stored)
         assert ask(tmp_path) == "computed"
         assert why(tmp_path)["differs"] == [f"stored file gone or changed: {stored.parent.name}/{stored.name}"]
@@ -108,26 +109,26 @@ def test_a_stored_file_that_is_gone_or_is_a_folder_makes_its_stage_run_again(tmp
         assert ask(tmp_path) == "hit"
 
 
-def test_a_key_that_cannot_be_made_ends_the_stage(tmp_path):
+def test_an_error_while_the_key_is_made_ends_the_stage(tmp_path):
     def broken(inputs):
         raise ZeroDivisionError("no fingerprint")
 
     context = Context(out=str(tmp_path), run="study-20260101-000000")
-    made = Stage(rows, lambda inputs: "rows/a", (), None, broken)
-    with pytest.raises(ZeroDivisionError, match="no fingerprint"), open_request(made, context, {"name": "a"}):
+    stage = Stage(rows, lambda inputs: "rows/a", (), None, broken)
+    with pytest.raises(ZeroDivisionError, match="no fingerprint"), open_request(stage, context, {"name": "a"}):
         pass
 
 
-def test_a_result_that_cannot_be_written_ends_the_stage_and_keeps_its_scratch_folder(tmp_path):
+def test_a_results_folder_that_is_a_file_ends_the_stage_and_leaves_no_scratch_folder(tmp_path):
     (tmp_path / "store").mkdir()
     (tmp_path / "store" / "results").write_text("a file where the folder belongs")
     context = Context(out=str(tmp_path), run="study-20260101-000000")
-    with pytest.raises(NotADirectoryError), open_request(STAGE, context, {"name": "a"}) as mine:
-        mine.keep(rows(mine.work(None), "a"))
+    with pytest.raises(NotADirectoryError), open_request(STAGE, context, {"name": "a"}) as request:
+        request.keep(rows(request.work(None), "a"))
     assert list((tmp_path / "scratch").glob("*/")) == []
 
 
-def test_records_come_back_as_they_were(tmp_path):
+def test_records_that_are_written_and_read_are_equal(tmp_path):
     results = Results(tmp_path)
     variant = Variant(name="a/b", model="a", stage="train", format="onnx", status="failed", error="größer als ½ \ud83d")
     for key, record in enumerate((variant, Forms(variants=(variant,)), Output())):
@@ -139,23 +140,24 @@ def test_records_come_back_as_they_were(tmp_path):
     assert results.read("4") is None
 
 
-def test_of_two_that_ask_for_it_again_at_once_one_computes(tmp_path):
+def test_two_runs_that_ask_for_a_stage_again_at_once_compute_it_once(tmp_path):
     ask(tmp_path)
     context = Context.model_construct(out=str(tmp_path), run="study-20260101-000000", again=("rows",))
-    told = []
-    other = threading.Thread(target=lambda: told.append(ask(tmp_path, again=("rows",))))
-    with open_request(STAGE, context, {"context": context, "name": "a"}) as mine:
-        assert mine.stored is None
-        other.start()
+    outcomes = []
+    second_run = threading.Thread(target=lambda: outcomes.append(ask(tmp_path, again=("rows",))))
+    with open_request(STAGE, context, {"context": context, "name": "a"}) as request:
+        assert request.stored is None
+        second_run.start()
         time.sleep(1)
-        assert told == []
-        mine.keep(rows(mine.work(None), "a"))
-    other.join(10)
-    assert told == ["hit"]
+        assert outcomes == []
+        request.keep(rows(request.work(None), "a"))
+    second_run.join(10)
+    assert outcomes == ["hit"]
     assert ask(tmp_path, again=("rows",)) == "computed"
 
 
-def start(out: Path, seconds: float) -> subprocess.Popen:
+def start_run(out: Path, seconds: float) -> subprocess.Popen:
+    """Start a process that asks for the stage, whose computation takes so many seconds."""
     return subprocess.Popen(
         command("ask_slowly", out, seconds),
         text=True,
@@ -165,29 +167,30 @@ def start(out: Path, seconds: float) -> subprocess.Popen:
     )
 
 
-def computing(out: Path) -> None:
+def wait_until_computing(out: Path) -> None:
+    """Wait until a process of `start_run` has begun to compute the stage."""
     deadline = time.monotonic() + 60
     while not (out / "computed").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_of_five_that_ask_at_once_one_computes_and_the_others_take_its_result(tmp_path):
-    runs = [start(tmp_path, 2) for _ in range(5)]
-    told = [run.communicate(timeout=120) for run in runs]
-    assert [run.returncode for run in runs] == [0] * 5, told
-    assert sorted(out.strip() for out, _ in told) == ["computed", *["hit"] * 4]
+def test_when_five_runs_ask_for_a_stage_at_once_one_computes_it_and_the_others_use_its_result(tmp_path):
+    runs = [start_run(tmp_path, 2) for _ in range(5)]
+    outputs = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [0] * 5, outputs
+    assert sorted(out.strip() for out, _ in outputs) == ["computed", *["hit"] * 4]
     assert len((tmp_path / "computed").read_text().split()) == 1
-    # who waited says it once
-    for out, err in told:
-        assert err.count("waiting for another run") <= (out.strip() == "hit"), err
+    # A run that waited reports that once.
+    for out, errors in outputs:
+        assert errors.count("waiting for another run") <= (out.strip() == "hit"), errors
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
-def test_when_the_first_is_killed_the_second_takes_over(tmp_path):
-    first = start(tmp_path, 60)
-    computing(tmp_path)
-    second = start(tmp_path, 0)
+def test_when_the_run_that_computes_is_killed_the_waiting_run_computes(tmp_path):
+    first = start_run(tmp_path, 60)
+    wait_until_computing(tmp_path)
+    second = start_run(tmp_path, 0)
     assert any("waiting for another run" in line for line in iter(second.stderr.readline, ""))
     first.send_signal(signal.SIGKILL)
     out, _ = second.communicate(timeout=60)
@@ -195,10 +198,10 @@ def test_when_the_first_is_killed_the_second_takes_over(tmp_path):
     first.communicate()
 
 
-def test_who_waits_can_be_interrupted(tmp_path):
-    first = start(tmp_path, 60)
-    computing(tmp_path)
-    second = start(tmp_path, 0)
+def test_a_run_that_waits_for_another_can_be_interrupted(tmp_path):
+    first = start_run(tmp_path, 60)
+    wait_until_computing(tmp_path)
+    second = start_run(tmp_path, 0)
     assert any("waiting for another run" in line for line in iter(second.stderr.readline, ""))
     second.send_signal(signal.SIGINT)
     second.communicate(timeout=10)
@@ -208,7 +211,7 @@ def test_who_waits_can_be_interrupted(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cached(server, tmp_path):
+def test_two_flow_runs_at_once_compute_a_stage_once_and_prefect_shows_the_second_as_cached(server, tmp_path):
     code = "import sys; from tests.programs.flow_of_five_seconds import train_once; train_once(sys.argv[2])"
     runs = [
         subprocess.Popen(
@@ -220,12 +223,12 @@ def test_two_flow_runs_compute_a_stage_once_and_prefect_shows_the_other_as_cache
         )
         for run in ("x-1-1", "x-1-2")
     ]
-    told = [run.communicate(timeout=300)[0] for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], told
+    outputs = [run.communicate(timeout=300)[0] for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], outputs
     assert (tmp_path / "computed").read_text() == "once\n"
     request = urllib.request.Request(f"{server}/task_runs/filter", b"{}", {"Content-Type": "application/json"})
     states, deadline = [], time.monotonic() + 60
-    # the server learns of them by events, a moment later
+    # The server learns of the states by events, which arrive a moment later.
     while sorted(states) != ["Cached", "Completed"]:
         assert time.monotonic() < deadline, states
         time.sleep(0.5)

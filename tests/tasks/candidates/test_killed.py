@@ -1,5 +1,4 @@
-"""A candidate that is ended from outside is measured again by the same command; one that crashes has failed for
-good."""
+"""A candidate whose worker is killed from outside is measured again; a candidate that crashes stays failed."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ SETTINGS = Benchmark(
     min_queries=5,
     threads=1,
 ).model_copy(update={"runtimes": ("null",)})
-TOLD = {
+ERRORS = {
     signal.SIGKILL: "killed by SIGKILL, as by the kernel where memory runs out; the same command measures it again",
     signal.SIGSEGV: "process killed by SIGSEGV; its log is empty",
 }
@@ -50,57 +49,65 @@ def _without_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def variants(tmp_path: Path) -> tuple[Variant, ...]:
     work = Work.at(tmp_path)
-    made = []
+    null_variants = []
     for name in ("first", "second"):
         with work.store.temporary() as folder:
-            (folder / "model.null").write_text(json.dumps({"milliseconds": [0.2, 0.3 + len(made)], "classes": 10}))
+            (folder / "model.null").write_text(
+                json.dumps({"milliseconds": [0.2, 0.3 + len(null_variants)], "classes": 10})
+            )
             artifact = work.store.put(folder / "model.null", "null")
-        made.append(
+        null_variants.append(
             Variant(name=name, model="lenet5", stage="export", format="null", artifact=artifact, benchmark=True)
         )
-    return tuple(made)
+    return tuple(null_variants)
 
 
 def run(out: Path, data: Prepared, variants: tuple[Variant, ...]) -> tuple[bool, dict[str, tuple[str, str | None]]]:
-    """Run the stage as a study does: (whether it was computed, status and error of each variant)."""
+    """Run the stage as a study does. Return whether it was computed, and the status and error per variant."""
     context = Context(out=str(out), run="small-20260101-000001")
     inputs = {"data": data, "variants": variants, "settings": SETTINGS}
-    with open_request(STAGE, context, inputs) as mine:
-        found = mine.stored
-        measured = found or stage.compute(mine, benchmark, inputs)
+    with open_request(STAGE, context, inputs) as request:
+        stored_result = request.stored
+        measured = stored_result or stage.compute(request, benchmark, inputs)
     assert isinstance(measured, Measured)
     rows = pl.read_parquet(Work.at(out).store.get(measured.tables["benchmarks"])).to_dicts()
-    return found is None, {row["variant"]: (row["status"], row["error"]) for row in rows}
+    return stored_result is None, {row["variant"]: (row["status"], row["error"]) for row in rows}
 
 
-@pytest.mark.parametrize("number", list(TOLD))
-def test_only_what_was_ended_from_outside_is_measured_again(
+@pytest.mark.parametrize("ending_signal", list(ERRORS))
+def test_only_a_candidate_killed_from_outside_is_measured_again(
     tmp_path: Path,
     variants: tuple[Variant, ...],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
-    number: signal.Signals,
+    ending_signal: signal.Signals,
 ) -> None:
     caplog.set_level(logging.INFO)
-    data, save = digits(Work.at(tmp_path), 50), rounds.resume.save
+    data = digits(Work.at(tmp_path), 50)
+    save = rounds.resume.save
 
     def kill_after_the_first_round(
         folder: Path, done: int, candidates: list[candidate.Candidate], settings: Benchmark
     ) -> None:
         save(folder, done, candidates, settings)
         if done == 0 and candidates[1].worker is not None:
-            os.kill(candidates[1].worker.pid, number)
+            os.kill(candidates[1].worker.pid, ending_signal)
 
     with monkeypatch.context() as patched:
         patched.setattr(rounds.resume, "save", kill_after_the_first_round)
-        assert run(tmp_path, data, variants) == (True, {"first": ("ok", None), "second": ("failed", TOLD[number])})
-    assert TOLD[number] in caplog.text, "the person is told while it happens"
+        assert run(tmp_path, data, variants) == (
+            True,
+            {"first": ("ok", None), "second": ("failed", ERRORS[ending_signal])},
+        )
+    assert ERRORS[ending_signal] in caplog.text, "the error is logged while the benchmark still runs"
     caplog.clear()
-    again, told = run(tmp_path, data, variants)
-    if number == signal.SIGSEGV:
-        assert (again, told["second"]) == (False, ("failed", TOLD[number])), "its own crash is its result"
+    computed, outcomes = run(tmp_path, data, variants)
+    if ending_signal == signal.SIGSEGV:
+        assert (computed, outcomes["second"]) == (False, ("failed", ERRORS[ending_signal])), (
+            "the stored failure is used again"
+        )
         return
-    assert (again, told) == (True, {"first": ("ok", None), "second": ("ok", None)})
-    assert "rounds finished before an interruption: 1" in caplog.text, "the rounds before it are paired, and kept"
+    assert (computed, outcomes) == (True, {"first": ("ok", None), "second": ("ok", None)})
+    assert "rounds finished before an interruption: 1" in caplog.text, "the round before the kill is kept"
     assert run(tmp_path, data, variants)[0] is False
     assert not list((tmp_path / "scratch").glob("*/candidates"))

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as torchvision's archive unpacks them."""
+"""The sources `cifar10` and `cifar100` read the archives that torchvision unpacks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,16 @@ from tests.support.files import (
 
 
 def write_cifar(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """Batches as torchvision's archive unpacks them, two images each; torchvision is told their checksums."""
+    """Write batches of two images as torchvision's archive unpacks them, and have torchvision expect their checksums.
+
+    Return the images: uint8, (rows, 32, 32, 3), those of the training batches first.
+    """
     from hashlib import md5
 
     from torchvision import datasets
 
-    known = getattr(datasets, name)
-    folder = root / known.base_folder
+    dataset = getattr(datasets, name)
+    folder = root / dataset.base_folder
     folder.mkdir(parents=True)
     images = np.random.default_rng(0).integers(0, 256, (12, 3, 32, 32), dtype=np.uint8)
 
@@ -31,48 +34,51 @@ def write_cifar(root: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> np.nd
         (folder / file).write_bytes(pickle.dumps(content))
         return md5((folder / file).read_bytes(), usedforsecurity=False).hexdigest()
 
-    at = 0
+    written = 0
     for attribute in ("train_list", "test_list"):
-        found = []
-        for file, _ in getattr(known, attribute):
-            labels = {"labels" if name == "CIFAR10" else "fine_labels": [at % 10, (at + 1) % 10]}
-            found.append([file, write(file, {"data": images[at : at + 2].reshape(2, -1), **labels})])
-            at += 2
-        monkeypatch.setattr(known, attribute, found)
-    meta = {**known.meta, "md5": write(known.meta["filename"], {known.meta["key"]: [f"class {i}" for i in range(10)]})}
-    monkeypatch.setattr(known, "meta", meta)
-    return images[:at].transpose(0, 2, 3, 1)
+        batches = []
+        for file, _ in getattr(dataset, attribute):
+            labels = {"labels" if name == "CIFAR10" else "fine_labels": [written % 10, (written + 1) % 10]}
+            batches.append([file, write(file, {"data": images[written : written + 2].reshape(2, -1), **labels})])
+            written += 2
+        monkeypatch.setattr(dataset, attribute, batches)
+    meta = {
+        **dataset.meta,
+        "md5": write(dataset.meta["filename"], {dataset.meta["key"]: [f"class {i}" for i in range(10)]}),
+    }
+    monkeypatch.setattr(dataset, "meta", meta)
+    return images[:written].transpose(0, 2, 3, 1)
 
 
-# torch and torchvision are imported
+# The test is slow because it imports torch and torchvision.
 @pytest.mark.slow
-@pytest.mark.parametrize(("source", "name", "train"), [("cifar10", "CIFAR10", 10), ("cifar100", "CIFAR100", 2)])
-def test_cifar_reads_what_torchvision_unpacks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str, train: int
+@pytest.mark.parametrize(("source", "name", "train_rows"), [("cifar10", "CIFAR10", 10), ("cifar100", "CIFAR100", 2)])
+def test_cifar_is_read_from_the_batches_that_torchvision_unpacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, name: str, train_rows: int
 ) -> None:
     images = write_cifar(tmp_path, name, monkeypatch)
-    found = opened(source, tmp_path)
-    assert found.classes == tuple(f"class {i}" for i in range(10))
-    assert {part: p.rows for part, p in found.parts.items()} == {"train": train, "test": 2}
-    assert np.array_equal(np.stack([image for image, _, _ in found.parts["train"]]), images[:train])
-    assert np.array_equal(np.stack([image for image, _, _ in found.parts["test"]]), images[train:])
-    assert list(found.parts["test"].labels) == [train % 10, (train + 1) % 10]
+    opened_source = opened(source, tmp_path)
+    assert opened_source.classes == tuple(f"class {i}" for i in range(10))
+    assert {part: p.rows for part, p in opened_source.parts.items()} == {"train": train_rows, "test": 2}
+    assert np.array_equal(np.stack([image for image, _, _ in opened_source.parts["train"]]), images[:train_rows])
+    assert np.array_equal(np.stack([image for image, _, _ in opened_source.parts["test"]]), images[train_rows:])
+    assert list(opened_source.parts["test"].labels) == [train_rows % 10, (train_rows + 1) % 10]
     inside = next(path for path in tmp_path.iterdir() if path.is_dir())
-    assert open_source(Data(path=str(inside))).classes == found.classes, (
-        "the folder that torchvision unpacks, by itself"
+    assert open_source(Data(path=str(inside))).classes == opened_source.classes, (
+        "the unpacked folder is a set by itself"
     )
-    before = found.fingerprint()
+    before = opened_source.fingerprint()
     next(tmp_path.rglob("test*")).write_bytes(b"other")
     assert opened(source, tmp_path).fingerprint() != before
 
 
 @pytest.mark.slow
-def test_cifar_download_that_fails_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cifar_download_that_fails_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision import datasets
 
-    # nothing listens there
+    # Nothing listens at this port.
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
-    for ask in (lambda source: source.parts, lambda source: source.fingerprint()):
+    for read in (lambda source: source.parts, lambda source: source.fingerprint()):
         with pytest.raises(ValueError, match=r"CIFAR10 is not complete in .* and could not be downloaded") as error:
-            ask(opened("cifar10", tmp_path))
+            read(opened("cifar10", tmp_path))
         assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""Sources are found by file name, and told apart by a fingerprint of their content."""
+"""Every file in tasks/datasets is a source, and a source's fingerprint follows its content."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.files import (
 )
 
 
-def test_sources_are_found_by_file_name() -> None:
+def test_each_file_of_the_folder_of_sources_is_a_source_with_its_name() -> None:
     assert plugins("datasets") == ("cifar10", "cifar100", "digits", "folder", "parquet", "tiny_imagenet")
 
 
-def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
+def test_digits_equal_scikit_learns_scaled_to_bytes() -> None:
     from sklearn.datasets import load_digits
 
     source = open_source(Data())
@@ -37,7 +37,7 @@ def test_digits_are_scikit_learns_scaled_to_bytes() -> None:
     assert source.fingerprint() == open_source(Data()).fingerprint()
 
 
-def test_fingerprint_changes_with_content_and_names_alone(tmp_path: Path) -> None:
+def test_a_fingerprint_changes_with_contents_and_names_but_not_with_times(tmp_path: Path) -> None:
     root = write_images(tmp_path / "x", {"a/1.png": 1, "b/1.png": 2})
     copy = write_images(tmp_path / "y", {"a/1.png": 1, "b/1.png": 2})
     before = opened("folder", root).fingerprint()
@@ -51,7 +51,9 @@ def test_fingerprint_changes_with_content_and_names_alone(tmp_path: Path) -> Non
     assert opened("folder", root).fingerprint() not in (before, changed)
 
 
-def test_fingerprint_of_much_data_is_of_sizes_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fingerprint_of_much_data_follows_times_instead_of_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tasks.datasets._source.HASHED_BYTES", 100)
     path = write_parquet(tmp_path / "x.parquet", [(png(1), 0)], ["a", "b"])
     before = opened("parquet", path).fingerprint()

@@ -1,4 +1,4 @@
-"""The log of a data set counts as decoded what was decoded."""
+"""The log of prepare counts as decoded only the images that were decoded."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "said"), [(0, "decoded 40 of 40 images"), (5, "decoded 35 of 40 images, 5 cannot be decoded")]
+    ("damaged", "message"), [(0, "decoded 40 of 40 images"), (5, "decoded 35 of 40 images, 5 cannot be decoded")]
 )
 def test_images_that_cannot_be_decoded_are_not_counted_as_decoded(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: int, said: str
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: int, message: str
 ) -> None:
     root = tree(tmp_path / "set", {"cat": 20, "dog": 20})
     for path in sorted((root / "dog").iterdir())[15 : 15 + damaged]:
@@ -32,4 +32,6 @@ def test_images_that_cannot_be_decoded_are_not_counted_as_decoded(
             prepare(work, Data(path=str(root)))
     else:
         prepare(work, Data(path=str(root)))
-    assert [r.message.partition(": ")[2] or r.message for r in caplog.records if "decoded" in r.message][-1] == said
+    assert [
+        record.message.partition(": ")[2] or record.message for record in caplog.records if "decoded" in record.message
+    ][-1] == message

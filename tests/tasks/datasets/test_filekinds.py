@@ -1,4 +1,4 @@
-"""A file of another kind, or cut off, is told as what it is, whatever its name says: data, models and weights."""
+"""A data, model or weights file of another kind, or cut off, is refused with what it is, whatever its name says."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ if TYPE_CHECKING:
 
 
 def _zip() -> bytes:
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         for number in range(20):
             archive.writestr(f"{'ab'[number % 2]}/{number}.png", bytes(range(200)))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def _tar_gz() -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz") as archive:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         archive.addfile(tarfile.TarInfo("a/b.png"))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def _parquet() -> bytes:
-    made = io.BytesIO()
-    pq.write_table(pa.table({"image": [b"x"] * 100, "label": [1] * 100}), made)
-    return made.getvalue()
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"image": [b"x"] * 100, "label": [1] * 100}), buffer)
+    return buffer.getvalue()
 
 
 def _safetensors() -> bytes:
@@ -49,7 +49,8 @@ def _safetensors() -> bytes:
 
 
 CUT = "is a zip file that is cut off or damaged .its end is missing.: copy or download it again"
-OTHERS: dict[str, tuple[bytes, str]] = {
+# By the name of the file: its content, and the message that is expected.
+WRONG_DATA: dict[str, tuple[bytes, str]] = {
     "cut.zip": (_zip()[:900], CUT),
     "directory.zip": (_zip()[:-300] + _zip()[-200:], "is a zip file that is cut off or damaged .Bad magic number"),
     "cut.tar.gz": (_tar_gz()[:40], "is compressed by gzip, as tar archives often are: unpack it"),
@@ -67,18 +68,18 @@ OTHERS: dict[str, tuple[bytes, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", OTHERS)
-def test_what_holds_no_images_is_told_as_what_it_is(tmp_path: Path, name: str) -> None:
-    content, said = OTHERS[name]
+@pytest.mark.parametrize("name", WRONG_DATA)
+def test_a_data_file_of_another_kind_is_refused_with_its_kind_and_what_is_accepted(tmp_path: Path, name: str) -> None:
+    content, message = WRONG_DATA[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=said) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         open_source(Data(path=str(tmp_path / name)))
     assert "\n" not in str(raised.value)
     assert "accepted is a folder of images" in str(raised.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "content", "said"),
+    ("settings", "content", "message"),
     [
         ({"source": "folder"}, _zip()[:900], CUT),
         ({"source": "tiny_imagenet"}, _zip()[:900], CUT),
@@ -91,15 +92,16 @@ def test_what_holds_no_images_is_told_as_what_it_is(tmp_path: Path, name: str) -
         ({"source": "folder"}, _parquet(), "is Parquet; a folder is needed, or a zip of one"),
     ],
 )
-def test_a_source_that_is_asked_for_says_what_it_got_instead(
-    tmp_path: Path, settings: dict[str, Any], content: bytes, said: str
+def test_a_source_that_is_named_in_the_settings_refuses_another_kind_of_file_by_its_kind(
+    tmp_path: Path, settings: dict[str, Any], content: bytes, message: str
 ) -> None:
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         _ = open_source(Data(path=str(tmp_path / "file"), **settings)).images
 
 
-MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
+# By the name of the file: a function that makes its content, and the message that is expected.
+WRONG_MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
     "cut.safetensors": (lambda: _safetensors()[:30], "is a safetensors file that is cut off or damaged"),
     "other.onnx": (_safetensors, "is a safetensors file of weights without an architecture"),
     "other.safetensors": (
@@ -115,18 +117,18 @@ MODELS: dict[str, tuple[Callable[[], bytes], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_what_is_no_model_is_told_as_what_it_is_and_what_is_accepted(tmp_path: Path, name: str) -> None:
-    make, said = MODELS[name]
+@pytest.mark.parametrize("name", WRONG_MODELS)
+def test_a_model_file_of_another_kind_is_refused_with_its_kind_and_what_is_accepted(tmp_path: Path, name: str) -> None:
+    make, message = WRONG_MODELS[name]
     (tmp_path / name).write_bytes(make())
-    with pytest.raises(ValueError, match=said) as raised:
+    with pytest.raises(ValueError, match=message) as raised:
         inspect(tmp_path / name)
     assert "accepted: ONNX" in str(raised.value) or "copy or download it again" in str(raised.value)
     assert "protobuf" not in str(raised.value).lower()
     assert "ModelProto" not in str(raised.value)
 
 
-def test_weights_are_told_by_content_and_not_by_suffix(tmp_path: Path) -> None:
+def test_weights_are_recognised_by_content_and_not_by_suffix(tmp_path: Path) -> None:
     import torch
 
     import models
@@ -138,7 +140,7 @@ def test_weights_are_told_by_content_and_not_by_suffix(tmp_path: Path) -> None:
     (tmp_path / "tensors.pth").write_bytes(safetensors.numpy.save({key: value.numpy() for key, value in state.items()}))
     for name in ("torch.safetensors", "tensors.pth"):
         _pretrained.load_into(network, "lenet5", str(tmp_path / name), 8)
-    for content, said in (
+    for content, message in (
         (b"", r"is empty \(0 bytes\); accepted is a file of weights"),
         (b"<html>", "is a web page"),
         ((tmp_path / "torch.safetensors").read_bytes()[:900], "is a zip file that is cut off or damaged"),
@@ -146,5 +148,5 @@ def test_weights_are_told_by_content_and_not_by_suffix(tmp_path: Path) -> None:
     ):
         for name in ("a.pth", "a.safetensors"):
             (tmp_path / name).write_bytes(content)
-            with pytest.raises(ValueError, match=said):
+            with pytest.raises(ValueError, match=message):
                 _pretrained.load_into(network, "lenet5", str(tmp_path / name), 8)

@@ -1,4 +1,4 @@
-"""What figures on a data set are called: by its content, wherever it lies and however it is packed."""
+"""The name under which a data set is reported follows its content, wherever it lies and however it is packed."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def jpeg() -> bytes:
     return file.getvalue()
 
 
-def called(settings: Data) -> str:
+def label_of(settings: Data) -> str:
     return label(settings, open_source(settings))
 
 
 @needs_shared
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("cifar10", COPY),
         ("cifar10/test-00000-of-00001.parquet", COPY),
@@ -46,38 +46,40 @@ def called(settings: Data) -> str:
         ("imagenet-1k-sample", "ImageNet-1k, a subset of 1000 images"),
     ],
 )
-def test_the_shared_data_is_called_what_its_readme_demands(name: str, said: str) -> None:
-    assert called(Data(source="parquet", path=str(SHARED / name))) == said
+def test_shared_data_is_labelled_as_its_readme_demands(name: str, expected: str) -> None:
+    assert label_of(Data(source="parquet", path=str(SHARED / name))) == expected
 
 
-def test_cifar_10_is_the_copy_where_it_is_jpeg_and_itself_where_it_is_lossless(tmp_path: Path) -> None:
+def test_cifar_10_is_labelled_as_a_recompressed_copy_only_where_its_images_are_jpeg(tmp_path: Path) -> None:
     copy = write_parquet(tmp_path / "copy.parquet", [(b"", 0), (None, 1), (jpeg(), 1)], list(CIFAR10), null=(1,))
-    assert called(Data(source="parquet", path=str(copy))) == COPY, "the first image that is there is looked at"
-    itself = write_parquet(tmp_path / "itself.parquet", [(png(size=(32, 32)), 0)], list(CIFAR10))
-    assert called(Data(source="parquet", path=str(itself))) == "CIFAR-10"
+    assert label_of(Data(source="parquet", path=str(copy))) == COPY, (
+        "an empty or missing image does not tell the format"
+    )
+    lossless = write_parquet(tmp_path / "lossless.parquet", [(png(size=(32, 32)), 0)], list(CIFAR10))
+    assert label_of(Data(source="parquet", path=str(lossless))) == "CIFAR-10"
     for name in CIFAR10:
         (tmp_path / "folder" / name).mkdir(parents=True)
         (tmp_path / "folder" / name / "1.jpg").write_bytes(jpeg())
-    assert called(Data(source="folder", path=str(tmp_path / "folder"))) == COPY
+    assert label_of(Data(source="folder", path=str(tmp_path / "folder"))) == COPY
 
 
-def test_pixels_that_torchvision_hands_over_are_lossless() -> None:
+def test_pixels_from_torchvision_are_labelled_as_the_original_cifar() -> None:
     part = Part([0], lambda rows: iter([(np.zeros((32, 32, 3), np.uint8), "")]))
-    ten, hundred = (
+    cifar10, cifar100 = (
         Source(lambda names=names: Images(names, {"train": part}), str)
         for names in (CIFAR10, (*OF_CIFAR100, *map(str, range(95))))
     )
-    assert label(Data(source="cifar10"), ten) == "CIFAR-10"
-    assert label(Data(source="cifar100"), hundred) == "CIFAR-100"
+    assert label(Data(source="cifar10"), cifar10) == "CIFAR-10"
+    assert label(Data(source="cifar100"), cifar100) == "CIFAR-100"
 
 
-def test_other_data_is_called_by_its_path_or_source(tmp_path: Path) -> None:
-    assert called(Data()) == "digits"
-    ours = write_parquet(tmp_path / "ours.parquet", [(jpeg(), 0)], ["cat", "dog"])
-    assert called(Data(source="parquet", path=str(ours))) == str(ours)
+def test_data_that_is_not_recognised_is_labelled_by_its_path_or_source(tmp_path: Path) -> None:
+    assert label_of(Data()) == "digits"
+    path = write_parquet(tmp_path / "set.parquet", [(jpeg(), 0)], ["cat", "dog"])
+    assert label_of(Data(source="parquet", path=str(path))) == str(path)
 
 
-def test_the_label_stands_in_the_table_datasets(tmp_path: Path) -> None:
+def test_the_label_stands_in_the_datasets_table(tmp_path: Path) -> None:
     rows = [(jpeg(), i % 10) for i in range(60)]
     file = write_parquet(tmp_path / "train.parquet", rows, list(CIFAR10))
     work = Work.at(tmp_path / "out", "prepare")

@@ -1,4 +1,4 @@
-"""Folders of images as people have them: which are splits, which classes; nothing is guessed or dropped in silence."""
+"""Folders of images as people have them: which are splits, which are classes, and which images are not used."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def work(tmp_path: Path) -> Work:
 
 # -------------------------------------------------------------------------------------------------------- split folders
 
-TWO = {"cat": 3, "dog": 3}
+TWO_CLASSES = {"cat": 3, "dog": 3}
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ TWO = {"cat": 3, "dog": 3}
         (("set/train", "set/test"), ("train", "test")),
     ],
 )
-def test_folders_that_look_like_splits_are_splits(
+def test_folders_with_common_names_of_splits_are_splits(
     tmp_path: Path, names: tuple[str, ...], splits: tuple[str, ...]
 ) -> None:
-    root = tree(tmp_path / "set", {f"{name}/{c}": n for name in names for c, n in TWO.items()})
+    root = tree(tmp_path / "set", {f"{name}/{c}": n for name in names for c, n in TWO_CLASSES.items()})
     source = opened(root)
-    assert counts(source) == dict.fromkeys(splits, TWO)
+    assert counts(source) == dict.fromkeys(splits, TWO_CLASSES)
     assert unused_descriptions(source) == []
     for name, split in zip(names, splits, strict=True):
         assert (
@@ -58,8 +58,8 @@ def test_folders_that_look_like_splits_are_splits(
         )
 
 
-def test_validation_and_test_without_training_images_are_refused(tmp_path: Path, work: Work) -> None:
-    root = tree(tmp_path / "set", {f"{split}/{c}": 3 for split in ("val", "test") for c in TWO})
+def test_split_folders_without_one_for_training_are_refused(tmp_path: Path, work: Work) -> None:
+    root = tree(tmp_path / "set", {f"{split}/{c}": 3 for split in ("val", "test") for c in TWO_CLASSES})
     with pytest.raises(
         ValueError,
         match="the source has test and validation, but no training part; name the folder or file of the training",
@@ -67,21 +67,21 @@ def test_validation_and_test_without_training_images_are_refused(tmp_path: Path,
         prepare(work, Data(path=str(root)))
 
 
-def test_splits_inside_of_class_folders_are_splits(tmp_path: Path) -> None:
+def test_split_folders_inside_class_folders_are_splits(tmp_path: Path) -> None:
     root = tree(tmp_path / "set", {"cat/train": 3, "cat/test": 1, "dog/train": 2, "dog/test": 2})
     source = opened(root)
     assert counts(source) == {"train": {"cat": 3, "dog": 2}, "test": {"cat": 1, "dog": 2}}
     assert "the splits the folders test, train in each of them" in source.images.layout
 
 
-def test_an_extra_folder_around_the_classes_is_passed_and_said(tmp_path: Path) -> None:
-    source = opened(tree(tmp_path / "set", {f"archive/photos/{c}": n for c, n in TWO.items()}))
-    assert counts(source) == {"train": TWO}
+def test_a_folder_around_the_class_folders_is_skipped_and_named_in_the_layout(tmp_path: Path) -> None:
+    source = opened(tree(tmp_path / "set", {f"archive/photos/{c}": n for c, n in TWO_CLASSES.items()}))
+    assert counts(source) == {"train": TWO_CLASSES}
     assert "the 2 folders in archive/photos" in source.images.layout
 
 
 @pytest.mark.parametrize(
-    ("names", "said"),
+    ("names", "message"),
     [
         (
             {"fold1/cat": 2, "fold1/dog": 2, "fold2/cat": 2, "fold2/dog": 2},
@@ -101,31 +101,30 @@ def test_an_extra_folder_around_the_classes_is_passed_and_said(tmp_path: Path) -
         ({"val/a": 1, "val/b": 1, "valid/a": 1, "train/a": 1, "train/b": 1}, "are both validation images; keep one"),
     ],
 )
-def test_a_layout_of_two_readings_is_refused_with_both_and_what_decides(
-    tmp_path: Path, names: dict[str, int], said: str
+def test_a_layout_with_two_readings_is_refused_with_both_and_the_setting_that_decides(
+    tmp_path: Path, names: dict[str, int], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         opened(tree(tmp_path / "set", names)).parts  # noqa: B018
     assert "\n" not in str(error.value)
 
 
-def test_the_setting_decides_between_two_readings(tmp_path: Path) -> None:
+def test_data_layout_decides_between_two_readings(tmp_path: Path) -> None:
     trains = tree(tmp_path / "trains", {"train/steam": 2, "train/diesel": 2, "bus": 2, "car": 2})
     assert counts(opened(trains, layout="classes")) == {"train": {"bus": 2, "car": 2, "train": 4}}
     splits = opened(trains, layout="splits")
     assert counts(splits) == {"train": {"diesel": 2, "steam": 2}}
-    assert sum(one.lost_images for one in splits.images.unused) == 4
+    assert sum(unused.lost_images for unused in splits.images.unused) == 4
     flat = tree(tmp_path / "flat", {"train": 3, "test": 3})
     assert counts(opened(flat, layout="classes")) == {"train": {"test": 3, "train": 3}}
     with pytest.raises(ValueError, match=r"none of the folders cat, dog .* is called train"):
-        opened(tree(tmp_path / "plain", TWO), layout="splits").parts  # noqa: B018
+        opened(tree(tmp_path / "plain", TWO_CLASSES), layout="splits").parts  # noqa: B018
 
 
-# ------------------------------------------------------------------------------------------------------ what is not
-# used
+# ----------------------------------------------------------------------------- images that are not used, image formats
 
 
-def test_test_images_without_labels_are_said_and_allowed(tmp_path: Path, work: Work, caplog: Any) -> None:
+def test_test_images_without_labels_are_logged_and_allowed(tmp_path: Path, work: Work, caplog: Any) -> None:
     root = tree(tmp_path / "set", {"train/cat": 9, "train/dog": 9, "test": 9})
     assert prepare(work, Data(path=str(root))).test_rows == 4
     assert "not used: 9 images in test without class folders, and so without labels" in caplog.text
@@ -134,7 +133,7 @@ def test_test_images_without_labels_are_said_and_allowed(tmp_path: Path, work: W
 
 
 @pytest.mark.parametrize(
-    ("extra", "said"),
+    ("extra", "message"),
     [
         ({".": 4}, "4 of 44 images: 4 images in data.path beside the class folders"),
         (
@@ -143,41 +142,41 @@ def test_test_images_without_labels_are_said_and_allowed(tmp_path: Path, work: W
         ),
     ],
 )
-def test_more_than_one_image_in_a_hundred_lost_is_refused_unless_allowed(
-    tmp_path: Path, work: Work, extra: dict[str, int], said: str
+def test_losing_more_than_one_percent_of_the_images_is_refused(
+    tmp_path: Path, work: Work, extra: dict[str, int], message: str
 ) -> None:
     base = {"cat": 20, "dog": 20} if "." in extra else {}
     root = tree(tmp_path / "set", {**base, **extra})
-    with pytest.raises(ValueError, match=f"these would not be used: {said}.*data.on_bad=drop") as error:
+    with pytest.raises(ValueError, match=f"these would not be used: {message}.*data.on_bad=drop") as error:
         prepare(work, Data(path=str(root)))
     assert "\n" not in str(error.value)
 
 
-def test_one_image_in_a_hundred_lost_is_a_warning_and_kept_in_the_table(
+def test_losing_less_than_one_percent_of_the_images_is_a_warning_and_recorded(
     tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     import polars as pl
 
     root = tree(tmp_path / "set", {"cat": 60, "dog": 60, ".": 1})
     prepared = prepare(work, Data(path=str(root)))
-    said = "1 image in data.path beside the class folders"
-    assert [r.levelname for r in caplog.records if said in r.message] == ["WARNING"]
+    description = "1 image in data.path beside the class folders"
+    assert [record.levelname for record in caplog.records if description in record.message] == ["WARNING"]
     table = pl.read_parquet(work.store.get(prepared.tables["datasets"]))
-    assert table["left_out"].to_list() == [[said]] * 3
+    assert table["left_out"].to_list() == [[description]] * 3
     assert set(table["layout"]) == {"the classes are the 2 folders in data.path; there are no split folders"}
     assert set(table["source"]) == {"folder"}
 
 
-def test_a_class_of_no_image_is_refused_unless_allowed(tmp_path: Path, work: Work, caplog: Any) -> None:
+def test_a_class_folder_without_images_is_refused_unless_allowed(tmp_path: Path, work: Work, caplog: Any) -> None:
     root = tree(tmp_path / "set", {"cat": 9, "dog": 9, "notes": 0, "void": 0})
     (root / "notes" / "1.txt").write_text("no class")
     (root / "ring").mkdir()
     np.save(root / "ring" / "1.npy", np.zeros((8, 8, 3)))
-    said = (
+    message = (
         r"these would not be used: the classes ring \(1 file, none of which is an image\), void \(an empty folder\); "
         r".*data\.on_bad=drop"
     )
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         prepare(work, Data(path=str(root)))
     assert prepare(work, Data(path=str(root), on_bad="drop")).classes == ("cat", "dog")
     assert (
@@ -185,7 +184,7 @@ def test_a_class_of_no_image_is_refused_unless_allowed(tmp_path: Path, work: Wor
     )
 
 
-def test_what_an_image_is_its_content_tells_and_not_its_suffix(tmp_path: Path, work: Work) -> None:
+def test_images_are_recognised_by_content_and_not_by_suffix(tmp_path: Path, work: Work) -> None:
     root = tmp_path / "set"
     forms = {
         "cat": ("JPEG", ".JPG"),
@@ -205,7 +204,7 @@ def test_what_an_image_is_its_content_tells_and_not_its_suffix(tmp_path: Path, w
     assert unused_descriptions(source) == []
 
 
-def test_a_picture_of_a_format_that_is_not_read_is_named_by_it(tmp_path: Path, work: Work) -> None:
+def test_images_of_a_format_that_is_not_read_are_refused_with_the_formats_name(tmp_path: Path, work: Work) -> None:
     root = tree(tmp_path / "set", {"cat": 3, "dog": 3})
     for name, suffix in (("cat", ".heic"), ("dog", ".jpg")):
         (root / name / f"phone{suffix}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(60))
@@ -214,14 +213,13 @@ def test_a_picture_of_a_format_that_is_not_read_is_named_by_it(tmp_path: Path, w
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF"])
-def test_every_format_that_is_read_is_told_by_its_first_bytes(form: str) -> None:
+def test_each_image_format_is_recognised_by_its_first_bytes(form: str) -> None:
     assert format_of(picture(1, form)[:512]) == form
     assert format_of(b"BM and other words") is None
     assert format_of(b"Paris is no PPM") is None
 
 
-# ---------------------------------------------------------------------------------------------------- links and
-# left-overs
+# ------------------------------------------------------------------------- links, files left by tools, names in UTF-8
 
 
 def test_a_folder_is_read_once_however_often_links_lead_to_it(tmp_path: Path) -> None:
@@ -236,25 +234,25 @@ def test_a_folder_is_read_once_however_often_links_lead_to_it(tmp_path: Path) ->
     assert "links to folders that are read already: cat/again, dog/up, emu/round/emu" in unused_descriptions(source)[-1]
 
 
-def test_a_class_that_is_a_link_to_another_class_is_lost_and_refused(tmp_path: Path, work: Work) -> None:
+def test_a_class_folder_that_links_to_another_class_is_refused_as_lost(tmp_path: Path, work: Work) -> None:
     root = tree(tmp_path / "set", {"cat": 3, "dog": 3})
     (root / "zebra").symlink_to("dog")
     with pytest.raises(ValueError, match=r"the class zebra .a link to a folder that is read already"):
         prepare(work, Data(path=str(root)))
 
 
-def test_links_to_nothing_pipes_and_circles_are_said_and_never_waited_for(tmp_path: Path) -> None:
+def test_broken_links_circular_links_and_pipes_are_reported_and_never_waited_for(tmp_path: Path) -> None:
     root = tree(tmp_path / "set", {"cat": 3, "dog": 3})
     (root / "cat" / "gone.png").symlink_to("nowhere")
     (root / "one").symlink_to("two")
     (root / "two").symlink_to("one")
     os.mkfifo(root / "dog" / "pipe.png")
-    (one,) = opened(root).images.unused
-    assert one.description == "4 links to nothing, or no files: cat/gone.png, dog/pipe.png, one, two"
-    assert one.lost_images == 4
+    (unused,) = opened(root).images.unused
+    assert unused.description == "4 links to nothing, or no files: cat/gone.png, dog/pipe.png, one, two"
+    assert unused.lost_images == 4
 
 
-def test_what_systems_and_notebooks_leave_is_no_data(
+def test_files_left_by_systems_and_notebooks_are_not_data(
     tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "burnish")
@@ -270,7 +268,9 @@ def test_what_systems_and_notebooks_leave_is_no_data(
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9", "圆形 ñ 'x\"".encode(), b"two\nlines"])
-def test_names_that_are_not_utf8_or_not_printable_work_and_are_shown(tmp_path: Path, work: Work, name: bytes) -> None:
+def test_names_that_are_not_utf8_or_not_printable_are_read_and_shown_escaped(
+    tmp_path: Path, work: Work, name: bytes
+) -> None:
     root = tree(tmp_path / "set", {"cat": 9, "dog": 9})
     (root / "cat").rename(root / os.fsdecode(name))
     (root / "dog" / os.fsdecode(name + b".png")).write_bytes(picture(99))
@@ -281,7 +281,7 @@ def test_names_that_are_not_utf8_or_not_printable_work_and_are_shown(tmp_path: P
     assert f"dog/{shown(os.fsdecode(name))}.png" in json.loads(work.store.get(prepared.names).read_text())
 
 
-def test_the_fingerprint_follows_names_that_are_not_utf8_and_what_is_not_used(tmp_path: Path) -> None:
+def test_the_fingerprint_follows_names_that_are_not_utf8_and_unused_files(tmp_path: Path) -> None:
     root = tree(tmp_path / "set", {"cat": 3, "dog": 3})
     before = opened(root).fingerprint()
     (root / "notes.bin").write_bytes(b"\0")
@@ -290,11 +290,11 @@ def test_the_fingerprint_follows_names_that_are_not_utf8_and_what_is_not_used(tm
     assert len({before, after, opened(root).fingerprint()}) == 3
 
 
-# -------------------------------------------------------------------------------------------------------------------
-# zip
+# ----------------------------------------------------------------------------------------------------------- zip files
 
 
-def packed(root: Path, target: Path) -> Path:
+def zip_with_resource_fork(root: Path, target: Path) -> Path:
+    """Zip a folder as macOS does, with a file of its own below __MACOSX."""
     with zipfile.ZipFile(target, "w") as archive:
         for path in sorted(root.rglob("*")):
             archive.write(path, path.relative_to(root.parent))
@@ -303,27 +303,27 @@ def packed(root: Path, target: Path) -> Path:
 
 
 def test_a_zip_is_read_as_the_folder_that_it_unpacks_to(tmp_path: Path, work: Work) -> None:
-    root = tree(tmp_path / "set", {f"{split}/{c}": 4 for split in ("train", "test") for c in TWO})
-    archive = packed(root, tmp_path / "set.zip")
-    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(archive, "a") as more:
-        more.writestr("set/train/cat/000.png", (root / "train" / "cat" / "000.png").read_bytes())
-    folder, unpacked = opened(root), opened(archive)
-    assert counts(unpacked) == counts(folder) and unpacked.classes == folder.classes
-    assert "1 file or folder with the name of a later one in the zip" in unused_descriptions(unpacked)
-    one, two = (prepare(work, Data(path=str(path))) for path in (root, archive))
-    assert one.images.sha256 == two.images.sha256 and one.labels.sha256 == two.labels.sha256
+    root = tree(tmp_path / "set", {f"{split}/{c}": 4 for split in ("train", "test") for c in TWO_CLASSES})
+    archive = zip_with_resource_fork(root, tmp_path / "set.zip")
+    with pytest.warns(UserWarning, match="Duplicate name"), zipfile.ZipFile(archive, "a") as appended:
+        appended.writestr("set/train/cat/000.png", (root / "train" / "cat" / "000.png").read_bytes())
+    folder, zipped = opened(root), opened(archive)
+    assert counts(zipped) == counts(folder) and zipped.classes == folder.classes
+    assert "1 file or folder with the name of a later one in the zip" in unused_descriptions(zipped)
+    from_folder, from_zip = (prepare(work, Data(path=str(path))) for path in (root, archive))
+    assert from_folder.images.sha256 == from_zip.images.sha256 and from_folder.labels.sha256 == from_zip.labels.sha256
     assert not list(tmp_path.glob("set.zip/*")) and sorted(p.name for p in tmp_path.iterdir()) == [
         "out",
         "set",
         "set.zip",
     ]
-    before = unpacked.fingerprint()
+    before = zipped.fingerprint()
     os.utime(archive, (1, 1))
     assert opened(archive).fingerprint() == before
 
 
-def test_a_zip_that_is_damaged_encrypted_or_of_something_else_is_one_line(tmp_path: Path, work: Work) -> None:
-    archive = packed(tree(tmp_path / "set", {"cat": 4, "dog": 4}), tmp_path / "set.zip")
+def test_a_zip_that_is_damaged_cut_off_or_encrypted_is_refused_with_the_reason(tmp_path: Path, work: Work) -> None:
+    archive = zip_with_resource_fork(tree(tmp_path / "set", {"cat": 4, "dog": 4}), tmp_path / "set.zip")
     content = archive.read_bytes()
     damaged = tmp_path / "damaged.zip"
     damaged.write_bytes(content.replace(b"IDAT", b"XXXX", 1))
@@ -333,19 +333,19 @@ def test_a_zip_that_is_damaged_encrypted_or_of_something_else_is_one_line(tmp_pa
     cut.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="accepted is a folder of images"):
         opened(cut).parts  # noqa: B018
-    locked = tmp_path / "locked.zip"
+    encrypted = tmp_path / "encrypted.zip"
     directory = content.index(b"PK\x01\x02")
-    locked.write_bytes(content[: directory + 8] + b"\x01" + content[directory + 9 :])
+    # Bit 0 of the flags in the central directory says that a member is encrypted.
+    encrypted.write_bytes(content[: directory + 8] + b"\x01" + content[directory + 9 :])
     with pytest.raises(ValueError, match="is encrypted"):
-        opened(locked).parts  # noqa: B018
+        opened(encrypted).parts  # noqa: B018
 
 
-# -----------------------------------------------------------------------------------------------------------------
-# words
+# ------------------------------------------------------------------------------------------------- names of splits
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "expected"),
     [
         ("training_set", ("train", ())),
         ("Test", ("test", ())),
@@ -358,10 +358,10 @@ def test_a_zip_that_is_damaged_encrypted_or_of_something_else_is_one_line(tmp_pa
         ("val2017", ("validation", ())),
     ],
 )
-def test_split_words_are_told_from_other_words(name: str, said: Any) -> None:
-    assert split_of(name) == said
+def test_names_of_splits_are_told_from_other_names(name: str, expected: Any) -> None:
+    assert split_of(name) == expected
 
 
-def test_evaluation_is_the_split_that_is_missing() -> None:
+def test_an_evaluation_folder_takes_the_role_of_the_split_that_is_missing() -> None:
     assert settle({"train", "validation", "evaluation"})["evaluation"] == "test"
     assert settle({"train", "test", "evaluation"})["evaluation"] == "validation"

@@ -1,5 +1,4 @@
-"""A lost class is refused unless allowed, folders taken as one class are said, and what holds no data set is not
-opened."""
+"""A class without images is refused unless allowed, merged folders are logged, and pipes and devices stay unopened."""
 
 from __future__ import annotations
 
@@ -23,7 +22,7 @@ from tests.support.images import counts, opened, picture, tree, unused_descripti
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TWO = {"cat": 6, "dog": 6}
+TWO_CLASSES = {"cat": 6, "dog": 6}
 
 
 @pytest.fixture
@@ -31,22 +30,22 @@ def work(tmp_path: Path) -> Work:
     return Work.at(tmp_path / "out", "prepare")
 
 
-def _plain(tmp: Path) -> Path:
-    return tree(tmp / "set", {**TWO, "bird": 0})
+def _empty_class(tmp: Path) -> Path:
+    return tree(tmp / "set", {**TWO_CLASSES, "bird": 0})
 
 
-def _test_part(tmp: Path) -> Path:
+def _class_empty_in_test(tmp: Path) -> Path:
     return tree(
         tmp / "set", {"train/cat": 6, "train/dog": 6, "train/bird": 6, "test/cat": 2, "test/dog": 2, "test/bird": 0}
     )
 
 
-def _inside(tmp: Path) -> Path:
+def _class_with_an_empty_split(tmp: Path) -> Path:
     parts = {f"{name}/{part}": 6 for name in ("cat", "dog", "bird") for part in ("train", "test")}
     return tree(tmp / "set", {**parts, "bird/test": 0})
 
 
-def _zip(tmp: Path) -> Path:
+def _zip_with_an_empty_class(tmp: Path) -> Path:
     with zipfile.ZipFile(tmp / "set.zip", "w") as archive:
         for number in range(12):
             archive.writestr(f"set/{'cat' if number < 6 else 'dog'}/{number}.png", picture(number))
@@ -54,11 +53,11 @@ def _zip(tmp: Path) -> Path:
     return tmp / "set.zip"
 
 
-def _only_in_test(tmp: Path) -> Path:
+def _class_only_in_test(tmp: Path) -> Path:
     return tree(tmp / "set", {"train/cat": 6, "train/dog": 6, "test/cat": 2, "test/dog": 2, "test/bird": 3})
 
 
-def _parquet(tmp: Path) -> Path:
+def _parquet_with_an_unused_class_name(tmp: Path) -> Path:
     names = '{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["bird", "cat", "dog"]}}}}'
     columns = {"image": [picture(i) for i in range(12)], "label": [1 + i % 2 for i in range(12)]}
     pq.write_table(pa.table(columns).replace_schema_metadata({"huggingface": names}), tmp / "set.parquet")
@@ -66,55 +65,56 @@ def _parquet(tmp: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "lost_class"),
     [
-        (_plain, r"bird \(an empty folder\)"),
-        (_test_part, r"test/bird \(an empty folder\)"),
-        (_inside, r"bird/test \(an empty folder\)"),
-        (_zip, r"set/bird \(an empty folder\)"),
-        (_only_in_test, r"bird \(no training image, 3 in other parts\)"),
-        (_parquet, r"bird \(no image\)"),
+        (_empty_class, r"bird \(an empty folder\)"),
+        (_class_empty_in_test, r"test/bird \(an empty folder\)"),
+        (_class_with_an_empty_split, r"bird/test \(an empty folder\)"),
+        (_zip_with_an_empty_class, r"set/bird \(an empty folder\)"),
+        (_class_only_in_test, r"bird \(no training image, 3 in other parts\)"),
+        (_parquet_with_an_unused_class_name, r"bird \(no image\)"),
     ],
 )
 def test_a_class_without_images_is_refused_unless_allowed(
-    tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture, make: Callable[[Path], Path], said: str
+    tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture, make: Callable[[Path], Path], lost_class: str
 ) -> None:
     path = str(make(tmp_path))
-    with pytest.raises(ValueError, match=f"these would not be used: the class {said}; .*data\\.on_bad=drop") as error:
+    with pytest.raises(
+        ValueError, match=f"these would not be used: the class {lost_class}; .*data\\.on_bad=drop"
+    ) as error:
         prepare(work, Data(path=path))
     assert "\n" not in str(error.value)
     assert {"cat", "dog"} <= set(prepare(work, Data(path=path, on_bad="drop")).classes)
     assert "bird" in caplog.text
 
 
-def test_a_class_without_test_images_is_warned_of(tmp_path: Path, work: Work, caplog: Any) -> None:
+def test_a_class_without_test_images_is_logged(tmp_path: Path, work: Work, caplog: Any) -> None:
     prepare(work, Data(path=str(tree(tmp_path / "set", {"train/cat": 9, "train/dog": 9, "test/cat": 3}))))
     assert "test: no image of 1 class: dog, so that nothing is measured of them" in caplog.text
 
 
-def test_an_empty_split_folder_and_an_empty_folder_beside_the_one_of_the_classes_are_said(tmp_path: Path) -> None:
+def test_an_empty_split_folder_or_an_empty_folder_beside_the_data_set_is_reported(tmp_path: Path) -> None:
     splits = tree(tmp_path / "splits", {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1, "val": 0})
     assert unused_descriptions(opened(splits)) == ["the split folder val, which holds no images"]
     around = tree(tmp_path / "around", {"photos/cat": 3, "photos/dog": 3, "more": 0})
     assert unused_descriptions(opened(around)) == ["the folder more, which holds no images"]
 
 
-def test_folders_that_are_taken_as_one_class_are_said_with_their_counts(
+def test_a_class_with_images_in_several_folders_is_logged_with_the_count_per_folder(
     tmp_path: Path, work: Work, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = tree(tmp_path / "set", {"a/x": 5, "a/y": 4, "b": 6, "b/old": 2, "c/images": 7})
     assert counts(opened(root)) == {"train": {"a": 9, "b": 8, "c": 7}}
     prepared = prepare(work, Data(path=str(root)))
-    said = "a (x 5, y 4), b (old 2, itself 6)"
-    assert f"2 classes have images of several folders, which are taken as one class: {said}" in caplog.text
+    counts_per_folder = "a (x 5, y 4), b (old 2, itself 6)"
+    assert f"2 classes have images of several folders, which are taken as one class: {counts_per_folder}" in caplog.text
     table = pl.read_parquet(work.store.get(prepared.tables["datasets"]))
-    assert f"merged: {said}" in table["layout"][0]
+    assert f"merged: {counts_per_folder}" in table["layout"][0]
     splits = tree(tmp_path / "splits", {"train/a/x": 2, "train/a/y": 2, "train/b": 2, "test/a": 1, "test/b": 1})
     assert opened(splits).images.merged_classes == ("train/a (x 2, y 2)",)
 
 
-# ------------------------------------------------------------------------------------------------- what holds no data
-# set
+# ------------------------------------------------------------------------------------ paths that can hold no data set
 
 
 def _pipe(tmp: Path) -> str:
@@ -123,7 +123,7 @@ def _pipe(tmp: Path) -> str:
 
 
 def _socket(tmp: Path) -> str:
-    # a socket's path may have 107 bytes
+    # A socket's path may have at most 107 bytes, which the path of the temporary folder may exceed.
     folder = os.open(tmp, os.O_RDONLY)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"/proc/self/fd/{folder}/socket")
@@ -131,51 +131,54 @@ def _socket(tmp: Path) -> str:
     return str(tmp / "socket")
 
 
-def _circle(tmp: Path) -> str:
+def _link_to_itself(tmp: Path) -> str:
     (tmp / "circle").symlink_to(tmp / "circle")
     return str(tmp / "circle")
 
 
 @pytest.mark.parametrize("source", ["auto", "folder", "parquet"])
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "reason"),
     [
         (lambda tmp: "/dev/zero", "a device, which holds no data set"),
         (lambda tmp: "/proc/self", "a file system of the kernel's own (proc)"),
         (lambda tmp: "/sys", "a file system of the kernel's own (sysfs)"),
         (_pipe, "a named pipe (FIFO), which holds no data set"),
         (_socket, "a socket, which holds no data set"),
-        (_circle, "a link that leads back to itself"),
+        (_link_to_itself, "a link that leads back to itself"),
     ],
 )
-def test_pipes_devices_and_the_kernels_files_are_refused_before_they_are_opened(
-    tmp_path: Path, work: Work, make: Callable[[Path], str], said: str, source: Any
+def test_pipes_devices_and_file_systems_of_the_kernel_are_refused_unopened(
+    tmp_path: Path, work: Work, make: Callable[[Path], str], reason: str, source: Any
 ) -> None:
     with pytest.raises(ValueError, match=r"^data\.path: ") as error:
         prepare(work, Data(source=source, path=make(tmp_path)))
-    assert said in str(error.value) and "\n" not in str(error.value)
+    assert reason in str(error.value) and "\n" not in str(error.value)
 
 
-def test_a_folder_in_a_mount_with_a_blank_in_its_name_is_told_by_the_longest_mount(
+def test_the_longest_mount_that_contains_a_folder_tells_its_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # In this file the kernel writes a space as \040.
     line = "{} 1 0:1 / {} rw,relatime shared:1 - {} source rw"
     mounts = [("/", "ext4"), ("/my\\040data/deep", "proc"), ("/my\\040data", "xfs")]
     (tmp_path / "mounts").write_text("\n".join(line.format(i, place, kind) for i, (place, kind) in enumerate(mounts)))
     monkeypatch.setattr(_place, "MOUNTS", tmp_path / "mounts")
-    found = [_place._file_system(Path(path)) for path in ("/my", "/my data/x", "/my data/deep/x")]
-    assert found == ["ext4", "xfs", "proc"]
+    file_systems = [_place._file_system(Path(path)) for path in ("/my", "/my data/x", "/my data/deep/x")]
+    assert file_systems == ["ext4", "xfs", "proc"]
 
 
-def test_a_folder_of_very_many_other_files_is_given_up_early(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_looking_for_images_ends_after_a_limited_number_of_other_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = tmp_path / "set"
     root.mkdir()
     for number in range(30):
         (root / f"{number}.bin").write_bytes(b"\0")
-    looked: list[str] = []
-    head = _tree.head_of
+    read_paths: list[str] = []
+    head_of = _tree.head_of
     monkeypatch.setattr(_tree, "MOST", 20)
-    monkeypatch.setattr(_tree, "head_of", lambda path: looked.append(path) or head(path))
+    monkeypatch.setattr(_tree, "head_of", lambda path: read_paths.append(path) or head_of(path))
     with pytest.raises(ValueError, match=r"the first 20 files in .* hold no image"):
         opened(root).images  # noqa: B018
-    assert len(looked) == 20
+    assert len(read_paths) == 20

@@ -1,4 +1,4 @@
-"""Parquet files and folders, of the hub too, and what is wrong with those that cannot be read."""
+"""The `parquet` source reads files, folders and data sets of the hub, and refuses others with a reason in one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.files import (
 from tests.support.paths import SHARED
 
 
-def test_parquet_reads_wanted_rows_of_several_files_numbered_through(tmp_path: Path) -> None:
+def test_rows_are_numbered_across_the_files_of_a_part_and_read_by_number(tmp_path: Path) -> None:
     for number, start in enumerate((0, 7, 14)):
         rows = [(png(value), value % 2) for value in range(start, start + 7)]
         write_parquet(tmp_path / "data" / f"train-0000{number}-of-00003.parquet", rows, ["a", "b"])
@@ -44,20 +44,20 @@ def test_parquet_reads_wanted_rows_of_several_files_numbered_through(tmp_path: P
         ("default/train/0000", "default/val/0000", "default/test/0000"),
     ],
 )
-def test_parquet_parts_are_named_by_file_or_folder(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_parts_are_named_after_files_or_folders(tmp_path: Path, names: tuple[str, ...]) -> None:
     for value, name in enumerate(names):
         write_parquet(tmp_path / f"{name}.parquet", [(png(value), 0)], ["a", "b"])
     parts = opened("parquet", tmp_path).parts
     assert {name: first_pixels(part) for name, part in parts.items()} == {"train": [0], "validation": [1], "test": [2]}
 
 
-def test_parquet_of_any_name_is_one_set_without_splits(tmp_path: Path) -> None:
+def test_a_file_not_named_after_a_split_is_the_training_part(tmp_path: Path) -> None:
     write_parquet(tmp_path / "broken-00000-of-00001.parquet", [(png(7), 0)], ["a", "b"])
     assert list(opened("parquet", tmp_path).parts) == ["train"]
     assert first_pixels(opened("parquet", tmp_path / "broken-00000-of-00001.parquet").parts["train"]) == [7]
 
 
-def test_parquet_finds_the_image_and_the_label_column_by_type_and_metadata(tmp_path: Path) -> None:
+def test_image_and_label_columns_are_found_by_type_and_metadata(tmp_path: Path) -> None:
     path = write_parquet(
         tmp_path / "x.parquet", [(png(1), 1), (png(2), None)], ["a", "b"], image="photo", label="fine_label"
     )
@@ -67,12 +67,12 @@ def test_parquet_finds_the_image_and_the_label_column_by_type_and_metadata(tmp_p
     assert first_pixels(source.parts["train"]) == [1, 2]
 
 
-def test_parquet_without_class_names_numbers_them(tmp_path: Path) -> None:
+def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [(png(1), 0), (png(2), 2), (png(3), -1)])
     assert opened("parquet", path).classes == ("0", "1", "2")
 
 
-def test_parquet_null_struct_and_null_bytes_are_null_images(tmp_path: Path) -> None:
+def test_a_null_struct_and_null_bytes_are_both_read_as_a_null_image(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [(png(1), 0), (None, 0), (b"", 0), (png(2), 1)], ["a", "b"], null=(0,))
     images = [image for image, _, _ in opened("parquet", path).parts["train"]]
     assert images[:3] == [None, None, b""]
@@ -89,39 +89,39 @@ def _two_sets(folder: Path) -> Path:
     return folder
 
 
-def _text(folder: Path) -> Path:
+def _text_file(folder: Path) -> Path:
     (folder / "x.parquet").write_text("not Parquet at all")
     return folder / "x.parquet"
 
 
-def _cut_off(folder: Path) -> Path:
+def _file_cut_off(folder: Path) -> Path:
     path = write_parquet(folder / "x.parquet", [(png(i), 0) for i in range(9)], ["a", "b"])
     path.write_bytes(path.read_bytes()[:-20])
     return path
 
 
-def _no_image(folder: Path) -> Path:
+def _no_image_column(folder: Path) -> Path:
     pq.write_table(pa.table({"picture": ["a"], "label": [0]}), folder / "x.parquet")
     return folder
 
 
-def _no_label(folder: Path) -> Path:
+def _no_label_column(folder: Path) -> Path:
     table = pa.table({"img": pa.array([{"bytes": png(), "path": ""}], IMAGE), "label": [["cat"]]})
     pq.write_table(table, folder / "x.parquet")
     return folder
 
 
-def _two_names(folder: Path) -> Path:
+def _two_orders_of_class_names(folder: Path) -> Path:
     write_parquet(folder / "train.parquet", [(png(), 0)], ["a", "b"])
     write_parquet(folder / "test.parquet", [(png(), 0)], ["b", "a"])
     return folder
 
 
-def _far_label(folder: Path) -> Path:
+def _huge_label_without_names(folder: Path) -> Path:
     return write_parquet(folder / "x.parquet", [(png(), 0), (png(), 10**12)])
 
 
-def _nameless(folder: Path) -> Path:
+def _file_not_named_after_a_split(folder: Path) -> Path:
     write_parquet(folder / "train.parquet", [(png(), 0)], ["a", "b"])
     write_parquet(folder / "more.parquet", [(png(), 0)], ["a", "b"])
     return folder
@@ -132,26 +132,26 @@ def _nameless(folder: Path) -> Path:
     [
         (_no_files, "holds no .parquet files"),
         (_two_sets, "holds 2 data sets .in one, two."),
-        (_text, "x.parquet cannot be read as Parquet"),
-        (_cut_off, "x.parquet cannot be read as Parquet"),
-        (_no_image, r"needs one image column.*picture \(string\), label \(int64\)"),
-        (_no_label, r"no column that can be the label.*label \(list<.*: string>\)"),
-        (_two_names, "do not agree on the class names"),
-        (_far_label, "no class names, and labels up to 1000000000000 in 2 rows"),
-        (_nameless, "more.parquet begin with none of train"),
+        (_text_file, "x.parquet cannot be read as Parquet"),
+        (_file_cut_off, "x.parquet cannot be read as Parquet"),
+        (_no_image_column, r"needs one image column.*picture \(string\), label \(int64\)"),
+        (_no_label_column, r"no column that can be the label.*label \(list<.*: string>\)"),
+        (_two_orders_of_class_names, "do not agree on the class names"),
+        (_huge_label_without_names, "no class names, and labels up to 1000000000000 in 2 rows"),
+        (_file_not_named_after_a_split, "more.parquet begin with none of train"),
         (lambda folder: folder / "nothing" / "at" / "all", "is not there; give a .parquet file"),
     ],
 )
-def test_parquet_says_what_is_wrong_in_one_line(tmp_path: Path, make: Any, message: str) -> None:
+def test_parquet_that_cannot_be_read_is_refused_in_one_line(tmp_path: Path, make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         opened("parquet", make(tmp_path)).parts  # noqa: B018
     assert "\n" not in str(error.value)
 
 
-def test_parquet_damaged_pages_are_one_clear_line(tmp_path: Path) -> None:
+def test_a_parquet_file_with_a_damaged_page_is_refused_by_its_name(tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "x.parquet", [(os.urandom(2000), 0) for _ in range(9)], ["a", "b"])
     content = bytearray(path.read_bytes())
-    # the first page's header
+    # These bytes hold the header of the first page.
     content[4:60] = bytes(56)
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"x\.parquet cannot be read as Parquet"):
@@ -159,7 +159,7 @@ def test_parquet_damaged_pages_are_one_clear_line(tmp_path: Path) -> None:
 
 
 class Hub:
-    """Stands in for the hub's API: what it lists is what lies in a folder."""
+    """Stands in for the hub's API. Its data set is a folder; the files in `converted` are the hub's own conversion."""
 
     def __init__(self, root: Path, converted: tuple[str, ...] = ()) -> None:
         self.root, self.converted, self.fetched = root, converted, []
@@ -169,7 +169,9 @@ class Hub:
 
         names = [path.relative_to(self.root).as_posix() for path in self.root.rglob("*.parquet")]
         names = [name for name in names if (name in self.converted) == (revision == "refs/convert/parquet")]
-        return DatasetInfo(id=repo, sha=revision or "main", siblings=[{"rfilename": n} for n in [*names, "README.md"]])
+        return DatasetInfo(
+            id=repo, sha=revision or "main", siblings=[{"rfilename": name} for name in [*names, "README.md"]]
+        )
 
     def download(self, repo: str, name: str, repo_type: str, revision: str) -> str:
         assert repo_type == "dataset"
@@ -188,7 +190,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     return stand_in
 
 
-def test_parquet_fetches_a_data_set_of_the_hub_by_name(hub: Hub) -> None:
+def test_a_data_set_of_the_hub_is_fetched_by_name(hub: Hub) -> None:
     write_parquet(hub.root / "plain_text" / "train-00000-of-00001.parquet", [(png(1), 0), (png(2), 1)], ["a", "b"])
     write_parquet(hub.root / "plain_text" / "test-00000-of-00001.parquet", [(png(3), 1)], ["a", "b"])
     source = opened("parquet", "owner/name")
@@ -197,7 +199,7 @@ def test_parquet_fetches_a_data_set_of_the_hub_by_name(hub: Hub) -> None:
     assert len(hub.fetched) == 2
 
 
-def test_parquet_takes_the_configuration_asked_for(hub: Hub) -> None:
+def test_only_the_named_configuration_of_a_data_set_of_the_hub_is_fetched(hub: Hub) -> None:
     for value, config in enumerate(("small", "large")):
         write_parquet(hub.root / config / "train-00000-of-00001.parquet", [(png(value), 0)], ["a", "b"])
     assert first_pixels(opened("parquet", "owner/name:large").parts["train"]) == [1]
@@ -208,21 +210,23 @@ def test_parquet_takes_the_configuration_asked_for(hub: Hub) -> None:
         opened("parquet", "owner/name:huge").parts  # noqa: B018
 
 
-def test_parquet_takes_one_part_of_a_data_set_of_the_hub(hub: Hub) -> None:
+def test_only_the_named_part_of_a_data_set_of_the_hub_is_fetched(hub: Hub) -> None:
     for part, value in (("train", 1), ("validation", 2), ("test", 3)):
         write_parquet(hub.root / "data" / f"{part}-00000-of-00001.parquet", [(png(value), 0)], ["a", "b"])
     source = open_source(Data(source="parquet", path="owner/name:validation"))
     assert list(source.parts) == ["validation"]
-    assert hub.fetched == ["data/validation-00000-of-00001.parquet"], "the training part may be 150 GB"
+    assert hub.fetched == ["data/validation-00000-of-00001.parquet"], (
+        "the training part, which may have 150 GB, is not needed"
+    )
 
 
-def test_parquet_falls_back_on_the_hubs_own_conversion(hub: Hub) -> None:
+def test_a_hub_data_set_without_parquet_is_read_from_the_hubs_conversion(hub: Hub) -> None:
     write_parquet(hub.root / "default" / "train" / "0000.parquet", [(png(5), 0)], ["a", "b"])
     hub.converted = ("default/train/0000.parquet",)
     assert first_pixels(opened("parquet", "owner/name").parts["train"]) == [5]
 
 
-def test_parquet_hub_out_of_reach_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub.errors
 
     def unreachable(*_: Any, **__: Any) -> None:
@@ -246,9 +250,11 @@ def test_parquet_hub_out_of_reach_is_one_clear_line(monkeypatch: pytest.MonkeyPa
         ("broken", {"train": 200}, 10, "airplane"),
     ],
 )
-def test_parquet_reads_the_shared_data_as_it_is(name: str, rows: dict[str, int], classes: int, first: str) -> None:
+def test_shared_data_is_read_with_its_known_rows_and_classes(
+    name: str, rows: dict[str, int], classes: int, first: str
+) -> None:
     source = opened("parquet", SHARED / name)
-    assert {part: found.rows for part, found in source.parts.items()} == rows
+    assert {name: part.rows for name, part in source.parts.items()} == rows
     assert len(source.classes) == classes
     assert source.classes[0] == first
     for part in source.parts.values():

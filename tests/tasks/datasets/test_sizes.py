@@ -1,5 +1,4 @@
-"""Sizes of images that fit no disk or memory are refused by the setting that asks for them, before an image is
-decoded."""
+"""An image size that needs more disk or memory than there is is refused, before an image is decoded."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ def work(tmp_path: Path) -> Work:
 
 
 @pytest.mark.parametrize(
-    ("sizes", "said"),
+    ("sizes", "message"),
     [
         (
             {"image_size": 16_384},
@@ -31,13 +30,15 @@ def work(tmp_path: Path) -> Work:
         ({"image_size": 8, "resize": 9_500}, r"data.resize = 9500: .* of memory .*; choose a smaller data.resize"),
     ],
 )
-def test_a_size_that_fits_no_disk_or_memory_is_refused_by_its_setting(work: Work, sizes: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said) as error:
+def test_an_image_size_beyond_disk_or_memory_is_refused_with_the_name_of_its_setting(
+    work: Work, sizes: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as error:
         prepare(work, Data(source="digits", **sizes))
     assert "undecodable" not in str(error.value)
 
 
-def test_a_size_whose_decoding_needs_more_memory_than_there_is_is_refused(
+def test_an_image_size_is_refused_if_decoding_alone_would_exceed_the_memory(
     work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = Data(source="digits", image_size=16)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_the_file_matches_the_fake_quantized_model_and_not_the_fp32_one() -> None:
+def test_the_int8_form_matches_the_fake_quantized_model_and_not_the_fp32_one() -> None:
     architecture = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
     images = torch.randn(64, 1, 8, 8)
     for setting in QAT_SETTINGS:
@@ -26,12 +26,12 @@ def test_the_file_matches_the_fake_quantized_model_and_not_the_fp32_one() -> Non
         model(images)
         model.eval()
         with torch.no_grad():
-            want, plain = model(images), warmed_model(**architecture)(images)
-            got = fakequant.int8_form(model)(images)
-        assert (got - want).abs().max() < 0.2 * (got - plain).abs().max()
+            expected, fp32 = model(images), warmed_model(**architecture)(images)
+            actual = fakequant.int8_form(model)(images)
+        assert (actual - expected).abs().max() < 0.2 * (actual - fp32).abs().max()
 
 
-def test_ranges_follow_in_training_and_stand_still_in_evaluation() -> None:
+def test_ranges_follow_the_images_in_training_and_stay_fixed_in_evaluation() -> None:
     architecture = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
     model = fakequant.fake_quantized(warmed_model(**architecture), torch.randn(2, 1, 8, 8), "u8s8").train()
     model(torch.randn(16, 1, 8, 8))

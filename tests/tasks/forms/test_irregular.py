@@ -1,4 +1,4 @@
-"""Pipes, sockets and devices in place of a file are refused at once: a pipe would be waited for for ever."""
+"""A pipe, a socket or a device in place of a file is refused at once: to read a pipe could take for ever."""
 
 from __future__ import annotations
 
@@ -19,29 +19,30 @@ KINDS = {"pipe": r"is a named pipe (FIFO)", "socket": "is a socket", "device": "
 
 
 def irregular(path: Path, kind: str) -> Path:
+    """Make a pipe, a socket or a link to a device at this path."""
     if kind == "pipe":
         os.mkfifo(path)
     elif kind == "device":
         path.symlink_to("/dev/zero")
     else:
-        with socket.socket(socket.AF_UNIX) as made:
-            here = os.open(path.parent, os.O_RDONLY)
-            # a socket's path may have 107 bytes
+        with socket.socket(socket.AF_UNIX) as listener:
+            folder = os.open(path.parent, os.O_RDONLY)
+            # The path of a socket has at most 107 bytes, so it is bound by way of the open folder.
             try:
-                made.bind(f"/proc/self/fd/{here}/{path.name}")
+                listener.bind(f"/proc/self/fd/{folder}/{path.name}")
             finally:
-                os.close(here)
+                os.close(folder)
     return path
 
 
 @pytest.fixture
-def in_time() -> Iterator[None]:
-    """Opening a pipe ends by a signal alone."""
+def time_limit() -> Iterator[None]:
+    """An alarm ends the test where it hangs, because only a signal interrupts the opening of a pipe."""
 
-    def late(*_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, late)
+    before = signal.signal(signal.SIGALRM, fail)
     # The first start of a Prefect server alone takes 75 s on a slow machine.
     signal.alarm(240)
     yield
@@ -51,7 +52,7 @@ def in_time() -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    ("name", "command", "said"),
+    ("name", "command", "words"),
     [
         ("study.toml", ["show", "{path}"], "not a regular file; a study is a file in TOML"),
         ("model.onnx", ["bench", "{path}"], "not a regular file; accepted: ONNX"),
@@ -68,21 +69,21 @@ def in_time() -> Iterator[None]:
         ),
     ],
 )
-def test_what_is_no_regular_file_is_refused_at_once(
+def test_a_pipe_socket_or_device_in_place_of_a_file_is_refused_in_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    in_time: None,
+    time_limit: None,
     kind: str,
     name: str,
     command: list[str],
-    said: str,
+    words: str,
 ) -> None:
     path = irregular(tmp_path / name, kind)
     out = [] if command[0] == "show" else ["--out", str(tmp_path / "out")]
     assert cli.main([*(part.format(path=path) for part in command), *out]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    (line,) = told.err.splitlines()
+    output = capsys.readouterr()
+    assert output.out == ""
+    (line,) = output.err.splitlines()
     assert KINDS[kind] in line
-    assert said in line
+    assert words in line
     assert str(path) in line

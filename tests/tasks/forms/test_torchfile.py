@@ -1,4 +1,4 @@
-"""Files of PyTorch, OpenVINO and others: executed in the type that they take, or named with what to give instead."""
+"""Model files of PyTorch, OpenVINO and others are executed in their own type, or refused with what to give instead."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def net() -> nn.Module:
     ).eval()
 
 
-def script(path: Path, dtype: torch.dtype, make: Callable[[nn.Module, torch.Tensor], Any]) -> Path:
+def save_torchscript(path: Path, dtype: torch.dtype, make: Callable[[nn.Module, torch.Tensor], Any]) -> Path:
     image = torch.zeros(1, 3, 8, 8, dtype=dtype)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -44,10 +44,10 @@ MAKERS: dict[str, Callable[[nn.Module, torch.Tensor], Any]] = {
 }
 
 
-@pytest.mark.parametrize("how", MAKERS)
+@pytest.mark.parametrize("maker", MAKERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64])
-def test_torchscript_gets_images_of_its_weights_type(dtype: torch.dtype, how: str, tmp_path: Path) -> None:
-    file = inspect(script(tmp_path / "model.pt", dtype, MAKERS[how]))
+def test_torchscript_gets_images_of_its_weights_type(dtype: torch.dtype, maker: str, tmp_path: Path) -> None:
+    file = inspect(save_torchscript(tmp_path / "model.pt", dtype, MAKERS[maker]))
     images = file.inputs(2, (3, 8, 8))
     assert (file.format, images.dtype) == ("torchscript", np.dtype(str(dtype).removeprefix("torch.")))
     adapter = runtimes.load("torchscript")
@@ -56,19 +56,19 @@ def test_torchscript_gets_images_of_its_weights_type(dtype: torch.dtype, how: st
 
 
 def test_the_cause_of_a_torchscript_error_is_its_last_line(tmp_path: Path) -> None:
-    script(tmp_path / "model.pt", torch.float16, torch.jit.trace)
+    save_torchscript(tmp_path / "model.pt", torch.float16, torch.jit.trace)
     session = runtimes.load("torchscript").open(tmp_path / "model.pt", "cpu", 1, 1)
     with pytest.raises(RuntimeError) as raised:
         session.run(np.zeros((1, 3, 8, 8), np.float32))
     assert str(raised.value).startswith("The following operation failed in the TorchScript interpreter.\n")
-    told = cause(raised.value)
-    assert "float" in told.lower()
-    assert "half" in told.lower()
-    assert "\n" not in told
-    assert "interpreter" not in told
+    reason = cause(raised.value)
+    assert "float" in reason.lower()
+    assert "half" in reason.lower()
+    assert "\n" not in reason
+    assert "interpreter" not in reason
 
 
-def test_causes_stand_first_last_or_in_the_middle_of_a_message(tmp_path: Path) -> None:
+def test_the_cause_is_found_first_last_or_in_the_middle_of_an_error_message(tmp_path: Path) -> None:
     import onnxruntime
     import openvino
 
@@ -89,25 +89,28 @@ def test_causes_stand_first_last_or_in_the_middle_of_a_message(tmp_path: Path) -
     (tmp_path / "norank.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(RuntimeError) as refused:
         openvino.Core().read_model(tmp_path / "norank.onnx")
-    assert cause(refused.value) == "Conv-17: The input data tensor's rank has to be known (static)", "of two, the first"
+    assert cause(refused.value) == "Conv-17: The input data tensor's rank has to be known (static)", (
+        "of two causes the first is given"
+    )
 
 
 def refusal(path: Path) -> str:
+    """Return the one line with which a file is refused."""
     with pytest.raises(ValueError, match=r".") as raised:
         inspect(path)
-    told = str(raised.value)
-    assert str(path) in told
-    assert "\n" not in told
-    return told
+    message = str(raised.value)
+    assert str(path) in message
+    assert "\n" not in message
+    return message
 
 
-def test_a_program_of_torch_export_is_named_and_the_line_given_makes_onnx_of_it(tmp_path: Path) -> None:
+def test_a_program_of_torch_export_is_refused_with_a_command_that_makes_onnx_of_it(tmp_path: Path) -> None:
     path = tmp_path / "model.pt2"
     torch.export.save(torch.export.export(net(), (torch.zeros(2, 3, 8, 8),)), str(path))
-    told = refusal(path)
-    assert "a program of torch.export (.pt2), which is not opened" in told
-    line = shlex.split(told[told.index("python -c ") : told.rindex("); accepted: ")])
-    subprocess.run([sys.executable, *line[1:]], check=True, cwd=tmp_path, capture_output=True)
+    message = refusal(path)
+    assert "a program of torch.export (.pt2), which is not opened" in message
+    command = shlex.split(message[message.index("python -c ") : message.rindex("); accepted: ")])
+    subprocess.run([sys.executable, *command[1:]], check=True, cwd=tmp_path, capture_output=True)
     assert inspect(tmp_path / "model.onnx").shape == (3, 8, 8)
 
 
@@ -117,12 +120,13 @@ def test_weights_and_pickles_are_named_and_never_opened(tmp_path: Path) -> None:
     torch.save(net().state_dict(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
     torch.save(net().state_dict(), tmp_path / "half.pt")
     (tmp_path / "half.pt").write_bytes((tmp_path / "half.pt").read_bytes()[:900])
-    script(tmp_path / "bf16.pt", torch.bfloat16, torch.jit.trace)
+    save_torchscript(tmp_path / "bf16.pt", torch.bfloat16, torch.jit.trace)
     assert "a pickled torch.nn.modules.container.Sequential, which is never opened" in refusal(tmp_path / "whole.pt")
     for name in ("state.pt", "old.pt"):
-        assert "without TorchScript code: a state dict or checkpoint" in (told := refusal(tmp_path / name))
-        assert "torch.onnx.export(" in told
-        assert f'pretrained="{tmp_path / name}"' in told
+        message = refusal(tmp_path / name)
+        assert "without TorchScript code: a state dict or checkpoint" in message
+        assert "torch.onnx.export(" in message
+        assert f'pretrained="{tmp_path / name}"' in message
     assert "cut off" in refusal(tmp_path / "half.pt")
     assert "bf16, for which NumPy has no type" in refusal(tmp_path / "bf16.pt")
 
@@ -140,7 +144,9 @@ def test_weights_and_pickles_are_named_and_never_opened(tmp_path: Path) -> None:
         ("array.npy", b"\x93NUMPY" + bytes(64), "an array of NumPy"),
     ],
 )
-def test_what_people_have_instead_of_a_model_is_named(name: str, content: bytes, words: str, tmp_path: Path) -> None:
+def test_a_file_that_is_often_taken_for_a_model_is_refused_with_what_it_is(
+    name: str, content: bytes, words: str, tmp_path: Path
+) -> None:
     (tmp_path / name).write_bytes(content)
     assert words in refusal(tmp_path / name)
 
@@ -150,7 +156,8 @@ def ir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An OpenVINO model, as its converter saves one."""
     from tasks.runtimes._openvino import library
 
-    path, openvino = tmp_path_factory.mktemp("ir") / "model.xml", library()
+    path = tmp_path_factory.mktemp("ir") / "model.xml"
+    openvino = library()
     openvino.save_model(openvino.convert_model(net(), example_input=torch.zeros(1, 3, 8, 8)), path)
     return path
 
@@ -158,7 +165,7 @@ def ir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_openvinos_own_format_is_executed(ir: Path) -> None:
     file = inspect(ir)
     assert (file.format, file.batch, file.shape, file.dtype) == ("openvino", None, (3, None, None), "float32")
-    assert inspect(ir.parent).path == ir, "a folder as the hub has it"
+    assert inspect(ir.parent).path == ir, "the folder of the model, as the hub has it, is accepted too"
     assert file.artifact().size_bytes == ir.stat().st_size + ir.with_suffix(".bin").stat().st_size
     images = file.inputs(2, (3, 8, 8))
     adapter = runtimes.load("openvino")
@@ -166,11 +173,11 @@ def test_openvinos_own_format_is_executed(ir: Path) -> None:
     with torch.no_grad():
         expected = net()(torch.from_numpy(images)).numpy()
     answer = adapter.open(file.executable(ir.parent / "copy"), "cpu", 2, 1).run(images)
-    # its converter stores weights in fp16
+    # OpenVINO's converter stores weights in fp16.
     np.testing.assert_allclose(answer, expected, atol=0.01)
 
 
-def test_the_weights_of_an_openvino_model_are_no_model_and_must_be_there(ir: Path, tmp_path: Path) -> None:
+def test_openvino_weights_without_their_model_and_a_model_without_weights_are_refused(ir: Path, tmp_path: Path) -> None:
     assert "the weights of model.xml: give that" in refusal(ir.with_suffix(".bin"))
     (tmp_path / "model.xml").write_bytes(ir.read_bytes())
     assert "its weights, model.bin, are not beside it" in refusal(tmp_path / "model.xml")

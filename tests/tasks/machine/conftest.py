@@ -1,4 +1,4 @@
-"""A fixture of the machine's tests: a made NVML in place of the driver's."""
+"""A fixture that puts a simulated NVML in place of the driver's."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nvml]:
-    """cuda:0 is the second GPU."""
-    made = Nvml()
+    """A simulated NVML with two GPUs, of which CUDA shows only the second, as cuda:0."""
+    simulated = Nvml()
 
     @contextmanager
     def started() -> Iterator[Nvml]:
-        yield made
+        yield simulated
 
     monkeypatch.setattr(gpu, "nvml", started)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     gpu.gpus.cache_clear()
-    yield made
+    yield simulated
     gpu.gpus.cache_clear()

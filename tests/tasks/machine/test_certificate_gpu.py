@@ -1,4 +1,4 @@
-"""What a certificate says of a GPU, with a made NVML and with the real one."""
+"""GPU readings in a certificate, from a simulated NVML and from a real one."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def test_a_gpus_certificate_holds_clocks_trouble_driver_and_energy(library: Nvml
     with Watch("cuda:0", {os.getpid()}) as watch:
         time.sleep(GPU_SECONDS)
     row = watch.row()
-    found = {key: value for key, value in row.items() if key.startswith(("gpu_", "energy_"))}
-    assert found == {
+    gpu_columns = {key: value for key, value in row.items() if key.startswith(("gpu_", "energy_"))}
+    assert gpu_columns == {
         "gpu_sm_mhz": 1980,
         "gpu_memory_mhz": 2619,
         "gpu_temperature_c": 40,
@@ -54,10 +54,12 @@ def test_a_gpus_certificate_holds_clocks_trouble_driver_and_energy(library: Nvml
     assert set(library.queried_handles) == {1}, "cuda:0 is the GPU that CUDA_VISIBLE_DEVICES names"
     assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == row["gpu_trouble"]
     library.pids = [(-5, 1)]
-    assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == "thermal slowdown", "in a container all are unknown"
+    assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == "thermal slowdown", (
+        "in a container processes have unknown numbers, so that none counts as foreign"
+    )
 
 
-def test_a_gpu_that_counts_no_energy_says_so(library: Nvml) -> None:
+def test_the_note_says_why_a_gpu_has_no_energy(library: Nvml) -> None:
     with Watch("cuda:0", ()) as watch:
         time.sleep(0.02)
     assert watch.row()["energy_j"] is None
@@ -68,7 +70,7 @@ def test_a_gpu_that_counts_no_energy_says_so(library: Nvml) -> None:
     assert (watch.row()["energy_j"], watch.row()["energy_note"]) == (None, "this GPU does not count its energy")
 
 
-def test_gpus_that_cuda_does_not_show_are_not_there(library: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_hidden_from_cuda_are_neither_listed_nor_usable(library: Nvml, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [card["name"] for card in gpu.gpus()] == ["GPU 1"]
     assert gpu.missing_gpu("cuda:0") is None
     assert "only 1 NVIDIA GPU that CUDA_VISIBLE_DEVICES ('1') shows" in str(gpu.missing_gpu("cuda:1"))
@@ -76,28 +78,28 @@ def test_gpus_that_cuda_does_not_show_are_not_there(library: Nvml, monkeypatch: 
         gpu.gpu_state("cuda:1", ())
 
 
-def test_gpu_memory_is_the_listed_processs_or_what_the_gpus_use_grew_by(library: Nvml) -> None:
+def test_gpu_memory_is_that_of_the_listed_process_or_the_growth_of_the_gpus_use(library: Nvml) -> None:
     before = gpu.gpu_usage("cuda:0")
     assert before == (5_000, ())
     library.pids, library.bytes = [(os.getpid(), 700)], 9_000
     assert gpu.vram("cuda:0", before) == (700, "process")
-    # by its number outside; a driver that does not tell
+    # In a container the process is listed under its number outside; some drivers do not report its memory.
     for pids in ([(-5, 4_000)], [(os.getpid(), None)]):
         library.pids = pids
         assert gpu.vram("cuda:0", before) == (4_000, "device difference")
         assert gpu.vram("cuda:0") == (None, None)
     library.pids = []
-    assert gpu.vram("cuda:0", before) == (None, None), "nobody is listed: others may be there too"
+    assert gpu.vram("cuda:0", before) == (None, None), "where no process is listed, others may be there unseen"
     library.pids = [(-5, 4_000), (-6, 1)]
-    assert gpu.vram("cuda:0", before) == (None, None), "another process came"
+    assert gpu.vram("cuda:0", before) == (None, None), "two processes came, and the growth belongs to both"
     library.pids = [(-5, 4_000)]
-    assert gpu.vram("cuda:0", (5_000, (-6,))) == (None, None), "another process was there"
+    assert gpu.vram("cuda:0", (5_000, (-6,))) == (None, None), "another process was there before and may have grown"
     assert gpu.vram("cpu", before) == (None, None)
     assert gpu.nvml_free_bytes("cuda:0") == 6_000_000_000
 
 
 @pytest.mark.gpu
-def test_a_real_gpu_tells_its_clock_energy_and_this_processs_memory() -> None:
+def test_a_real_gpu_reports_its_clock_energy_and_the_memory_of_this_process() -> None:
     if not gpu.gpus():
         pytest.skip("no NVIDIA GPU")
     if gpu.gpus()[0]["memory_bytes"] is None:
@@ -106,15 +108,15 @@ def test_a_real_gpu_tells_its_clock_energy_and_this_processs_memory() -> None:
     if not torch.cuda.is_available():
         pytest.skip("PyTorch has no CUDA")
     before = gpu.gpu_usage("cuda:0")
-    # its kernel is loaded with its first use
+    # The first use of a kernel loads it, which takes memory that belongs to the context.
     torch.zeros(1 << 20, dtype=torch.uint8, device="cuda:0").add_(1)
     torch.cuda.empty_cache()
     context, source = gpu.vram("cuda:0", before)
     with Watch("cuda:0", {os.getpid()}) as watch:
-        held = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda:0")
+        tensor = torch.zeros(64 << 20, dtype=torch.uint8, device="cuda:0")
         end = time.monotonic() + 1
         while time.monotonic() < end:
-            held.add_(1)
+            tensor.add_(1)
         torch.cuda.synchronize()
     row = watch.row()
     assert row["gpu_sm_mhz"] > 0

@@ -1,4 +1,4 @@
-"""The row of the `environments` table: what a machine that tells everything says of itself."""
+"""The row of the `environments` table."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_what_the_machine_tells_is_in_its_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    place = tmp_path / "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor"
-    place.parent.mkdir(parents=True)
-    place.write_text("powersave\n")
+def test_the_row_of_a_machine_that_reports_everything_has_no_null(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    governor_file = tmp_path / "sys/devices/system/cpu/cpu3/cpufreq/scaling_governor"
+    governor_file.parent.mkdir(parents=True)
+    governor_file.write_text("powersave\n")
     monkeypatch.setattr(machine, "affinity", lambda: (3,))
     assert machine.governor(tmp_path) == "powersave"
     monkeypatch.setattr(machine.governor, "__defaults__", (tmp_path,))
@@ -25,8 +27,8 @@ def test_what_the_machine_tells_is_in_its_row(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "a GPU", "driver": "999.1", "memory_bytes": 10**9},))
     row = machine.environment()
     assert [key for key, value in row.items() if value is None] == []
-    told = {
+    columns = {
         key: row[key] for key in ("cpu_model", "cpu_features", "cpu_governor", "gpu", "gpu_driver", "gpu_memory_bytes")
     }
-    assert list(told.values()) == ["a CPU", "avx2 fma", "powersave", "a GPU", "999.1", 10**9]
+    assert list(columns.values()) == ["a CPU", "avx2 fma", "powersave", "a GPU", "999.1", 10**9]
     assert json.loads(str(row["libraries"]))["torch"]

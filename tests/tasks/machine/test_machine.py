@@ -1,4 +1,4 @@
-"""What identifies a machine, and which devices a study is measured on."""
+"""The fingerprint of a machine, and the devices that `auto` stands for."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.paths import ROOT
 
 
 @pytest.mark.alone
-def test_the_fingerprint_is_cheap_and_stays() -> None:
+def test_the_fingerprint_is_cheap_and_the_same_in_every_process() -> None:
     code = (
         "import time; from tasks import machine; begin = time.perf_counter(); print(machine.fingerprint());"
         "assert time.perf_counter() - begin < 0.5; import sys; assert 'torch' not in sys.modules"
@@ -26,7 +26,7 @@ def test_the_fingerprint_is_cheap_and_stays() -> None:
     assert printed == {machine.fingerprint() + "\n"}
 
 
-def test_auto_is_the_cpu_and_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_stands_for_the_cpu_and_the_first_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "gpus", lambda: ())
     assert machine.resolve_devices(("auto", "cpu")) == ("cpu",)
     monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "A"}, {"name": "B"}))

@@ -1,4 +1,4 @@
-"""What control groups leave: told from files as kernels lay them out, and from groups of the kernel's own."""
+"""Limits of control groups, read from files as kernels lay them out, and in real groups of this kernel."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from tests.support.groups import group, join_command
 from tests.support.paths import ROOT
 from tests.support.servers import FinishedRun, running
 
+# Lines of /proc/self/mountinfo with the hierarchies of cgroup v2 and v1, where `top` is the group at the mount's root.
 V2 = "31 24 0:27 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
     "25 1 0:20 / /proc rw - proc proc rw\n"
@@ -27,10 +28,10 @@ V1 = (
 )
 
 
-def tree(root: Path, own: str, mounts: str, files: dict[str, str]) -> Path:
-    """A /proc and a /sys: the process's groups, its mounts, and the groups' files below /sys/fs/cgroup."""
+def write_tree(root: Path, own_groups: str, mounts: str, files: dict[str, str]) -> Path:
+    """Write a /proc with the process's groups and mounts, and a /sys with the groups' files below /sys/fs/cgroup."""
     (root / "proc/self").mkdir(parents=True)
-    (root / "proc/self/cgroup").write_text(own)
+    (root / "proc/self/cgroup").write_text(own_groups)
     (root / "proc/self/mountinfo").write_text(mounts)
     (root / "proc/meminfo").write_text("MemTotal:  9000 kB\nMemAvailable:  8000000 kB\n")
     for name, text in files.items():
@@ -41,22 +42,22 @@ def tree(root: Path, own: str, mounts: str, files: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("own", "mounts", "files", "want"),
+    ("own_groups", "mounts", "files", "expected"),
     [
         ("0::/\n", V2.format(top="/"), {"cpu.max": "150000 100000\n"}, 1.5),
         ("0::/\n", V2.format(top="/"), {"cpu.max": "max 100000\n"}, None),
-        # the root group has no such file
+        # The root group has no file cpu.max.
         ("0::/\n", V2.format(top="/"), {}, None),
-        # The own group's folder, not the hierarchy's top.
+        # The limit stands in the process's own group, not at the top of the hierarchy.
         ("0::/a/b\n", V2.format(top="/"), {"cpu.max": "max 100000", "a/b/cpu.max": "200000 100000"}, 2.0),
-        # Nested: the smallest on the way up.
+        # Of nested groups the one with the smallest limit counts.
         (
             "0::/a/b/c\n",
             V2.format(top="/"),
             {"a/cpu.max": "300000 100000", "a/b/cpu.max": "50000 100000", "a/b/c/cpu.max": "max 100000"},
             0.5,
         ),
-        # A sibling's limit is not ours.
+        # The limit of a sibling of the process's group does not count.
         ("0::/a/b\n", V2.format(top="/"), {"a/b/cpu.max": "max 100000", "a/x/cpu.max": "10000 100000"}, None),
         # A container without a namespace of its own sees its group as the mount's root.
         ("0::/docker/1f\n", V2.format(top="/docker/1f"), {"cpu.max": "250000 100000"}, 2.5),
@@ -66,7 +67,7 @@ def tree(root: Path, own: str, mounts: str, files: dict[str, str]) -> Path:
             {"in/cpu.max": "100000 100000", "cpu.max": "max 100000"},
             1.0,
         ),
-        # A group outside of what is mounted: what is mounted counts.
+        # The process's group lies outside the mounted part of the hierarchy, so that the mount's root counts.
         ("0::/../other\n", V2.format(top="/"), {"cpu.max": "400000 100000"}, 4.0),
         (
             "4:cpu,cpuacct:/\n3:memory:/\n",
@@ -90,14 +91,14 @@ def tree(root: Path, own: str, mounts: str, files: dict[str, str]) -> Path:
         ("", "", {}, None),
     ],
 )
-def test_the_smallest_quota_on_the_way_up_counts(
-    tmp_path: Path, own: str, mounts: str, files: dict[str, str], want: float | None
+def test_the_smallest_quota_of_the_own_control_group_and_those_above_it_counts(
+    tmp_path: Path, own_groups: str, mounts: str, files: dict[str, str], expected: float | None
 ) -> None:
-    assert quota.processors(tree(tmp_path, own, mounts, files)) == want
+    assert quota.processors(write_tree(tmp_path, own_groups, mounts, files)) == expected
 
 
 @pytest.mark.parametrize(
-    ("own", "mounts", "files", "want"),
+    ("own_groups", "mounts", "files", "expected"),
     [
         (
             "0::/a\n",
@@ -130,30 +131,30 @@ def test_the_smallest_quota_on_the_way_up_counts(
         ("", "", {}, None),
     ],
 )
-def test_memory_that_is_left_does_not_count_the_file_cache(
-    tmp_path: Path, own: str, mounts: str, files: dict[str, str], want: int | None
+def test_memory_left_in_a_group_does_not_count_file_cache_as_taken(
+    tmp_path: Path, own_groups: str, mounts: str, files: dict[str, str], expected: int | None
 ) -> None:
-    root = tree(tmp_path, own, mounts, files)
-    assert quota.memory_left(root) == want
-    assert quota.memory_available(root) == (8_000_000 * 1024 if want is None else want)
+    root = write_tree(tmp_path, own_groups, mounts, files)
+    assert quota.memory_left(root) == expected
+    assert quota.memory_available(root) == (8_000_000 * 1024 if expected is None else expected)
 
 
-@pytest.mark.parametrize(("limit", "want"), [(2.9, 2), (1.5, 1), (0.3, 1), (64.0, 4), (None, 4)])
-def test_threads_are_whole_within_quota_and_affinity(
-    monkeypatch: pytest.MonkeyPatch, limit: float | None, want: int
+@pytest.mark.parametrize(("limit", "expected"), [(2.9, 2), (1.5, 1), (0.3, 1), (64.0, 4), (None, 4)])
+def test_usable_processors_are_a_whole_number_within_quota_and_affinity(
+    monkeypatch: pytest.MonkeyPatch, limit: float | None, expected: int
 ) -> None:
     monkeypatch.setattr(quota, "processors", lambda root=None: limit)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
-    assert quota.usable_processors() == want
-    assert machine.cores() <= want
+    assert quota.usable_processors() == expected
+    assert machine.cores() <= expected
 
 
-def said(made: Path, code: str, **variables: str) -> str:
-    """What Python code prints inside a control group."""
+def printed(group_folder: Path, code: str, **variables: str) -> str:
+    """Return what Python code prints that runs inside a control group."""
     # The deployed server, which other tests of this process import, sets the threads of all libraries.
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")} | variables
     return subprocess.run(
-        [*join_command(made), sys.executable, "-c", code],
+        [*join_command(group_folder), sys.executable, "-c", code],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -162,21 +163,23 @@ def said(made: Path, code: str, **variables: str) -> str:
     ).stdout.strip()
 
 
-needs_two = pytest.mark.skipif(len(machine.affinity()) < 2, reason="a quota of one processor limits nothing on one")
+needs_two = pytest.mark.skipif(
+    len(machine.affinity()) < 2, reason="a quota of one processor limits nothing on a machine with one processor"
+)
 
 
 @needs_two
-def test_burnish_keeps_to_the_quota_of_its_own_group() -> None:
-    with group("cpu", 100_000) as made:
-        assert said(made, "from tasks import machine; print(machine.cores())") == "1"
+def test_burnish_uses_as_many_threads_as_the_quota_of_its_group_allows() -> None:
+    with group("cpu", 100_000) as group_folder:
+        assert printed(group_folder, "from tasks import machine; print(machine.cores())") == "1"
         threads = "from tasks import machine; machine.keep_to_quota(); import torch; print(torch.get_num_threads())"
-        assert said(made, threads) == "1"
-        # what the user says stays
-        assert said(made, threads, OMP_NUM_THREADS="2") == "2"
+        assert printed(group_folder, threads) == "1"
+        # A number of threads that the user sets stays.
+        assert printed(group_folder, threads, OMP_NUM_THREADS="2") == "2"
 
 
 @needs_two
-def test_a_deployed_server_keeps_to_the_quota_of_its_own_group(tmp_path: Path) -> None:
+def test_a_deployed_server_uses_as_many_threads_as_the_quota_of_its_group_allows(tmp_path: Path) -> None:
     work = Work.at(tmp_path, "deploy")
     run = FinishedRun(tmp_path, work, digits(work, 60), Data(source="digits"))
     run.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, threads=2)
@@ -185,15 +188,17 @@ def test_a_deployed_server_keeps_to_the_quota_of_its_own_group(tmp_path: Path) -
     with running(folder) as server:
         pass
     assert "lenet5/train/onnx: threads per query 2," in server.output
-    with group("cpu", 100_000) as made, running(folder, prefix=join_command(made)) as server:
+    with group("cpu", 100_000) as group_folder, running(folder, prefix=join_command(group_folder)) as server:
         pass
     assert "the model was measured with 2 threads; this machine or container has 1 for it" in server.output
     assert "lenet5/train/onnx: threads per query 1, decoders 1" in server.output
 
 
-def test_memory_of_a_real_group_is_told() -> None:
-    with group("memory", 300 << 20) as made:
-        told = said(made, "from tasks.machine import quota; print(quota.memory_left(), quota.memory_available())")
-        left, available = map(int, told.split())
-        assert 0 < left <= 300 << 20
+def test_memory_left_in_a_real_group_is_within_its_limit() -> None:
+    with group("memory", 300 << 20) as group_folder:
+        output = printed(
+            group_folder, "from tasks.machine import quota; print(quota.memory_left(), quota.memory_available())"
+        )
+        remaining, available = map(int, output.split())
+        assert 0 < remaining <= 300 << 20
         assert 0 < available <= 300 << 20

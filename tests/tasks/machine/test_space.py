@@ -1,4 +1,4 @@
-"""A full disk: a real one, of each size, in each place that writes; what a person reads is one sentence."""
+"""On a full disk, whatever was writing ends with one sentence that a person understands, and can continue."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ SENTENCE = (
 LENET = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
 
 
-def sentence(error: BaseException | str, folder: Path) -> None:
-    """Assert that it is one line that names the folder, the room and what to do."""
-    told = str(error)
-    assert re.search(SENTENCE.format(re.escape(str(folder))), told), told
-    assert "\n" not in told
+def assert_one_sentence(error: BaseException | str, folder: Path) -> None:
+    """Assert that an error is one line that names the folder, the free space and what to do."""
+    text = str(error)
+    assert re.search(SENTENCE.format(re.escape(str(folder))), text), text
+    assert "\n" not in text
 
 
-def test_decoding_says_what_is_missing_before_it_begins(disk):
+def test_a_disk_too_small_for_the_decoded_images_is_refused_before_decoding(disk):
     folder = disk("300k")
-    with pytest.raises(DiskFull, match=r"and 1797 decoded images take 345 kB, so \S+ kB are missing;") as told:
+    with pytest.raises(DiskFull, match=r"and 1797 decoded images take 345 kB, so \S+ kB are missing;") as error:
         prepare(Work(Store(folder / "out" / "store"), folder), Data())
-    sentence(told.value, folder / "out")
+    assert_one_sentence(error.value, folder / "out")
 
 
-def test_a_file_system_without_preallocation_is_filled_with_zeros(disk, monkeypatch):
+def test_space_is_reserved_with_zeros_where_the_file_system_cannot_preallocate(disk, monkeypatch):
     def unsupported(handle: int, start: int, count: int) -> None:
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
@@ -73,9 +73,9 @@ def test_a_file_system_without_preallocation_is_filled_with_zeros(disk, monkeypa
     assert (folder / "b").stat().st_size == 0
 
 
-# of one write, or of several
+# Small checkpoints take a single write, large ones several.
 @pytest.mark.parametrize("size", [300, 3_000, 30_000, 300_000, 3_000_000])
-def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_it(disk, size):
+def test_a_checkpoint_that_does_not_fit_leaves_the_previous_one_intact(disk, size):
     import torch
 
     folder = disk("1m")
@@ -83,85 +83,85 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_one_before_it(disk, size):
     series.write(1, lambda file: torch.save({"epoch": 1}, file))
     fill(folder, 0 if size < 5_000 else min(size // 2, 900_000) // 4096 * 4096)
     for _ in range(2):
-        with pytest.raises(DiskFull) as told:
+        with pytest.raises(DiskFull) as error:
             series.write(
                 2, lambda file: torch.save({"model": torch.zeros(size // 4), "more": torch.ones(size // 4)}, file)
             )
-        sentence(told.value, folder / "scratch")
-        (kept,) = series.files()
-        assert kept.number == 1 and kept.intact()
-        assert list(kept.path.parent.iterdir()) == [kept.path]
+        assert_one_sentence(error.value, folder / "scratch")
+        (previous,) = series.files()
+        assert previous.number == 1 and previous.intact()
+        assert list(previous.path.parent.iterdir()) == [previous.path]
 
 
-def test_a_training_on_a_full_disk_goes_on_when_there_is_room(disk, tmp_path, monkeypatch, caplog):
+def test_training_on_a_full_disk_resumes_when_there_is_room(disk, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0)
     folder, settings = disk("3m"), Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
 
-    def trained(work: Work, on_epoch: Callable[[int, float], None] | None = None) -> Any:
+    def train_network(work: Work, on_epoch: Callable[[int, float], None] | None = None) -> Any:
         network, architecture = fresh(Model(name="lenet5"), data, 0)
         return fit(training_of(work, architecture, data, settings, "lenet5"), network, on_epoch)
 
     work = Work.at(tmp_path)
     data = digits(work)
-    whole = trained(work)
+    uninterrupted = train_network(work)
     work = Work(work.store, folder / "scratch")
-    with pytest.raises(DiskFull) as told:
-        trained(work, lambda epoch, score: fill(folder, 8192) if epoch == 1 else None)
-    sentence(told.value, folder / "scratch")
+    with pytest.raises(DiskFull) as error:
+        train_network(work, lambda epoch, score: fill(folder, 8192) if epoch == 1 else None)
+    assert_one_sentence(error.value, folder / "scratch")
     (folder / "filling").unlink()
-    assert trained(work).artifact == whole.artifact
+    assert train_network(work).artifact == uninterrupted.artifact
     assert "resumed after epoch 1" in caplog.text
 
 
-@pytest.mark.parametrize("left", [0, 4096, 16384, 65536, 90112])
-def test_a_form_that_does_not_fit_ends_the_study_and_is_no_failed_variant(disk, left):
+@pytest.mark.parametrize("free_bytes", [0, 4096, 16384, 65536, 90112])
+def test_a_form_that_does_not_fit_ends_the_stage_instead_of_failing_one_variant(disk, free_bytes):
     folder = disk("4m")
     work = Work(Store(folder / "out" / "store"), folder)
     parent, data = stored_model(work, "lenet5", **LENET), digits(work)
-    fill(folder, left)
-    with pytest.raises(DiskFull) as told:
+    fill(folder, free_bytes)
+    with pytest.raises(DiskFull) as error:
         export(work, data, parent, Export(formats=("torchscript", "onnx")))
-    sentence(told.value, folder / "out")
+    assert_one_sentence(error.value, folder / "out")
 
 
-def test_a_table_that_does_not_fit(disk):
+def test_a_table_that_does_not_fit_is_reported_in_one_sentence(disk):
     folder = disk("1m")
     work = Work(Store(folder / "out" / "store"), folder)
     work.rows("trials", [])
     fill(folder, 4096)
-    with pytest.raises(DiskFull) as told:
+    with pytest.raises(DiskFull) as error:
         work.rows("predictions", ({"variant": f"{n * 7919 % 9973}"} for n in range(9000)))
-    sentence(told.value, folder / "out")
+    assert_one_sentence(error.value, folder / "out")
 
 
-def test_data_docs_that_do_not_fit_end_without_a_traceback_a_page(disk, tmp_path, capfd):
+def test_data_docs_that_do_not_fit_end_without_a_traceback_per_page(disk, tmp_path, capfd):
     folder, checks = disk("4m"), expectations.Checks()
     work = Work.at(tmp_path)
     checks.validate({"trials": work.store.get(work.rows("trials", []))})
     fill(folder, 100_000)
-    with pytest.raises(DiskFull) as told, space.watched(folder):
+    with pytest.raises(DiskFull) as error, space.watched(folder):
         checks.build_docs(folder / "docs")
-    sentence(told.value, folder)
+    assert_one_sentence(error.value, folder)
     assert "Traceback" not in capfd.readouterr().err
     assert [path.name for path in folder.iterdir()] == ["filling"]
 
 
-def test_the_tuning_journal_goes_on_after_a_full_disk(disk):
+def test_the_tuning_journal_continues_after_a_full_disk(disk):
     folder = disk("1m")
     log = logging.getLogger("burnish.test")
     journal = Journal(folder / "trials.log", log)
     journal.append_logs([{"number": 0}])
     fill(folder, 0)
-    with pytest.raises(DiskFull) as told, space.watched(folder):
+    with pytest.raises(DiskFull) as error, space.watched(folder):
         journal.append_logs([{"number": n, "words": "x" * 1000} for n in range(1, 9)])
-    sentence(told.value, folder)
+    assert_one_sentence(error.value, folder)
     (folder / "filling").unlink()
     journal.append_logs([{"number": 1}])
     assert Journal(folder / "trials.log", log).operations == [{"number": 0}, {"number": 1}]
 
 
-def test_a_candidate_says_that_the_disk_is_full(disk, tmp_path):
+def test_a_worker_process_reports_that_the_disk_is_full(disk, tmp_path):
     folder, rows = disk("1m"), 400
     model = tmp_path / "model"
     model.write_text('{"milliseconds": [0.1], "classes": 1000}')
@@ -185,18 +185,18 @@ def test_a_candidate_says_that_the_disk_is_full(disk, tmp_path):
         images=images,
     )
     fill(folder, 0)
-    # nor has its log any room
+    # The process's log has no room either.
     process = Worker(spec, folder / "candidate.log")
     try:
         process.receive()
-        with pytest.raises(DiskFull) as told:
+        with pytest.raises(DiskFull) as error:
             process.ask("evaluate", out=str(folder / "logits.npy"))
     finally:
         process.kill()
-    sentence(told.value, folder)
+    assert_one_sentence(error.value, folder)
 
 
-def test_a_disk_without_room_for_another_name_says_so(tmp_path, disk):
+def test_a_disk_without_free_inodes_is_reported_as_such(tmp_path, disk):
     folder = disk("1m,nr_inodes=6")
     with pytest.raises(DiskFull, match="no more file can be made, although"), space.watched(folder):
         for number in range(9):
@@ -204,7 +204,7 @@ def test_a_disk_without_room_for_another_name_says_so(tmp_path, disk):
 
 
 @pytest.mark.parametrize(
-    "error",
+    "library_error",
     [
         OSError(errno.ENOSPC, "No space left on device"),
         OSError(errno.EDQUOT, "Disk quota exceeded"),
@@ -216,16 +216,16 @@ def test_a_disk_without_room_for_another_name_says_so(tmp_path, disk):
     ],
     ids=str,
 )
-def test_whatever_a_library_says_of_a_full_disk_is_one_sentence(disk, error):
+def test_an_error_of_any_library_on_a_full_disk_becomes_one_sentence(disk, library_error):
     folder = disk("1m")
     fill(folder, 0)
-    with pytest.raises(DiskFull) as told, space.watched(folder):
-        raise error
-    sentence(told.value, folder)
+    with pytest.raises(DiskFull) as error, space.watched(folder):
+        raise library_error
+    assert_one_sentence(error.value, folder)
 
 
 @pytest.mark.parametrize(
-    ("count", "words"),
+    ("count", "text"),
     [
         (0, "0 bytes"),
         (999, "999 bytes"),
@@ -236,11 +236,11 @@ def test_whatever_a_library_says_of_a_full_disk_is_one_sentence(disk, error):
         (5e15, "5e+03 TB"),
     ],
 )
-def test_sizes_read_well(count, words):
-    assert room.size(int(count)) == words
+def test_sizes_are_written_with_up_to_three_digits_and_a_unit(count, text):
+    assert room.size(int(count)) == text
 
 
-def test_what_is_no_full_disk_stays_what_it_is(disk, tmp_path):
+def test_an_error_that_is_not_about_a_full_disk_stays_as_it_is(disk, tmp_path):
     folder = disk("1m")
     with pytest.raises(RuntimeError, match="unexpected pos"), space.watched(tmp_path, folder):
         raise RuntimeError("unexpected pos")
@@ -250,26 +250,26 @@ def test_what_is_no_full_disk_stays_what_it_is(disk, tmp_path):
             raise mistake
 
 
-def test_no_room_for_prefects_database_is_said_before_a_server_is_started(disk, tmp_path, monkeypatch, capsys):
+def test_missing_room_for_prefects_database_is_reported_before_a_server_is_started(disk, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PREFECT_HOME", str(disk("4m") / "prefect"))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert main(["run", "quickstart", "--out", str(tmp_path / "out")]) == 1
-    (told,) = capsys.readouterr().err.splitlines()
-    assert "/disk/prefect is full: only 4.19 MB of 4.19 MB are free and the database takes 8.39 MB" in told
-    assert "with the variable PREFECT_HOME, and the same command goes on" in told
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "/disk/prefect is full: only 4.19 MB of 4.19 MB are free and the database takes 8.39 MB" in line
+    assert "with the variable PREFECT_HOME, and the same command goes on" in line
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_a_study_on_a_full_disk_ends_in_one_line_and_goes_on_when_there_is_room(disk, server):
+def test_a_study_on_a_full_disk_ends_in_one_line_and_continues_when_there_is_room(disk, server):
     burnish = Burnish(disk("1200k") / "out", server)
-    told = burnish.run(*SHORT, code=1).stderr.splitlines()
-    sentence(told[-1], burnish.out)
-    assert told[-1].startswith("burnish: the disk of ")
-    others = [line for line in told[:-1] if not re.match(r"\d\d:\d\d:\d\d INFO ", line)]
-    assert not others, "that one line is all that is said of it"
+    lines = burnish.run(*SHORT, code=1).stderr.splitlines()
+    assert_one_sentence(lines[-1], burnish.out)
+    assert lines[-1].startswith("burnish: the disk of ")
+    other_lines = [line for line in lines[:-1] if not re.match(r"\d\d:\d\d:\d\d INFO ", line)]
+    assert not other_lines, "no other line but log messages is printed"
     disk("64m")
     burnish.run(*SHORT)
     assert burnish.why()["prepare"] == "hit"
-    empty = [path for path in burnish.out.rglob("*") if path.is_file() and not path.stat().st_size]
-    assert not empty
+    empty_files = [path for path in burnish.out.rglob("*") if path.is_file() and not path.stat().st_size]
+    assert not empty_files

@@ -20,28 +20,28 @@ from tests.support.profiles import RESNET, RUN, RUNTIMES, profile_of
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifacts folder with a run whose tables say where the forms of a warmed ResNet are."""
+    """The artifacts folder of a run whose tables name the stored weights and forms of one small ResNet."""
     out = tmp_path_factory.mktemp("artifacts")
     work = Work.at(out, "profile")
     parent = stored_model(work, "resnet34-w16", **RESNET)
     forms = export(work, digits(work), parent, Export(images=8)).variants
     rows = [
         {
-            "name": one.name,
-            "model": one.model,
-            "stage": one.stage,
-            "format": one.format,
+            "name": variant.name,
+            "model": variant.model,
+            "stage": variant.stage,
+            "format": variant.format,
             "precision": "fp32",
-            "path": one.artifact.path,
-            "sha256": one.artifact.sha256,
-            "size_bytes": one.artifact.size_bytes,
+            "path": variant.artifact.path,
+            "sha256": variant.artifact.sha256,
+            "size_bytes": variant.artifact.size_bytes,
             "status": "ok",
         }
-        for one in (parent, *forms)
-        if one.artifact
+        for variant in (parent, *forms)
+        if variant.artifact
     ]
     failed = rows[0] | {"name": "resnet34-w16/failed", "path": None, "status": "failed", "error": "no such luck"}
-    data = {
+    dataset = {
         "split": "train",
         "rows": 9,
         "image_size": 8,
@@ -57,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "layout": "digits",
         "left_out": [],
     }
-    for name, content in (("variants", [*rows, failed]), ("datasets", [data])):
+    for name, content in (("variants", [*rows, failed]), ("datasets", [dataset])):
         (out / "tables" / name).mkdir(parents=True)
         frames.frame(name, content).write_parquet(out / "tables" / name / f"{RUN}.parquet")
     (out / "runs" / RUN).mkdir(parents=True)
@@ -67,9 +67,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def files(run: Path) -> dict[str, Path]:
-    """Format -> file."""
-    found = tables.read(run, "variants", RUN).filter(pl.col("status") == "ok").collect()
-    return {row["format"]: run / "store" / row["path"] for row in found.to_dicts()}
+    """Path of the stored file per format."""
+    rows = tables.read(run, "variants", RUN).filter(pl.col("status") == "ok").collect()
+    return {row["format"]: run / "store" / row["path"] for row in rows.to_dicts()}
 
 
 @pytest.fixture(scope="session", params=list(RUNTIMES))

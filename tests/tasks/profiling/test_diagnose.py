@@ -1,4 +1,4 @@
-"""Each finding on a graph made for it, executed and profiled; a healthy model has none."""
+"""Each finding appears on a graph that is built to have its fault, executed and profiled; a healthy graph has none."""
 
 from __future__ import annotations
 
@@ -26,8 +26,7 @@ def test_a_healthy_float_graph_has_no_finding(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_healthy_int8_graph_has_no_finding(tmp_path: Path, runtime: str) -> None:
-    """It ends as a classifier does: beside AMX's convolutions, to convert a whole image back takes a fifth of the
-    time."""
+    """The graph ends in a pool as classifiers do: with AMX, to convert a whole image back takes a fifth of the time."""
     graph = Graph()
     graph.quantized("input")
     for name in ("first", "second", "third", "fourth", "fifth", "sixth"):
@@ -39,8 +38,8 @@ def test_a_healthy_int8_graph_has_no_finding(tmp_path: Path, runtime: str) -> No
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_conversions_at_the_input_and_the_output_are_no_advice(tmp_path: Path, runtime: str) -> None:
-    """So small a graph spends most of its time in them, and no form of quantization is without them."""
+def test_conversions_at_the_input_and_the_output_of_an_int8_graph_are_no_finding(tmp_path: Path, runtime: str) -> None:
+    """Every int8 graph needs them, although so small a graph spends most of its time in them."""
     graph = Graph()
     graph.quantized("input")
     graph.conv("only", 8, 16, int8=True)
@@ -51,14 +50,14 @@ def test_conversions_at_the_input_and_the_output_are_no_advice(tmp_path: Path, r
         path=path, runtime=runtime, device="cpu", threads=1, inputs=inputs, queries=20, folder=tmp_path
     )
     measured = profilers.load(runtime).measure(request)
-    edges = {one.name for one in measured.operators if one.edge}
-    assert edges and not any(one.edge for one in measured.operators if "Conv" in one.type)
-    assert edges == {one.name for one in measured.operators if "Conv" not in one.type}
+    edges = {op.name for op in measured.operators if op.edge}
+    assert edges and not any(op.edge for op in measured.operators if "Conv" in op.type)
+    assert edges == {op.name for op in measured.operators if "Conv" not in op.type}
     assert runtime == "openvino" or edges >= {"input_q", "only_dq"}, "OpenVINO counts nothing below a microsecond"
     assert "conversions and reorders" not in by_words(diagnose(Case(profile=measured, **MACHINE)))
 
 
-def test_a_pair_around_an_operator_without_an_int8_form_is_named_as_not_fused(tmp_path: Path) -> None:
+def test_a_qdq_pair_around_an_operator_without_an_int8_kernel_is_a_finding(tmp_path: Path) -> None:
     graph = Graph()
     graph.quantized("input")
     graph.conv("good", 16, 16, int8=True)
@@ -73,7 +72,7 @@ def test_a_pair_around_an_operator_without_an_int8_form_is_named_as_not_fused(tm
     assert "quantize" in finding.remedy
 
 
-def test_a_convolution_that_was_not_quantized_is_named_as_left_in_float(tmp_path: Path) -> None:
+def test_a_float_convolution_in_an_int8_graph_is_a_finding_of_high_severity(tmp_path: Path) -> None:
     graph = Graph()
     graph.quantized("input")
     graph.conv("good", 16, 16, int8=True)
@@ -81,15 +80,15 @@ def test_a_convolution_that_was_not_quantized_is_named_as_left_in_float(tmp_path
     graph.conv("forgotten", 32, 16)
     graph.add("Relu", "relu")
     finding = finding_about(findings_of(graph, tmp_path), "left in floating point")
-    # the relu is fused with it
-    assert any("relu" in node or "forgotten" in node for node in finding.nodes)
+    # The Relu is fused with its convolution.
+    assert any("relu" in name or "forgotten" in name for name in finding.nodes)
     assert "Conv (fp32)" in finding.evidence
     assert finding.severity == "high"
 
 
-def test_a_model_whose_pairs_all_stay_is_fake_quantization(tmp_path: Path) -> None:
+def test_a_graph_in_which_no_qdq_pair_is_fused_is_found_to_be_fake_quantization(tmp_path: Path) -> None:
     graph = Graph()
-    # no convolution of ONNX Runtime takes 16-bit activations
+    # ONNX Runtime has no convolution that takes 16-bit activations.
     graph.quantized("input", np.uint16)
     for name in ("first", "second"):
         graph.conv(name, 16, 16, int8=True)
@@ -98,10 +97,10 @@ def test_a_model_whose_pairs_all_stay_is_fake_quantization(tmp_path: Path) -> No
     finding = finding_about(findings, "fake quantization: no Q/DQ pair was fused")
     assert finding.severity == "high"
     assert {"first", "second"} <= set(finding.nodes)
-    assert not any("were not fused" in what or "left in" in what for what in findings), "one cause, one finding"
+    assert not any("were not fused" in title or "left in" in title for title in findings), "one cause makes one finding"
 
 
-def test_a_fake_quantize_module_of_pytorch_is_fake_quantization(tmp_path: Path) -> None:
+def test_a_fake_quantize_module_of_pytorch_is_found_to_be_fake_quantization(tmp_path: Path) -> None:
     import torch
     from torch.ao.quantization import FakeQuantize
 
@@ -113,7 +112,8 @@ def test_a_fake_quantize_module_of_pytorch_is_fake_quantization(tmp_path: Path) 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return self.conv(self.fake(x))
 
-    model, inputs = Simulated().eval(), np.ones((1, 3, 32, 32), np.float32)
+    model = Simulated().eval()
+    inputs = np.ones((1, 3, 32, 32), np.float32)
     model(torch.from_numpy(inputs))
     torch.jit.save(torch.jit.trace(model, torch.from_numpy(inputs)), tmp_path / "model.ts")
     path = tmp_path / "model.ts"
@@ -126,45 +126,46 @@ def test_a_fake_quantize_module_of_pytorch_is_fake_quantization(tmp_path: Path) 
     assert "never time it as int8" in finding.remedy
 
 
-def test_conversions_and_layout_changes_are_told_with_their_share(tmp_path: Path) -> None:
+def test_layout_changes_inside_a_graph_are_a_finding_that_names_their_nodes(tmp_path: Path) -> None:
     graph = Graph()
-    flat, image = graph.weight("flat", [1, 16384], np.int64), graph.weight("image", [1, 16, 32, 32], np.int64)
+    flat = graph.weight("flat", [1, 16384], np.int64)
+    image = graph.weight("image", [1, 16, 32, 32], np.int64)
     for number in range(6):
-        graph.add("Transpose", f"there_{number}", perm=[0, 2, 3, 1])
+        graph.add("Transpose", f"transpose_{number}", perm=[0, 2, 3, 1])
         graph.add("Reshape", f"flat_{number}", flat)
         graph.add("Relu", f"relu_{number}")
         graph.add("Reshape", f"image_{number}", image)
     finding = finding_about(findings_of(graph, tmp_path), "conversions and reorders")
     assert "layout changes" in finding.evidence
     assert "copies" not in finding.evidence
-    assert {f"there_{number}" for number in range(6)} <= set(finding.nodes)
+    assert {f"transpose_{number}" for number in range(6)} <= set(finding.nodes)
 
 
-def test_convolutions_with_odd_channels_are_named_with_their_channels(tmp_path: Path) -> None:
+def test_convolutions_whose_channels_are_no_multiple_of_8_are_a_finding(tmp_path: Path) -> None:
     graph = Graph()
     graph.conv("stem", 16, 3)
     graph.conv("narrow", 12, 16)
     graph.conv("wide", 16, 12)
     finding = finding_about(findings_of(graph, tmp_path, channels=3), "no multiple of 8")
-    assert finding.nodes == ("narrow (16→12)", "wide (12→16)"), "three channels of an image are nobody's mistake"
+    assert finding.nodes == ("narrow (16→12)", "wide (12→16)"), "the three channels of an image are no mistake"
     assert "2 of 3 convolutions" in finding.evidence
     assert "round_to=8" in finding.remedy
 
 
-def test_int8_without_its_instructions_is_told_on_a_cpu_alone() -> None:
+def test_int8_on_a_cpu_without_int8_instructions_is_a_finding() -> None:
     conv = operator("conv", "QLinearConv", 1, precision="int8")
-    plain = case(conv, quantized=True, cpu_features=("avx2",))
-    assert "avx2" in finding_about(by_words(diagnose(plain)), "without VNNI or AMX").evidence
-    for others in (
+    without_vnni = case(conv, quantized=True, cpu_features=("avx2",))
+    assert "avx2" in finding_about(by_words(diagnose(without_vnni)), "without VNNI or AMX").evidence
+    for changes in (
         {"cpu_features": ("avx2", "avx_vnni")},
         {"cpu_features": ("amx_int8",)},
         {"cpu_features": ("asimddp",)},
         {"cpu_features": ("avx2",), "device": "cuda:0"},
     ):
-        assert diagnose(case(conv, quantized=True, **others)) == []
+        assert diagnose(case(conv, quantized=True, **changes)) == []
 
 
-def test_a_gpu_that_waits_for_the_host_is_told() -> None:
+def test_a_gpu_that_waits_for_the_host_is_a_finding() -> None:
     conv = operator("conv", "Conv", 1)
     finding = finding_about(
         by_words(diagnose(case(conv, device="cuda:0", split=(0.1, 2.5, 1.25, 0.1)))), "enqueue-bound"
@@ -175,7 +176,7 @@ def test_a_gpu_that_waits_for_the_host_is_told() -> None:
     assert diagnose(case(conv, device="cuda:0", split=(0.1, 1.0, 1.25, 0.1))) == []
 
 
-def test_idle_cores_are_told() -> None:
+def test_idle_cores_are_a_finding() -> None:
     conv = operator("conv", "Conv", 1)
     finding = finding_about(by_words(diagnose(case(conv, threads=1, cores=4))), "fewer threads")
     assert finding.evidence.startswith("1 of 4 cores")
@@ -183,26 +184,29 @@ def test_idle_cores_are_told() -> None:
     assert diagnose(case(conv, threads=4, cores=4)) == []
 
 
-def test_what_takes_no_time_is_not_told() -> None:
+def test_operators_that_take_almost_no_time_are_no_finding() -> None:
     int8 = [operator(f"conv{n}", "QLinearConv", 10, precision="int8") for n in range(3)]
     pool = operator("pool", "ReduceMean", 0.2, unfused=True)
     edge = operator("input_q", "QuantizeLinear", 0.3)
     assert diagnose(case(*int8, pool, edge, quantized=True)) == []
 
 
-def test_conversions_at_the_edges_alone_are_no_mistake_until_they_take_a_fifth() -> None:
-    conv, edges = operator("conv", "Conv", 85), [operator(f"reorder{n}", "Reorder", 5) for n in range(3)]
+def test_a_few_reorders_are_a_finding_only_if_they_take_a_fifth_of_the_time() -> None:
+    conv = operator("conv", "Conv", 85)
+    edges = [operator(f"reorder{n}", "Reorder", 5) for n in range(3)]
     assert diagnose(case(conv, *edges)) == []
-    more = [operator(f"inner{n}", "Reorder", 1) for n in range(2)]
-    assert finding_about(by_words(diagnose(case(conv, *edges, *more))), "reorders").severity == "medium"
+    inner = [operator(f"inner{n}", "Reorder", 1) for n in range(2)]
+    assert finding_about(by_words(diagnose(case(conv, *edges, *inner))), "reorders").severity == "medium"
     assert (
         finding_about(by_words(diagnose(case(conv, operator("all", "Transpose", 30)))), "reorders").severity == "high"
     )
 
 
-def test_the_worst_comes_first() -> None:
-    odd = Convolution(name="conv", path="conv", in_channels=3, out_channels=10)
-    findings = diagnose(case(operator("conv", "Conv", 80, path="conv"), convolutions=(odd,), threads=15, cores=16))
-    assert [one.severity for one in findings] == ["high", "medium"]
+def test_findings_are_sorted_by_severity_with_the_highest_first() -> None:
+    odd_convolution = Convolution(name="conv", path="conv", in_channels=3, out_channels=10)
+    findings = diagnose(
+        case(operator("conv", "Conv", 80, path="conv"), convolutions=(odd_convolution,), threads=15, cores=16)
+    )
+    assert [finding.severity for finding in findings] == ["high", "medium"]
     assert "no multiple" in findings[0].what
     assert "100% of the time" in findings[0].evidence

@@ -1,4 +1,4 @@
-"""Operators of a profile: their kinds, the modules they belong to, and the queries that count."""
+"""Operators of a profile: their kinds, their modules, and the queries whose times are summed."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from tasks.profilers import Operator, _common, _onnx
 from tasks.profilers._kinds import kind
 
 
-def test_the_calmest_quarter_of_the_queries_counts() -> None:
+def test_only_the_fastest_quarter_of_the_queries_is_summed() -> None:
     assert _common.calm([5, 1, 9, 2, 7, 3, 8, 4]) == [1, 3]
     assert _common.calm([4]) == [0]
 
 
-def test_kinds() -> None:
-    told = {
+def test_operators_are_sorted_into_kinds_by_their_type() -> None:
+    kinds = {
         "Conv": "compute",
         "DequantizeLinear": "convert",
         "aten::to": "convert",
@@ -21,10 +21,10 @@ def test_kinds() -> None:
         "Reshape": "other",
         "Torch-Compiled Region: 0/0": "other",
     }
-    assert {name: kind(name) for name in told} == told
+    assert {name: kind(name) for name in kinds} == kinds
 
 
-def test_modules_are_known_of_names_that_are_paths() -> None:
+def test_the_module_of_an_operator_is_derived_from_the_names_of_nodes_and_weights() -> None:
     from onnx import helper
 
     nodes = [
@@ -36,10 +36,10 @@ def test_modules_are_known_of_names_that_are_paths() -> None:
     assert modules.path(["y_QuantizeLinear"]) == "layer1/0/relu"
     assert modules.path(["anything"], ["t", "layer3.1.conv1.weight_quantized"]) == "layer3/1/conv1"
     assert modules.path(["anything"]) == ""
-    assert modules.path(["y"], heavy=True) == "layer1/0/relu", "nothing stands before it"
+    assert modules.path(["y"], heavy=True) == "layer1/0/relu", "this Relu is fused with no convolution"
 
 
-def test_a_convolution_that_goes_by_the_name_of_its_activation_is_its_module_s() -> None:
+def test_a_convolution_named_after_its_activation_belongs_to_the_module_of_its_weight() -> None:
     from onnx import helper
 
     nodes = [
@@ -49,13 +49,13 @@ def test_a_convolution_that_goes_by_the_name_of_its_activation_is_its_module_s()
     modules = _onnx.Modules(helper.make_model(helper.make_graph(nodes, "g", [], [])))
     assert modules.path(["relu_nchwc"], ["x", "reorder", "reorder_1"], heavy=True) == "stem"
     assert modules.path(["/act/Relu"]) == "act"
-    # ONNX Runtime lets modules share biases that are equal
+    # ONNX Runtime lets modules share equal biases, so a bias decides last.
     shared = ["x", "reorder", "other.bias"]
     assert modules.path(["conv"], shared, heavy=True) == "stem"
     assert modules.path(["anything"], shared, heavy=True) == "other"
 
 
-def test_an_operator_without_a_module_stands_at_the_top() -> None:
+def test_an_operator_without_a_module_is_a_stack_of_its_own() -> None:
     plain = Operator(name="n", path="", type="Transpose", calls=2, total_ms=4, precision=None, provider="CPU")
     inner = Operator(name="m", path="layer1/0", type="Conv", calls=2, total_ms=6, precision=None, provider="CPU")
     assert _common.stacks_of([plain, inner, plain], 2) == {("Transpose",): 4, ("layer1", "0", "Conv"): 3}

@@ -26,7 +26,7 @@ from tests.support.profiles import RUN, profile_of
 
 
 def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
-    # How many parts there are depends on what the CPU's kernels fuse; those that count are all there.
+    # What the CPU's kernels fuse decides how many modules there are. All with 2 % of the time have to be drawn.
     whole = sum(result.stacks.values())
     counted = ["/".join(stack) for stack, ms in result.stacks.items() if ms >= 0.02 * whole]
     assert counted
@@ -44,28 +44,28 @@ def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None
     assert "onv" in types.svg
 
 
-def test_the_text_fits_and_tells_findings_with_their_remedy(result: Profile) -> None:
+def test_the_text_fits_the_terminal_and_shows_every_finding_with_its_remedy(result: Profile) -> None:
     for width in (80, 100):
-        told = text(result, width)
-        assert max(map(len, told.splitlines())) <= width
-    assert "share" in told
-    assert "why is it not faster?" in told
+        shown = text(result, width)
+        assert max(map(len, shown.splitlines())) <= width
+    assert "share" in shown
+    assert "why is it not faster?" in shown
     for finding in result.findings:
-        assert finding.what in told
-        assert "remedy: " in told
+        assert finding.what in shown
+        assert "remedy: " in shown
     if not result.findings:
-        assert "nothing found" in told
+        assert "nothing found" in shown
 
 
-def test_a_variant_is_profiled_and_its_report_shows_it(
+def test_the_report_of_a_run_shows_the_profiles_of_its_variants(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # other tests run beside this one
+    # Other tests that run at the same time would mark the profile as disturbed.
     monkeypatch.setattr("tasks.profiling.profile._conditions", lambda certificate, stable: None)
     arguments = ["--out", str(run), "--queries", "20", "--threads", "1"]
     for name in ("resnet34-w16/train/onnx", "resnet34-w16/train/torchscript"):
         assert cli.main(["profile", name, *arguments]) == 0
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     folder = run / "runs" / RUN / "profiles"
     assert {path.name for path in folder.iterdir()} == {
         "resnet34-w16_train_onnx-onnxruntime",
@@ -75,28 +75,29 @@ def test_a_variant_is_profiled_and_its_report_shows_it(
         assert {"operators.parquet", "findings.parquet", "trace.json", "flame.svg", "operators.svg"} <= {
             file.name for file in path.iterdir()
         }
-    assert f"tensorboard --logdir {folder}" in told
+    assert f"tensorboard --logdir {folder}" in printed
     page = (run / "runs" / RUN / "report.html").read_text()
     assert 'id="profiles"' in page
     assert page.count("Why is it not faster?") == 2
     assert "layer4/2/conv2" in page
     assert 'href="profiles/resnet34-w16_train_onnx-onnxruntime/trace.json"' in page
     assert page.count("Certificate: ") == 2
-    about = folder / "resnet34-w16_train_onnx-onnxruntime" / "profile.json"
-    kept = about.read_text()
-    about.write_text(json.dumps(json.loads(kept) | {"conditions": "other processes used 90% of the cores"}))
+    facts_file = folder / "resnet34-w16_train_onnx-onnxruntime" / "profile.json"
+    facts = facts_file.read_text()
+    facts_file.write_text(json.dumps(json.loads(facts) | {"conditions": "other processes used 90% of the cores"}))
     page = report.render(run, RUN).read_text()
-    about.write_text(kept)
+    facts_file.write_text(facts)
     assert "was profiled, and is not shown: other processes used 90% of the cores; profile it again" in page
     assert page.count("Why is it not faster?") == 1
 
 
-def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorboard_needs_no_network_for_it(
+def test_without_a_name_the_unpruned_eager_model_is_profiled_and_logged_for_tensorboard(
     run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    name, row = "resnet34-w16/train", {"runtime": "eager", "status": "ok"}
+    name = "resnet34-w16/train"
+    row = {"runtime": "eager", "status": "ok"}
     rows = [
         row | {"variant": f"{name}/prune-0.5", "stage": "prune", "top1": 0.9},
         row | {"variant": name, "stage": "train", "top1": 0.8},
@@ -105,26 +106,31 @@ def test_the_plain_pytorch_model_is_profiled_unless_another_is_named_and_tensorb
     (run / "tables" / "summary").mkdir()
     frames.frame("summary", rows).write_parquet(run / "tables" / "summary" / f"{RUN}.parquet")
     (run / "runs" / RUN / "result.json").write_text("{}")
-    # it needs every table
+    # The report would need every table.
     monkeypatch.setattr(report, "render", lambda out, name: out)
     assert cli.main(["profile", "--out", str(run), "--queries", "20", "--threads", "1"]) == 0
     assert "resnet34-w16/train in eager" in capsys.readouterr().out
-    log = EventAccumulator(str(run / "runs" / RUN / "profiles" / "resnet34-w16_train-eager" / "tensorboard")).Reload()
-    assert set(log.Tags()["images"]) == {"flame", "operators"}
-    (event,) = log.Tensors("profile/text_summary")
-    told = event.tensor_proto.string_val[0].decode()
-    assert "| aten::conv2d |" in told
+    tensorboard_log = EventAccumulator(
+        str(run / "runs" / RUN / "profiles" / "resnet34-w16_train-eager" / "tensorboard")
+    ).Reload()
+    assert set(tensorboard_log.Tags()["images"]) == {"flame", "operators"}
+    (event,) = tensorboard_log.Tensors("profile/text_summary")
+    table = event.tensor_proto.string_val[0].decode()
+    assert "| aten::conv2d |" in table
 
 
 def test_a_file_is_profiled_without_any_run(
     files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = tmp_path / "mine.onnx"
-    own.write_bytes(files["onnx"].read_bytes())
+    model_file = tmp_path / "model.onnx"
+    model_file.write_bytes(files["onnx"].read_bytes())
     assert (
-        cli.main(["profile", str(own), "--out", str(tmp_path / "out"), "--runtime", "openvino", "--queries", "5"]) == 0
+        cli.main(
+            ["profile", str(model_file), "--out", str(tmp_path / "out"), "--runtime", "openvino", "--queries", "5"]
+        )
+        == 0
     )
-    assert (tmp_path / "out" / "profiles" / "mine-openvino" / "operators.parquet").is_file()
+    assert (tmp_path / "out" / "profiles" / "model-openvino" / "operators.parquet").is_file()
     assert "Convolution" in capsys.readouterr().out
 
 
@@ -149,7 +155,7 @@ def test_a_file_is_profiled_without_any_run(
         (["no/such.onnx"], "no/such.onnx: no such file"),
     ],
 )
-def test_a_mistake_is_one_line_and_code_2(
+def test_a_wrong_argument_ends_in_exit_code_2_and_one_line_that_says_what_is_wrong(
     run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
     assert cli.main(["profile", *arguments, "--out", str(run)]) == 2
@@ -193,7 +199,7 @@ def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: 
 
 
 @pytest.mark.slow
-def test_tensorboard_lists_the_run(files: dict[str, Path], tmp_path: Path) -> None:
+def test_tensorboard_lists_the_profile(files: dict[str, Path], tmp_path: Path) -> None:
     profile_of(files, "eager", tmp_path)
     log = (tmp_path / "log").open("w")
     command = [

@@ -1,4 +1,4 @@
-"""Numbers, names and texts of a study have bounds, all of them, and what is beyond is one line with the key."""
+"""Every number, name and text of a study has bounds. A value beyond them is refused in one line with its key."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ EXAMPLE = {
     "choice": {"kind": "choice", "values": [0.1]},
     "model": {"name": "resnet34"},
 }
-"""The least of a record that a list or a table of a study holds."""
+"""The smallest valid record of each kind that a list or a table of a study holds."""
 
 
 def numbers(schema: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """(Path, schema) of every number of the study; `*` stands for any entry of a list or a table."""
+    """Yield path and schema of every number of the study; `*` stands for any entry of a list or a table."""
     if "$ref" in schema:
         yield from numbers(DEFINITIONS[schema["$ref"].rpartition("/")[2]], path)
     for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ()), *schema.get("allOf", ())):
@@ -51,13 +51,13 @@ for _path, _schema in numbers(SCHEMA):
 
 
 def nested(path: tuple[str, ...], value: object) -> Any:
-    """A study's JSON in which `value` stands at a path, with what its records need beside it."""
+    """Return a study's JSON in which `value` stands at a path, with the other fields that its records need."""
     if not path:
         return value
     first, rest = path[0], path[1:]
     if first == "*":
         return [nested(rest, value)]
-    beside = {
+    records = {
         "space": lambda: {
             "learning_rate": EXAMPLE["choice" if rest[1] == "values" else "range"] | nested(rest[1:], value)
         },
@@ -65,10 +65,10 @@ def nested(path: tuple[str, ...], value: object) -> Any:
         "plain": lambda: {"learning_rate": value},
         "models": lambda: [EXAMPLE["model"] | nested(rest[1:], value)],
     }
-    return {first: beside[first]() if first in beside else nested(rest, value)}
+    return {first: records[first]() if first in records else nested(rest, value)}
 
 
-def test_the_schema_is_gone_through() -> None:
+def test_numbers_are_found_in_every_kind_of_record() -> None:
     assert len(NUMBERS) > 60
     for path in (
         ("train", "epochs"),
@@ -87,26 +87,26 @@ def test_the_schema_is_gone_through() -> None:
 @pytest.mark.parametrize("path", NUMBERS, ids=".".join)
 def test_every_number_of_a_study_has_finite_bounds_and_refuses_what_is_absurd(path: tuple[str, ...]) -> None:
     for schema in NUMBERS[path]:
-        for one, other in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
-            bound = schema.get(one, schema.get(other))
-            assert bound is not None, f"{'.'.join(path)} has no {one}"
+        for inclusive, exclusive in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")):
+            bound = schema.get(inclusive, schema.get(exclusive))
+            assert bound is not None, f"{'.'.join(path)} has no {inclusive}"
             assert abs(bound) <= 1e12
     for words, value in ABSURD.items():
         with pytest.raises(Mistake) as caught:
             study_from(nested(path, value), "test")
-        told = str(caught.value)
-        assert told.startswith(f"test: {path[0]}."), (words, told)
-        assert "\n" not in told
-        assert len(told) < 300, told
+        message = str(caught.value)
+        assert message.startswith(f"test: {path[0]}."), (words, message)
+        assert "\n" not in message
+        assert len(message) < 300, message
 
 
-def refused(setting: str) -> str:
+def refusal(setting: str) -> str:
     with pytest.raises(Mistake) as caught:
         load("quickstart", [setting])
-    told = str(caught.value)
-    assert told.isprintable()
-    assert len(told) < 800
-    return told
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 800
+    return message
 
 
 @pytest.mark.parametrize(
@@ -144,8 +144,8 @@ def refused(setting: str) -> str:
     ],
     ids=lambda text: text[:40],
 )
-def test_what_is_out_of_bounds_is_one_line_with_the_key(setting: str, words: str) -> None:
-    assert words in refused(setting)
+def test_a_value_out_of_bounds_is_refused_in_one_line_with_its_key(setting: str, words: str) -> None:
+    assert words in refusal(setting)
 
 
 @pytest.mark.parametrize(
@@ -153,17 +153,17 @@ def test_what_is_out_of_bounds_is_one_line_with_the_key(setting: str, words: str
     ["x = " + "[" * 20_000, "[" + "a." * 20_000 + "a]\nx = 1", "x = " + "{a = " * 20_000],
     ids=["list", "key", "table"],
 )
-def test_a_file_nested_twenty_thousand_deep_is_one_line(
+def test_a_file_nested_twenty_thousand_deep_is_refused_in_one_line(
     tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "deep.toml").write_text(text)
     assert main(["show", str(tmp_path / "deep.toml")]) == 2
-    told = capsys.readouterr().err
-    assert "deep.toml: nested too deeply" in told
-    assert told.count("\n") == 1
+    errors = capsys.readouterr().err
+    assert "deep.toml: nested too deeply" in errors
+    assert errors.count("\n") == 1
 
 
-def test_the_command_itself_says_it_and_computes_nothing(tmp_path: Path) -> None:
+def test_the_command_refuses_a_value_out_of_bounds_and_computes_nothing(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(tmp_path / "out")]
     done = subprocess.run(
         [*command, "--set", "train.epochs=100000000000000000000000"], capture_output=True, text=True, check=False
@@ -175,7 +175,7 @@ def test_the_command_itself_says_it_and_computes_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_bounds_stand_in_the_form_of_the_ui() -> None:
+def test_the_schema_of_the_form_in_prefects_ui_has_only_finite_bounds() -> None:
     text = json.dumps(SCHEMA)
     assert "Infinity" not in text
     assert "NaN" not in text

@@ -29,14 +29,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
 
 @pytest.fixture(scope="session")
 def data(work: Work) -> Prepared:
-    """Real digits, enlarged to a size that every family takes, in colour."""
+    """Real digits in colour, enlarged to a size that every model family takes."""
     small = digits(work, 60)
     images = np.load(work.store.get(small.images)).repeat(4, axis=1).repeat(4, axis=2).repeat(3, axis=3)
     with work.store.temporary() as folder:
         np.save(folder / "images.npy", images)
-        stored = work.store.put(folder / "images.npy", "npy")
+        images_artifact = work.store.put(folder / "images.npy", "npy")
     return small.model_copy(
-        update={"images": stored, "image_size": SIZE, "channels": 3, "mean": small.mean * 3, "std": small.std * 3}
+        update={
+            "images": images_artifact,
+            "image_size": SIZE,
+            "channels": 3,
+            "mean": small.mean * 3,
+            "std": small.std * 3,
+        }
     )
 
 
@@ -47,18 +53,18 @@ def inputs(work: Work, data: Prepared) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def forms(work: Work, data: Prepared) -> Callable[[str, str], Variant]:
-    """(model, format) -> the model in that format, made once."""
-    made: dict[tuple[str, str], Variant] = {}
+    """Return a function that gives the variant of a model in a format. Each variant is made once."""
+    variants: dict[tuple[str, str], Variant] = {}
 
     def form(model: str, format: str) -> Variant:
-        if (model, format) not in made:
-            made[model, format] = _made(form, work, data, model, format)
-        return made[model, format]
+        if (model, format) not in variants:
+            variants[model, format] = _variant(form, work, data, model, format)
+        return variants[model, format]
 
     return form
 
 
-def _made(form: Callable[[str, str], Variant], work: Work, data: Prepared, model: str, format: str) -> Variant:
+def _variant(form: Callable[[str, str], Variant], work: Work, data: Prepared, model: str, format: str) -> Variant:
     if format == "safetensors":
         architecture = {"name": model, "num_classes": 10, "in_channels": 3, "image_size": SIZE}
         family = __import__(f"models.{families()[model]}", fromlist=[model])
@@ -71,12 +77,12 @@ def _made(form: Callable[[str, str], Variant], work: Work, data: Prepared, model
     if format == "engine":
         from tasks.build import build
 
-        made = build(work, form(model, "onnx"), None, Build(precisions=("fp32",)), (1, 8))
+        stage_result = build(work, form(model, "onnx"), None, Build(precisions=("fp32",)), (1, 8))
     else:
         from tasks.export import export
 
-        made = export(work, data, form(model, "safetensors"), Export(formats=(format,), images=8))
-    (variant,) = made.variants
+        stage_result = export(work, data, form(model, "safetensors"), Export(formats=(format,), images=8))
+    (variant,) = stage_result.variants
     if variant.status == "skipped":
         pytest.skip(str(variant.error))
     assert variant.status == "ok", variant.error

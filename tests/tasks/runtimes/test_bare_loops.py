@@ -1,4 +1,4 @@
-"""Latencies are those of a bare loop in the same library, and of OpenVINO's own benchmark."""
+"""Latencies in a runtime equal those of a bare loop that calls its library, and those of OpenVINO's benchmark_app."""
 
 from __future__ import annotations
 
@@ -44,36 +44,36 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _ratio(*calls: Callable[[], object], blocks: int = 20, queries: int = 10) -> float:
-    """Median over blocks of the second call's median duration over the first's, query by query in turn."""
+    """Return the latency of the second call over that of the first: the median, over blocks of alternating queries."""
     ratios = []
     for block in range(blocks + 2):
-        spent: tuple[list[int], list[int]] = ([], [])
+        durations_ns: tuple[list[int], list[int]] = ([], [])
         for query in range(queries):
-            for which in (0, 1) if query % 2 else (1, 0):
+            for index in (0, 1) if query % 2 else (1, 0):
                 begin = time.perf_counter_ns()
-                calls[which]()
-                spent[which].append(time.perf_counter_ns() - begin)
-        # those before warm up
+                calls[index]()
+                durations_ns[index].append(time.perf_counter_ns() - begin)
+        # The first two blocks are the warm-up.
         if block >= 2:
-            ratios.append(np.median(spent[1]) / np.median(spent[0]))
+            ratios.append(np.median(durations_ns[1]) / np.median(durations_ns[0]))
     return float(np.median(ratios))
 
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_onnx_runtimes_latency_is_a_bare_loops(resnet: Path) -> None:
+def test_onnx_runtimes_latency_equals_that_of_a_bare_loop(resnet: Path) -> None:
     import onnxruntime
 
     inputs = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
     bare = onnxruntime.InferenceSession(str(resnet), _onnxruntime.options(1, {}), providers=["CPUExecutionProvider"])
-    ours = runtimes.load("onnxruntime").open(resnet, "cpu", 1, 1)
-    found = _ratio(lambda: bare.run(None, {"input": inputs}), lambda: ours.run(inputs))
-    print(f"ONNX Runtime: {found:.4f} times a bare loop's latency")
-    assert found == pytest.approx(1, abs=0.05)
+    session = runtimes.load("onnxruntime").open(resnet, "cpu", 1, 1)
+    ratio = _ratio(lambda: bare.run(None, {"input": inputs}), lambda: session.run(inputs))
+    print(f"ONNX Runtime: {ratio:.4f} times a bare loop's latency")
+    assert ratio == pytest.approx(1, abs=0.05)
 
 
 def _openvino_bare(path: Path, inputs: np.ndarray) -> Callable[[], object]:
-    """OpenVINO's own call on one thread, for this shape alone."""
+    """Return a bare call of OpenVINO on one thread, compiled for the shape of the inputs."""
     import openvino
 
     core = openvino.Core()
@@ -86,12 +86,12 @@ def _openvino_bare(path: Path, inputs: np.ndarray) -> Callable[[], object]:
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_openvinos_latency_is_a_bare_loops(resnet: Path) -> None:
+def test_openvinos_latency_equals_that_of_a_bare_loop(resnet: Path) -> None:
     inputs = np.random.default_rng(0).standard_normal((1, 3, 224, 224), np.float32)
-    ours = runtimes.load("openvino").open(resnet, "cpu", 1, 1)
-    found = _ratio(_openvino_bare(resnet, inputs), lambda: ours.run(inputs))
-    print(f"OpenVINO: {found:.4f} times a bare loop's latency")
-    assert found == pytest.approx(1, abs=0.05)
+    session = runtimes.load("openvino").open(resnet, "cpu", 1, 1)
+    ratio = _ratio(_openvino_bare(resnet, inputs), lambda: session.run(inputs))
+    print(f"OpenVINO: {ratio:.4f} times a bare loop's latency")
+    assert ratio == pytest.approx(1, abs=0.05)
 
 
 SECONDS = "8"
@@ -99,13 +99,14 @@ SECONDS = "8"
 
 @pytest.mark.alone
 @pytest.mark.slow
-def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -> None:
-    """Each is a process of its own; they take turns of 0.2 s, in which the other one is stopped.
+def test_openvinos_latency_equals_that_of_benchmark_app(resnet: Path, tmp_path: Path) -> None:
+    """The runtime and benchmark_app run in a process each and take turns of 0.2 s, in which the other is stopped.
 
-    Left to itself benchmark_app takes what looks like images as uint8 (-ip), which is another model. Its clock runs
-    inside the C++ library: calling that from Python, some 0.15 ms here, is ours alone. So queries last more than 10 ms.
+    By default benchmark_app feeds inputs that look like images as uint8, which is another model: hence `-ip f32`. Its
+    clock runs inside the C++ library, so that only the runtime's latency has the 0.15 ms or so of a call from Python.
+    Queries of more than 10 ms make that small.
     """
-    # beside a hint the command itself takes no number of threads
+    # Together with -hint, benchmark_app takes the number of threads from a file only.
     config = tmp_path / "config.json"
     config.write_text(json.dumps({"CPU": {"INFERENCE_NUM_THREADS": "1"}}))
     app = (
@@ -133,7 +134,7 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
     )
 
     def start(sign: str, *arguments: str) -> subprocess.Popen[str]:
-        """A process that has said `sign`, stopped."""
+        """Return a new process, stopped as soon as it has printed `sign`."""
         process = subprocess.Popen(
             arguments,
             stdout=subprocess.PIPE,
@@ -150,17 +151,17 @@ def test_openvinos_latency_is_its_benchmark_apps(resnet: Path, tmp_path: Path) -
         ((value, unit),) = re.findall(r"Median:\s+([\d.]+) (ms|us)", process.communicate()[0])
         return float(value) / {"ms": 1, "us": 1000}[unit]
 
-    found: list[tuple[float, float]] = []
+    medians_ms: list[tuple[float, float]] = []
     ratio = 0.0
-    # more where other work comes in between
-    while len(found) < 3 or (abs(ratio - 1) > 0.05 and len(found) < 7):
-        both = start("ready", *command("time_openvino", resnet, SECONDS)), start("Step 10/11", *app)
-        while any(process.poll() is None for process in both):
-            for process in both:
+    # Where other processes disturb the first pairs, up to seven pairs decide.
+    while len(medians_ms) < 3 or (abs(ratio - 1) > 0.05 and len(medians_ms) < 7):
+        pair = start("ready", *command("time_openvino", resnet, SECONDS)), start("Step 10/11", *app)
+        while any(process.poll() is None for process in pair):
+            for process in pair:
                 process.send_signal(signal.SIGCONT)
                 time.sleep(0.2)
                 process.send_signal(signal.SIGSTOP)
-        found.append((median(both[0]), median(both[1])))
-        ratio = float(np.median([ours / its for ours, its in found]))
-    print(f"OpenVINO: {ratio:.4f} times benchmark_app's latency; ms: {found}")
+        medians_ms.append((median(pair[0]), median(pair[1])))
+        ratio = float(np.median([runtime_ms / app_ms for runtime_ms, app_ms in medians_ms]))
+    print(f"OpenVINO: {ratio:.4f} times benchmark_app's latency; ms: {medians_ms}")
     assert ratio == pytest.approx(1, abs=0.05)

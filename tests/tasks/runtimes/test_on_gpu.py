@@ -1,4 +1,4 @@
-"""What runtimes do on a GPU: the parts of a query, CUDA graphs, and the provider of every node."""
+"""Runtimes on a GPU: the parts of a query, CUDA graphs, and the provider of every node."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ needs_gpu = pytest.mark.skipif(not gpu.gpus(), reason="no NVIDIA GPU")
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize(
-    "name", [n for n in plugins("runtimes") if n not in ("null", "openvino", "openvino_bf16", "eager_fused")]
+    "name", [name for name in plugins("runtimes") if name not in ("null", "openvino", "openvino_bf16", "eager_fused")]
 )
 def test_the_parts_of_a_query_are_positive_and_sum_to_its_latency(
     name: str, work: Work, inputs: np.ndarray, forms: Callable[[str, str], Variant]
@@ -40,22 +40,23 @@ def test_the_parts_of_a_query_are_positive_and_sum_to_its_latency(
     batch = np.ascontiguousarray(inputs[:8])
     for _ in range(30):
         session.run(batch)
-    spent, parts = [], []
+    latencies_ms = []
+    parts = []
     for _ in range(200):
         begin = time.perf_counter_ns()
         session.run(batch)
-        spent.append((time.perf_counter_ns() - begin) / 1e6)
+        latencies_ms.append((time.perf_counter_ns() - begin) / 1e6)
         parts.append(session.split(batch))
     h2d, enqueue, compute, d2h = np.median(parts, axis=0)
     assert min(h2d, enqueue, compute, d2h) > 0
-    # The run also copies to and from pinned memory, and returns from its wait: some 0.1 ms of the host.
-    assert 0.5 * np.median(spent) < h2d + compute + d2h < 1.1 * np.median(spent) + 0.02
+    # `run` also copies to and from pinned memory and wakes up from its wait: some 0.1 ms of the host's time.
+    assert 0.5 * np.median(latencies_ms) < h2d + compute + d2h < 1.1 * np.median(latencies_ms) + 0.02
     session.close()
 
 
 @pytest.mark.gpu
 @needs_gpu
-def test_an_engine_in_a_cuda_graph_gives_the_same_answers(
+def test_an_engine_in_a_cuda_graph_gives_the_answers_of_the_plain_engine(
     work: Work, inputs: np.ndarray, forms: Callable[[str, str], Variant]
 ) -> None:
     skip_without_engines()

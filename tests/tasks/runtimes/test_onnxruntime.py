@@ -1,4 +1,4 @@
-"""ONNX Runtime with and without TensorRT: it fails rather than run on another provider, and takes any ONNX file."""
+"""ONNX Runtime, with and without TensorRT, fails rather than run on another provider, and takes any ONNX file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         ("10.14.1", None, None),
     ],
 )
-def test_onnx_runtime_takes_tensorrt_of_its_own_major_version_alone(
+def test_onnx_runtimes_tensorrt_provider_takes_tensorrt_10_alone(
     package: str | None, library: str | None, reason: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runtime = runtimes.load("onnxruntime_tensorrt")
@@ -45,13 +45,15 @@ def test_onnx_runtime_takes_tensorrt_of_its_own_major_version_alone(
 
 
 @pytest.mark.skipif(
-    not any(one.name == "onnxruntime-gpu" for one in importlib.metadata.distributions()),
+    not any(package.name == "onnxruntime-gpu" for package in importlib.metadata.distributions()),
     reason="ONNX Runtime's build for CPUs is installed (requirements-gpu.txt has the one for CUDA)",
 )
 def test_installed_wheels_carry_every_library_that_onnx_runtimes_cuda_provider_links() -> None:
-    done = subprocess.run(command("load_cuda_provider"), env=environment(), text=True, capture_output=True, check=True)
-    said = done.stdout.strip()
-    assert said.partition(":")[0] in ("", "libcuda.so.1"), "the driver's own library alone may be missing"
+    completed = subprocess.run(
+        command("load_cuda_provider"), env=environment(), text=True, capture_output=True, check=True
+    )
+    missing_library = completed.stdout.strip()
+    assert missing_library.partition(":")[0] in ("", "libcuda.so.1"), "the driver's own library alone may be missing"
 
 
 @pytest.mark.skipif(bool(gpu.gpus()), reason="this machine has a GPU")
@@ -86,13 +88,14 @@ def test_a_folder_with_external_data_is_opened_by_its_onnx_file(tmp_path: Path) 
     assert model_file(tmp_path / "model.onnx") == tmp_path / "model.onnx"
 
 
-def _two_outputs(path: Path) -> Path:
-    """An ONNX file that takes int64 (batch, 3) and gives its double and its negative."""
+def _model_with_two_outputs(path: Path) -> Path:
+    """Write an ONNX file with an int64 input of shape (batch, 3) and two outputs: its double and its negative."""
     import onnx
     from onnx import TensorProto, helper
 
     nodes = [helper.make_node("Add", ["x", "x"], ["double"]), helper.make_node("Neg", ["x"], ["negative"])]
-    shape, tensor = ["batch", 3], helper.make_tensor_value_info
+    shape = ["batch", 3]
+    tensor = helper.make_tensor_value_info
     outputs = [tensor(name, TensorProto.INT64, shape) for name in ("double", "negative")]
     graph = helper.make_graph(nodes, "two", [tensor("x", TensorProto.INT64, shape)], outputs)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
@@ -100,8 +103,8 @@ def _two_outputs(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-def test_an_onnx_file_may_take_any_type_and_rank_and_its_first_output_is_the_answer(name: str, tmp_path: Path) -> None:
-    session = runtimes.load(name).open(_two_outputs(tmp_path / "two.onnx"), "cpu", 4, 1)
+def test_an_onnx_file_may_take_any_type_and_rank_and_its_first_output_counts(name: str, tmp_path: Path) -> None:
+    session = runtimes.load(name).open(_model_with_two_outputs(tmp_path / "two.onnx"), "cpu", 4, 1)
     for batch in (4, 1):
         inputs = np.arange(3 * batch).reshape(batch, 3)
         answer = session.run(inputs)

@@ -1,4 +1,4 @@
-"""OpenVINO runs what it was asked for: the precision, the streams, the shape."""
+"""The OpenVINO runtime uses the precision, the number of streams and the input shape that were asked for."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ pytest.importorskip("openvino", reason="OpenVINO is not installed")
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two convolutions and a mean, with a free batch size."""
-    random, tensor = np.random.default_rng(0), helper.make_tensor_value_info
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An ONNX file with two convolutions and a mean over pixels, for any batch size."""
+    random = np.random.default_rng(0)
+    tensor = helper.make_tensor_value_info
     weights = [
         numpy_helper.from_array(random.standard_normal(shape).astype(np.float32) / 10, name)
         for name, shape in (("a", (32, 3, 3, 3)), ("b", (32, 32, 3, 3)))
@@ -50,39 +51,41 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def precisions(session: Any) -> set[str]:
-    """Of the convolutions in the graph that really runs."""
+    """Return the precisions of the convolutions in the graph that OpenVINO executes."""
     nodes = session._request.get_compiled_model().get_runtime_model().get_ops()
-    about = [node.get_rt_info() for node in nodes]
+    nodes_info = [node.get_rt_info() for node in nodes]
     return {
         info["runtimePrecision"].astype(str)
-        for info in about
+        for info in nodes_info
         if info["layerType"].astype(str).startswith("Convolution")
     }
 
 
-def answered(name: str, path: Path, inputs: np.ndarray) -> tuple[Session, np.ndarray]:
-    session = runtimes.load(name).open(path, "cpu", len(inputs), 1)
+def open_and_run(name: str, model_path: Path, inputs: np.ndarray) -> tuple[Session, np.ndarray]:
+    session = runtimes.load(name).open(model_path, "cpu", len(inputs), 1)
     return session, session.run(inputs)
 
 
-def test_asked_for_f32_it_runs_f32_also_where_its_own_choice_is_bf16(path: Path) -> None:
+def test_the_openvino_runtime_runs_f32_also_where_openvino_would_choose_bf16(model_path: Path) -> None:
     inputs = np.random.default_rng(1).standard_normal((2, 3, 16, 16), np.float32)
-    session, answer = answered("openvino", path, inputs)
+    session, answer = open_and_run("openvino", model_path, inputs)
     assert precisions(session) == {"f32"}
     assert session.provider == "OpenVINO CPU (f32, 1 stream, 1 thread)"
-    want = runtimes.load("onnxruntime").open(path, "cpu", 2, 1).run(inputs)
-    assert np.abs(answer - want).max() < 1e-5 * np.abs(want).max()
+    expected = runtimes.load("onnxruntime").open(model_path, "cpu", 2, 1).run(inputs)
+    assert np.abs(answer - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def test_bf16_runs_bf16_where_the_cpu_has_it_and_says_so_where_not(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_bf16_runs_in_bf16_or_says_why_this_cpu_cannot(
+    model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if openvino_bf16.unavailable("cpu") is None:
         assert openvino_bf16.INSTRUCTIONS & set(machine.cpu()[1])
         inputs = np.random.default_rng(1).standard_normal((2, 3, 16, 16), np.float32)
-        session, answer = answered("openvino_bf16", path, inputs)
-        want = answered("openvino", path, inputs)[1]
+        session, answer = open_and_run("openvino_bf16", model_path, inputs)
+        f32_answer = open_and_run("openvino", model_path, inputs)[1]
         assert precisions(session) == {"bf16"}
         assert "bf16" in session.provider
-        assert 1e-4 < np.abs(answer - want).max() / np.abs(want).max() < 0.05
+        assert 1e-4 < np.abs(answer - f32_answer).max() / np.abs(f32_answer).max() < 0.05
     for name in openvino_bf16.LIMITS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(machine, "cpu", lambda: ("old", ("avx2",)))
@@ -93,32 +96,32 @@ def test_bf16_runs_bf16_where_the_cpu_has_it_and_says_so_where_not(path: Path, m
     assert openvino_bf16.unavailable("cpu") == "oneDNN is kept from bf16 instructions (ONEDNN_MAX_CPU_ISA=avx2)"
 
 
-def test_slots_are_streams_that_share_the_threads(path: Path) -> None:
-    session = runtimes.load("openvino").open(path, "cpu", 1, 2, slots=2)
+def test_slots_of_openvino_are_streams_that_share_the_threads(model_path: Path) -> None:
+    session = runtimes.load("openvino").open(model_path, "cpu", 1, 2, slots=2)
     assert session.provider == "OpenVINO CPU (f32, 2 streams, 2 threads)"
 
 
-def test_a_shape_it_does_not_take_is_one_clear_line_and_the_session_lives(path: Path) -> None:
-    session, answer = answered("openvino", path, np.ones((2, 3, 16, 16), np.float32))
+def test_a_wrong_input_shape_is_an_error_of_one_line_and_the_session_stays_usable(model_path: Path) -> None:
+    session, answer = open_and_run("openvino", model_path, np.ones((2, 3, 16, 16), np.float32))
     with pytest.raises(ValueError, match=r"^the model takes inputs of shape .*, got \[2, 4, 16, 16\]$"):
         session.run(np.ones((2, 4, 16, 16), np.float32))
     assert np.array_equal(session.run(np.ones((2, 3, 16, 16), np.float32)), answer)
     assert session.run(np.ones((3, 3, 16, 16), np.float32)).shape == (3, 32)
 
 
-def test_a_file_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"no model")
     with pytest.raises(ValueError, match=r"^a\.onnx: OpenVINO does not read it: [^\n]*$"):
         runtimes.load("openvino").open(tmp_path / "a.onnx", "cpu", 1, 1)
 
 
-def test_inputs_may_be_read_only_and_strided_but_not_of_another_type(path: Path) -> None:
+def test_inputs_of_openvino_may_be_read_only_and_strided_but_not_of_another_type(model_path: Path) -> None:
     inputs = np.random.default_rng(1).standard_normal((4, 3, 16, 16), np.float32)
-    session, want = answered("openvino", path, inputs)
+    session, expected = open_and_run("openvino", model_path, inputs)
     inputs.flags.writeable = False
-    assert np.array_equal(session.run(inputs), want)
+    assert np.array_equal(session.run(inputs), expected)
     strided = np.repeat(inputs, 2, axis=3)[..., ::2]
-    assert np.array_equal(session.run(strided), want)
+    assert np.array_equal(session.run(strided), expected)
     with pytest.raises(ValueError, match="takes inputs of type float32, got float64"):
         session.run(inputs.astype(np.float64))
 

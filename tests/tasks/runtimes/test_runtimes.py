@@ -1,4 +1,4 @@
-"""The contract that every runtime passes with every model: its outputs are eager PyTorch's on the same images."""
+"""The contract of all runtimes: their outputs equal eager PyTorch's, and they say why they cannot run on a device."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-# of a logit, relative to the largest logit
 TOLERANCE = 1e-3
+"""Allowed difference of a logit, as a share of the largest logit."""
 
 
 COMPILED = {"torch_compile": "resnet34", "torch_compile_max": "lenet5"}
+"""The one model per compiling runtime that is tested, because each takes a minute."""
 
 
 CASES = [
     pytest.param(name, model, marks=[pytest.mark.slow] if name in COMPILED or model != "lenet5" else [])
     for name in plugins("runtimes")
-    # the one has no weights; of the other, tests/models/test_fused.py
+    # The null runtime has no weights, and eager_fused is tested in tests/models/test_fused.py.
     if name not in ("null", "eager_fused")
     for model in ("lenet5", "resnet34")
-    # a minute each
     if name not in COMPILED or model == COMPILED[name]
 ]
 
 
 def _device(name: str) -> str:
-    """A device that the runtime executes on here, or a skip with the reasons."""
+    """Return a device of this machine that the runtime executes on, or skip the test with the reasons."""
     runtime = runtimes.load(name)
     reasons = {device: runtime.unavailable(device) for device in ("cpu", "cuda:0")}
     for device, reason in reasons.items():
@@ -50,23 +50,24 @@ def _device(name: str) -> str:
 
 
 @pytest.mark.parametrize(("name", "model"), CASES)
-def test_outputs_equal_eager_pytorchs_on_the_same_images_also_from_two_threads_at_once(
+def test_the_outputs_of_a_runtime_equal_eager_pytorchs_also_from_two_threads_at_once(
     name: str, model: str, work: Work, inputs: np.ndarray, forms: Callable[[str, str], Variant]
 ) -> None:
     import torch
 
-    runtime, device = runtimes.load(name), _device(name)
+    runtime = runtimes.load(name)
+    device = _device(name)
     with torch.inference_mode():
         weights = work.store.get(forms(model, "safetensors").artifact)
         expected = models.load(weights)(torch.from_numpy(inputs)).numpy()
-    # a constant output would prove nothing
+    # Equal outputs prove nothing if they are constant.
     assert expected[:8].std(axis=1).min() > 0
     tolerance = (0.05 if name.endswith("bf16") else TOLERANCE) * np.abs(expected).max()
     runtime.load_library(device)
     session = runtime.open(work.store.get(forms(model, runtime.FORMATS[0]).artifact), device, 8, 2, slots=2)
     fork = session.fork()
     try:
-        # the last as at the end of an evaluation
+        # The last batch is incomplete, as at the end of an evaluation.
         for batch in (8, 5) if name in COMPILED else (1, 8, 5):
             logits = session.run(inputs[:batch])
             assert logits.dtype == np.float32
@@ -76,21 +77,21 @@ def test_outputs_equal_eager_pytorchs_on_the_same_images_also_from_two_threads_a
         assert fork.provider == session.provider
         assert (session.split is None) == (device == "cpu")
 
-        found: dict[int, list[np.ndarray]] = {0: [], 1: []}
+        answers: dict[int, list[np.ndarray]] = {0: [], 1: []}
 
-        def ask(slot: int) -> None:
+        def run_queries(slot: int) -> None:
             for start in range(0, 40, 5):
-                found[slot].append((session, fork)[slot].run(inputs[start : start + (5, 8)[slot]]))
+                answers[slot].append((session, fork)[slot].run(inputs[start : start + (5, 8)[slot]]))
 
-        threads = [threading.Thread(target=ask, args=(slot,)) for slot in (0, 1)]
+        threads = [threading.Thread(target=run_queries, args=(slot,)) for slot in (0, 1)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         for slot, size in ((0, 5), (1, 8)):
-            assert len(found[slot]) == 8
-            # no later query wrote into an answer
-            for start, logits in zip(range(0, 40, 5), found[slot], strict=True):
+            assert len(answers[slot]) == 8
+            # All answers are compared at the end, because a later query might have written into an earlier answer.
+            for start, logits in zip(range(0, 40, 5), answers[slot], strict=True):
                 assert np.abs(logits - expected[start : start + size]).max() <= tolerance
     finally:
         fork.close()
@@ -98,7 +99,7 @@ def test_outputs_equal_eager_pytorchs_on_the_same_images_also_from_two_threads_a
 
 
 @pytest.mark.parametrize("name", plugins("runtimes"))
-def test_a_gpu_that_is_not_there_is_a_reason_and_no_fallback(
+def test_without_a_gpu_a_runtime_gives_a_reason_and_does_not_fall_back_to_the_cpu(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(gpu, "gpus", lambda: ())
@@ -112,20 +113,20 @@ def test_a_gpu_that_is_not_there_is_a_reason_and_no_fallback(
 
 
 @pytest.mark.parametrize("name", ["eager_fused", "onnxruntime_tensorrt", "tensorrt", "tensorrt_graph"])
-def test_what_needs_a_gpu_says_so_of_the_cpu(name: str) -> None:
+def test_a_runtime_that_needs_a_gpu_says_so_when_asked_for_the_cpu(name: str) -> None:
     assert "on CUDA devices only, asked for cpu" in str(runtimes.load(name).unavailable("cpu"))
 
 
-def test_a_gpu_beyond_the_last_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_number_that_is_too_high_is_refused_with_the_number_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "gpus", lambda: ({"name": "A", "driver": "1", "memory_bytes": None},))
     assert gpu.missing_gpu("cuda:0") is None
     assert gpu.missing_gpu("cuda:1") == "cuda:1: this machine has only 1 NVIDIA GPU"
 
 
 @pytest.mark.parametrize("path", sorted(Path(runtimes.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
-def test_no_adapter_imports_its_library_before_it_is_told_to(path: Path) -> None:
+def test_importing_an_adapter_imports_no_runtime_library(path: Path) -> None:
     heavy = {"torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx_bindings", "models", "onnx"}
     body = ast.parse(path.read_text()).body
-    top = {a.name.split(".")[0] for node in body if isinstance(node, ast.Import) for a in node.names}
-    top |= {str(node.module).split(".")[0] for node in body if isinstance(node, ast.ImportFrom)}
-    assert not top & heavy
+    imported = {alias.name.split(".")[0] for node in body if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module).split(".")[0] for node in body if isinstance(node, ast.ImportFrom)}
+    assert not imported & heavy

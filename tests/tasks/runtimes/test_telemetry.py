@@ -1,5 +1,4 @@
-"""ONNX Runtime's telemetry is off in every process of burnish and of what it deploys: it writes, sends and
-complains."""
+"""ONNX Runtime's telemetry, which writes files and prints errors, is off in burnish and in what it deploys."""
 
 from __future__ import annotations
 
@@ -15,13 +14,13 @@ MODULES = {"tasks": (ROOT,), "model": (ROOT / "flows" / "commands" / "deployed",
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_home_that_cannot_be_written_is_no_matter(module: str) -> None:
+def test_onnx_runtime_prints_no_error_where_home_cannot_be_written(module: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
     environment |= {"HOME": "/proc", "PYTHONPATH": os.pathsep.join(map(str, MODULES[module]))}
     environment.pop("XDG_CACHE_HOME", None)
     code = f"import {module}, onnxruntime; print(onnxruntime.get_device())"
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd="/", capture_output=True, text=True, check=True
     )
-    assert done.stderr == ""
-    assert done.stdout.count("\n") == 1
+    assert completed.stderr == ""
+    assert completed.stdout.count("\n") == 1

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_a_torchscript_file_may_give_several_outputs_of_any_type(tmp_path: Path) -> None:
+def test_a_torchscript_file_may_have_several_outputs_of_any_type(tmp_path: Path) -> None:
     import torch
 
     class Halves(torch.nn.Module):
@@ -33,33 +33,33 @@ def test_a_torchscript_file_may_give_several_outputs_of_any_type(tmp_path: Path)
     assert np.array_equal(answer, np.arange(6).reshape(2, 3) / 2)
 
 
-def test_a_file_that_is_no_torchscript_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_file_that_is_no_torchscript_is_an_error_of_one_line(tmp_path: Path) -> None:
     (tmp_path / "a.ts").write_bytes(b"no module")
     with pytest.raises(ValueError, match=r"^a\.ts is not a TorchScript file: [^\n]*$"):
         runtimes.load("torchscript").open(tmp_path / "a.ts", "cpu", 1, 1)
 
 
-def test_pytorch_divides_its_threads_among_the_slots_in_every_thread(
+def test_pytorch_divides_its_threads_among_the_slots_in_every_calling_thread(
     work: Work, forms: Callable[[str, str], Variant], inputs: np.ndarray
 ) -> None:
     import torch
 
     path = work.store.get(forms("lenet5", "safetensors").artifact)
-    for threads, slots, each in ((4, 1, 4), (4, 2, 2), (1, 2, 1)):
+    for threads, slots, threads_per_slot in ((4, 1, 4), (4, 2, 2), (1, 2, 1)):
         session = runtimes.load("eager").open(path, "cpu", 1, threads, slots)
-        seen: list[int] = []
+        thread_counts: list[int] = []
         thread = threading.Thread(
-            target=lambda s=session, seen=seen: (
+            target=lambda s=session, counts=thread_counts: (
                 s.run(np.zeros((1, *inputs.shape[1:]), np.float32)),
-                seen.append(torch.get_num_threads()),
+                counts.append(torch.get_num_threads()),
             )
         )
         thread.start()
         thread.join()
-        assert (torch.get_num_threads(), *seen) == (each, each)
+        assert (torch.get_num_threads(), *thread_counts) == (threads_per_slot, threads_per_slot)
 
 
-def test_a_missing_compiler_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_torch_compile_says_which_compiler_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = runtimes.load("torch_compile")
     monkeypatch.setenv("CXX", "no-such-compiler -O3")
     assert "no-such-compiler -O3 is not there" in str(runtime.unavailable("cpu"))
@@ -82,15 +82,14 @@ def test_torch_compile_freezes_and_compiles_every_batch_size_and_never_falls_bac
     counters.clear()
     session = runtimes.load("torch_compile").open(work.store.get(forms("lenet5", "safetensors").artifact), "cpu", 10, 1)
     sizes = (1, 2, 5, 10)
-    # PyTorch's own limit, 8, takes half a minute to exceed. Not by monkeypatch: it undoes by deleting, for all later
-    # tests.
+    # The default limit, 8, takes half a minute to exceed. monkeypatch would delete the setting for all later tests.
     with torch._dynamo.config.patch(recompile_limit=2):
         for size in (*sizes, *sizes):
             session.run(inputs[:size])
-    # the second time nothing was compiled again
+    # The second pass over the batch sizes compiled nothing.
     assert counters["stats"]["unique_graphs"] == len(sizes)
     assert not counters["graph_break"]
-    # only frozen weights are packed
+    # Inductor packs only weights that are frozen.
     assert counters["inductor"]["mkldnn_conv_weight_pack_matcher_count"] > 0
     assert session.provider == "torch.compile (cpu, frozen)"
     monkeypatch.setattr(_torch_compile, "SHAPES", len(sizes))

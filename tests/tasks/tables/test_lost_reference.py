@@ -1,4 +1,4 @@
-"""A reference that could not be measured: its reason is said, and a reference is never its own provisional best."""
+"""The summary says why a reference could not be measured, and a reference is never the provisional best."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KILLED = "killed by SIGKILL, as by the kernel where memory runs out; the same co
 Tables = dict[str, pl.DataFrame]
 
 
-def failed(tables: Tables, **where: Any) -> Tables:
-    """The tables, had the worker of rows been killed."""
-    lost = dict.fromkeys(LATENCIES) | {"status": "failed", "error": KILLED}
-    return changed(tables, "benchmarks", {"runtime": "eager"} | where, **lost)
+def with_killed_workers(tables: Tables, **where: Any) -> Tables:
+    """Return the tables had the workers been killed that measured the matching rows in eager PyTorch."""
+    failure = dict.fromkeys(LATENCIES) | {"status": "failed", "error": KILLED}
+    return changed(tables, "benchmarks", {"runtime": "eager"} | where, **failure)
 
 
 @pytest.fixture(scope="module")
@@ -26,37 +26,37 @@ def tables() -> Tables:
     return factory.tables()
 
 
-def test_a_reference_whose_worker_was_killed_is_the_reason(tables: Tables) -> None:
-    found = subject.summarise(failed(tables), factory.study())
-    assert found.winner is None and found.reference is None
-    assert found.reason.startswith(
+def test_without_a_winner_the_summary_gives_the_error_of_the_killed_reference(tables: Tables) -> None:
+    result = subject.summarise(with_killed_workers(tables), factory.study())
+    assert result.winner is None and result.reference is None
+    assert result.reason.startswith(
         "No winner: the reference for the accuracy rule, an unpruned fp32 model in PyTorch eager,"
     )
-    assert f"{REFERENCE} on eager, cpu, batch 1: {KILLED}" in found.reason
-    assert "was measured in PyTorch eager" not in found.reason
+    assert f"{REFERENCE} on eager, cpu, batch 1: {KILLED}" in result.reason
+    assert "was measured in PyTorch eager" not in result.reason
 
 
-def test_where_another_model_takes_its_place_that_is_said(tables: Tables) -> None:
-    found = subject.summarise(failed(tables, variant=REFERENCE), factory.study())
-    assert found.reference is not None and found.reference["variant"].startswith("lenet5/")
-    told = (
+def test_the_summary_says_that_another_reference_might_have_been_taken(tables: Tables) -> None:
+    result = subject.summarise(with_killed_workers(tables, variant=REFERENCE), factory.study())
+    assert result.reference is not None and result.reference["variant"].startswith("lenet5/")
+    sentence = (
         f"Another reference might have been taken if it had been measured: {REFERENCE} on eager, cpu, batch 1: "
         f"{KILLED}."
     )
-    assert told in found.reason
+    assert sentence in result.reason
 
 
-def test_a_reference_is_never_its_own_provisional_best(tables: Tables) -> None:
-    marked = changed(tables, "benchmarks", {"status": "ok"}, conditions="other processes used 60% of the cores")
-    found = subject.summarise(marked, factory.study())
-    assert found.provisional is not None and found.provisional is not found.reference
-    alone = marked | {"benchmarks": marked["benchmarks"].filter(pl.col("variant") == REFERENCE)}
-    found = subject.summarise(alone, factory.study())
-    assert found.winner is None and found.provisional is None
-    assert found.reference is not None and found.reference["role"] == "reference"
-    assert found.reason.startswith("No winner yet: ") and "rovisional best" not in found.reason
+def test_a_reference_is_never_the_provisional_best(tables: Tables) -> None:
+    marked_tables = changed(tables, "benchmarks", {"status": "ok"}, conditions="other processes used 60% of the cores")
+    result = subject.summarise(marked_tables, factory.study())
+    assert result.provisional is not None and result.provisional is not result.reference
+    only_reference = marked_tables | {"benchmarks": marked_tables["benchmarks"].filter(pl.col("variant") == REFERENCE)}
+    result = subject.summarise(only_reference, factory.study())
+    assert result.winner is None and result.provisional is None
+    assert result.reference is not None and result.reference["role"] == "reference"
+    assert result.reason.startswith("No winner yet: ") and "rovisional best" not in result.reason
     assert (
         "No row but the reference itself is accurate enough, and it was measured under bad conditions (other"
-        in found.reason
+        in result.reason
     )
-    assert "To confirm it, run the same command with --again benchmark" in found.reason
+    assert "To confirm it, run the same command with --again benchmark" in result.reason

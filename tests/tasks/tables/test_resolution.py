@@ -1,4 +1,4 @@
-"""What few validation images can tell is one number, in the same words, wherever it is said."""
+"""The smallest drop that few validation images can show is the same number in every message."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_training_says_of_few_validation_images_what_the_report_says(
+def test_training_warns_of_few_validation_images_in_the_words_of_the_report(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     work = Work.at(tmp_path, "train")
@@ -27,6 +27,6 @@ def test_training_says_of_few_validation_images_what_the_report_says(
     assert data.validation_rows < FEW
     caplog.set_level(logging.WARNING)
     train(work, Model(), data, Train(epochs=1), final=False)
-    (said,) = [r.message for r in caplog.records if "validation image" in r.message]
-    assert said == f"lenet5/train: {handful(data.validation_rows)}"
-    assert re.findall(r"less than ([\d.]+)", said) == [f"{smallest_drop(data.validation_rows):.2g}"]
+    (warning,) = [record.message for record in caplog.records if "validation image" in record.message]
+    assert warning == f"lenet5/train: {handful(data.validation_rows)}"
+    assert re.findall(r"less than ([\d.]+)", warning) == [f"{smallest_drop(data.validation_rows):.2g}"]

@@ -1,4 +1,4 @@
-"""Tables: what a valid one is, what each broken one is told, what is published and read back."""
+"""Tables are checked against their expectations, published, read back, and merged from fragments."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 def value(key: str, column: Column) -> Any:
-    """A value that the declaration of a column allows, the same in every row."""
+    """Return a value that the declaration of a column allows. It is the same in every row."""
     if isinstance(column.dtype, pl.List):
         return []
     if column.values:
@@ -31,7 +31,7 @@ def value(key: str, column: Column) -> Any:
 
 
 def valid(name: str, rows: int = 3) -> list[Row]:
-    """Rows that a table allows: equal but for one column of its key."""
+    """Return rows that a table allows. They differ in one column of its key."""
     table = TABLES[name]
     row = {key: value(key, column) for key, column in table.columns.items()}
     if "status" in row:
@@ -47,7 +47,7 @@ def valid(name: str, rows: int = 3) -> list[Row]:
     return [{**row, free: i if row[free] == 2 else f"{free}-{i}"} if free else row for i in range(1, rows + 1)]
 
 
-def written(folder: Path, name: str, rows: list[Row] | pl.DataFrame) -> Path:
+def write_table(folder: Path, name: str, rows: list[Row] | pl.DataFrame) -> Path:
     path = folder / f"{name}.parquet"
     (rows if isinstance(rows, pl.DataFrame) else frames.frame(name, rows)).write_parquet(path)
     return path
@@ -62,25 +62,25 @@ def check(paths: dict[str, Path], docs: Path | None = None) -> list[Failure]:
 
 
 def failures_of(folder: Path, name: str, rows: list[Row] | pl.DataFrame) -> list[Failure]:
-    return check({name: written(folder, name, rows)})
+    return check({name: write_table(folder, name, rows)})
 
 
-def changed(name: str, row: int, /, **values: Any) -> list[Row]:
+def valid_but_for(name: str, row: int, /, **values: Any) -> list[Row]:
     rows = valid(name)
     rows[row] |= values
     return rows
 
 
 def test_every_table_may_be_empty(tmp_path):
-    assert check({name: written(tmp_path, name, []) for name in TABLES}) == []
+    assert check({name: write_table(tmp_path, name, []) for name in TABLES}) == []
     for name in TABLES:
         (columns,) = expectations.expectations(name, empty=True).expectations
         assert columns.column_list == list(TABLES[name].columns)
 
 
-def test_every_table_accepts_valid_rows_and_its_docs_need_no_network(tmp_path):
+def test_every_table_accepts_valid_rows_and_its_data_docs_need_no_network(tmp_path):
     docs = tmp_path / "docs"
-    assert check({name: written(tmp_path, name, valid(name)) for name in TABLES}, docs) == []
+    assert check({name: write_table(tmp_path, name, valid(name)) for name in TABLES}, docs) == []
     index = (docs / "index.html").read_text()
     for name in TABLES:
         assert f">{name}</a>" in index
@@ -95,14 +95,14 @@ def test_every_table_accepts_valid_rows_and_its_docs_need_no_network(tmp_path):
         assert "<script" not in text, page
 
 
-def test_a_second_check_replaces_the_docs(tmp_path):
-    path = {"memory": written(tmp_path, "memory", valid("memory"))}
+def test_a_second_check_replaces_the_data_docs(tmp_path):
+    path = {"memory": write_table(tmp_path, "memory", valid("memory"))}
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "old.html").write_text("")
     check(path, docs)
     assert sorted(p.name for p in docs.iterdir()) == ["expectations", "index.html", "validations"]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["docs", "memory.parquet"], "and nothing unfinished"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["docs", "memory.parquet"], "no unfinished folder is left"
 
 
 BROKEN = {
@@ -153,39 +153,42 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
-def test_a_broken_row_is_named_with_expectation_row_and_value(tmp_path, case):
-    name, change, words, found = BROKEN[case]
-    (failure,) = failures_of(tmp_path, name, changed(name, 2, **change))
-    assert (failure.table, failure.expectation) == (name, words)
+def test_the_failure_of_a_broken_row_names_its_expectation_its_number_and_its_value(tmp_path, case):
+    name, change, expectation, broken_value = BROKEN[case]
+    (failure,) = failures_of(tmp_path, name, valid_but_for(name, 2, **change))
+    assert (failure.table, failure.expectation) == (name, expectation)
     assert failure.rows[-1] == 2
-    if found is not None:
-        assert failure.values[-1] == found
-    assert f"table {name}: expected that {words}" in str(failure)
+    if broken_value is not None:
+        assert failure.values[-1] == broken_value
+    assert f"table {name}: expected that {expectation}" in str(failure)
 
 
-def test_both_rows_of_a_repeated_key_are_named(tmp_path):
-    (failure,) = failures_of(tmp_path, "memory", changed("memory", 2, variant="variant-1"))
+def test_the_failure_of_a_repeated_key_names_both_rows(tmp_path):
+    (failure,) = failures_of(tmp_path, "memory", valid_but_for("memory", 2, variant="variant-1"))
     assert failure.rows == (0, 2)
 
 
-def test_nan_is_not_taken_for_null(tmp_path):
-    rows = changed("evaluations", 1, top1=float("nan"), top1_low=None, top1_high=None, top5=None)
+def test_nan_fails_where_null_is_allowed(tmp_path):
+    rows = valid_but_for("evaluations", 1, top1=float("nan"), top1_low=None, top1_high=None, top5=None)
     (failure,) = failures_of(tmp_path, "evaluations", rows)
     assert (failure.expectation, failure.rows) == ("top1 is from 0 to 1", (1,))
 
 
-def test_nulls_are_ignored_in_an_order(tmp_path):
-    assert failures_of(tmp_path, "benchmarks", changed("benchmarks", 0, latency_p99_ms=None, latency_max_ms=0.6)) == []
+def test_columns_in_order_may_have_nulls(tmp_path):
+    assert (
+        failures_of(tmp_path, "benchmarks", valid_but_for("benchmarks", 0, latency_p99_ms=None, latency_max_ms=0.6))
+        == []
+    )
 
 
-def test_twenty_rows_are_shown_of_many(tmp_path):
+def test_a_failure_of_many_rows_names_the_first_twenty(tmp_path):
     rows = [{**row, "loss": -1.0} for row in valid("epochs", 50)]
     (failure,) = failures_of(tmp_path, "epochs", rows)
     assert failure.rows == tuple(range(20))
     assert failure.values == (-1.0,) * 20
 
 
-def test_types_are_those_of_the_file_not_of_pandas(tmp_path):
+def test_column_types_are_read_from_the_file_and_not_from_pandas(tmp_path):
     whole = frames.frame("memory", valid("memory"))
     (failure,) = failures_of(tmp_path, "memory", whole.with_columns(pl.col("batch_size").cast(pl.Int32)))
     assert (failure.expectation, failure.values) == ("batch_size is of type Int64", ("Int32",))
@@ -193,7 +196,7 @@ def test_types_are_those_of_the_file_not_of_pandas(tmp_path):
     assert failures[0].values == ("String",)
 
 
-def test_columns_must_all_be_there_in_order(tmp_path):
+def test_missing_extra_or_reordered_columns_are_a_failure(tmp_path):
     whole = frames.frame("memory", valid("memory"))
     for frame in (whole.drop("vram_peak_bytes"), whole.select(reversed(whole.columns)), whole.with_columns(more=1)):
         failures = failures_of(tmp_path, "memory", frame)
@@ -202,17 +205,19 @@ def test_columns_must_all_be_there_in_order(tmp_path):
 
 
 def test_an_integer_column_with_nulls_keeps_its_values(tmp_path):
-    # not a float64
+    # A float64 cannot hold this number.
     big = 2**53 + 1
-    rows = changed("memory", 0, vram_peak_bytes=None)
+    rows = valid_but_for("memory", 0, vram_peak_bytes=None)
     rows[1] |= {"rss_baseline_bytes": big, "rss_peak_bytes": big - 1, "vram_peak_bytes": big}
     (failure,) = failures_of(tmp_path, "memory", rows)
     assert (failure.expectation, failure.rows) == ("rss_baseline_bytes is at most rss_peak_bytes", (1,))
     assert failure.values == ((big, big - 1),)
 
 
-def test_docs_show_what_failed(tmp_path):
-    path = written(tmp_path, "datasets", changed("datasets", 1, class_rows=[1, -1], image_size=0, source="<b>"))
+def test_the_data_docs_show_which_expectations_failed(tmp_path):
+    path = write_table(
+        tmp_path, "datasets", valid_but_for("datasets", 1, class_rows=[1, -1], image_size=0, source="<b>")
+    )
     check({"datasets": path}, tmp_path / "docs")
     index = (tmp_path / "docs" / "index.html").read_text()
     assert "image_size is at least 1 (row 1); found 0" in index
@@ -227,8 +232,8 @@ def test_an_unknown_table_is_refused_by_name(tmp_path):
         check({"latency": tmp_path / "latency.parquet"})
 
 
-def many(rows: int) -> pl.DataFrame:
-    """Latency samples of four candidates."""
+def latency_samples(rows: int) -> pl.DataFrame:
+    """Return latency samples of four candidates."""
     query = pl.int_range(rows, eager=True)
     names = pl.Series([f"resnet34-w16/prune-0.25/onnx/u8s8-{i}" for i in range(4)])
     return pl.DataFrame({"query": query}).select(
@@ -242,16 +247,19 @@ def many(rows: int) -> pl.DataFrame:
     )
 
 
-def test_many_rows_are_checked_in_batches_within_a_memory_bound(tmp_path):
-    path = written(tmp_path, "latencies", many(600_000))
-    # imports do not count
-    assert check({"latencies": written(tmp_path, "memory", many(10))}) == []
+def test_many_rows_are_checked_in_batches_within_bounds_of_memory_and_time(tmp_path):
+    path = write_table(tmp_path, "latencies", latency_samples(600_000))
+    # The first check imports Great Expectations, whose memory does not count.
+    assert check({"latencies": write_table(tmp_path, "memory", latency_samples(10))}) == []
     process = psutil.Process()
-    before, start, done, peak = process.memory_info().rss, time.process_time(), threading.Event(), [0]
+    rss_before = process.memory_info().rss
+    start = time.process_time()
+    done = threading.Event()
+    rss_samples = [0]
 
     def watch() -> None:
         while not done.wait(0.005):
-            peak.append(process.memory_info().rss)
+            rss_samples.append(process.memory_info().rss)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -260,14 +268,14 @@ def test_many_rows_are_checked_in_batches_within_a_memory_bound(tmp_path):
     finally:
         done.set()
         watcher.join()
-    assert max(peak) - before < 500 * 2**20
-    # of the processor; about 3 s where nothing else runs
+    assert max(rss_samples) - rss_before < 500 * 2**20
+    # Seconds of processor time: about 3 on a machine where nothing else runs.
     assert time.process_time() - start < 30
 
 
-def test_a_row_beyond_the_first_batch_is_named_by_its_number_in_the_file(tmp_path, monkeypatch):
+def test_a_broken_row_beyond_the_first_batch_is_named_by_its_number_in_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(expectations, "BATCH_ROWS", 100)
-    whole = many(250).with_columns(
+    whole = latency_samples(250).with_columns(
         latency_ms=pl.when(pl.col("query") == 203).then(-1.0).otherwise(pl.col("latency_ms"))
     )
     (failure,) = failures_of(tmp_path, "latencies", whole)
@@ -276,38 +284,38 @@ def test_a_row_beyond_the_first_batch_is_named_by_its_number_in_the_file(tmp_pat
 
 def test_a_key_that_recurs_in_another_batch_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(expectations, "BATCH_ROWS", 100)
-    whole = many(250)
+    whole = latency_samples(250)
     (failure,) = failures_of(tmp_path, "latencies", pl.concat([whole, whole[7:8]]))
     assert failure.expectation == "variant × runtime × device × batch_size × round × query is unique"
     assert failure.rows == (7, 250)
     assert failure.values[0] == ("resnet34-w16/prune-0.25/onnx/u8s8-3", "onnxruntime", "cpu", 1, 1, 7)
 
 
-def test_publishing_puts_each_table_at_its_run_and_reads_it_back(tmp_path):
-    files = {name: written(tmp_path, name, valid(name)) for name in ("memory", "epochs")}
+def test_a_published_table_is_stored_under_its_run_and_read_back(tmp_path):
+    files = {name: write_table(tmp_path, name, valid(name)) for name in ("memory", "epochs")}
     published = tables.publish(files, tmp_path / "out", "first")
     tables.publish({"memory": files["memory"]}, tmp_path / "out", "second")
     assert published["memory"] == tmp_path / "out" / "tables" / "memory" / "first.parquet"
     assert sorted(p.name for p in published["memory"].parent.iterdir()) == ["first.parquet", "second.parquet"]
     assert files["memory"].exists()
-    one = tables.read(tmp_path / "out", "memory", "first").collect()
-    assert one.equals(frames.frame("memory", valid("memory")))
-    every = tables.read(tmp_path / "out", "memory").collect()
-    assert every["run"].to_list() == ["first"] * 3 + ["second"] * 3
-    assert every.drop("run").equals(pl.concat([one, one]))
+    first_run = tables.read(tmp_path / "out", "memory", "first").collect()
+    assert first_run.equals(frames.frame("memory", valid("memory")))
+    all_runs = tables.read(tmp_path / "out", "memory").collect()
+    assert all_runs["run"].to_list() == ["first"] * 3 + ["second"] * 3
+    assert all_runs.drop("run").equals(pl.concat([first_run, first_run]))
 
 
-def test_a_misshapen_table_is_not_published_and_neither_is_what_came_with_it(tmp_path):
-    good = written(tmp_path, "memory", valid("memory"))
-    bad = written(
+def test_if_one_table_is_broken_no_table_is_published(tmp_path):
+    valid_file = write_table(tmp_path, "memory", valid("memory"))
+    broken_file = write_table(
         tmp_path, "epochs", frames.frame("epochs", valid("epochs")).with_columns(pl.col("loss").cast(pl.Float32))
     )
     with pytest.raises(Unfit, match="table epochs: expected that loss is of type Float64; found 'Float32'"):
-        tables.publish({"memory": good, "epochs": bad}, tmp_path / "out", "run")
+        tables.publish({"memory": valid_file, "epochs": broken_file}, tmp_path / "out", "run")
     assert not (tmp_path / "out").exists()
 
 
-def test_unfit_says_table_expectation_rows_and_values_and_survives_pickling():
+def test_unfit_names_table_expectation_rows_and_values_also_after_pickling():
     import pickle
 
     error = Unfit([Failure("epochs", "loss is finite", (3, 4), (-1.0, -2.0)), Failure("memory", "a is b")])
@@ -317,8 +325,8 @@ def test_unfit_says_table_expectation_rows_and_values_and_survives_pickling():
     assert second == "table memory: expected that a is b"
 
 
-def test_reading_what_is_not_there_names_what_is(tmp_path):
-    tables.publish({"memory": written(tmp_path, "memory", valid("memory"))}, tmp_path, "first")
+def test_reading_an_unknown_table_or_run_names_those_that_exist(tmp_path):
+    tables.publish({"memory": write_table(tmp_path, "memory", valid("memory"))}, tmp_path, "first")
     with pytest.raises(ValueError, match="unknown table 'memories'; tables: datasets"):
         tables.read(tmp_path, "memories")
     with pytest.raises(ValueError, match=r"no run 'second' of table memory .*there: first"):
@@ -338,14 +346,14 @@ def test_merging_keeps_the_order_of_fragments_and_of_their_rows(tmp_path):
     assert [p.name for p in (tmp_path / "deep").iterdir()] == ["epochs.parquet"]
 
 
-def test_merging_nothing_gives_an_empty_typed_table(tmp_path):
+def test_merging_no_fragments_gives_an_empty_table_with_all_columns(tmp_path):
     tables.merge("benchmarks", [], tmp_path / "benchmarks.parquet")
     empty = pl.read_parquet(tmp_path / "benchmarks.parquet")
     assert empty.schema == frames.frame("benchmarks", []).schema
     assert len(empty) == 0
 
 
-def test_a_frame_fills_what_rows_leave_out_and_refuses_unknown_columns():
+def test_a_frame_fills_missing_columns_with_null_and_refuses_unknown_columns():
     (row,) = frames.frame("memory", [{"variant": "a"}]).rows(named=True)
     assert row["variant"] == "a"
     assert row["rss_peak_bytes"] is None
@@ -353,13 +361,13 @@ def test_a_frame_fills_what_rows_leave_out_and_refuses_unknown_columns():
         frames.frame("memory", [{"rss_kb": 1}])
 
 
-def test_checking_prints_nothing_asks_no_network_and_importing_tables_is_light(tmp_path):
-    path = written(tmp_path, "memory", valid("memory"))
-    done = subprocess.run(
+def test_checking_prints_nothing_needs_no_network_and_importing_tables_is_light(tmp_path):
+    path = write_table(tmp_path, "memory", valid("memory"))
+    completed = subprocess.run(
         command("check_tables_offline", path, tmp_path / "docs"),
         env=environment(),
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr.splitlines()) == (0, "", ["INFO:root:start"])
+    assert (completed.returncode, completed.stdout, completed.stderr.splitlines()) == (0, "", ["INFO:root:start"])

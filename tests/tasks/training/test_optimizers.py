@@ -1,4 +1,4 @@
-"""Optimizers, schedules, the moving average, gradient checkpointing, the batch-size finder."""
+"""Optimizers, schedules, the moving average of weights, gradient checkpointing, and the search for a batch size."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ NARROW = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size":
 LENET = {"name": "lenet5", "num_classes": 10, "in_channels": 1, "image_size": 8}
 
 
-def off() -> torch.amp.GradScaler:
+def disabled_scaler() -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cpu", enabled=False)
 
 
 def trained(work: Work, architecture: dict, **settings: object):
     torch.manual_seed(0)
-    told = Train(**{"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "device": "cpu", **settings})
-    return fit(training_of(work, architecture, digits(work), told), models.build(**architecture))
+    train_settings = Train(**{"epochs": 2, "batch_size": 32, "learning_rate": 0.05, "device": "cpu", **settings})
+    return fit(training_of(work, architecture, digits(work), train_settings), models.build(**architecture))
 
 
 @pytest.mark.parametrize(
@@ -47,77 +47,79 @@ def trained(work: Work, architecture: dict, **settings: object):
         ({"schedule": "cosine", "warmup": 0.0}, {0: 1, 0.5: 0.5, 1: 0}),
     ],
 )
-def test_a_schedule_rises_in_a_straight_line_and_falls_as_it_is_called(settings, points):
+def test_a_schedule_warms_up_linearly_and_then_follows_its_curve(settings, points):
     share = schedule(Train(**settings))
     assert [share(done) for done in points] == pytest.approx(list(points.values()), abs=1e-9)
 
 
-def test_fused_optimizers_step_as_the_plain_ones():
-    # AdamW's first steps are the gradients' signs
+def test_a_fused_optimizer_takes_the_steps_of_the_plain_optimizer():
+    # AdamW's first steps have the sign of the gradient alone, which rounding changes where a gradient is about 0.
     for name, tolerance in (("sgd", 1e-6), ("adamw", 1e-3)):
-        found = []
+        weights = []
         for fused in (True, False):
             model = warmed_model(**NARROW).train()
-            optimizer = Optimizer(model, Train(optimizer=name, fused=fused), off())
+            optimizer = Optimizer(model, Train(optimizer=name, fused=fused), disabled_scaler())
             assert {bool(part.defaults["fused"]) for part in optimizer.parts} == {fused}
             assert name != "sgd" or optimizer.parts[0].defaults["nesterov"]
             for step in range(3):
                 torch.manual_seed(step)
                 model(torch.randn(8, 1, 8, 8)).square().mean().backward()
                 optimizer.step(0.01)
-            found.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
-        torch.testing.assert_close(*found, rtol=1e-4, atol=tolerance)
+            weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+        torch.testing.assert_close(*weights, rtol=1e-4, atol=tolerance)
 
 
 def test_a_first_step_that_fp16_skips_leaves_no_momentum():
-    # memory that nobody has written to is NaN
+    # In this mode PyTorch fills uninitialised memory with NaN.
     torch.use_deterministic_algorithms(True)
     try:
         for fused in (True, False):
-            model, scaler = nn.Linear(3, 2, bias=False), torch.amp.GradScaler("cpu")
+            model = nn.Linear(3, 2, bias=False)
+            scaler = torch.amp.GradScaler("cpu")
             before = model.weight.detach().clone()
             optimizer = Optimizer(model, Train(optimizer="sgd", weight_decay=0.0, fused=fused), scaler)
             for gradient in (torch.inf, 1.0):
                 model.weight.grad = scaler.scale(torch.full_like(before, gradient))
                 optimizer.step(0.1)
-            # Nesterov: gradient + 0.9 * momentum
+            # The step of Nesterov's method is the gradient plus 0.9 times the momentum, which is the gradient here.
             torch.testing.assert_close(model.weight.detach(), before - 0.1 * 1.9)
     finally:
         torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
-def test_muon_orthogonalises_filters_as_rows_of_a_matrix_and_leaves_the_rest_to_adamw(layout):
+def test_muon_orthogonalises_the_steps_of_filters_and_leaves_other_weights_to_adamw(layout):
     model = warmed_model(**NARROW).train().to(memory_format=layout)
-    optimizer = Optimizer(model, Train(optimizer="muon", weight_decay=0.0), off())
+    optimizer = Optimizer(model, Train(optimizer="muon", weight_decay=0.0), disabled_scaler())
     _, adamw = optimizer.parts
     convolutions = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert [id(w) for _, w in optimizer.matrices] == [id(w) for w in convolutions]
     assert sum(len(g["params"]) for g in adamw.param_groups) == len(list(model.parameters())) - len(convolutions)
-    before, head = convolutions[5].detach().clone(), model.fc.weight.detach().clone()
+    before = convolutions[5].detach().clone()
+    head = model.fc.weight.detach().clone()
     model(torch.randn(16, 1, 8, 8)).square().mean().backward()
     optimizer.step(0.01)
     change = (convolutions[5].detach() - before).flatten(1)
     singular = torch.linalg.svdvals(change) / (0.01 * 0.2 * max(change.shape) ** 0.5)
-    # Newton-Schulz leaves 0.7 to 1.2
+    # Newton-Schulz iterations leave singular values from 0.7 to 1.2.
     assert singular.min() > 0.5 and singular.max() < 1.3
     assert not torch.equal(model.fc.weight, head)
     assert all(p.grad is None for p in model.parameters())
 
 
-def test_muons_matrices_of_depthwise_filters_and_of_the_head_are_adamws():
+def test_muon_leaves_depthwise_filters_and_the_head_to_adamw():
     model = nn.Sequential(
         nn.Conv2d(4, 4, 3, groups=4), nn.Conv2d(4, 8, 1), nn.Flatten(), nn.Linear(8, 6), nn.Linear(6, 3)
     )
-    optimizer = Optimizer(model, Train(optimizer="muon"), off())
+    optimizer = Optimizer(model, Train(optimizer="muon"), disabled_scaler())
     assert [w.shape for _, w in optimizer.matrices] == [(8, 4, 1, 1), (6, 8)]
 
 
-def test_the_average_follows_weights_and_statistics_by_its_decay():
+def test_the_moving_average_follows_weights_and_statistics_by_its_decay():
     model = warmed_model(**NARROW).train()
     average = Average(model, 0.5)
     before = {k: v.clone() for k, v in average.module.state_dict().items()}
-    # from (1 + t) / (10 + t) > 0.5 on, the decay is what was asked for
+    # The decay rises as (1 + t) / (10 + t) until it reaches the 0.5 of the settings.
     for _ in range(20):
         average.update()
     assert all(torch.allclose(v, before[k]) for k, v in average.module.state_dict().items())
@@ -132,7 +134,7 @@ def test_the_average_follows_weights_and_statistics_by_its_decay():
     assert after["bn1.num_batches_tracked"] == before["bn1.num_batches_tracked"] + 1
 
 
-def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
+def test_the_moving_average_of_the_weights_is_evaluated_and_kept(tmp_path):
     work = Work.at(tmp_path)
     torch.manual_seed(0)
     training = training_of(work, LENET, digits(work), Train(epochs=1, batch_size=32, ema=0.9, device="cpu"))
@@ -143,40 +145,40 @@ def test_the_average_is_what_is_evaluated_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"ema": 0.9}, {"optimizer": "muon", "learning_rate": 0.005}], ids=["ema", "muon"])
-def test_averages_and_muon_resume_to_the_same_weights(tmp_path, change):
-    whole = trained(Work.at(tmp_path), LENET, epochs=3, **change)
+def test_the_moving_average_and_muon_resume_to_the_same_weights(tmp_path, change):
+    uninterrupted = trained(Work.at(tmp_path), LENET, epochs=3, **change)
     work = Work.at(tmp_path)
-    told = Train(epochs=3, batch_size=32, device="cpu", **{"learning_rate": 0.05, **change})
+    settings = Train(epochs=3, batch_size=32, device="cpu", **{"learning_rate": 0.05, **change})
     data = digits(work)
 
-    class Cut(Exception):
+    class Interruption(Exception):
         pass
 
-    def cut(epoch: int, score: float) -> None:
+    def interrupt(epoch: int, score: float) -> None:
         if epoch == 2:
-            raise Cut
+            raise Interruption
 
-    for on_epoch in (cut, None):
+    for on_epoch in (interrupt, None):
         torch.manual_seed(0)
-        training = training_of(work, LENET, data, told)
+        training = training_of(work, LENET, data, settings)
         loop = TrainingLoop(training, models.build(**LENET))
         try:
             loop.go(on_epoch)
-        except Cut:
+        except Interruption:
             continue
-    # nothing is left to do
+    # The training above has finished, so that this one only loads its result.
     resumed = trained(work, LENET, epochs=3, **change)
-    assert resumed.artifact.sha256 == whole.artifact.sha256
+    assert resumed.artifact.sha256 == uninterrupted.artifact.sha256
 
 
-def test_checkpointing_changes_no_weight_nor_statistic(tmp_path):
+def test_gradient_checkpointing_changes_neither_weights_nor_statistics(tmp_path):
     settings = {"augment": "crop", "epochs": 1}
     plain, checkpointed = (trained(Work.at(tmp_path), NARROW, checkpointing=c, **settings) for c in (False, True))
     assert plain.artifact.sha256 == checkpointed.artifact.sha256
 
 
 @pytest.mark.slow
-def test_checkpointing_lowers_peak_memory():
+def test_gradient_checkpointing_lowers_peak_memory():
     plain, checkpointed = (
         int(subprocess.check_output(command("peak_memory", c), env=environment())) for c in (False, True)
     )
@@ -199,7 +201,7 @@ def test_a_model_without_blocks_is_not_checkpointed():
         checkpoint_blocks(models.build(**LENET), "lenet5")
 
 
-def test_the_largest_batch_that_fits_a_gpu_is_found_by_trying(monkeypatch):
+def test_the_largest_batch_that_fits_a_gpu_is_found_by_trial(monkeypatch):
     monkeypatch.setattr(batchsize, "SECONDS", 0)
     tried = []
 
@@ -219,7 +221,7 @@ def test_the_largest_batch_that_fits_a_gpu_is_found_by_trying(monkeypatch):
         largest(lambda size: step(1000), "cuda:0", 50_000)
 
 
-def test_a_cpus_batch_grows_while_images_a_second_rise(monkeypatch):
+def test_the_batch_on_a_cpu_grows_while_the_images_per_second_rise(monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(batchsize, "time", SimpleNamespace(perf_counter=lambda: clock.now))
 
@@ -229,7 +231,7 @@ def test_a_cpus_batch_grows_while_images_a_second_rise(monkeypatch):
     assert largest(step, "cpu", 50_000) == 32
 
 
-def test_a_batch_size_that_was_found_outlives_an_interruption(tmp_path, monkeypatch):
+def test_an_automatic_batch_size_is_kept_when_training_is_resumed(tmp_path, monkeypatch):
     monkeypatch.setattr("tasks.training.batchsize.largest", lambda step, device, images: step(8) or 32)
     first = trained(Work.at(tmp_path), NARROW, batch_size="auto")
     assert {row["batch_size"] for row in first.epochs} == {32}
@@ -241,7 +243,7 @@ def test_a_batch_size_that_was_found_outlives_an_interruption(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"),
+    ("settings", "reason"),
     [
         ({"batch_size": 0}, "expected auto or a whole number from 1"),
         ({"batch_size": True}, "expected auto or a whole number from 1"),
@@ -253,9 +255,9 @@ def test_a_batch_size_that_was_found_outlives_an_interruption(tmp_path, monkeypa
     ],
     ids=str,
 )
-def test_settings_that_cannot_be_are_refused_in_a_line(wrong, why):
-    with pytest.raises(ValueError, match=why):
-        Train(**wrong)
+def test_impossible_settings_are_refused_in_one_line(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        Train(**settings)
 
 
 def test_an_upsampled_model_takes_small_images_and_keeps_its_weights_names(tmp_path):

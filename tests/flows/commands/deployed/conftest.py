@@ -1,4 +1,4 @@
-"""A deployed classifier, and a server of it that is told of little memory and little time."""
+"""Fixtures: a deployed classifier, and a server of it that has little memory and little time."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MEBIBYTE = 1 << 20
-# free memory as it is told to the server where no control group can be made
-SMALL = 300 * MEBIBYTE
+# Free memory, in bytes, that the server is made to see, because not every machine lets a test make a control group.
+FREE_MEMORY = 300 * MEBIBYTE
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +34,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path) -> Iterator[Server]:
-    """It is told that 300 MiB are free, and that requests may take a second or two."""
+    """A server that sees 300 MiB of free memory, and gives each part of a request a few seconds."""
     limits = (
-        f"quota.memory_available={SMALL}",
+        f"quota.memory_available={FREE_MEMORY}",
         "connections.HEADER_SECONDS=1",
         "connections.REQUEST_SECONDS=20",
         "decoders.SECONDS=5",
         "app.BODY_SECONDS=1.5",
         "app.WAIT_SECONDS=3",
     )
-    with running_with_limits(folder, *limits) as started:
-        yield started
-    assert "Traceback" not in started.output
-    assert "Exception" not in started.output
+    with running_with_limits(folder, *limits) as running_server:
+        yield running_server
+    assert "Traceback" not in running_server.output
+    assert "Exception" not in running_server.output
 
 
 @pytest.fixture(scope="module")

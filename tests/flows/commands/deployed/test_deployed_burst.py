@@ -1,4 +1,4 @@
-"""The deployed server in a burst of clients, and with clients that are refused while they send: all are answered."""
+"""The deployed server answers all clients of a burst, and clients that it refuses while they still send."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from tests.support.servers import Server, load_app, running_with_limits
 if TYPE_CHECKING:
     from pathlib import Path
 
-# as many as may wait however slow the machine is; 900 were answered on a quiet one
+# Clients at once. On a slow machine all of them wait, so there are fewer than connections.WAITING, which is 512. On a
+# quiet machine 900 were answered.
 BURST = 500
-# bytes after the image: more than a socket's buffers take at once
+# Bytes after the image: more than the buffers of a socket hold.
 PADDING = 300_000
 
 
-async def asked(port: int, request: bytes) -> bytes:
-    """The whole answer to a request, sent while it is read; a reset raises."""
+async def answer_to(port: int, request: bytes) -> bytes:
+    """Send a request and return the whole answer. A connection that the server resets raises an error."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     answer = await asyncio.wait_for(reader.read(), 120)
@@ -30,7 +31,7 @@ async def asked(port: int, request: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("padding", [0, PADDING])
-def test_a_burst_is_answered_with_predictions_or_when_to_try_again(
+def test_every_client_of_a_burst_gets_a_prediction_or_the_time_to_try_again(
     server: Server,
     digit: bytes,
     padding: int,
@@ -39,17 +40,17 @@ def test_a_burst_is_answered_with_predictions_or_when_to_try_again(
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     async def all_at_once() -> list[bytes]:
-        return await asyncio.gather(*(asked(server.port, head + body) for _ in range(BURST)))
+        return await asyncio.gather(*(answer_to(server.port, head + body) for _ in range(BURST)))
 
     answers = asyncio.run(all_at_once())
     statuses = Counter(answer.split(b" ", 2)[1] for answer in answers)
-    # 408: on a machine that is too busy to read all bodies in 30 s.
+    # 408 is possible because a busy machine may not read all bodies in time.
     assert statuses.keys() <= {b"200", b"408", b"503"} and statuses[b"200"] > 0, statuses
-    busy = [answer for answer in answers if answer.split(b" ", 2)[1] == b"503"]
-    assert all(b"\r\nretry-after: " in answer.lower() for answer in busy)
+    refusals = [answer for answer in answers if answer.split(b" ", 2)[1] == b"503"]
+    assert all(b"\r\nretry-after: " in answer.lower() for answer in refusals)
 
 
-def test_a_head_of_three_megabytes_is_told_that_it_is_too_large(server: Server) -> None:
+def test_a_request_head_of_3_mb_is_refused_as_too_large(server: Server) -> None:
     with server.connect() as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 3_000_000 + b"\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
@@ -57,20 +58,20 @@ def test_a_head_of_three_megabytes_is_told_that_it_is_too_large(server: Server) 
     assert answer.endswith(b'{"error": "the head of the request is too large"}')
 
 
-def test_a_client_that_sends_on_for_ever_after_its_answer_is_closed(folder: Path) -> None:
-    with running_with_limits(folder, "connections.LINGER_SECONDS=1", f"connections.LINGER_BYTES={1 << 20}") as started:
-        # too much, and too long
+def test_a_client_that_keeps_sending_after_it_was_refused_is_disconnected(folder: Path) -> None:
+    with running_with_limits(folder, "connections.LINGER_SECONDS=1", f"connections.LINGER_BYTES={1 << 20}") as server:
+        # Without a pause the client sends too much, and with a pause it sends for too long.
         for pause in (0.0, 0.4):
-            begun = time.monotonic()
-            with started.connect() as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
+            started = time.monotonic()
+            with server.connect() as connection, pytest.raises((ConnectionResetError, BrokenPipeError)):
                 connection.sendall(b"\0\xff\x16\x03\x01")
-                while time.monotonic() - begun < 20:
+                while time.monotonic() - started < 20:
                     connection.sendall(b"a" * (65536 if not pause else 1))
                     time.sleep(pause)
-        assert "it sent on and on what was refused" in started.output
+        assert "it sent on and on what was refused" in server.output
 
 
-def test_a_form_is_told_what_is_accepted(
+def test_an_uploaded_form_is_refused_with_how_to_send_an_image(
     server: Server,
     folder: Path,
     digit: bytes,
@@ -81,12 +82,12 @@ def test_a_form_is_told_what_is_accepted(
         b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: %d\r\n\r\n" % len(form)
     )
-    answer = asyncio.run(asked(server.port, head + form))
+    answer = asyncio.run(answer_to(server.port, head + form))
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"accepted are the bytes of the image file alone, as sent by: curl --data-binary @photo.jpg" in answer
     app = load_app(folder, monkeypatch)
     try:
-        told = app.handler({"body": "", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, None)
+        handler_answer = app.handler({"body": "", "headers": {"Content-Type": "multipart/form-data; boundary=x"}}, None)
     finally:
         app.DECODERS.close()
-    assert told["statusCode"] == 415 and "--data-binary" in told["body"]
+    assert handler_answer["statusCode"] == 415 and "--data-binary" in handler_answer["body"]
