@@ -21,28 +21,28 @@ from tasks.caching.work import Work
 from tasks.datasets import open_source
 from tasks.prepare import prepare
 from tasks.records import Data
-from tests.support.command import shared
+from tests.support.command import shared_data
 from tests.support.digits import digits
-from tests.support.servers import IMAGES, RUN, Made, environment, load_app, png, post, served
+from tests.support.servers import IMAGES, RUN, FinishedRun, environment, load_app, png, post, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def grey(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on scikit-learn's digits: greyscale, normalised with statistics of the training images."""
     out = tmp_path_factory.mktemp("grey")
     work = Work.at(out, "deploy")
-    return Made(out, work, digits(work, 60), Data(source="digits"))
+    return FinishedRun(out, work, digits(work, 60), Data(source="digits"))
 
 
 @pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on JPEG photographs of ImageNet, which are resized and cropped."""
     out = tmp_path_factory.mktemp("colour")
     work = Work.at(out, "deploy")
-    with pq.ParquetFile(next((shared() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
+    with pq.ParquetFile(next((shared_data() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
         pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
     settings = Data(
         source="parquet",
@@ -53,7 +53,7 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
         std=(0.2, 0.25, 0.3),
         test_fraction=1,
     )
-    return Made(out, work, prepare(work, settings), settings)
+    return FinishedRun(out, work, prepare(work, settings), settings)
 
 
 def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
@@ -77,7 +77,7 @@ def fresh_modules() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def test_the_deployed_server_predicts_as_the_pipeline_does(grey: Made, tmp_path: Path) -> None:
+def test_the_deployed_server_predicts_as_the_pipeline_does(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
     expected_logits = grey.logits("onnxruntime", "lenet5/train/onnx")
     with served(folder) as url:
@@ -111,7 +111,12 @@ def test_the_deployed_server_predicts_as_the_pipeline_does(grey: Made, tmp_path:
     ],
 )
 def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_runtime(
-    colour: Made, tmp_path: Path, runtime: str, variant: str, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    colour: FinishedRun,
+    tmp_path: Path,
+    runtime: str,
+    variant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_modules: None,
 ) -> None:
     colour.summarise({(variant, runtime): 1.0})
     app = load_app(colour.deploy(tmp_path / "served", "--variant", variant), monkeypatch)
@@ -124,7 +129,7 @@ def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_ru
 
 
 def test_the_handler_for_serverless_functions_predicts_as_the_pipeline_does(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
 ) -> None:
     app = load_app(grey.deploy(tmp_path / "served"), monkeypatch)
     body = base64.b64encode(png(grey.pixels[3])).decode()
@@ -141,7 +146,7 @@ def test_the_handler_for_serverless_functions_predicts_as_the_pipeline_does(
         assert reason in json.loads(answer["body"])["error"]
 
 
-def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: Made, tmp_path: Path) -> None:
+def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
     description = json.loads((folder / "model.json").read_text())
     variant = next(variant for variant in grey.variants if variant.name == "lenet5/train/onnx")
@@ -177,7 +182,7 @@ def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: M
 
 
 def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_form_that_can(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train", "torch_compile"): 0.5, ("lenet5/train/onnx", "openvino"): 1.0})
@@ -195,7 +200,7 @@ def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_form_th
 
 
 def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, winner = "lenet5/train/torchscript", "lenet5/train/onnx"
     for number, (changes, reason) in enumerate(
@@ -214,7 +219,7 @@ def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
         with grey.restored():
             grey.summarise({(winner, "onnxruntime"): 1.0, (other, "torchscript"): 2.0})
             rows = tables.read(grey.out, "summary", RUN).collect().to_dicts()
-            grey._put("summary", [row | (changes if row["variant"] == other else {}) for row in rows])
+            grey.write_table("summary", [row | (changes if row["variant"] == other else {}) for row in rows])
             folder = grey.deploy(tmp_path / f"served-{number}", "--variant", other)
             (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
             assert f"{other} on torchscript, cpu, batch 1, is not the run's winner (that is {winner}" in note
@@ -225,7 +230,7 @@ def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
 
 
 def test_deploy_refuses_a_mistake_in_one_line_with_exit_code_2(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign_folder = tmp_path / "foreign"
     foreign_folder.mkdir()
@@ -249,7 +254,7 @@ def test_deploy_refuses_a_mistake_in_one_line_with_exit_code_2(
 
 
 @pytest.mark.slow
-def test_the_pinned_requirements_of_a_deployed_folder_are_all_that_it_needs(grey: Made, tmp_path: Path) -> None:
+def test_the_pinned_requirements_of_a_deployed_folder_are_all_that_it_needs(grey: FinishedRun, tmp_path: Path) -> None:
     """The folder runs in a new virtual environment, in which nothing of this project is installed."""
     folder = grey.deploy(tmp_path / "served")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
@@ -293,7 +298,7 @@ def has_entry(options: Any, name: str) -> bool:
 
 
 def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_with(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
 ) -> None:
     import onnxruntime
 
@@ -315,7 +320,7 @@ def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_wi
 
 @pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
 def test_a_deployed_folder_compiles_for_openvino_with_the_settings_it_was_measured_with(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None, runtime: str
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None, runtime: str
 ) -> None:
     import openvino
 
@@ -348,7 +353,7 @@ def test_a_deployed_folder_compiles_for_openvino_with_the_settings_it_was_measur
 
 
 def test_deploy_remarks_on_a_winner_at_batch_8_and_refuses_a_run_without_winner(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, batch=8)

@@ -12,7 +12,7 @@ import pytest
 
 from flows.orchestration.started import of_deployment
 from tests.support import programs
-from tests.support.command import api, bare
+from tests.support.command import api, environment_without_server
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_a_finished_stage_shows_100_percent_of_its_progress(server: str, tmp_pat
 @pytest.mark.slow
 def test_only_the_first_start_of_burnish_ui_says_that_it_makes_a_database(tmp_path: Path) -> None:
     first_lines = []
-    environment = bare(tmp_path)
+    environment = environment_without_server(tmp_path)
     (tmp_path / "prefect" / "prefect.db").unlink()
     # The first start goes on until the pages are there, so that the database is complete.
     for words in ("deployments: http", "starting"):

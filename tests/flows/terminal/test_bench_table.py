@@ -18,31 +18,31 @@ import pytest
 from flows.commands.bench import _names, _reference_first, comparisons
 from flows.terminal import bench_table
 from tasks.forms.modelfile import ModelFile
-from tests.support.bench import latency, measured
+from tests.support.bench import latency_row, measured_tables
 from tests.support.paths import ROOT
 
 REFERENCE = "model-with-a-rather-long-name.onnx · onnxruntime"
-ROWS = measured(
-    latency("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
-    latency("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),
-    latency(
+ROWS = measured_tables(
+    latency_row("model-with-a-rather-long-name.onnx", "onnxruntime", 1, 12.5),
+    latency_row("model-with-a-rather-long-name.onnx", "openvino", 1, 14.25),
+    latency_row(
         "model-with-a-rather-long-name-int8.onnx",
         "onnxruntime",
         1,
         3.125,
         conditions="other processes used 40% of the cores",
     ),
-    latency("broken.onnx", "onnxruntime", 1, None),
-    latency("model-with-a-rather-long-name.onnx", "onnxruntime", 8, 91.5),
-    latency("model-with-a-rather-long-name.onnx", "openvino", 8, 81.25),
-    latency(
+    latency_row("broken.onnx", "onnxruntime", 1, None),
+    latency_row("model-with-a-rather-long-name.onnx", "onnxruntime", 8, 91.5),
+    latency_row("model-with-a-rather-long-name.onnx", "openvino", 8, 81.25),
+    latency_row(
         "model-with-a-rather-long-name-int8.onnx",
         "onnxruntime",
         8,
         23.5,
         conditions="other processes used 30% of the cores",
     ),
-    latency("broken.onnx", "onnxruntime", 8, None),
+    latency_row("broken.onnx", "onnxruntime", 8, None),
 )
 
 
@@ -92,17 +92,17 @@ def test_notes_on_conditions_and_errors_are_printed_once() -> None:
 
 
 def test_the_title_of_a_table_says_what_all_its_rows_share() -> None:
-    rows = measured(latency("a.onnx", "onnxruntime", 4, 2.0), latency("b.onnx", "onnxruntime", 4, 1.0))
+    rows = measured_tables(latency_row("a.onnx", "onnxruntime", 4, 2.0), latency_row("b.onnx", "onnxruntime", 4, 1.0))
     lines = bench_table.text(rows, [], "a.onnx · onnxruntime", 80).splitlines()
     assert lines[0] == "Latency, on cpu, 2 threads, in onnxruntime, batch 4"
     assert lines[1].split()[:3] == ["model", "median", "ms"]
 
 
 def test_no_rows_are_compared_where_the_reference_failed() -> None:
-    rows = measured(
-        latency("a.onnx", "onnxruntime", 1, None),
-        latency("b.onnx", "onnxruntime", 1, 2.0),
-        latency("c.onnx", "onnxruntime", 1, 1.0),
+    rows = measured_tables(
+        latency_row("a.onnx", "onnxruntime", 1, None),
+        latency_row("b.onnx", "onnxruntime", 1, 2.0),
+        latency_row("c.onnx", "onnxruntime", 1, 1.0),
     )
     assert comparisons(rows, "a.onnx · onnxruntime", 4) == []
     (comparison,) = comparisons(rows, "b.onnx · onnxruntime", 4)

@@ -18,7 +18,7 @@ from tasks.candidates.candidate import Visit, conditions
 from tasks.measure.intervals import queries_needed, turns
 from tasks.records import Prepared, Variant
 from tasks.tables import frames
-from tests.support.benchmarks import read, settings
+from tests.support.benchmarks import read_table, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +34,9 @@ def test_variants_and_devices_that_cannot_run_are_rows_that_say_why(
         Variant(name="broken", status="failed", error="exporter said no", **build_fields),
         Variant(name="absent", status="skipped", error="no library", **build_fields),
     )
-    rows = read(work, benchmark(work, data, variants, settings(devices=("cpu", "cuda:7"), rounds=1)), "benchmarks")
+    rows = read_table(
+        work, benchmark(work, data, variants, settings(devices=("cpu", "cuda:7"), rounds=1)), "benchmarks"
+    )
     outcomes = {(row["variant"], row["device"]): (row["status"], row["error"]) for row in rows.iter_rows(named=True)}
     assert outcomes == {
         ("good", "cpu"): ("ok", None),
@@ -49,8 +51,8 @@ def test_every_latency_sample_is_kept_and_the_rows_follow_from_the_samples(
     work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
     measured = benchmark(work, data, (fake_variant("a"), fake_variant("b", ms=1)), settings())
-    samples = read(work, measured, "latencies")
-    rows = read(work, measured, "benchmarks")
+    samples = read_table(work, measured, "latencies")
+    rows = read_table(work, measured, "benchmarks")
     candidate_key = ["variant", "runtime", "device", "batch_size"]
     assert samples.schema == frames.frame("latencies", []).schema
     assert not samples.select(*candidate_key, "round", "query").is_duplicated().any()
@@ -73,7 +75,7 @@ def test_ram_usage_is_what_the_model_adds_to_the_memory_of_its_library(
     work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
     measured = benchmark(work, data, (fake_variant("small"), fake_variant("large", megabytes=200)), settings(rounds=1))
-    rows = read(work, measured, "memory")
+    rows = read_table(work, measured, "memory")
     assert rows["vram_peak_bytes"].to_list() == [None] * 4
     for row in rows.iter_rows(named=True):
         assert row["ram_usage_bytes"] == row["rss_peak_bytes"] - row["rss_baseline_bytes"]
@@ -96,8 +98,8 @@ def test_agreement_compares_a_form_with_its_nearest_measured_ancestor(
     key_of = benchmark_task.about.extra  # type: ignore[attr-defined]
     assert key_of({"data": named}) != key_of({"data": data}), "the key covers the files' names"
     measured = benchmark(work, named, variants, settings(rounds=1))
-    rows = {row["variant"]: row for row in read(work, measured, "evaluations").iter_rows(named=True)}
-    predictions = read(work, measured, "predictions")
+    rows = {row["variant"]: row for row in read_table(work, measured, "evaluations").iter_rows(named=True)}
+    predictions = read_table(work, measured, "predictions")
     assert predictions["file"].to_list() == [f"{row}.png" for row in predictions["image"]]
     parent_predictions, int8_predictions = (
         predictions.filter(pl.col("variant") == name).sort("image")["prediction"] for name in rows
@@ -130,7 +132,9 @@ def test_conditions_say_how_much_of_the_cores_other_processes_used(
 ) -> None:
     busy_processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in machine.affinity()]
     try:
-        rows = read(work, benchmark(work, data, (fake_variant("a", ms=5),), settings(batch_sizes=(1,))), "benchmarks")
+        rows = read_table(
+            work, benchmark(work, data, (fake_variant("a", ms=5),), settings(batch_sizes=(1,))), "benchmarks"
+        )
     finally:
         for process in busy_processes:
             process.kill()
@@ -146,10 +150,10 @@ def test_throughput_is_measured_separately_with_one_query_in_flight_per_slot(
     measured = benchmark(
         work, data, (fake_variant("a", ms=4), fake_variant("broken", fault="raise")), benchmark_settings
     )
-    rows = read(work, measured, "throughputs")
-    samples = read(work, measured, "completions")
+    rows = read_table(work, measured, "throughputs")
+    samples = read_table(work, measured, "completions")
     assert dict(rows.select("variant", "status").iter_rows()) == {"a": "ok", "broken": "failed"}
-    latency_rows = read(work, measured, "benchmarks").filter(pl.col("variant") == "a")
+    latency_rows = read_table(work, measured, "benchmarks").filter(pl.col("variant") == "a")
     for row, latency_row in zip(rows.head(2).iter_rows(named=True), latency_rows.iter_rows(named=True), strict=True):
         assert row["slots"] == 2
         assert row["images_per_second"] == pytest.approx(2 * latency_row["images_per_second"], rel=0.15)
@@ -160,7 +164,7 @@ def test_throughput_is_measured_separately_with_one_query_in_flight_per_slot(
 
 def test_every_visit_has_a_certificate(work: Work, data: Prepared, fake_variant: Callable[..., Variant]) -> None:
     measured = benchmark(work, data, (fake_variant("a"),), settings(throughput=True))
-    rows = read(work, measured, "certificates")
+    rows = read_table(work, measured, "certificates")
     assert rows.select("batch_size", "experiment", "round").rows() == [
         (size, experiment, number) for experiment in ("latency", "throughput") for size in (1, 4) for number in (1, 2)
     ]

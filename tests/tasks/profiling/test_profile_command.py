@@ -22,7 +22,7 @@ from flows.terminal.profile_text import text
 from tasks.profiling.profile import Profile
 from tasks.tables import frames
 from tests.support.paths import ROOT
-from tests.support.profiles import RUN, made
+from tests.support.profiles import RUN, profile_of
 
 
 def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
@@ -200,7 +200,7 @@ def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: 
 
 @pytest.mark.slow
 def test_tensorboard_lists_the_profile(files: dict[str, Path], tmp_path: Path) -> None:
-    made(files, "eager", tmp_path)
+    profile_of(files, "eager", tmp_path)
     log = (tmp_path / "log").open("w")
     command = [
         sys.executable,
