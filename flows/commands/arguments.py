@@ -156,7 +156,10 @@ def _ui(ui: argparse.ArgumentParser) -> None:
 
 
 def _machine(command: argparse.ArgumentParser) -> None:
-    """Add the options of a command that runs a model file: the device, the shape of an image, `--trust`."""
+    """Add the options of a command that runs a model file: threads, the device, the shape of an image, `--trust`."""
+    command.add_argument(
+        "--threads", type=options.threads, default=0, metavar="N", help="threads on a CPU (default: one per core)"
+    )
     command.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
     command.add_argument(
         "--input-shape",
@@ -189,14 +192,14 @@ def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--batch",
         action="extend",
-        type=options.numbers,
+        type=options.batches,
         default=[],
         metavar="N,...",
         help="batch sizes (default: the file's, or 1); may be repeated",
     )
     bench.add_argument(
         "--seconds",
-        type=options.positive,
+        type=options.seconds,
         default=10.0,
         help="least time for which each file is measured, all rounds together (default: %(default)g)",
     )
@@ -209,10 +212,9 @@ def _bench(bench: argparse.ArgumentParser) -> None:
     )
     bench.add_argument(
         "--minutes",
-        type=options.positive,
+        type=options.minutes,
         help="minutes that everything together may take; fewer queries are measured then",
     )
-    bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one per core)")
     bench.add_argument(
         "--throughput", action="store_true", help="measure throughput too, with several queries in flight"
     )
@@ -234,9 +236,8 @@ def _profile(profile: argparse.ArgumentParser) -> None:
         "--runtime", metavar="NAME", help=f"one of {RUNTIMES} (default: the plainest that takes the file)"
     )
     profile.add_argument(
-        "--batch", type=options.count, metavar="N", help="images per query (default: the file's, or 1)"
+        "--batch", type=options.batch, metavar="N", help="images per query (default: the file's, or 1)"
     )
-    profile.add_argument("--threads", type=options.count, metavar="N", help="threads on a CPU (default: one per core)")
     profile.add_argument(
         "--queries",
         type=options.count,

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from flows.commands.trust import refuse_programs
+from flows.devices_here import device_of_option
 from flows.settings import Mistake
 from flows.terminal import bench_table
 from flows.terminal.bench_table import label
@@ -52,9 +53,8 @@ def main(arguments: argparse.Namespace) -> None:
     paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
     files = [modelfile.inspect(path) for path in paths]
     refuse_programs(files, arguments.trust)
-    settings = _settings(arguments, files)
-    # With `auto`, the last device is the GPU, if there is one.
-    device = machine.resolve_devices(settings.devices)[-1]
+    device = device_of_option(arguments.device)
+    settings = _settings(arguments, files, device)
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(arguments.runtime), device)]
     for file in files:
         file.check_batches(settings.batch_sizes)
@@ -186,7 +186,7 @@ def _executing(file_format: str) -> list[str]:
     return executing
 
 
-def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
+def _settings(arguments: argparse.Namespace, files: list[ModelFile], device: str) -> Benchmark:
     """Return the settings of the benchmark that the command line asks for.
 
     Raises
@@ -205,7 +205,7 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmar
     try:
         return Benchmark(
             runtimes=tuple(arguments.runtime) or plugins("runtimes"),
-            devices=(arguments.device,),
+            devices=(device,),
             batch_sizes=tuple(arguments.batch) or tuple(fixed[:1]) or (1,),
             throughput=arguments.throughput,
             rounds=arguments.rounds,
@@ -217,7 +217,7 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmar
         )
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"runtimes": "runtime", "devices": "device", "batch_sizes": "batch", "min_seconds": "seconds"}.get(
+        option = {"runtimes": "runtime", "batch_sizes": "batch", "min_seconds": "seconds"}.get(
             str(first["loc"][0]), first["loc"][0]
         )
         raise Mistake(f"--{option}: {first['msg'].removeprefix('Value error, ').removeprefix('Input ')}") from None

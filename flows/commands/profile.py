@@ -6,7 +6,6 @@ import difflib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.commands.trust import refuse_programs
+from flows.devices_here import device_of_option
 from flows.report import profiling_charts
 from flows.runs.choice import chosen_run
 from flows.runs.damage import anew, check
@@ -60,10 +60,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Otherwise PyTorch's profiler warns on standard error where there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     out = Path(arguments.out)
-    if not re.fullmatch(r"auto|cpu|cuda:\d+", arguments.device):
-        raise Mistake(f"--device: unknown device {arguments.device!r}; accepted: cpu, cuda:N, auto")
-    # With `auto`, the last device is the GPU, if there is one.
-    device = machine.resolve_devices((arguments.device,))[-1]
+    device = device_of_option(arguments.device)
     target = _target(arguments, out)
     runtime = _runtime(arguments, device, target)
     folder, result = _profile(arguments, device, target, runtime)

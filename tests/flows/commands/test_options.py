@@ -120,3 +120,21 @@ def test_where_nothing_is_close_nothing_is_suggested(word: str) -> None:
     with pytest.raises(Mistake) as raised:
         load("quickstart", [f"data.source={word}"])
     assert "did you mean" not in str(raised.value)
+
+
+@pytest.mark.parametrize("command", ["bench", "profile"])
+@pytest.mark.parametrize(
+    ("option", "value", "accepted"),
+    [
+        ("--threads", "99999", "whole number from 1 to 8192"),
+        ("--threads", "0", "whole number from 1 to 8192"),
+        ("--batch", "65537", "whole number"),
+        ("--device", "gpu", "cuda:N"),
+    ],
+)
+def test_bench_and_profile_accept_the_same_values(
+    capsys: pytest.CaptureFixture[str], command: str, option: str, value: str, accepted: str
+) -> None:
+    message = line(capsys, command, __file__, option, value)
+    assert message.startswith(f"burnish: {option} ")
+    assert accepted in message and f"see burnish {command} --help" in message
