@@ -50,10 +50,10 @@ LOG = logging.getLogger("burnish")
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure the files, print the comparison (or JSON) and leave the tables in <out>/bench/<time>."""
+    device = device_of_option(arguments.device)
     paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
     files = [modelfile.inspect(path) for path in paths]
     refuse_programs(files, arguments.trust)
-    device = device_of_option(arguments.device)
     settings = _settings(arguments, files, device)
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(arguments.runtime), device)]
     for file in files:

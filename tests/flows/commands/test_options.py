@@ -129,12 +129,22 @@ def test_where_nothing_is_close_nothing_is_suggested(word: str) -> None:
         ("--threads", "99999", "whole number from 1 to 8192"),
         ("--threads", "0", "whole number from 1 to 8192"),
         ("--batch", "65537", "whole number"),
-        ("--device", "gpu", "cuda:N"),
+        ("--device", "gpu", "unknown device 'gpu'; accepted: auto, cpu, cuda:0"),
     ],
 )
 def test_bench_and_profile_accept_the_same_values(
     capsys: pytest.CaptureFixture[str], command: str, option: str, value: str, accepted: str
 ) -> None:
     message = line(capsys, command, __file__, option, value)
-    assert message.startswith(f"burnish: {option} ")
-    assert accepted in message and f"see burnish {command} --help" in message
+    assert message.startswith(f"burnish: {option}")
+    assert accepted in message
+
+
+def test_bench_and_profile_refuse_a_missing_device_in_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.machine.gpu.gpus", list)
+    messages = {line(capsys, command, __file__, "--device", "cuda:0") for command in ("bench", "profile")}
+    (message,) = messages
+    assert "cuda:0: this machine has no NVIDIA GPU" in message
+    assert message.endswith("accepted here: auto, cpu")
