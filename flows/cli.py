@@ -65,3 +65,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"burnish: failed: {reason}", file=sys.stderr)
         return 1
     return 0
+
+
+if __name__ == "__main__":
+    # `python -m flows.cli` is the same as `python -m flows`.
+    from flows.__main__ import main as supervised
+
+    sys.exit(supervised())

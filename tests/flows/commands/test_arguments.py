@@ -63,3 +63,17 @@ def test_a_mistake_is_a_short_line_with_what_is_accepted(
 def test_help_names_the_runtimes(command: str) -> None:
     told = burnish(command, "--help").split()
     assert set(RUNTIMES.split(", ")) <= {word.strip(",") for word in told}
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "words"),
+    [
+        ("flows.cli", 0, "burnish 0."),
+        ("flows.commands.bench", 2, "flows.commands.bench is no program; the command is: burnish"),
+        ("tasks.benchmark", 2, "tasks.benchmark is no program; the command is: burnish"),
+    ],
+)
+def test_a_module_run_as_a_program_works_or_says_that_it_is_none(module: str, code: int, words: str) -> None:
+    ended = subprocess.run([sys.executable, "-m", module, "--version"], cwd=ROOT, text=True, capture_output=True)
+    assert ended.returncode == code
+    assert words in (ended.stderr or ended.stdout)
