@@ -23,6 +23,7 @@ from tasks.prepare import prepare
 from tasks.records import Data
 from tests.support.command import shared
 from tests.support.digits import digits
+from tests.support.paths import ROOT
 from tests.support.servers import IMAGES, RUN, Made, environment, load_app, png, post, served
 
 if TYPE_CHECKING:
@@ -354,3 +355,13 @@ def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
         told = capsys.readouterr().err
         assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in told
         assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "words"), [("--help", 0, "python app.py"), ("--port=1", 2, "takes no arguments, got '--port=1'")]
+)
+def test_the_server_program_prints_its_usage_and_refuses_arguments(argument: str, code: int, words: str) -> None:
+    program = ROOT / "flows" / "commands" / "deployed" / "app.py"
+    ended = subprocess.run([sys.executable, program, argument], text=True, capture_output=True, timeout=60)
+    assert ended.returncode == code
+    assert words in (ended.stdout if code == 0 else ended.stderr)
