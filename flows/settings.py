@@ -234,15 +234,45 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
         raise Mistake(
             f"unknown preset {name!r}; {suggestion(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"
         )
-    study_from(values, name)
-    values = apply(values, settings)
-    study_from(values, "--set" if settings else name)
+    return _changed(values, name, settings, skip)
+
+
+def _changed(values: dict[str, Any], name: str, settings: list[str], skip: Sequence[str]) -> Study:
+    """Return the study with these values, changed by `--set` and then by `--skip`.
+
+    Only the result has to be a study, because one change may take away what another would contradict. The message of a
+    mistake begins with where it was made: the preset or file `name`, `--set` or `--skip`.
+    """
+    of_name = _refusal(values, name)
+    try:
+        values = apply(values, settings)
+    except Mistake as mistake:
+        # A setting may find no place because the file is wrong.
+        raise Mistake(of_name or str(mistake)) from None
+    of_settings = _refusal(values, "--set")
     for stage in skip:
         try:
-            values["skip"] = list(dict.fromkeys([*values.get("skip", []), skippable(stage)]))
+            skippable(stage)
         except ValueError as error:
             raise Mistake(f"--skip {stage}: {error}") from None
-    return study_from(values, "--skip")
+    # What is no list is refused below.
+    if isinstance(values.setdefault("skip", []), list):
+        values["skip"] = list(dict.fromkeys([*map(str, values["skip"]), *skip]))
+    reason = _refusal(values, "--skip").removeprefix("--skip")
+    if not reason:
+        return study_from(values, name)
+    known = [(name, of_name), ("--set", of_settings)]
+    first = next((where for where, refusal in known if refusal.removeprefix(where) == reason), "--skip")
+    raise Mistake(first + reason)
+
+
+def _refusal(values: dict[str, Any], where: str) -> str:
+    """Return the message of why these values are no study; empty where they are one."""
+    try:
+        study_from(values, where)
+    except Mistake as mistake:
+        return str(mistake)
+    return ""
 
 
 def _read(path: Path) -> dict[str, Any]:

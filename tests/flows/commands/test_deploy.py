@@ -358,7 +358,8 @@ def test_a_winner_of_larger_batches_is_said_to_be_served_one_by_one(
 
 
 @pytest.mark.parametrize(
-    ("argument", "code", "words"), [("--help", 0, "python app.py"), ("--port=1", 2, "takes no arguments, got '--port=1'")]
+    ("argument", "code", "words"),
+    [("--help", 0, "python app.py"), ("--port=1", 2, "takes no arguments, got '--port=1'")],
 )
 def test_the_server_program_prints_its_usage_and_refuses_arguments(argument: str, code: int, words: str) -> None:
     program = ROOT / "flows" / "commands" / "deployed" / "app.py"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import pytest
 
 from flows import cli
@@ -148,3 +151,35 @@ def test_bench_and_profile_refuse_a_missing_device_in_the_same_words(
     (message,) = messages
     assert "cuda:0: this machine has no NVIDIA GPU" in message
     assert message.endswith("accepted here: auto, cpu")
+
+
+def test_what_skip_leaves_out_contradicts_no_setting(tmp_path: Path) -> None:
+    settings = ["models=[{name='lenet5', pretrained='state.pt'}]", "train.epochs=0"]
+    assert load("quickstart", settings, skip=("tune", "augment")).train.epochs == 0
+    with pytest.raises(Mistake, match=r"^--set: train.epochs: 0 trains nothing; .* skip = \[\"tune\", \"augment\"\]$"):
+        load("quickstart", settings)
+    file = tmp_path / "own.toml"
+    file.write_text("train.epochs = 0\nmodels = [{name = 'lenet5', pretrained = 'state.pt'}]\n")
+    assert load(str(file), [], skip=("tune", "augment")).skip == ("tune", "augment")
+    assert load(str(file), ["tune.trials=0", "augment.policies=[]"]).train.epochs == 0
+    with pytest.raises(Mistake, match=r"own\.toml: train.epochs: 0 trains nothing"):
+        load(str(file), ["data.seed=3"], skip=("prune",))
+    file.write_text("data = 3\n")
+    with pytest.raises(Mistake, match=r"own\.toml: data: "):
+        load(str(file), ["data.seed=3"])
+
+
+def test_the_advice_for_weights_without_an_architecture_is_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    weights = tmp_path / "it's.pt"
+    torch.save({"fc.weight": torch.zeros(2, 3)}, weights)
+    message = line(capsys, "bench", str(weights))
+    command = message[message.index("burnish run ") : message.index("; or export")]
+    words = command.replace("MODEL", "lenet5").replace("IMAGES", str(tmp_path))
+    arguments = parser().parse_args(shlex.split(words)[1:])
+    study = load(arguments.study, arguments.settings, skip=arguments.skip)
+    assert study.models[0].pretrained == str(weights)
+    assert (study.train.epochs, study.without_skipped().tune.trials) == (0, 0)
