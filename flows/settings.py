@@ -249,6 +249,7 @@ def _changed(values: dict[str, Any], name: str, settings: list[str], skip: Seque
     except Mistake as mistake:
         # A setting may find no place because the file is wrong.
         raise Mistake(of_name or str(mistake)) from None
+    _refuse_empty_path(values, settings)
     of_settings = _refusal(values, "--set")
     for stage in skip:
         try:
@@ -264,6 +265,22 @@ def _changed(values: dict[str, Any], name: str, settings: list[str], skip: Seque
     known = [(name, of_name), ("--set", of_settings)]
     first = next((where for where, refusal in known if refusal.removeprefix(where) == reason), "--skip")
     raise Mistake(first + reason)
+
+
+def _refuse_empty_path(values: dict[str, Any], settings: list[str]) -> None:
+    """Refuse a `--set` that leaves `data.path` empty, such as that of a variable that is not set.
+
+    The study would train on the built-in digits, unsaid. A study that names its source means it.
+    """
+    data = values.get("data")
+    is_set = any(setting.partition("=")[0].strip() in ("data", "data.path") for setting in settings)
+    if not is_set or not isinstance(data, dict) or data.get("source", "auto") != "auto" or "path" not in data:
+        return
+    if isinstance(data["path"], str) and not data["path"].strip():
+        raise Mistake(
+            "--set data.path: an empty text names no images (is a variable empty?); the built-in digits are "
+            "data.source=digits"
+        )
 
 
 def _refusal(values: dict[str, Any], where: str) -> str:

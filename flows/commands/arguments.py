@@ -8,15 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from flows.commands import options
+from flows.commands.options import NAMED
 from flows.commands.trust import trust_argument
 from flows.settings import load, repeated
-from tasks.records import plugins
 
 if TYPE_CHECKING:
     from tasks.records import Study
 
-# The runtime null is left out: it serves only to test how burnish measures.
-RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")
+RUNTIMES = ", ".join(NAMED)
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
     "run": "run a study on this machine",

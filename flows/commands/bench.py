@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
+from flows.commands.options import NAMED
 from flows.commands.trust import refuse_programs
 from flows.devices_here import device_of_option
 from flows.settings import Mistake
@@ -199,8 +200,7 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile], device: str
     # This also refuses `auto`, which is a runtime only in a study.
     if unknown:
         raise Mistake(
-            f"--runtime: unknown runtime {unknown[0]!r}; {suggestion(unknown[0], plugins('runtimes'))}accepted: "
-            f"{', '.join(plugins('runtimes'))}"
+            f"--runtime: unknown runtime {unknown[0]!r}; {suggestion(unknown[0], NAMED)}accepted: {', '.join(NAMED)}"
         )
     try:
         return Benchmark(

@@ -7,11 +7,13 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from models._suggestion import suggestion
-from tasks.records import MOST_IMAGES_PER_BATCH, MOST_MINUTES, MOST_SECONDS, MOST_THREADS, StageName
+from tasks.records import MOST_IMAGES_PER_BATCH, MOST_MINUTES, MOST_SECONDS, MOST_THREADS, StageName, plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NAMED = tuple(name for name in plugins("runtimes") if name != "null")
+"""Runtimes that help and messages name. The runtime null is left out: it serves only to test how burnish measures."""
 MOST = 1_000_000
 """Greatest value of an option that counts pixels or queries. Nobody waits for a million."""
 ROUNDS = 100

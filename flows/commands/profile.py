@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.commands.options import NAMED
 from flows.commands.trust import refuse_programs
 from flows.devices_here import device_of_option
 from flows.report import profiling_charts
@@ -137,8 +138,7 @@ def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
     runtime = arguments.runtime or runtimes.USUAL.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(
-            f"--runtime: unknown runtime {runtime!r}; {suggestion(runtime, plugins('runtimes'))}accepted: "
-            f"{', '.join(plugins('runtimes'))}"
+            f"--runtime: unknown runtime {runtime!r}; {suggestion(runtime, NAMED)}accepted: {', '.join(NAMED)}"
         )
     if file.format not in formats(runtime):
         accepted = [plugin for plugin in plugins("runtimes") if file.format in formats(plugin)]

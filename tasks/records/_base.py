@@ -185,7 +185,8 @@ def skippable(stage: str) -> str:
 def known(value: str, accepted: tuple[str, ...], noun: str) -> str:
     """Return `value`, if it is one of those accepted. Else raise a ValueError that calls it an unknown `noun`."""
     if value not in accepted:
-        raise ValueError(f"unknown {noun} {value!r}; {suggestion(value, accepted)}accepted: {', '.join(accepted)}")
+        listed = ", ".join(name for name in accepted if name)
+        raise ValueError(f"unknown {noun} {value!r}; {suggestion(value, accepted)}accepted: {listed}")
     return value
 
 

@@ -183,3 +183,30 @@ def test_the_advice_for_weights_without_an_architecture_is_a_study(
     study = load(arguments.study, arguments.settings, skip=arguments.skip)
     assert study.models[0].pretrained == str(weights)
     assert (study.train.epochs, study.without_skipped().tune.trials) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("models=[]", 'models: expected at least 1 entry, e.g. models=["lenet5"] (got [])'),
+        ("models=nope", 'models: expected a list, e.g. models=["lenet5"] '),
+        ("models=null", 'models: expected a list, e.g. models=["lenet5"] '),
+        ("models=[3]", "models.0: expected a table, which TOML writes {key = value} (got 3)"),
+        ('models=["resnet18"]', "unknown model 'resnet18'; did you mean torchvision:resnet18? "),
+        ("models.0.pretrained=", "models.0.pretrained: an empty text names no weights; accepted: hub"),
+        ('benchmark.runtimes=["x"]', "unknown runtime 'x'; accepted: auto, eager, eager_fused, onnxruntime,"),
+        ("published=x", "unknown published study 'x'; accepted: cifar100_architectures,"),
+        ("train.lr=0.1", "unknown key train.lr; did you mean learning_rate? "),
+        ("wd=0.1", "unknown key wd; did you mean train.weight_decay? "),
+        ("data.path=", "--set data.path: an empty text names no images (is a variable empty?)"),
+        ("data.path=  ", "--set data.path: an empty text names no images (is a variable empty?)"),
+    ],
+)
+def test_a_refused_setting_says_in_the_users_words_what_is_accepted(setting: str, words: str) -> None:
+    with pytest.raises(Mistake) as raised:
+        load("quickstart", [setting])
+    assert words in str(raised.value)
+
+
+def test_an_empty_path_is_accepted_where_the_source_is_named() -> None:
+    assert load("cifar10-small", ["data.path=", "data.source=digits"]).data.source == "digits"
