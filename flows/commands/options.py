@@ -41,6 +41,19 @@ class Parser(argparse.ArgumentParser):
             about["type"] = _text(NOUNS.get(str(about.get("metavar")), "value"))
         return super().add_argument(*names, **about)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command line. An argument that is unknown is a mistake of the command that it was given to."""
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            commands = _commands(self)
+            option = unknown[0].partition("=")[0]
+            owners = [name for name, parser in commands.items() if option in parser._option_string_actions]
+            message = f"unrecognized arguments: {' '.join(unknown)}"
+            if owners:
+                message = f"{option} is an option of {', '.join(owners)}, not of {arguments.command}"
+            commands.get(getattr(arguments, "command", ""), self).error(message)
+        return arguments
+
     def error(self, message: str) -> NoReturn:
         """Print the mistake in one line, and end with exit code 2.
 
@@ -58,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown_option(self, match: re.Match[str]) -> str:
         """Return argparse's message about an unknown option, with the nearest option that exists."""
-        options = [option for action in actions(self) for option in action.option_strings]
+        options = [option for action in self._actions for option in action.option_strings]
         hint = suggestion(match[1], options).rstrip("? ")
         return f"{match[0]} ({hint})" if hint else match[0]
 
@@ -71,12 +84,16 @@ def _unknown_choice(match: re.Match[str]) -> str:
 
 def actions(top: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return all arguments of a parser and of its commands."""
-    arguments = list(top._actions)
+    return [*top._actions, *(action for command in _commands(top).values() for action in command._actions)]
+
+
+def _commands(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of a parser's commands by their names; none where it has no commands."""
+    commands: dict[str, argparse.ArgumentParser] = {}
     for action in top._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                arguments += command._actions
-    return arguments
+            commands |= action.choices
+    return commands
 
 
 def _text(noun: str) -> Callable[[str], str]:

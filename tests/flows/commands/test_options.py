@@ -210,3 +210,17 @@ def test_a_refused_setting_says_in_the_users_words_what_is_accepted(setting: str
 
 def test_an_empty_path_is_accepted_where_the_source_is_named() -> None:
     assert load("cifar10-small", ["data.path=", "data.source=digits"]).data.source == "digits"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "quickstart", "--stip", "tune"), "unrecognized arguments: --stip (did you mean --skip) tune"),
+        (("run", "quickstart", "--rounds=3"), "--rounds is an option of bench, not of run"),
+        (("report", "a", "b"), "unrecognized arguments: b"),
+    ],
+)
+def test_an_unknown_option_is_a_mistake_of_its_own_command(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert line(capsys, *arguments) == f"burnish: {message}; see burnish {arguments[0]} --help"
