@@ -27,9 +27,10 @@ from tasks.caching.keys import digest
 from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.candidates import rows
-from tasks.candidates.candidate import BATCHES, fresh_processes, make_candidates
+from tasks.candidates.candidate import BATCHES, FAILED, fresh_processes, make_candidates
 from tasks.candidates.rounds import run
 from tasks.forms import modelfile
+from tasks.machine.causes import without_class
 from tasks.machine.files import replace
 from tasks.machine.locks import locked
 from tasks.machine.space import DiskFull, watched
@@ -88,10 +89,6 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(_json(measurement) | {"notes": notes}, indent=1))
     else:
         _print_text(measurement, notes)
-    benchmarks = measurement.tables["benchmarks"]
-    failed = benchmarks.filter(benchmarks["status"] == "failed")
-    if len(failed) == len(benchmarks):
-        raise RuntimeError(f"nothing could be measured: {failed['error'][0]}")
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,9 @@ class Measurement:
 def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, target: Path) -> Measurement:
     """Measure all candidates, compare them with the first, and store the tables in a folder below `target`."""
     environment = machine.environment()
-    run(work, candidates, settings, work.scratch)
+    with _untold_failures():
+        run(work, candidates, settings, work.scratch)
+    _refuse_unmeasured(candidates)
     artifacts = rows.tables(work, candidates, settings, [])
     artifacts["environments"] = work.rows("environments", [environment])
     tables = {name: _read(work, artifacts[name]) for name in ("benchmarks", "throughputs")}
@@ -119,6 +118,44 @@ def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, targe
     compared = comparisons(tables, reference, fresh_processes(settings))
     artifacts["comparisons"] = work.rows("comparisons", compared)
     return Measurement(tables, reference, compared, _keep(work, artifacts, target))
+
+
+@contextmanager
+def _untold_failures() -> Iterator[None]:
+    """Keep the log from telling that candidates fail: the table below it, or the message in its place, says why."""
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return record.msg != FAILED
+
+    LOG.addFilter(is_told)
+    try:
+        yield
+    finally:
+        LOG.removeFilter(is_told)
+
+
+def _refuse_unmeasured(candidates: list[Candidate]) -> None:
+    """Check that some latency could be measured.
+
+    Raises
+    ------
+    Mistake
+        If the runtimes could not execute any of the files.
+    RuntimeError
+        If none was measured because processes were ended from outside.
+    """
+    reasons: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.experiment != "latency":
+            continue
+        if candidate.visits and not candidate.error:
+            return
+        reason = candidate.error or next(iter(candidate.errors.values()), "no time was left")
+        reasons.setdefault(without_class(reason), []).append(f"{candidate.variant.name} in {candidate.runtime}")
+    message = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    if any(candidate.killed for candidate in candidates):
+        raise RuntimeError(f"nothing could be measured: {message}")
+    raise Mistake(f"nothing could be measured: {message}")
 
 
 def _print_text(measurement: Measurement, notes: list[str]) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.terminal.blocks import LEAST_NAME, blocks
 from flows.terminal.names import broken
+from tasks.machine.causes import without_class
 from tasks.tables.figures import interval, sig
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def text(measured: dict[str, pl.DataFrame], compared: list[Row], reference: str,
         for row in rows:
             place = f"{label(row)}, batch {row['batch_size']}, {experiment}"
             if row["error"]:
-                notes.append((place, row["error"]))
+                notes.append((place, without_class(row["error"])))
             elif row["conditions"]:
                 notes.append((place, f"* {row['conditions']}"))
     below = folded(notes)

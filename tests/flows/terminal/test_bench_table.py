@@ -84,7 +84,7 @@ def test_marks_and_errors_are_told_once() -> None:
     told = bench_table.text(ROWS, [], REFERENCE, 200).splitlines()
     who = "model-with-a-rather-long-name-int8.onnx · onnxruntime"
     assert f"* {who}, batch 1, latency: other processes used 40% of the cores" in told
-    assert "broken.onnx · onnxruntime, batch 1, latency, and 1 more: Fail: no such operator" in told
+    assert "broken.onnx · onnxruntime, batch 1, latency, and 1 more: no such operator" in told
     notes = [(f"row {n}", f"* rounds differ by {n}%; other processes used {30 + n}% of the cores") for n in (1, 9, 5)]
     assert bench_table.folded(notes) == ["* 3 rows: rounds differ by 1–9%; other processes used 31–39% of the cores"]
 
