@@ -232,7 +232,8 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
         raise Mistake(f"{name!r} is no preset; {kind}")
     else:
         raise Mistake(
-            f"unknown preset {name!r}; {suggestion(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"
+            f"unknown preset {name!r}; {suggestion(name, known)}accepted: {', '.join(known)}, or a file ending in "
+            f".toml (in {Path.cwd()} there is none of this name)"
         )
     return _changed(values, name, settings, skip)
 
@@ -305,6 +306,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {"name": path.stem, **_toml(_text(content, path))}
     except Mistake:
         raise
+    except FileNotFoundError:
+        raise Mistake(_no_such_study(path)) from None
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:
@@ -312,6 +315,23 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         # The file is no TOML, or has a whole number of more than 4,300 digits.
         raise Mistake(f"{path}: not TOML: {error}") from None
+
+
+def _no_such_study(path: Path) -> str:
+    """Return the message that a study's file does not exist: the folder that was looked in, and what exists."""
+    from flows.presets import presets
+
+    folder = path.absolute().parent
+    files = sorted(file.name for file in folder.glob("*.toml") if file.name != "pyproject.toml")
+    if not folder.is_dir():
+        reason = f"No such file, as there is no folder {folder}"
+    elif files:
+        reason = f"No such file in {folder}; {suggestion(path.name, files)}there is {', '.join(files[:5])}"
+    else:
+        reason = f"No such file in {folder}, which has no study"
+    known = presets()
+    hint = f"did you mean the preset {path.stem}? " if path.stem in known else ""
+    return f"{path}: {reason}; {hint}presets: {', '.join(known)}"
 
 
 def _text(content: bytes, path: Path) -> str:

@@ -90,14 +90,30 @@ def _target(arguments: argparse.Namespace, out: Path) -> Target:
         return Target(file, None, path.name)
     if path is not None and path.suffix.lower() in modelfile.SUFFIXES:
         raise Mistake(f"{arguments.target}: no such file")
+    try:
+        run = _run_with_variants(out, arguments)
+    except Mistake as mistake:
+        if path is not None and not any((out / "runs").glob("*/study.toml")):
+            raise Mistake(f"{arguments.target} is no file in {Path.cwd()}, and {mistake}") from None
+        # The name of a variant is a path, so this is none, whatever runs there are.
+        if path is not None and "/" not in arguments.target:
+            raise Mistake(
+                f"{arguments.target} is no file in {Path.cwd()}, and no variant, whose names are such as lenet5/train"
+            ) from None
+        raise
+    check(out, run, ("summary", "variants", "datasets"))
+    with anew(out, run):
+        return _variant(out, run, arguments.target or _reference(out, run))
+
+
+def _run_with_variants(out: Path, arguments: argparse.Namespace) -> str:
+    """Return the name of the run that the command line means. Raise `Mistake` where it has no variants yet."""
     run = chosen_run(out, arguments.run, "study.toml" if arguments.target else "result.json")
     if not (out / "tables" / "variants" / f"{run}.parquet").is_file():
         reason = unfinished(out, run)
         if reason:
             raise Mistake(reason)
-    check(out, run, ("summary", "variants", "datasets"))
-    with anew(out, run):
-        return _variant(out, run, arguments.target or _reference(out, run))
+    return run
 
 
 def _profile(arguments: argparse.Namespace, device: str, target: Target, runtime: str) -> tuple[Path, Profile]:

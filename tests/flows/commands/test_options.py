@@ -224,3 +224,20 @@ def test_an_unknown_option_is_a_mistake_of_its_own_command(
     capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
 ) -> None:
     assert line(capsys, *arguments) == f"burnish: {message}; see burnish {arguments[0]} --help"
+
+
+def test_what_is_no_file_is_said_with_the_folder_that_was_looked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert line(capsys, "run", "nope.toml").startswith(
+        f"burnish: nope.toml: No such file in {tmp_path}, which has no study; presets: quickstart, "
+    )
+    (tmp_path / "note.toml").touch()
+    assert f"No such file in {tmp_path}; did you mean note.toml? " in line(capsys, "show", "nope.toml")
+    message = f"burnish: nope is no file in {tmp_path}, and no variant, whose names are such as lenet5/train"
+    assert line(capsys, "profile", "nope").startswith(f"burnish: nope is no file in {tmp_path}, and no runs in ")
+    study = tmp_path / "artifacts" / "runs" / "quickstart-20260101-000000" / "study.toml"
+    study.parent.mkdir(parents=True)
+    study.touch()
+    assert line(capsys, "profile", "nope") == message

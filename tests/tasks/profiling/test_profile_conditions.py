@@ -101,7 +101,7 @@ def test_two_queries_have_no_shares(file: Path, tmp_path: Path, capsys: pytest.C
     assert cli.main(["profile", str(file), "--out", str(tmp_path), "--threads", "1", "--queries", "2"]) == 0
     told = capsys.readouterr().out
     assert "too few queries to say where the time goes" in told
-    assert "operators could be summed over 1 query, and their shares need 5" in told
+    assert "2 queries were recorded, of which the calmest quarter counts, here 1; the operators' shares need 5" in told
     assert "share " not in told
     assert "ms per query\n" in told
     folder = tmp_path / "profiles" / "model-onnxruntime"
