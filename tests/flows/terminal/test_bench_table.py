@@ -174,3 +174,15 @@ def test_a_bench_in_a_terminal_of_80_columns(tmp_path: Path) -> None:
     assert max(map(len, table.splitlines())) <= 80
     assert table.startswith("Latency, on cpu")
     assert re.search(r"\nfast .* reference\*?\n\s*slow .*(slower|unclear)\*?\n", table), table
+
+
+def test_a_star_is_explained_and_stands_beside_what_is_compared_with_a_marked_reference() -> None:
+    rows = measured(
+        latency("a.onnx", "onnxruntime", 1, 2.0, conditions="other processes used 40% of the cores"),
+        latency("b.onnx", "onnxruntime", 1, 1.0),
+    )
+    reference = "a.onnx · onnxruntime"
+    lines = bench_table.text(rows, comparisons(rows, reference, 4), reference, 400).splitlines()
+    assert [line.split()[-1] for line in lines[3:5]] == ["faster*", "reference*"]
+    assert lines[-1].startswith("*: measured under the bad conditions named above, or compared with a reference that")
+    assert any(line.startswith("images/s: over the whole time, slow queries included; median: half") for line in lines)
