@@ -45,3 +45,12 @@ def test_too_few_open_files_are_said_with_what_raises_them(tmp_path: Path) -> No
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("burnish: failed: a process may have 64 open files here (ulimit -n), which are too few;")
+
+
+def test_a_limit_of_so_few_files_that_libraries_would_fail_is_refused_at_once() -> None:
+    ended = limited("--nofile=20:20", "run", "quickstart")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("burnish: failed: a process may have 20 open files here (ulimit -n), which are too few;")
+    raised = limited("--nofile=20:200", "why", "--out", "/nowhere")
+    assert raised.stderr.startswith("burnish: no runs in /nowhere/runs")
