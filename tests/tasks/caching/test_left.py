@@ -76,3 +76,15 @@ def test_the_checkpoint_is_the_reason_not_what_ran_last(tmp_path, monkeypatch):
 def test_rounds_and_trials_are_said_too(tmp_path, leave, said):
     attempt(tmp_path, 14, leave)
     assert attempt(tmp_path, 14) == [said]
+
+
+def test_why_has_words_in_place_of_hashes() -> None:
+    from tasks.caching.why import _differences
+
+    before = {"code": "a" * 64, "data.images": "b" * 64, "settings.epochs": 3}
+    now = {"code": "c" * 64, "settings.epochs": 4}
+    assert _differences(before, now, False) == [
+        "code has another content",
+        "data.images: present -> absent",
+        "settings.epochs: 3 -> 4",
+    ]
