@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 from importlib import import_module
@@ -74,6 +75,4 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     # `python -m flows.cli` is the same as `python -m flows`.
-    from flows.__main__ import main as supervised
-
-    sys.exit(supervised())
+    runpy.run_module("flows", run_name="__main__")
