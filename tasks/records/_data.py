@@ -140,6 +140,13 @@ class Model(Record):
         check(value)
         return value
 
+    @field_validator("pretrained")
+    @classmethod
+    def _pretrained(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("an empty text names no weights; accepted: hub, a file or package:NAME")
+        return value
+
     @model_validator(mode="after")
     def _scaled(self) -> Model:
         check(self.name, self.width)
