@@ -1,0 +1,105 @@
+"""Execute a given ONNX file as it is, on images through its own input, so that other forms can be compared with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tasks.datasets._pixels import normalise
+from tasks.forms import modelfile
+from tasks.machine import cores
+from tasks.runtimes import _onnxruntime
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tasks.forms.given import Graph
+    from tasks.records import Preparation
+
+GREY = (0.299, 0.587, 0.114)
+"""Shares of red, green and blue in grey (ITU-R BT.601), as Pillow and OpenCV have them."""
+
+
+def prepared_input(images: np.ndarray, preparation: Preparation, dtype: str) -> np.ndarray:
+    """Return stored images as the input of a given model.
+
+    Parameters
+    ----------
+    images
+        uint8, (batch, height, width, channels), in RGB or with one channel.
+    dtype
+        The type of the model's input, as NumPy names it.
+    """
+    is_grey = preparation.order == "grey"
+    if is_grey and images.shape[3] == 3:
+        pixels = (images @ np.asarray(GREY, np.float32))[..., None]
+    elif not is_grey and images.shape[3] == 1:
+        pixels = np.repeat(images, 3, axis=3)
+    else:
+        pixels = images
+    scaled = normalise(pixels, preparation.mean, preparation.std)
+    if preparation.order == "bgr":
+        scaled = scaled[:, ::-1]
+    if preparation.layout == "nhwc":
+        scaled = scaled.transpose(0, 2, 3, 1)
+    if not dtype.startswith("float"):
+        scaled = scaled.round()
+    return np.ascontiguousarray(scaled.astype(dtype))
+
+
+class Original:
+    """A given file in ONNX Runtime on the CPU. It takes stored images, and returns one of the file's outputs.
+
+    Parameters
+    ----------
+    folder
+        For a copy of the file, where ONNX Runtime would not open it in its place.
+    """
+
+    def __init__(self, file: Path, graph: Graph, preparation: Preparation, output: str, folder: Path) -> None:
+        executable = modelfile.inspect(file).executable(folder)
+        _onnxruntime.load_library("cpu")
+        self._session = _onnxruntime.create(executable, _onnxruntime.CPU, {}, cores(), {})
+        self._graph = graph
+        self._preparation = preparation
+        self._output = output
+        self.provider = _onnxruntime.CPU
+
+    def run(self, images: np.ndarray) -> np.ndarray:
+        """Return the output for stored images, float32, (images, scores).
+
+        A file with a fixed batch size gets that many at a time, the last image again and again where they do not fill a
+        batch.
+
+        Raises
+        ------
+        ValueError
+            If ONNX Runtime does not run the file on these images, or the output has another shape.
+        """
+        size = self._graph.batch or len(images)
+        outputs = []
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
+            full = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
+            outputs.append(self._scores(full)[: len(batch)])
+        return np.concatenate(outputs)
+
+    def _scores(self, images: np.ndarray) -> np.ndarray:
+        feed = {self._graph.input: prepared_input(images, self._preparation, self._graph.dtype)}
+        try:
+            (scores,) = self._session.run([self._output], feed)
+        except Exception as error:
+            # ONNX Runtime has an exception type per kind of fault, and all mean that the file cannot be the reference.
+            shape = "x".join(map(str, feed[self._graph.input].shape))
+            words = " ".join(str(error).split())[:300]
+            raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {words}") from None
+        if len(scores) != len(images):
+            raise ValueError(
+                f"its output {self._output} has {scores.shape} for {len(images)} images, and no row for each"
+            )
+        return np.asarray(scores, np.float32).reshape(len(images), -1)
+
+    def close(self) -> None:
+        """Release the session."""
+        self.__dict__.pop("_session", None)
