@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.forms.given import Graph
-    from tasks.records import Preparation
+    from tasks.records import Preparation, Prepared
 
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey (ITU-R BT.601), as Pillow and OpenCV have them."""
@@ -48,6 +49,27 @@ def prepared_input(images: np.ndarray, preparation: Preparation, dtype: str) -> 
     return np.ascontiguousarray(scaled.astype(dtype))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The given file, and what its form must take and return."""
+
+    file: Path
+    graph: Graph
+    preparation: Preparation
+    data: Prepared
+    output: str
+    """Name of the output whose scores are taken."""
+    raw_scores: np.ndarray
+    """That output for some images, as the file returns it."""
+
+    @property
+    def columns(self) -> tuple[int, ...] | None:
+        """For each class, the number of the score that stands for it; None where they are in the same order."""
+        columns = self.preparation.outputs_of_classes
+        scores = int(np.prod(self.raw_scores.shape[1:]))
+        return None if columns is None or columns == tuple(range(scores)) else columns
+
+
 class Original:
     """A given file in ONNX Runtime on the CPU. It takes stored images, and returns one of the file's outputs.
 
@@ -64,10 +86,14 @@ class Original:
         self._graph = graph
         self._preparation = preparation
         self._output = output
-        self.provider = _onnxruntime.CPU
 
     def run(self, images: np.ndarray) -> np.ndarray:
-        """Return the output for stored images, float32, (images, scores).
+        """Return the scores of stored images: float32, (images, scores). See `raw_scores`."""
+        scores = self.raw_scores(images)
+        return scores.reshape(len(scores), -1).astype(np.float32)
+
+    def raw_scores(self, images: np.ndarray) -> np.ndarray:
+        """Return the output for stored images, as the file has it; the first axis is that of the images.
 
         A file with a fixed batch size gets that many at a time, the last image again and again where they do not fill a
         batch.
@@ -75,17 +101,18 @@ class Original:
         Raises
         ------
         ValueError
-            If ONNX Runtime does not run the file on these images, or the output has another shape.
+            If ONNX Runtime does not run the file on these images, or the output has no row per image.
         """
-        size = self._graph.batch or len(images)
+        # A file may say that it takes any number of images and take no more than it was exported with.
+        size = self._graph.batch or 1
         outputs = []
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             full = np.concatenate([batch, np.repeat(batch[-1:], size - len(batch), axis=0)])
-            outputs.append(self._scores(full)[: len(batch)])
+            outputs.append(self._output_for(full)[: len(batch)])
         return np.concatenate(outputs)
 
-    def _scores(self, images: np.ndarray) -> np.ndarray:
+    def _output_for(self, images: np.ndarray) -> np.ndarray:
         feed = {self._graph.input: prepared_input(images, self._preparation, self._graph.dtype)}
         try:
             (scores,) = self._session.run([self._output], feed)
@@ -94,11 +121,10 @@ class Original:
             shape = "x".join(map(str, feed[self._graph.input].shape))
             words = " ".join(str(error).split())[:300]
             raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {words}") from None
-        if len(scores) != len(images):
-            raise ValueError(
-                f"its output {self._output} has {scores.shape} for {len(images)} images, and no row for each"
-            )
-        return np.asarray(scores, np.float32).reshape(len(images), -1)
+        if np.shape(scores)[:1] != (len(images),):
+            shape = "x".join(map(str, np.shape(scores))) or "one value"
+            raise ValueError(f"its output {self._output} is {shape} for {len(images)} images: it has no row per image")
+        return np.asarray(scores)
 
     def close(self) -> None:
         """Release the session."""
