@@ -35,7 +35,7 @@ HALF_TOLERANCE = 1e-2
 
 
 def adopt(work: Work, model: Model, data: Prepared, preparation: Preparation) -> Forms:
-    """Store the form of a given model as the variant `<label>/given`. A file that is in that form already stays as it is.
+    """Store the form of a given model as the variant `<label>/given`. A file that has that form stays as it is.
 
     Raises
     ------

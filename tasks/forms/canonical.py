@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.forms import modelfile, onnxfile, opset
-from tasks.forms.freebatch import NAME, free_batch
+from tasks.forms.freebatch import NAME, fold_shapes, free_batch
 from tasks.forms.given import EXPORT, layouts, model_file, score_output
-from tasks.forms.graphends import change_end, change_start
-from tasks.forms.original import Original, Source
-from tasks.machine import cores
+from tasks.forms.graphends import INPUT, change_end, change_start
+from tasks.forms.original import Original, Source, open_quietly
 from tasks.measure.seeds import generator
-from tasks.runtimes import onnxruntime
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +75,7 @@ def canonical(file: Path, graph: Graph, preparation: Preparation, data: Prepared
     )
     _refuse_other_classes(source)
     original.close()
-    written = _written(source, images, folder, freed=graph.batch is not None)
+    written = _written(source, images, folder)
     if choice:
         written = replace(written, notes=(choice, *written.notes))
     return written
@@ -128,31 +126,37 @@ def _images(data: Prepared) -> np.ndarray:
     return np.concatenate([noise, squares[:, places][:, :, places]])
 
 
-def _written(source: Source, images: np.ndarray, folder: Path, *, freed: bool) -> Canonical:
-    """Write the form and execute it in several batch sizes; where that fails, make the batch size free, and try again.
+def _written(source: Source, images: np.ndarray, folder: Path, *, attempt: int = 0) -> Canonical:
+    """Write the form and execute it in several batch sizes; where that fails, free the batch size further.
 
-    A file may say that its batch size is free although constants in its graph hold that of its export.
+    A file may say that its batch size is free although constants in its graph hold that of its export. Where shapes are
+    computed in the graph, the second attempt begins with what they are for the fixed batch size.
     """
-    model, notes, activation = _changed(source, images, folder, freed=freed)
+    is_fixed = source.graph.batch is not None
+    freed = is_fixed or attempt > 0
+    model, notes, activation = _changed(source, images, folder, freed=freed, folded=is_fixed and attempt > 0)
     path = _save(model, source, folder / "canonical") if notes else _copy(source.file, folder / "canonical")
     problem = _batch_problem(path, source, images)
-    if problem and not freed:
+    if problem and attempt == 0:
         shutil.rmtree(folder / "canonical")
-        return _written(source, images, folder, freed=True)
+        return _written(source, images, folder, attempt=1)
     if problem:
-        fixed = f"is fixed at {source.graph.batch}" if source.graph.batch else "is free by its input's shape alone"
+        fixed = f"is fixed at {source.graph.batch}" if is_fixed else "is free in its input's shape alone"
         raise ValueError(f"its batch size {fixed}, and its graph does not follow another one ({problem}); {EXPORT}")
     return Canonical(path=path, notes=tuple(notes), output=source.output, activation=activation)
 
 
 def _changed(
-    source: Source, images: np.ndarray, folder: Path, *, freed: bool
+    source: Source, images: np.ndarray, folder: Path, *, freed: bool, folded: bool
 ) -> tuple[onnx.ModelProto, list[str], str]:
     """Return the changed graph, a note per change, and the activation that was taken off its end."""
     from onnx import inliner
 
     given = modelfile.inspect(source.file)
-    model = onnxfile.load_whole(model_file(source.file), given.data)
+    if folded:
+        model = onnxfile.load(fold_shapes(given.executable(folder / "source"), folder))
+    else:
+        model = onnxfile.load_whole(model_file(source.file), given.data)
     if model.functions:
         model = inliner.inline_local_functions(model)
     notes = [_take_weights_from_inputs(model)]
@@ -160,11 +164,8 @@ def _changed(
     notes += [note, _set_sizes(model, source)]
     if freed:
         free_batch(model, source.graph.batch or 1)
-        notes.append(
-            f"its batch size, which was fixed at {source.graph.batch}, is free"
-            if source.graph.batch
-            else "its batch size, which constants of its graph held, is free"
-        )
+        fixed = f"was fixed at {source.graph.batch}" if source.graph.batch else "constants of its graph held"
+        notes.append(f"its batch size, which {fixed}, is free")
     activation, end_notes = change_end(model, source)
     notes += [*end_notes, *change_start(model, source)]
     return model, [note for note in notes if note], activation
@@ -258,17 +259,20 @@ def _batch_problem(path: Path, source: Source, images: np.ndarray) -> str | None
     inputs = normalise(images, source.data.mean, source.data.std)
     expected = (len(inputs), len(source.data.classes))
     try:
-        session = onnxruntime.open(path, "cpu", BATCHES[-1], cores())
-        singly = np.concatenate([session.run(inputs[i : i + 1]) for i in range(len(inputs))])
+        session = open_quietly(path)
+
+        def run(batch: np.ndarray) -> np.ndarray:
+            return np.asarray(session.run(None, {INPUT: batch})[0])
+
+        singly = np.concatenate([run(inputs[i : i + 1]) for i in range(len(inputs))])
         if singly.shape != expected:
             return f"one image has {singly.size // len(inputs)} logits"
         for batch in BATCHES:
             # The batches are taken from the middle, so that they have images of both kinds.
             start = (len(inputs) - batch) // 2
-            logits = session.run(inputs[start : start + batch])
+            logits = run(inputs[start : start + batch])
             if not difference(logits, singly[start : start + batch]) <= SAME:
                 return f"in a batch of {batch}, images have other logits than one by one"
-        session.close()
     except Exception as error:
         # ONNX Runtime has an exception type per kind of fault.
         return " ".join(str(error).split())[:200]

@@ -218,7 +218,8 @@ def _swap_weights(graph: onnx.GraphProto, tensor: str) -> bool:
     from onnx import numpy_helper
 
     weights = {one.name: one for one in graph.initializer}
-    users = users_of(graph, tensor)
+    # The shape of the images is the same whatever the order of their channels.
+    users = [node for node in users_of(graph, tensor) if node.op_type != "Shape"]
     names = [node.input[1] for node in users if node.op_type == "Conv" and node.domain in STANDARD]
     if not users or len(names) != len(users) or len(set(names)) != len(names):
         return False

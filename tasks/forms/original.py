@@ -11,9 +11,12 @@ from tasks.datasets._pixels import normalise
 from tasks.forms import modelfile
 from tasks.machine import cores
 from tasks.runtimes import _onnxruntime
+from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import onnxruntime
 
     from tasks.forms.given import Graph
     from tasks.records import Preparation, Prepared
@@ -49,6 +52,16 @@ def prepared_input(images: np.ndarray, preparation: Preparation, dtype: str) -> 
     return np.ascontiguousarray(scaled.astype(dtype))
 
 
+def open_quietly(path: Path) -> onnxruntime.InferenceSession:
+    """Open an ONNX file in ONNX Runtime on the CPU, which writes nothing to the terminal where it fails."""
+    import onnxruntime
+
+    options = _onnxruntime.options(cores(), {})
+    # Only what ends the process is logged. All other faults are raised, too.
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(str(model_file(path)), options, providers=[_onnxruntime.CPU])
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The given file, and what its form must take and return."""
@@ -81,8 +94,7 @@ class Original:
 
     def __init__(self, file: Path, graph: Graph, preparation: Preparation, output: str, folder: Path) -> None:
         executable = modelfile.inspect(file).executable(folder)
-        _onnxruntime.load_library("cpu")
-        self._session = _onnxruntime.create(executable, _onnxruntime.CPU, {}, cores(), {})
+        self._session = open_quietly(executable)
         self._graph = graph
         self._preparation = preparation
         self._output = output
