@@ -18,7 +18,7 @@ from tasks.forms import modelfile, onnxfile, opset
 from tasks.forms.freebatch import NAME, fold_shapes, free_batch
 from tasks.forms.given import EXPORT, layouts, model_file, score_output
 from tasks.forms.graphends import INPUT, change_end, change_start
-from tasks.forms.original import Original, Source, open_quietly
+from tasks.forms.original import Original, Source, one_line, open_quietly
 from tasks.measure.seeds import generator
 
 if TYPE_CHECKING:
@@ -275,5 +275,5 @@ def _batch_problem(path: Path, source: Source, images: np.ndarray) -> str | None
                 return f"in a batch of {batch}, images have other logits than one by one"
     except Exception as error:
         # ONNX Runtime has an exception type per kind of fault.
-        return " ".join(str(error).split())[:200]
+        return one_line(error)
     return None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tasks.forms.original import one_line
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,8 +39,5 @@ def modern(
         reason = "the converted graph has other scores"
     except Exception as error:
         # The library raises what it likes, and a runtime too.
-        reason = " ".join(str(error).split())[:200]
-    return (
-        model,
-        f"its operator set {graph.opset} stays, so that it may have no int8 forms: conversion failed ({reason})",
-    )
+        reason = one_line(error)
+    return model, f"its operator set {graph.opset}, of which there may be no int8 forms, was not converted: {reason}"

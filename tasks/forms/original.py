@@ -53,13 +53,29 @@ def prepared_input(images: np.ndarray, preparation: Preparation, dtype: str) -> 
 
 
 def open_quietly(path: Path) -> onnxruntime.InferenceSession:
-    """Open an ONNX file in ONNX Runtime on the CPU, which writes nothing to the terminal where it fails."""
+    """Open an ONNX file in ONNX Runtime on the CPU, which writes nothing to the terminal where it fails.
+
+    Raises
+    ------
+    ValueError
+        If ONNX Runtime does not open it. The message is one line.
+    """
     import onnxruntime
 
     options = _onnxruntime.options(cores(), {})
     # Only what ends the process is logged. All other faults are raised, too.
     options.log_severity_level = 4
-    return onnxruntime.InferenceSession(str(model_file(path)), options, providers=[_onnxruntime.CPU])
+    try:
+        return onnxruntime.InferenceSession(str(model_file(path)), options, providers=[_onnxruntime.CPU])
+    except Exception as error:
+        # ONNX Runtime has an exception type per kind of fault.
+        raise ValueError(f"ONNX Runtime does not open the file: {one_line(error)}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's message as one line of at most 200 characters."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= 200 else f"{words[:197]}..."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +147,7 @@ class Original:
         except Exception as error:
             # ONNX Runtime has an exception type per kind of fault, and all mean that the file cannot be the reference.
             shape = "x".join(map(str, feed[self._graph.input].shape))
-            words = " ".join(str(error).split())[:300]
-            raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {words}") from None
+            raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {one_line(error)}") from None
         if np.shape(scores)[:1] != (len(images),):
             shape = "x".join(map(str, np.shape(scores))) or "one value"
             raise ValueError(f"its output {self._output} is {shape} for {len(images)} images: it has no row per image")
