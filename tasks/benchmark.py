@@ -128,9 +128,11 @@ def _evaluations(
         quality = metrics.quality(candidate.logits, labels)
         ancestor = _ancestor(candidate, evaluated, parents)
         agreement = None
+        difference = None
         if ancestor is not None:
             assert ancestor.logits is not None
             agreement = metrics.agreement(metrics.predictions(candidate.logits), metrics.predictions(ancestor.logits))
+            difference = metrics.logit_difference(ancestor.logits, candidate.logits)
         yield (
             candidate.columns
             | quality
@@ -138,6 +140,7 @@ def _evaluations(
                 "parent": ancestor.variant.name if ancestor else None,
                 "images": len(labels),
                 "agreement": agreement,
+                "logit_difference": difference,
             }
         )
         log.info(
