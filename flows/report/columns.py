@@ -89,7 +89,7 @@ HOPS: list[Spec] = [
     ("Device", "", "device", str),
     ("Compared with", "", "before", str),
     ("Agreement", "share of images", "agreement", "{:.4f}".format),
-    ("Largest difference", "of a logit, share of the largest", "logit_difference", "{:.1e}".format),
+    ("Largest difference", "of a logit, share of the largest", "logit_difference", "{:.2g}".format),
     ("Top-1", "share", "top1", share),
     ("Macro F1", "share", "macro_f1", share),
     ("Drop in this step", "points", "drop", drop),
