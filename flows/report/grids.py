@@ -155,8 +155,8 @@ def _figure(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Ce
     if key == "speedup" and row.get("speedup_low") is not None:
         return _speed_up(row, write)
     if key == "drop" and row.get("drop_low") is not None:
-        low, high = (points(row[end], row["drop_images"]) for end in ("drop_low", "drop_high"))
-        return Cell(points(value, row["drop_images"]), value, drop_words(row), below=f"{low} to {high}")
+        between = " to ".join(points(row[end], row["drop_images"]) for end in ("drop_low", "drop_high"))
+        return Cell(points(value, row["drop_images"]), value, drop_words(row), below=between)
     if key == "throughput" and row.get("throughput_conditions"):
         return Cell(f"{write(value)}*", value, f"measured under bad conditions: {row['throughput_conditions']}")
     stem, unit = (key.removesuffix("_ms"), "_ms") if key.endswith("_ms") else (key, "")

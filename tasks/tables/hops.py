@@ -72,9 +72,14 @@ def paths(tables: Tables, metric: str, ends: Iterable[Key] | None = None) -> dic
 
 
 def _parent(row: Row, scored: Mapping[Key, Row]) -> Key | None:
-    """Return the candidate that `agreement` of a row compares with: on the same device and in the same runtime, where
-    there is such a one (as tasks/benchmark.py chooses it)."""
+    """Return the candidate that `agreement` of a row compares with, as tasks/benchmark.py chooses it.
+
+    It is on the same device and in the same runtime, where there is such a one. An original in a second runtime has
+    itself as parent: it is compared with the original in the runtime that stands first.
+    """
     others = [key for key in scored if key[0] == row["parent"]]
+    if row["parent"] == row["variant"]:
+        others = others[: others.index(key_of(row))]
     return max(others, key=lambda key: (key[2] == row["device"], key[1] == row["runtime"]), default=None)
 
 

@@ -48,7 +48,11 @@ TABLES: dict[str, Table] = {
         "Prediction quality on the held-out images: one row per variant, runtime and device.",
         {
             **WHICH,
-            "parent": text("variant whose predictions agreement compares with", null=True),
+            "parent": text(
+                "variant that agreement compares with: the nearest measured ancestor, else the same variant in the "
+                "runtime that stands first; null for that one",
+                null=True,
+            ),
             "images": count("held-out images that were classified", low=1),
             **QUALITY,
             "agreement": share("share of images that the parent gives the same class", null=True),

@@ -182,6 +182,20 @@ def test_the_reason_names_the_costly_step_of_the_winner_or_else_of_a_faster_cand
     assert "to lenet5/prune-0.25/onnx/int8-u8s8-reduced on onnxruntime" in sentence
 
 
+def test_an_original_in_a_second_runtime_is_a_step_from_the_first_runtime(tables: Tables) -> None:
+    own = pl.col("variant") == REFERENCE
+    second = {
+        name: pl.concat([tables[name], tables[name].filter(own).with_columns(runtime=pl.lit("torch_compile"))])
+        for name in ("evaluations", "predictions")
+    }
+    parent = pl.when(own & (pl.col("runtime") == "torch_compile")).then("variant").otherwise("parent")
+    second["evaluations"] = second["evaluations"].with_columns(parent=parent)
+    ways = hops.paths(second, "top1")
+    (way,) = [way for key, way in ways.items() if key[:2] == (REFERENCE, "torch_compile")]
+    assert [hop.before[:2] for hop in way] == [(REFERENCE, "eager")]
+    assert (REFERENCE, "eager", "cpu") not in ways
+
+
 def test_a_step_of_a_run_of_an_older_version_has_no_difference_of_logits(tables: Tables) -> None:
     old = tables | {"evaluations": tables["evaluations"].drop("logit_difference")}
     assert all(hop.logit_difference is None for way in hops.paths(old, "top1").values() for hop in way)
