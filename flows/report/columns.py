@@ -92,7 +92,7 @@ HOPS: list[Spec] = [
     ("Largest difference", "of a logit, share of the largest", "logit_difference", "{:.2g}".format),
     ("Top-1", "share", "top1", share),
     ("Macro F1", "share", "macro_f1", share),
-    ("Drop in this step", "points", "drop", drop),
+    ("Drop in this hop", "points", "drop", drop),
     ("Of the allowed drop", "", "cost", str),
 ]
 STATISTICS: list[Spec] = [

@@ -42,7 +42,7 @@ ABSENT_WHY = {
     "before": "it is the original",
     "agreement": "it is the original",
     "logit_difference": "it is the original",
-    "cost": "this step loses at most half of it",
+    "cost": "this hop loses at most half of it",
     "macro_f1_std": "it was trained with one seed only",
     "epoch_seconds": "it was trained for one epoch only",
     "times": "it was trained for one epoch only",

@@ -148,7 +148,7 @@ def candidates(contents: Contents) -> Row:
         "rate": rate_column(rows),
         "tradeoffs": _tradeoffs(compared, study, batch),
         "distributions": _distributions(contents, compared, batch),
-        **verdicts.rule(contents),
+        **verdicts.rule(study.select),
         **verdicts.others(compared),
     }
 
@@ -201,6 +201,13 @@ def _distributions(contents: Contents, rows: Sequence[Row], batch: int) -> list[
         }
         drawn.append(charts.distributions(contents.tables["latencies"].lazy(), device, batch, roles))
     return [figure for figure in drawn if figure]
+
+
+def hops(contents: Contents) -> Row:
+    """What each hop from the original to a candidate costs in accuracy."""
+    if "evaluations" not in contents.small:
+        return {}
+    return {"hops": verdicts.every_hop(contents.tables, contents.study.select)}
 
 
 def wrong_predictions(contents: Contents) -> Row:
@@ -375,7 +382,7 @@ SECTIONS: tuple[Callable[[Contents], Row], ...] = (
     heading,
     candidates,
     outcome,
-    verdicts.steps,
+    hops,
     wrong_predictions,
     published_study,
     training,

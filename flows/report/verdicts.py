@@ -1,4 +1,4 @@
-"""The report's sections on the verdict: why every candidate but one lost, and at which step accuracy was lost."""
+"""The report's sections on the verdict: why every candidate but one lost, and at which hop accuracy was lost."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from flows.report.columns import HOPS, OTHERS
 from flows.report.grids import grid
 from tasks.tables import hops
 from tasks.tables.figures import exact_points
-from tasks.tables.pairs import drop_columns
+from tasks.tables.pairs import drop_columns, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flows.report.grids import Grid, Row
-    from flows.report.sections import Contents
-    from tasks.tables.hops import Hop
+    from tasks.records import Select
+    from tasks.tables.hops import Hop, Tables
     from tasks.tables.pairs import Key
 
 SURELY = {"point": "", "likely": ", and is likely to lose no more", "shown": ", and is shown to lose no more"}
 """Value of `select.confidence` -> how sure the rule is, in words that follow the allowed drop."""
 
 
-def rule(contents: Contents) -> Row:
+def rule(select: Select) -> Row:
     """Return the accuracy rule in words."""
-    select = contents.study.select
     return {"allowed": exact_points(select.max_drop), "surely": SURELY[select.confidence]}
 
 
@@ -44,27 +43,18 @@ def others(compared: Sequence[Row]) -> Row:
     return {"others": grid(OTHERS, shown, "Every candidate at this batch size; press a header to sort")}
 
 
-def steps(contents: Contents) -> Row:
-    """Return the table of what each step from the original on costs in accuracy: one row per candidate."""
-    if "evaluations" not in contents.small:
-        return {}
-    metric, allowed = contents.study.select.metric, contents.study.select.max_drop
-    tables = {name: contents.tables[name] for name in ("evaluations", "predictions") if name in contents.tables}
-    ways = hops.paths(tables, metric)
-    if not ways:
-        return {}
-    scores = {
-        (row["variant"], row["runtime"], row["device"]): row[metric]
-        for row in contents.small["evaluations"].iter_rows(named=True)
-    }
-    rows = _rows(ways, scores, metric=metric, allowed=allowed)
-    hidden = {"top1", "macro_f1"} - {metric}
+def every_hop(tables: Tables, select: Select) -> Grid | None:
+    """Return the table of what each hop from the original on costs in accuracy: one row per candidate.
+
+    None where no candidate was made from another one.
+    """
+    ways = hops.paths(tables, select.metric)
+    evaluations = tables["evaluations"].lazy().collect().iter_rows(named=True)
+    scores = {key_of(row): row[select.metric] for row in evaluations}
+    rows = _rows(ways, scores, metric=select.metric, allowed=select.max_drop)
+    hidden = {"top1", "macro_f1"} - {select.metric}
     # A run of an older version of burnish has no differences of logits.
     hidden |= {key for key in ("logit_difference", "cost") if all(row.get(key) is None for row in rows)}
-    return {"steps": _grid(rows, hidden)}
-
-
-def _grid(rows: Sequence[Row], hidden: set[str]) -> Grid | None:
     specs = [spec for spec in HOPS if spec[2] not in hidden]
     return grid(specs, rows, "Each candidate beside the one that it was made from, on the same images")
 
@@ -93,7 +83,7 @@ def _row(way: Sequence[Hop], metric: str, allowed: float) -> Row:
         row |= drop_columns(hop.drop)
     if hop.costs(allowed):
         first = hops.costly(way, allowed) is hop
-        row["cost"] = "more than half" if first else "more than half, after an earlier step that lost as much"
+        row["cost"] = "more than half" if first else "more than half, after an earlier hop that lost as much"
     return row
 
 

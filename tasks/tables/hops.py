@@ -28,7 +28,7 @@ TRAINING = "training"
 
 @dataclass(frozen=True, kw_only=True)
 class Hop:
-    """A step from a candidate to one whose form was made from the first one's form."""
+    """The way from a candidate to one whose form was made from the first one's form."""
 
     before: Key
     after: Key
@@ -119,6 +119,6 @@ def sentence(way: Sequence[Hop], allowed: float) -> str:
     if hop is None or hop.drop is None:
         return ""
     return (
-        f"More than half of the allowed drop of {exact_points(allowed)} is lost in one step, from {place(hop.before)} "
+        f"More than half of the allowed drop of {exact_points(allowed)} is lost in one hop, from {place(hop.before)} "
         f"to {place(hop.after)}: {drop_words(drop_columns(hop.drop))}."
     )

@@ -43,7 +43,7 @@ class Outcome:
     drop: str
     """What the test images show of the winner's drop (tasks/tables/evidence.py)."""
     hop: str
-    """At which step most of the allowed drop is lost (tasks/tables/hops.py); empty where at none."""
+    """At which hop most of the allowed drop is lost (tasks/tables/hops.py); empty where at none."""
 
 
 def sentences(outcome: Outcome) -> tuple[str, ...]:

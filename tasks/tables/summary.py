@@ -174,7 +174,7 @@ def _too_lossy(rows: list[Row], study: Study, winner: Row | None, batch_size: in
 
 
 def _costly_hop(tables: Mapping[str, Any], study: Study, row: Row | None) -> str:
-    """Return at which step on the way to a row most of the allowed drop is lost, in words; empty where at none."""
+    """Return at which hop on the way to a row most of the allowed drop is lost, in words; empty where at none."""
     if row is None:
         return ""
     key = key_of(row)

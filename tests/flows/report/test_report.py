@@ -82,7 +82,7 @@ def test_the_page_gives_the_reason_for_the_winner_and_has_every_section(text: st
     for heading in (
         "Candidates",
         "Why the others lost",
-        "Accuracy at every step",
+        "Accuracy at every hop",
         "Accuracy against latency",
         "Latency distributions",
         "Training",

@@ -1,4 +1,4 @@
-"""Report and terminal say of every candidate how sure its drop is, why it lost, and what each step costs."""
+"""Report and terminal say of every candidate how sure its drop is, why it lost, and what each hop costs."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_report_says_of_every_candidate_why_it_lost_and_whether_it_is_on_the
 
 
 def test_the_report_compares_each_candidate_with_the_one_it_was_made_from(tables: Tables) -> None:
-    rows = rows_of(section(page_text(tables, factory.study()), "steps"))
+    rows = rows_of(section(page_text(tables, factory.study()), "hops"))
     names = [row[0] for row in rows]
     assert names.index(REFERENCE) < names.index(f"{REFERENCE}/onnx") < names.index(f"{REFERENCE}/onnx/int8-dynamic")
     original, quantized = rows[names.index(REFERENCE)], rows[names.index(f"{REFERENCE}/onnx/int8-dynamic")]
@@ -90,9 +90,9 @@ def test_a_run_of_an_older_version_has_a_report_and_a_table_in_the_terminal(tabl
     assert '<h2 id="others">' not in page
     candidates = section(page, "candidates")
     assert "Rule kept" not in candidates and "Drop" in candidates
-    # The steps are found anew, from the tables that the older version did write.
-    steps = section(page, "steps")
-    assert "Largest difference" not in steps and "more than half" in steps
+    # The hops are found anew, from the tables that the older version did write.
+    hops = section(page, "hops")
+    assert "Largest difference" not in hops and "more than half" in hops
     text = table_text(old["summary"])
     winner = next(line for line in text.splitlines() if "★" in line)
     assert "0.981    0.8 " in winner and "✓" not in text

@@ -152,10 +152,10 @@ def test_the_pareto_front_counts_size_and_memory_where_every_row_has_them() -> N
     assert [rule.on_front(row, unknown, "top1") for row in unknown] == [True, True, False]
 
 
-# Accuracy at every step.
+# Accuracy at every hop.
 
 
-def test_the_first_step_that_loses_more_than_half_of_the_allowed_drop_is_named(tables: Tables) -> None:
+def test_the_first_hop_that_loses_more_than_half_of_the_allowed_drop_is_named(tables: Tables) -> None:
     end = ("resnet34-w16/augment-none/onnx/int8-dynamic", "onnxruntime", "cpu")
     (way,) = hops.paths(tables, "top1", [end]).values()
     assert [hop.before[:2] for hop in way] == [(REFERENCE, "eager"), (f"{REFERENCE}/onnx", "onnxruntime")]
@@ -164,12 +164,12 @@ def test_the_first_step_that_loses_more_than_half_of_the_allowed_drop_is_named(t
     assert last.drop is not None and (last.drop.lost, last.drop.mended) == (7, 0)
     assert hops.costly(way, 0.01) is last and hops.costly(way, 0.05) is None
     assert hops.sentence(way, 0.01).startswith(
-        f"More than half of the allowed drop of 1 point is lost in one step, from {REFERENCE}/onnx on onnxruntime, cpu "
+        f"More than half of the allowed drop of 1 point is lost in one hop, from {REFERENCE}/onnx on onnxruntime, cpu "
         f"to {end[0]} on onnxruntime, cpu: drop 1.9 points, 95 % between 0.9 and 4.0, from 360 images."
     )
 
 
-def test_the_reason_names_the_costly_step_of_the_winner_or_else_of_a_faster_candidate(tables: Tables) -> None:
+def test_the_reason_names_the_costly_hop_of_the_winner_or_else_of_a_faster_candidate(tables: Tables) -> None:
     strict = summary.summarise(tables, study(max_drop=0.003))
     assert strict.winner is not None and strict.winner["variant"] == LIKELY
     (sentence,) = [part for part in strict.sentences if part.startswith("More than half")]
@@ -182,7 +182,7 @@ def test_the_reason_names_the_costly_step_of_the_winner_or_else_of_a_faster_cand
     assert "to lenet5/prune-0.25/onnx/int8-u8s8-reduced on onnxruntime" in sentence
 
 
-def test_an_original_in_a_second_runtime_is_a_step_from_the_first_runtime(tables: Tables) -> None:
+def test_an_original_in_a_second_runtime_is_a_hop_from_the_first_runtime(tables: Tables) -> None:
     own = pl.col("variant") == REFERENCE
     second = {
         name: pl.concat([tables[name], tables[name].filter(own).with_columns(runtime=pl.lit("torch_compile"))])
@@ -196,6 +196,6 @@ def test_an_original_in_a_second_runtime_is_a_step_from_the_first_runtime(tables
     assert (REFERENCE, "eager", "cpu") not in ways
 
 
-def test_a_step_of_a_run_of_an_older_version_has_no_difference_of_logits(tables: Tables) -> None:
+def test_a_hop_of_a_run_of_an_older_version_has_no_difference_of_logits(tables: Tables) -> None:
     old = tables | {"evaluations": tables["evaluations"].drop("logit_difference")}
     assert all(hop.logit_difference is None for way in hops.paths(old, "top1").values() for hop in way)
