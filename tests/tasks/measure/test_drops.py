@@ -107,7 +107,7 @@ def test_the_intervals_of_the_drop_in_macro_f1_cover_the_true_drop(images: int) 
     labels, before, after = classified(np.random.default_rng(2), 1_000_000)
     true = macro_f1(labels, before) - macro_f1(labels, after)
     dice = np.random.default_rng(3)
-    drops = [drop_of(classified(dice, images)) for _ in range(250)]
+    drops = [drop_of(classified(dice, images)) for _ in range(200)]
     above = np.mean([drop.high < true for drop in drops])
     below = np.mean([drop.low > true for drop in drops])
     assert above <= 0.05 and below <= 0.05, (above, below)
