@@ -9,6 +9,7 @@ import numpy as np
 
 from tasks.datasets._pixels import normalise
 from tasks.forms import modelfile
+from tasks.forms.onnxfile import image_input
 from tasks.machine import cores
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
@@ -16,10 +17,12 @@ from tasks.runtimes._onnx import model_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import onnx
     import onnxruntime
 
     from tasks.forms.given import Graph
     from tasks.records import Preparation, Prepared
+    from tasks.records._base import Precision
 
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey (ITU-R BT.601), as Pillow and OpenCV have them."""
@@ -78,6 +81,35 @@ def one_line(error: BaseException) -> str:
     return words if len(words) <= 200 else f"{words[:197]}..."
 
 
+def with_folded_shapes(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """Return a model in which what follows from the sizes of its input is constant; a free batch size is taken as 1.
+
+    ONNX Runtime does it with its basic optimizations, which every session of it begins with.
+
+    Raises
+    ------
+    Exception
+        Whatever ONNX Runtime and onnx raise, for models of over 2 GB too.
+    """
+    import onnx
+    import onnxruntime
+
+    given, folded = folder / "unfolded.onnx", folder / "folded.onnx"
+    onnx.save(model, given)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    batch = image_input(model).type.tensor_type.shape.dim[0].dim_param
+    if batch:
+        options.add_free_dimension_override_by_name(batch, 1)
+    onnxruntime.InferenceSession(str(given), options, providers=[_onnxruntime.CPU])
+    result = onnx.load(folded)
+    given.unlink()
+    folded.unlink()
+    return result
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The given file, and what its form must take and return."""
@@ -90,6 +122,8 @@ class Source:
     """Name of the output whose scores are taken."""
     raw_scores: np.ndarray
     """That output for some images, as the file returns it."""
+    precision: Precision
+    """Precision of the file's weights."""
 
     @property
     def columns(self) -> tuple[int, ...] | None:
