@@ -167,7 +167,7 @@ def _changed(
         model = inliner.inline_local_functions(model)
     notes = [_take_weights_from_inputs(model)]
     model, note = opset.modern(model, source.graph, lambda other: _is_same(other, source, images, folder))
-    notes += [note, _set_sizes(model, source)]
+    notes += [note, *_set_sizes(model, source)]
     if freed:
         free_batch(model, source.graph.batch or 1)
         fixed = f"was fixed at {source.graph.batch}" if source.graph.batch else "constants of its graph held"
@@ -214,25 +214,28 @@ def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(abs(actual.astype(np.float64) - expected).max() / (scale or 1.0))
 
 
-def _set_sizes(model: onnx.ModelProto, source: Source) -> str:
-    """Set the height and width of the input, where they are open, and a batch size that is no size."""
+def _set_sizes(model: onnx.ModelProto, source: Source) -> list[str]:
+    """Set the height and width of the input, where they are open, and name a batch size that is no size."""
     shape = onnxfile.image_input(model).type.tensor_type
     sizes = onnxfile.sizes_of(shape)
     size = source.data.image_size
     channels = 1 if source.preparation.order == "grey" else 3
-    image = (channels, size, size) if source.preparation.layout == "nchw" else (size, size, channels)
-    is_odd = sizes is not None and sizes[0] is None and shape.shape.dim[0].HasField("dim_value")
-    if sizes is not None and sizes[1:] == list(image) and not is_odd:
-        return ""
-    while len(shape.shape.dim) < 4:
-        shape.shape.dim.add()
-    for axis, value in zip(shape.shape.dim[1:], image, strict=True):
-        axis.dim_value = value
-    if sizes is None or sizes[0] is None:
-        shape.shape.dim[0].dim_param = NAME
-    # Shapes that the exporter listed may say otherwise.
-    del model.graph.value_info[:]
-    return f"its input has {'x'.join(map(str, image))} per image, which was open"
+    image = [channels, size, size] if source.preparation.layout == "nchw" else [size, size, channels]
+    notes = []
+    if sizes is None or sizes[1:] != image:
+        notes.append(f"its input has {'x'.join(map(str, image))} per image, which was open")
+    if sizes is not None and sizes[0] is None and shape.shape.dim[0].HasField("dim_value"):
+        notes.append(f"its batch size, which was written as {shape.shape.dim[0].dim_value}, is free")
+    if notes:
+        while len(shape.shape.dim) < 4:
+            shape.shape.dim.add()
+        for axis, value in zip(shape.shape.dim[1:], image, strict=True):
+            axis.dim_value = value
+        if source.graph.batch is None:
+            shape.shape.dim[0].dim_param = NAME
+        # Shapes that the exporter listed may say otherwise.
+        del model.graph.value_info[:]
+    return notes
 
 
 def _save(model: onnx.ModelProto, source: Source, folder: Path) -> Path:
