@@ -128,7 +128,8 @@ CASES = {
         classifier(),
         Preparation(image_size=8, order="bgr", mean=(0.5, 0.4, 0.3), std=(1 / 255,)),
         lambda images: (pixels(images) - 255 * np.array([0.5, 0.4, 0.3])[:, None, None])[:, ::-1].astype(np.float32),
-        ("images are normalised by", "the channels of its input are taken as RGB"),
+        ("images are normalised by", "the weights of its first convolution take"),
+        gone=("Gather",),
     ),
     "channels last, turned round at once": Case(
         classifier([TO_CHANNELS_FIRST], shape=NHWC),
@@ -154,8 +155,8 @@ CASES = {
         ),
         Preparation(image_size=8, layout="nhwc", order="bgr", **PIXELS),
         lambda images: np.ascontiguousarray(images[..., ::-1]),
-        ("images are normalised", "the channels of its input", "its input has the channels", "its input of type uint8"),
-        gone=("Transpose", "Cast", "Round"),
+        ("images are normalised", "the weights of its first", "its input has the channels", "its input of type uint8"),
+        gone=("Transpose", "Cast", "Round", "Gather"),
     ),
     "bytes that are used as bytes": Case(
         classifier(
