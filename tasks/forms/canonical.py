@@ -18,7 +18,9 @@ from tasks.forms import modelfile, onnxcost, onnxfile, opset
 from tasks.forms.freebatch import NAME, free_batch
 from tasks.forms.given import EXPORT, layouts, model_file, score_output
 from tasks.forms.graphends import INPUT, change_end, change_start
-from tasks.forms.original import Original, Source, one_line, open_quietly, with_folded_shapes
+from tasks.forms.onnxgraph import sort_nodes
+from tasks.forms.original import Original, Source, open_quietly, with_folded_shapes
+from tasks.machine.causes import cause
 from tasks.measure.seeds import generator
 
 if TYPE_CHECKING:
@@ -165,7 +167,8 @@ def _changed(
         model = with_folded_shapes(model, folder)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    notes = [_take_weights_from_inputs(model)]
+    notes = ["its operators are in the order of their execution"] if sort_nodes(model.graph) else []
+    notes.append(_take_weights_from_inputs(model))
     model, note = opset.modern(model, source.graph, lambda other: _is_same(other, source, images, folder))
     notes += [note, *_set_sizes(model, source)]
     if freed:
@@ -284,5 +287,5 @@ def _batch_problem(path: Path, source: Source, images: np.ndarray) -> str | None
                 return f"in a batch of {batch}, images have other logits than one by one"
     except Exception as error:
         # ONNX Runtime has an exception type per kind of fault.
-        return one_line(error)
+        return cause(error)
     return None

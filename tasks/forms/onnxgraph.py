@@ -125,6 +125,31 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
     return constants
 
 
+def sort_nodes(graph: onnx.GraphProto) -> bool:
+    """Put each node behind those whose tensors it takes; return whether any was not.
+
+    Runtimes sort the nodes themselves, but tools that change graphs want them sorted, as ONNX does.
+    """
+    waiting = {name for node in graph.node for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    left = list(graph.node)
+    while left:
+        ready = []
+        not_ready = []
+        for node in left:
+            if waiting.isdisjoint(_inputs_of(node)):
+                ready.append(node)
+                waiting -= set(node.output)
+            else:
+                not_ready.append(node)
+        # In a circle, no node would ever be ready.
+        ordered += ready or not_ready
+        left = not_ready if ready else []
+    changed = any(one is not other for one, other in zip(ordered, graph.node, strict=True))
+    _keep(graph.node, ordered)
+    return changed
+
+
 def remove_unused(graph: onnx.GraphProto) -> None:
     """Remove the nodes and weights from which no output of the graph is computed."""
     makers = makers_of(graph)

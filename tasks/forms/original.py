@@ -11,6 +11,7 @@ from tasks.datasets._pixels import normalise
 from tasks.forms import modelfile
 from tasks.forms.onnxfile import image_input
 from tasks.machine import cores
+from tasks.machine.causes import cause
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
 
@@ -72,13 +73,8 @@ def open_quietly(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(str(model_file(path)), options, providers=[_onnxruntime.CPU])
     except Exception as error:
         # ONNX Runtime has an exception type per kind of fault.
-        raise ValueError(f"ONNX Runtime does not open the file: {one_line(error)}") from None
-
-
-def one_line(error: BaseException) -> str:
-    """Return an exception's message as one line of at most 200 characters."""
-    words = " ".join(str(error).split())
-    return words if len(words) <= 200 else f"{words[:197]}..."
+        words = cause(error).replace(f"Load model from {model_file(path)} failed:", "").strip()
+        raise ValueError(f"ONNX Runtime does not open the file: {words}") from None
 
 
 def with_folded_shapes(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -181,7 +177,7 @@ class Original:
         except Exception as error:
             # ONNX Runtime has an exception type per kind of fault, and all mean that the file cannot be the reference.
             shape = "x".join(map(str, feed[self._graph.input].shape))
-            raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {one_line(error)}") from None
+            raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {cause(error)}") from None
         if np.shape(scores)[:1] != (len(images),):
             shape = "x".join(map(str, np.shape(scores))) or "one value"
             raise ValueError(f"its output {self._output} is {shape} for {len(images)} images: it has no row per image")

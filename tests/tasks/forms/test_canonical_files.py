@@ -199,6 +199,18 @@ def test_an_old_operator_set_that_cannot_be_converted_stays_and_this_is_said(dat
     assert onnx.load(form.path).opset_import[0].version == 11
 
 
+def test_operators_out_of_order_are_sorted(data: Prepared, images: np.ndarray, tmp_path: Path) -> None:
+    model = named(classifier())
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    file, form = form_of(model, data, tmp_path)
+    assert form.notes == ("its operators are in the order of their execution",)
+    assert [made.op_type for made in onnx.load(form.path).graph.node] == [made.op_type for made in nodes[::-1]]
+    expected = executed(file, imagenet(images))
+    np.testing.assert_allclose(executed(form.path, imagenet(images)), expected, atol=1e-5 * abs(expected).max())
+
+
 REFUSED = {
     "classes": (
         classifier(),
@@ -234,7 +246,7 @@ REFUSED = {
         classifier([node("Gelu", "images", "x")]),
         {},
         PREPARATION,
-        "ONNX Runtime does not open the file",
+        "ONNX Runtime does not open the file: This is an invalid model.",
     ),
 }
 
