@@ -115,13 +115,19 @@ def add_constant(graph: onnx.GraphProto, name: str, values: numpy.ndarray) -> st
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return the tensors of the graph whose values are in the file, by name."""
+    """Return the tensors of the graph whose values are in the file, by name; lists of floats and texts are left out."""
+    import numpy
+    from onnx import numpy_helper
+
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in STANDARD:
             for attribute in node.attribute:
                 if attribute.name == "value":
                     constants[node.output[0]] = attribute.t
+                elif attribute.name == "value_ints":
+                    values = numpy.array(attribute.ints, numpy.int64)
+                    constants[node.output[0]] = numpy_helper.from_array(values, node.output[0])
     return constants
 
 

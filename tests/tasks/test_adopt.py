@@ -165,7 +165,9 @@ def test_a_large_changed_model_with_external_weights_is_a_folder_that_is_quantiz
 ) -> None:
     data = photos(work, size=32)
     torch.manual_seed(0)
-    layers = (torch.nn.Conv2d(3, 16, 3, 2), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(16 * 15 * 15, 10))
+    # The graph keeps the shape of the last layer as a constant, which tools must find in the graph's file.
+    last = (torch.nn.Unflatten(1, (16, 225)), torch.nn.Flatten(), torch.nn.Linear(16 * 15 * 15, 10))
+    layers = (torch.nn.Conv2d(3, 16, 3, 2), torch.nn.ReLU(), torch.nn.Flatten(), *last)
     network = torch.nn.Sequential(*layers).eval()
     torch.onnx.export(network, (torch.zeros(1, 3, 32, 32),), str(tmp_path / "plain.onnx"), dynamo=False, verbose=False)
     file = saved(onnx.load(tmp_path / "plain.onnx"), tmp_path / "apart", save_as_external_data=True, location="w")
@@ -182,8 +184,9 @@ def test_a_large_changed_model_with_external_weights_is_a_folder_that_is_quantiz
     settings = Quantize(settings=("u8s8",), dynamic=False, calibration_images=10)
     (int8,) = quantize(work, data, variant, settings).variants
     assert (int8.status, int8.error, int8.name) == ("ok", None, "apart/given/int8-u8s8")
-    difference = abs(executed(work.store.get(int8.artifact), inputs) - expected).max()
-    assert 0 < difference < 0.1 * abs(expected).max()
+    logits = executed(work.store.get(int8.artifact), inputs)
+    assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.9
+    assert not np.allclose(logits, expected, atol=1e-4)
 
 
 def export_for_caffe(folder: Path) -> Path:

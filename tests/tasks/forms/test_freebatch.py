@@ -156,6 +156,13 @@ def test_constants_that_hold_the_batch_size_follow_the_images(
     compare(file, path, inputs_of(work, data), batch)
 
 
+def test_a_shape_in_a_constant_node_follows_the_images(work: Work, tmp_path: Path) -> None:
+    shape = helper.make_node("Constant", [], ["s"], value_ints=[2, 5])
+    file = saved(fixed(2, [shape, node("Reshape", "y s", "scores")], {}), tmp_path / "given")
+    data = photos(work, size=8, classes=5)
+    compare(file, freed(file, data, tmp_path)[0], inputs_of(work, data), 2)
+
+
 def test_a_batch_size_that_is_free_in_the_inputs_shape_alone_is_found_by_executing_the_graph(
     work: Work, tmp_path: Path
 ) -> None:
