@@ -93,6 +93,7 @@ def _print_results(study: Study, out: Path, run: str) -> None:
         summary.filter(summary["batch_size"] == compared),
         compared,
         held_out(datasets, images_here({"datasets": datasets})),
+        study.select,
     )
     width = terminal.terminal_width() if sys.stdout.isatty() else None
     print(f"\n{conclusion(out / 'runs' / run, width, colour=sys.stdout.isatty())}")

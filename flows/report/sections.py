@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flows.report import charts, curves, published
+from flows.report import charts, curves, published, verdicts
 from flows.report.columns import (
     ABLATIONS,
     CERTIFICATES,
@@ -136,7 +136,9 @@ def candidates(contents: Contents) -> Row:
     summary, study = contents.small["summary"], contents.study
     batch = compared_batch(summary, study)
     rows = in_order(summary, batch)
-    hidden = {key for key in ("vram_peak_bytes", "throughput") if all(row[key] is None for row in rows)}
+    # A summary of an older version of burnish has no column `within`.
+    seldom = ("vram_peak_bytes", "throughput", "within")
+    hidden = {key for key in seldom if all(row.get(key) is None for row in rows)}
     specs = [spec for spec in SUMMARY if spec[2] not in hidden]
     compared = [row for row in rows if row["batch_size"] == batch]
     return {
@@ -146,6 +148,8 @@ def candidates(contents: Contents) -> Row:
         "rate": rate_column(rows),
         "tradeoffs": _tradeoffs(compared, study, batch),
         "distributions": _distributions(contents, compared, batch),
+        **verdicts.rule(study.select),
+        **verdicts.others(compared),
     }
 
 
@@ -201,6 +205,13 @@ def _distributions(contents: Contents, rows: Sequence[Row], batch: int) -> list[
         }
         drawn.append(charts.distributions(contents.tables["latencies"].lazy(), device, batch, roles))
     return [figure for figure in drawn if figure]
+
+
+def hops(contents: Contents) -> Row:
+    """What each hop from the original to a candidate costs in accuracy."""
+    if "evaluations" not in contents.small:
+        return {}
+    return {"hops": verdicts.every_hop(contents.tables, contents.study.select)}
 
 
 def wrong_predictions(contents: Contents) -> Row:
@@ -375,6 +386,7 @@ SECTIONS: tuple[Callable[[Contents], Row], ...] = (
     heading,
     candidates,
     outcome,
+    hops,
     wrong_predictions,
     published_study,
     training,

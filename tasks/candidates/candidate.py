@@ -215,8 +215,10 @@ def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ..
     """Return the modules that workers import by name: the worker itself, the runtimes and the model families."""
     import models
 
+    # A model that was given as a file is of no family here.
+    given = {variant.model for variant in variants if variant.stage == "adopt"}
     # A label is name[-w<width>][-pretrained].
-    names = [variant.model.partition("-")[0] for variant in variants]
+    names = [variant.model.partition("-")[0] for variant in variants if variant.model not in given]
     return (
         "tasks.candidates.worker",
         *(f"tasks.runtimes.{name}" for name in settings.runtimes),

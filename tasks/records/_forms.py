@@ -188,6 +188,10 @@ class Select(Record):
     kind: Literal["select"] = "select"
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     """How much less accurate than the reference the winner may be (0.01: one percentage point)."""
+    confidence: Literal["point", "likely", "shown"] = "point"
+    """How sure it must be that the winner loses no more than max_drop, by the images that it and the reference both
+    classified. point: the drop on these images decides. likely: its one-sided 80 % limit is within max_drop. shown: its
+    95 % interval ends within max_drop (for top-1 the score interval of paired shares, Tango 1998)."""
     metric: Literal["top1", "macro_f1"] = "top1"
     """Which measure of accuracy the rule compares."""
     batch_size: Batch | None = None

@@ -43,7 +43,7 @@ def test_the_winner_is_the_fastest_row_within_the_allowed_drop(tables: dict[str,
         "runner-up": SECOND,
         "reference": REFERENCE,
     }
-    for text in (FAST, "4.75", "top-1 0.981 against 0.989", "allowed drop of 0.01", f"Runner-up: {SECOND}"):
+    for text in (FAST, "4.75", "top-1 0.981 against 0.989", "allowed drop of 1 point", f"Runner-up: {SECOND}"):
         assert text in summary.reason
 
 

@@ -48,10 +48,18 @@ TABLES: dict[str, Table] = {
         "Prediction quality on the held-out images: one row per variant, runtime and device.",
         {
             **WHICH,
-            "parent": text("variant whose predictions agreement compares with", null=True),
+            "parent": text(
+                "variant that agreement compares with: the nearest measured ancestor, else the same variant in the "
+                "runtime that stands first; null for that one",
+                null=True,
+            ),
             "images": count("held-out images that were classified", low=1),
             **QUALITY,
             "agreement": share("share of images that the parent gives the same class", null=True),
+            "logit_difference": number(
+                "largest difference of a logit from the parent's on these images, over the parent's largest logit",
+                null=True,
+            ),
         },
         unique=("variant", "runtime", "device"),
         ordered=(("top1", "top5"), ("top1_low", "top1", "top1_high"), ("macro_f1_low", "macro_f1_high")),

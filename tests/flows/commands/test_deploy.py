@@ -16,11 +16,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from flows.commands.deploy import _doubts
 from tasks import runtimes, tables
 from tasks.caching.work import Work
 from tasks.datasets import open_source
 from tasks.prepare import prepare
-from tasks.records import Data
+from tasks.records import Data, Select, Study
 from tests.support.command import shared_data
 from tests.support.digits import digits
 from tests.support.paths import ROOT
@@ -228,6 +229,17 @@ def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
             assert json.loads((folder / "model.json").read_text())["variant"] == other
             grey.deploy(tmp_path / f"winner-{number}", "--variant", winner)
             assert "note: " not in capsys.readouterr().out
+
+
+def test_a_variant_that_is_not_sure_enough_to_keep_the_rule_is_deployed_with_a_note() -> None:
+    row = {"variant": "net/train/onnx", "runtime": "onnxruntime", "device": "cpu", "batch_size": 1, "role": None}
+    study = Study(select=Select(confidence="shown"))
+    for within, drop, reason in (
+        ("likely", 0.004, "it is not shown to lose at most 1 point"),
+        ("not shown", 0.02, "it loses 0.020 of the reference's accuracy, where the study allows 0.01"),
+    ):
+        (note,) = _doubts({**row, "conditions": None, "drop": drop, "within": within}, None, study)
+        assert note.endswith(reason)
 
 
 def test_deploy_refuses_a_mistake_in_one_line_with_exit_code_2(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from tasks import machine
-from tasks.benchmark import benchmark, benchmark_task
+from tasks.benchmark import _ancestor, benchmark, benchmark_task
 from tasks.caching.work import Work
 from tasks.candidates.candidate import Visit, conditions
 from tasks.measure.intervals import queries_needed, turns
@@ -108,6 +109,20 @@ def test_agreement_compares_a_form_with_its_nearest_measured_ancestor(
     assert rows["weights/onnx/int8"]["parent"] == "weights"
     assert rows["weights/onnx/int8"]["agreement"] == pytest.approx((parent_predictions == int8_predictions).mean())
     assert 0 < (parent_predictions == int8_predictions).mean() < 1
+    assert rows["weights"]["logit_difference"] is None and rows["weights/onnx/int8"]["logit_difference"] > 0
+
+
+def test_an_original_in_a_second_runtime_is_compared_with_itself_in_the_first() -> None:
+    def candidate(name: str, runtime: str, device: str = "cpu") -> Any:
+        return SimpleNamespace(variant=SimpleNamespace(name=name), runtime=runtime, device=device)
+
+    given = candidate("net/given", "onnxruntime")
+    on_gpu = candidate("net/given", "onnxruntime", "cuda:0")
+    second = candidate("net/given", "openvino")
+    int8 = candidate("net/given/int8", "openvino")
+    evaluated = [given, on_gpu, second, int8]
+    parents = {"net/given/int8": "net/given", "net/given": None}
+    assert [_ancestor(one, evaluated, parents) for one in evaluated] == [None, given, given, second]
 
 
 def test_conditions_say_what_disturbed_a_measurement_and_are_null_when_calm() -> None:
