@@ -13,8 +13,8 @@ import numpy as np
 
 from tasks.caching.stage import stage
 from tasks.datasets._pixels import normalise
-from tasks.forms import onnxcost, onnxfile
-from tasks.forms.canonical import Canonical, canonical
+from tasks.forms import onnxcost
+from tasks.forms.canonical import SAME, Canonical, canonical
 from tasks.forms.given import content_of_file, read_graph
 from tasks.forms.original import Original
 from tasks.forms.parity import BATCH, compared_pixels, parity
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 IMAGES = 64
 """Real images that the form is compared with the given file on."""
-TOLERANCE = 1e-3
-"""Largest difference of a score, as a share of the largest one, that is accepted: as by default for exported models."""
-HALF_TOLERANCE = 1e-2
-"""The same for a file whose weights are in half precision, which has three decimal digits."""
 
 
 def adopt(work: Work, model: Model, data: Prepared, preparation: Preparation) -> Forms:
@@ -51,12 +47,12 @@ def adopt(work: Work, model: Model, data: Prepared, preparation: Preparation) ->
 
 
 def _adopted(work: Work, model: Model, file: Path, data: Prepared, preparation: Preparation) -> Forms:
+    import onnx
+
     graph = read_graph(file)
     with work.store.temporary() as folder:
         form = canonical(file, graph, preparation, data, folder)
-        described = onnxfile.load(onnxruntime.model_file(form.path))
-        precision = onnxcost.precision(described)
-        tolerance = TOLERANCE if precision == "fp32" else HALF_TOLERANCE
+        tolerance = SAME[form.precision]
         original = Original(file, graph, preparation, form.output, folder / "original")
         given = _ScoresOfFile(original, form.activation, preparation.outputs_of_classes)
         difference = parity(given, _ScoresOfForm(form, data), compared_pixels(work, data, IMAGES))
@@ -65,15 +61,17 @@ def _adopted(work: Work, model: Model, file: Path, data: Prepared, preparation: 
                 f"burnish's form of it has scores that differ from its own by {difference:.3g} of its largest one; "
                 f"tolerance {tolerance:g}"
             )
-        artifact = work.store.put(form.path, "onnx", precision)
+        graph_of_form = onnx.load(onnxruntime.model_file(form.path))
+        macs = onnxcost.macs(graph_of_form, folder)
+        artifact = work.store.put(form.path, "onnx", form.precision)
         variant = Variant(
             name=f"{model.label}/given",
             model=model.label,
             stage="adopt",
             format="onnx",
-            precision=precision,
-            parameters=onnxcost.parameters(described),
-            macs=onnxcost.macs(described),
+            precision=form.precision,
+            parameters=onnxcost.parameters(graph_of_form),
+            macs=macs,
             artifact=artifact,
             benchmark=True,
         )

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.forms import modelfile, onnxfile, opset
-from tasks.forms.freebatch import NAME, fold_shapes, free_batch
+from tasks.forms import modelfile, onnxcost, onnxfile, opset
+from tasks.forms.freebatch import NAME, free_batch
 from tasks.forms.given import EXPORT, layouts, model_file, score_output
 from tasks.forms.graphends import INPUT, change_end, change_start
-from tasks.forms.original import Original, Source, one_line, open_quietly
+from tasks.forms.onnxgraph import sort_nodes
+from tasks.forms.original import Original, Source, open_quietly, with_folded_shapes
+from tasks.machine.causes import cause
 from tasks.measure.seeds import generator
 
 if TYPE_CHECKING:
@@ -28,9 +30,12 @@ if TYPE_CHECKING:
 
     from tasks.forms.given import Graph
     from tasks.records import Preparation, Prepared
+    from tasks.records._base import Precision
 
-SAME = 1e-3
-"""Results of two batch sizes may differ by this share of the largest logit: float32 sums in another order."""
+SAME: dict[Precision, float] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 1e-1, "int8": 1e-1}
+"""Precision of a file -> largest difference of a score that is accepted, as a share of the largest score. Scores of one
+image differ between batch sizes, as sums are in another order; and where a file is quantized dynamically, its ranges
+are those of a batch."""
 BATCHES = (1, 2, 5)
 """The batch sizes that a form is executed with before it is accepted."""
 ONE_FILE_BYTES = 1 << 30
@@ -47,6 +52,8 @@ class Canonical:
     """What was changed, in words. Empty: the file is as it was given."""
     output: str
     """The output of the given file whose scores were taken."""
+    precision: Precision
+    """Precision of its weights."""
     activation: str
     """Function of `logits` that gives the scores of the given file: Softmax, Sigmoid, or empty where they are equal."""
 
@@ -72,6 +79,7 @@ def canonical(file: Path, graph: Graph, preparation: Preparation, data: Prepared
         data=data,
         output=output.name,
         raw_scores=original.raw_scores(images),
+        precision=onnxcost.precision(onnxfile.load(model_file(file))),
     )
     _refuse_other_classes(source)
     original.close()
@@ -143,7 +151,9 @@ def _written(source: Source, images: np.ndarray, folder: Path, *, attempt: int =
     if problem:
         fixed = f"is fixed at {source.graph.batch}" if is_fixed else "is free in its input's shape alone"
         raise ValueError(f"its batch size {fixed}, and its graph does not follow another one ({problem}); {EXPORT}")
-    return Canonical(path=path, notes=tuple(notes), output=source.output, activation=activation)
+    return Canonical(
+        path=path, notes=tuple(notes), output=source.output, precision=source.precision, activation=activation
+    )
 
 
 def _changed(
@@ -152,16 +162,15 @@ def _changed(
     """Return the changed graph, a note per change, and the activation that was taken off its end."""
     from onnx import inliner
 
-    given = modelfile.inspect(source.file)
+    model = onnxfile.load_whole(model_file(source.file), modelfile.inspect(source.file).data)
     if folded:
-        model = onnxfile.load(fold_shapes(given.executable(folder / "source"), folder))
-    else:
-        model = onnxfile.load_whole(model_file(source.file), given.data)
+        model = with_folded_shapes(model, folder)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    notes = [_take_weights_from_inputs(model)]
+    notes = ["its operators are in the order of their execution"] if sort_nodes(model.graph) else []
+    notes.append(_take_weights_from_inputs(model))
     model, note = opset.modern(model, source.graph, lambda other: _is_same(other, source, images, folder))
-    notes += [note, _set_sizes(model, source)]
+    notes += [note, *_set_sizes(model, source)]
     if freed:
         free_batch(model, source.graph.batch or 1)
         fixed = f"was fixed at {source.graph.batch}" if source.graph.batch else "constants of its graph held"
@@ -197,7 +206,7 @@ def _is_same(other: onnx.ModelProto, source: Source, images: np.ndarray, folder:
     scores = session.raw_scores(images)
     session.close()
     path.unlink()
-    return difference(scores, source.raw_scores) <= SAME / 10
+    return difference(scores, source.raw_scores) <= SAME[source.precision] / 10
 
 
 def difference(actual: np.ndarray, expected: np.ndarray) -> float:
@@ -208,25 +217,28 @@ def difference(actual: np.ndarray, expected: np.ndarray) -> float:
     return float(abs(actual.astype(np.float64) - expected).max() / (scale or 1.0))
 
 
-def _set_sizes(model: onnx.ModelProto, source: Source) -> str:
-    """Set the height and width of the input, where they are open, and a batch size that is no size."""
+def _set_sizes(model: onnx.ModelProto, source: Source) -> list[str]:
+    """Set the height and width of the input, where they are open, and name a batch size that is no size."""
     shape = onnxfile.image_input(model).type.tensor_type
     sizes = onnxfile.sizes_of(shape)
     size = source.data.image_size
     channels = 1 if source.preparation.order == "grey" else 3
-    image = (channels, size, size) if source.preparation.layout == "nchw" else (size, size, channels)
-    is_odd = sizes is not None and sizes[0] is None and shape.shape.dim[0].HasField("dim_value")
-    if sizes is not None and sizes[1:] == list(image) and not is_odd:
-        return ""
-    while len(shape.shape.dim) < 4:
-        shape.shape.dim.add()
-    for axis, value in zip(shape.shape.dim[1:], image, strict=True):
-        axis.dim_value = value
-    if sizes is None or sizes[0] is None:
-        shape.shape.dim[0].dim_param = NAME
-    # Shapes that the exporter listed may say otherwise.
-    del model.graph.value_info[:]
-    return f"its input has {'x'.join(map(str, image))} per image, which was open"
+    image = [channels, size, size] if source.preparation.layout == "nchw" else [size, size, channels]
+    notes = []
+    if sizes is None or sizes[1:] != image:
+        notes.append(f"its input has {'x'.join(map(str, image))} per image, which was open")
+    if sizes is not None and sizes[0] is None and shape.shape.dim[0].HasField("dim_value"):
+        notes.append(f"its batch size, which was written as {shape.shape.dim[0].dim_value}, is free")
+    if notes:
+        while len(shape.shape.dim) < 4:
+            shape.shape.dim.add()
+        for axis, value in zip(shape.shape.dim[1:], image, strict=True):
+            axis.dim_value = value
+        if source.graph.batch is None:
+            shape.shape.dim[0].dim_param = NAME
+        # Shapes that the exporter listed may say otherwise.
+        del model.graph.value_info[:]
+    return notes
 
 
 def _save(model: onnx.ModelProto, source: Source, folder: Path) -> Path:
@@ -271,9 +283,9 @@ def _batch_problem(path: Path, source: Source, images: np.ndarray) -> str | None
             # The batches are taken from the middle, so that they have images of both kinds.
             start = (len(inputs) - batch) // 2
             logits = run(inputs[start : start + batch])
-            if not difference(logits, singly[start : start + batch]) <= SAME:
+            if not difference(logits, singly[start : start + batch]) <= SAME[source.precision]:
                 return f"in a batch of {batch}, images have other logits than one by one"
     except Exception as error:
         # ONNX Runtime has an exception type per kind of fault.
-        return one_line(error)
+        return cause(error)
     return None

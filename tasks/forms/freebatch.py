@@ -18,8 +18,6 @@ from tasks.forms.onnxfile import image_input, sizes_of
 from tasks.forms.onnxgraph import STANDARD, add_constant, constants_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import onnx
 
 Sizes = list[int | None] | None
@@ -46,22 +44,6 @@ def free_batch(model: onnx.ModelProto, fixed: int) -> None:
         tensor = value.type.tensor_type
         if tensor.HasField("shape") and tensor.shape.dim:
             tensor.shape.dim[0].dim_param = NAME
-
-
-def fold_shapes(file: Path, folder: Path) -> Path:
-    """Write a file with what can be computed from its fixed shapes as constants, and return its path.
-
-    ONNX Runtime does it with its basic optimizations, which every session of it begins with.
-    """
-    import onnxruntime
-
-    path = folder / "folded.onnx"
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(path)
-    options.log_severity_level = 4
-    onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    return path
 
 
 class _Shapes:

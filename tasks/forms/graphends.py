@@ -120,7 +120,7 @@ def change_start(model: onnx.ModelProto, source: Source) -> list[str]:
     chain = _Chain(graph, INPUT)
     notes = _affine(chain, source)
     if preparation.order == "bgr":
-        if not chain.nodes and (layout, dtype) == ("nchw", "float32") and _swap_weights(graph, tensor):
+        if (layout, dtype) == ("nchw", "float32") and _swap_weights(graph, tensor):
             notes.append("the weights of its first convolution take the channels as RGB, not as BGR")
         else:
             chain.add("Gather", np.array([2, 1, 0], np.int64), axis=1)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.datasets._pixels import normalise
+from tasks.forms import onnxfile
 from tasks.machine import cores
 from tasks.measure import metrics
 from tasks.records import Prepared
@@ -188,6 +189,11 @@ def _preprocessed(fp32: Path, folder: Path) -> Path:
     path = folder / "preprocessed.onnx"
     if path.exists():
         return path
+    if onnxfile.stored_apart(onnx.load(fp32, load_external_data=False)):
+        # It would look for external weights in a folder of its own.
+        whole = folder / "whole.onnx"
+        onnx.save(onnx.load(fp32), whole)
+        fp32 = whole
     # The exporter has inferred the shapes already. Symbolic inference leaves a file in the current folder if it fails.
     quant_pre_process(fp32, path, skip_symbolic_shape=True)
     model = onnx.load(path)

@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 from tasks.forms.onnxfile import image_input, sizes_of
 from tasks.forms.onnxgraph import STANDARD
+from tasks.forms.original import with_folded_shapes
 from tasks.records._base import Precision
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx
 
 UNCOUNTED = ("Einsum", "ConvTranspose", "LSTM", "GRU", "RNN", "If", "Loop", "Scan", "Attention")
@@ -42,23 +45,23 @@ def precision(model: onnx.ModelProto) -> Precision:
     return "fp32"
 
 
-def macs(model: onnx.ModelProto) -> int | None:
+def macs(model: onnx.ModelProto, folder: Path) -> int | None:
     """Return the multiply-accumulates of one image in convolutions and matrix products; None where they are unknown.
 
     They are counted as PyTorch's counter does it: without biases and element-wise operations. They are unknown where
-    the shape of a tensor cannot be inferred, or an operator is of another kind. The graph's batch size is free.
+    the shape of a tensor cannot be inferred, or an operator is of another kind.
     """
     import onnx
 
-    single = onnx.ModelProto()
-    single.CopyFrom(model)
-    image_input(single).type.tensor_type.shape.dim[0].dim_value = 1
-    del single.graph.value_info[:]
-    del single.graph.output[:]
     try:
+        single = with_folded_shapes(model, folder)
+        image_input(single).type.tensor_type.shape.dim[0].dim_value = 1
+        # What is said of other tensors may hold for another batch size.
+        del single.graph.value_info[:]
+        del single.graph.output[:]
         inferred = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
     except Exception:
-        # The library raises what it likes, and has a limit of 2 GB. The number is left out then.
+        # The libraries raise what they like, and have a limit of 2 GB. The number is left out then.
         return None
     shapes = {value.name: sizes_of(value.type.tensor_type) for value in (*inferred.value_info, *inferred.input)}
     shapes |= {tensor.name: list(tensor.dims) for tensor in inferred.initializer}
@@ -76,13 +79,12 @@ def _macs_of(node: onnx.NodeProto, shapes: dict[str, list[int | None] | None]) -
         return None
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0
-    first, second = (shapes.get(name) for name in node.input[:2])
-    result = shapes.get(node.output[0])
-    if not first or not second or not result or None in (*first, *second, *result):
+    weights, result = shapes.get(node.input[1]), shapes.get(node.output[0])
+    if not weights or not result or None in (*weights, *result):
         return None
     outputs = math.prod(size or 0 for size in result)
     if node.op_type == "Conv":
         # A weight's axes after the first are the input channels of its group, and the kernel.
-        return outputs * math.prod(size or 0 for size in second[1:])
-    transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
-    return outputs * int((first[0] if transposed else first[-1]) or 0)
+        return outputs * math.prod(size or 0 for size in weights[1:])
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return outputs * int((weights[-1] if transposed else weights[-2 if len(weights) > 1 else 0]) or 0)

@@ -115,14 +115,45 @@ def add_constant(graph: onnx.GraphProto, name: str, values: numpy.ndarray) -> st
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
-    """Return the tensors of the graph whose values are in the file, by name."""
+    """Return the tensors of the graph whose values are in the file, by name; lists of floats and texts are left out."""
+    import numpy
+    from onnx import numpy_helper
+
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.domain in STANDARD:
             for attribute in node.attribute:
                 if attribute.name == "value":
                     constants[node.output[0]] = attribute.t
+                elif attribute.name == "value_ints":
+                    values = numpy.array(attribute.ints, numpy.int64)
+                    constants[node.output[0]] = numpy_helper.from_array(values, node.output[0])
     return constants
+
+
+def sort_nodes(graph: onnx.GraphProto) -> bool:
+    """Put each node behind those whose tensors it takes; return whether any was not.
+
+    Runtimes sort the nodes themselves, but tools that change graphs want them sorted, as ONNX does.
+    """
+    waiting = {name for node in graph.node for name in node.output}
+    ordered: list[onnx.NodeProto] = []
+    left = list(graph.node)
+    while left:
+        ready = []
+        not_ready = []
+        for node in left:
+            if waiting.isdisjoint(_inputs_of(node)):
+                ready.append(node)
+                waiting -= set(node.output)
+            else:
+                not_ready.append(node)
+        # In a circle, no node would ever be ready.
+        ordered += ready or not_ready
+        left = not_ready if ready else []
+    changed = any(one is not other for one, other in zip(ordered, graph.node, strict=True))
+    _keep(graph.node, ordered)
+    return changed
 
 
 def remove_unused(graph: onnx.GraphProto) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.forms.original import one_line
+from tasks.machine.causes import cause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,5 +39,5 @@ def modern(
         reason = "the converted graph has other scores"
     except Exception as error:
         # The library raises what it likes, and a runtime too.
-        reason = one_line(error)
+        reason = cause(error)
     return model, f"its operator set {graph.opset}, of which there may be no int8 forms, was not converted: {reason}"

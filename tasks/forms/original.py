@@ -9,17 +9,21 @@ import numpy as np
 
 from tasks.datasets._pixels import normalise
 from tasks.forms import modelfile
+from tasks.forms.onnxfile import image_input
 from tasks.machine import cores
+from tasks.machine.causes import cause
 from tasks.runtimes import _onnxruntime
 from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import onnx
     import onnxruntime
 
     from tasks.forms.given import Graph
     from tasks.records import Preparation, Prepared
+    from tasks.records._base import Precision
 
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in grey (ITU-R BT.601), as Pillow and OpenCV have them."""
@@ -69,13 +73,37 @@ def open_quietly(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(str(model_file(path)), options, providers=[_onnxruntime.CPU])
     except Exception as error:
         # ONNX Runtime has an exception type per kind of fault.
-        raise ValueError(f"ONNX Runtime does not open the file: {one_line(error)}") from None
+        words = cause(error).replace(f"Load model from {model_file(path)} failed:", "").strip()
+        raise ValueError(f"ONNX Runtime does not open the file: {words}") from None
 
 
-def one_line(error: BaseException) -> str:
-    """Return an exception's message as one line of at most 200 characters."""
-    words = " ".join(str(error).split())
-    return words if len(words) <= 200 else f"{words[:197]}..."
+def with_folded_shapes(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """Return a model in which what follows from the sizes of its input is constant; a free batch size is taken as 1.
+
+    ONNX Runtime does it with its basic optimizations, which every session of it begins with.
+
+    Raises
+    ------
+    Exception
+        Whatever ONNX Runtime and onnx raise, for models of over 2 GB too.
+    """
+    import onnx
+    import onnxruntime
+
+    given, folded = folder / "unfolded.onnx", folder / "folded.onnx"
+    onnx.save(model, given)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folded)
+    batch = image_input(model).type.tensor_type.shape.dim[0].dim_param
+    if batch:
+        options.add_free_dimension_override_by_name(batch, 1)
+    onnxruntime.InferenceSession(str(given), options, providers=[_onnxruntime.CPU])
+    result = onnx.load(folded)
+    given.unlink()
+    folded.unlink()
+    return result
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +118,8 @@ class Source:
     """Name of the output whose scores are taken."""
     raw_scores: np.ndarray
     """That output for some images, as the file returns it."""
+    precision: Precision
+    """Precision of the file's weights."""
 
     @property
     def columns(self) -> tuple[int, ...] | None:
@@ -147,7 +177,7 @@ class Original:
         except Exception as error:
             # ONNX Runtime has an exception type per kind of fault, and all mean that the file cannot be the reference.
             shape = "x".join(map(str, feed[self._graph.input].shape))
-            raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {one_line(error)}") from None
+            raise ValueError(f"ONNX Runtime does not run the file on an input of {shape}: {cause(error)}") from None
         if np.shape(scores)[:1] != (len(images),):
             shape = "x".join(map(str, np.shape(scores))) or "one value"
             raise ValueError(f"its output {self._output} is {shape} for {len(images)} images: it has no row per image")
