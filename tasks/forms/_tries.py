@@ -201,16 +201,16 @@ class Trials:
         self.seen[tried] = max(count, self.seen.get(tried, 0))
         return True
 
-    def outputs(self, tried: Try) -> int:
-        """Return the number of the model's outputs."""
-        return self._scores[tried.input].shape[1]
-
     def predicted(self, tried: Try, count: int) -> np.ndarray:
         """Return the class of each of the first `count` images: int64, (count,). -1: the scores are not finite."""
         scores = self._scores[tried.input][:count]
         outputs = tried.classes.value.outputs
         scores = scores[:, : len(self.images.classes)] if outputs is None else scores[:, list(outputs)]
         return np.where(np.isfinite(scores).all(axis=1), scores.argmax(axis=1), -1)
+
+    def largest_output(self, tried: Try, count: int) -> np.ndarray:
+        """Return the number of the output with the largest score for each image: int64, (count,)."""
+        return np.nan_to_num(self._scores[tried.input][:count], nan=-np.inf).argmax(axis=1)
 
     def right(self, tried: Try, count: int) -> np.ndarray:
         """Return which of the first `count` images are given the right class: bool, (count,)."""
