@@ -298,6 +298,10 @@ def screened(found: Aspects, own_size: int | None) -> list[Option]:
 
 
 def near(found: Aspects, geometry: Geometry) -> list[Option]:
-    """Return the geometries that are tried once `geometry` is the best: sizes from half of it to twice, all resizes."""
+    """Return the geometries that are tried once `geometry` is the best: its other resizes, and sizes around its own."""
     size = geometry.image_size
-    return [option for option in found.geometry if size / 2 < option.value.image_size < size * 2]
+    first: dict[int, Option] = {}
+    for option in found.geometry:
+        first.setdefault(option.value.image_size, option)
+    around = [option for other, option in first.items() if size / 2 < other < size * 2]
+    return around + [option for option in found.geometry if option.value.image_size == size and option not in around]

@@ -95,7 +95,7 @@ def test_a_statement_that_fits_is_taken_and_named(images: Data, tmp_path: Path) 
 
 
 def test_settings_are_never_overruled(images: Data, tmp_path: Path) -> None:
-    file = colour_model(tmp_path / "net.onnx", None, order="bgr", **UNIT)
+    file = colour_model(tmp_path / "net.onnx", None, **UNIT)
     model = Model(file=str(file), order="rgb")
     data = images.model_copy(update={"mean": (0.1,), "std": (0.9,), "image_size": 12, "resize": 14})
     preparation = inspect(Work.at(tmp_path / "out"), model, data).preparation
