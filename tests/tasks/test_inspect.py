@@ -21,7 +21,7 @@ from tasks.prepare import prepare
 from tasks.records import Data, Inspected, Model
 from tasks.tables.expectations import Checks
 from tests.support.files import png, write_parquet
-from tests.support.given import COLOURS, SIZE, colour_images, colour_model
+from tests.support.colours import COLOURS, SIZE, colour_images, colour_model
 
 LOG = logging.getLogger("burnish.test")
 

@@ -13,7 +13,7 @@ import pytest
 from tasks.caching.work import Work
 from tasks.inspect import inspect
 from tasks.records import Data, Model, Preparation
-from tests.support.given import COLOURS, SIZE, colour_images, colour_model
+from tests.support.colours import COLOURS, SIZE, colour_images, colour_model
 
 IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 HALF = {"mean": (0.5,), "std": (0.5,)}

@@ -19,7 +19,7 @@ from tasks.forms._trial_images import TrialImages, trial_images
 from tasks.forms.preparation import Found, find
 from tasks.records import Data, Model
 from tests.support.files import needs_shared
-from tests.support.given import wanting
+from tests.support.colours import wanting
 from tests.support.paths import SHARED
 
 SIDE = 128
