@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Sizes = list[int | None] | None
 """Sizes of a tensor, None for one that is open. None altogether where they are unknown."""
+SMALL = 64
+"""Constants of more elements hold no shape."""
 NAME = "batch"
 """Name of the free size."""
 
@@ -62,6 +64,8 @@ class _Shapes:
         self.free: dict[str, onnx.TypeProto] = {**weights, self.images.name: self._type_of_images(None)}
         self.batch = fixed
         """The fixed batch size."""
+        self.outer: dict[str, int] = {}
+        """Name of a tensor whose batch was joined with an axis in front of it -> how many elements of that axis."""
 
     def _type_of_images(self, batch: int | None) -> onnx.TypeProto:
         """Return the input's type with this batch size, or with a free one."""
@@ -82,12 +86,16 @@ class _Shapes:
         name = add_constant(self.model.graph, name, np.array(values, np.int64))
         self.constants[name] = self.model.graph.initializer[-1]
         self.free[name] = helper.make_tensor_type_proto(helper.TensorProto.INT64, [len(values)])
+        self.fixed[name] = self.free[name]
         return name
 
     def follow(self, node: onnx.NodeProto, new_nodes: list[onnx.NodeProto]) -> None:
         """Infer the types of a node's outputs, and those of the nodes that have taken its place."""
         for new_node in new_nodes:
             self.free |= self._inferred(new_node, self.free)
+            joined = [self.outer[name] for name in new_node.input if name in self.outer]
+            if joined and new_node.op_type != "Reshape":
+                self.outer |= dict.fromkeys(new_node.output, joined[0])
         self.fixed |= self._inferred(node, self.fixed)
 
     def _inferred(self, node: onnx.NodeProto, types: dict[str, onnx.TypeProto]) -> dict[str, onnx.TypeProto]:
@@ -113,11 +121,10 @@ class _Shapes:
     def _constant(self, name: str) -> onnx.TensorProto:
         """Return a constant for shape inference, which reads the values of small ones alone."""
         tensor = self.constants[name]
-        if math.prod(tensor.dims) <= 64:
-            return tensor
         from onnx import TensorProto
 
-        return TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims)
+        is_small = math.prod(tensor.dims) <= SMALL
+        return tensor if is_small else TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims)
 
     def values(self, name: str) -> list[int] | None:
         """Return the values of a constant shape, None where the tensor is no constant."""
@@ -138,6 +145,8 @@ def _freed(node: onnx.NodeProto, shapes: _Shapes) -> list[onnx.NodeProto]:
     if node.domain in STANDARD:
         if node.op_type == "Reshape":
             return _freed_reshape(node, shapes)
+        if node.op_type == "Gather" and (reshape := _identity_gather(node, shapes)) is not None:
+            return _freed_reshape(reshape, shapes)
         if node.op_type == "Expand" or (node.op_type == "Resize" and len(node.input) > 3):
             return _with_free_shape(node, shapes)
         if node.op_type == "Concat":
@@ -154,23 +163,49 @@ def _freed_reshape(node: onnx.NodeProto, shapes: _Shapes) -> list[onnx.NodeProto
     if written is None or before is None or after is None or None not in before or None in after:
         return [node]
     axis_before = before.index(None)
-    axis = _axis_after(before[:axis_before], after)
-    if axis is None or written[axis] == -1 or (written[axis] == 0 and axis == axis_before):
+    sizes = [size or 0 for size in after]
+    elements = math.prod(size or 0 for size in before[:axis_before]) * shapes.outer.get(node.input[0], 1)
+    axis, outer = _batch_axis(elements, sizes, shapes.batch)
+    if outer > 1:
+        shapes.outer[node.output[0]] = outer
+    if written[axis] == -1 or (written[axis] == 0 and axis == axis_before):
         return [node]
-    new_shape = [-1 if i == axis else int(size or 0) for i, size in enumerate(after)]
+    new_shape = [-1 if i == axis else size for i, size in enumerate(sizes)]
     return [_with_input(node, 1, shapes.add_constant(f"{node.output[0]}_shape", new_shape))]
 
 
-def _axis_after(sizes_before_batch: list[int | None], after: list[int | None]) -> int | None:
-    """Return the axis of a reshaped tensor that holds the batch: as many elements stand before it as did before.
+def _batch_axis(elements: int, sizes: list[int], batch: int) -> tuple[int, int]:
+    """Return which axis of a reshaped tensor holds the batch, and how many elements stand in front of it in that axis.
 
-    None means that the batch was joined with an axis in front of it.
+    `elements` is how many elements stand in front of the batch in all. The last axis holds features, and the batch only
+    where it has no other: (17, batch, 4, 16) becomes (17 · batch, 64), as attention in PyTorch does it.
     """
-    elements = math.prod(size or 0 for size in sizes_before_batch)
-    for axis in range(len(after)):
-        if math.prod(size or 0 for size in after[:axis]) == elements:
-            return axis
-    return None
+    outer = 1
+    holder = 0
+    for axis, size in enumerate(sizes):
+        front = math.prod(sizes[:axis])
+        if front == elements and (size == batch or axis < len(sizes) - 1 or axis == 0):
+            return axis, 1
+        if front < elements and elements % front == 0:
+            holder, outer = axis, elements // front
+    return holder, outer
+
+
+def _identity_gather(node: onnx.NodeProto, shapes: _Shapes) -> onnx.NodeProto | None:
+    """Return the Reshape that a Gather of all elements of a flat tensor in their order is; None where it is none.
+
+    PyTorch's exporter writes it for a global average pooling with fixed shapes (as_strided).
+    """
+    from onnx import helper, numpy_helper
+
+    before = shapes.sizes(node.input[0], free=False)
+    if before is None or len(before) != 1 or node.input[1] not in shapes.constants:
+        return None
+    indices = numpy_helper.to_array(shapes.constants[node.input[1]])
+    if indices.size != before[0] or not np.array_equal(indices.ravel(), np.arange(indices.size)):
+        return None
+    shape = shapes.add_constant(f"{node.output[0]}_order", list(indices.shape))
+    return helper.make_node("Reshape", [node.input[0], shape], list(node.output), name=node.name)
 
 
 def _with_input(node: onnx.NodeProto, position: int, name: str) -> onnx.NodeProto:

@@ -188,8 +188,9 @@ def _preprocessed(fp32: Path, folder: Path) -> Path:
     path = folder / "preprocessed.onnx"
     if path.exists():
         return path
-    # The exporter has inferred the shapes already. Symbolic inference leaves a file in the current folder if it fails.
-    quant_pre_process(fp32, path, skip_symbolic_shape=True)
+    # Given a path, it would not find external weights. The exporter has inferred the shapes already. Symbolic inference
+    # leaves a file in the current folder if it fails.
+    quant_pre_process(onnx.load(fp32), path, skip_symbolic_shape=True)
     model = onnx.load(path)
     # The exporter also lists the shapes of weights, which are wrong once quantize_dynamic has transposed one.
     weights = {tensor.name for tensor in model.graph.initializer}

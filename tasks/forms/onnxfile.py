@@ -49,8 +49,8 @@ def describe(file: Path) -> Described:
     NotOnnx
         If it is no ONNX, or has no operators.
     ValueError
-        If it has more or fewer inputs than one, no batch axis, an input type that is no number, or external data that
-        is missing, cut off or elsewhere. The message does not name the file.
+        If it has no outputs, more or fewer inputs than one, no batch axis, an input type that is no number, or external
+        data that is missing, cut off or elsewhere. The message does not name the file.
     """
     import onnx
 
@@ -81,6 +81,8 @@ def load(file: Path) -> onnx.ModelProto:
     ------
     NotOnnx
         If it is no ONNX, or has no operators.
+    ValueError
+        If it has no outputs.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -93,6 +95,8 @@ def load(file: Path) -> onnx.ModelProto:
         raise NotOnnx("no graph that can be read") from None
     if not model.graph.node:
         raise NotOnnx("no operators")
+    if not model.graph.output:
+        raise ValueError("its graph has no outputs, so it answers nothing; export it again")
     return model
 
 

@@ -94,8 +94,8 @@ def rename(graph: onnx.GraphProto, old: str, new: str) -> None:
 
 
 def unused_name(graph: onnx.GraphProto, wanted: str) -> str:
-    """Return a name that no tensor of the graph has: the wanted one, if need be with a number."""
-    taken = {name for node in _all_nodes(graph) for name in (*node.input, *node.output)}
+    """Return a name that no tensor and no node of the graph has: the wanted one, if need be with a number."""
+    taken = {name for node in _all_nodes(graph) for name in (node.name, *node.input, *node.output)}
     taken |= {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     name = wanted
     number = 1
