@@ -20,8 +20,8 @@ from tasks.inspect import inspect, inspect_task
 from tasks.prepare import prepare
 from tasks.records import Data, Inspected, Model
 from tasks.tables.expectations import Checks
-from tests.support.files import png, write_parquet
 from tests.support.colours import COLOURS, SIZE, colour_images, colour_model
+from tests.support.files import png, write_parquet
 
 LOG = logging.getLogger("burnish.test")
 

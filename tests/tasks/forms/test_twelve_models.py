@@ -18,8 +18,8 @@ from tasks.forms._statements import Statement
 from tasks.forms._trial_images import TrialImages, trial_images
 from tasks.forms.preparation import Found, find
 from tasks.records import Data, Model
-from tests.support.files import needs_shared
 from tests.support.colours import wanting
+from tests.support.files import needs_shared
 from tests.support.paths import SHARED
 
 SIDE = 128
@@ -102,8 +102,8 @@ def is_right(result: Found, wanted: dict[str, Any]) -> bool:
         and preparation.layout == wanted.get("layout", "nchw")
         and preparation.image_size in sizes
         and preparation.outputs_of_classes == wanted.get("outputs")
-        and np.allclose(preparation.mean, mean, atol=0.003)
-        and np.allclose(preparation.std, std, rtol=0.005)
+        and np.allclose(preparation.mean, mean)
+        and np.allclose(preparation.std, std)
     )
 
 
