@@ -9,8 +9,6 @@ from pathlib import Path
 from prefect import flow
 from prefect.context import FlowRunContext
 from prefect.states import Completed, Failed
-from tasks.adopt import adopt_task
-from tasks.inspect import inspect_task
 
 from flows import logs
 from flows.devices_here import refuse_missing
@@ -27,12 +25,14 @@ from flows.terminal.conclusion import in_one_line
 from models import check_gelu, check_weights
 from tasks import machine
 from tasks.ablate import ablate_task
+from tasks.adopt import adopt_task
 from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching.sweep import sweep
 from tasks.export import export_task
+from tasks.inspect import inspect_task
 from tasks.machine.files import write_text
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task

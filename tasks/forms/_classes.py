@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tasks.datasets._words import few
 
 if TYPE_CHECKING:
@@ -99,3 +101,39 @@ def _numbered(name: str) -> tuple[tuple[int, int, str], ...]:
     """Return a key that sorts class10 after class9."""
     parts = re.split(r"(\d+)", name.casefold())
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def reordered(predicted: np.ndarray, labels: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find the order of the outputs that fits a model's predictions best, whatever it was trained for.
+
+    Half of the images decide which output stands for which class, as the assignment that has most of them right, and
+    the other half is scored; then the other way round. So no order is found where there is none.
+
+    Parameters
+    ----------
+    predicted
+        The output with the largest score for each image, int64, (images,).
+    labels
+        The class of each image, int64, (images,).
+
+    Returns
+    -------
+    Which images are right in the order that the other half gave, bool, (images,); and for each class the output that
+    all images together give it, int64, (classes,).
+    """
+    outputs = max(classes, int(predicted.max()) + 1)
+    first = np.arange(len(labels)) % 2 == 0
+    right = np.zeros(len(labels), bool)
+    for half in (first, ~first):
+        assigned = _assign(predicted[~half], labels[~half], classes, outputs)
+        right[half] = predicted[half] == assigned[labels[half]]
+    return right, _assign(predicted, labels, classes, outputs)
+
+
+def _assign(predicted: np.ndarray, labels: np.ndarray, classes: int, outputs: int) -> np.ndarray:
+    """Return for each class an output of its own, so that as many images as possible are right."""
+    from scipy.optimize import linear_sum_assignment
+
+    counts = np.zeros((classes, outputs), np.int64)
+    np.add.at(counts, (labels, predicted), 1)
+    return linear_sum_assignment(counts, maximize=True)[1]

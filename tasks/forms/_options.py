@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.forms._classes import by_names, usual_orders
 from tasks.forms._statements import read_labels
 from tasks.forms._tries import ClassOrder, Geometry, Option, Try
+from tasks.forms._usual import CAFFE, CROP, SCREENED, SIZES, SMALL, USUAL, USUAL_GREY, USUAL_INTEGERS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,26 +20,6 @@ if TYPE_CHECKING:
     from tasks.records._data import Layout
 
 TRIED = "tried"
-IMAGENET: Normalisation = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CAFFE: Normalisation = ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,) * 3)
-"""Caffe's models and those of Keras after them: BGR from 0 to 255, less the mean of ImageNet."""
-HALF: Normalisation = ((0.5,), (0.5,))
-UNIT: Normalisation = ((0.0,), (1.0,))
-BYTES: Normalisation = ((0.0,), (1 / 255,))
-USUAL: tuple[Normalisation, ...] = (IMAGENET, HALF, UNIT, BYTES, ((0.498,), (0.502,)), CAFFE)
-"""Usual means and stds, the most usual first: ImageNet's; -1 to 1; 0 to 1; 0 to 255; EfficientNet-Lite's; Caffe's."""
-USUAL_GREY: tuple[Normalisation, ...] = (UNIT, HALF, BYTES, ((0.1307,), (0.3081,)))
-"""The same for models of grey images. The last are MNIST's."""
-USUAL_INTEGERS: dict[str, Normalisation] = {"uint8": BYTES, "int8": ((128 / 255,), (1 / 255,))}
-"""Type of an input that takes whole numbers -> the only usual mean and std."""
-SIZES = (224, 256, 288, 299, 384, 192, 160, 128, 64, 32)
-"""Usual sizes of inputs in pixels, the most usual first."""
-SCREENED = (224, 64, 32)
-"""Sizes that are tried first where a model takes any. Those near the best of them follow."""
-CROP = 0.875
-"""The usual share of the shorter side that a crop keeps: 224 of 256 pixels."""
-SMALL = 128
-"""Images for smaller inputs are usually not cropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,6 +279,10 @@ def screened(found: Aspects, own_size: int | None) -> list[Option]:
 
 
 def near(found: Aspects, geometry: Geometry) -> list[Option]:
-    """Return the geometries that are tried once `geometry` is the best: sizes from half of it to twice, all resizes."""
+    """Return the geometries that are tried once `geometry` is the best: its other resizes, and sizes around its own."""
     size = geometry.image_size
-    return [option for option in found.geometry if size / 2 < option.value.image_size < size * 2]
+    first: dict[int, Option] = {}
+    for option in found.geometry:
+        first.setdefault(option.value.image_size, option)
+    around = [option for other, option in first.items() if size / 2 < other < size * 2]
+    return around + [option for option in found.geometry if option.value.image_size == size and option not in around]

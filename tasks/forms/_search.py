@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
+from tasks.forms._classes import reordered
 from tasks.forms._options import near, screened, tries
-from tasks.measure.metrics import paired_drop
+from tasks.measure.metrics import mcnemar, paired_drop
 
 if TYPE_CHECKING:
     import logging
@@ -28,8 +31,20 @@ SKILL = 0.05
 RESIZED = 0.05
 """A statement of the size is overruled by no smaller gain in top-1: a model gains up to a few points where it is tested
 at a somewhat larger size than it was trained at (Touvron 2019, Fixing the train-test resolution discrepancy)."""
+FEWEST_OF_CLASS = 8
+"""With fewer images per class, an order of the outputs cannot be found from the images."""
 NAMED = 3
 """A message names at most this many preparations that count as the same."""
+
+
+class Choice(NamedTuple):
+    """What several tries come down to."""
+
+    chosen: Try
+    same: list[Try]
+    """Tries that count as the same as the chosen one."""
+    rivals: list[Try]
+    """Other tries that are not clearly worse, the best first. Where there are any, nothing shows which is right."""
 
 
 class Search:
@@ -55,17 +70,20 @@ class Search:
         """
         everything = tries(self.aspects, self.accepted, self.first)
         as_told = self._race([tried for tried in everything if tried.as_told])
-        chosen = self._choose(as_told) if as_told else None
-        others = self._race([tried for tried in everything if not tried.as_told], chosen)
+        choice = self._choose(as_told) if as_told else None
+        told = choice.chosen if choice else None
+        others = self._race([tried for tried in everything if not tried.as_told], told)
         if not as_told and not others:
             raise ValueError(f"the model accepts none of the inputs that were tried: {self._refusal()}")
-        better = [tried for tried in others if chosen is None or self._overrules(tried, chosen)]
-        if better:
-            told, chosen = chosen, self._choose([tried for tried in others if tried is not chosen])
-            self._tell_overruled(told, chosen)
-        assert chosen is not None
-        self._refuse_chance(chosen)
-        return chosen
+        if choice is None or any(self._overrules(tried, choice.chosen) for tried in others):
+            choice = self._choose(others)
+        self._refuse_unskilled(choice.chosen)
+        if choice.rivals:
+            raise ValueError(self._ambiguous([choice.chosen, *choice.rivals[:2]]))
+        if choice.chosen is not told and len(as_told) < len(everything):
+            self._tell_overruled(told, choice.chosen)
+        self._tell_same(choice.chosen, choice.same)
+        return choice.chosen
 
     @property
     def images(self) -> int:
@@ -107,14 +125,8 @@ class Search:
         ]
         return [tried for tried in variants if tried not in known]
 
-    def _choose(self, alive: list[Try]) -> Try:
-        """Return the best of the tries; of those that count as the same, the most usual.
-
-        Raises
-        ------
-        ValueError
-            If another one, which does not count as the same, is not clearly worse.
-        """
+    def _choose(self, alive: list[Try]) -> Choice:
+        """Choose the best of the tries; of those that count as the same, the most usual."""
         trials, count = self.trials, self.images
         best = trials.best(alive, count)
         unbeaten = [tried for tried in alive if not trials.clearly_better(best, tried, count)]
@@ -126,14 +138,10 @@ class Search:
                 if tried not in group and any(trials.same(tried, member, count) for member in added)
             ]
             group += added
-        rivals = [tried for tried in unbeaten if tried not in group]
         chosen = min(group, key=lambda tried: tried.rank)
-        if rivals:
-            self._refuse_chance(best)
-            rivals.sort(key=lambda tried: -trials.right(tried, count).sum())
-            raise ValueError(self._ambiguous([chosen, *rivals[:2]]))
-        self._tell_same(chosen, [tried for tried in group if tried is not chosen])
-        return chosen
+        rivals = [tried for tried in unbeaten if tried not in group]
+        rivals.sort(key=lambda tried: -trials.right(tried, count).sum())
+        return Choice(chosen, [tried for tried in group if tried is not chosen], rivals)
 
     def _overrules(self, other: Try, told: Try) -> bool:
         """Return whether the images show that another preparation than the one that is told is right.
@@ -146,30 +154,75 @@ class Search:
             return False
         return self.trials.p_value(told, other, self.images) * len(self.trials.seen) < ERROR
 
-    def _refuse_chance(self, chosen: Try) -> None:
-        """Refuse a model that is hardly better than one that names the commonest class every time.
+    def _refuse_unskilled(self, chosen: Try) -> None:
+        """Refuse a model that is hardly better than chance, or whose outputs seem to stand for other classes.
 
         Raises
         ------
         ValueError
-            If a model without skill would have as many images right in one of the tries, with a probability above 5 %.
+            If a model that names the commonest class every time would have as many images right in one of the tries,
+            with a probability above 5 %; if most classes are never right; or if another order of the classes has
+            clearly more images right.
         """
         from scipy.special import betainc
 
-        labels = self.trials.images.labels[: self.images].tolist()
-        classes = len(self.trials.images.classes)
-        chance = max(1 / classes, max(map(labels.count, set(labels))) / len(labels))
+        hits = self.trials.right(chosen, self.images)
+        labels = self.trials.images.labels[: self.images]
+        counts = np.bincount(labels, minlength=len(self.trials.images.classes))
+        chance = float(max(1 / len(counts), counts.max() / len(labels)))
         limit = chance + SKILL * (1 - chance)
-        right = int(self.trials.right(chosen, self.images).sum())
+        right = int(hits.sum())
         # The probability of as many right images, where each is right with the probability `limit`.
         probability = float(betainc(right, len(labels) - right + 1, limit)) if right else 1.0
-        if probability * len(self.trials.seen) > ERROR:
+        # Weights that are not trained may be right more often than by chance, but then only for the classes that they
+        # name all the time.
+        frequent = counts >= FEWEST_OF_CLASS
+        never_right = frequent & (np.bincount(labels[hits], minlength=len(counts)) == 0)
+        is_near_chance = probability * len(self.trials.seen) > ERROR or 2 * never_right.sum() > frequent.sum()
+        tried = list(dict.fromkeys(replace(other, classes=chosen.classes) for other in self.trials.seen))
+        order = self._other_order(tried if is_near_chance else [chosen], chosen)
+        if order:
+            raise ValueError(order)
+        if is_near_chance:
             raise ValueError(
                 f"the model is near chance however images are prepared: {right} of {len(labels)} are right in the best "
-                f"of {len(self.trials.seen)} tries ({chosen}), {chance:.1%} would be by chance; check that the data's "
+                f"of {len(self.trials.seen)} tries ({chosen}), {chance:.1%} would be by chance, and "
+                f"{never_right.sum()} of {frequent.sum()} frequent classes are never right; check that the data's "
                 "classes are the model's (models.labels names them in the order of the outputs), that the labels are "
                 "right, and that the file's weights are trained"
             )
+
+    def _other_order(self, tried: list[Try], chosen: Try) -> str:
+        """Return in words that another order of the outputs fits the images clearly better, or an empty text.
+
+        Parameters
+        ----------
+        tried
+            Preparations with which it may.
+        """
+        images = self.trials.images
+        if self.images < FEWEST_OF_CLASS * len(images.classes):
+            return ""
+        labels = images.labels[: self.images]
+        best = None
+        for other in tried:
+            if self.trials.accepts(other, self.images):
+                outputs = self.trials.largest_output(other, self.images)
+                right, order = reordered(outputs, labels, len(images.classes))
+                if best is None or right.sum() > best[0].sum():
+                    best = right, order
+        now = self.trials.right(chosen, self.images)
+        if best is None or best[0].sum() <= now.sum():
+            return ""
+        right, order = best
+        if mcnemar(int((right & ~now).sum()), int((now & ~right).sum())) >= WORSE:
+            return ""
+        named = ", ".join(f"{name} is output {number}" for name, number in zip(images.classes, order, strict=True))
+        return (
+            f"the outputs do not stand for the classes in any order that was tried: {int(now.sum())} of {self.images} "
+            f"images are right in the best ({chosen}), and {int(right.sum())} in this one: {named[:300]}; give "
+            "models.labels, a text file with the class of each output per line, or check that the weights are trained"
+        )
 
     def _ambiguous(self, candidates: list[Try]) -> str:
         """Return the message that names preparations of which none is clearly the best, and what tells them apart."""
