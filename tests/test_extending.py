@@ -46,11 +46,15 @@ def test_the_example_runtime_computes_what_onnx_runtime_computes(
     with monkeypatch.context() as patched:
         patched.setattr(runtimes, "load", lambda name: runtime)
         assert "onnx" in libraries(Benchmark()), "a new version of the runtime's library must be measured again"
-    assert runtime.unavailable("cpu") is None and runtime.unavailable("cuda:0")
+    assert runtime.unavailable("cpu") is None
+    assert "on cpu only, asked for cuda:0" in runtime.unavailable("cuda:0")
+    with pytest.raises(RuntimeError, match="on cpu only, asked for cuda:0"):
+        runtime.open(tmp_path / "a.onnx", "cuda:0", 3, 1)
     runtime.load_library("cpu")
     inputs = images.numpy()
     example, reference = (plugin.open(tmp_path / "a.onnx", "cpu", 3, 1) for plugin in (runtime, onnxruntime))
     np.testing.assert_allclose(example.fork().run(inputs), reference.run(inputs), atol=1e-5)
+    assert "cpu" in example.provider
     example.close()
 
 
