@@ -46,7 +46,7 @@ class Session(Protocol):
 
     @property
     def provider(self) -> str:
-        """The execution provider or back end that really runs the model, as the library reports it, with cpu or cuda."""
+        """The execution provider or back end that runs the model, as the library reports it, with cpu or cuda in it."""
 
     @property
     def split(self) -> Callable[[np.ndarray], tuple[float, float, float, float]] | None:
