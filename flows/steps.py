@@ -256,7 +256,12 @@ def _forms(study: Study, model: Model, weights: str, made_by: tuple[str, ...]) -
             stage="quantize",
             name=f"quantize {where}",
             model=label,
-            inputs={"data": DATA, "parent": onnx, "settings": study.quantize},
+            inputs={
+                "data": DATA,
+                "parent": onnx,
+                "settings": study.quantize,
+                "runtimes": study.benchmark.runtimes,
+            },
             failed=FailedVariant(label, "quantize", "int8", "parent", beside=True, format="onnx"),
         )
         plan.append(quantize)

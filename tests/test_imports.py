@@ -16,6 +16,7 @@ from tests.support.paths import ROOT
 
 STAGES = set(get_args(StageName))
 PROJECT = {"flows", "tasks", "models"}
+PLUGINS = ("datasets", "profilers", "published", "quantizers", "runtimes")
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 LOW = {
@@ -73,7 +74,7 @@ def test_imports_point_downward(path):
         allowed = {"torch", "torchvision", "timm", "models", "safetensors"} | sys.stdlib_module_names
         triton = {"triton"} if module == "models._triton" else set()
         assert {name.split(".")[0] for name in imports(path)} <= allowed | triton
-    if path.parent.name in ("datasets", "runtimes", "profilers", "published"):
+    if path.parent.name in PLUGINS:
         reached = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
         assert not reached & STAGES, "plug-ins do not import stages"
     for low, below in LOW.items():
@@ -81,7 +82,7 @@ def test_imports_point_downward(path):
             assert {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("tasks.")} <= below
 
 
-@pytest.mark.parametrize("folder", ["datasets", "runtimes", "profilers", "published"])
+@pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_never_import_each_other(folder):
     plugins = {p.stem for p in (ROOT / "tasks" / folder).glob("[!_]*.py")}
     for name in plugins:
@@ -111,7 +112,8 @@ def test_each_runtimes_library_is_imported_in_its_adapter_alone():
         # the server that `burnish deploy` copies: it runs without burnish
         adapters |= {"flows.commands.deployed.model"}
         # Quantizing and building use the same library's tools, not its way to execute.
-        assert found <= {*adapters, "tasks.forms.int8", "tasks.build"}, library
+        quantizers = {f"tasks.quantizers.{path.stem}" for path in (ROOT / "tasks" / "quantizers").glob("*.py")}
+        assert found <= {*adapters, *quantizers, "tasks.build"}, library
 
 
 def test_measuring_knows_no_runtime():
@@ -129,6 +131,7 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
         "onnx",
         "onnxruntime",
         "openvino",
+        "nncf",
         "great_expectations",
         "optuna",
         "sklearn",

@@ -8,7 +8,7 @@ alike.
 
 from __future__ import annotations
 
-from tasks.records._base import AUTO, PATTERNS, Record, StageName, formats, plugins, skippable
+from tasks.records._base import AUTO, PATTERNS, Record, StageName, formats, plugins, quantizers, skippable
 from tasks.records._data import Data, Model
 from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._results import (
@@ -67,5 +67,6 @@ __all__ = [
     "Variant",
     "formats",
     "plugins",
+    "quantizers",
     "skippable",
 ]

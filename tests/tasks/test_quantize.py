@@ -18,10 +18,11 @@ from tasks.caching.work import Work
 from tasks.datasets._arrays import Arrays, load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
-from tasks.forms import int8
-from tasks.forms.int8 import DYNAMIC, Form, sample, static_arguments
-from tasks.quantize import TIE, choose, quantize
-from tasks.records import QUANTIZE_SETTINGS, Export, Forms, Prepared, Quantize, Variant
+from tasks.forms.choice import TIE, Form, choose
+from tasks.forms.int8 import BATCH, Rows, Scores, sample
+from tasks.quantize import quantize
+from tasks.quantizers import _onnxruntime, onnxruntime_dynamic, onnxruntime_static
+from tasks.records import Export, Forms, Prepared, Quantize, Variant
 from tasks.runtimes import onnxruntime as runtime
 from tasks.tables import frames
 from tasks.tables.schema import TABLES
@@ -30,7 +31,9 @@ from tests.support.digits import digits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SETTING_NAMES = (*QUANTIZE_SETTINGS, *DYNAMIC)
+STATIC, DYNAMIC = onnxruntime_static.SETTINGS, onnxruntime_dynamic.SETTINGS
+SETTING_NAMES = (*STATIC, *DYNAMIC)
+RUNTIMES = ("onnxruntime",)
 MIN_ACCURACY = 0.94
 """Least share of the validation digits that the parent knows. Agreement with a poor parent would prove nothing."""
 ARCHITECTURE: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
@@ -107,7 +110,7 @@ def int8_forms(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(empty)
         handlers = logging.getLogger().handlers.copy()
-        yield quantize(work, data, parent, Quantize(settings=QUANTIZE_SETTINGS, calibration_images=100))
+        yield quantize(work, data, parent, Quantize(settings=STATIC, calibration_images=100))
         assert logging.getLogger().handlers == handlers
         assert Path.cwd() == empty and not list(empty.iterdir())
     assert Path.cwd() == original_folder
@@ -176,7 +179,7 @@ def test_static_forms_have_8_bit_weights_and_less_than_half_the_size_of_fp32(
     int8_forms: Forms, work: Work, parent: Variant
 ) -> None:
     assert parent.artifact is not None
-    for variant in int8_forms.variants[: len(QUANTIZE_SETTINGS)]:
+    for variant in int8_forms.variants[: len(STATIC)]:
         assert variant.artifact is not None
         assert variant.artifact.size_bytes < 0.5 * parent.artifact.size_bytes
         graph = onnx.load(work.store.get(variant.artifact)).graph
@@ -213,7 +216,7 @@ def test_one_static_and_one_dynamic_form_are_benchmarked(int8_forms: Forms, work
     benchmarked_settings = [v.setting for v in int8_forms.variants if v.benchmark]
     assert (
         len(benchmarked_settings) == 2
-        and benchmarked_settings[0] in QUANTIZE_SETTINGS
+        and benchmarked_settings[0] in STATIC
         and benchmarked_settings[1] in DYNAMIC
     )
     table = rows(work, int8_forms)
