@@ -194,7 +194,7 @@ def write(out: Path, run: str, row: Row, folder: Path) -> None:
 
 
 def _copy_model(source: Path, file_format: str, folder: Path) -> str:
-    """Copy a variant's file, or its folder with the files of an ONNX or OpenVINO model; return the model file's name."""
+    """Copy a variant's file, or its folder with an ONNX or OpenVINO model, and return the name of the model file."""
     files = [source] if source.is_file() else sorted(source.iterdir())
     model = next(path for path in files if source.is_file() or path.suffix in (".onnx", ".xml"))
     for path in files:

@@ -107,6 +107,7 @@ def test_the_deployed_server_predicts_as_the_pipeline_does(grey: Made, tmp_path:
     [
         ("onnxruntime", "lenet5/train/onnx/int8"),
         ("openvino", "lenet5/train/onnx"),
+        ("openvino", "lenet5/train/onnx/ir"),
         ("torchscript", "lenet5/train/torchscript"),
     ],
 )
