@@ -300,7 +300,12 @@ def _forms_of_onnx(study: Study, model: Model, where: str, onnx: ResultOf) -> li
             stage="quantize",
             name=f"quantize {where}",
             model=label,
-            inputs={"data": DATA, "parent": onnx, "settings": study.quantize},
+            inputs={
+                "data": DATA,
+                "parent": onnx,
+                "settings": study.quantize,
+                "runtimes": study.benchmark.runtimes,
+            },
             failed=FailedVariant(label, "quantize", "int8", "parent", beside=True, format="onnx"),
         )
         plan.append(quantize)

@@ -97,7 +97,11 @@ def _plan(
         rows.extend(columns | {"batch_size": size, "rounds": 0, "queries": 0} for size in settings.batch_sizes)
 
     for variant in variants:
-        takers = [name for name in settings.runtimes if variant.format in runtimes.load(name).FORMATS]
+        takers = [
+            name
+            for name in settings.runtimes
+            if variant.format in runtimes.load(name).FORMATS and name not in variant.left_out_of
+        ]
         if variant.artifact is None:
             if takers:
                 add_rows(variant, takers[0], devices[0], status=variant.status, error=variant.error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import models
-from tasks import runtimes
+from tasks import quantizers, runtimes
 from tasks.candidates.candidate import libraries
 from tasks.records import Benchmark
 from tasks.runtimes import onnxruntime
@@ -61,3 +62,18 @@ def test_the_example_runtime_computes_what_onnx_runtime_computes(
 def test_the_example_model_returns_ten_logits_per_image(tmp_path: Path) -> None:
     network = import_example(1, tmp_path).mlp(10, in_channels=1, image_size=8)
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_quantizers_form_is_small_and_close_to_its_parent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tasks.quantizers.weights_only", import_example(2, tmp_path))
+    quantizer = quantizers.load("weights_only")
+    assert quantizer.SETTINGS == ("weights-only",) and quantizer.unavailable() is None
+    network = models.build(name="lenet5", num_classes=10, in_channels=1, image_size=8).eval()
+    images = torch.rand(3, 1, 8, 8)
+    fp32 = tmp_path / "fp32.onnx"
+    torch.onnx.export(network, (images,), fp32, input_names=["input"], dynamo=True, verbose=False, external_data=False)
+    form = quantizer.quantize("weights-only", fp32, tmp_path, None)  # type: ignore[arg-type]  # it reads no images
+    expected, logits = (onnxruntime.open(path, "cpu", 3, 1).run(images.numpy()) for path in (fp32, form))
+    assert 0 < abs(logits - expected).max() < 0.05 * abs(expected).max()
+    assert form.stat().st_size < 0.5 * fp32.stat().st_size

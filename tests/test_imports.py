@@ -16,6 +16,7 @@ from tests.support.paths import ROOT
 
 STAGES = set(get_args(StageName))
 PROJECT = {"flows", "tasks", "models"}
+PLUGINS = ("datasets", "profilers", "published", "quantizers", "runtimes")
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 FOUNDATIONS = {
@@ -71,7 +72,7 @@ def test_a_module_imports_only_what_its_layer_allows(path):
         allowed = {"torch", "torchvision", "timm", "models", "safetensors"} | sys.stdlib_module_names
         triton = {"triton"} if module == "models._triton" else set()
         assert {name.split(".")[0] for name in imports(path)} <= allowed | triton
-    if path.parent.name in ("datasets", "runtimes", "profilers", "published"):
+    if path.parent.name in PLUGINS:
         imported_rooms = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
         assert not imported_rooms & STAGES, "plug-ins do not import stages"
     for foundation, allowed_packages in FOUNDATIONS.items():
@@ -81,7 +82,7 @@ def test_a_module_imports_only_what_its_layer_allows(path):
             } <= allowed_packages
 
 
-@pytest.mark.parametrize("folder", ["datasets", "runtimes", "profilers", "published"])
+@pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_never_import_each_other(folder):
     plugins = {p.stem for p in (ROOT / "tasks" / folder).glob("[!_]*.py")}
     for name in plugins:
@@ -111,7 +112,8 @@ def test_only_a_runtimes_adapter_its_forms_and_the_deployed_server_import_its_li
         # `burnish deploy` copies this server, which runs without burnish.
         adapters |= {"flows.commands.deployed.model"}
         # Quantizing and building use the library's tools and do not execute models with it.
-        assert modules <= {*adapters, "tasks.forms.int8", "tasks.build"}, library
+        quantizers = {f"tasks.quantizers.{path.stem}" for path in (ROOT / "tasks" / "quantizers").glob("*.py")}
+        assert modules <= {*adapters, *quantizers, "tasks.build"}, library
 
 
 def test_tasks_measure_imports_no_runtime():
@@ -129,6 +131,7 @@ def test_no_module_of_tasks_imports_a_heavy_library_when_it_is_imported():
         "onnx",
         "onnxruntime",
         "openvino",
+        "nncf",
         "great_expectations",
         "optuna",
         "sklearn",

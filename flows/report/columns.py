@@ -206,8 +206,12 @@ QUANTIZED: list[Spec] = [
     VARIANT,
     ("Setting", "", "setting", str),
     ("Validation top-1", "share", "validation_top1", share),
-    ("Search latency", "ms", "search_latency_ms", sig),
+    ("Agreement", "with fp32, share", "validation_agreement", share),
+    ("Divergence", "nats", "validation_divergence", sig),
+    ("Drop", "taken to lose", "validation_drop", share),
+    ("Search latency", "ms, in the fastest runtime", "search_latency_ms", sig),
     SIZE,
+    ("Chosen in", "", "chosen_in", str),
     GOES_ON,
     STATUS,
 ]

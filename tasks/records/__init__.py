@@ -19,6 +19,7 @@ from tasks.records._base import (
     StageName,
     formats,
     plugins,
+    quantizers,
     skippable,
 )
 from tasks.records._data import Data, Model
@@ -84,5 +85,6 @@ __all__ = [
     "device_name",
     "formats",
     "plugins",
+    "quantizers",
     "skippable",
 ]

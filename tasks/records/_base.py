@@ -131,6 +131,24 @@ def source_settings(source: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return written.get("READS", ()), written.get("NEEDS", ())
 
 
+@cache
+def quantizers() -> dict[str, str]:
+    """Return the quantizer of each int8 setting: `SETTINGS` of the files in tasks/quantizers, read without importing.
+
+    Raises
+    ------
+    ValueError
+        If two files have a setting of the same name.
+    """
+    owners: dict[str, str] = {}
+    for name in plugins("quantizers"):
+        for setting in _constants("quantizers", name, ("SETTINGS",)).get("SETTINGS", ()):
+            if setting in owners:
+                raise ValueError(f"tasks/quantizers/{owners[setting]}.py and {name}.py both have the setting {setting}")
+            owners[setting] = name
+    return owners
+
+
 def _constants(folder: str, name: str, wanted: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Return the tuples that a plug-in's file gives to names at its top level, of those in `wanted`."""
     path = TASKS / folder / f"{name}.py"

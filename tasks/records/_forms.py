@@ -30,10 +30,12 @@ from tasks.records._base import (
     formats,
     known,
     plugins,
+    quantizers,
 )
 from tasks.records._train import device_name
 
-QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
+QUANTIZE_SETTINGS = tuple(quantizers())
+"""Names of the settings of all quantizers (tasks/quantizers)."""
 QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
 
 
@@ -69,14 +71,18 @@ class Quantize(Record):
 
     kind: Literal["quantize"] = "quantize"
     settings: tuple[Annotated[str, choices(*QUANTIZE_SETTINGS)], ...] = ("u8s8-reduced", "u8s8", "s8s8")
-    """Static int8 settings to try; tasks/quantize.py says what each one means. With an empty list and dynamic = false
-    the stage is left out."""
+    """Int8 settings to try; the files in tasks/quantizers say what each one means. Those of ONNX Runtime are u8s8,
+    u8s8-reduced, u8s8-core, u8s8-percentile and s8s8; those of NNCF are nncf-mixed and nncf-performance, also with
+    -sequential (biases corrected layer by layer), and the same with nncf-openvino- for OpenVINO alone. With an empty
+    list and dynamic = false the stage is left out."""
     dynamic: bool = True
-    """Whether to also make the dynamic int8 form, which computes the ranges of activations during each query."""
+    """Whether to also make ONNX Runtime's dynamic int8 forms, which compute the ranges of activations during each
+    query."""
     calibration_images: Images = 256
     """Number of training images from which the ranges of activations are taken."""
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """How much validation top-1 an int8 form may lose. The fastest form within this goes on to the benchmark."""
+    """How much validation top-1 an int8 form may lose. In each runtime the fastest form within this goes on to the
+    benchmark."""
 
     @field_validator("settings")
     @classmethod

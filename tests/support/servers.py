@@ -29,6 +29,7 @@ from tasks.datasets._pixels import normalise
 from tasks.export import export
 from tasks.machine.files import write_text
 from tasks.records import Data, Export, Model, Prepared, Study, Variant
+from tasks.runtimes._openvino import library
 from tasks.tables import frames
 from tests.support.digits import stored_model
 from tests.support.paths import PROGRAMS
@@ -59,7 +60,7 @@ class FinishedRun:
         parent = stored_model(work, "lenet5", name="lenet5", **shape)
         forms = export(work, data, parent, Export(images=8)).variants
         onnx_form = next(form for form in forms if form.format == "onnx")
-        self.variants = (parent, *forms, self._without_metadata(work, onnx_form))
+        self.variants = (parent, *forms, self._without_metadata(work, onnx_form), self._openvino(work, onnx_form))
         self.pixels = load_arrays(work.store, data)[0][-IMAGES:]
         self.inputs = normalise(self.pixels, data.mean, data.std)
         rows = [
@@ -99,6 +100,26 @@ class FinishedRun:
             stage="quantize",
             parent=form.name,
             format="onnx",
+            precision="int8",
+            artifact=artifact,
+        )
+
+    @staticmethod
+    def _openvino(work: Work, form: Variant) -> Variant:
+        """The model as OpenVINO writes it: a folder with an .xml file and its .bin file, which say no classes."""
+        openvino = library()
+        assert form.artifact
+        with work.store.temporary() as folder:
+            (folder / "ir").mkdir()
+            model = openvino.Core().read_model(work.store.get(form.artifact))
+            openvino.save_model(model, folder / "ir" / "model.xml", compress_to_fp16=False)
+            artifact = work.store.put(folder / "ir", "openvino", "int8")
+        return Variant(
+            name=f"{form.name}/ir",
+            model=form.model,
+            stage="quantize",
+            parent=form.name,
+            format="openvino",
             precision="int8",
             artifact=artifact,
         )

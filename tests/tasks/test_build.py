@@ -49,7 +49,7 @@ def onnx_forms(work: Work, data: Prepared) -> tuple[Variant, Variant]:
     weights = stored_model(work, "r", name="resnet34", num_classes=10, in_channels=1, image_size=8, width=8)
     parent = export(work, data, weights, Export(formats=("onnx",))).variants[0]
     symmetric = quantize(
-        work, data, parent, Quantize(settings=("s8s8",), dynamic=False, calibration_images=32)
+        work, data, parent, Quantize(settings=("s8s8",), dynamic=False, calibration_images=32), ("onnxruntime",)
     ).variants[0]
     assert (parent.status, symmetric.status) == ("ok", "ok"), (parent.error, symmetric.error)
     return parent, symmetric

@@ -109,6 +109,7 @@ def test_the_deployed_server_predicts_as_the_pipeline_does(grey: FinishedRun, tm
     [
         ("onnxruntime", "lenet5/train/onnx/int8"),
         ("openvino", "lenet5/train/onnx"),
+        ("openvino", "lenet5/train/onnx/ir"),
         ("torchscript", "lenet5/train/torchscript"),
     ],
 )

@@ -32,6 +32,8 @@ def test_variants_and_devices_that_cannot_run_are_rows_that_say_why(
     variants = (
         fake_variant("good"),
         fake_variant("not benchmarked", benchmark=False),
+        fake_variant("left out").model_copy(update={"left_out_of": ("fake",)}),
+        fake_variant("left out elsewhere").model_copy(update={"left_out_of": ("openvino",)}),
         Variant(name="broken", status="failed", error="exporter said no", **build_fields),
         Variant(name="absent", status="skipped", error="no library", **build_fields),
     )
@@ -42,6 +44,8 @@ def test_variants_and_devices_that_cannot_run_are_rows_that_say_why(
     assert outcomes == {
         ("good", "cpu"): ("ok", None),
         ("good", "cuda:7"): ("skipped", "cuda:7: not here"),
+        ("left out elsewhere", "cpu"): ("ok", None),
+        ("left out elsewhere", "cuda:7"): ("skipped", "cuda:7: not here"),
         ("broken", "cpu"): ("failed", "exporter said no"),
         ("absent", "cpu"): ("skipped", "no library"),
     }
