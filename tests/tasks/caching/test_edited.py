@@ -44,10 +44,9 @@ def test_an_edited_comment_is_no_edited_code(monkeypatch: pytest.MonkeyPatch) ->
 def test_a_result_that_was_computed_while_code_was_edited_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    stage = "tests.support.one_stage"
     with monkeypatch.context() as patched, caplog.at_level(logging.WARNING, "burnish"):
-        patched.setattr(
-            results, "edited", lambda modules: [name for name in modules if name == "tests.support.one_stage"]
-        )
+        patched.setattr(results, "edited", lambda modules: [name for name in modules if name == stage])
         assert ask(tmp_path) == "computed"
     assert "the next run computes it again, because code was edited meanwhile: " + stage in caplog.text
     assert ask(tmp_path) == "computed"
