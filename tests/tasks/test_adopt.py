@@ -182,7 +182,7 @@ def test_a_large_changed_model_with_external_weights_is_a_folder_that_is_quantiz
     inputs = normalise(images, data.mean, data.std)
     np.testing.assert_allclose(executed(path, inputs), expected, atol=1e-4 * abs(expected).max())
     settings = Quantize(settings=("u8s8",), dynamic=False, calibration_images=10)
-    (int8,) = quantize(work, data, variant, settings).variants
+    (int8,) = quantize(work, data, variant, settings, ("onnxruntime",)).variants
     assert (int8.status, int8.error, int8.name) == ("ok", None, "apart/given/int8-u8s8")
     logits = executed(work.store.get(int8.artifact), inputs)
     assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.9
