@@ -22,8 +22,9 @@ from tests.support.colours import wanting
 from tests.support.files import needs_shared
 from tests.support.paths import SHARED
 
-SIDE = 128
-"""The size of the model's input, for which it is a third of its usual work. It was trained at 224."""
+SIDE = 224
+"""The size of the model's input, which it was trained at. At 128 pixels, where its top-1 is 0.66, 200 images do not
+show that a description by -1 to 1 is wrong where ImageNet's mean and std are right: 0.57 against 0.66 is kept."""
 OWN = (0.498, 0.502)
 """Mean and std that the model was trained with."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
