@@ -17,7 +17,7 @@ from tasks.adopt import adopt, adopt_task
 from tasks.caching.work import Work
 from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
-from tasks.forms import canonical, graphends
+from tasks.forms import canonical, description, graphends
 from tasks.prepare import prepare
 from tasks.quantize import quantize
 from tasks.records import Data, Forms, Model, Preparation, Prepared, Quantize
@@ -224,3 +224,16 @@ def test_a_real_classifier_keeps_its_accuracy_on_real_images(work: Work, tmp_pat
     inputs = (normalise(arrays.images[rows], data.mean, data.std) for rows in batches)
     predicted = np.concatenate([executed(path_of_form, batch).argmax(1) for batch in inputs])
     assert (predicted == arrays.labels).mean() > 0.83
+
+
+def test_the_stored_file_says_its_classes_and_normalisation_as_an_export_does(
+    work: Work, data: Prepared, tmp_path: Path
+) -> None:
+    import onnx
+
+    forms = adopt(work, Model(file=str(saved(classifier(), tmp_path))), data, PREPARATION)
+    model = onnx.load(work.store.get(forms.variants[0].artifact))
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    exported = description.export(entries, tmp_path)
+    assert exported is not None
+    assert (exported.classes, exported.mean, exported.std) == (data.classes, data.mean, data.std)
