@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 WITH_OUT = {
     "run": ["quickstart"],
+    "optimize": ["a.onnx", "--data", "photos"],
     "ui": [],
     "bench": ["model.onnx"],
     "profile": ["model.onnx"],
