@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from flows.steps import Step
+    from flows.step import Step
     from tasks.records import Study
 
 LOG = logging.getLogger("burnish")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import Progress
 from flows.runs.unfinished import Unfinished
-from flows.steps import FailedVariant, Fragments, ResultOf, Variants, steps
+from flows.step import FailedVariant, Fragments, ResultOf, Variants
+from flows.steps import steps
 from tasks import tables
 from tasks.caching.limits import without_server
 from tasks.caching.stage import call
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from prefect import Task
 
-    from flows.steps import Step
+    from flows.step import Step
 
 LOG = logging.getLogger("burnish")
 

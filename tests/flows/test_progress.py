@@ -14,7 +14,8 @@ from flows import logs, progress
 from flows.presets import presets
 from flows.progress import Durations, Progress
 from flows.settings import load
-from flows.steps import Step, steps
+from flows.step import Step
+from flows.steps import steps
 from flows.terminal import console
 from flows.terminal.console import Pace, in_words, view
 from tasks.caching import logs as stage_logs

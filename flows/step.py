@@ -1,0 +1,102 @@
+"""One step of a study, as data: which stage is called, with what, and what it needs of the steps before it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tasks.records import Trained, Variant
+
+
+@dataclass(frozen=True)
+class Variants:
+    """An input: the variants that go on to the benchmark from all steps before, failed ones included."""
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """An input: the fragments that all steps before have written, by the name of their table."""
+
+    tables: tuple[str, ...] | None = None
+    """Tables whose fragments are meant; None: all."""
+
+
+@dataclass(frozen=True)
+class ResultOf:
+    """An input that is the result of another step, or a part of it."""
+
+    steps: tuple[str, ...]
+    """Names of steps; the result is that of the first of them that has one."""
+    part: Callable[[Any], Any] = lambda result: result
+    """Returns the part of a result that is the input, None where the result has no such part."""
+    optional: bool = False
+    """Whether the step is called with None where there is no such result. If not, it is left out."""
+
+    def taken_from(self, results: Mapping[str, Any]) -> Any:
+        """Return the input, None where none of the steps has such a result."""
+        result = next((results[name] for name in self.steps if results.get(name) is not None), None)
+        return None if result is None else self.part(result)
+
+
+@dataclass(frozen=True)
+class ResultsOf:
+    """An input: the results of those of the named steps that have one, in their order."""
+
+    steps: tuple[str, ...]
+
+    def taken_from(self, results: Mapping[str, Any]) -> tuple[Any, ...]:
+        """Return the input."""
+        return tuple(results[name] for name in self.steps if results.get(name) is not None)
+
+
+@dataclass(frozen=True)
+class FailedVariant:
+    """The variant that stands in the tables for what a failed step would have made."""
+
+    model: str
+    stage: str
+    suffix: str
+    """The last part of its name."""
+    parent: str = ""
+    """Name of the input that is its parent. Empty: it has no parent."""
+    beside: bool = False
+    """Whether its name begins with its parent's name. If not, it begins with the model's label."""
+    format: str = "safetensors"
+
+    def of(self, inputs: Mapping[str, Any], status: str, error: str) -> Variant:
+        """Return the variant for the inputs that the step was called with."""
+        value = inputs.get(self.parent)
+        parent = value.variant if isinstance(value, Trained) else value
+        return Variant(
+            name=f"{parent.name if self.beside and parent else self.model}/{self.suffix}",
+            model=self.model,
+            stage=self.stage,
+            parent=parent.name if parent else None,
+            format=self.format,
+            status="skipped" if status == "skipped" else "failed",
+            error=error,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One call of a stage."""
+
+    stage: str
+    name: str
+    """What the step is called; unique in a study."""
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    """The stage's inputs: values, a `ResultOf`, `Variants` or `Fragments`."""
+    model: str = ""
+    """Label of the model that the step is for; empty for steps that are for the whole study."""
+    failed: FailedVariant | dict[str, str] | None = None
+    """What stands in the tables if the step fails: a variant, or keys of a row of `ablations`. None: a failure ends the
+    study."""
+    measures: str = ""
+    """Name of an input whose variant the benchmark measures, before those that the step makes."""
+
+    @property
+    def needs(self) -> list[ResultOf]:
+        """Results of other steps without which this one is left out."""
+        return [value for value in self.inputs.values() if isinstance(value, ResultOf) and not value.optional]
