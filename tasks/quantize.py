@@ -15,13 +15,13 @@ import numpy as np
 from tasks import quantizers
 from tasks.caching.stage import stage
 from tasks.datasets._arrays import load_arrays
-from tasks.forms.choice import Form, choose, time_in, timed_runtimes
+from tasks.forms.choice import Form, choose, scored, time_in, timed_runtimes
 from tasks.forms.int8 import VALIDATION_IMAGES, Rows, classify, open_form, sample, score
 from tasks.machine import fingerprint
 from tasks.machine.locks import locked
 from tasks.machine.space import watched
 from tasks.measure import metrics
-from tasks.records import Forms, Prepared, Quantize, Variant, formats
+from tasks.records import Prepared, Quantize, Quantized, Variant, formats
 from tasks.records import quantizers as names_of_quantizers
 from tasks.runtimes._onnx import model_file
 from tasks.tables.variants import failure, variant_row
@@ -35,7 +35,7 @@ DYNAMIC = "onnxruntime_dynamic"
 """The quantizer whose settings `quantize.dynamic` adds."""
 
 
-def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize, runtimes: tuple[str, ...]) -> Forms:
+def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize, runtimes: tuple[str, ...]) -> Quantized:
     """Make the int8 forms of an fp32 ONNX form, and choose those that are benchmarked.
 
     Forms are calibrated on training images and scored on validation images. In each runtime of the study that executes
@@ -60,9 +60,14 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize, ru
         search.time()
         search.choose()
         described = [search.describe(setting) for setting in settings_of(settings)]
-    return Forms(
+        np.save(folder / "logits.npy", search.logits)
+        logits = work.store.put(folder / "logits.npy", "npy")
+    return Quantized(
         variants=tuple(variant for variant, _ in described),
         tables={"variants": work.rows("variants", [row for _, row in described])},
+        scored=tuple(scored(form) for form in search.forms.values()),
+        fp32_latencies=search.fp32_latencies,
+        fp32_logits=logits,
     )
 
 
@@ -91,6 +96,10 @@ class _Search:
     """int64, (validation images,)."""
     forms: dict[str, Form] = field(default_factory=dict)
     """The int8 forms by setting."""
+    logits: np.ndarray = field(default_factory=lambda: np.empty(0))
+    """The fp32 form's logits: float32, (validation images, classes)."""
+    fp32_latencies: dict[str, float] = field(default_factory=dict)
+    """Runtime -> median latency of the fp32 form for one image, in milliseconds."""
     errors: dict[str, tuple[str, str]] = field(default_factory=dict)
     """Why a setting has no form, by setting: the status (failed or skipped) and the reason."""
     chosen: dict[str, list[str]] = field(default_factory=dict)
@@ -102,17 +111,17 @@ class _Search:
 
     def make(self, calibration: Rows) -> None:
         """Write and score a form in every setting."""
-        logits = self._classify(self.fp32, "onnx")
+        self.logits = self._classify(self.fp32, "onnx")
         self.work.log.info(
             "%s: top-1 %.4f of %d validation images",
             self.parent.name,
-            metrics.top1(logits, self.labels),
+            metrics.top1(self.logits, self.labels),
             len(self.labels),
         )
         tried = settings_of(self.settings)
         for done, setting in enumerate(tried, 1):
             try:
-                self._make(setting, calibration, logits)
+                self._make(setting, calibration)
             except Exception as error:
                 # The quantizer and the runtime raise whatever they like. The other settings are still tried.
                 self.errors[setting] = ("failed", failure(error))
@@ -120,16 +129,16 @@ class _Search:
                 self.work.log.warning("%s: %s", self.name(setting), self.errors[setting][1])
             self.work.progress(done, len(tried), self.name(setting))
 
-    def _make(self, setting: str, calibration: Rows, logits: np.ndarray) -> None:
-        """Write a form in one setting and score it beside the fp32 form, whose logits are given."""
-        quantizer = quantizers.load(names_of_quantizers()[setting])
+    def _make(self, setting: str, calibration: Rows) -> None:
+        """Write a form in one setting and score it beside the fp32 form."""
+        quantizer = quantizers.of_setting(setting)
         reason = quantizer.unavailable()
         if reason is not None:
             self.errors[setting] = ("skipped", reason)
             return
         with watched(self.folder):
             path = quantizer.quantize(setting, self.fp32, self.folder, calibration)
-        scores = score(logits, self._classify(path, quantizer.FORMAT), self.labels)
+        scores = score(self.logits, self._classify(path, quantizer.FORMAT), self.labels)
         self.forms[setting] = Form(
             setting=setting, format=quantizer.FORMAT, dynamic=quantizer.DYNAMIC, path=path, scores=scores
         )
@@ -147,8 +156,13 @@ class _Search:
         image = self.validation.read(0, 1)
         with locked({"cpu"}, self.work.log):
             for name in self.runtimes:
-                refused = time_in(name, self.fp32, self._executed(name), image)
-                for setting, reason in refused.items():
+                timed = time_in(name, self.fp32, {form.setting: form.path for form in self._executed(name)}, image)
+                if timed.parent_ms is not None:
+                    self.fp32_latencies[name] = timed.parent_ms
+                for setting, ratio in timed.ratios.items():
+                    form = self.forms[setting]
+                    form.ratios[name], form.latencies[name] = ratio, ratio * self.fp32_latencies[name]
+                for setting, reason in timed.refused.items():
                     self.work.log.warning("%s: %s does not execute it: %s", self.name(setting), name, reason)
 
     def _executed(self, runtime: str) -> list[Form]:
@@ -159,6 +173,9 @@ class _Search:
         """Choose the best static and the best dynamic form in each runtime."""
         for runtime in self.runtimes:
             timed = [form for form in self.forms.values() if runtime in form.latencies]
+            if self.settings.only_faster:
+                self._say_slower(timed, runtime)
+                timed = [form for form in timed if form.ratios[runtime] < 1]
             for dynamic in (False, True):
                 forms = [form for form in timed if form.dynamic is dynamic]
                 if not forms:
@@ -175,6 +192,16 @@ class _Search:
                     best.latencies[runtime],
                     reason,
                 )
+
+    def _say_slower(self, forms: list[Form], runtime: str) -> None:
+        slower = [f"{form.setting} ({form.ratios[runtime]:.2f} ×)" for form in forms if form.ratios[runtime] >= 1]
+        if slower:
+            self.work.log.info(
+                "%s: not faster than fp32 in %s, so not measured there: %s",
+                self.parent.name,
+                runtime,
+                ", ".join(slower),
+            )
 
     def describe(self, setting: str) -> tuple[Variant, dict[str, object]]:
         """Store the form of a setting; return its variant and its row of the table `variants`."""

@@ -12,6 +12,7 @@ import numpy as np
 from tasks import runtimes
 from tasks.machine import cores
 from tasks.measure.clock import measure, warm_up
+from tasks.records import Scored
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,21 @@ class Form:
     path: Path
     scores: Scores
     latencies: dict[str, float] = field(default_factory=dict)
-    """Runtime -> median latency of one image, in milliseconds, where the runtime executes the form."""
+    """Runtime -> median latency of one image, in milliseconds, where the runtime executes the form: its ratio to the
+    fp32 parent times the parent's latency."""
+    ratios: dict[str, float] = field(default_factory=dict)
+    """Runtime -> that latency as a multiple of the fp32 parent's."""
+
+
+def scored(form: Form) -> Scored:
+    """Return what the search compares of a form that was scored on all validation images."""
+    return Scored(
+        setting=form.setting,
+        look=form.scores.look,
+        divergence=form.scores.divergence,
+        drop=form.scores.drop,
+        latencies=form.latencies,
+    )
 
 
 def timed_runtimes(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -52,47 +67,51 @@ def timed_runtimes(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(able) or (runtimes.USUAL["onnx"],)
 
 
-def time_in(name: str, fp32: Path, forms: list[Form], image: np.ndarray) -> dict[str, str]:
-    """Measure the latency of forms and of their fp32 parent in one runtime, for one image.
+@dataclass(frozen=True)
+class Timed:
+    """Latencies of forms in one runtime, measured by turns with their fp32 parent."""
 
-    Each form is measured by turns with the parent, so that a disturbance hits both alike, and its latency is the
-    parent's times their ratio. So the latencies of forms compare, and no more than two models are open at a time.
+    parent_ms: float | None
+    """The parent's median latency in milliseconds, None where no form was measured."""
+    ratios: dict[str, float]
+    """Name of a form -> its median latency as a multiple of the parent's."""
+    refused: dict[str, str]
+    """Name of a form -> why the runtime does not execute it."""
 
-    Returns
-    -------
-    dict
-        Setting -> why the runtime does not execute its form.
+
+def time_in(runtime_name: str, fp32: Path, forms: dict[str, Path], image: np.ndarray, rounds: int = ROUNDS) -> Timed:
+    """Measure the latency of forms, given by name, and of their fp32 parent in one runtime, for one image.
+
+    Each form is measured by turns with the parent, so that a disturbance hits both alike. So the ratios of forms
+    compare, and no more than two models are open at a time.
     """
-    runtime = runtimes.load(name)
+    runtime = runtimes.load(runtime_name)
     runtime.load_library("cpu")
     parent = runtime.open(fp32, "cpu", 1, cores())
     parent_times: list[float] = []
     ratios: dict[str, float] = {}
     refused: dict[str, str] = {}
-    for form in forms:
+    for name, path in forms.items():
         try:
-            session = runtime.open(form.path, "cpu", 1, cores())
-            medians = _by_turns((parent, session), image)
+            session = runtime.open(path, "cpu", 1, cores())
+            medians = _by_turns((parent, session), image, rounds)
             session.close()
         except (ValueError, RuntimeError) as error:
-            refused[form.setting] = str(error)
+            refused[name] = str(error)
             continue
         parent_times += medians[0]
-        ratios[form.setting] = float(np.median(medians[1]) / np.median(medians[0]))
+        ratios[name] = float(np.median(medians[1]) / np.median(medians[0]))
     parent.close()
-    for form in forms:
-        if form.setting in ratios:
-            form.latencies[name] = ratios[form.setting] * float(np.median(parent_times)) / 1e6
-    return refused
+    return Timed(float(np.median(parent_times)) / 1e6 if parent_times else None, ratios, refused)
 
 
-def _by_turns(sessions: tuple[Session, Session], image: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return the median of each of a few measurements of both sessions, in nanoseconds."""
+def _by_turns(sessions: tuple[Session, Session], image: np.ndarray, rounds: int) -> tuple[list[float], list[float]]:
+    """Return the median of each of some rounds of measuring both sessions, in nanoseconds."""
     medians: tuple[list[float], list[float]] = ([], [])
     # `measure` collects garbage first, which takes half a second among PyTorch's objects unless they are frozen.
     gc.freeze()
     try:
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for session, times in zip(sessions, medians, strict=True):
                 call = partial(session.run, image)
                 warm_up(call, 0.02)

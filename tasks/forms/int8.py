@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BATCH = 32
 """Images per batch of the scoring."""
+LOOK = 64
+"""Images at most of a first look at a form, by which those that are clearly worse than another are left."""
 VALIDATION_IMAGES = 2000
 """Validation images at most that a form is scored on."""
 
@@ -64,6 +66,11 @@ def sample(arrays: Arrays, split: Split, count: int) -> np.ndarray:
     return np.sort(by_class[np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)])
 
 
+def looked_at(count: int) -> np.ndarray:
+    """Return which of `count` images a form is looked at with first, evenly spread over them."""
+    return np.linspace(0, count - 1, min(LOOK, count)).round().astype(int)
+
+
 def open_form(path: Path, file_format: str) -> Session:
     """Open a form on the CPU, in the usual runtime of its format."""
     runtime = runtimes.load(runtimes.USUAL[file_format])
@@ -91,6 +98,8 @@ class Scores:
     """How much top-1 the form is taken to lose: see `score`."""
     parity: float
     """Largest difference of a logit from the parent's, over the parent's largest logit."""
+    look: float
+    """`divergence` on the few images of a first look."""
 
 
 def score(parent: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Scores:
@@ -111,4 +120,5 @@ def score(parent: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Scores:
         divergence=fidelity.divergence(parent, logits),
         drop=max(metrics.top1(parent, labels) - top1, fidelity.expected_drop(parent, logits)),
         parity=float(abs(logits - parent).max() / abs(parent).max()),
+        look=fidelity.divergence(parent[looked_at(len(parent))], logits[looked_at(len(parent))]),
     )

@@ -21,7 +21,7 @@ import importlib
 import inspect
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tasks.records import formats, plugins
+from tasks.records import formats, plugins, quantizers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,6 +71,17 @@ class Quantizer(Protocol):
         Exception
             Whatever the library raises.
         """
+
+
+def of_setting(setting: str) -> Quantizer:
+    """Return the quantizer that has a setting."""
+    return load(quantizers()[setting])
+
+
+def is_mixable(setting: str) -> bool:
+    """Return whether layers of a setting's forms can be put back into floating point: they are static ONNX files."""
+    quantizer = of_setting(setting)
+    return quantizer.FORMAT == "onnx" and not quantizer.DYNAMIC
 
 
 TEXTS = ("SETTINGS", "LIBRARIES")

@@ -15,6 +15,7 @@ from tasks.records._base import (
     MOST_SECONDS,
     MOST_THREADS,
     PATTERNS,
+    QUANTIZE_SETTINGS,
     Record,
     StageName,
     formats,
@@ -23,7 +24,7 @@ from tasks.records._base import (
     skippable,
 )
 from tasks.records._data import Data, Model
-from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
+from tasks.records._forms import QAT_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._results import (
     Artifact,
     Context,
@@ -33,11 +34,16 @@ from tasks.records._results import (
     Output,
     Preparation,
     Prepared,
+    Quantized,
+    Ranked,
+    RankedBlock,
     Result,
+    Scored,
     Trained,
+    Tried,
     Variant,
 )
-from tasks.records._search import OF_MODEL, Ablate, Augment, Choice, Prune, Range, Tune
+from tasks.records._search import OF_MODEL, Ablate, Augment, Choice, Prune, Range, Search, Tune
 from tasks.records._study import Study
 from tasks.records._train import POLICIES, Train, device_name
 
@@ -71,15 +77,21 @@ __all__ = [
     "Prune",
     "Qat",
     "Quantize",
+    "Quantized",
     "Range",
+    "Ranked",
+    "RankedBlock",
     "Record",
     "Result",
+    "Scored",
+    "Search",
     "Select",
     "Serve",
     "StageName",
     "Study",
     "Train",
     "Trained",
+    "Tried",
     "Tune",
     "Variant",
     "device_name",

@@ -92,12 +92,15 @@ StageName = Literal[
     "quantize",
     "qat",
     "build",
+    "rank",
+    "search",
+    "choose",
     "benchmark",
     "serve",
     "aggregate",
 ]
 
-SkippableStage = Literal["ablate", "tune", "augment", "prune", "quantize", "qat", "build", "serve"]
+SkippableStage = Literal["ablate", "tune", "augment", "prune", "quantize", "qat", "build", "search", "serve"]
 """Stages that a study can leave out."""
 
 TASKS = Path(__file__).parent.parent
@@ -173,6 +176,8 @@ def _constants(folder: str, name: str, wanted: tuple[str, ...]) -> dict[str, tup
     return written
 
 
+QUANTIZE_SETTINGS = tuple(quantizers())
+"""Names of the settings of all quantizers (tasks/quantizers)."""
 MAKES = {
     "onnx": "export.formats must contain 'onnx'",
     "torchscript": "export.formats must contain 'torchscript'",

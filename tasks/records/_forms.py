@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from tasks.records._base import (
     AUTO,
     MAKES,
+    QUANTIZE_SETTINGS,
     Batch,
     Batches,
     Difference,
@@ -30,12 +31,9 @@ from tasks.records._base import (
     formats,
     known,
     plugins,
-    quantizers,
 )
 from tasks.records._train import device_name
 
-QUANTIZE_SETTINGS = tuple(quantizers())
-"""Names of the settings of all quantizers (tasks/quantizers)."""
 QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
 
 
@@ -83,6 +81,8 @@ class Quantize(Record):
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     """How much validation top-1 an int8 form may lose. In each runtime the fastest form within this goes on to the
     benchmark."""
+    only_faster: bool = False
+    """Whether a form that is slower than its fp32 parent in a runtime is not measured there."""
 
     @field_validator("settings")
     @classmethod

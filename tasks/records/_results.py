@@ -161,6 +161,71 @@ class Forms(Output):
     variants: tuple[Variant, ...]
 
 
+class Scored(Record):
+    """An int8 form as the search compares it with others."""
+
+    kind: Literal["scored"] = "scored"
+    setting: str
+    look: float
+    """Kullback-Leibler divergence from the fp32 parent on the few images of the first look, in nats."""
+    divergence: float | None = None
+    """The same on all validation images. None: it was not scored on them."""
+    drop: float | None = None
+    """How much validation top-1 it is taken to lose (tasks/forms/int8.py). None as for `divergence`."""
+    latencies: dict[str, float] = {}
+    """Runtime -> median latency of one image in milliseconds: its ratio to the fp32 parent, both measured by turns,
+    times the parent's latency of `Quantized.fp32_latencies`."""
+
+
+class Quantized(Forms):
+    """Int8 forms of an fp32 ONNX form, with what the search compares its trials with."""
+
+    kind: Literal["quantized"] = "quantized"  # type: ignore[assignment]
+    scored: tuple[Scored, ...] = ()
+    """The forms that were made, in the order of their settings."""
+    fp32_latencies: dict[str, float] = {}
+    """Runtime -> median latency of the fp32 form for one image, in milliseconds."""
+    fp32_logits: Artifact | None = None
+    """npy, float32, (validation images, classes)."""
+
+
+class RankedBlock(Record):
+    """A block of layers that may stay in floating point."""
+
+    kind: Literal["ranked-block"] = "ranked-block"
+    name: str
+    nodes: tuple[str, ...]
+    """Names of its nodes in the fp32 ONNX graph."""
+
+
+class Ranked(Output):
+    """The blocks of a model, the first being the one that gains most from floating point in a runtime."""
+
+    kind: Literal["ranked"] = "ranked"
+    runtime: str
+    blocks: tuple[RankedBlock, ...]
+
+
+class Tried(Output):
+    """One trial of the search for forms."""
+
+    kind: Literal["tried"] = "tried"
+    number: int
+    setting: str = ""
+    """The int8 setting."""
+    runtime: str = ""
+    """The runtime by whose ranking blocks stay in floating point."""
+    kept: int = 0
+    """How many blocks stay in floating point."""
+    ended: Literal["done", "worse", "slower", "failed", "nothing left"]
+    """How it ended. worse: on a few images another form is more faithful and faster. slower: it is slower than fp32 in
+    its runtime. nothing left: everything was tried before."""
+    scored: Scored | None = None
+    """None where it failed, or nothing was left to try."""
+    variant: Variant | None = None
+    """The form. None where it did not come to its scores on all validation images."""
+
+
 class Measured(Output):
     """The result of the benchmark, which is its rows alone."""
 

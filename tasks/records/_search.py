@@ -1,4 +1,4 @@
-"""Settings of the stages that train several times: tuning, ablation, augmentation and pruning."""
+"""Settings of the stages that try several things: tuning, ablation, augmentation, pruning, and the search for forms."""
 
 from __future__ import annotations
 
@@ -6,7 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from tasks.records._base import Channels, Fraction, Images, Rate, Record, Scalar, Seed, SomeEpochs, choices, known
+from tasks.records._base import (
+    QUANTIZE_SETTINGS,
+    Channels,
+    Fraction,
+    Images,
+    Minutes,
+    Rate,
+    Record,
+    Scalar,
+    Seed,
+    SomeEpochs,
+    Times,
+    choices,
+    known,
+)
 from tasks.records._data import Model
 from tasks.records._train import POLICIES, Train
 
@@ -39,6 +53,30 @@ class Choice(Record):
     FORM_ASKS_KIND: ClassVar[bool] = True
     kind: Literal["choice"] = "choice"
     values: Annotated[tuple[Scalar, ...], Field(min_length=1, max_length=1_000)]
+
+
+class Search(Record):
+    """Search for faster int8 forms of each ONNX file: by which setting, and with which layers in floating point."""
+
+    kind: Literal["search"] = "search"
+    trials: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Most trials per ONNX file. 0 leaves the search out."""
+    minutes: Minutes | None = None
+    """Time that the whole run may take. A trial is begun only if the trial and the measurement at the end fit into it.
+    none: no limit."""
+    patience: Times = 8
+    """The search ends when this many trials in a row have brought no better form."""
+    settings: tuple[Annotated[str, choices(*QUANTIZE_SETTINGS)], ...] = ()
+    """Int8 settings that are tried beside those of quantize.settings."""
+    survivors: Times = 2
+    """Number of the search's forms that go on to the benchmark in each runtime, at most."""
+    seed: Seed = 0
+    """Seed of the sampler that proposes trials (Optuna's TPE)."""
+
+    @field_validator("settings")
+    @classmethod
+    def _settings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(known(v, QUANTIZE_SETTINGS, "quantization setting") for v in value)
 
 
 class Tune(Record):

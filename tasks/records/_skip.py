@@ -15,6 +15,7 @@ LEFT_OUT: dict[SkippableStage, dict[str, Any]] = {
     "quantize": {"settings": (), "dynamic": False},
     "qat": {"epochs": 0},
     "build": {"precisions": ()},
+    "search": {"trials": 0},
     "serve": {"seconds": 0.0},
 }
 """Stage -> the fields of its settings by which it is left out."""

@@ -20,7 +20,7 @@ from tasks.records._base import (
 )
 from tasks.records._data import Data, Model
 from tasks.records._forms import Benchmark, Build, Export, Qat, Quantize, Select, Serve
-from tasks.records._search import Ablate, Augment, Prune, Tune
+from tasks.records._search import Ablate, Augment, Prune, Search, Tune
 from tasks.records._skip import LEFT_OUT
 from tasks.records._train import Train
 
@@ -33,7 +33,7 @@ class Study(Record):
     """Name of the study; the names of its runs begin with it."""
     skip: tuple[SkippableStage, ...] = ()
     """Stages that are left out, whatever their own settings say. Those that can be are ablate, tune, augment, prune,
-    quantize, qat, build and serve."""
+    quantize, qat, build, search and serve."""
     published: Annotated[str, choices("", *plugins("published"))] = ""
     """A published study (a file in tasks/published) whose table the report shows, with the figures of this study beside
     it."""
@@ -48,6 +48,7 @@ class Study(Record):
     quantize: Quantize = Quantize()
     qat: Qat = Qat()
     build: Build = Build()
+    search: Search = Search()
     benchmark: Benchmark = Benchmark()
     serve: Serve = Serve()
     select: Select = Select()
