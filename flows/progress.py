@@ -35,6 +35,8 @@ class Progress:
         self.plan = plan
         self.results: dict[str, Any] = {}
         """Name of each step that has ended -> its result, None where it failed."""
+        self.seconds: dict[str, float] = {}
+        """Name of each step that was computed in this run -> how long that took."""
         self.waiting = list(plan)
         """Steps that have not begun, and may still be called."""
         self.current: Step | None = None
@@ -78,11 +80,22 @@ class Progress:
         assert self.current is not None
         if computed:
             self.computed = True
-            self.durations.note(self.current, time.monotonic() - self.began)
+            self.seconds[self.current.name] = time.monotonic() - self.began
+            self.durations.note(self.current, self.seconds[self.current.name])
         self.results[self.current.name] = result
         self.current = None
         self.waiting = remaining(self.plan, self.results)
         return f"{self.done} of {self.total} stages"
+
+    def leave_out(self, step: Step) -> None:
+        """Take a step off the plan, which need not be called."""
+        self.plan = [other for other in self.plan if other is not step]
+        self.waiting.remove(step)
+
+    def seconds_of(self, name: str) -> float:
+        """Return how long a step took, in this run or the last one with these settings; 0 where that is not known."""
+        known = {step.name: step for step in self.plan}
+        return self.seconds.get(name) or self.durations.of(known[name]) or 0.0
 
     def expected(self) -> float | None:
         """Seconds that the stage at work took the last time with these settings; None where that is not known."""

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import Progress
 from flows.runs.unfinished import Unfinished
-from flows.step import FailedVariant, Fragments, ResultOf, Variants
+from flows.searching import needless
+from flows.step import FailedVariant, Fragments, ResultOf, ResultsOf, Variants
 from flows.steps import steps
 from tasks import tables
 from tasks.caching.limits import without_server
@@ -28,13 +29,15 @@ from tasks.records import Artifact, Context, Forms, Output, Result, StageName, S
 from tasks.tables.variants import variant_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from prefect import Task
 
     from flows.step import Step
 
 LOG = logging.getLogger("burnish")
+FIRST = " (first answer)"
+"""How the labels of the steps end that measure for the first answer."""
 
 
 class Run:
@@ -46,38 +49,60 @@ class Run:
         self.folder = Path(self.context.out) / "runs" / self.context.run
         self.fragments: dict[str, list[Artifact]] = {}
         """Name of a table -> its fragments, in the order in which the steps wrote them."""
+        self.first_fragments: dict[str, list[Artifact]] = {}
+        """The same of the steps of the first answer, which the last answer replaces."""
         self.variants: list[Variant] = []
         """Variants that go on to the benchmark, failed ones included."""
         self.progress = Progress(study, steps(study), Path(self.context.out))
+        self.left_out: dict[str, str] = {}
+        """Of what no more steps are called -> why, in words."""
         self.ended = ""
         """How many of all steps have ended, in words."""
         self.error: Exception | None = None
         """The first failure of a step after which the study went on."""
 
-    def walk(self, tasks: Mapping[str, Task[..., Any]]) -> Any:
+    def walk(self, tasks: Mapping[str, Task[..., Any]], answered: Callable[[Result], None]) -> Any:
         """Call every step whose inputs are there, and return the result of the last one.
 
         Parameters
         ----------
         tasks
             Name of a stage -> its Prefect task.
+        answered
+            Called with the first answer, where the study goes on to search for a better one.
         """
         result = None
         while self.progress.waiting:
             step = self.progress.waiting[0]
-            inputs = {name: self._input(value) for name, value in step.inputs.items()}
+            if reason := needless(step, self.study, self.progress):
+                self._leave_out(step, reason)
+                continue
+            inputs = {name: self._input(value, step) for name, value in step.inputs.items()}
             if step.measures:
                 self.variants.append(inputs[step.measures])
             result = self._attempt(step, tasks[step.stage], inputs)
+            if step.first and isinstance(result, Result):
+                answered(result)
         return result
 
-    def _input(self, value: Any) -> Any:
+    def _leave_out(self, step: Step, reason: str) -> None:
+        """Leave out a step of the search. It is said once for the trials of one model."""
+        self.progress.leave_out(step)
+        about = f"{step.stage} of {step.model}"
+        if step.stage == "rank":
+            LOG.debug("%s: left out: %s", step.name, reason)
+        elif self.left_out.get(about) != reason:
+            self.left_out[about] = reason
+            LOG.info("%s: the search ends: %s", step.model, reason)
+
+    def _input(self, value: Any, step: Step) -> Any:
         """Return the input that the plan means: the value itself, or what it says where to take from."""
-        if isinstance(value, ResultOf):
+        if isinstance(value, (ResultOf, ResultsOf)):
             return value.taken_from(self.progress.results)
         if isinstance(value, Fragments):
-            names = self.fragments if value.tables is None else value.tables
-            return {name: tuple(self.fragments[name]) for name in names}
+            written = self.fragments | (self.first_fragments if step.first else {})
+            names = written if value.tables is None else value.tables
+            return {name: tuple(written[name]) for name in names}
         return self._measurable() if isinstance(value, Variants) else value
 
     def _measurable(self) -> tuple[Variant, ...]:
@@ -116,12 +141,12 @@ class Run:
     def _call(self, step: Step, task: Task[..., Any], inputs: dict[str, Any]) -> Any:
         """Call a step, log how long it took, and collect the fragments and variants that it returns."""
         about = task.about  # type: ignore[attr-defined]
-        label = about.label_of(inputs)
+        label = about.label_of(inputs) + (FIRST if step.first else "")
         computed_before = about.computed
         started = time.monotonic()
         self.progress.begin(step, label)
         try:
-            result = call(task, self.context, **inputs)
+            result = call(task, self.context, FIRST if step.first else "", **inputs)
         except Exception:
             self.ended = self.progress.end(None, computed=False)
             raise
@@ -129,12 +154,13 @@ class Run:
         self.ended = self.progress.end(result, computed=computed)
         seconds = f"done in {time.monotonic() - started:.1f} s" if computed else "cached"
         LOG.info("%s: %s %s", self.ended, label, seconds)
-        self._collect(result)
+        self._collect(result, first=step.first)
         return result
 
-    def _collect(self, result: Output) -> None:
+    def _collect(self, result: Output, *, first: bool = False) -> None:
+        fragments = self.first_fragments if first else self.fragments
         for table, artifact in result.tables.items():
-            self.fragments.setdefault(table, []).append(artifact)
+            fragments.setdefault(table, []).append(artifact)
         if isinstance(result, Forms):
             self.variants.extend(result.variants)
 
@@ -153,6 +179,8 @@ class Run:
             variant = step.failed.of(inputs, status, reason)
             self.variants.append(variant)
             table, row = "variants", variant_row(variant)
+        elif not step.failed:
+            return
         else:
             table, row = "ablations", {**(step.failed or {}), "status": status, "error": reason}
         work = Work(Store(Path(self.context.out) / "store"), self.folder)

@@ -39,6 +39,10 @@ class ResultOf:
         return None if result is None else self.part(result)
 
 
+DATA = ResultOf(("prepare",))
+"""The prepared images."""
+
+
 @dataclass(frozen=True)
 class ResultsOf:
     """An input: the results of those of the named steps that have one, in their order."""
@@ -91,8 +95,10 @@ class Step:
     model: str = ""
     """Label of the model that the step is for; empty for steps that are for the whole study."""
     failed: FailedVariant | dict[str, str] | None = None
-    """What stands in the tables if the step fails: a variant, or keys of a row of `ablations`. None: a failure ends the
-    study."""
+    """What stands in the tables if the step fails: a variant, or keys of a row of `ablations`; nothing, where that is
+    empty. None: a failure ends the study."""
+    first: bool = False
+    """Whether the step is of the first answer, which is given before the search. The last answer replaces its rows."""
     measures: str = ""
     """Name of an input whose variant the benchmark measures, before those that the step makes."""
 

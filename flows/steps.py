@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from flows.step import FailedVariant, Fragments, ResultOf, Step, Variants
+from flows.searching import searched
+from flows.step import DATA, FailedVariant, Fragments, ResultOf, Step, Variants
 from tasks.records import Forms, Inspected, Output, Preparation, Trained, Variant
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ def steps(study: Study) -> list[Step]:
         plan += _forms(study, model, "best", _newest_first(best))
         for step, ratio in zip(pruned, study.prune.ratios, strict=True):
             plan += _forms(study, model, f"prune-{ratio:g}", (step.name,))
+    if study.search.trials and (searches := searched(study, plan)):
+        plan += [*_measuring(study, first=True), *searches]
     return plan + _measuring(study)
 
 
@@ -62,9 +65,6 @@ def remaining(plan: Sequence[Step], results: Mapping[str, Any]) -> list[Step]:
 
 def _can_come(need: ResultOf, waiting: set[str], results: Mapping[str, Any]) -> bool:
     return not waiting.isdisjoint(need.steps) or need.taken_from(results) is not None
-
-
-DATA = ResultOf(("prepare",))
 
 
 def _inspect(study: Study, model: Model) -> Step:
@@ -291,19 +291,24 @@ def _with_setting(setting: str) -> Callable[[Forms], Variant | None]:
     return part
 
 
-def _measuring(study: Study) -> list[Step]:
-    """Measure all variants, serve the winner where that was asked for, and join the tables."""
+def _measuring(study: Study, *, first: bool = False) -> list[Step]:
+    """Measure all variants, serve the winner where that was asked for, and join the tables.
+
+    `first` is the measuring of the first answer, before the search. It does not serve.
+    """
     # This imports Polars, for which a terminal that shows progress need not wait.
     from tasks.tables.summary import PARTS
 
+    ending = " first" if first else ""
     plan = [
         Step(
             stage="benchmark",
-            name="benchmark",
+            name=f"benchmark{ending}",
+            first=first,
             inputs={"data": DATA, "variants": Variants(), "settings": study.benchmark},
         )
     ]
-    if study.serve.seconds:
+    if study.serve.seconds and not first:
         plan.append(
             Step(
                 stage="serve",
@@ -319,5 +324,10 @@ def _measuring(study: Study) -> list[Step]:
         )
     return [
         *plan,
-        Step(stage="aggregate", name="aggregate", inputs={"study": study, "fragments": Fragments()}),
+        Step(
+            stage="aggregate",
+            name=f"aggregate{ending}",
+            first=first,
+            inputs={"study": study, "fragments": Fragments()},
+        ),
     ]

@@ -31,6 +31,7 @@ from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching.sweep import sweep
+from tasks.choose import choose_task
 from tasks.export import export_task
 from tasks.inspect import inspect_task
 from tasks.machine.files import write_text
@@ -38,7 +39,9 @@ from tasks.prepare import prepare_task
 from tasks.prune import prune_task
 from tasks.qat import qat_task
 from tasks.quantize import quantize_task
+from tasks.rank import rank_task
 from tasks.records import Result, StageName, Study
+from tasks.search import search_task
 from tasks.serve import serve_task
 from tasks.train import train_task
 from tasks.tune import tune_task
@@ -61,6 +64,9 @@ TASKS = {
         quantize_task,
         qat_task,
         build_task,
+        rank_task,
+        search_task,
+        choose_task,
         benchmark_task,
         serve_task,
         aggregate_task,
@@ -143,7 +149,14 @@ def _results(run: Run, study: Study, plan: Plan) -> Result:
     write_text(run.folder / "environment.json", json.dumps({**machine.environment(), "auto": plan.chosen}, indent=1))
     for setting, value in plan.chosen.items():
         LOG.info("%s: auto is %s", setting, value)
-    result: Result = run.walk(TASKS)
+
+    def publish_first(result: Result) -> None:
+        """Publish the first answer. It is what a person has who interrupts the search."""
+        publish(run, as_started(result))
+        LOG.info("first answer: %s", in_one_line(result))
+        LOG.info("report: %s; the search for something faster goes on", run.folder / "report.html")
+
+    result: Result = run.walk(TASKS, publish_first)
     result = as_started(result)
     publish(run, result)
     LOG.info("report: %s", run.folder / "report.html")

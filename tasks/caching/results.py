@@ -160,15 +160,16 @@ def scratch_of(context: Context, key: str) -> Path:
 
 
 @contextmanager
-def open_request(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iterator[Request]:
+def open_request(stage: Stage, context: Context, inputs: dict[str, Any], ending: str = "") -> Iterator[Request]:
     """Find out whether a stage's result is stored. If it is not, hold its key's lock while the block computes it.
 
-    The lock is taken before any device is held, so that no two runs wait for each other.
+    `ending` follows the stage's label. The lock is taken before any device is held, so that no two runs wait for each
+    other.
     """
     parts = stage.parts(inputs)
     modules = tuple(name.removeprefix(CODE) for name in parts if name.startswith(CODE))
     key = digest(parts)
-    label = stage.label_of(inputs)
+    label = stage.label_of(inputs) + ending
     results = Results(context.out)
     again = stage.function.__name__ in context.again
     before = results.version(key)

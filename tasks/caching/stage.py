@@ -135,12 +135,14 @@ def compute(
             handler.close()
 
 
-def call(stage_task: Task[..., Any], context: Context, **inputs: Any) -> Any:
+def call(stage_task: Task[..., Any], context: Context, ending: str = "", /, **inputs: Any) -> Any:
     """Return the result of a stage, which is taken from the store below `context.out` or computed now.
 
-    The stage's task is run in either case, so that Prefect shows it. Its task run has the stage's label as its name.
+    The stage's task is run in either case, so that Prefect shows it. Its task run has the stage's label as its name,
+    followed by `ending`, which tells it from another call of the stage in the same run.
     """
-    with watched(context.out), open_request(stage_task.about, context, inputs) as request:  # type: ignore[attr-defined]
+    about = stage_task.about  # type: ignore[attr-defined]
+    with watched(context.out), open_request(about, context, inputs, ending) as request:
         # Braces would be placeholders to Prefect.
         named = stage_task.with_options(task_run_name=request.label.replace("{", "(").replace("}", ")"))
         result = named(request=request, **inputs)

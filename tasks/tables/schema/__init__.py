@@ -5,7 +5,7 @@ The tables are declared in one file per subject. tasks/tables/ reads, checks and
 
 from __future__ import annotations
 
-from tasks.tables.schema import conditions, data, measuring, result, training, variants
+from tasks.tables.schema import conditions, data, measuring, result, search, training, variants
 from tasks.tables.schema.column import Column, Table
 
 __all__ = ["OF_A_STUDY", "TABLES", "Column", "Table", "declared"]
@@ -14,6 +14,7 @@ TABLES: dict[str, Table] = {
     **data.TABLES,
     **training.TABLES,
     **variants.TABLES,
+    **search.TABLES,
     **measuring.TABLES,
     **conditions.TABLES,
     **result.TABLES,

@@ -7,6 +7,8 @@ import polars as pl
 from tasks.tables.schema.column import Column, Table, count, number, share, text
 from tasks.tables.schema.shared import OUTCOME, QUALITY, WHICH
 
+MAKERS = ("adopt", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "search")
+"""Stages that make variants."""
 TABLES: dict[str, Table] = {
     "variants": Table(
         "Every form of every model, and what it was made from: one row per variant.",
@@ -14,7 +16,17 @@ TABLES: dict[str, Table] = {
             "name": text("name of the variant"),
             "model": text("label of the model"),
             "stage": text(
-                "stage that made it", "adopt", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build"
+                "stage that made it",
+                "adopt",
+                "train",
+                "tune",
+                "augment",
+                "prune",
+                "export",
+                "quantize",
+                "qat",
+                "build",
+                "search",
             ),
             "parent": text("name of the variant it was made from", null=True),
             "format": text("file format", "safetensors", "torchscript", "onnx", "openvino", "engine"),

@@ -1,0 +1,124 @@
+"""The steps of the search for forms, and when it ends."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from flows.step import DATA, ResultOf, ResultsOf, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from flows.progress import Progress
+    from tasks.records import Quantized, Study, Tried
+
+STAGES = ("rank", "search", "choose")
+"""The stages of the search. `choose` is quick, and is called whatever the time."""
+BETTER = 1.01
+"""A trial brings a better form where it is faster than all before it by more than this multiple."""
+FIRST_TRIAL_SECONDS = 60.0
+"""What a trial is taken to last before one has ended."""
+MEASURING = 1.4
+"""The last measurement has some forms more than the first: it is taken to last this multiple of it."""
+
+
+def searched(study: Study, plan: Sequence[Step]) -> list[Step]:
+    """Return the steps of the search for every ONNX form that a plan quantizes."""
+    return [step for quantize in plan if quantize.stage == "quantize" for step in _search_of(study, quantize)]
+
+
+def _search_of(study: Study, quantize: Step) -> list[Step]:
+    """Return the steps of the search for one ONNX form: rank its layers in each runtime, try, and choose."""
+    where = quantize.name.removeprefix("quantize ")
+    common: dict[str, Any] = {"parent": quantize.inputs["parent"], "quantized": ResultOf((quantize.name,))}
+    ranks = [
+        Step(
+            stage="rank",
+            name=f"rank {where} {runtime}",
+            model=quantize.model,
+            failed={},
+            inputs={**common, "data": DATA, "runtime": runtime, "max_drop": study.quantize.max_drop},
+        )
+        for runtime in study.benchmark.runtimes
+    ]
+    ranked = ResultsOf(tuple(step.name for step in ranks))
+    names = [f"search {where} {number}" for number in range(1, study.search.trials + 1)]
+    trials = [
+        Step(
+            stage="search",
+            name=name,
+            model=quantize.model,
+            failed={},
+            inputs={
+                **common,
+                "data": DATA,
+                "ranked": ranked,
+                "earlier": ResultsOf(tuple(names[: number - 1])),
+                "quantize": study.quantize,
+                "settings": study.search,
+                "number": number,
+            },
+        )
+        for number, name in enumerate(names, 1)
+    ]
+    choose = Step(
+        stage="choose",
+        name=f"choose {where}",
+        model=quantize.model,
+        failed={},
+        inputs={**common, "tried": ResultsOf(tuple(names)), "quantize": study.quantize, "settings": study.search},
+    )
+    return [*ranks, *trials, choose]
+
+
+def needless(step: Step, study: Study, progress: Progress) -> str:
+    """Return why a step of the search need not be called, in words; empty where it should be."""
+    if step.stage not in ("rank", "search"):
+        return ""
+    if step.stage == "rank" and step.inputs["runtime"] not in _quantized(step, progress).fp32_latencies:
+        return "no int8 form is timed in it"
+    if step.stage == "search" and (reason := _is_exhausted(step, study, progress.results)):
+        return reason
+    return "its time is over" if _is_late(study, progress) else ""
+
+
+def _quantized(step: Step, progress: Progress) -> Quantized:
+    result: Quantized = step.inputs["quantized"].taken_from(progress.results)
+    return result
+
+
+def _is_exhausted(step: Step, study: Study, results: Mapping[str, Any]) -> str:
+    """Return why further trials would bring nothing, empty where they may."""
+    tried: tuple[Tried, ...] = step.inputs["earlier"].taken_from(results)
+    if tried and tried[-1].ended == "nothing left":
+        return "nothing is left to try"
+    quantized = step.inputs["quantized"].taken_from(results)
+    if since_better(quantized, tried, study.quantize.max_drop) >= study.search.patience:
+        return f"{study.search.patience} trials in a row brought no better form"
+    return ""
+
+
+def since_better(quantized: Quantized, tried: Sequence[Tried], max_drop: float) -> int:
+    """Return how many trials have ended since the last that brought a faster form whose drop is allowed."""
+    best = dict(quantized.fp32_latencies)
+    count = 0
+    for scored in (*quantized.scored, *(trial.scored for trial in tried)):
+        count += 1
+        if scored is None or scored.drop is None or scored.drop > max_drop:
+            continue
+        for runtime, latency in scored.latencies.items():
+            if latency * BETTER < best[runtime]:
+                best[runtime] = latency
+                count = 0
+    return min(count, len(tried))
+
+
+def _is_late(study: Study, progress: Progress) -> bool:
+    """Return whether a trial and the last measurement would not end within the study's minutes."""
+    if study.search.minutes is None:
+        return False
+    ended = progress.seconds
+    trial = max((ended[name] for name in ended if name.startswith(("search ", "rank "))), default=FIRST_TRIAL_SECONDS)
+    measuring = MEASURING * sum(progress.seconds_of(name) for name in ("benchmark first", "aggregate first"))
+    return time.monotonic() - progress.started + trial + measuring > 60 * study.search.minutes
