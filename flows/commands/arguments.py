@@ -165,6 +165,12 @@ def _optimize(optimize: argparse.ArgumentParser) -> None:
         help="percentage points of top-1 that may be lost (default: %(default)g)",
     )
     optimize.add_argument(
+        "--minutes",
+        type=options.minutes,
+        metavar="M",
+        help="minutes that the whole run may take; the search for faster forms ends in time (default: 15)",
+    )
+    optimize.add_argument(
         "--batch", type=options.batch, default=1, metavar="N", help="images per query (default: %(default)d)"
     )
     optimize.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")

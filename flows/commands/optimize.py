@@ -38,6 +38,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
     max_drop = arguments.max_drop / 100
     values["quantize"]["max_drop"] = max_drop
     values["select"]["max_drop"] = max_drop
+    values["search"] |= _given(arguments, "minutes")
     values["benchmark"] |= {"batch_sizes": [arguments.batch], "devices": [arguments.device]}
     return study_from(apply(values, arguments.settings), "optimize")
 

@@ -23,11 +23,14 @@ if TYPE_CHECKING:
 
 WANTED = (
     "datasets",
+    "preparations",
     "ablations",
     "epochs",
     "seeds",
     "trials",
     "variants",
+    "layers",
+    "search",
     "evaluations",
     "predictions",
     "latencies",

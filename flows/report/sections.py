@@ -32,6 +32,7 @@ from flows.report.columns import (
 )
 from flows.report.grids import adjusted, cell, fact, grid, in_order
 from flows.report.mistakes import mistakes
+from flows.report.searches import preparations, searches
 from tasks.measure.handful import handful
 from tasks.measure.scenarios import capacity
 from tasks.published import images_here
@@ -316,6 +317,11 @@ def _evaluations(contents: Contents) -> dict[str, Row]:
     return {row["variant"]: row for row in rows}
 
 
+def search(contents: Contents) -> Row:
+    """The trials of the search for forms, and which layers matter."""
+    return searches(contents.small)
+
+
 def data(contents: Contents) -> Row:
     """The data set by split, what of it was left out, and how many images each class has."""
     if "datasets" not in contents.small:
@@ -334,6 +340,7 @@ def data(contents: Contents) -> Row:
         # Older versions of burnish did not write these columns.
         "layout": sets[0].get("layout") if sets else None,
         "left_out": sets[0].get("left_out") if sets else None,
+        "preparations": preparations(contents.small),
         "dropped": dropped,
     }
 
@@ -393,6 +400,7 @@ SECTIONS: tuple[Callable[[Contents], Row], ...] = (
     ablations,
     tuning,
     lineage,
+    search,
     data,
     measuring,
     scenarios,
