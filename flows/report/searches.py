@@ -74,7 +74,7 @@ def _ended(row: Row) -> Row:
     return row | {"ended": f"{words}: {row['error']}" if row["error"] else words}
 
 
-def preparations(tables: Mapping[str, pl.DataFrame]) -> list[Grid]:
+def preparations(tables: Mapping[str, pl.DataFrame]) -> list[Grid | None]:
     """Return a table per given model of the ways to prepare its images that were tried, the best first."""
     return [
         grid(PREPARATIONS, [_rounded(row) for row in rows], f"Ways to prepare the images of {model} that were tried")

@@ -146,21 +146,44 @@ def _sampled(space: Space, past: Sequence[Attempt], tried: set[Proposal], seed: 
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     most = max((space.most_kept(runtime) for runtime in space.blocks), default=0)
-    if not space.settings or not most:
-        return None
     distributions: dict[str, optuna.distributions.BaseDistribution] = {
         "setting": optuna.distributions.CategoricalDistribution(space.settings),
         "runtime": optuna.distributions.CategoricalDistribution(tuple(space.blocks)),
         "kept": optuna.distributions.IntDistribution(0, most),
     }
+    left = [
+        proposal
+        for setting in space.settings
+        for runtime in space.blocks
+        for kept in range(space.most_kept(runtime) + 1)
+        if (proposal := Proposal(setting, runtime, kept)) not in tried and _may_help(space, past, proposal)
+    ]
     study = _study(space, past, distributions, seed)
-    for _ in range(ATTEMPTS):
+    for _ in range(ATTEMPTS if left else 0):
         trial = study.ask(distributions)
         proposal = Proposal(**trial.params)
-        if proposal not in tried and proposal.kept <= space.most_kept(proposal.runtime):
+        if proposal in left:
             return proposal
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    return None
+    return next(iter(left), None)
+
+
+def _may_help(space: Space, past: Sequence[Attempt], proposal: Proposal) -> bool:
+    """Return whether a proposal may be faster than what was tried, and within the allowed drop.
+
+    More blocks in floating point than are needed make a form slower, and fewer make its drop larger.
+    """
+    own = [
+        attempt
+        for attempt in past
+        if (attempt.proposal.setting, attempt.proposal.runtime) == (proposal.setting, proposal.runtime)
+    ]
+    if any(attempt.is_allowed(space.max_drop) and attempt.proposal.kept < proposal.kept for attempt in own):
+        return False
+    if any(attempt.ended == "slower" and attempt.proposal.kept < proposal.kept for attempt in own):
+        return False
+    lossy = (attempt for attempt in own if attempt.ended == "done" and not attempt.is_allowed(space.max_drop))
+    return all(attempt.proposal.kept < proposal.kept for attempt in lossy)
 
 
 def _study(

@@ -1,0 +1,100 @@
+"""The search's place in a study: after a first answer, and no longer than it may bring something."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.plan import planned
+from flows.presets import optimize
+from flows.progress import Progress
+from flows.searching import needless, since_better
+from flows.step import Step
+from flows.steps import steps
+from tasks.records import Quantized, Scored, Study, Tried
+
+FP32 = {"onnxruntime": 4.0, "openvino": 3.0}
+BASE = Scored(setting="u8s8", look=0.1, divergence=0.1, drop=0.02, latencies={"onnxruntime": 2.0, "openvino": 1.5})
+QUANTIZED = Quantized(variants=(), scored=(BASE,), fp32_latencies=FP32)
+MAX_DROP = 0.005
+
+
+def trial(number: int, drop: float | None = None, latency: float = 2.0, ended: str = "done") -> Tried:
+    scored = Scored(setting="u8s8", look=0.1, divergence=drop, drop=drop, latencies={"onnxruntime": latency})
+    return Tried(number=number, setting="u8s8", runtime="onnxruntime", kept=number, scored=scored, ended=ended)  # type: ignore[arg-type]
+
+
+def study(**search: Any) -> Study:
+    preset = optimize()
+    return planned(preset.model_copy(update={"search": preset.search.model_copy(update=search)})).study
+
+
+def progress_at_trials(tmp_path: Path, a_study: Study, tried: list[Tried]) -> tuple[Progress, Step]:
+    """Return the progress of a study whose trials have ended so, and the step of the next trial."""
+    progress = Progress(a_study, steps(a_study), tmp_path)
+    progress.results = {"quantize model": QUANTIZED} | {f"search model {each.number}": each for each in tried}
+    return progress, next(step for step in progress.plan if step.name == f"search model {len(tried) + 1}")
+
+
+def test_a_first_answer_is_given_before_the_search_and_a_last_one_after_it() -> None:
+    plan = [step.name for step in steps(study(trials=2))]
+    first, last = plan.index("aggregate first"), plan.index("aggregate")
+    assert plan[first - 1] == "benchmark first"
+    search = plan[first + 1 : last - 1]
+    assert search[-3:] == ["search model 1", "search model 2", "choose model"]
+    assert {name.split()[0] for name in search[:-3]} == {"rank"}
+
+
+def test_without_trials_there_is_one_answer_and_no_search() -> None:
+    assert not [step for step in steps(study(trials=0)) if step.first or step.stage in ("rank", "search", "choose")]
+
+
+def test_a_study_that_quantizes_nothing_has_nothing_to_search() -> None:
+    nothing = study().quantize.model_copy(update={"settings": (), "dynamic": False})
+    plan = steps(study().model_copy(update={"quantize": nothing}))
+    assert [step.stage for step in plan].count("benchmark") == 1
+
+
+def test_trials_since_a_better_form_are_counted_from_the_last_that_is_allowed_and_faster() -> None:
+    lossy, good, slower, left = trial(1, 0.02), trial(2, 0.004), trial(3, 0.001, 2.5), trial(4, None, ended="worse")
+    assert since_better(QUANTIZED, [], MAX_DROP) == 0
+    assert since_better(QUANTIZED, [lossy], MAX_DROP) == 1
+    assert since_better(QUANTIZED, [lossy, good], MAX_DROP) == 0
+    assert since_better(QUANTIZED, [lossy, good, slower, left], MAX_DROP) == 2
+
+
+def test_the_search_ends_when_its_patience_is_over(tmp_path: Path) -> None:
+    patient = study(patience=3, minutes=None)
+    progress, step = progress_at_trials(tmp_path, patient, [trial(1, 0.02), trial(2, 0.02)])
+    assert needless(step, patient, progress) == ""
+    progress, step = progress_at_trials(tmp_path, patient, [trial(number, 0.02) for number in (1, 2, 3)])
+    assert needless(step, patient, progress) == "3 trials in a row brought no better form"
+
+
+def test_the_search_ends_when_nothing_is_left_to_try(tmp_path: Path) -> None:
+    progress, step = progress_at_trials(tmp_path, study(), [Tried(number=1, ended="nothing left")])
+    assert needless(step, study(), progress) == "nothing is left to try"
+
+
+@pytest.mark.parametrize(("elapsed", "reason"), [(100, ""), (150, "its time is over")])
+def test_no_trial_begins_that_would_not_leave_time_for_the_last_measurement(
+    tmp_path: Path, elapsed: float, reason: str
+) -> None:
+    hurried = study(minutes=5)
+    progress, step = progress_at_trials(tmp_path, hurried, [trial(1, 0.02)])
+    # A trial takes 20 s, and measuring is expected to take 1.4 times the 100 s of the first answer.
+    progress.seconds = {"search model 1": 20.0, "benchmark first": 90.0, "aggregate first": 10.0}
+    progress.started = time.monotonic() - elapsed
+    assert needless(step, hurried, progress) == reason
+
+
+def test_layers_are_ranked_only_in_runtimes_in_which_int8_forms_are_timed(tmp_path: Path) -> None:
+    a_study = study(minutes=None)
+    progress, _ = progress_at_trials(tmp_path, a_study, [])
+    ranks = {step.inputs["runtime"]: step for step in progress.plan if step.stage == "rank"}
+    assert needless(ranks["onnxruntime"], a_study, progress) == ""
+    progress.results["quantize model"] = QUANTIZED.model_copy(update={"fp32_latencies": {"openvino": 3.0}})
+    assert needless(ranks["onnxruntime"], a_study, progress) == "no int8 form is timed in it"
