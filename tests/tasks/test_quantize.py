@@ -222,7 +222,9 @@ def test_one_static_and_one_dynamic_form_are_benchmarked(int8_forms: Forms, work
 def measured_form(setting: str, top1: float, latency_ms: float, divergence: float = 0.0) -> Form:
     """A form of an fp32 parent whose top-1 is 0.9."""
     drop = max(0.90 - top1, 0.0)
-    scores = Scores(top1=top1, macro_f1=top1, agreement=1 - drop, divergence=divergence, drop=drop, parity=0.1)
+    scores = Scores(
+        top1=top1, macro_f1=top1, agreement=1 - drop, divergence=divergence, drop=drop, parity=0.1, look=divergence
+    )
     return Form(
         setting=setting,
         format="onnx",

@@ -13,8 +13,8 @@ import tasks.quantize
 from tasks import runtimes
 from tasks.caching.work import Work
 from tasks.export import export
-from tasks.forms.choice import Form, time_in, timed_runtimes
-from tasks.forms.int8 import Scores, score
+from tasks.forms.choice import Timed, time_in, timed_runtimes
+from tasks.forms.int8 import score
 from tasks.quantize import quantize, quantize_task
 from tasks.quantizers import nncf_openvino, onnxruntime_static
 from tasks.records import Export, Forms, Prepared, Quantize, Variant
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 RUNTIMES = ("eager", "onnxruntime", "openvino")
 SETTINGS = ("u8s8-reduced", "u8s8")
 QUANTIZE = Quantize(settings=SETTINGS, dynamic=False, calibration_images=32, max_drop=1)
-PERFECT = Scores(top1=1, macro_f1=1, agreement=1, divergence=0, drop=0, parity=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +54,8 @@ def test_the_fastest_form_of_each_runtime_is_benchmarked_in_that_runtime_alone(
 ) -> None:
     latencies = {"onnxruntime": {"u8s8-reduced": 2.0, "u8s8": 1.0}, "openvino": {"u8s8-reduced": 1.5, "u8s8": 3.0}}
 
-    def pretend(name: str, fp32: Path, forms: list[Form], image: np.ndarray) -> dict[str, str]:
-        for form in forms:
-            form.latencies[name] = latencies[name][form.setting]
-        return {}
+    def pretend(name: str, fp32: Path, forms: dict[str, Path], image: np.ndarray) -> Timed:
+        return Timed(2.0, {setting: latencies[name][setting] / 2 for setting in forms}, {})
 
     monkeypatch.setattr(tasks.quantize, "time_in", pretend)
     forms = quantize(work, data, parent, QUANTIZE, RUNTIMES)
@@ -75,6 +72,26 @@ def test_the_fastest_form_of_each_runtime_is_benchmarked_in_that_runtime_alone(
     for row in table.values():
         assert 0.8 < row["validation_agreement"] <= 1 and row["validation_divergence"] > 0
         assert 0 <= row["validation_drop"] <= 1
+
+
+def test_where_only_faster_forms_go_on_one_that_is_slower_than_fp32_is_not_measured_there(
+    work: Work, data: Prepared, parent: Variant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ratios = {"onnxruntime": {"u8s8-reduced": 1.4, "u8s8": 1.0}, "openvino": {"u8s8-reduced": 0.9, "u8s8": 1.1}}
+
+    def pretend(name: str, fp32: Path, forms: dict[str, Path], image: np.ndarray) -> Timed:
+        return Timed(2.0, {setting: ratios[name][setting] for setting in forms}, {})
+
+    monkeypatch.setattr(tasks.quantize, "time_in", pretend)
+    forms = quantize(work, data, parent, QUANTIZE.model_copy(update={"only_faster": True}), RUNTIMES)
+    reduced, full = forms.variants
+    assert (reduced.benchmark, reduced.left_out_of) == (True, ("onnxruntime",))
+    assert not full.benchmark
+    assert forms.fp32_latencies == {"onnxruntime": 2.0, "openvino": 2.0}
+    assert [scored.latencies for scored in forms.scored] == [
+        {"onnxruntime": 2.8, "openvino": 1.8},
+        {"onnxruntime": 2.0, "openvino": 2.2},
+    ]
 
 
 def test_each_form_is_timed_in_each_runtime_that_executes_it(work: Work, data: Prepared, parent: Variant) -> None:
@@ -103,15 +120,12 @@ def test_a_runtime_that_does_not_execute_a_form_says_why_and_times_the_others(
     assert parent.artifact is not None
     fp32 = work.store.get(parent.artifact)
     (tmp_path / "damaged.onnx").write_bytes(b"no model")
-    forms = [
-        Form(setting=path.stem, format="onnx", dynamic=False, path=path, scores=PERFECT)
-        for path in (tmp_path / "damaged.onnx", fp32)
-    ]
-    refused = time_in("openvino", fp32, forms, np.zeros((1, 1, 8, 8), np.float32))
-    assert list(refused) == ["damaged"] and refused["damaged"]
-    assert not forms[0].latencies
+    forms = {path.stem: path for path in (tmp_path / "damaged.onnx", fp32)}
+    timed = time_in("openvino", fp32, forms, np.zeros((1, 1, 8, 8), np.float32))
+    assert list(timed.refused) == ["damaged"] and timed.refused["damaged"]
     # The second form is its own parent.
-    assert forms[1].latencies["openvino"] > 0
+    assert list(timed.ratios) == [fp32.stem] and timed.ratios[fp32.stem] > 0
+    assert timed.parent_ms is not None and timed.parent_ms > 0
 
 
 def test_forms_are_timed_in_the_runtimes_of_the_study_that_execute_them_on_the_cpu(
