@@ -105,7 +105,9 @@ def time_in(runtime_name: str, fp32: Path, forms: dict[str, Path], image: np.nda
     return Timed(float(np.median(parent_times)) / 1e6 if parent_times else None, ratios, refused)
 
 
-def by_turns(sessions: tuple[Session, Session], image: np.ndarray, rounds: int = ROUNDS) -> tuple[list[float], list[float]]:
+def by_turns(
+    sessions: tuple[Session, Session], image: np.ndarray, rounds: int = ROUNDS
+) -> tuple[list[float], list[float]]:
     """Return the median of each of some rounds of measuring both sessions, in nanoseconds."""
     medians: tuple[list[float], list[float]] = ([], [])
     # `measure` collects garbage first, which takes half a second among PyTorch's objects unless they are frozen.
