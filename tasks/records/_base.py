@@ -43,6 +43,8 @@ Threads = Annotated[int, Field(ge=0, le=MOST_THREADS)]
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Mebibytes = Annotated[int, Field(ge=1, le=16_777_216)]
 """At most 16 TiB."""
+Megabytes = Annotated[float, Field(gt=0, le=16_000_000)]
+"""Of 10⁶ bytes, as sizes are shown. At most 16 TB."""
 Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]
 SomeSeconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
 Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
