@@ -152,8 +152,13 @@ def _run(run: argparse.ArgumentParser) -> None:
 def _optimize(optimize: argparse.ArgumentParser) -> None:
     """Add the arguments of `burnish optimize`."""
     optimize.add_argument(
-        "models", nargs="+", metavar="MODEL", help="an ONNX file, or timm:NAME or torchvision:NAME with its --weights"
+        "models",
+        nargs="+",
+        metavar="MODEL",
+        help="an ONNX file, an ONNX variant of a run, or timm:NAME or torchvision:NAME with its --weights; of several, "
+        "the answer is chosen across all",
     )
+    optimize.add_argument("--run", metavar="RUN", help="run that a variant is of (default: the newest)")
     optimize.add_argument(
         "--data", required=True, metavar="PATH", help="labelled images: a folder of classes, a Parquet file, a zip ..."
     )
@@ -171,10 +176,33 @@ def _optimize(optimize: argparse.ArgumentParser) -> None:
         help="minutes that the whole run may take; the search for faster forms ends in time (default: 15)",
     )
     optimize.add_argument(
+        "--for",
+        dest="goal",
+        choices=("latency", "throughput", "size", "memory"),
+        default="latency",
+        help="what the winner is best in (default: %(default)s)",
+    )
+    optimize.add_argument(
+        "--latency-ms", type=options.milliseconds, metavar="MS", help="largest median latency that the winner may have"
+    )
+    optimize.add_argument(
+        "--size-mb", type=options.megabytes, metavar="MB", help="largest file that the winner may have (MB: 10^6 bytes)"
+    )
+    optimize.add_argument(
+        "--memory-mb", type=options.megabytes, metavar="MB", help="most memory that the winner may take while it runs"
+    )
+    optimize.add_argument(
         "--batch", type=options.batch, default=1, metavar="N", help="images per query (default: %(default)d)"
     )
     optimize.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
-    optimize.add_argument("--weights", metavar="FILE", help="weights of a model that is given by its name")
+    optimize.add_argument(
+        "--weights",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="weights of a model that is given by its name; for several such models once per model, in their order "
+        "(default: those of the hub)",
+    )
     optimize.add_argument(
         "--image-size", type=options.count, metavar="N", help="height and width of the model's input, in pixels"
     )

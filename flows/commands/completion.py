@@ -44,6 +44,8 @@ def completion(top: argparse.ArgumentParser, shell: str) -> str:
             completer = _completer("studies", f"echo {shlex.join(presets())}", "*.toml")
         elif metavar == "VARIANT|FILE":
             completer = _completer("targets", _listing("variants"), "*")
+        elif metavar == "MODEL":
+            completer = _completer("models", _listing("variants"), "*.onnx")
         elif name == "--variant":
             completer = _completer("variants", _listing("variants"))
         elif metavar == "RUN":

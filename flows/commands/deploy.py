@@ -20,6 +20,7 @@ from tasks.machine.files import file_sha256, replace
 from tasks.machine.space import watched
 from tasks.records import Artifact
 from tasks.tables.figures import exact_points, sig, words
+from tasks.tables.goals import BEST, cost, over_limit, written
 from tasks.tables.rule import EPS, accurate
 
 if TYPE_CHECKING:
@@ -85,11 +86,12 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
         If the run has no winner and no variant is named, or the chosen variant cannot be served without burnish.
     """
     rows = tables.read(out, "summary", run).collect().to_dicts()
+    select = _study(out, run).select
     winner = next((row for row in rows if row["role"] == "winner"), None)
     batch = winner["batch_size"] if winner else min(row["batch_size"] for row in rows)
     servable = sorted(
         (row for row in rows if _is_servable(row) and row["batch_size"] == batch),
-        key=lambda row: row["latency_median_ms"],
+        key=lambda row: (cost(row, select.by), row["latency_median_ms"]),
     )
     accepted = ", ".join(dict.fromkeys(row["variant"] for row in servable)) or "none of this run"
     rule = f"only files measured on cpu in {', '.join(SERVED)} can be served alone; accepted: {accepted}"
@@ -111,7 +113,7 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
     if not eligible:
         raise Mistake(f"{refused}, nor any form that is accurate enough; {rule} (--variant NAME)")
     row, notes = _at_batch_size_1(rows, eligible[0])
-    return row, [f"{refused}; deployed instead, the fastest that can: {words(eligible[0])}", *notes]
+    return row, [f"{refused}; deployed instead, the {BEST[select.by]} that can: {words(eligible[0])}", *notes]
 
 
 def _is_servable(row: Row) -> bool:
@@ -146,11 +148,12 @@ def _doubts(row: Row, winner: Row | None, study: Study) -> list[str]:
         reasons.append(f"it loses {row['drop']:.3f} of the reference's accuracy, where the study allows {allowed:g}")
     elif not accurate(row, study):
         reasons.append(f"it is not {study.select.confidence} to lose at most {exact_points(allowed)}")
+    reasons += [f"it is {limit}" if limit.startswith("too") else limit for limit in over_limit(row, study.select)]
     about_winner = "there is none"
     if winner is not None:
-        about_winner = f"that is {words(winner)}, at {sig(winner['latency_median_ms'])} ms"
+        about_winner = f"that is {words(winner)}, at {written(winner, study.select.by)}"
         if not reasons:
-            reasons.append(f"it takes {sig(row['latency_median_ms'])} ms")
+            reasons.append(f"it {'takes' if study.select.by == 'latency' else 'has'} {written(row, study.select.by)}")
     return ["; ".join([f"note: {words(row)}, is not the run's winner ({about_winner})", *reasons])]
 
 

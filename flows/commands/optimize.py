@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from flows.commands.given_models import models_of
 from flows.commands.run import execute
 from flows.presets import optimize
-from flows.settings import Mistake, apply, plain, study_from
+from flows.settings import apply, plain, study_from
 
 if TYPE_CHECKING:
     import argparse
 
     from tasks.records import Study
-
-OF_A_FILE = ("output", "order", "layout", "labels")
-"""Options about a model that is given as a file."""
 
 
 def main(arguments: argparse.Namespace) -> None:
@@ -32,28 +29,22 @@ def study_of(arguments: argparse.Namespace) -> Study:
         If an option does not fit the models, or a value is wrong.
     """
     values = plain(optimize())
-    values["models"] = [_model(name, arguments) for name in arguments.models]
+    values["models"] = models_of(arguments)
     values["data"] |= {"path": arguments.data} | _given(arguments, "image_size", "resize", "mean", "std")
     # The user counts in percentage points, records in shares.
     max_drop = arguments.max_drop / 100
     values["quantize"]["max_drop"] = max_drop
-    values["select"]["max_drop"] = max_drop
+    values["select"] |= {"max_drop": max_drop, "by": arguments.goal}
+    values["select"] |= _given(arguments, "latency_ms", "size_mb", "memory_mb")
+    if arguments.goal == "throughput":
+        values["benchmark"]["throughput"] = True
+    if arguments.goal in ("size", "memory"):
+        # A form may be slower than fp32, and layers in floating point would only make it larger.
+        values["quantize"]["only_faster"] = False
+        values["search"]["trials"] = 0
     values["search"] |= _given(arguments, "minutes")
     values["benchmark"] |= {"batch_sizes": [arguments.batch], "devices": [arguments.device]}
     return study_from(apply(values, arguments.settings), "optimize")
-
-
-def _model(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of one model of the command line."""
-    is_file = PurePath(name).suffix.lower() == ".onnx"
-    of_a_file = _given(arguments, *OF_A_FILE)
-    if is_file and arguments.weights:
-        raise Mistake(f"--weights: {name} has its own weights; a name such as timm:resnet18 needs them")
-    if is_file:
-        return {"file": name, **of_a_file}
-    if of_a_file:
-        raise Mistake(f"--{next(iter(of_a_file))} is for a model that is given as an ONNX file, {name!r} is none")
-    return {"name": name, "pretrained": arguments.weights or "hub"}
 
 
 def _given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:

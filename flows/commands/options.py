@@ -7,7 +7,16 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from models._suggestion import suggestion
-from tasks.records import MOST_IMAGES_PER_BATCH, MOST_MINUTES, MOST_SECONDS, MOST_THREADS, StageName, plugins
+from tasks.records import (
+    MOST_IMAGES_PER_BATCH,
+    MOST_MEGABYTES,
+    MOST_MILLISECONDS,
+    MOST_MINUTES,
+    MOST_SECONDS,
+    MOST_THREADS,
+    StageName,
+    plugins,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,6 +200,8 @@ rounds = _whole(ROUNDS)
 port = _whole(65_535, "port")
 seconds = _positive(MOST_SECONDS)
 minutes = _positive(MOST_MINUTES)
+milliseconds = _positive(MOST_MILLISECONDS)
+megabytes = _positive(MOST_MEGABYTES)
 numbers.__name__ = f"list of whole numbers from 1 to {MOST}"
 batches.__name__ = f"list of whole numbers from 1 to {MOST_IMAGES_PER_BATCH}"
 points.__name__ = "number from 0 to 100"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
@@ -17,20 +16,19 @@ from flows.commands.options import NAMED
 from flows.commands.trust import refuse_programs
 from flows.devices_here import device_of_option
 from flows.report import profiling_charts
-from flows.runs.choice import chosen_run
+from flows.runs.choice import chosen_run, stored_variant
 from flows.runs.damage import anew, check
 from flows.runs.unfinished import unfinished
 from flows.settings import Mistake
 from flows.terminal.profile_text import TOP, doubt, headline, text
 from models._suggestion import suggestion
 from tasks import machine, runtimes, tables
-from tasks.caching.store import Store
 from tasks.forms import modelfile
 from tasks.machine.files import replace, write_text
 from tasks.machine.space import watched
 from tasks.profilers import LEAST_QUERIES
 from tasks.profiling.profile import Profile, profile
-from tasks.records import Artifact, formats, plugins
+from tasks.records import formats, plugins
 from tasks.tables.figures import sig
 from tasks.tables.rule import as_trained
 
@@ -247,15 +245,7 @@ def _variant(out: Path, run: str, name: str) -> Target:
     Mistake
         If the run has no such variant, or the variant failed or was skipped.
     """
-    rows = {row["name"]: row for row in tables.read(out, "variants", run).collect().to_dicts()}
-    if name not in rows:
-        near = difflib.get_close_matches(name, rows, 3, 0.4) or list(rows)[:5]
-        raise Mistake(f"{name} is neither a file nor a variant of run {run}; variants like it: {', '.join(near)}")
-    row = rows[name]
-    if row["status"] != "ok":
-        raise Mistake(f"{name} was not made: {row['status']}, {row['error']}")
-    artifact = Artifact(path=row["path"], sha256=row["sha256"], size_bytes=row["size_bytes"], format=row["format"])
-    file = modelfile.inspect(Store(out / "store").get(artifact))
+    file = modelfile.inspect(stored_variant(out, run, name).path)
     data = tables.read(out, "datasets", run).first().collect().to_dicts()
     shape = (data[0]["channels"], data[0]["image_size"], data[0]["image_size"]) if data else None
     return Target(file, shape, name, run)

@@ -38,6 +38,7 @@ from tasks.measure.scenarios import capacity
 from tasks.published import images_here
 from tasks.tables.csv_view import MARKED, marked_csv, rate_column
 from tasks.tables.figures import METRIC_NAMES, sig, words
+from tasks.tables.goals import written
 from tasks.tables.summary import PARTS, compared_batch, summarise
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from flows.report.columns import Spec
     from flows.report.grids import Grid, Row
     from flows.report.pictures import Images
-    from tasks.records import Study
+    from tasks.records import Select, Study
 
 LINKED = ("benchmark_results.csv", "data_docs/index.html")
 """Files of the run that the report has links to."""
@@ -144,7 +145,7 @@ def candidates(contents: Contents) -> Row:
     compared = [row for row in rows if row["batch_size"] == batch]
     return {
         "batch": batch,
-        "cards": _cards(rows, study.select.metric),
+        "cards": _cards(rows, study.select),
         "summary": grid(specs, rows, "Every candidate; press a header to sort"),
         "rate": rate_column(rows),
         "tradeoffs": _tradeoffs(compared, study, batch),
@@ -154,7 +155,7 @@ def candidates(contents: Contents) -> Row:
     }
 
 
-def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
+def _cards(rows: Sequence[Row], select: Select) -> list[Row]:
     """Winner or provisional best, runner-up and reference with their figures, and what makes them doubtful."""
     cards = []
     marked = any(row["role"] == "reference" and row["conditions"] for row in rows)
@@ -167,9 +168,14 @@ def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
             figures.append((f"times as fast as the {'marked ' if marked else ''}reference", times))
         figures += [
             ("images per second", sig(row["images_per_second"])),
-            (METRIC_NAMES[metric], share(row[metric])),
+            (METRIC_NAMES[select.metric], share(row[select.metric])),
             ("size", f"{mb(row['size_bytes'])} MB"),
         ]
+        # The other measures are among these figures anyway.
+        if select.by == "throughput":
+            figures.append(("throughput", written(row, "throughput")))
+        if select.by == "memory" or select.memory_mb is not None:
+            figures.append(("memory", written(row, "memory")))
         doubt = ""
         if row["role"] == "reference" and row["conditions"]:
             doubt = f"Marked: measured under bad conditions ({row['conditions']}), so speed-ups over it are doubtful."

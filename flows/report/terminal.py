@@ -14,6 +14,7 @@ from flows.terminal.blocks import LEAST_NAME, blocks
 from flows.terminal.names import broken
 from tasks.records import Select
 from tasks.tables.figures import METRIC_NAMES, exact_points
+from tasks.tables.goals import LIMITS, doubts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,16 +28,27 @@ NAMES = {
     "latency_median_ms": "median\nms",
     "latency_p90_ms": "p90\nms",
     "images_per_second": "images\n/s",
+    "throughput": "through-\nput/s",
     "top1": "top-1",
     "macro_f1": "macro\nF1",
     "drop": "drop\npoints",
     "size_bytes": "size\nMB",
+    "ram_usage_bytes": "RAM\nMB",
+    "vram_peak_bytes": "VRAM\nMB",
     "speedup": "speed-\nup",
 }
 """Column of figures -> its header."""
 FULL_WIDTH = 110
 """Terminals with fewer columns get the table without the figures of `LEFT_OUT`."""
 LEFT_OUT = ("latency_p90_ms", "images_per_second", "size_bytes")
+RARE = ("throughput", "ram_usage_bytes", "vram_peak_bytes")
+"""Figures that are shown only where the study's rule is about them."""
+MEASURES = {
+    "throughput": ("throughput",),
+    "size": ("size_bytes",),
+    "memory": ("ram_usage_bytes", "vram_peak_bytes"),
+}
+"""Measure that a winner is chosen by, or that is limited -> its columns. The latency is in every table."""
 SURE = {"shown": "✓", "likely": "~"}
 """How sure it is that a drop is within the allowed one -> its mark beside the drop."""
 STYLES = {"winner": "bold green", "provisional": "bold", "runner-up": "cyan", "reference": "yellow"}
@@ -73,8 +85,7 @@ def table_text(
     from rich.text import Text
 
     select = select or Select()
-    other_metrics = {"top1", "macro_f1"} - {select.metric}
-    figures = [key for key in NAMES if key not in other_metrics and (width >= FULL_WIDTH or key not in LEFT_OUT)]
+    figures = _figures(summary, select, width)
     rows, folded = fold(in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)))
     longest = max((len(runtime) for runtime in summary["runtime"]), default=0)
     target = io.StringIO()
@@ -83,15 +94,29 @@ def table_text(
         console.print(Text("\n".join(blocks([_block(row, figures) for row in rows], width))))
     else:
         # The other columns take this much: the figures with their headers, and the longest name of a runtime.
-        others = (75 if width >= FULL_WIDTH else 52) + longest
+        usual = [key for key in NAMES if key not in RARE and (width >= FULL_WIDTH or key not in LEFT_OUT)]
+        others = (75 if width >= FULL_WIDTH else 52) + longest + 8 * max(len(figures) + 1 - len(usual), 0)
         console.print(_table(rows, figures, room=max(width - others, 12)))
     for line in _legend(summary, figures, images, select):
         console.print(Text(line))
-    for reason, variants in (*_reasons(rows).items(), *folded):
+    for reason, variants in (*_reasons(rows, select).items(), *folded):
         names = list(dict.fromkeys(variants))
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         console.print(Text(f"{reason} ({', '.join(names[:3])}{more})"))
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def _figures(summary: pl.DataFrame, select: Select, width: int) -> list[str]:
+    """Return the columns of figures that have room and that the study's rule makes interesting."""
+    limited = {measure for name, measure in LIMITS.items() if getattr(select, name) is not None}
+    of_the_rule = [key for measure in {select.by, *limited} for key in MEASURES.get(measure, ())]
+    wanted = {key for key in of_the_rule if summary[key].null_count() < len(summary)}
+    unwanted = {"top1", "macro_f1", *RARE} - {select.metric}
+    if width < FULL_WIDTH:
+        unwanted |= set(LEFT_OUT)
+    if "throughput" in wanted:
+        unwanted.add("images_per_second")
+    return [key for key in NAMES if key in wanted or key not in unwanted]
 
 
 def _table(rows: Sequence[Mapping[str, Any]], figures: Sequence[str], room: int) -> Table:
@@ -159,16 +184,19 @@ def _legend(summary: pl.DataFrame, figures: Sequence[str], images: str, select: 
     yield f"{best}   R reference   – not measured, or rounds differ too much   speed-up: times as fast as reference"
     if "images_per_second" in figures:
         yield "images/s: over the whole time, slow queries included; median: half of the queries are faster"
+    if "throughput" in figures:
+        yield "throughput/s: images per second with several queries in flight"
 
 
-def _reasons(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+def _reasons(rows: Sequence[Mapping[str, Any]], select: Select) -> dict[str, list[str]]:
     """Return status and reason of the rows that are not ok -> the candidates concerned, each with its runtime."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         status = cell(row, "status", str).text
         if status != "ok":
             # Conditions are many figures; the report has them.
-            why = row["error"] or "measured under bad conditions (the report says which), and cannot win"
+            so = ", and cannot win" if doubts(row, select) is not None else ""
+            why = row["error"] or f"measured under bad conditions (the report says which){so}"
             reasons.setdefault(f"{status}: {why}", []).append(f"{row['variant']} in {row['runtime']}")
     return reasons
 

@@ -8,6 +8,7 @@ from flows.report.columns import HOPS, OTHERS
 from flows.report.grids import grid
 from tasks.tables import hops
 from tasks.tables.figures import exact_points
+from tasks.tables.goals import BEST, limits_in_words
 from tasks.tables.pairs import drop_columns, key_of
 
 if TYPE_CHECKING:
@@ -18,13 +19,19 @@ if TYPE_CHECKING:
     from tasks.tables.hops import Hop, Tables
     from tasks.tables.pairs import Key
 
-SURELY = {"point": "", "likely": ", and is likely to lose no more", "shown": ", and is shown to lose no more"}
+SURELY = {"point": "", "likely": ", and are likely to lose no more", "shown": ", and are shown to lose no more"}
 """Value of `select.confidence` -> how sure the rule is, in words that follow the allowed drop."""
 
 
 def rule(select: Select) -> Row:
-    """Return the accuracy rule in words."""
-    return {"allowed": exact_points(select.max_drop), "surely": SURELY[select.confidence]}
+    """Return the study's rule in words: what the winner is best in, the accuracy rule, and the limits."""
+    limits = limits_in_words(select)
+    return {
+        "best": BEST[select.by],
+        "allowed": exact_points(select.max_drop),
+        "surely": SURELY[select.confidence],
+        "limits": f", with at most {', '.join(limits)}" if limits else "",
+    }
 
 
 def others(compared: Sequence[Row]) -> Row:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from flows.runs.unfinished import unfinished
 from flows.settings import Mistake
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+@dataclass(frozen=True)
+class StoredVariant:
+    """A variant of a run, and its file."""
+
+    row: dict[str, Any]
+    """Its row of the table `variants`."""
+    path: Path
+    others: tuple[dict[str, Any], ...]
+    """The rows of the run's variants that have a file, its own among them."""
 
 
 def chosen_run(out: Path, run: str | None, file: str) -> str:
@@ -29,6 +42,30 @@ def chosen_run(out: Path, run: str | None, file: str) -> str:
     if wanted in begun:
         raise Mistake(unfinished(out, wanted))
     raise Mistake(f"no run {run!r} in {out / 'runs'}; there is {', '.join((complete or begun)[-5:])}")
+
+
+def stored_variant(out: Path, run: str, name: str) -> StoredVariant:
+    """Return a variant of a run.
+
+    Raises
+    ------
+    Mistake
+        If the run has no such variant, or the variant failed or was skipped.
+    """
+    from tasks import tables
+    from tasks.caching.store import Store
+    from tasks.records import Artifact
+
+    rows = {row["name"]: row for row in tables.read(out, "variants", run).collect().to_dicts()}
+    if name not in rows:
+        near = difflib.get_close_matches(name, rows, 3, 0.4) or list(rows)[:5]
+        raise Mistake(f"{name} is neither a file nor a variant of run {run}; variants like it: {', '.join(near)}")
+    row = rows[name]
+    if row["status"] != "ok":
+        raise Mistake(f"{name} was not made: {row['status']}, {row['error']}")
+    artifact = Artifact(path=row["path"], sha256=row["sha256"], size_bytes=row["size_bytes"], format=row["format"])
+    others = tuple(other for other in rows.values() if other["status"] == "ok")
+    return StoredVariant(row, Store(out / "store").get(artifact), others)
 
 
 def _runs_with(out: Path, file: str) -> list[str]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 from tasks.records._base import (
     AUTO,
     MOST_IMAGES_PER_BATCH,
+    MOST_MEGABYTES,
+    MOST_MILLISECONDS,
     MOST_MINUTES,
     MOST_SECONDS,
     MOST_THREADS,
@@ -50,6 +52,8 @@ from tasks.records._train import POLICIES, Train, device_name
 __all__ = [
     "AUTO",
     "MOST_IMAGES_PER_BATCH",
+    "MOST_MEGABYTES",
+    "MOST_MILLISECONDS",
     "MOST_MINUTES",
     "MOST_SECONDS",
     "MOST_THREADS",

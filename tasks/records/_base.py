@@ -24,6 +24,10 @@ MOST_SECONDS = 604_800
 """A week."""
 MOST_MINUTES = 10_080
 """A week."""
+MOST_MILLISECONDS = 3_600_000
+"""An hour."""
+MOST_MEGABYTES = 16_000_000
+"""16 TB."""
 # Every number of a study has a least and a greatest value, so that a slip (epochs = 10^23) is refused before anything
 # is computed. The greatest is about ten times what anybody has had a use for; it does not say what a machine can do.
 Epochs = Annotated[int, Field(ge=0, le=10_000)]
@@ -43,11 +47,12 @@ Threads = Annotated[int, Field(ge=0, le=MOST_THREADS)]
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Mebibytes = Annotated[int, Field(ge=1, le=16_777_216)]
 """At most 16 TiB."""
+Megabytes = Annotated[float, Field(gt=0, le=MOST_MEGABYTES)]
+"""Of 10⁶ bytes, as sizes are shown."""
 Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]
 SomeSeconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
 Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
-Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
-"""At most an hour."""
+Milliseconds = Annotated[float, Field(gt=0, le=MOST_MILLISECONDS)]
 Rate = Annotated[float, Field(gt=0, le=1_000)]
 """A learning rate. The largest in use, with the optimizer LARS, are about 30."""
 Decay = Annotated[float, Field(ge=0, le=1_000)]

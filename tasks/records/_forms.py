@@ -17,6 +17,7 @@ from tasks.records._base import (
     Epochs,
     Images,
     Mebibytes,
+    Megabytes,
     Milliseconds,
     Minutes,
     Queries,
@@ -200,5 +201,16 @@ class Select(Record):
     95 % interval ends within max_drop (for top-1 the score interval of paired shares, Tango 1998)."""
     metric: Literal["top1", "macro_f1"] = "top1"
     """Which measure of accuracy the rule compares."""
+    by: Literal["latency", "throughput", "size", "memory"] = "latency"
+    """What the winner is best in, of the candidates that are accurate enough and keep the limits below. latency: the
+    median with one query in flight. throughput: images per second with several. size: of the file. memory: its peak
+    while queries are answered. Where candidates are equally good, the one with the smaller latency wins."""
+    latency_ms: Milliseconds | None = None
+    """Largest median latency, in ms per query, that the winner may have. none: no limit."""
+    size_mb: Megabytes | None = None
+    """Largest size of the winner's file, in MB (10⁶ bytes). none: no limit."""
+    memory_mb: Megabytes | None = None
+    """Most memory that the winner may take while it answers queries, in MB (10⁶ bytes): of a GPU, or on a CPU of its
+    process above what that took without the model. none: no limit."""
     batch_size: Batch | None = None
     """Batch size whose latencies are compared. none: the smallest one that is measured."""

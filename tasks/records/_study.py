@@ -107,6 +107,8 @@ class Study(Record):
                 f"select.batch_size: {self.select.batch_size} is not measured; benchmark.batch_sizes has "
                 f"{', '.join(map(str, self.benchmark.batch_sizes))}"
             )
+        if self.select.by == "throughput" and not self.benchmark.throughput:
+            raise ValueError("select.by: throughput is not measured; set benchmark.throughput = true")
 
     def formats(self) -> set[str]:
         """Return the formats of the files that the study has or makes, engines left out."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tasks.measure.intervals import compare_rounds
 from tasks.tables.figures import drop_words, exact_points, interval, resolved, sig
+from tasks.tables.goals import cost, doubts, measure, over_limit, written
 from tasks.tables.rule import EPS, accurate
 
 if TYPE_CHECKING:
@@ -19,14 +20,17 @@ def obstacles(row: Row, study: Study) -> list[str]:
     if row["status"] != "ok":
         return [f"{row['status']}: {row['error']}"]
     reasons = []
-    if row["latency_median_ms"] is None:
-        reasons.append("its latency was not measured")
+    by = study.select.by
+    if measure(row, by) is None:
+        reasons.append(f"its {by} was not measured")
     if row["drop"] is None:
         reasons.append("its accuracy, or the reference's, is not known")
     elif not accurate(row, study):
         reasons.append(_inaccurate(row, study))
-    if row["conditions"] is not None:
-        reasons.append(f"measured under bad conditions: {row['conditions']}")
+    reasons += over_limit(row, study.select)
+    conditions = doubts(row, study.select)
+    if conditions is not None:
+        reasons.append(f"measured under bad conditions: {conditions}")
     return reasons
 
 
@@ -41,32 +45,46 @@ def _inaccurate(row: Row, study: Study) -> str:
     return f"not {surely} to lose at most {allowed}: {drop_words(row)}"
 
 
-def slower(row: Row, winner: Row, own: Rounds | None, best: Rounds | None) -> str:
-    """Return how many times as long as the winner a row takes, by paired rounds where there are such.
+def behind(row: Row, winner: Row, by: str, *, own: Rounds | None, best: Rounds | None) -> str:
+    """Return by how much the winner is ahead of a row in the measure that ranks.
 
     Parameters
     ----------
     own, best
-        The rounds of the row and of the winner.
+        The rounds of the row and of the winner in a measure that has rounds: latency and throughput.
     """
+    if by in ("size", "memory"):
+        return _beside(row, winner, by)
+    figures = f"{written(row, by)} against {written(winner, by)}"
     comparison = compare_rounds(own, best)
-    median = f"{sig(row['latency_median_ms'])} ms against {sig(winner['latency_median_ms'])} ms"
     if comparison is None or not resolved(comparison[1], comparison[2]):
-        return f"{median} (their rounds say no more)"
+        return f"{figures} (their rounds say no more)"
     ratio, low, high, verdict = comparison
     if verdict == "indistinguishable":
-        return f"its speed is not distinguishable from the winner's ({median})"
+        return f"its {'speed' if by == 'latency' else by} is not distinguishable from the winner's ({figures})"
+    if by == "throughput":
+        # The comparison says how many times the row's throughput the winner has.
+        of_winner = interval(1 / high, 1 / low, " to ") if high is not None else interval(low, high)
+        return f"has {sig(1 / ratio)} times the winner's throughput (99 %: {of_winner})"
     # The comparison says how many times as fast the winner is. Where that is below 1, the row is the faster one.
     if verdict == "slower" and high is not None:
         return f"{sig(1 / ratio)} times as fast as the winner (99 %: {interval(1 / high, 1 / low, ' to ')})"
     return f"takes {sig(ratio)} times as long as the winner (99 %: {interval(low, high, ' to ')})"
 
 
+def _beside(row: Row, winner: Row, by: str) -> str:
+    """Return a row's size or memory beside the winner's, and the latencies where the two are equal."""
+    if cost(row, by) != cost(winner, by):
+        return f"{written(row, by)} against {written(winner, by)}"
+    latencies = f"{written(row, 'latency')} against {written(winner, 'latency')}"
+    return f"its {by} is the winner's, {written(row, by)}, and its latency {latencies}"
+
+
 def why_not(row: Row, study: Study, winner: Row | None, *, own: Rounds | None, best: Rounds | None) -> str | None:
-    """Return why a row is not the winner, None for the winner itself. The parameters are those of `slower`."""
+    """Return why a row is not the winner, None for the winner itself. The parameters are those of `behind`."""
     if row is winner:
         return None
     reasons = obstacles(row, study)
-    if winner is not None and row["status"] == "ok" and row["latency_median_ms"] is not None:
-        reasons.append(slower(row, winner, own, best))
+    if winner is not None and row["status"] == "ok" and measure(row, study.select.by) is not None:
+        reasons.append(behind(row, winner, study.select.by, own=own, best=best))
     return "; ".join(reasons) or None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.machine.certificate import HURRIED
-from tasks.tables.figures import METRIC_NAMES, drop_words, exact_points, interval, resolved, sig, words
-from tasks.tables.rule import EPS, lost_references, passed_over
+from tasks.tables.ahead import about_runner_up, beside_reference, figure, score
+from tasks.tables.figures import exact_points, words
+from tasks.tables.goals import BEST, LIMITS, OVER, cost, doubts, exceeded, limits_in_words, measure, over_limit, written
+from tasks.tables.rule import EPS, accurate, lost_references, over_limits, passed_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tasks.records import Study
+    from tasks.records import Select, Study
+    from tasks.tables.outcome import Outcome
     from tasks.tables.rule import Row
 
 SURELY = {
@@ -22,28 +24,13 @@ SURELY = {
     "shown": " and must be shown to lose no more (select.confidence)",
 }
 """Value of `select.confidence` -> how sure a winner's drop must be within the allowed one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """The result of a study, as far as the sentences are about it."""
-
-    rows: Sequence[Row]
-    """All rows of the summary."""
-    study: Study
-    batch_size: int
-    """The batch size at which candidates are compared."""
-    reference: Row | None
-    winner: Row | None
-    runner_up: Row | None
-    provisional: Row | None
-    comparison: tuple[float, float, float | None, str] | None
-    """Winner compared with runner-up by paired rounds: how many times as fast the winner is, the ends of the 99 %
-    interval, the verdict. None where there are not both, or where their rounds do not pair."""
-    drop: str
-    """What the test images show of the winner's drop (tasks/tables/evidence.py)."""
-    hop: str
-    """At which hop most of the allowed drop is lost (tasks/tables/hops.py); empty where at none."""
+BETTER = {
+    "latency": "has a smaller median",
+    "throughput": "has a higher throughput",
+    "size": "is smaller",
+    "memory": "takes less memory",
+}
+"""Measure -> what a better candidate would be like."""
 
 
 def sentences(outcome: Outcome) -> tuple[str, ...]:
@@ -64,15 +51,16 @@ def sentences(outcome: Outcome) -> tuple[str, ...]:
 
 def _with_winner(outcome: Outcome, reference: Row, winner: Row) -> list[str]:
     study = outcome.study
+    by = study.select.by
     if winner is reference:
         first = (
-            f"{words(winner)}: {_ms(winner)} median, {_score(winner, study)}. It is the reference itself: "
-            "no other form that may win has a smaller median."
+            f"{words(winner)}: {figure(winner, by)}, {score(winner, study)}. It is the reference itself: "
+            f"no other form that may win {BETTER[by]}."
         )
     else:
-        first = f"{_beside_reference(winner, reference, study)}."
-    marked = passed_over(outcome.rows, study, winner["batch_size"], below_ms=winner["latency_median_ms"])
-    return [first, outcome.drop, outcome.hop, _about_runner_up(outcome), _marked_ahead(marked, study)]
+        first = f"{beside_reference(outcome, winner, reference)}."
+    marked = passed_over(outcome.rows, study, winner["batch_size"], below=cost(winner, by))
+    return [first, outcome.drop, outcome.hop, about_runner_up(outcome, winner), _marked_ahead(marked, study)]
 
 
 def _without_winner(outcome: Outcome, reference: Row) -> list[str]:
@@ -85,30 +73,60 @@ def _without_winner(outcome: Outcome, reference: Row) -> list[str]:
             outcome.hop,
         ]
     alone = _reference_alone(reference, study)
-    return [_no_winner(outcome, reference, "No winner yet" if alone else "No winner"), outcome.hop, alone]
+    verdict = "No winner yet" if alone else "No winner"
+    return [_no_winner(outcome, reference, verdict), _limits_too_tight(outcome), outcome.hop, alone]
 
 
 def _no_winner(outcome: Outcome, reference: Row, verdict: str) -> str:
     """Return how many rows may not win, counted by the reason."""
     compared = [row for row in outcome.rows if row["batch_size"] == reference["batch_size"]]
-    removed = Counter(_obstacle(row, outcome.study.select.max_drop) for row in compared)
+    select = outcome.study.select
+    removed = Counter(_obstacle(row, outcome.study) for row in compared)
     counts = ", ".join(f"{number} {obstacle}" for obstacle, number in removed.most_common())
     return (
         f"{verdict}: none of the {removed.total()} rows at batch {reference['batch_size']} may win ({counts}). "
-        f"A winner may lose {exact_points(outcome.study.select.max_drop)} of the reference's "
-        f"{_score(reference, outcome.study)} ({words(reference)}){SURELY[outcome.study.select.confidence]}."
+        f"A winner may lose {exact_points(select.max_drop)} of the reference's "
+        f"{score(reference, outcome.study)} ({words(reference)}){SURELY[select.confidence]}{_and_limits(select)}."
     )
 
 
-def _obstacle(row: Row, max_drop: float) -> str:
+def _and_limits(select: Select) -> str:
+    """Return the limits of the study in words that follow the accuracy rule; empty where it has none."""
+    limits = limits_in_words(select)
+    return f", with at most {', '.join(limits)}" if limits else ""
+
+
+def _obstacle(row: Row, study: Study) -> str:
     """Return why a row may not win."""
+    select = study.select
     if row["status"] != "ok":
         return str(row["status"])
-    if row["conditions"] is not None:
+    if doubts(row, select) is not None:
         return "measured under bad conditions"
-    if row["drop"] is None or row["latency_median_ms"] is None:
-        return "without an accuracy or a latency"
-    return "lost more accuracy than allowed" if row["drop"] > max_drop + EPS else "not sure enough to keep the rule"
+    if row["drop"] is None or measure(row, select.by) is None:
+        return f"without an accuracy or a {select.by}"
+    if not accurate(row, study):
+        lost = row["drop"] > select.max_drop + EPS
+        return "lost more accuracy than allowed" if lost else "not sure enough to keep the rule"
+    over = exceeded(row, select)
+    return OVER[LIMITS[max(over, key=lambda name: over[name])]]
+
+
+def _limits_too_tight(outcome: Outcome) -> str:
+    """Return which limit excludes most of the candidates that are accurate enough, and which comes nearest to keeping
+    them all; empty where no limit excludes any."""
+    select = outcome.study.select
+    over = over_limits(outcome.rows, outcome.study, outcome.batch_size)
+    if not over:
+        return ""
+    excluded = Counter(name for row in over for name in exceeded(row, select))
+    name, number = excluded.most_common(1)[0]
+    nearest = min(over, key=lambda row: (max(exceeded(row, select).values()), cost(row, select.by)))
+    return (
+        f"Of {len(over)} that {'is' if len(over) == 1 else 'are'} accurate enough, the limit of {LIMITS[name]} "
+        f"(select.{name} = {getattr(select, name):g}) excludes {number}. The nearest is {words(nearest)}: "
+        f"{', '.join(over_limit(nearest, select))}."
+    )
 
 
 def _no_reference(lost: Sequence[Row]) -> str:
@@ -133,12 +151,14 @@ def _errors(lost: Sequence[Row]) -> str:
 
 
 def _reference_alone(reference: Row, study: Study) -> str:
-    """Return what to do where only the reference is accurate enough, and is marked. Empty where it is not marked."""
-    if reference["conditions"] is None:
+    """Return what to do where only the reference may win, and is marked. Empty where it is not marked, or may not."""
+    conditions = doubts(reference, study.select)
+    if conditions is None or exceeded(reference, study.select):
         return ""
+    within = " and keeps the limits" if limits_in_words(study.select) else ""
     return (
-        f"No row but the reference itself is accurate enough, and it was measured under bad conditions "
-        f"({reference['conditions']}). {_how_to_confirm(reference, study)}"
+        f"No row but the reference itself is accurate enough{within}, and it was measured under bad conditions "
+        f"({conditions}). {_how_to_confirm(conditions, study)}"
     )
 
 
@@ -146,9 +166,10 @@ def _provisional(outcome: Outcome, reference: Row, best: Row) -> str:
     """Return which row is the provisional best, why it is no winner yet, and what would confirm it."""
     others = len(passed_over(outcome.rows, outcome.study, best["batch_size"])) - 1
     likewise = f"; so were {others} more that are accurate enough" if others else ""
+    conditions = doubts(best, outcome.study.select) or ""
     return (
-        f"Provisional best: {_beside_reference(best, reference, outcome.study)}. It was measured under bad conditions "
-        f"({best['conditions']}{likewise}). {_how_to_confirm(best, outcome.study)}"
+        f"Provisional best: {beside_reference(outcome, best, reference)}. It was measured under bad conditions "
+        f"({conditions}{likewise}). {_how_to_confirm(conditions, outcome.study)}"
     )
 
 
@@ -156,18 +177,20 @@ def _marked_ahead(marked: Sequence[Row], study: Study) -> str:
     """Return a sentence on the marked rows that would have won in place of the winner; empty where there are none."""
     if not marked:
         return ""
-    best = min(marked, key=lambda row: float(row["latency_median_ms"]))
+    by = study.select.by
+    best = min(marked, key=lambda row: cost(row, by))
+    conditions = doubts(best, study.select) or ""
     likewise = f"; so were {len(marked) - 1} more" if len(marked) > 1 else ""
     return (
-        f"The fastest that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
-        f"{_ms(best)} ({best['conditions']}{likewise}). {_how_to_confirm(best, study)}"
+        f"The {BEST[by]} that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
+        f"{written(best, by)} ({conditions}{likewise}). {_how_to_confirm(conditions, study)}"
     )
 
 
-def _how_to_confirm(row: Row, study: Study) -> str:
-    """Return what the user can do about the bad conditions of a row: more time, a quieter machine, or both."""
+def _how_to_confirm(conditions: str, study: Study) -> str:
+    """Return what the user can do about bad conditions: more time, a quieter machine, or both."""
     minutes = study.benchmark.minutes
-    hurried = [HURRIED in condition for condition in row["conditions"].split("; ")]
+    hurried = [HURRIED in condition for condition in conditions.split("; ")]
     quiet = " while nothing else runs on this machine"
     if minutes is None or not any(hurried):
         return f"To confirm it, run the same command with --again benchmark{quiet}."
@@ -175,58 +198,3 @@ def _how_to_confirm(row: Row, study: Study) -> str:
         f"{minutes:g} minutes (benchmark.minutes) were too few: to confirm it, run the same command with "
         f"--set benchmark.minutes={2 * minutes:g}{'' if all(hurried) else quiet}."
     )
-
-
-def _about_runner_up(outcome: Outcome) -> str:
-    runner_up = outcome.runner_up
-    if runner_up is None:
-        return "No other row passed, so there is no runner-up."
-    # The reference has no interval: it loses nothing against itself.
-    lost = f", {drop_words(runner_up)}" if runner_up["drop_low"] is not None else ""
-    text = f"Runner-up: {words(runner_up)}, {_ms(runner_up)}{lost}"
-    if outcome.comparison is None:
-        return f"{text}; their rounds do not pair, so the two were not compared."
-    ratio, low, high, verdict = outcome.comparison
-    if verdict == "indistinguishable":
-        evidence = f"{_times(ratio, low, high)} as fast" if resolved(low, high) else interval(low, high)
-        return f"{text}; the two are not distinguishable ({evidence}), so either may be used."
-    how = " by paired rounds, although its median of all samples is the smaller one" if verdict == "slower" else ""
-    return f"{text}; the winner is {_times(ratio, low, high)} as fast{how}."
-
-
-def _beside_reference(row: Row, reference: Row, study: Study) -> str:
-    """Return a row's latency and score beside the reference's."""
-    return (
-        f"{words(row)}: {_ms(row)} median{_speed_up(row, reference)}, {_score(row, study)} against "
-        f"{reference[study.select.metric]:.3f}, within the allowed drop of {exact_points(study.select.max_drop)}"
-    )
-
-
-def _speed_up(row: Row, reference: Row) -> str:
-    """Return how many times as fast as the reference a row is, with its interval; empty where it was not compared."""
-    if row["speedup"] is None:
-        return ""
-    marked = ""
-    if reference["conditions"] is not None and row["device"] == reference["device"]:
-        marked = f", itself measured under bad conditions: {reference['conditions']}"
-    if not resolved(row["speedup_low"], row["speedup_high"]):
-        why = interval(row["speedup_low"], row["speedup_high"])
-        return f" (the reference's {_ms(reference)}{marked}; how many times as fast is not known: {why})"
-    base = f"{reference['runtime']}, {_ms(reference)}{marked}"
-    if row["device"] != reference["device"]:
-        base = f"{reference['runtime']} on {row['device']}"
-    times = _times(row["speedup"], row["speedup_low"], row["speedup_high"])
-    doubt = ", not distinguishable from it" if row["verdict"] == "indistinguishable" else ""
-    return f", {times} as fast as the reference ({base}){doubt}"
-
-
-def _times(ratio: float, low: float, high: float | None) -> str:
-    return f"{sig(ratio)} ({interval(low, high, ' to ')}) times"
-
-
-def _score(row: Row, study: Study) -> str:
-    return f"{METRIC_NAMES[study.select.metric]} {row[study.select.metric]:.3f}"
-
-
-def _ms(row: Row) -> str:
-    return f"{sig(row['latency_median_ms'])} ms"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from tasks.tables.goals import cost, doubts, exceeded
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -32,13 +34,12 @@ def accurate(row: Row, study: Study) -> bool:
 
 
 def may_win(row: Row, study: Study) -> bool:
-    """Return whether the row was measured, under good conditions, and is accurate enough."""
-    measured = row["status"] == "ok" and row["latency_median_ms"] is not None
-    return measured and row["conditions"] is None and accurate(row, study)
+    """Return whether the row is accurate enough, keeps the limits, and what decides was measured, and measured well."""
+    return _would_win(row, study) and doubts(row, study.select) is None
 
 
-def passed_over(rows: Sequence[Row], study: Study, batch_size: int, below_ms: float = math.inf) -> list[Row]:
-    """Return the marked rows of a batch size that are accurate enough and whose median latency is below a limit.
+def passed_over(rows: Sequence[Row], study: Study, batch_size: int, below: float = math.inf) -> list[Row]:
+    """Return the marked rows of a batch size that may not win for their marks alone, and whose cost is below a limit.
 
     They would have won, had they been measured under good conditions.
     """
@@ -46,12 +47,28 @@ def passed_over(rows: Sequence[Row], study: Study, batch_size: int, below_ms: fl
         row
         for row in rows
         if row["batch_size"] == batch_size
-        and row["conditions"] is not None
+        and doubts(row, study.select) is not None
+        and _would_win(row, study)
+        and cost(row, study.select.by) < below
+    ]
+
+
+def over_limits(rows: Sequence[Row], study: Study, batch_size: int) -> list[Row]:
+    """Return the rows of a batch size that were measured and are accurate enough, but do not keep a limit."""
+    return [
+        row
+        for row in rows
+        if row["batch_size"] == batch_size
         and row["status"] == "ok"
         and accurate(row, study)
-        and row["latency_median_ms"] is not None
-        and row["latency_median_ms"] < below_ms
+        and exceeded(row, study.select)
     ]
+
+
+def _would_win(row: Row, study: Study) -> bool:
+    """Return whether a row may win, if its times are to be believed."""
+    measured = row["status"] == "ok" and cost(row, study.select.by) < math.inf
+    return measured and accurate(row, study) and not exceeded(row, study.select)
 
 
 def find_reference(rows: Sequence[Row], study: Study, batch_size: int) -> Row | None:
@@ -125,11 +142,6 @@ def _trusted(row: Row, metric: str) -> bool:
 
 
 def _beside(row: Row, name: str) -> float | None:
-    """Return a row's size in bytes, or its memory in whole megabytes: of a GPU, or else of the process.
-
-    The peak of a process's memory differs by some pages from process to process, which makes nothing better or worse.
-    """
-    if name == "size":
-        return row["size_bytes"]  # type: ignore[no-any-return]
-    bytes_held = row["ram_usage_bytes"] if row["device"] == "cpu" else row["vram_peak_bytes"]
-    return None if bytes_held is None else round(bytes_held / 1e6)
+    """Return a row's size in bytes, or its memory in whole megabytes. None where it is not known."""
+    figure = cost(row, name)
+    return None if math.isinf(figure) else figure

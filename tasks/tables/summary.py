@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,9 @@ import polars as pl
 from tasks.measure.intervals import Rounds, compare_rounds, rounds_of
 from tasks.tables import frames, hops, reasons
 from tasks.tables.evidence import evidence
+from tasks.tables.goals import cost
 from tasks.tables.losses import why_not
+from tasks.tables.outcome import Outcome
 from tasks.tables.pairs import drop_columns, drops, key_of
 from tasks.tables.rule import KEY, accurate, find_reference, may_win, on_front, passed_over
 from tasks.tables.schema import TABLES
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tasks.records import Study
+    from tasks.tables.outcome import Comparison
     from tasks.tables.pairs import Key
     from tasks.tables.rule import Row
 
@@ -45,7 +49,7 @@ class Summary:
     sentences: tuple[str, ...]
     """The winner and why it is the winner. An entry is a few plain sentences about one subject."""
     provisional: Row | None = None
-    """Where there is no winner: the fastest marked row that is accurate enough."""
+    """Where there is no winner: the best marked row that could win but for its mark."""
     cautions: tuple[str, ...] = ()
     """Why the accuracy rule is met vacuously (tasks/tables/evidence.py)."""
 
@@ -60,15 +64,12 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
 
     The reference is the most accurate (study.select.metric) fp32 unpruned model in PyTorch eager, on the study's device
     at the compared batch size. Latencies are compared with the reference model's row of the same device and batch size.
-    The winner is the row with the smallest median latency at the compared batch size among those that may win. Tables
-    of `BESIDE` may be lazy or missing.
+    The winner is the row that is best in the study's measure (study.select.by) at the compared batch size, among those
+    that may win. Tables of `BESIDE` may be lazy or missing.
     """
     rows = _joined(tables)
-    rounds = {
-        _place(row): rounds_of(row, row["processes"])
-        for row in tables["benchmarks"].iter_rows(named=True)
-        if row["status"] == "ok"
-    }
+    rounds = _latency_rounds(tables)
+    ranking_rounds = _ranking_rounds(tables, study, rounds)
     batch_size = compared_batch(tables["benchmarks"], study)
     reference = find_reference(rows, study, batch_size)
     paired = drops(tables, key_of(reference), study.select.metric) if reference is not None else {}
@@ -81,14 +82,11 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     for role, row in parts.items():
         if row is not None:
             row["role"] = role
-    _say_why_not(rows, study, winner, batch_size=batch_size, rounds=rounds)
+    _say_why_not(rows, study, winner, batch_size=batch_size, rounds=ranking_rounds)
     chosen = winner or provisional
     lossy = _too_lossy(rows, study, winner, batch_size)
     shown = evidence(tables, study, reference, paired.get(key_of(chosen)) if chosen else None)
-    comparison = None
-    if winner is not None and runner_up is not None:
-        comparison = compare_rounds(rounds[_place(runner_up)], rounds[_place(winner)])
-    outcome = reasons.Outcome(
+    outcome = Outcome(
         rows=rows,
         study=study,
         batch_size=batch_size,
@@ -96,7 +94,8 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
         winner=winner,
         runner_up=runner_up,
         provisional=provisional,
-        comparison=comparison,
+        gain=_compared(reference, chosen, ranking_rounds),
+        comparison=_compared(runner_up, winner, ranking_rounds),
         drop=shown.drop,
         hop=_costly_hop(tables, study, chosen) or _costly_hop(tables, study, lossy),
     )
@@ -109,6 +108,32 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
         provisional=provisional,
         cautions=shown.cautions,
     )
+
+
+def _latency_rounds(tables: Mapping[str, pl.DataFrame]) -> dict[Place, Rounds]:
+    """Return the rounds in which the latency of each row was measured."""
+    rows = tables["benchmarks"].iter_rows(named=True)
+    return {_place(row): rounds_of(row, row["processes"]) for row in rows if row["status"] == "ok"}
+
+
+def _ranking_rounds(
+    tables: Mapping[str, pl.DataFrame], study: Study, latency_rounds: dict[Place, Rounds]
+) -> Mapping[Place, Rounds]:
+    """Return the rounds of the measure that ranks; none for sizes and memory, which are compared as they are."""
+    if study.select.by == "latency":
+        return latency_rounds
+    if study.select.by != "throughput":
+        return {}
+    processes = {_place(row): row["processes"] for row in tables["benchmarks"].iter_rows(named=True)}
+    rows = tables["throughputs"].iter_rows(named=True)
+    return {_place(row): rounds_of(row, processes.get(_place(row)) or 1) for row in rows if row["status"] == "ok"}
+
+
+def _compared(before: Row | None, after: Row | None, rounds: Mapping[Place, Rounds]) -> Comparison | None:
+    """Return how many times as good as the first of two rows the second is; None where rounds do not say it."""
+    if before is None or after is None:
+        return None
+    return compare_rounds(rounds.get(_place(before)), rounds.get(_place(after)))
 
 
 def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:
@@ -159,18 +184,17 @@ def _say_why_not(
 
 
 def _too_lossy(rows: list[Row], study: Study, winner: Row | None, batch_size: int) -> Row | None:
-    """Return the fastest row of a batch size that loses too much accuracy, None where the winner is faster."""
+    """Return the best row of a batch size that loses too much accuracy, None where the winner is better."""
     lossy = [
         row
         for row in rows
         if row["batch_size"] == batch_size
         and row["status"] == "ok"
         and row["drop"] is not None
-        and row["latency_median_ms"] is not None
         and not accurate(row, study)
-        and (winner is None or row["latency_median_ms"] < winner["latency_median_ms"])
+        and _rank(row, study) < (_rank(winner, study) if winner is not None else (math.inf,))
     ]
-    return min(lossy, key=lambda row: float(row["latency_median_ms"]), default=None)
+    return min(lossy, key=lambda row: _rank(row, study), default=None)
 
 
 def _costly_hop(tables: Mapping[str, Any], study: Study, row: Row | None) -> str:
@@ -183,19 +207,24 @@ def _costly_hop(tables: Mapping[str, Any], study: Study, row: Row | None) -> str
 
 
 def _best_two(rows: list[Row], study: Study, batch_size: int) -> tuple[Row | None, Row | None]:
-    """Return winner and runner-up: the two fastest rows that may win."""
+    """Return winner and runner-up: the two rows that are best in the study's measure, of those that may win."""
     ranked = sorted(
         (row for row in rows if row["eligible"] and row["batch_size"] == batch_size),
-        key=lambda row: (row["latency_median_ms"], -row[study.select.metric], _place(row)),
+        key=lambda row: (*_rank(row, study), -row[study.select.metric], _place(row)),
     )
     return ranked[0] if ranked else None, ranked[1] if len(ranked) > 1 else None
 
 
 def _provisional(rows: list[Row], study: Study, batch_size: int, reference: Row | None) -> Row | None:
-    """Return the fastest marked row that is accurate enough, None where there is none."""
+    """Return the best marked row that could win but for its mark, None where there is none."""
     # The reference is what others are compared with: it is no provisional best of its own.
     rivals = [row for row in passed_over(rows, study, batch_size) if row is not reference]
-    return min(rivals, key=lambda row: float(row["latency_median_ms"]), default=None)
+    return min(rivals, key=lambda row: _rank(row, study), default=None)
+
+
+def _rank(row: Row, study: Study) -> tuple[float, float]:
+    """Return what a row is ranked by: its cost in the study's measure, then its latency. The smaller, the better."""
+    return cost(row, study.select.by), cost(row, "latency")
 
 
 def _place(row: Mapping[str, Any]) -> Place:

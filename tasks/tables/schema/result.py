@@ -75,7 +75,9 @@ TABLES: dict[str, Table] = {
                 "of memory, and better in one of them",
             ),
             "eligible": Column(
-                pl.Boolean, "whether the row may win: it is ok, not marked, and its drop keeps the study's rule"
+                pl.Boolean,
+                "whether the row may win: it is ok, keeps the rule on drops and the limits of the study, "
+                "and no time that decides was measured under bad conditions",
             ),
             "why_not": text(
                 "why it is not the winner; null for the winner and at batch sizes that are not compared", null=True

@@ -64,6 +64,8 @@ def finished_variants(number: int) -> set[str]:
         ("burnish report --out out ''", {"older-1", "newer-2"}),
         ("burnish deploy --out out --variant ''", finished_variants(1)),
         ("burnish deploy --out=out older-1 --variant ''", finished_variants(0)),
+        ("burnish optimize --for th", {"throughput"}),
+        ("burnish optimize --out out ''", {*finished_variants(1), "out"}),
         ("burnish profile --out out ''", {*finished_variants(1), "mine.toml", "notes.txt", "out"}),
     ],
 )

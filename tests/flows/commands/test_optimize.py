@@ -39,6 +39,48 @@ def test_a_named_model_takes_its_weights_from_a_file_or_from_the_hub() -> None:
     assert described("timm:resnet18", "--data", "photos", "--weights", "a.pth").models[0].pretrained == "a.pth"
 
 
+def test_the_winner_may_be_best_in_something_else_and_has_limits() -> None:
+    usual = described("a.onnx", "--data", "photos")
+    assert (usual.select.by, usual.benchmark.throughput) == ("latency", False)
+    assert (usual.select.latency_ms, usual.select.size_mb, usual.select.memory_mb) == (None, None, None)
+    limited = described(
+        *(
+            "a.onnx",
+            "--data",
+            "photos",
+            "--for",
+            "size",
+            "--latency-ms",
+            "5",
+            "--size-mb",
+            "20.5",
+            "--memory-mb",
+            "300",
+        ),
+    ).select
+    assert (limited.by, limited.latency_ms, limited.size_mb, limited.memory_mb) == ("size", 5, 20.5, 300)
+    study = described("a.onnx", "--data", "photos", "--for", "throughput")
+    assert (study.select.by, study.benchmark.throughput) == ("throughput", True)
+    with pytest.raises(Mistake, match=r"select\.by: throughput is not measured"):
+        described("a.onnx", "--data", "photos", "--for", "throughput", "--set", "benchmark.throughput=false")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "accepted"),
+    [
+        ("--for", "speed", "--for: there is no 'speed'; accepted: latency, throughput, size, memory"),
+        ("--latency-ms", "0", "--latency-ms '0': accepted is a positive number up to 3600000"),
+        ("--size-mb", "big", "--size-mb 'big': accepted is a positive number up to 16000000"),
+        ("--memory-mb", "-1", "--memory-mb '-1': accepted is a positive number up to 16000000"),
+    ],
+)
+def test_goals_and_limits_out_of_range_are_one_line(capsys, option: str, value: str, accepted: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["optimize", "a.onnx", "--data", "photos", f"{option}={value}"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"burnish: {accepted}; see burnish optimize --help"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
