@@ -56,7 +56,8 @@ class Quantizer(Protocol):
         Parameters
         ----------
         fp32 : an ONNX file with one input `input`, whose batch size is free, and logits as its first output
-        folder : an existing folder that all settings of this file share
+        folder : an existing folder that all settings of this file and these images share; what one setting has found
+            out about the graph is kept in files there for the next one
         calibration : training images; a dynamic quantizer does not read them
 
         Returns

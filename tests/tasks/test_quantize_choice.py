@@ -16,7 +16,7 @@ from tasks.export import export
 from tasks.forms.choice import Timed, time_in, timed_runtimes
 from tasks.forms.int8 import score
 from tasks.quantize import quantize, quantize_task
-from tasks.quantizers import nncf_openvino, onnxruntime_static
+from tasks.quantizers import _activations, nncf_openvino
 from tasks.records import Export, Forms, Prepared, Quantize, Variant
 from tests.support.digits import digits, stored_model
 
@@ -166,7 +166,7 @@ def test_a_form_is_not_taken_for_better_than_its_parent() -> None:
     assert score(parent, unlucky, labels).drop == pytest.approx(0.25)
 
 
-def test_the_reader_of_calibration_gives_onnx_runtime_the_batches_that_it_asks_for() -> None:
+def test_calibration_images_are_read_in_batches_and_each_once() -> None:
     class Numbers:
         def __len__(self) -> int:
             return 70
@@ -174,8 +174,6 @@ def test_the_reader_of_calibration_gives_onnx_runtime_the_batches_that_it_asks_f
         def read(self, start: int, stop: int) -> np.ndarray:
             return np.arange(start, stop)
 
-    reader = onnxruntime_static.Reader(Numbers())
-    assert len(reader) == 3
-    assert [len(batch["input"]) for batch in iter(reader.get_next, None)] == [32, 32, 6]
-    reader.set_range(1, 2)
-    assert [batch["input"][0] for batch in iter(reader.get_next, None)] == [32]
+    batches = list(_activations.batches(Numbers(), 32))
+    assert [len(batch) for batch in batches] == [32, 32, 6]
+    assert np.concatenate(batches).tolist() == list(range(70))
