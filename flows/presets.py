@@ -99,7 +99,7 @@ def optimize() -> Study:
         augment=Augment(policies=()),
         prune=Prune(ratios=()),
         quantize=Quantize(settings=INT8, dynamic=False, calibration_images=256, max_drop=0.005, only_faster=True),
-        search=Search(trials=40, minutes=15, patience=12),
+        search=Search(trials=40, minutes=15, patience=12, settings=("u8s8-mse", "u8s8-percentile")),
         benchmark=Benchmark(batch_sizes=(1,), throughput=False, rounds=5),
         serve=Serve(seconds=0),
         select=Select(max_drop=0.005),

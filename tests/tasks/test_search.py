@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import polars
 import pytest
-from tasks.forms.blocks import blocks
 
 import tasks.search
 from tasks.caching.work import Work
 from tasks.choose import choose
 from tasks.export import export
+from tasks.forms.blocks import blocks
 from tasks.forms.choice import Timed
 from tasks.quantize import quantize
 from tasks.rank import rank
