@@ -72,7 +72,7 @@ def time_in(name: str, fp32: Path, forms: list[Form], image: np.ndarray) -> dict
     for form in forms:
         try:
             session = runtime.open(form.path, "cpu", 1, cores())
-            medians = _by_turns((parent, session), image)
+            medians = by_turns((parent, session), image)
             session.close()
         except (ValueError, RuntimeError) as error:
             refused[form.setting] = str(error)
@@ -86,7 +86,7 @@ def time_in(name: str, fp32: Path, forms: list[Form], image: np.ndarray) -> dict
     return refused
 
 
-def _by_turns(sessions: tuple[Session, Session], image: np.ndarray) -> tuple[list[float], list[float]]:
+def by_turns(sessions: tuple[Session, Session], image: np.ndarray) -> tuple[list[float], list[float]]:
     """Return the median of each of a few measurements of both sessions, in nanoseconds."""
     medians: tuple[list[float], list[float]] = ([], [])
     # `measure` collects garbage first, which takes half a second among PyTorch's objects unless they are frozen.

@@ -21,10 +21,15 @@ def _log_probabilities(scores: np.ndarray, original: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
+def divergences(original: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Return, for each image, the Kullback-Leibler divergence from the original's probabilities, in nats: float64."""
+    expected, found = _log_probabilities(original, original), _log_probabilities(scores, original)
+    return (np.exp(expected) * (expected - found)).sum(axis=1)
+
+
 def divergence(original: np.ndarray, scores: np.ndarray) -> float:
     """Return the Kullback-Leibler divergence from the original's probabilities, in nats: the mean over the images."""
-    expected, found = _log_probabilities(original, original), _log_probabilities(scores, original)
-    return max(0.0, float((np.exp(expected) * (expected - found)).sum(axis=1).mean()))
+    return max(0.0, float(divergences(original, scores).mean()))
 
 
 def expected_drop(original: np.ndarray, scores: np.ndarray) -> float:
