@@ -50,14 +50,14 @@ def reduce(
     The graph is changed: it has the reductions as its outputs.
     """
     wanted = list(dict.fromkeys(reductions))
-    _append(model, wanted)
+    append(model, wanted)
     session = open_session(model)
     names = [reduction.name for reduction in wanted]
     for images in batches(calibration):
         yield len(images), dict(zip(wanted, session.run(names, {"input": images}), strict=True))
 
 
-def _append(model: ModelProto, reductions: list[Reduction]) -> None:
+def append(model: ModelProto, reductions: list[Reduction]) -> None:
     """Add reductions to a graph, each behind the node that makes its tensor, so that this need not be kept for long."""
     import onnx
 

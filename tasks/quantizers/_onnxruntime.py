@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from onnx import ModelProto
+
 LINEAR = ["MatMul", "Gemm"]
 """ONNX's operators of matrix products."""
 
@@ -70,5 +72,15 @@ def preprocessed(fp32: Path, folder: Path) -> Path:
     activations = [info for info in model.graph.value_info if info.name not in weights]
     del model.graph.value_info[:]
     model.graph.value_info.extend(activations)
+    name_nodes(model)
     onnx.save(model, path)
     return path
+
+
+def name_nodes(model: ModelProto) -> None:
+    """Give nodes that have no name, or another's, a name of their own. Int8 forms keep it, so that nodes are found."""
+    names: set[str] = set()
+    for number, node in enumerate(model.graph.node):
+        if not node.name or node.name in names:
+            node.name = f"{node.op_type}:{number}"
+        names.add(node.name)

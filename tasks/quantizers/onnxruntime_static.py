@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tasks.quantizers import _onnxruntime, _ranges
+from tasks.quantizers import _bias, _onnxruntime, _ranges, _sequential
 from tasks.quantizers._onnx import describe
 
 if TYPE_CHECKING:
@@ -24,7 +24,14 @@ SETTINGS = (
     "u8s8-entropy",
     "u8s8-mse",
     "u8s8-mse-reduced",
+    "u8s8-corrected",
+    "u8s8-corrected-reduced",
+    "u8s8-mse-corrected",
+    "u8s8-mse-corrected-reduced",
+    "u8s8-sequential",
+    "u8s8-sequential-reduced",
     "s8s8",
+    "s8s8-corrected",
 )
 FORMAT = "onnx"
 DYNAMIC = False
@@ -43,6 +50,12 @@ def arguments(setting: str) -> dict[str, Any]:
     - s8s8: symmetric int8 activations and no quantized bias, which is the form that TensorRT parses.
     - reduced: 7-bit weights, because without VNNI the sums of 8-bit products saturate at 16 bits.
     - core: only convolutions and matrix products.
+
+    How ranges are found (`ranges_of`) and what is repaired is no argument of `quantize_static`:
+
+    - percentile, entropy, mse: ranges that cut values off (_thresholds.py).
+    - corrected, sequential: biases are corrected, each layer by itself (_bias.py) or one after the other
+      (_sequential.py).
     """
     from onnxruntime.quantization import QuantType
 
@@ -85,5 +98,18 @@ def quantize(setting: str, fp32: Path, folder: Path, calibration: Calibration) -
         source = _onnxruntime.preprocessed(fp32, folder)
         ranges = _ranges.write_ranges(source, _operators(), calibration, ranges_of(setting))
         quantization.quantize_static(source, path, calibration_cache_path=ranges, **arguments(setting))
+        _correct(setting, source, path, calibration)
     describe(path, fp32)
     return path
+
+
+def _correct(setting: str, source: Path, form: Path, calibration: Calibration) -> None:
+    """Correct the biases of a form, where the setting says so."""
+    import onnx
+
+    words = setting.split("-")
+    corrections = {"corrected": _bias.correct, "sequential": _sequential.correct}
+    for word in corrections.keys() & set(words):
+        model = onnx.load(form)
+        corrections[word](onnx.load(source), model, calibration)
+        onnx.save(model, form)

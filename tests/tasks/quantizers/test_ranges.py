@@ -86,7 +86,7 @@ def test_histograms_count_each_value_once(original: Original, tmp_path: Path) ->
     counts = _ranges.histograms(source, ranges, original.training)
     images = original.training.read(0, len(original.training))
     assert set(counts) < set(ranges), "what a Clip alone reads gets the range of its output"
-    limit = max(map(abs, ranges["input"]))
+    limit = float(max(map(abs, ranges["input"])))
     expected, _ = np.histogram(images, 2 * _thresholds.BINS, (-limit, limit))
     # Values at the very edge of a bin may be counted in the next one.
     assert counts["input"].sum() == images.size and abs(counts["input"] - expected).sum() <= images.size / 1000
