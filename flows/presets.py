@@ -86,6 +86,10 @@ def cifar10_small() -> Study:
     )
 
 
+REPAIRED = ("u8s8-corrected", "u8s8-mse-corrected", "u8s8-percentile", "u8s8-corrected-reduced")
+"""Int8 settings that the search of `optimize` tries beside these."""
+
+
 def optimize() -> Study:
     """The fastest form of a model that you have, at most half a point less accurate: set models and data.path (or use
     `burnish optimize`)."""
@@ -99,7 +103,7 @@ def optimize() -> Study:
         augment=Augment(policies=()),
         prune=Prune(ratios=()),
         quantize=Quantize(settings=INT8, dynamic=False, calibration_images=256, max_drop=0.005, only_faster=True),
-        search=Search(trials=40, minutes=15, patience=12, settings=("u8s8-mse", "u8s8-percentile")),
+        search=Search(trials=40, minutes=15, patience=12, settings=REPAIRED),
         benchmark=Benchmark(batch_sizes=(1,), throughput=False, rounds=5),
         serve=Serve(seconds=0),
         select=Select(max_drop=0.005),

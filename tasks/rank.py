@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from tasks.caching.stage import stage
@@ -54,7 +55,7 @@ def rank(work: Work, data: Prepared, parent: Variant, quantized: Quantized, runt
             "images": len(images),
             "divergence": gain.divergence,
             "saved": gain.saved,
-            "latency": gain.latency,
+            "latency": None if math.isnan(gain.latency) else gain.latency,
         }
         for place, gain in enumerate(gains, 1)
     ]
@@ -62,7 +63,12 @@ def rank(work: Work, data: Prepared, parent: Variant, quantized: Quantized, runt
     work.log.info("%s in %s: gains most from floating point in %s", form.name, runtime, best)
     return Ranked(
         runtime=runtime,
-        blocks=tuple(RankedBlock(name=g.block.name, nodes=g.block.nodes) for g in gains if g.saved > 0),
+        # What saves no more than noise was not timed.
+        blocks=tuple(
+            RankedBlock(name=gain.block.name, nodes=gain.block.nodes)
+            for gain in gains
+            if gain.saved > 0 and not math.isnan(gain.latency)
+        ),
         tables={"layers": work.rows("layers", rows)},
     )
 
