@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import perf_counter
+from time import process_time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,9 +34,10 @@ IMAGES = 256
 FEWEST = 64
 """Images at least, where there are so many, however slow the network is."""
 SECONDS = 40.0
-"""How long the classifying may take for all blocks together: on a slow network there are fewer images."""
-SURE = 2.0
-"""What a block saves is more than noise from this many standard errors on."""
+"""How long the classifying may take for all blocks together on an idle machine. A slow network classifies fewer images.
+"""
+SURE = 1.64
+"""A mean is more than noise from this many standard errors on: of 20 blocks that change nothing, one seems to."""
 MOST = 0.5
 """The blocks that are blamed have at least this share of the divergence together, if they are found at all."""
 
@@ -57,14 +58,13 @@ class Gain:
 
 @dataclass(frozen=True)
 class _Saving:
-    """What a block in floating point does to the divergence of each image."""
+    """What a block in floating point does to the divergence."""
 
     block: Block
     divergence: float
     saved: float
     is_sure: bool
-    """Whether it saves more than noise: more than twice the standard error of the mean over the images, of which each
-    is compared with itself."""
+    """Whether it saves more than noise."""
 
 
 def rank(
@@ -77,10 +77,13 @@ def rank(
 ) -> tuple[Gain, ...]:
     """Return what each block brings in floating point, best first, measured in one runtime on the CPU.
 
-    First come blocks without a measurable cost (they were not slower in each of the turns), by what they save. Then
-    the others by what they save per millisecond that they cost. Last are those that save no more than noise, whose
-    latency is not measured. A block that the runtime does not execute in floating point, or whose nodes cannot be
-    found in the int8 form, is left out.
+    First come blocks without a measurable cost, by what they save. Then the others by what they save per millisecond
+    that they cost. Last are those that save no more than noise, whose latency is not measured. A block that the runtime
+    does not execute in floating point, or whose nodes cannot be found in the int8 form, is left out.
+
+    Whether something is noise is decided by the standard error of a mean: over the images, of how much the square root
+    of the divergence shrinks (it is about proportional to the error of the logits, and unlike the divergence itself not
+    ruled by a few images), and over the turns, of how much longer a query takes.
 
     The caller sees to it that nothing else runs on the CPU. At most two models are open at a time.
 
@@ -153,12 +156,11 @@ class _Measured:
         self.runtime = runtime
         self.path = folder / "mixed.onnx"
         self.images = _spread(images, IMAGES)
-        start = perf_counter()
+        start = process_time()
         own = self._classify(int8)
-        seconds = (perf_counter() - start) * len(self.blocks)
+        seconds = (process_time() - start) / cores() * len(self.blocks)
         if seconds > SECONDS:
-            count = max(FEWEST, round(len(self.images) * SECONDS / seconds))
-            self.images = _spread(self.images, count)
+            self.images = _spread(self.images, max(FEWEST, round(len(self.images) * SECONDS / seconds)))
             own = self._classify(int8)
         session = open_form(fp32, "onnx")
         try:
@@ -183,10 +185,9 @@ class _Measured:
         except (ValueError, RuntimeError):
             return None
         own = divergences(self.original, logits)
-        saved = self.divergences - own
-        error = float(saved.std(ddof=1)) / math.sqrt(len(saved)) if len(saved) > 1 else math.inf
-        mean = float(saved.mean())
-        return _Saving(block, max(0.0, float(own.mean())), mean, mean > SURE * error)
+        saved = float((self.divergences - own).mean())
+        shrinking = _roots(self.divergences) - _roots(own)
+        return _Saving(block, max(0.0, float(own.mean())), saved, saved > 0 and _is_sure(shrinking))
 
     def cost(self, parent: Session, saving: _Saving, image: np.ndarray) -> tuple[float, bool]:
         """Return the latency of the form that was written last as a multiple of the int8 form's, and whether it is
@@ -196,12 +197,28 @@ class _Measured:
         with _opened(self.path, self.runtime, 1) as session:
             parent_times, times = by_turns((parent, session), image)
         ratios = np.divide(times, parent_times)
-        return float(np.median(ratios)), bool((ratios > 1).all())
+        latency = float(np.median(ratios))
+        return latency, latency > 1 and _is_sure(ratios - 1)
+
+
+def _roots(divergences: np.ndarray) -> np.ndarray:
+    """Return square roots. Rounding makes tiny divergences negative."""
+    return np.sqrt(np.maximum(divergences, 0))
+
+
+def _is_sure(values: np.ndarray) -> bool:
+    """Return whether the mean of some values is above zero by more than noise."""
+    return len(values) > 1 and bool(values.mean() > SURE * values.std(ddof=1) / math.sqrt(len(values)))
 
 
 def _spread(images: Rows, count: int) -> Rows:
-    """Return at most so many of the images, evenly spread over them."""
-    chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+    """Return at most so many of the images, evenly spread over them.
+
+    They fill whole batches if there are enough: OpenVINO compiles a model anew for a last batch of another size.
+    """
+    count = min(count, len(images))
+    count = count // BATCH * BATCH or count
+    chosen = np.linspace(0, len(images) - 1, count).round().astype(int)
     return Rows(images.data, images.images, images.rows[chosen])
 
 
