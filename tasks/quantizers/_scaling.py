@@ -173,7 +173,7 @@ def apply(graph: Graph, tensor: Scalable, factors: np.ndarray) -> None:
         values = graph.constant(node.input[place])
         graph.replace(node, place, values / _along(factors, axis, values.ndim))
     for layer in tensor.layers:
-        graph.replace(layer, 1, _multiplied(graph, layer, factors))
+        graph.replace(layer, 1, multiplied(graph, layer, factors))
 
 
 def _along(factors: np.ndarray, axis: int, rank: int) -> np.ndarray:
@@ -183,7 +183,7 @@ def _along(factors: np.ndarray, axis: int, rank: int) -> np.ndarray:
     return factors.reshape(shape)
 
 
-def _multiplied(graph: Graph, node: NodeProto, factors: np.ndarray) -> np.ndarray:
+def multiplied(graph: Graph, node: NodeProto, factors: np.ndarray) -> np.ndarray:
     """Return the weight of a layer with its input channels multiplied by factors."""
     weight = graph.constant(node.input[1])
     if node.op_type != "Conv":
