@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tasks.quantizers._activations import Reduction, reduce
-from tasks.quantizers._graph import Graph, attribute
+from tasks.quantizers._graph import Graph, attribute, ranks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,12 +51,12 @@ def layers(fp32: Graph, form: Graph) -> Iterator[Layer]:
     """Yield the layers whose bias can be corrected: those with int8 weights, in the order of the form."""
     originals = {node.name: node for node in fp32.layers()}
     by_name = {node.name: node for node in form.model.graph.node}
-    ranks = _ranks(fp32.model)
+    known = ranks(fp32.model)
     for quantized in form.model.graph.node:
         node = originals.get(quantized.name)
         if node is None or not _is_dequantized(form, quantized.input[1]):
             continue
-        channels, axes = _channels(fp32, node, ranks)
+        channels, axes = _channels(fp32, node, known)
         if node.op_type != "MatMul":
             holder, place, bias = quantized, 2, node.input[2] if len(node.input) > 2 else ""
         else:
@@ -71,19 +71,13 @@ def layers(fp32: Graph, form: Graph) -> Iterator[Layer]:
             yield Layer(node=node, quantized=quantized, holder=holder, place=place, bias=values.reshape(-1), axes=axes)
 
 
-def _ranks(model: ModelProto) -> dict[str, int]:
-    """Return the number of axes of each tensor whose shape is known."""
-    types = {info.name: info.type.tensor_type for info in (*model.graph.value_info, *model.graph.output)}
-    return {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
-
-
-def _channels(fp32: Graph, node: NodeProto, ranks: dict[str, int]) -> tuple[int, tuple[int, ...]]:
+def _channels(fp32: Graph, node: NodeProto, known: dict[str, int]) -> tuple[int, tuple[int, ...]]:
     """Return the number of channels of a layer's output, and the other axes, or none where these are not known."""
     weight = fp32.initializers[node.input[1]].dims
     if node.op_type == "Gemm":
         return weight[0 if attribute(node, "transB", 0) else 1], (0,)
     if node.op_type == "MatMul":
-        return weight[-1], tuple(range(ranks.get(node.output[0], 1) - 1)) if len(weight) == 2 else ()
+        return weight[-1], tuple(range(known.get(node.output[0], 1) - 1)) if len(weight) == 2 else ()
     spatial = tuple(range(2, len(weight)))
     if node.op_type == "ConvTranspose":
         return weight[1] * attribute(node, "group", 1), (0, *spatial)

@@ -89,3 +89,9 @@ def attribute(node: NodeProto, name: str, default: Any) -> Any:
         if entry.name == name:
             return onnx.helper.get_attribute_value(entry)
     return default
+
+
+def ranks(model: ModelProto) -> dict[str, int]:
+    """Return the number of axes of each tensor whose shape is known."""
+    types = {info.name: info.type.tensor_type for info in (*model.graph.value_info, *model.graph.output)}
+    return {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}

@@ -7,6 +7,8 @@ import logging
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from tasks.quantizers._fold import fold
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -72,6 +74,7 @@ def preprocessed(fp32: Path, folder: Path) -> Path:
     activations = [info for info in model.graph.value_info if info.name not in weights]
     del model.graph.value_info[:]
     model.graph.value_info.extend(activations)
+    fold(model)
     name_nodes(model)
     onnx.save(model, path)
     return path

@@ -6,13 +6,17 @@ latency of fp32: the u8s8 settings 0.2 to 0.4, s8s8 (signed activations) 1.2 to 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from tasks.quantizers import _bias, _onnxruntime, _ranges, _sequential
+from tasks.quantizers import _bias, _equalise, _onnxruntime, _ranges, _sequential, _smooth
 from tasks.quantizers._onnx import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from onnx import ModelProto
 
     from tasks.quantizers import Calibration
 
@@ -30,6 +34,18 @@ SETTINGS = (
     "u8s8-mse-corrected-reduced",
     "u8s8-sequential",
     "u8s8-sequential-reduced",
+    "u8s8-equalised",
+    "u8s8-equalised-reduced",
+    "u8s8-equalised-corrected",
+    "u8s8-equalised-corrected-reduced",
+    "u8s8-smooth15",
+    "u8s8-smooth50",
+    "u8s8-smooth95",
+    "u8s8-smooth15-reduced",
+    "u8s8-smooth50-reduced",
+    "u8s8-smooth95-reduced",
+    "u8s8-smooth50-corrected",
+    "u8s8-smooth50-corrected-reduced",
     "s8s8",
     "s8s8-corrected",
 )
@@ -54,6 +70,8 @@ def arguments(setting: str) -> dict[str, Any]:
     How ranges are found (`ranges_of`) and what is repaired is no argument of `quantize_static`:
 
     - percentile, entropy, mse: ranges that cut values off (_thresholds.py).
+    - smooth15, smooth50, smooth95: outliers of a transformer's activations are moved into weights, with this alpha in
+      percent (_smooth.py). equalised: the channels between convolutions are scaled to equal ranges (_equalise.py).
     - corrected, sequential: biases are corrected, each layer by itself (_bias.py) or one after the other
       (_sequential.py).
     """
@@ -95,12 +113,30 @@ def quantize(setting: str, fp32: Path, folder: Path, calibration: Calibration) -
 
     path = folder / f"{setting}.onnx"
     with _onnxruntime.quiet():
-        source = _onnxruntime.preprocessed(fp32, folder)
+        source = _rewritten(setting, _onnxruntime.preprocessed(fp32, folder), calibration)
         ranges = _ranges.write_ranges(source, _operators(), calibration, ranges_of(setting))
         quantization.quantize_static(source, path, calibration_cache_path=ranges, **arguments(setting))
         _correct(setting, source, path, calibration)
     describe(path, fp32)
     return path
+
+
+def _rewritten(setting: str, source: Path, calibration: Calibration) -> Path:
+    """Return the fp32 graph as the setting rewrites it. It stands in a folder of its own, for all settings that do."""
+    import onnx
+
+    rewrites: dict[str, Callable[[ModelProto, ModelProto, Calibration], None]] = {"equalised": _equalise.equalise}
+    for word, alpha in _smooth.ALPHAS.items():
+        rewrites[word] = partial(_smooth.smooth, alpha=alpha)
+    for word in (word for word in rewrites if word in setting.split("-")):
+        path = source.parent / word / source.name
+        if not path.exists():
+            model = onnx.load(source)
+            rewrites[word](model, onnx.load(source), calibration)
+            path.parent.mkdir(exist_ok=True)
+            onnx.save(model, path)
+        source = path
+    return source
 
 
 def _correct(setting: str, source: Path, form: Path, calibration: Calibration) -> None:
