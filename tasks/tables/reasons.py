@@ -151,14 +151,14 @@ def _errors(lost: Sequence[Row]) -> str:
 
 
 def _reference_alone(reference: Row, study: Study) -> str:
-    """Return what to do where only the reference may win, and is marked. Empty where it is not marked, or may not."""
+    """Return what to do where nothing is better than the reference, which is marked. Empty where it is not marked."""
     conditions = doubts(reference, study.select)
     if conditions is None or exceeded(reference, study.select):
         return ""
     within = " and keeps the limits" if limits_in_words(study.select) else ""
     return (
-        f"No row but the reference itself is accurate enough{within}, and it was measured under bad conditions "
-        f"({conditions}). {_how_to_confirm(conditions, study)}"
+        f"No other row that is accurate enough{within} {BETTER[study.select.by]} than the reference, which was measured "
+        f"under bad conditions ({conditions}). {_how_to_confirm(conditions, study)}"
     )
 
 

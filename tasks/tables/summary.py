@@ -217,8 +217,12 @@ def _best_two(rows: list[Row], study: Study, batch_size: int) -> tuple[Row | Non
 
 def _provisional(rows: list[Row], study: Study, batch_size: int, reference: Row | None) -> Row | None:
     """Return the best marked row that could win but for its mark, None where there is none."""
-    # The reference is what others are compared with: it is no provisional best of its own.
-    rivals = [row for row in passed_over(rows, study, batch_size) if row is not reference]
+    # The reference is what others are compared with: it is no provisional best of its own, nor is what is slower.
+    rivals = [
+        row
+        for row in passed_over(rows, study, batch_size)
+        if row is not reference and (reference is None or _rank(row, study) < _rank(reference, study))
+    ]
     return min(rivals, key=lambda row: _rank(row, study), default=None)
 
 

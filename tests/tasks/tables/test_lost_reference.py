@@ -55,8 +55,18 @@ def test_a_reference_is_never_the_provisional_best(tables: Tables) -> None:
     assert result.winner is None and result.provisional is None
     assert result.reference is not None and result.reference["role"] == "reference"
     assert result.reason.startswith("No winner yet: ") and "rovisional best" not in result.reason
-    assert (
-        "No row but the reference itself is accurate enough, and it was measured under bad conditions (other"
-        in result.reason
-    )
+    assert "No other row that is accurate enough has a smaller median than the reference" in result.reason
     assert "To confirm it, run the same command with --again benchmark" in result.reason
+
+
+def test_a_marked_row_that_is_slower_than_the_reference_is_no_provisional_best(tables: Tables) -> None:
+    marked_tables = changed(tables, "benchmarks", {"status": "ok"}, conditions="other processes used 60% of the cores")
+    reference = subject.summarise(marked_tables, factory.study()).reference
+    assert reference is not None
+    of_reference = pl.col("variant") == reference["variant"]
+    in_runtime = pl.col("runtime") == reference["runtime"]
+    slow = pl.when(of_reference & in_runtime).then(pl.col("latency_median_ms")).otherwise(1e6)
+    slower = marked_tables | {"benchmarks": marked_tables["benchmarks"].with_columns(latency_median_ms=slow)}
+    result = subject.summarise(slower, factory.study())
+    assert result.winner is None and result.provisional is None
+    assert "No other row that is accurate enough has a smaller median than the reference" in result.reason
