@@ -6,6 +6,7 @@ The run walks it (flows/run.py), progress counts it (flows/progress.py).
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from flows.searching import searched
@@ -27,7 +28,8 @@ def steps(study: Study) -> list[Step]:
     named = [model for model in study.models if not model.file]
     plan = [_inspect(study, model) for model in given]
     preparation = ResultOf(tuple(step.name for step in plan), _preparation, optional=True) if plan else None
-    plan.append(Step(stage="prepare", name="prepare", inputs={"settings": study.data, "preparation": preparation}))
+    prepare = Step(stage="prepare", name="prepare", inputs={"settings": study.data, "preparation": preparation})
+    plan += _labelled(study, given[0], prepare) if study.data.unlabelled else [prepare]
     for model in given:
         plan += _given(study, model)
     for model in named:
@@ -76,6 +78,17 @@ def _inspect(study: Study, model: Model) -> Step:
         inputs={"model": model, "settings": study.data},
         failed=FailedVariant(model.label, "adopt", "given", format="onnx") if len(study.models) > 1 else None,
     )
+
+
+def _labelled(study: Study, model: Model, prepare: Step) -> list[Step]:
+    """Classify images without labels with the original, and prepare them with its predictions as labels."""
+    label = Step(
+        stage="label",
+        name=f"label {model.label}",
+        model=model.label,
+        inputs={"model": model, "settings": study.data, "inspected": ResultOf((f"inspect {model.label}",))},
+    )
+    return [label, replace(prepare, inputs={**prepare.inputs, "labelled": ResultOf((label.name,))})]
 
 
 def _preparation(inspected: Inspected) -> Preparation:

@@ -34,6 +34,7 @@ from tasks.caching.sweep import sweep
 from tasks.choose import choose_task
 from tasks.export import export_task
 from tasks.inspect import inspect_task
+from tasks.label import label_task
 from tasks.machine.files import write_text
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
@@ -53,6 +54,7 @@ TASKS = {
     task.name: task
     for task in (
         inspect_task,
+        label_task,
         prepare_task,
         adopt_task,
         ablate_task,

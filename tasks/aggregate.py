@@ -14,6 +14,8 @@ from tasks.tables.summary import BESIDE, PARTS, summarise
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import polars as pl
+
     from tasks.caching.work import Work
     from tasks.records import Artifact
     from tasks.tables.summary import Summary
@@ -41,7 +43,7 @@ def aggregate(work: Work, study: Study, fragments: dict[str, tuple[Artifact, ...
             reason = summary.reason
             paths["summary"] = folder / "summary.parquet"
             summary.frame.write_parquet(paths["summary"], compression="zstd")
-            files = _stored_csv(work, summary, folder)
+            files = _stored_csv(work, _with_known_accuracy(summary.frame, study), folder)
         work.progress(2, 3, "checking all tables")
         checks.validate({name: path for name, path in paths.items() if name not in PARTS})
         checks.build_docs(folder / "data_docs")
@@ -78,10 +80,15 @@ def _summary(paths: dict[str, Path], study: Study) -> Summary:
     return summarise({name: pl.read_parquet(paths[name]) for name in PARTS} | beside, study)
 
 
-def _stored_csv(work: Work, summary: Summary, folder: Path) -> dict[str, Artifact]:
+def _with_known_accuracy(frame: pl.DataFrame, study: Study) -> pl.DataFrame:
+    """Return the summary without accuracies where images have no labels: what it has is agreement with the original."""
+    return frame.with_columns(top1=None, top5=None) if study.data.unlabelled else frame
+
+
+def _stored_csv(work: Work, summary: pl.DataFrame, folder: Path) -> dict[str, Artifact]:
     """Store the summary as CSV, and the times of its marked rows, where there are any, as CSV; return both by name."""
-    texts = {"benchmark_results.csv": csv(summary.frame)}
-    if (marked := marked_csv(summary.frame)) is not None:
+    texts = {"benchmark_results.csv": csv(summary)}
+    if (marked := marked_csv(summary)) is not None:
         texts[MARKED] = marked
     files: dict[str, Artifact] = {}
     for name, text in texts.items():

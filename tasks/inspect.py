@@ -11,7 +11,7 @@ from tasks.datasets._find import resolve
 from tasks.forms import given
 from tasks.forms._statements import read_beside
 from tasks.forms._trial_images import trial_images
-from tasks.forms.preparation import find, stated
+from tasks.forms.preparation import classes_of_outputs, find, stated
 from tasks.machine.files import file_sha256
 from tasks.records import Data, Inspected, Model
 
@@ -34,13 +34,20 @@ def inspect(work: Work, model: Model, settings: Data) -> Inspected:
     file = given.model_file(Path(model.file).expanduser())
     try:
         graph = given.read_graph(file)
-        images = trial_images(settings, work.log)
-        classes = images.classes if images else open_source(settings).classes
         told = stated(file, graph, model)
+        images = None if settings.unlabelled else trial_images(settings, work.log)
+        if settings.unlabelled:
+            classes = classes_of_outputs(file, graph, model, told)
+        else:
+            classes = images.classes if images else open_source(settings).classes
         found = find(file, graph, model, settings, told=told, images=images, classes=classes, log=work.log)
     except ValueError as error:
         raise ValueError(f"{model.file}: {error}") from error
-    return Inspected(preparation=found.preparation, tables={"preparations": work.rows("preparations", found.rows)})
+    return Inspected(
+        preparation=found.preparation,
+        classes=classes if settings.unlabelled else (),
+        tables={"preparations": work.rows("preparations", found.rows)},
+    )
 
 
 def _content(inputs: dict[str, Any]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,17 +27,17 @@ from tasks.datasets._notes import (
     where,
 )
 from tasks.datasets._room import refuse_too_large
+from tasks.datasets._source import Part, Source
 from tasks.datasets._split import plan, roles
 from tasks.datasets._statistics import duplicates, moments
 from tasks.datasets._words import counted, few, shown
-from tasks.records import Artifact, Data, Preparation, Prepared
+from tasks.records import Artifact, Data, Labelled, Preparation, Prepared
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tasks.caching.work import Work
     from tasks.datasets._decoded import Pixels
-    from tasks.datasets._source import Part, Source
     from tasks.datasets._split import LabelledRows
 
 
@@ -52,13 +52,18 @@ class DataSet:
     """The parts of the source that have labels."""
     name: str
     """What to call the data set in tables and reports."""
+    labelled_by: str | None = None
+    """Label of the model whose predictions stand for labels. None: the images have labels of their own."""
 
 
-def prepare(work: Work, settings: Data, preparation: Preparation | None = None) -> Prepared:
+def prepare(
+    work: Work, settings: Data, preparation: Preparation | None = None, labelled: Labelled | None = None
+) -> Prepared:
     """Decode, split, check and count the images that `settings` names.
 
     `preparation` is what was found out about a given model, where the study has one: its size of images, mean and
-    standard deviation take the place of those that the settings leave open.
+    standard deviation take the place of those that the settings leave open. `labelled` is what the original model makes
+    of images without labels.
 
     Splits and limits are drawn from the labels before any image is decoded. Only rows that are used are decoded.
 
@@ -68,13 +73,14 @@ def prepare(work: Work, settings: Data, preparation: Preparation | None = None) 
         If the source is absent or damaged; if rows are bad and `on_bad` is "refuse"; if images differ in size or are
         not square and no `image_size` is given; if a split is empty or has training images of one class alone.
     """
-    data_set = _open(work, settings if preparation is None else _prepared_for(settings, preparation))
+    data_set = _open(work, settings if preparation is None else _prepared_for(settings, preparation), labelled)
     settings = data_set.settings
     parts = data_set.parts
     usable, bad = _check_labels(parts, len(data_set.source.classes))
     if bad and settings.on_bad == "refuse" and not all(len(labels) for _, labels in usable.values()):
         raise refusal(bad, parts, settings)
-    refuse_absent(data_set.source.images, usable, settings)
+    if data_set.labelled_by is None:
+        refuse_absent(data_set.source.images, usable, settings)
     chosen = plan(usable, settings, work.log)
     refuse_too_large(settings, sum(len(rows) for _, rows in chosen.values()), work.store.root)
     # This is Pillow's default. Some libraries change it when they are imported.
@@ -100,19 +106,35 @@ def _prepared_for(settings: Data, preparation: Preparation) -> Data:
     return settings.model_copy(update=left_open)
 
 
-def _open(work: Work, settings: Data) -> DataSet:
+def _open(work: Work, settings: Data, labelled: Labelled | None) -> DataSet:
     """Open the source that the settings name or that is found at data.path, and log how it was read."""
     resolved = resolve(settings)
     if resolved != settings:
         reason = f"found at data.path = {shown(settings.path)}" if settings.path else "as no data.path is given"
         work.log.info("data.source: %s, %s", resolved.source, reason)
     source = open_source(resolved)
+    if labelled is not None:
+        source = _with_predictions(work, source, labelled)
     work.log.info("layout: %s", source.images.layout)
     refuse_lost(source.images, resolved)
     tell_unused(work.log, source.images)
     if len(source.classes) < 2:
         raise ValueError(f"{where(resolved)} has {len(source.classes)} class; a classifier needs at least two")
-    return DataSet(resolved, source, _labelled_parts(source, work), label(resolved, source))
+    labelled_by = labelled.model if labelled else None
+    return DataSet(resolved, source, _labelled_parts(source, work), label(resolved, source), labelled_by)
+
+
+def _with_predictions(work: Work, source: Source, labelled: Labelled) -> Source:
+    """Return the source with the original model's predictions in place of labels, which it has not."""
+    (name, part) = next(iter(source.parts.items()))
+    labels: list[int | None] = np.load(work.store.get(labelled.labels)).tolist()
+    images = replace(
+        source.images,
+        classes=labelled.classes,
+        parts={name: Part(labels, part.read)},
+        layout=f"{source.images.layout}; the predictions of {labelled.model} stand for labels",
+    )
+    return Source(lambda: images, source.fingerprint)
 
 
 def _labelled_parts(source: Source, work: Work) -> dict[str, Part]:
@@ -186,6 +208,7 @@ def _finish(work: Work, folder: Path, data_set: DataSet, pixels: Pixels, bad: li
         train_rows=train_rows,
         validation_rows=validation_rows,
         test_rows=test_rows,
+        labelled_by=data_set.labelled_by,
         tables={"datasets": work.rows("datasets", table)},
     )
 
@@ -201,6 +224,9 @@ def _check_splits(work: Work, settings: Data, classes: tuple[str, ...], class_ro
     for split, counts in zip(SPLITS, class_rows, strict=True):
         # With a test fraction of 1, nothing is trained.
         if split != "test" and settings.test_fraction == 1 and not counts.any():
+            continue
+        # Predictions need not be of every class.
+        if settings.unlabelled and counts.any():
             continue
         missing = [name for name, count in zip(classes, counts, strict=True) if not count]
         present = len(classes) - len(missing)
@@ -267,6 +293,7 @@ def _source_columns(data_set: DataSet) -> dict[str, Any]:
         "source": data_set.settings.source,
         "path": data_set.settings.path or None,
         "label": data_set.name,
+        "labelled_by": data_set.labelled_by,
         "classes": len(images.classes),
         "class_names": images.classes,
         "layout": layout,

@@ -113,8 +113,9 @@ class _Search:
         """Write and score a form in every setting."""
         self.logits = self._classify(self.fp32, "onnx")
         self.work.log.info(
-            "%s: top-1 %.4f of %d validation images",
+            "%s: %s %.4f of %d validation images",
             self.parent.name,
+            self.validation.metric,
             metrics.top1(self.logits, self.labels),
             len(self.labels),
         )
@@ -183,10 +184,11 @@ class _Search:
                 best, reason = choose(forms, runtime, self.settings.max_drop)
                 self.chosen.setdefault(best.setting, []).append(runtime)
                 self.work.log.info(
-                    "%s: int8 setting %s chosen for %s (validation top-1 %.4f, agreement with fp32 %.4f, %.3f ms): %s",
+                    "%s: int8 setting %s chosen for %s (validation %s %.4f, agreement with fp32 %.4f, %.3f ms): %s",
                     self.parent.name,
                     best.setting,
                     runtime,
+                    self.validation.metric,
                     best.scores.top1,
                     best.scores.agreement,
                     best.latencies[runtime],

@@ -163,6 +163,11 @@ def _optimize(optimize: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="PATH", help="labelled images: a folder of classes, a Parquet file, a zip ..."
     )
     optimize.add_argument(
+        "--unlabelled",
+        action="store_true",
+        help="the images have no labels: what counts is agreement with the model as it is given",
+    )
+    optimize.add_argument(
         "--max-drop",
         type=options.points,
         default=0.5,

@@ -31,6 +31,7 @@ def study_of(arguments: argparse.Namespace) -> Study:
     values = plain(optimize())
     values["models"] = models_of(arguments)
     values["data"] |= {"path": arguments.data} | _given(arguments, "image_size", "resize", "mean", "std")
+    values["data"]["unlabelled"] = arguments.unlabelled
     # The user counts in percentage points, records in shares.
     max_drop = arguments.max_drop / 100
     values["quantize"]["max_drop"] = max_drop

@@ -94,6 +94,7 @@ def _print_results(study: Study, out: Path, run: str) -> None:
         compared,
         held_out(datasets, images_here({"datasets": datasets})),
         study.select,
+        unlabelled=study.data.unlabelled,
     )
     width = terminal.terminal_width() if sys.stdout.isatty() else None
     print(f"\n{conclusion(out / 'runs' / run, width, colour=sys.stdout.isatty())}")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from flows.report import charts
-from flows.report.columns import SUMMARY
+from flows.report.columns import SUMMARY, of_agreement
 from flows.report.grids import ABSENT, MARKS, cell, in_order
 from flows.report.page import tables_of
 from tasks.published import images_here
-from tasks.tables.figures import METRIC_NAMES, sig
+from tasks.tables.figures import metric_name, sig
 from tasks.tables.summary import compared_batch
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def publish(study: Study, run: str, result: Result, page: Path) -> None:
     tables = tables_of(page.parent.parent.parent, run)
     summary = tables["summary"].lazy().collect()
     rows = in_order(summary, compared_batch(summary, study))
-    shown = [{_header(key): text for key, text in _shown(row).items()} for row in rows]
+    headers = _headers(study)
+    shown = [{headers[key]: text for key, text in _shown(row).items()} for row in rows]
     create_table_artifact(table=shown, key="summary", description=f"Every candidate of {run}. {LEGEND}")
     winner = f"**Winner: {_escaped(result.winner)}**\n\n" if result.winner else ""
     # Where there is no winner, the reason begins with "No winner".
@@ -83,7 +84,7 @@ def _report(study: Study, tables: Mapping[str, Any], rows: Sequence[Row], page: 
     images = images_here({"datasets": tables["datasets"].lazy().collect()})
     return [
         f"## Candidates at batch {batch}",
-        _table(compared, study.select.metric),
+        _table(compared, study),
         f"Scores are of the held-out images of {_escaped(images)}. {LEGEND}",
         *_charts(tables, compared, study, batch),
         f"The whole report, with every table: `{page}`",
@@ -100,11 +101,13 @@ LEGEND = (
 SPECS: dict[str, Spec] = {spec[2]: spec for spec in SUMMARY}
 
 
-def _header(key: str) -> str:
-    """Return a column's name and unit in words."""
-    name, unit = (SPECS[key][0], SPECS[key][1]) if key in SPECS else (key, "")
-    name = name[0].lower() + name[1:]
-    return f"{name}, {unit}" if unit and key not in ("batch_size", "speedup") else name
+def _headers(study: Study) -> dict[str, str]:
+    """Return the name and unit of each column, in words."""
+    headers = {key: key for key in ("role", *COLUMNS)}
+    for name, unit, key, _ in (*SUMMARY, *of_agreement(SUMMARY, study)):
+        words = name[0].lower() + name[1:]
+        headers[key] = f"{words}, {unit}" if unit and key not in ("batch_size", "speedup") else words
+    return headers
 
 
 def _shown(row: Row) -> dict[str, str]:
@@ -128,14 +131,15 @@ def _speedup(row: Row) -> str:
     return f"{shown.text} ({shown.below})"
 
 
-def _table(rows: Sequence[Row], metric: str) -> str:
+def _table(rows: Sequence[Row], study: Study) -> str:
     """Return rows as a Markdown table, and below it what was bad about some of them, each reason once."""
-    wanted = {*REPORT_COLUMNS, metric}
+    wanted = {*REPORT_COLUMNS, study.select.metric}
+    named = _headers(study)
     if len({row["device"] for row in rows}) > 1:
         wanted.add("device")
     texts = [_shown(row) for row in rows]
     columns = [key for key in ("role", *COLUMNS) if key in wanted]
-    headers = ["" if key == "role" else _header(key) for key in columns]
+    headers = ["" if key == "role" else named[key] for key in columns]
     lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(columns)}"]
     reasons: Counter[str] = Counter()
     for text in texts:
@@ -157,7 +161,7 @@ def _charts(tables: Mapping[str, Any], rows: Sequence[Row], study: Study, batch:
     for device in dict.fromkeys(row["device"] for row in rows):
         on_device = [row for row in rows if row["device"] == device]
         place = f"{device}, batch {batch}"
-        figures.append(charts.tradeoff(on_device, (metric, METRIC_NAMES[metric]), place, study.select.max_drop, WIDTH))
+        figures.append(charts.tradeoff(on_device, (metric, metric_name(study)), place, study.select.max_drop, WIDTH))
         if "latencies" in tables:
             roles = {(row["variant"], row["runtime"]): row["role"] for row in on_device if row["role"]}
             figures.append(charts.distributions(tables["latencies"].lazy(), device, batch, roles))

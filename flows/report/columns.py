@@ -10,6 +10,8 @@ from tasks.tables.figures import points, sig
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tasks.records import Study
+
 Spec = tuple[str, str, str, Callable[[Any], str]]
 """A column: header, unit, key of the row, and what writes its value (`str` for a column of text)."""
 
@@ -236,6 +238,15 @@ DATASET: list[Spec] = [
     ("Duplicates across", "images", "duplicates_across", count),
     ("Dropped", "rows", "dropped", count),
 ]
+
+
+def of_agreement(specs: Sequence[Spec], study: Study) -> list[Spec]:
+    """Return the columns, named for what they hold where images have no labels: agreement with the original."""
+    if not study.data.unlabelled:
+        return list(specs)
+    kept = [spec for spec in specs if spec[2] not in ("top5", "macro_f1")]
+    names = {"top1": "Agreement", "validation_top1": "Validation agreement"}
+    return [(names.get(spec[2], spec[0]), *spec[1:]) for spec in kept]
 
 
 ON_VALIDATION = ("validation_macro_f1", "validation_top1", "score", "best_so_far")

@@ -27,6 +27,7 @@ from flows.report.columns import (
     THROUGHPUT,
     TRIALS,
     mb,
+    of_agreement,
     of_images,
     share,
 )
@@ -37,7 +38,7 @@ from tasks.measure.handful import handful
 from tasks.measure.scenarios import capacity
 from tasks.published import images_here
 from tasks.tables.csv_view import MARKED, marked_csv, rate_column
-from tasks.tables.figures import METRIC_NAMES, sig, words
+from tasks.tables.figures import metric_name, sig, words
 from tasks.tables.goals import written
 from tasks.tables.summary import PARTS, compared_batch, summarise
 
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from flows.report.columns import Spec
     from flows.report.grids import Grid, Row
     from flows.report.pictures import Images
-    from tasks.records import Select, Study
+    from tasks.records import Study
 
 LINKED = ("benchmark_results.csv", "data_docs/index.html")
 """Files of the run that the report has links to."""
@@ -105,16 +106,18 @@ class Contents:
 def heading(contents: Contents) -> Row:
     """Study, run and machine."""
     validation = contents.validation_images
+    metric = "agreement" if contents.study.data.unlabelled else "top-1"
     return {
         "study": contents.study,
         "run": contents.run,
         "environment": contents.environment,
-        "metric": METRIC_NAMES[contents.study.select.metric],
+        "metric": metric_name(contents.study),
+        "accuracy": "Agreement" if contents.study.data.unlabelled else "Accuracy",
         "unfinished": contents.unfinished,
         "begun": contents.begun,
         "files": contents.files,
         "test_images": contents.images_of("test"),
-        "handful": handful(validation) if validation is not None else "",
+        "handful": handful(validation, metric) if validation is not None else "",
     }
 
 
@@ -141,11 +144,11 @@ def candidates(contents: Contents) -> Row:
     # A summary of an older version of burnish has no column `within`.
     seldom = ("vram_peak_bytes", "throughput", "within")
     hidden = {key for key in seldom if all(row.get(key) is None for row in rows)}
-    specs = [spec for spec in SUMMARY if spec[2] not in hidden]
+    specs = [spec for spec in of_agreement(SUMMARY, study) if spec[2] not in hidden]
     compared = [row for row in rows if row["batch_size"] == batch]
     return {
         "batch": batch,
-        "cards": _cards(rows, study.select),
+        "cards": _cards(rows, study),
         "summary": grid(specs, rows, "Every candidate; press a header to sort"),
         "rate": rate_column(rows),
         "tradeoffs": _tradeoffs(compared, study, batch),
@@ -155,9 +158,10 @@ def candidates(contents: Contents) -> Row:
     }
 
 
-def _cards(rows: Sequence[Row], select: Select) -> list[Row]:
+def _cards(rows: Sequence[Row], study: Study) -> list[Row]:
     """Winner or provisional best, runner-up and reference with their figures, and what makes them doubtful."""
     cards = []
+    select = study.select
     marked = any(row["role"] == "reference" and row["conditions"] for row in rows)
     for row in (row for row in rows if row["role"]):
         figures = [("median latency", f"{sig(row['latency_median_ms'])} ms")]
@@ -168,7 +172,7 @@ def _cards(rows: Sequence[Row], select: Select) -> list[Row]:
             figures.append((f"times as fast as the {'marked ' if marked else ''}reference", times))
         figures += [
             ("images per second", sig(row["images_per_second"])),
-            (METRIC_NAMES[select.metric], share(row[select.metric])),
+            (metric_name(study), share(row[select.metric])),
             ("size", f"{mb(row['size_bytes'])} MB"),
         ]
         # The other measures are among these figures anyway.
@@ -192,7 +196,7 @@ def _tradeoffs(rows: Sequence[Row], study: Study, batch: int) -> list[list[Any]]
     drawn = []
     for device in dict.fromkeys(row["device"] for row in rows):
         of_device = [row for row in rows if row["device"] == device]
-        title, metric_and_name = f"{device}, batch {batch}", (metric, METRIC_NAMES[metric])
+        title, metric_and_name = f"{device}, batch {batch}", (metric, metric_name(study))
         layouts = [
             charts.tradeoff(of_device, metric_and_name, title, study.select.max_drop, width) for width in (1000, 480)
         ]
@@ -218,12 +222,14 @@ def hops(contents: Contents) -> Row:
     """What each hop from the original to a candidate costs in accuracy."""
     if "evaluations" not in contents.small:
         return {}
-    return {"hops": verdicts.every_hop(contents.tables, contents.study.select)}
+    return {"hops": verdicts.every_hop(contents.tables, contents.study)}
 
 
 def wrong_predictions(contents: Contents) -> Row:
     """Confusion, scores of each class, and pictures of what was classified wrongly."""
-    return {"mistakes": mistakes(contents.tables, contents.images)}
+    # Without labels nobody knows which predictions are mistakes.
+    unlabelled = contents.study.data.unlabelled
+    return {"mistakes": None if unlabelled else mistakes(contents.tables, contents.images)}
 
 
 def published_study(contents: Contents) -> Row:
@@ -299,7 +305,9 @@ def lineage(contents: Contents) -> Row:
     return {
         "policies": grid(of_images(POLICIES, validation), policies, "Augmentation policies"),
         "pruned": grid(of_images(PRUNED, validation), pruned, "Pruning"),
-        "quantized": grid(of_images(QUANTIZED, validation), quantized, "Quantization settings tried"),
+        "quantized": grid(
+            of_images(of_agreement(QUANTIZED, contents.study), validation), quantized, "Quantization settings tried"
+        ),
         "forms": grid(FORMS, forms, "Exported files and engines"),
         "notes": list(dict.fromkeys(notes)),
     }

@@ -13,7 +13,7 @@ from flows.report.grids import MARKS, cell, in_order
 from flows.terminal.blocks import LEAST_NAME, blocks
 from flows.terminal.names import broken
 from tasks.records import Select
-from tasks.tables.figures import METRIC_NAMES, exact_points
+from tasks.tables.figures import AGREEMENT, METRIC_NAMES, exact_points
 from tasks.tables.goals import LIMITS, doubts
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def table_text(
     select: Select | None = None,
     width: int = 120,
     terminal: bool = False,
+    unlabelled: bool = False,
 ) -> str:
     """Return the summary as text of at most `width` columns.
 
@@ -80,29 +81,33 @@ def table_text(
         The rule by which the winner was found. Only the metric that it compares is shown. None: the default rule.
     terminal
         Whether the text is for a terminal, and has colours.
+    unlabelled
+        Whether the images have no labels, so that top-1 is agreement with the original.
     """
     from rich.console import Console
     from rich.text import Text
 
     select = select or Select()
     figures = _figures(summary, select, width)
+    names = NAMES | ({"top1": "agree-\nment"} if unlabelled else {})
     rows, folded = fold(in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)))
     longest = max((len(runtime) for runtime in summary["runtime"]), default=0)
     target = io.StringIO()
     console = Console(file=target, width=width, force_terminal=terminal, color_system="standard" if terminal else None)
     if width - (52 + longest) < LEAST_NAME:
-        console.print(Text("\n".join(blocks([_block(row, figures) for row in rows], width))))
+        console.print(Text("\n".join(blocks([_block(row, figures, names) for row in rows], width))))
     else:
         # The other columns take this much: the figures with their headers, and the longest name of a runtime.
         usual = [key for key in NAMES if key not in RARE and (width >= FULL_WIDTH or key not in LEFT_OUT)]
         others = (75 if width >= FULL_WIDTH else 52) + longest + 8 * max(len(figures) + 1 - len(usual), 0)
-        console.print(_table(rows, figures, room=max(width - others, 12)))
-    for line in _legend(summary, figures, images, select):
+        console.print(_table(rows, figures, names, room=max(width - others, 12)))
+    name = AGREEMENT if unlabelled else METRIC_NAMES[select.metric]
+    for line in _legend(summary, figures, images, select, name):
         console.print(Text(line))
     for reason, variants in (*_reasons(rows, select).items(), *folded):
-        names = list(dict.fromkeys(variants))
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        console.print(Text(f"{reason} ({', '.join(names[:3])}{more})"))
+        candidates = list(dict.fromkeys(variants))
+        more = f" and {len(candidates) - 3} more" if len(candidates) > 3 else ""
+        console.print(Text(f"{reason} ({', '.join(candidates[:3])}{more})"))
     return "\n".join(line.rstrip() for line in target.getvalue().splitlines()).strip("\n") + "\n"
 
 
@@ -119,8 +124,8 @@ def _figures(summary: pl.DataFrame, select: Select, width: int) -> list[str]:
     return [key for key in NAMES if key in wanted or key not in unwanted]
 
 
-def _table(rows: Sequence[Mapping[str, Any]], figures: Sequence[str], room: int) -> Table:
-    """Return the rows as a table. `room` is the width of the column of names."""
+def _table(rows: Sequence[Mapping[str, Any]], figures: Sequence[str], names: Mapping[str, str], room: int) -> Table:
+    """Return the rows as a table. `names` are the headers of figures, `room` is the width of the column of variants."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -131,7 +136,7 @@ def _table(rows: Sequence[Mapping[str, Any]], figures: Sequence[str], room: int)
     for name in ("runtime", "device"):
         table.add_column(name, no_wrap=True)
     for key in figures:
-        table.add_column(NAMES[key], justify="right", no_wrap=True)
+        table.add_column(names[key], justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for row in rows:
         status = cell(row, "status", str).text
@@ -147,12 +152,14 @@ def _table(rows: Sequence[Mapping[str, Any]], figures: Sequence[str], room: int)
     return table
 
 
-def _block(row: Mapping[str, Any], figures: Sequence[str]) -> tuple[str, list[tuple[str, str]]]:
+def _block(
+    row: Mapping[str, Any], figures: Sequence[str], names: Mapping[str, str]
+) -> tuple[str, list[tuple[str, str]]]:
     """Return a row's name, and header and text of each of its cells."""
     name = f"{MARKS.get(row['role'], '')} {row['variant']}".strip()
     cells = [("on", f"{row['runtime']} on {row['device']}")]
     for key in figures:
-        header = NAMES[key].replace("-\n", "").replace("\n", " ")
+        header = names[key].replace("-\n", "").replace("\n", " ")
         shown = cell(row, key, WRITE[key])
         # A block has the room for the interval and for words.
         between = f" (95 % {shown.below}) {row['within']}" if key == "drop" and shown.below else ""
@@ -169,9 +176,8 @@ def _figure(row: Mapping[str, Any], key: str) -> str:
     return f"{text} {SURE.get(row.get('within') or '', ' ')}"
 
 
-def _legend(summary: pl.DataFrame, figures: Sequence[str], images: str, select: Select) -> Iterator[str]:
-    """Yield the lines that explain the table."""
-    name = METRIC_NAMES[select.metric]
+def _legend(summary: pl.DataFrame, figures: Sequence[str], images: str, select: Select, name: str) -> Iterator[str]:
+    """Yield the lines that explain the table. `name` is that of the metric."""
     if images:
         yield f"{name}: of {images}"
     if "within" in summary.columns and summary["within"].null_count() < len(summary):
@@ -207,8 +213,16 @@ def terminal_width() -> int:
 
 
 def print_table(
-    summary: pl.DataFrame, batch: int | None = None, images: str = "", select: Select | None = None
+    summary: pl.DataFrame,
+    batch: int | None = None,
+    images: str = "",
+    select: Select | None = None,
+    *,
+    unlabelled: bool = False,
 ) -> None:
     """Print `table_text`, as wide as the terminal and at most 120 columns."""
     terminal = sys.stdout.isatty()
-    print(table_text(summary, batch, images, select=select, width=terminal_width(), terminal=terminal), end="")
+    text = table_text(
+        summary, batch, images, select=select, width=terminal_width(), terminal=terminal, unlabelled=unlabelled
+    )
+    print(text, end="")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows.report.columns import HOPS, OTHERS
+from flows.report.columns import HOPS, OTHERS, of_agreement
 from flows.report.grids import grid
 from tasks.tables import hops
 from tasks.tables.figures import exact_points
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flows.report.grids import Grid, Row
-    from tasks.records import Select
+    from tasks.records import Select, Study
     from tasks.tables.hops import Hop, Tables
     from tasks.tables.pairs import Key
 
@@ -50,11 +50,12 @@ def others(compared: Sequence[Row]) -> Row:
     return {"others": grid(OTHERS, shown, "Every candidate at this batch size; press a header to sort")}
 
 
-def every_hop(tables: Tables, select: Select) -> Grid | None:
+def every_hop(tables: Tables, study: Study) -> Grid | None:
     """Return the table of what each hop from the original on costs in accuracy: one row per candidate.
 
     None where no candidate was made from another one.
     """
+    select = study.select
     ways = hops.paths(tables, select.metric)
     evaluations = tables["evaluations"].lazy().collect().iter_rows(named=True)
     scores = {key_of(row): row[select.metric] for row in evaluations}
@@ -62,7 +63,7 @@ def every_hop(tables: Tables, select: Select) -> Grid | None:
     hidden = {"top1", "macro_f1"} - {select.metric}
     # A run of an older version of burnish has no differences of logits.
     hidden |= {key for key in ("logit_difference", "cost") if all(row.get(key) is None for row in rows)}
-    specs = [spec for spec in HOPS if spec[2] not in hidden]
+    specs = [spec for spec in of_agreement(HOPS, study) if spec[2] not in hidden]
     return grid(specs, rows, "Each candidate beside the one that it was made from, on the same images")
 
 

@@ -59,7 +59,8 @@ def _fingerprint(tree: Tree, layout: Layout) -> str:
     if tree.archive:
         content_sha256 = fingerprint([tree.root], tree.root.parent)
     else:
-        files = [tree.root / name for name in (*_class_of_image(layout), *layout.tables)]
+        unlabelled = [name for images in layout.unlabelled.values() for name in images]
+        files = [tree.root / name for name in (*_class_of_image(layout), *unlabelled, *layout.tables)]
         content_sha256 = fingerprint(files, tree.root)
     return hashlib.sha256((content_sha256 + notes_sha256).encode()).hexdigest()
 
@@ -79,6 +80,8 @@ def _read(tree: Tree, data: Data, table: str | None) -> Layout:
     A table of labels decides if the user names the table or one of its columns, or if there are no class folders.
     """
     where = shown(str(tree.root))
+    if data.unlabelled:
+        return _without_labels(tree, where)
     tables = [table] if table else find_tables(tree)
     if table or data.label or data.image:
         return read_labels(tree, tables, data, where)
@@ -97,6 +100,14 @@ def _read(tree: Tree, data: Data, table: str | None) -> Layout:
             return layout
         _refuse_other_labels(layout, layout_by_tables, where)
     return layout
+
+
+def _without_labels(tree: Tree, where: str) -> Layout:
+    """Return the layout in which no image has a label, whatever folder it is in."""
+    if not tree.images:
+        raise ValueError(f"data.path: {where} has no images")
+    count = counted(len(tree.images), "image")
+    return Layout({"train": {}}, f"{count} without labels", unlabelled={"train": list(tree.images)})
 
 
 def _refuse_other_labels(by_folders: Layout, by_tables: Layout, where: str) -> None:

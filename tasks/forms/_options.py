@@ -216,6 +216,10 @@ def _add_normalisations(found: Aspects, asked: Asked, accepted: Accepted) -> Non
 
 def _add_classes(found: Aspects, asked: Asked, accepted: Accepted) -> None:
     classes, count = asked.classes, accepted.outputs
+    if asked.data.unlabelled:
+        # The classes are the model's own.
+        _add(found.classes, ClassOrder("classes in the model's order", None), "the model's outputs")
+        return
     sources = [(statement.labels, statement.source) for statement in asked.statements if statement.labels]
     if asked.model.labels:
         sources = [(read_labels(Path(asked.model.labels).expanduser()), f"models.labels = {asked.model.labels}")]

@@ -45,6 +45,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def metric(self) -> str:
+        """What top-1 on these images is: agreement with the original, where its predictions stand for labels."""
+        return "top-1" if self.data.labelled_by is None else "agreement with the original"
+
     def read(self, start: int, stop: int) -> np.ndarray:
         """Return the images from the one with number `start` to the one before `stop`: float32, (images, channels,
         height, width)."""

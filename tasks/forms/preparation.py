@@ -7,7 +7,9 @@ contradict it clearly, and what nothing states is taken from the usual ways only
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +18,13 @@ from tasks.datasets._statistics import moments
 from tasks.forms import given
 from tasks.forms._options import Accepted, Asked, Aspects, aspects, screened, tries
 from tasks.forms._search import Search
-from tasks.forms._statements import statements
+from tasks.forms._statements import read_labels, statements
 from tasks.forms._tries import Classifier, Trials
 from tasks.records import Preparation
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Sequence
-    from pathlib import Path
 
     from tasks.forms._statements import Normalisation, Statement
     from tasks.forms._trial_images import TrialImages
@@ -55,6 +56,23 @@ class Found:
 def stated(file: Path, graph: Graph, model: Model) -> list[Statement]:
     """Return what is stated of a model's preparation, by its file, beside it or by its library; see `statements`."""
     return statements(file, graph.metadata, model.name)
+
+
+def classes_of_outputs(file: Path, graph: Graph, model: Model, told: Sequence[Statement]) -> tuple[str, ...]:
+    """Return a name per output of a model, in their order: as they are stated, else their numbers.
+
+    A name that several outputs have is followed by the output's number.
+    """
+    output, _ = given.score_output(graph, model.output, 0)
+    count = output.classes or Classifier(file, graph, output.name).outputs(given.layouts(graph))
+    stated_names = [statement.labels for statement in told if statement.labels]
+    if model.labels:
+        stated_names = [read_labels(Path(model.labels).expanduser())]
+        if len(stated_names[0]) != count:
+            raise ValueError(f"{model.labels} names {len(stated_names[0])} classes, and the model has {count} outputs")
+    names = next((names for names in stated_names if len(names) == count), tuple(map(str, range(count))))
+    often = {name for name, number in Counter(names).items() if number > 1}
+    return tuple(f"{name} ({number})" if name in often else name for number, name in enumerate(names))
 
 
 def find(
@@ -135,7 +153,11 @@ def _as_told(options: Aspects, accepted: Accepted) -> Try:
     ValueError
         If something that matters is neither set nor stated.
     """
-    settings = {"order": "models.order", "normalisation": "data.mean and data.std", "geometry": "data.image_size"}
+    settings = {
+        "order": "models.order (--order)",
+        "normalisation": "data.mean and data.std (--mean, --std)",
+        "geometry": "data.image_size (--image-size)",
+    }
     open_settings = [words for aspect, words in settings.items() if not options.told().get(aspect)]
     if open_settings:
         raise ValueError(

@@ -47,6 +47,8 @@ class Drop:
     """Upper end of the 95 % interval."""
     likely_high: float
     """What the drop does not exceed with a confidence of `LIKELY`, one-sided."""
+    of_share: bool = False
+    """Whether it is the share of images on which the candidate differs from the original."""
 
     def within(self, allowed: float) -> Certainty:
         """Return how sure it is that the drop is within the allowed one.
@@ -84,7 +86,10 @@ class Drop:
     def _settles(self, images: int, allowed: float) -> bool:
         """Return whether this many images would settle it, by their top-1."""
         share = images / self.images
-        low, high = metrics.paired_drop(self.lost * share, self.mended * share, images)
+        if self.of_share:
+            low, high = metrics.wilson(self.value, images)
+        else:
+            low, high = metrics.paired_drop(self.lost * share, self.mended * share, images)
         return high <= allowed if self.value < allowed else low > allowed
 
 
@@ -99,6 +104,26 @@ def top1_drop(lost: int, mended: int, images: int) -> Drop:
         low=low,
         high=high,
         likely_high=metrics.paired_drop(lost, mended, images, LIKELY_Z)[1],
+    )
+
+
+def agreement_drop(lost: int, images: int) -> Drop:
+    """Return by how much a candidate that gives `lost` of the images another class than the original agrees less.
+
+    The original agrees with itself on all images, so no image can be mended, and the interval is that of a share
+    (Wilson 1927).
+    """
+    share = lost / images
+    low, high = metrics.wilson(share, images)
+    return Drop(
+        images=images,
+        lost=lost,
+        mended=0,
+        value=share,
+        low=low,
+        high=high,
+        likely_high=metrics.wilson(share, images, LIKELY_Z)[1],
+        of_share=True,
     )
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from tasks.measure.metrics import FEW, smallest_drop
 
 
-def handful(images: int) -> str:
+def handful(images: int, metric: str = "top-1") -> str:
     """Return the warning that goes with scores of few validation images. It is empty where there are enough."""
     if images >= FEW:
         return ""
     least = f"{smallest_drop(images):.2g}"
     return (
         f"{images} validation image{'' if images == 1 else 's'} cannot tell trainings or int8 settings apart that "
-        f"differ by less than {least} in top-1, so what is chosen by them may be chosen by chance"
+        f"differ by less than {least} in {metric}, so what is chosen by them may be chosen by chance"
     )

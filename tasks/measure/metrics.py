@@ -69,11 +69,14 @@ def logit_difference(expected: np.ndarray, actual: np.ndarray) -> float | None:
     return float(np.abs(actual.astype(np.float64) - expected).max()) / largest if largest else None
 
 
-def wilson(share: float, images: int) -> tuple[float, float]:
-    """Return the 95 % score interval of a share of images (Wilson 1927, Probable inference, the law of succession)."""
-    centre = share + Z**2 / (2 * images)
-    half = Z * np.sqrt(share * (1 - share) / images + Z**2 / (4 * images**2))
-    scale = 1 + Z**2 / images
+def wilson(share: float, images: int, z: float = Z) -> tuple[float, float]:
+    """Return the 95 % score interval of a share of images (Wilson 1927, Probable inference, the law of succession).
+
+    `z` is the quantile of the standard normal distribution that belongs to another confidence.
+    """
+    centre = share + z**2 / (2 * images)
+    half = z * np.sqrt(share * (1 - share) / images + z**2 / (4 * images**2))
+    scale = 1 + z**2 / images
     return min(share, max(0.0, float((centre - half) / scale))), max(share, min(1.0, float((centre + half) / scale)))
 
 

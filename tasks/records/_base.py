@@ -86,6 +86,7 @@ Status = Literal["ok", "failed", "skipped"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 StageName = Literal[
     "inspect",
+    "label",
     "prepare",
     "adopt",
     "ablate",

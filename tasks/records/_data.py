@@ -48,6 +48,9 @@ class Data(Record):
     layout: Literal["auto", "classes", "splits"] = "auto"
     """What the folders in data.path stand for: classes, or splits that hold the classes. auto: decided by their names
     and contents, and refused where both are possible."""
+    unlabelled: bool = False
+    """Whether the images in data.path have no labels: then whatever folders they are in mean nothing, and agreement
+    with the original model counts in place of accuracy. Nothing can be trained with such images."""
     image: ColumnName | None = None
     """Column that holds the images, or in a table of labels their file names. none: the only one that can."""
     label: ColumnName | None = None
@@ -91,6 +94,8 @@ class Data(Record):
     def _read(self) -> Data:
         """Refuse settings that the source does not read, and a source without the settings that it needs."""
         named = [name for name in ("path", "image", "label", "layout") if getattr(self, name) not in ("", None, "auto")]
+        if self.unlabelled:
+            self._refuse_labels(named)
         if self.source == "auto":
             if named and not self.path:
                 raise ValueError(f"data.{named[0]} = {getattr(self, named[0])!r} has no effect without data.path")
@@ -105,6 +110,14 @@ class Data(Record):
         if "path" in needs and not self.path:
             raise ValueError(f"source {self.source!r} needs data.path: a file, a folder or a data-set name")
         return self
+
+    def _refuse_labels(self, named: list[str]) -> None:
+        """Refuse what makes no sense for images without labels. `named` are the settings that are set."""
+        if self.source not in ("auto", "folder") or not self.path:
+            raise ValueError("data.unlabelled needs data.path: a folder of images, or a zip of one")
+        for name in named:
+            if name != "path":
+                raise ValueError(f"data.{name} is for images with labels, and data.unlabelled says that there are none")
 
     @model_validator(mode="after")
     def _sizes(self) -> Data:

@@ -74,6 +74,19 @@ class Inspected(Output):
 
     kind: Literal["inspected"] = "inspected"
     preparation: Preparation
+    classes: tuple[str, ...] = ()
+    """Where the images have no labels: the names of the model's classes, in the order of its outputs."""
+
+
+class Labelled(Output):
+    """What the original model makes of images without labels, in the place of labels."""
+
+    kind: Literal["labelled"] = "labelled"
+    labels: Artifact
+    """npy, int64, (rows,): the class of each row of the source."""
+    classes: tuple[str, ...]
+    model: str
+    """Label of the model (`Model.label`)."""
 
 
 class Prepared(Output):
@@ -101,6 +114,8 @@ class Prepared(Output):
     train_rows: int
     validation_rows: int
     test_rows: int
+    labelled_by: str | None = None
+    """Label of the model whose predictions stand for labels. None: the images have labels of their own."""
 
 
 class Variant(Record):

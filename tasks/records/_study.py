@@ -100,6 +100,8 @@ class Study(Record):
                 )
         self._refuse_runtimes_without_files()
         self._refuse_training_stages_without_training()
+        if self.data.unlabelled:
+            self._refuse_what_needs_labels()
         if "onnx" not in self.formats():
             self._refuse_stages_that_need_onnx()
         if self.select.batch_size is not None and self.select.batch_size not in self.benchmark.batch_sizes:
@@ -109,6 +111,21 @@ class Study(Record):
             )
         if self.select.by == "throughput" and not self.benchmark.throughput:
             raise ValueError("select.by: throughput is not measured; set benchmark.throughput = true")
+
+    def _refuse_what_needs_labels(self) -> None:
+        """Refuse what images without labels cannot do: train, choose a metric, compare several originals."""
+        if self.train.epochs or self.prune.ratios or self.qat.epochs or self.ablate.names:
+            raise ValueError(
+                "data.unlabelled: nothing can be trained without labels; set train.epochs = 0, prune.ratios = [], "
+                "qat.epochs = 0 and ablate.techniques = {}"
+            )
+        if len(self.models) > 1 or not self.models[0].file:
+            raise ValueError(
+                "data.unlabelled: forms are compared with one original, which must be an ONNX file or an ONNX variant "
+                f"of a run; got {', '.join(model.label for model in self.models)}"
+            )
+        if self.select.metric != "top1":
+            raise ValueError("data.unlabelled: agreement is that of top-1; set select.metric = 'top1'")
 
     def formats(self) -> set[str]:
         """Return the formats of the files that the study has or makes, engines left out."""

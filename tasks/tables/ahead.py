@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tasks.tables.figures import METRIC_NAMES, drop_words, exact_points, interval, resolved, sig, words
+from tasks.tables.figures import drop_words, exact_points, interval, metric_name, resolved, sig, words
 from tasks.tables.goals import cost, doubts, limits_in_words, measure, written
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _times(ratio: float, low: float, high: float | None) -> str:
 
 def score(row: Row, study: Study) -> str:
     """Return a row's accuracy in the study's metric, in words."""
-    return f"{METRIC_NAMES[study.select.metric]} {row[study.select.metric]:.3f}"
+    return f"{metric_name(study)} {row[study.select.metric]:.3f}"
 
 
 def _ms(row: Row) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tasks.measure.handful import handful
 from tasks.measure.metrics import FEW, images_needed, smallest_drop, wilson
-from tasks.tables.figures import METRIC_NAMES, drop_words, exact_points, points, whole
+from tasks.tables.figures import AGREEMENT, drop_words, exact_points, metric_name, points, whole
 from tasks.tables.pairs import drop_columns
 from tasks.tables.rule import EPS, KEY
 
@@ -54,12 +54,15 @@ def evidence(tables: Tables, study: Study, reference: Row | None, chosen: Drop |
         return Evidence()
     images, select = _images(tables, reference), study.select
     too_few = smallest_drop(images) > select.max_drop
-    cautions = _no_better_than_a_guess(tables, reference, images, select.max_drop)
+    if study.data.unlabelled:
+        cautions = _only_agreement(tables, images, select.max_drop)
+    else:
+        cautions = _no_better_than_a_guess(tables, reference, images, select.max_drop)
     if too_few and images < FEW:
         cautions.append(_resolution(images, select.max_drop))
-    cautions += _few_to_choose_by(tables)
+    cautions += _few_to_choose_by(tables, AGREEMENT if study.data.unlabelled else "top-1")
     if chosen is not None:
-        drop = _drop(chosen, select)
+        drop = _drop(chosen, study)
         if not (too_few and images < FEW):
             drop += f" {_verdict(chosen, select)}"
     elif too_few and images >= FEW:
@@ -131,12 +134,12 @@ def _notes(tables: Tables, reference: Row) -> list[str]:
     return notes.unique(maintain_order=True).to_list()
 
 
-def _few_to_choose_by(tables: Tables) -> list[str]:
+def _few_to_choose_by(tables: Tables, metric: str) -> list[str]:
     """Return a caution where choices were made on a handful of validation images."""
     if "datasets" not in tables:
         return []
     rows = tables["datasets"].lazy().collect().iter_rows(named=True)
-    cautions = [handful(row["rows"]) for row in rows if row["split"] == "validation"]
+    cautions = [handful(row["rows"], metric) for row in rows if row["split"] == "validation"]
     return [f"{caution}." for caution in cautions if caution]
 
 
@@ -155,11 +158,31 @@ def _they(images: int) -> str:
     return "it" if images == 1 else "they"
 
 
-def _drop(drop: Drop, select: Select) -> str:
+def _only_agreement(tables: Tables, images: int, allowed: float) -> list[str]:
+    """Return the cautions where images have no labels: what is not known, and whether the rule is met by a guess."""
+    cautions = [
+        f"What counts is agreement with the original on {count(images, 'unlabelled')}; nothing is known about accuracy."
+    ]
+    guess = commonest(tables)
+    if guess is not None and guess[1] >= 1 - allowed - EPS:
+        cautions.append(
+            f"The original gives {guess[1]:.3f} of these images the class {guess[0]!r}, so that even always naming it "
+            "keeps the rule."
+        )
+    return cautions
+
+
+def _drop(drop: Drop, study: Study) -> str:
     """Return a sentence on the images that changed, and on the drop with its interval and what would settle it."""
+    select = study.select
+    if drop.of_share:
+        return (
+            f"Of {count(drop.images, 'test')}, {drop.lost} {'gets' if drop.lost == 1 else 'get'} another class than "
+            f"from the original: {metric_name(study)} {drop_words(drop_columns(drop, select.max_drop))}."
+        )
     return (
         f"Of {count(drop.images, 'test')}, {drop.lost} turned from right to wrong and {drop.mended} from wrong to "
-        f"right: {METRIC_NAMES[select.metric]} {drop_words(drop_columns(drop, select.max_drop))}."
+        f"right: {metric_name(study)} {drop_words(drop_columns(drop, select.max_drop))}."
     )
 
 

@@ -7,12 +7,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tasks.records import Study
 
 METRIC_NAMES = {"top1": "top-1", "macro_f1": "macro F1"}
 """Name of a column -> the metric's name in texts."""
+AGREEMENT = "agreement"
+"""The metric's name where images have no labels: how often a form gives the same class as the original."""
 WIDE = 100
 """An interval whose upper end is this many times the lower one says nothing. It comes of two rounds of which one was
 disturbed."""
+
+
+def metric_name(study: Study) -> str:
+    """Return the name of the metric that a study compares."""
+    return AGREEMENT if study.data.unlabelled else METRIC_NAMES[study.select.metric]
+
+
+def enough(study: Study) -> str:
+    """Return in words what a form is that keeps the study's rule."""
+    return "close enough to the original" if study.data.unlabelled else "accurate enough"
 
 
 def sig(value: float) -> str:

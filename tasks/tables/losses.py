@@ -24,7 +24,7 @@ def obstacles(row: Row, study: Study) -> list[str]:
     if measure(row, by) is None:
         reasons.append(f"its {by} was not measured")
     if row["drop"] is None:
-        reasons.append("its accuracy, or the reference's, is not known")
+        reasons.append(f"its {'agreement' if study.data.unlabelled else 'accuracy'}, or the reference's, is not known")
     elif not accurate(row, study):
         reasons.append(_inaccurate(row, study))
     reasons += over_limit(row, study.select)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from tasks.measure.drops import Drop, macro_f1_drop, top1_drop
+from tasks.measure.drops import Drop, agreement_drop, macro_f1_drop, top1_drop
 from tasks.tables.rule import KEY
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def drops(
     tables
         The table `predictions` is used, where there is one. It may be lazy.
     metric
-        The measure of accuracy: "top1" or "macro_f1".
+        The measure of accuracy: "top1" or "macro_f1"; "agreement" where labels are the original's predictions.
     among
         The candidates of interest. None: all.
     """
@@ -66,6 +66,9 @@ def _drop(cases: pl.DataFrame, metric: str) -> Drop:
     if metric == "macro_f1":
         labels, before, after, images = (cases[name].to_numpy() for name in ("label", "before", "after", "images"))
         return macro_f1_drop(labels, before, after, images)
+    if metric == "agreement":
+        differing = cases.filter(pl.col("after") != pl.col("label"))["images"].sum()
+        return agreement_drop(int(differing), int(cases["images"].sum()))
     was_right = pl.col("before") == pl.col("label")
     is_right = pl.col("after") == pl.col("label")
     lost = cases.filter(was_right & ~is_right)["images"].sum()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tasks.machine.certificate import HURRIED
 from tasks.tables.ahead import about_runner_up, beside_reference, figure, score
-from tasks.tables.figures import exact_points, words
+from tasks.tables.figures import enough, exact_points, words
 from tasks.tables.goals import BEST, LIMITS, OVER, cost, doubts, exceeded, limits_in_words, measure, over_limit, written
 from tasks.tables.rule import EPS, accurate, lost_references, over_limits, passed_over
 
@@ -44,9 +44,13 @@ def sentences(outcome: Outcome) -> tuple[str, ...]:
         parts = [
             *_with_winner(outcome, outcome.reference, outcome.winner),
             _other_reference(lost),
-            "The held-out images decided only who passes this accuracy rule, not the order.",
+            f"The held-out images decided only who passes this {_rule(outcome.study)}, not the order.",
         ]
     return tuple(part for part in parts if part)
+
+
+def _rule(study: Study) -> str:
+    return "rule on agreement" if study.data.unlabelled else "accuracy rule"
 
 
 def _with_winner(outcome: Outcome, reference: Row, winner: Row) -> list[str]:
@@ -104,10 +108,11 @@ def _obstacle(row: Row, study: Study) -> str:
     if doubts(row, select) is not None:
         return "measured under bad conditions"
     if row["drop"] is None or measure(row, select.by) is None:
-        return f"without an accuracy or a {select.by}"
+        return f"without an {'agreement' if study.data.unlabelled else 'accuracy'} or a {select.by}"
     if not accurate(row, study):
         lost = row["drop"] > select.max_drop + EPS
-        return "lost more accuracy than allowed" if lost else "not sure enough to keep the rule"
+        too_much = "agree less than allowed" if study.data.unlabelled else "lost more accuracy than allowed"
+        return too_much if lost else "not sure enough to keep the rule"
     over = exceeded(row, select)
     return OVER[LIMITS[max(over, key=lambda name: over[name])]]
 
@@ -123,7 +128,7 @@ def _limits_too_tight(outcome: Outcome) -> str:
     name, number = excluded.most_common(1)[0]
     nearest = min(over, key=lambda row: (max(exceeded(row, select).values()), cost(row, select.by)))
     return (
-        f"Of {len(over)} that {'is' if len(over) == 1 else 'are'} accurate enough, the limit of {LIMITS[name]} "
+        f"Of {len(over)} that {'is' if len(over) == 1 else 'are'} {enough(outcome.study)}, the limit of {LIMITS[name]} "
         f"(select.{name} = {getattr(select, name):g}) excludes {number}. The nearest is {words(nearest)}: "
         f"{', '.join(over_limit(nearest, select))}."
     )
@@ -157,15 +162,15 @@ def _reference_alone(reference: Row, study: Study) -> str:
         return ""
     within = " and keeps the limits" if limits_in_words(study.select) else ""
     return (
-        f"No other row that is accurate enough{within} {BETTER[study.select.by]} than the reference, which was measured "
-        f"under bad conditions ({conditions}). {_how_to_confirm(conditions, study)}"
+        f"No other row that is {enough(study)}{within} {BETTER[study.select.by]} than the reference, which was "
+        f"measured under bad conditions ({conditions}). {_how_to_confirm(conditions, study)}"
     )
 
 
 def _provisional(outcome: Outcome, reference: Row, best: Row) -> str:
     """Return which row is the provisional best, why it is no winner yet, and what would confirm it."""
     others = len(passed_over(outcome.rows, outcome.study, best["batch_size"])) - 1
-    likewise = f"; so were {others} more that are accurate enough" if others else ""
+    likewise = f"; so were {others} more that are {enough(outcome.study)}" if others else ""
     conditions = doubts(best, outcome.study.select) or ""
     return (
         f"Provisional best: {beside_reference(outcome, best, reference)}. It was measured under bad conditions "
@@ -182,7 +187,7 @@ def _marked_ahead(marked: Sequence[Row], study: Study) -> str:
     conditions = doubts(best, study.select) or ""
     likewise = f"; so were {len(marked) - 1} more" if len(marked) > 1 else ""
     return (
-        f"The {BEST[by]} that is accurate enough was measured under bad conditions and cannot win: {words(best)}, "
+        f"The {BEST[by]} that is {enough(study)} was measured under bad conditions and cannot win: {words(best)}, "
         f"{written(best, by)} ({conditions}{likewise}). {_how_to_confirm(conditions, study)}"
     )
 

@@ -11,6 +11,7 @@ import polars as pl
 from tasks.measure.intervals import Rounds, compare_rounds, rounds_of
 from tasks.tables import frames, hops, reasons
 from tasks.tables.evidence import evidence
+from tasks.tables.figures import AGREEMENT
 from tasks.tables.goals import cost
 from tasks.tables.losses import why_not
 from tasks.tables.outcome import Outcome
@@ -72,7 +73,11 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     ranking_rounds = _ranking_rounds(tables, study, rounds)
     batch_size = compared_batch(tables["benchmarks"], study)
     reference = find_reference(rows, study, batch_size)
-    paired = drops(tables, key_of(reference), study.select.metric) if reference is not None else {}
+    metric = AGREEMENT if study.data.unlabelled else study.select.metric
+    paired = drops(tables, key_of(reference), metric) if reference is not None else {}
+    if reference is not None and study.data.unlabelled:
+        # The original agrees with itself, also where rounding turns an image that it gives two classes alike.
+        reference |= dict.fromkeys(("top1", "top1_low", "top1_high"), 1.0)
     lost = {key: drop_columns(drop, study.select.max_drop) for key, drop in paired.items()}
     _judge(rows, study, reference, rounds=rounds, lost=lost)
     winner, runner_up = _best_two(rows, study, batch_size)

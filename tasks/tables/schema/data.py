@@ -13,6 +13,10 @@ TABLES: dict[str, Table] = {
             "source": text("kind of source: the name of a file in tasks/datasets"),
             "path": text("where the images came from", null=True),
             "label": text("name of the images, under which figures measured on them are shown"),
+            "labelled_by": text(
+                "model whose predictions stand for labels, so that top-1 is agreement with it; null: real labels",
+                null=True,
+            ),
             "split": text("part of the images", "train", "validation", "test"),
             "rows": count("images of the split", low=1),
             "classes": count("classes of the data set", low=2),

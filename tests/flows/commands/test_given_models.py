@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import onnx
+import polars as pl
 import pytest
 
 from flows.commands.arguments import parser
@@ -13,14 +14,30 @@ from flows.given_files import refuse_unreadable
 from flows.plan import planned
 from flows.settings import Mistake
 from flows.steps import steps
+from tasks import tables
 from tasks.caching.store import Store
 from tasks.records import Study
 from tasks.tables import frames
 from tests.support.given import classifier
+from tests.support.unlabelled import MEAN, STD, unlabelled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.command import Burnish
+
+QUICK = (
+    "benchmark.rounds=2",
+    "benchmark.processes=1",
+    "benchmark.min_seconds=0.05",
+    "benchmark.min_queries=8",
+    "benchmark.warmup_seconds=0.1",
+    "benchmark.runtimes=['onnxruntime']",
+    "quantize.settings=['u8s8-reduced']",
+    "quantize.calibration_images=8",
+    "quantize.max_drop=1.0",
+    "select.max_drop=1.0",
+)
 RUN = "quickstart-20260101-000000"
 
 
@@ -99,6 +116,34 @@ def test_models_of_several_kinds_are_one_study_and_each_name_takes_its_own_weigh
     assert [model.layout for model in study.models] == ["nhwc", None, "nhwc", None]
     measured = {step.model for step in steps(planned(study).study) if step.stage in ("adopt", "export")}
     assert measured == {model.label for model in study.models}
+
+
+@pytest.mark.slow
+def test_unlabelled_images_and_then_a_variant_of_that_run(burnish: Burnish, tmp_path: Path) -> None:
+    file, photos, predictions = unlabelled(tmp_path)
+    common = ("--data", str(photos), "--unlabelled", "--out", str(burnish.out), *(f"--set={text}" for text in QUICK))
+    stated = ("--mean", str(MEAN), "--std", str(STD), "--order", "rgb", "--image-size", "8")
+    done = burnish("optimize", str(file), *common, code=2)
+    assert done.stderr.splitlines()[-1].endswith(
+        "give models.order (--order), data.mean and data.std (--mean, --std), data.image_size (--image-size)"
+    )
+    done = burnish("optimize", str(file), *common, *stated, "--for", "size", "--memory-mb", "10000")
+    words = " ".join(done.stdout.split())
+    assert "agree-" in words and "agreement: of the 60 held-out images of " in words
+    assert "agreement with the original on 60 unlabelled images; nothing is known about accuracy" in words
+    (run,) = [path.parent.name for path in (burnish.out / "runs").glob("*/result.json")]
+    summary = tables.read(burnish.out, "summary", run).collect()
+    (winner,) = summary.filter(role="winner").to_dicts()
+    assert winner["size_bytes"] == summary.filter(pl.col("eligible"))["size_bytes"].min()
+    classified = tables.read(burnish.out, "predictions", run).filter(variant="small/given", runtime="onnxruntime")
+    rows = classified.select("file", "label", "prediction").collect().to_dicts()
+    of_file = {f"{number:03}.png": int(label) for number, label in enumerate(predictions)}
+    assert all(row["label"] == row["prediction"] == of_file[row["file"].rpartition("/")[2]] for row in rows)
+    # What burnish made of the file says itself how images are prepared.
+    burnish("optimize", "small/given", "--run", run, *common, "--for", "throughput")
+    (again,) = {path.parent.name for path in (burnish.out / "runs").glob("*/result.json")} - {run}
+    measured = tables.read(burnish.out, "summary", again).filter(status="ok").collect()
+    assert set(measured["model"]) == {"small-given"} and measured["throughput"].null_count() == 0
 
 
 def test_weights_that_do_not_say_which_model_they_are_of_are_refused() -> None:

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 LIMIT_SECONDS = 3.0
 COMMAND = (sys.executable, "-m", "flows")
-# Every stage but those that STUDY has not: ablate, and the two of models that are given as files.
-STAGES = tuple(stage for stage in get_args(StageName) if stage not in ("ablate", "inspect", "adopt"))
+# Every stage but those that STUDY has not: ablate, and the three of models that are given as files.
+STAGES = tuple(stage for stage in get_args(StageName) if stage not in ("ablate", "inspect", "label", "adopt"))
 # The exit code of each kind of interruption, and the function that sends it.
 INTERRUPTIONS: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "Ctrl-C": (130, lambda terminal: terminal.ctrl_c()),
