@@ -9,6 +9,7 @@ import sys
 
 from flows.terminal.standard import guarded
 from flows.terminal.supervisor import supervise
+from tasks.machine.garbage import search_all_seldom
 
 
 def _work() -> int:
@@ -16,6 +17,7 @@ def _work() -> int:
 
 
 def _command() -> int:
+    search_all_seldom()
     from flows.cli import main
 
     return main(sys.argv[1:])

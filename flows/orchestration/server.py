@@ -88,11 +88,13 @@ def _start(port: int, pages: bool) -> Server:
         environment.pop("PREFECT_API_URL", None)
         if not pages:
             environment["PREFECT__SERVER_EPHEMERAL"] = "1"
+            # Automations need two more copies of the application.
+            environment.setdefault("PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED", "false")
         log = Path(os.environ["PREFECT_HOME"]) / "burnish-server.log"
         # Another run's server may still write to the old file, which stays open for it.
         log.unlink(missing_ok=True)
         # uvicorn's own default for --app-dir is the working folder, which may hold a user's own packages.
-        application = ["--factory", "prefect.server.api.server:create_app", "--app-dir", str(children.ROOT)]
+        application = ["--factory", "flows.orchestration.serving:create_app", "--app-dir", str(children.ROOT)]
         arguments = ["-m", "uvicorn", *application, "--fd", str(listening.fileno())]
         arguments += ["--log-level", "error", "--lifespan", "on"]
         with log.open("wb") as file:
