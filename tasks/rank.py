@@ -43,7 +43,7 @@ def rank(work: Work, data: Prepared, parent: Variant, quantized: Quantized, runt
             runtime,
             images,
             folder,
-            work.progress,
+            lambda done, total, block: work.progress(done, total, f"{form.name}: {block} in floating point"),
         )
     rows = [
         {
