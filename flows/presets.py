@@ -87,7 +87,7 @@ def cifar10_small() -> Study:
 
 
 REPAIRED = ("u8s8-corrected", "u8s8-mse-corrected", "u8s8-percentile", "u8s8-corrected-reduced")
-"""Int8 settings that the search of `optimize` tries beside these."""
+"""Int8 settings that the search of `optimize` tries beside those of INT8."""
 
 
 def optimize() -> Study:
