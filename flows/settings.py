@@ -153,7 +153,7 @@ def apply(values: dict[str, Any], settings: list[str]) -> dict[str, Any]:
         _refuse_bytes(setting)
         key, equals, text = setting.partition("=")
         key = key.strip()
-        if not equals or not key:
+        if not equals or not all(key.split(".")):
             raise Mistake(f"--set {setting}: expected key=value, e.g. train.epochs=3")
         place: Any = values
         *path, last = key.split(".")

@@ -27,6 +27,11 @@ def models_of(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     Mistake
         If a model is none, or an option does not fit the models.
     """
+    for name in arguments.models:
+        if Path(name).is_dir():
+            raise Mistake(
+                f"{name} is a folder; a model is an ONNX file, a variant of a run, or a name such as timm:resnet18"
+            )
     named = [name for name in arguments.models if not _is_file(name) and not _is_variant(name)]
     weights = iter(_weights(named, arguments))
     of_a_file = {name: getattr(arguments, name) for name in OF_A_FILE if getattr(arguments, name) is not None}

@@ -69,7 +69,8 @@ class Parser(argparse.ArgumentParser):
         The name of a type of this module says what is accepted, and is part of argparse's message.
         """
         text = re.sub(
-            r"^argument (\S+): invalid ((?:list of )?(?:whole |positive )?(?:number|port).*) value: (.*)$",
+            r"^argument (\S+): invalid ((?:list of )?(?:whole |positive |one or three )?(?:number|port).*) "
+            r"value: (.*)$",
             r"\1 \3: accepted is a \2",
             message,
         )

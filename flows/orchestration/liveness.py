@@ -138,7 +138,11 @@ def mark_crashed(*, everything: bool) -> int:
         (_folder() / name).unlink(missing_ok=True)
     if marked:
         plural = "s" if len(marked) > 1 else ""
-        LOG.info("%d earlier run%s ended without a word: marked as crashed in Prefect", len(marked), plural)
+        LOG.info(
+            "%d earlier run%s ended without telling Prefect, because of a signal say: marked as crashed there",
+            len(marked),
+            plural,
+        )
     return len(marked)
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,14 +188,23 @@ def _named() -> Server | None:
     deadline = time.monotonic() + CONTACT_SECONDS
     while not server.answers():
         if time.monotonic() > deadline:
-            in_environment = bool(os.environ.get("PREFECT_API_URL"))
-            command = "unset PREFECT_API_URL" if in_environment else "prefect config unset PREFECT_API_URL"
             raise Mistake(
-                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or run `{command}` and burnish "
+                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or {_how_to_unset()} and burnish "
                 "starts one of its own"
             )
         time.sleep(0.5)
     return server
+
+
+def _how_to_unset() -> str:
+    """Return what takes PREFECT_API_URL back, by where it is set: Prefect also reads files of the current folder."""
+    if os.environ.get("PREFECT_API_URL"):
+        return "run `unset PREFECT_API_URL`"
+    for name, key in ((".env", "PREFECT_API_URL"), ("prefect.toml", "url"), ("pyproject.toml", "tool.prefect")):
+        with suppress(OSError, UnicodeDecodeError):
+            if key in Path(name).read_text(encoding="utf-8"):
+                return f"take it out of the file {name} in this folder"
+    return "run `prefect config unset PREFECT_API_URL`"
 
 
 def outcome(server: Server, finished: list[str], run: Callable[[], str]) -> str:

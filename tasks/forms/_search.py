@@ -100,7 +100,10 @@ class Search:
         """
         alive = contenders
         for number, count in enumerate(self.counts):
-            self.log.info("trying %d ways to prepare images, on %d images", len(alive), count)
+            if not alive:
+                return []
+            ways = "one way" if len(alive) == 1 else f"{len(alive)} ways"
+            self.log.info("trying %s to prepare images, on %d images", ways, count)
             alive = [tried for tried in alive if self.trials.accepts(tried, count)]
             if not alive:
                 return []

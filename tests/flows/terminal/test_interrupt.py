@@ -254,7 +254,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_marks_it_as_crashed(
     burnish = Burnish(out, None)
     burnish.environment = environment
     done = burnish.run(*SHORT, "train.epochs=1")
-    assert "1 earlier run ended without a word: marked as crashed" in done.stderr
+    assert "1 earlier run ended without telling Prefect, because of a signal say: marked as crashed" in done.stderr
     assert burnish.why()["train/lenet5"] == "hit"
     states = states_of(tmp_path / "prefect" / "prefect.db")
     assert states == {"flow_run": ["COMPLETED", "CRASHED"], "task_run": {"COMPLETED", "CRASHED"}}
