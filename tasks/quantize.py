@@ -40,7 +40,7 @@ def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize, ru
 
     Forms are calibrated on training images and scored on validation images. In each runtime of the study that executes
     them on the CPU, the best static and the best dynamic form go on (see `choose`). A setting that fails becomes a
-    failed variant, one whose library is not installed a skipped one.
+    failed variant, one whose library is not installed or that would change nothing in this graph a skipped one.
     """
     assert parent.artifact is not None, parent.name
     arrays = load_arrays(work.store, data)
@@ -123,6 +123,8 @@ class _Search:
         for done, setting in enumerate(tried, 1):
             try:
                 self._make(setting, calibration)
+            except quantizers.NothingToDoError as error:
+                self.errors[setting] = ("skipped", str(error))
             except Exception as error:
                 # The quantizer and the runtime raise whatever they like. The other settings are still tried.
                 self.errors[setting] = ("failed", failure(error))

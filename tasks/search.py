@@ -72,6 +72,8 @@ def search(
         try:
             with watched(folder):
                 outcome = trial.run(proposal)
+        except quantizers.NothingToDoError as error:
+            outcome = Outcome("failed", error=str(error))
         except Exception as error:
             # The quantizer and the runtime raise whatever they like. The search goes on.
             outcome = Outcome("failed", error=failure(error))

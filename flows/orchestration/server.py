@@ -189,8 +189,8 @@ def _named() -> Server | None:
     while not server.answers():
         if time.monotonic() > deadline:
             raise Mistake(
-                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or {_how_to_unset()} and burnish "
-                "starts one of its own"
+                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or {_how_to_unset()} and "
+                "burnish starts one of its own"
             )
         time.sleep(0.5)
     return server

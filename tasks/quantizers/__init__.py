@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+class NothingToDoError(ValueError):
+    """A setting changes nothing in a graph, so that its form would be another setting's. The stage skips it."""
+
+
 class Calibration(Protocol):
     """Normalised training images, from which the ranges of activations are taken. They are not kept in memory."""
 
@@ -69,6 +73,8 @@ class Quantizer(Protocol):
         ------
         ValueError
             If the graph has nothing that the setting quantizes.
+        NothingToDoError
+            If the graph has nothing that the setting would repair.
         Exception
             Whatever the library raises.
         """

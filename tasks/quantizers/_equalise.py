@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.quantizers import _scaling
+from tasks.quantizers import NothingToDoError, _scaling
 from tasks.quantizers._graph import Graph, attribute, ranks
 
 if TYPE_CHECKING:
@@ -39,14 +39,14 @@ def equalise(model: ModelProto, measured: ModelProto, calibration: Calibration) 
 
     Raises
     ------
-    ValueError
+    NothingToDoError
         If no tensor can be scaled.
     """
     graph = Graph(model)
     known = ranks(model)
     tensors = [tensor for tensor in _scaling.pixels(graph) if tensor.name in known]
     if not tensors:
-        raise ValueError(NOTHING)
+        raise NothingToDoError(NOTHING)
     activations = _scaling.largest(measured, {each.name: known[each.name] for each in tensors}, 1, calibration)
     # All factors come from the original weights, whatever is done to the tensor before.
     factors = [_factors(graph, tensor, activations[tensor.name].astype(float)) for tensor in tensors]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tasks.quantizers import _scaling
+from tasks.quantizers import NothingToDoError, _scaling
 from tasks.quantizers._graph import Graph, ranks
 
 if TYPE_CHECKING:
@@ -35,14 +35,14 @@ def smooth(model: ModelProto, measured: ModelProto, calibration: Calibration, al
 
     Raises
     ------
-    ValueError
+    NothingToDoError
         If no tensor can be divided.
     """
     graph = Graph(model)
     known = ranks(model)
     tensors = [tensor for tensor in _scaling.tokens(graph) if tensor.clip is None and tensor.name in known]
     if not tensors:
-        raise ValueError(NOTHING)
+        raise NothingToDoError(NOTHING)
     activations = _scaling.largest(measured, {each.name: known[each.name] for each in tensors}, -1, calibration)
     # All factors come from the original weights, whatever is done to the tensor before.
     factors = [_factors(activations[each.name], _scaling.input_weights(graph, each.layers), alpha) for each in tensors]

@@ -70,10 +70,11 @@ class Quantize(Record):
 
     kind: Literal["quantize"] = "quantize"
     settings: tuple[Annotated[str, choices(*QUANTIZE_SETTINGS)], ...] = ("u8s8-reduced", "u8s8", "s8s8")
-    """Int8 settings to try; the files in tasks/quantizers say what each one means. Those of ONNX Runtime are u8s8,
-    u8s8-reduced, u8s8-core, u8s8-percentile and s8s8; those of NNCF are nncf-mixed and nncf-performance, also with
-    -sequential (biases corrected layer by layer), and the same with nncf-openvino- for OpenVINO alone. With an empty
-    list and dynamic = false the stage is left out."""
+    """Int8 settings to try; the files in tasks/quantizers say what each one means. Those of ONNX Runtime are u8s8 and
+    s8s8 with words behind them: -percentile, -entropy, -mse (ranges that cut values off), -corrected, -sequential
+    (biases), -equalised, -smooth15, -smooth50, -smooth95 (channels are scaled before), -core and -reduced. Those of
+    NNCF are nncf-mixed and nncf-performance, also with -sequential (biases corrected layer by layer), and the same with
+    nncf-openvino- for OpenVINO alone. With an empty list and dynamic = false the stage is left out."""
     dynamic: bool = True
     """Whether to also make ONNX Runtime's dynamic int8 forms, which compute the ranges of activations during each
     query."""

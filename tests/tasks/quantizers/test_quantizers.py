@@ -11,6 +11,7 @@ import pytest
 
 from tasks import quantizers, runtimes
 from tasks.forms.int8 import score
+from tasks.quantizers import onnxruntime_static
 from tasks.records import Quantize, formats, plugins
 from tasks.records import quantizers as names_of_quantizers
 from tasks.runtimes._onnx import model_file
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 UNFIT = ("nncf-mixed-sequential", "nncf-performance-sequential")
 """Settings that refuse the transformer, because several operators read its input."""
+NOTHING_TO_DO = {"equalised": True, "smooth15": False, "smooth50": False, "smooth95": False}
+"""Word of a setting that has nothing to repair in the transformer (True) or in the convolutional network (False)."""
+TRIED = [name for name in names_of_quantizers() if name == "u8s8-reduced" or not name.endswith("-reduced")]
+"""Settings that are tried. The others are one of these with 7-bit weights."""
 INT8 = {onnx.TensorProto.INT8, onnx.TensorProto.UINT8}
 
 
@@ -44,19 +49,29 @@ def matrices_in_int8(file: Path) -> int:
     return sum(tensor.data_type in INT8 and len(tensor.dims) > 1 for tensor in tensors)
 
 
-@pytest.mark.parametrize("setting", names_of_quantizers())
+@pytest.fixture(scope="session")
+def folder(original: Original, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all settings of a classifier share."""
+    return tmp_path_factory.mktemp("forms")
+
+
+@pytest.mark.parametrize("setting", TRIED)
 def test_a_form_is_int8_and_classifies_in_each_runtime_as_the_original_does(
-    setting: str, original: Original, tmp_path: Path, record_property: pytest.RecordProperty
+    setting: str, original: Original, folder: Path, record_property: pytest.RecordProperty
 ) -> None:
     quantizer = quantizers.load(names_of_quantizers()[setting])
     if (reason := quantizer.unavailable()) is not None:
         pytest.skip(reason)
     if setting in UNFIT and original.transformer:
         with pytest.raises(ValueError, match=f"try nncf-openvino-{setting.removeprefix('nncf-')}$"):
-            quantizer.quantize(setting, original.file, tmp_path, original.training)
+            quantizer.quantize(setting, original.file, folder, original.training)
         return
-    path = quantizer.quantize(setting, original.file, tmp_path, original.training)
-    assert path.parent == tmp_path and path.name.startswith(setting)
+    if original.transformer in [NOTHING_TO_DO[word] for word in setting.split("-") if word in NOTHING_TO_DO]:
+        with pytest.raises(quantizers.NothingToDoError, match=r"^nothing to (equalise|smooth): "):
+            quantizer.quantize(setting, original.file, folder, original.training)
+        return
+    path = quantizer.quantize(setting, original.file, folder, original.training)
+    assert path.parent == folder and path.name.startswith(setting)
     assert matrices_in_int8(model_file(path)) >= 1
     inputs = original.held_out.read(0, len(original.held_out))
     names = runtimes_of(quantizer.FORMAT)
@@ -70,6 +85,14 @@ def test_a_form_is_int8_and_classifies_in_each_runtime_as_the_original_does(
         assert scores.agreement >= 0.95, f"{name}: {scores}"
         # Logits that equal the original's would show that nothing was quantized.
         assert 1e-6 < scores.parity < 0.3, f"{name}: {scores}"
+
+
+@pytest.mark.parametrize("setting", sorted(set(names_of_quantizers()) - set(TRIED)))
+def test_a_reduced_setting_is_another_one_with_7_bit_weights(setting: str) -> None:
+    other = setting.removesuffix("-reduced")
+    assert other in TRIED
+    reduced = onnxruntime_static.arguments(setting)
+    assert reduced == onnxruntime_static.arguments(other) | {"reduce_range": True}
 
 
 def test_every_setting_belongs_to_one_quantizer_and_is_accepted_by_a_study() -> None:
