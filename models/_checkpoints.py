@@ -117,16 +117,34 @@ def read(path: Path, wanted: Mapping[str, torch.Tensor], notes: list[str]) -> St
 def _networks(candidate: _Candidate, wanted: Mapping[str, torch.Tensor]) -> list[_Candidate]:
     """Split a state dict of several networks (model, ema_model, criterion) into one per network.
 
-    It stays whole if none of the networks has all entries of the model.
+    Where the parts of one network stand apart (backbone, head), they are put together. It stays whole if the model's
+    entries are in none of the networks, and not in their parts either.
     """
     networks: dict[str, State] = {}
     for key, value in candidate.state.items():
         if key not in COUNTERS:
             network, _, name = key.partition(".")
             networks.setdefault(network, {})[name] = value
-    if len(networks) < 2 or not any(wanted.keys() <= state.keys() for state in networks.values()):
+    if len(networks) < 2:
         return [candidate]
+    if not any(wanted.keys() <= state.keys() for state in networks.values()):
+        return [_in_parts(candidate, networks, wanted) or candidate]
     return [_Candidate((*candidate.keys, network), state, ()) for network, state in networks.items()]
+
+
+def _in_parts(
+    candidate: _Candidate, networks: Mapping[str, State], wanted: Mapping[str, torch.Tensor]
+) -> _Candidate | None:
+    """Return the model whose entries are spread over parts, each entry in one of them; None where it is not so."""
+    state: State = {}
+    parts: list[str] = []
+    for name, entries in networks.items():
+        found = {key: value for key, value in entries.items() if key in wanted}
+        if found.keys() & state.keys():
+            return None
+        state |= found
+        parts += [name] if found else []
+    return _Candidate((*candidate.keys, " + ".join(parts)), state, ()) if wanted.keys() <= state.keys() else None
 
 
 def _unnamed_averages(content: Any, keys: tuple[str, ...] = ()) -> list[str]:

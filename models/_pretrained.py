@@ -42,6 +42,8 @@ class Loaded(NamedTuple):
 
     None if the source of the weights does not say.
     """
+    replaced_head: int | None = None
+    """Number of classes of the weights, if their head was replaced by an untrained one for another number."""
 
 
 def locate(source: str) -> Path | None:
@@ -106,7 +108,7 @@ def load_into(model: nn.Module, name: str, source: str, image_size: int) -> Load
     state = _convert_as_timm(state, model, f"{origin}: not the weights of {name}")
     state = _interpolate_positions(state, model, image_size, notes)
     _sum_stem(state, model, notes)
-    _replace_head(state, model, notes)
+    replaced_head = _replace_head(state, model, notes)
     wanted = model.state_dict()
     for key, value in wanted.items():
         if key.endswith(COUNTER):
@@ -115,7 +117,7 @@ def load_into(model: nn.Module, name: str, source: str, image_size: int) -> Load
     if differences:
         raise ValueError(f"pretrained: {origin}: not the weights of {name} as burnish builds it: {differences}")
     model.load_state_dict(state)
-    return Loaded([f"pretrained weights of {origin}", *notes], normalisation)
+    return Loaded([f"pretrained weights of {origin}", *notes], normalisation, replaced_head)
 
 
 def _download(name: str) -> tuple[State, str, tuple[Any, Any] | None]:
@@ -219,19 +221,24 @@ def _sum_stem(state: State, model: nn.Module, notes: list[str]) -> None:
         notes.append("the stem's weights for three channels are summed for one")
 
 
-def _replace_head(state: State, model: nn.Module, notes: list[str]) -> None:
-    """Replace the head in `state`, if it is one of another number of classes, by the model's own with small weights."""
+def _replace_head(state: State, model: nn.Module, notes: list[str]) -> int | None:
+    """Replace the head in `state`, if it is one of another number of classes, by the model's own with small weights.
+
+    Return the number of classes of a head that was replaced.
+    """
     head_layer = head(model)
     weight, bias = f"{head_layer}.weight", f"{head_layer}.bias"
     wanted = model.state_dict()
     drawn = wanted[weight]
     stored = state.get(weight, drawn)
     if len(stored) == len(drawn) or stored.shape[1:] != drawn.shape[1:]:
-        return
+        return None
+    replaced = len(stored)
     notes.append(f"the head ({head_layer}) of {len(stored)} classes is replaced by an untrained one of {len(drawn)}")
     state[weight] = drawn * (HEAD_STD / drawn.std().clamp(min=HEAD_STD))
     if bias in wanted:
         state[bias] = wanted[bias].new_zeros(wanted[bias].shape)
+    return replaced
 
 
 def _differences(state: State, wanted: State) -> str:

@@ -62,8 +62,14 @@ def cost(model: nn.Module, example: Tensor) -> tuple[int, int]:
     return sum(parameter.numel() for parameter in model.parameters()), counter.get_total_flops() // 2
 
 
-def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str, Any]]:
-    """Return a model with seeded or pretrained weights, and the arguments of `models.build` that made it."""
+def fresh(model: Model, data: Prepared, seed: int, *, trains: bool = True) -> tuple[nn.Module, dict[str, Any]]:
+    """Return a model with seeded or pretrained weights, and the arguments of `models.build` that made it.
+
+    Raises
+    ------
+    ValueError
+        If the weights cannot be loaded, or if nothing `trains` the head that they lack for these classes.
+    """
     import torch
 
     import models
@@ -74,6 +80,12 @@ def fresh(model: Model, data: Prepared, seed: int) -> tuple[nn.Module, dict[str,
     if model.pretrained is not None:
         loaded = models.pretrained(network, model.name, model.pretrained, data.image_size)
         LOG.info("%s: %s", model.label, "; ".join(loaded.notes))
+        if loaded.replaced_head is not None and not trains:
+            raise ValueError(
+                f"{model.label}: its weights are for {loaded.replaced_head} classes and the images are of "
+                f"{len(data.classes)}, so that its head would be an untrained one; give images of its own classes, or "
+                "set train.epochs (burnish run)"
+            )
         if loaded.normalisation is not None and not _is_near(loaded.normalisation, (data.mean, data.std)):
             LOG.warning(
                 "%s: its weights were trained with mean %s and std %s, the images here have %s and %s; set "
@@ -208,7 +220,7 @@ def _log_spread(work: Work, spread: dict[str, Any]) -> None:
 
 def untrained(work: Work, model: Model, data: Prepared, settings: Train) -> tuple[Artifact, Scores | None]:
     """Store a model's weights without a step of training; return them, and their scores on validation images if any."""
-    network, architecture = fresh(model, data, settings.seeds[0])
+    network, architecture = fresh(model, data, settings.seeds[0], trains=False)
     artifact = store_weights(work, network, architecture)
     if not data.validation_rows:
         return artifact, None

@@ -103,6 +103,16 @@ WRAPPERS: dict[str, tuple[Callable[[State], Any], tuple[str, ...]]] = {
             "'state_dict.criterion'",
         ),
     ),
+    "parts of one network beside a loss": (
+        lambda state: {
+            "state_dict": {
+                **with_prefix("backbone.", {key: value for key, value in state.items() if not key.startswith("fc3")}),
+                **with_prefix("head.", {key: value for key, value in state.items() if key.startswith("fc3")}),
+                "criterion.scale": torch.ones(2),
+            }
+        },
+        ("the weights of 'state_dict.backbone + head' are used; the file holds no averaged weights (EMA)",),
+    ),
     "average without names": (
         lambda state: {"model": state, "ema": {"decay": 0.9, "shadow_params": [torch.ones(2)]}},
         (

@@ -219,6 +219,15 @@ def test_with_no_epochs_pretrained_weights_are_kept_unchanged_and_scored(
     assert torch.equal(network.conv1.weight, models.load(source).conv1.weight)
 
 
+def test_a_head_that_nothing_would_train_is_refused_where_the_weights_are_for_other_classes(tmp_path: Path) -> None:
+    work = Work.at(tmp_path)
+    seven = models.build("lenet5", num_classes=7, in_channels=1, image_size=8)
+    source = write_weights(tmp_path / "seven.pth", seven.state_dict())
+    model = Model(name="lenet5", pretrained=str(source))
+    with pytest.raises(ValueError, match=r"its weights are for 7 classes and the images are of 10, .*; give images of"):
+        train(work, model, digits(work, 40), Train(epochs=0), True)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
