@@ -49,6 +49,25 @@ LOG = logging.getLogger("burnish")
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure the files, print the comparison (or JSON) and leave the tables in <out>/bench/<time>."""
+    measurement = measured(arguments)
+    if arguments.json:
+        print(json.dumps(_json(measurement), indent=1))
+    else:
+        _print_text(measurement)
+    benchmarks = measurement.tables["benchmarks"]
+    failed = benchmarks.filter(benchmarks["status"] == "failed")
+    if len(failed) == len(benchmarks):
+        raise RuntimeError(f"nothing could be measured: {failed['error'][0]}")
+
+
+def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) -> Measurement:
+    """Measure the files that a command line names, and leave the tables in <out>/bench/<time>.
+
+    Parameters
+    ----------
+    images
+        Inputs to measure with, as the files take them. None: random ones.
+    """
     paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
     files = [modelfile.inspect(path) for path in paths]
     refuse_programs(files, arguments.trust)
@@ -59,7 +78,11 @@ def main(arguments: argparse.Namespace) -> None:
     for file in files:
         file.check_batches(settings.batch_sizes)
     notes = list(dict.fromkeys(f"{file.path}: {note}" for file in files for note in file.notes))
-    inputs = {file.path: file.inputs(BATCHES * max(settings.batch_sizes), arguments.input_shape) for file in files}
+    count = BATCHES * max(settings.batch_sizes)
+    if images is None:
+        inputs = {file.path: file.inputs(count, arguments.input_shape) for file in files}
+    else:
+        inputs = {file.path: np.resize(images, (count, *images.shape[1:])) for file in files}
 
     from flows.terminal.console import shown
 
@@ -82,15 +105,7 @@ def main(arguments: argparse.Namespace) -> None:
             candidates += make_candidates(
                 variant, runtime, device, path=opened[file.path], settings=settings, pool=pool
             )
-        measurement = _measure(work, candidates, settings, out / "bench")
-    if arguments.json:
-        print(json.dumps(_json(measurement) | {"notes": notes}, indent=1))
-    else:
-        _print_text(measurement, notes)
-    benchmarks = measurement.tables["benchmarks"]
-    failed = benchmarks.filter(benchmarks["status"] == "failed")
-    if len(failed) == len(benchmarks):
-        raise RuntimeError(f"nothing could be measured: {failed['error'][0]}")
+        return _measure(work, candidates, settings, out / "bench", notes)
 
 
 @dataclass(frozen=True)
@@ -105,9 +120,13 @@ class Measurement:
     """Rows of the table `comparisons`."""
     folder: Path
     """Folder in which all tables are stored."""
+    notes: list[str]
+    """Oddities of the files."""
 
 
-def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, target: Path) -> Measurement:
+def _measure(
+    work: Work, candidates: list[Candidate], settings: Benchmark, target: Path, notes: list[str]
+) -> Measurement:
     """Measure all candidates, compare them with the first, and store the tables in a folder below `target`."""
     environment = machine.environment()
     run(work, candidates, settings, work.scratch)
@@ -117,14 +136,14 @@ def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, targe
     reference = f"{candidates[0].variant.name} · {candidates[0].runtime}"
     compared = comparisons(tables, reference, fresh_processes(settings))
     artifacts["comparisons"] = work.rows("comparisons", compared)
-    return Measurement(tables, reference, compared, _keep(work, artifacts, target))
+    return Measurement(tables, reference, compared, _keep(work, artifacts, target), notes)
 
 
-def _print_text(measurement: Measurement, notes: list[str]) -> None:
+def _print_text(measurement: Measurement) -> None:
     """Print the tables as text, then the notes on the files."""
     width = bench_table.width_here()
     print(bench_table.text(measurement.tables, measurement.compared, measurement.reference, width), end="")
-    for note in notes:
+    for note in measurement.notes:
         print(bench_table.wrapped(f"note: {note}", width))
     print(f"\ntables: {measurement.folder}")
 
@@ -324,4 +343,5 @@ def _json(measurement: Measurement) -> Row:
     return {name: table.to_dicts() for name, table in measurement.tables.items()} | {
         "comparisons": measurement.compared,
         "tables": str(measurement.folder),
+        "notes": measurement.notes,
     }

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 from PIL import Image
 
 from flows.cli import main
@@ -28,9 +29,11 @@ from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
 from tasks.machine.files import write_text
+from tasks.prepare import prepare
 from tasks.records import Data, Export, Model, Prepared, Study, Variant
 from tasks.tables import frames
-from tests.support.digits import stored
+from tests.support.command import shared
+from tests.support.digits import digits, stored
 from tests.support.paths import PROGRAMS
 
 if TYPE_CHECKING:
@@ -54,7 +57,13 @@ class Made:
         forms = export(work, data, parent, Export(images=8)).variants
         onnx_form = next(form for form in forms if form.format == "onnx")
         self.variants = (parent, *forms, self._bare(work, onnx_form))
-        self.pixels = load_arrays(work.store, data)[0][-IMAGES:]
+        arrays = load_arrays(work.store, data)
+        self.pixels = arrays.images[-IMAGES:]
+        rows_of_images = range(len(arrays.images) - IMAGES, len(arrays.images))
+        self._tested = [{"image": n, "label": int(arrays.labels[n])} for n in rows_of_images]
+        stored_images = {f"images_{key}": getattr(data.images, key) for key in ("path", "sha256", "size_bytes")}
+        self._put("datasets", [stored_images | {"split": "test", "label": "a few images"}])
+        self._put("environments", [{"cpu_model": "a processor", "cpu_cores": 2, "libraries": '{"numpy": "2.0"}'}])
         self.inputs = normalise(self.pixels, data.mean, data.std)
         rows = [
             one.model_dump(include={"name", "model", "stage", "parent", "format", "precision", "status"})
@@ -126,8 +135,14 @@ class Made:
             for number, ((variant, runtime), ms) in enumerate(sorted(latencies.items(), key=lambda item: item[1]))
         ]
         self._put("summary", rows)
-        keys = ("variant", "runtime", "device", "batch_size", "status")
+        keys = ("variant", "runtime", "device", "batch_size", "status", "latency_median_ms")
         self._put("benchmarks", [{key: row[key] for key in keys} | {"threads": threads} for row in rows])
+        predictions = [
+            {key: row[key] for key in keys[:3]} | image | {"prediction": image["label"]}
+            for row in rows
+            for image in self._tested
+        ]
+        self._put("predictions", predictions)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
@@ -152,6 +167,29 @@ class Made:
     def deploy(self, to: Path, *arguments: str, code: int = 0) -> Path:
         assert main(["deploy", "--out", str(self.out), "--to", str(to), *arguments]) == code
         return to
+
+
+def grey_run(out: Path) -> Made:
+    """Make a run on scikit-learn's digits: greyscale, normalised with statistics of the training images."""
+    work = Work.at(out, "deploy")
+    return Made(out, work, digits(work, 60), Data(source="digits"))
+
+
+def colour_run(out: Path) -> Made:
+    """Make a run on JPEG photographs of ImageNet, which are resized and cropped."""
+    work = Work.at(out, "deploy")
+    with pq.ParquetFile(next((shared() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
+        pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
+    settings = Data(
+        source="parquet",
+        path=str(out / "few.parquet"),
+        image_size=48,
+        resize=56,
+        mean=(0.48, 0.45, 0.4),
+        std=(0.2, 0.25, 0.3),
+        test_fraction=1,
+    )
+    return Made(out, work, prepare(work, settings), settings)
 
 
 def png(pixels: np.ndarray) -> bytes:
