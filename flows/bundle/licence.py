@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tasks.records import Model
 
 UNKNOWN = "not known: ask whoever gave you the model"
-OWN = "trained by this run from random weights; what the images' owner allows is not known"
+OWN = "the run trained them from random weights: they are under no licence of others, but for what the images' may ask"
 
 
 def licence_of(model: Model | None) -> str:

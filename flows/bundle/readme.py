@@ -101,14 +101,13 @@ def _input(preparation: Row) -> str:
 
 
 def _preparation(preparation: Row) -> str:
-    """Return in a sentence or two how an image is prepared."""
+    """Return in a sentence how an image is prepared."""
     colours = "greyscale" if preparation["order"] == "grey" else "RGB"
     side, resize = preparation["image_size"], preparation["resize"]
-    crop = "" if resize == side else f", its shorter side to {resize} pixels,"
     return (
-        f"An image is decoded as {colours}, resized{crop} (bicubic, antialiased) and cropped to {side} × {side} pixels "
-        f"from the centre; then (pixel / 255 - mean) / std, with mean {_numbers(preparation['mean'])} and std "
-        f"{_numbers(preparation['std'])}."
+        f"An image is decoded as {colours}, its shorter side is resized to {resize} pixels (bicubic, antialiased), and "
+        f"the {side} × {side} pixels at its centre are taken; then (pixel / 255 - mean) / std, with mean "
+        f"{_numbers(preparation['mean'])} and std {_numbers(preparation['std'])}."
     )
 
 

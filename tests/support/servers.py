@@ -147,7 +147,7 @@ class Made:
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Put back afterwards what `summarise` changes meanwhile."""
-        before = {name: tables.read(self.out, name, RUN).collect() for name in ("summary", "benchmarks")}
+        before = {name: tables.read(self.out, name, RUN).collect() for name in ("summary", "benchmarks", "predictions")}
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -103,7 +104,10 @@ def _torchscript(path: Path, settings: dict[str, Any], threads: int, shape: tupl
     import torch
 
     torch.set_num_threads(threads)
-    module = torch.jit.load(str(path), map_location="cpu").eval()
+    with warnings.catch_warnings():
+        # PyTorch calls TorchScript deprecated. The model was measured in it.
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(str(path), map_location="cpu").eval()
 
     def query(inputs: numpy.ndarray) -> numpy.ndarray:
         with torch.inference_mode():

@@ -40,8 +40,8 @@ class Golden(NamedTuple):
 
     names: list[str]
     """Files of the images, in the folder golden."""
-    labels: list[str]
-    """Class that each image really has."""
+    answers: list[str]
+    """Class that the model gives each image."""
     pixels: numpy.ndarray
     """uint8, (images, height, width, channels): the images after decoding, resizing and cropping."""
     logits: numpy.ndarray
@@ -85,8 +85,8 @@ def verify(folder: Path) -> list[str]:
         ) from None
     differences = _differences(golden, outputs["logits"])
     lines = [
-        f"golden/{name}: {label}: as golden, largest difference {difference:.2g}"
-        for name, label, difference in zip(golden.names, golden.labels, differences, strict=True)
+        f"golden/{name}: {answer}, as golden; largest difference {difference:.2g}"
+        for name, answer, difference in zip(golden.names, golden.answers, differences, strict=True)
     ]
     if "probabilities" in outputs:
         lines.append(_compare_folded(about, outputs, golden.tolerance))
@@ -145,16 +145,16 @@ def read_golden(folder: Path) -> Golden:
             numpy.load(folder / "golden" / f"{name}.npy", allow_pickle=False) for name in ("inputs", "logits")
         )
         names = [str(image["file"]) for image in about["images"]]
-        labels = [str(image["class"]) for image in about["images"]]
+        answers = [str(image["answer"]) for image in about["images"]]
         tolerance = float(about["tolerance"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise Unusable(f"{path.parent} is damaged: {error!r}") from None
     whole = pixels.dtype == "uint8" and pixels.ndim == 4 and logits.dtype == "float32" and logits.ndim == 2
-    if not (whole and names and len(names) == len(pixels) == len(logits) and numpy.isfinite(logits).all()):
+    if not (whole and names and len(names) == len(pixels) == len(logits) and 0 < numpy.abs(logits).max() < numpy.inf):
         raise Unusable(f"{path.parent} is damaged: images, inputs and outputs do not belong together")
     if any(Path(name).name != name for name in names):
         raise Unusable(f"{path} names an image outside of its folder")
-    return Golden(names, labels, pixels, logits, tolerance)
+    return Golden(names, answers, pixels, logits, tolerance)
 
 
 def _check_preparation(folder: Path, golden: Golden, preparation: dict[str, Any]) -> None:
@@ -231,7 +231,7 @@ def _differences(golden: Golden, logits: numpy.ndarray) -> list[float]:
         worst = int(differences.argmax())
         raise Differs(
             f"not verified: {wrong.sum()} of {len(differences)} outputs differ from the golden ones; the worst is "
-            f"golden/{golden.names[worst]} ({golden.labels[worst]}), by {differences[worst]:.2g} of the largest logit "
+            f"golden/{golden.names[worst]} ({golden.answers[worst]}), by {differences[worst]:.2g} of the largest logit "
             f"(accepted: {golden.tolerance:g})"
         )
     return [float(difference) for difference in differences]
