@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -23,9 +24,11 @@ from tests.support.servers import environment, png, post, running
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-sys.path.insert(0, str(ROOT / "flows" / "commands" / "deployed"))
-
-sys.path.pop(0)
+SPEC = importlib.util.spec_from_file_location("batches", ROOT / "flows" / "commands" / "deployed" / "batches.py")
+assert SPEC
+assert SPEC.loader
+MODULE = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(MODULE)
 
 
 class SlowModel:
