@@ -227,7 +227,7 @@ def test_malformed_and_unusual_requests_are_answered_with_the_right_status(serve
     close = b"Host: a\r\nConnection: close\r\n"
     for request, status in (
         (b"\0\xff\x16\x03\x01", b"400"),
-        (b"GET / HTTP/9.9\r\n\r\n", b"404"),
+        (b"GET /none HTTP/9.9\r\n\r\n", b"404"),
         (b"GET /healthz HTTP/1.1\r\n" + close + b"X: " + b"a" * 200_000 + b"\r\n\r\n", b"431"),
         (b"GET /" + b"a" * 200_000, b"431"),
         (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: -1\r\n\r\n", b"400"),
