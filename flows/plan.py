@@ -52,7 +52,7 @@ def planned(study: Study) -> Plan:
         chosen["benchmark.runtimes"] = f"{', '.join(names)} ({'; '.join(reasons)})"
     if AUTO in precisions:
         engine_runtimes = [name for name in names if "engine" in formats(name)]
-        precisions = PRECISIONS if engine_runtimes and "onnx" in study.export.formats else ()
+        precisions = PRECISIONS if engine_runtimes and "onnx" in study.formats() else ()
         reason = "no runtime of the study executes engines"
         if engine_runtimes:
             reason = f"benchmark.runtimes has {engine_runtimes[0]}"
@@ -91,7 +91,7 @@ def _suitable_runtimes(study: Study) -> tuple[tuple[str, ...], list[str]]:
             reasons += ["the CPU has bf16 instructions", *missing_runtimes]
         else:
             reasons.append(missing)
-    made_formats = {"safetensors", "engine", *study.export.formats}
+    made_formats = {"engine", *study.formats()}
     return tuple(name for name in names if made_formats & set(formats(name))), reasons
 
 

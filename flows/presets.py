@@ -10,7 +10,22 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from flows import studies
-from tasks.records import Augment, Benchmark, Choice, Data, Model, Prune, Quantize, Range, Serve, Study, Train, Tune
+from tasks.records import (
+    QUANTIZE_SETTINGS,
+    Augment,
+    Benchmark,
+    Choice,
+    Data,
+    Model,
+    Prune,
+    Quantize,
+    Range,
+    Select,
+    Serve,
+    Study,
+    Train,
+    Tune,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +77,25 @@ def cifar10_small() -> Study:
         augment=Augment(policies=("none", "crop_flip", "cutmix"), epochs=6, train_limit=4_000),
         prune=Prune(ratios=(0.25,), epochs=3),
         benchmark=Benchmark(batch_sizes=(1, 8, 32), rounds=5, minutes=10),
+    )
+
+
+def optimize() -> Study:
+    """The fastest form of a model that you have, at most half a point less accurate: set models and data.path (or use
+    `burnish optimize`)."""
+    return Study(
+        name="optimize",
+        # Most images judge the forms. The rest is for calibration and for choosing among forms.
+        data=Data(test_fraction=0.75, validation_fraction=0.5),
+        models=(Model(file="model.onnx"),),
+        train=Train(epochs=0),
+        tune=Tune(trials=0),
+        augment=Augment(policies=()),
+        prune=Prune(ratios=()),
+        quantize=Quantize(settings=QUANTIZE_SETTINGS, dynamic=False, calibration_images=256, max_drop=0.005),
+        benchmark=Benchmark(batch_sizes=(1,), throughput=False, rounds=5),
+        serve=Serve(seconds=0),
+        select=Select(max_drop=0.005),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks.records import Forms, Output, Trained, Variant
+from tasks.records import Forms, Inspected, Output, Preparation, Trained, Variant
 
 if TYPE_CHECKING:
     from tasks.records import Model, Study
@@ -104,10 +104,16 @@ def steps(study: Study) -> list[Step]:
 
     A step that fails takes those with it that need its result.
     """
-    plan = [Step(stage="prepare", name="prepare", inputs={"settings": study.data})]
-    for model in study.models:
+    given = [model for model in study.models if model.file]
+    named = [model for model in study.models if not model.file]
+    plan = [_inspect(study, model) for model in given]
+    preparation = ResultOf(tuple(step.name for step in plan), _preparation, optional=True) if plan else None
+    plan.append(Step(stage="prepare", name="prepare", inputs={"settings": study.data, "preparation": preparation}))
+    for model in given:
+        plan += _given(study, model)
+    for model in named:
         plan += _techniques(study, model)
-    for model in study.models:
+    for model in named:
         best = _training(study, model)
         plan += best
         pruned = [_prune(study, model, ratio, best) for ratio in study.prune.ratios]
@@ -141,6 +147,37 @@ def _can_come(need: ResultOf, waiting: set[str], results: Mapping[str, Any]) -> 
 
 
 DATA = ResultOf(("prepare",))
+
+
+def _inspect(study: Study, model: Model) -> Step:
+    """Find out how a given model wants its images, before they are prepared."""
+    return Step(
+        stage="inspect",
+        name=f"inspect {model.label}",
+        model=model.label,
+        inputs={"model": model, "settings": study.data},
+        failed=FailedVariant(model.label, "adopt", "given", format="onnx") if len(study.models) > 1 else None,
+    )
+
+
+def _preparation(inspected: Inspected) -> Preparation:
+    return inspected.preparation
+
+
+def _given(study: Study, model: Model) -> list[Step]:
+    """Adopt a given model, and make forms of it."""
+    adopt = Step(
+        stage="adopt",
+        name=f"adopt {model.label}",
+        model=model.label,
+        inputs={
+            "model": model,
+            "data": DATA,
+            "preparation": ResultOf((f"inspect {model.label}",), _preparation),
+        },
+        failed=FailedVariant(model.label, "adopt", "given", format="onnx"),
+    )
+    return [adopt, *_forms_of_onnx(study, model, model.label, ResultOf((adopt.name,), _onnx))]
 
 
 def _techniques(study: Study, model: Model) -> list[Step]:
@@ -249,14 +286,26 @@ def _forms(study: Study, model: Model, weights: str, made_by: tuple[str, ...]) -
         measures="parent",
     )
     onnx = ResultOf((export.name,), _onnx)
-    plan = [export]
+    aware = _aware(study, model, where, made_by, onnx) if study.qat.epochs else []
+    return [export, *_forms_of_onnx(study, model, where, onnx), *aware]
+
+
+def _forms_of_onnx(study: Study, model: Model, where: str, onnx: ResultOf) -> list[Step]:
+    """Quantize an ONNX form, and build engines of it. `where` ends the steps' names."""
+    label = model.label
+    plan = []
     symmetric: ResultOf | None = None
     if study.quantize.settings or study.quantize.dynamic:
         quantize = Step(
             stage="quantize",
             name=f"quantize {where}",
             model=label,
-            inputs={"data": DATA, "parent": onnx, "settings": study.quantize},
+            inputs={
+                "data": DATA,
+                "parent": onnx,
+                "settings": study.quantize,
+                "runtimes": study.benchmark.runtimes,
+            },
             failed=FailedVariant(label, "quantize", "int8", "parent", beside=True, format="onnx"),
         )
         plan.append(quantize)
@@ -271,7 +320,7 @@ def _forms(study: Study, model: Model, weights: str, made_by: tuple[str, ...]) -
                 failed=FailedVariant(label, "build", "engine", "parent", beside=True, format="engine"),
             )
         )
-    return plan + (_aware(study, model, where, made_by, onnx) if study.qat.epochs else [])
+    return plan
 
 
 def _aware(study: Study, model: Model, where: str, made_by: tuple[str, ...], onnx: ResultOf) -> list[Step]:

@@ -12,6 +12,7 @@ from prefect.states import Completed, Failed
 
 from flows import logs
 from flows.devices_here import refuse_missing
+from flows.given_files import refuse_unreadable
 from flows.orchestration import liveness
 from flows.orchestration.started import as_started, is_deployed, of_deployment
 from flows.plan import Plan, planned
@@ -24,12 +25,14 @@ from flows.terminal.conclusion import in_one_line
 from models import check_gelu, check_weights
 from tasks import machine
 from tasks.ablate import ablate_task
+from tasks.adopt import adopt_task
 from tasks.aggregate import aggregate_task
 from tasks.augment import augment_task
 from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching.sweep import sweep
 from tasks.export import export_task
+from tasks.inspect import inspect_task
 from tasks.machine.files import write_text
 from tasks.prepare import prepare_task
 from tasks.prune import prune_task
@@ -46,7 +49,9 @@ DEFAULT = quickstart()
 TASKS = {
     task.name: task
     for task in (
+        inspect_task,
         prepare_task,
+        adopt_task,
         ablate_task,
         train_task,
         tune_task,
@@ -115,6 +120,7 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     # A study from a form or a deployment was not checked by the command line.
     refuse_out("out", out)
     machine.keep_to_quota()
+    refuse_unreadable(study)
     for model in study.models:
         if model.pretrained is not None:
             # A file that cannot be read is an error before anything is computed.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from itertools import product
+from itertools import product, takewhile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -97,7 +97,11 @@ def _plan(
         rows.extend(columns | {"batch_size": size, "rounds": 0, "queries": 0} for size in settings.batch_sizes)
 
     for variant in variants:
-        takers = [name for name in settings.runtimes if variant.format in runtimes.load(name).FORMATS]
+        takers = [
+            name
+            for name in settings.runtimes
+            if variant.format in runtimes.load(name).FORMATS and name not in variant.left_out_of
+        ]
         if variant.artifact is None:
             if takers:
                 add_rows(variant, takers[0], devices[0], status=variant.status, error=variant.error)
@@ -128,9 +132,11 @@ def _evaluations(
         quality = metrics.quality(candidate.logits, labels)
         ancestor = _ancestor(candidate, evaluated, parents)
         agreement = None
+        difference = None
         if ancestor is not None:
             assert ancestor.logits is not None
             agreement = metrics.agreement(metrics.predictions(candidate.logits), metrics.predictions(ancestor.logits))
+            difference = metrics.logit_difference(ancestor.logits, candidate.logits)
         yield (
             candidate.columns
             | quality
@@ -138,6 +144,7 @@ def _evaluations(
                 "parent": ancestor.variant.name if ancestor else None,
                 "images": len(labels),
                 "agreement": agreement,
+                "logit_difference": difference,
             }
         )
         log.info(
@@ -150,9 +157,10 @@ def _evaluations(
 
 
 def _ancestor(candidate: Candidate, evaluated: list[Candidate], parents: Mapping[str, str | None]) -> Candidate | None:
-    """Return the evaluated candidate of the nearest ancestor of a candidate's variant, or None where there is none.
+    """Return the evaluated candidate of the nearest ancestor of a candidate's variant.
 
-    Of several, one on the same device is preferred, then one in the same runtime.
+    Of several, one on the same device is preferred, then one in the same runtime. Where there is none, it is the same
+    variant in the runtime that stands first, and None for that one itself.
     """
     name = parents.get(candidate.variant.name)
     while name is not None:
@@ -163,7 +171,9 @@ def _ancestor(candidate: Candidate, evaluated: list[Candidate], parents: Mapping
                 key=lambda other: (other.device == candidate.device, other.runtime == candidate.runtime),
             )
         name = parents.get(name)
-    return None
+    before = takewhile(lambda other: other is not candidate, evaluated)
+    originals = [other for other in before if other.variant.name == candidate.variant.name]
+    return max(originals, key=lambda other: other.device == candidate.device, default=None)
 
 
 def _file_names(work: Work, data: Prepared, rows: np.ndarray) -> list[str | None]:

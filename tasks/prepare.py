@@ -30,7 +30,7 @@ from tasks.datasets._room import refuse_too_large
 from tasks.datasets._split import plan, roles
 from tasks.datasets._statistics import duplicates, moments
 from tasks.datasets._words import counted, few, shown
-from tasks.records import Artifact, Data, Prepared
+from tasks.records import Artifact, Data, Preparation, Prepared
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,8 +54,11 @@ class DataSet:
     """What to call the data set in tables and reports."""
 
 
-def prepare(work: Work, settings: Data) -> Prepared:
+def prepare(work: Work, settings: Data, preparation: Preparation | None = None) -> Prepared:
     """Decode, split, check and count the images that `settings` names.
+
+    `preparation` is what was found out about a given model, where the study has one: its size of images, mean and
+    standard deviation take the place of those that the settings leave open.
 
     Splits and limits are drawn from the labels before any image is decoded. Only rows that are used are decoded.
 
@@ -65,7 +68,7 @@ def prepare(work: Work, settings: Data) -> Prepared:
         If the source is absent or damaged; if rows are bad and `on_bad` is "refuse"; if images differ in size or are
         not square and no `image_size` is given; if a split is empty or has training images of one class alone.
     """
-    data_set = _open(work, settings)
+    data_set = _open(work, settings if preparation is None else _prepared_for(settings, preparation))
     settings = data_set.settings
     parts = data_set.parts
     usable, bad = _check_labels(parts, len(data_set.source.classes))
@@ -84,6 +87,17 @@ def prepare(work: Work, settings: Data) -> Prepared:
         tell_dropped(work.log, bad, parts, settings)
         tell_traits(work.log, pixels.traits, settings)
         return _finish(work, folder, data_set, pixels, bad)
+
+
+def _prepared_for(settings: Data, preparation: Preparation) -> Data:
+    """Return the settings with what they leave open taken from a given model's preparation."""
+    left_open: dict[str, object] = {}
+    if settings.image_size is None:
+        left_open |= {"image_size": preparation.image_size, "resize": preparation.resize}
+    if settings.mean is None:
+        left_open |= {"mean": preparation.mean, "std": preparation.std}
+    # The values are not validated again: a model that takes pixels from 0 to 255 has a mean of 0, which no user writes.
+    return settings.model_copy(update=left_open)
 
 
 def _open(work: Work, settings: Data) -> DataSet:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching.stage import stage
 from tasks.datasets._arrays import load_arrays
 from tasks.forms.fakequant import fake_quantized, int8_form
-from tasks.forms.int8 import VALIDATION_IMAGES, Batches, sample, score
+from tasks.forms.int8 import VALIDATION_IMAGES, Rows, classify, open_form, sample
 from tasks.forms.onnx import quiet, write_onnx
 from tasks.forms.parity import compared_images, parity
+from tasks.measure import metrics
 from tasks.records import Export, Forms, Model, Prepared, Qat, Trained, Variant
 from tasks.runtimes import _torch
 from tasks.runtimes import onnxruntime as runtime
@@ -59,7 +60,7 @@ def qat(
         fp32=fp32,
         export=export,
         settings=settings,
-        validation=Batches(data, arrays.images, rows),
+        validation=Rows(data, arrays.images, rows),
         labels=arrays.labels[rows],
         compared=compared_images(work, data, export.images),
     )
@@ -92,7 +93,7 @@ class _Source:
     """Their ONNX form."""
     export: Export
     settings: Qat
-    validation: Batches
+    validation: Rows
     """Validation images that the forms are scored on."""
     labels: numpy.ndarray
     """Their labels."""
@@ -188,24 +189,27 @@ def _write_and_compare(
         folder = temporary / "onnx"
         folder.mkdir()
         path = _write(training, source, simulated, folder)
-        form = score(setting, path, source.validation, source.labels)
-        difference = parity(_torch.Session(simulated, "fake quantization"), form.session, source.compared)
-        form.session.close()
+        session = open_form(path, "onnx")
+        logits = classify(session, source.validation)
+        difference = parity(_torch.Session(simulated, "fake quantization"), session, source.compared)
+        session.close()
         if not difference <= source.settings.tolerance:
             raise ValueError(
                 f"logits differ from the fake-quantized model's by {difference:.3g} of its largest one; "
                 f"qat.tolerance is {source.settings.tolerance:g}"
             )
         artifact = work.store.put(path, "onnx", "int8")
+    top1 = metrics.top1(logits, source.labels)
+    macro_f1 = metrics.macro_f1(source.labels, metrics.predictions(logits))
     work.log.info(
         "%s: top-1 %.4f, macro F1 %.4f on %d validation images; logits differ from the fake-quantized model's by %.2g",
         training.variant,
-        form.top1,
-        form.macro_f1,
+        top1,
+        macro_f1,
         len(source.labels),
         difference,
     )
-    return artifact, {"parity": difference, "validation_top1": form.top1, "validation_macro_f1": form.macro_f1}
+    return artifact, {"parity": difference, "validation_top1": top1, "validation_macro_f1": macro_f1}
 
 
 def _write(training: Training, source: _Source, simulated: nn.Module, folder: Path) -> Path:

@@ -1,31 +1,29 @@
-"""Quantize: int8 forms of an ONNX file by onnxruntime.quantization, in several settings whose accuracy and latency are
-measured.
+"""Quantize: int8 forms of an ONNX file in several settings, whose accuracy and latency are measured.
 
-Which setting is fast and accurate depends on the model, on ONNX Runtime and on the machine, so that it is searched for.
-Measured on a CPU with AVX-512 VNNI (ONNX Runtime 1.31, quarter-width ResNet-34 at 32×32, batch 1), as multiples of the
-latency of fp32: the u8s8 settings 0.2 to 0.4, s8s8 (signed activations) 1.2 to 1.7, dynamic int8 of convolutions 1.4 to
-1.7 with unsigned weights and 4 to 5 with signed ones, dynamic int8 of matrix products alone 1.0. At 8×8, none is faster
-than fp32.
+Which setting is fast and accurate depends on the model, on the runtime and on the machine, so that it is searched for.
+The settings are those of the files in tasks/quantizers.
 """
 
 from __future__ import annotations
 
-import gc
+import json
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks import quantizers
 from tasks.caching.stage import stage
 from tasks.datasets._arrays import load_arrays
-from tasks.forms.int8 import DYNAMIC, VALIDATION_IMAGES, Batches, Form, sample, score, write_int8
+from tasks.forms.choice import Form, choose, time_in, timed_runtimes
+from tasks.forms.int8 import VALIDATION_IMAGES, Rows, classify, open_form, sample, score
 from tasks.machine import fingerprint
 from tasks.machine.locks import locked
 from tasks.machine.space import watched
-from tasks.measure.clock import measure, warm_up
-from tasks.records import Forms, Prepared, Quantize, Variant
-from tasks.runtimes import onnxruntime as runtime
+from tasks.measure import metrics
+from tasks.records import Forms, Prepared, Quantize, Variant, formats
+from tasks.records import quantizers as names_of_quantizers
+from tasks.runtimes._onnx import model_file
 from tasks.tables.variants import failure, variant_row
 
 if TYPE_CHECKING:
@@ -33,183 +31,212 @@ if TYPE_CHECKING:
 
     from tasks.caching.work import Work
 
-ROUNDS = 7
-"""Times that each form is measured for its latency."""
-TIE = 0.05
-"""Forms whose latency is within this share of the fastest one's count as equally fast: the most accurate is chosen."""
+DYNAMIC = "onnxruntime_dynamic"
+"""The quantizer whose settings `quantize.dynamic` adds."""
 
 
-def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize) -> Forms:
-    """Make the int8 forms of an fp32 ONNX form. One static and one dynamic form are benchmarked (see `choose`).
+def quantize(work: Work, data: Prepared, parent: Variant, settings: Quantize, runtimes: tuple[str, ...]) -> Forms:
+    """Make the int8 forms of an fp32 ONNX form, and choose those that are benchmarked.
 
-    Forms are calibrated on training images and scored on validation images. A setting that fails becomes a failed
-    variant.
+    Forms are calibrated on training images and scored on validation images. In each runtime of the study that executes
+    them on the CPU, the best static and the best dynamic form go on (see `choose`). A setting that fails becomes a
+    failed variant, one whose library is not installed a skipped one.
     """
     assert parent.artifact is not None, parent.name
     arrays = load_arrays(work.store, data)
     rows = sample(arrays, "validation", VALIDATION_IMAGES)
-    validation = Batches(data, arrays.images, rows)
-    calibration = Batches(data, arrays.images, sample(arrays, "train", settings.calibration_images))
-    fp32 = runtime.model_file(work.store.get(parent.artifact))
-    runtime.load_library("cpu")
     with work.store.temporary() as folder:
-        reference = score("fp32", fp32, validation, arrays.labels[rows])
-        search = _Search(work=work, parent=parent, settings=settings, folder=folder, reference=reference)
-        search.make(fp32, calibration, validation, arrays.labels[rows])
-        search.time(validation.read(rows[:1]), len(rows))
-        chosen = search.chosen()
-        described = [search.describe(setting, setting in chosen) for setting in search.names]
-        reference.session.close()
+        search = _Search(
+            work=work,
+            parent=parent,
+            settings=settings,
+            runtimes=timed_runtimes(runtimes),
+            fp32=model_file(work.store.get(parent.artifact)),
+            folder=folder,
+            validation=Rows(data, arrays.images, rows),
+            labels=arrays.labels[rows],
+        )
+        search.make(Rows(data, arrays.images, sample(arrays, "train", settings.calibration_images)))
+        search.time()
+        search.choose()
+        described = [search.describe(setting) for setting in settings_of(settings)]
     return Forms(
         variants=tuple(variant for variant, _ in described),
         tables={"variants": work.rows("variants", [row for _, row in described])},
     )
 
 
+def settings_of(settings: Quantize) -> tuple[str, ...]:
+    """Return the settings that are tried, each once."""
+    added = [name for name, quantizer in names_of_quantizers().items() if settings.dynamic and quantizer == DYNAMIC]
+    return tuple(dict.fromkeys((*settings.settings, *added)))
+
+
 @dataclass(kw_only=True)
 class _Search:
-    """The search for the settings whose forms are benchmarked."""
+    """The search for the settings whose forms are benchmarked. One model is open at a time, or two to be compared."""
 
     work: Work
     parent: Variant
     """The variant of the fp32 form."""
     settings: Quantize
+    runtimes: tuple[str, ...]
+    """The runtimes in which forms are timed."""
+    fp32: Path
+    """The file of the fp32 form."""
     folder: Path
     """The folder with the files of the forms."""
-    reference: Form
-    """The fp32 form, which the int8 forms are compared with."""
+    validation: Rows
+    labels: np.ndarray
+    """int64, (validation images,)."""
     forms: dict[str, Form] = field(default_factory=dict)
     """The int8 forms by setting."""
-    errors: dict[str, str] = field(default_factory=dict)
-    """Why a setting has no form, by setting."""
+    errors: dict[str, tuple[str, str]] = field(default_factory=dict)
+    """Why a setting has no form, by setting: the status (failed or skipped) and the reason."""
+    chosen: dict[str, list[str]] = field(default_factory=dict)
+    """The runtimes in which the form of a setting is benchmarked, by setting."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The settings that are tried."""
-        return (*self.settings.settings, *(DYNAMIC if self.settings.dynamic else ()))
+    def name(self, setting: str) -> str:
+        """Return the name of a setting's variant."""
+        return f"{self.parent.name}/int8-{setting}"
 
-    def make(self, fp32: Path, calibration: Batches, validation: Batches, labels: np.ndarray) -> None:
+    def make(self, calibration: Rows) -> None:
         """Write and score a form in every setting."""
-        for done, setting in enumerate(self.names, 1):
-            name = f"{self.parent.name}/int8-{setting}"
+        logits = self._classify(self.fp32, "onnx")
+        self.work.log.info(
+            "%s: top-1 %.4f of %d validation images",
+            self.parent.name,
+            metrics.top1(logits, self.labels),
+            len(self.labels),
+        )
+        tried = settings_of(self.settings)
+        for done, setting in enumerate(tried, 1):
             try:
-                with watched(self.folder):
-                    path = write_int8(setting, fp32, self.folder, calibration)
-                self.forms[setting] = score(setting, path, validation, labels)
+                self._make(setting, calibration, logits)
             except Exception as error:
                 # The quantizer and the runtime raise whatever they like. The other settings are still tried.
-                self.errors[setting] = failure(error)
-                self.work.log.warning("%s: %s", name, self.errors[setting])
-            self.work.progress(done, len(self.names), name)
+                self.errors[setting] = ("failed", failure(error))
+            if setting in self.errors:
+                self.work.log.warning("%s: %s", self.name(setting), self.errors[setting][1])
+            self.work.progress(done, len(tried), self.name(setting))
 
-    def time(self, image: np.ndarray, validation_images: int) -> None:
-        """Measure the latency of all forms, while nothing else is measured on the CPU."""
-        with locked({"cpu"}, self.work.log):
-            _time([self.reference, *self.forms.values()], image)
-        self.work.log.info(
-            "%s: top-1 %.4f of %d validation images, %.3f ms",
-            self.parent.name,
-            self.reference.top1,
-            validation_images,
-            self.reference.latency_ms,
+    def _make(self, setting: str, calibration: Rows, logits: np.ndarray) -> None:
+        """Write a form in one setting and score it beside the fp32 form, whose logits are given."""
+        quantizer = quantizers.load(names_of_quantizers()[setting])
+        reason = quantizer.unavailable()
+        if reason is not None:
+            self.errors[setting] = ("skipped", reason)
+            return
+        with watched(self.folder):
+            path = quantizer.quantize(setting, self.fp32, self.folder, calibration)
+        scores = score(logits, self._classify(path, quantizer.FORMAT), self.labels)
+        self.forms[setting] = Form(
+            setting=setting, format=quantizer.FORMAT, dynamic=quantizer.DYNAMIC, path=path, scores=scores
         )
 
-    def chosen(self) -> set[str]:
-        """Return the settings whose forms are benchmarked: the best static and the best dynamic one."""
-        settings = set()
-        for kind in (self.settings.settings, DYNAMIC):
-            forms = [form for setting, form in self.forms.items() if setting in kind]
-            if not forms:
-                continue
-            best, reason = choose(forms, self.reference.top1, self.settings.max_drop)
-            settings.add(best.setting)
-            self.work.log.info(
-                "%s: int8 setting %s chosen (validation top-1 %.4f, %.3f ms, %.2f times as fast as fp32): %s",
-                self.parent.name,
-                best.setting,
-                best.top1,
-                best.latency_ms,
-                self.reference.latency_ms / best.latency_ms,
-                reason,
-            )
-        return settings
+    def _classify(self, path: Path, file_format: str) -> np.ndarray:
+        """Return a model's logits of the validation images."""
+        session = open_form(path, file_format)
+        try:
+            return classify(session, self.validation)
+        finally:
+            session.close()
 
-    def describe(self, setting: str, benchmark: bool) -> tuple[Variant, dict[str, object]]:
+    def time(self) -> None:
+        """Measure the latency of all forms in each runtime, while nothing else is measured on the CPU."""
+        image = self.validation.read(0, 1)
+        with locked({"cpu"}, self.work.log):
+            for name in self.runtimes:
+                refused = time_in(name, self.fp32, self._executed(name), image)
+                for setting, reason in refused.items():
+                    self.work.log.warning("%s: %s does not execute it: %s", self.name(setting), name, reason)
+
+    def _executed(self, runtime: str) -> list[Form]:
+        """Return the forms whose format a runtime executes."""
+        return [form for form in self.forms.values() if form.format in formats(runtime)]
+
+    def choose(self) -> None:
+        """Choose the best static and the best dynamic form in each runtime."""
+        for runtime in self.runtimes:
+            timed = [form for form in self.forms.values() if runtime in form.latencies]
+            for dynamic in (False, True):
+                forms = [form for form in timed if form.dynamic is dynamic]
+                if not forms:
+                    continue
+                best, reason = choose(forms, runtime, self.settings.max_drop)
+                self.chosen.setdefault(best.setting, []).append(runtime)
+                self.work.log.info(
+                    "%s: int8 setting %s chosen for %s (validation top-1 %.4f, agreement with fp32 %.4f, %.3f ms): %s",
+                    self.parent.name,
+                    best.setting,
+                    runtime,
+                    best.scores.top1,
+                    best.scores.agreement,
+                    best.latencies[runtime],
+                    reason,
+                )
+
+    def describe(self, setting: str) -> tuple[Variant, dict[str, object]]:
         """Store the form of a setting; return its variant and its row of the table `variants`."""
+        quantizer = names_of_quantizers()[setting]
         identity: dict[str, Any] = {
-            "name": f"{self.parent.name}/int8-{setting}",
+            "name": self.name(setting),
             "model": self.parent.model,
             "stage": "quantize",
-            "format": "onnx",
+            "format": quantizers.load(quantizer).FORMAT,
             "parent": self.parent.name,
             "precision": "int8",
             "setting": setting,
             "parameters": self.parent.parameters,
             "macs": self.parent.macs,
-            "benchmark": benchmark,
         }
         if setting in self.errors:
-            variant = Variant(**identity, status="failed", error=self.errors[setting])
+            status, error = self.errors[setting]
+            variant = Variant(**identity, status=status, error=error)  # type: ignore[arg-type]
             return variant, variant_row(variant)
-        form = self.forms[setting]
-        form.session.close()
-        artifact = self.work.store.put(self.folder / f"{setting}.onnx", "onnx", "int8")
-        variant = Variant(**identity, artifact=artifact)
-        difference = abs(form.logits - self.reference.logits).max() / abs(self.reference.logits).max()
+        form, chosen = self.forms[setting], self.chosen.get(setting, [])
+        left_out_of = tuple(
+            name for name in self.runtimes if chosen and form.format in formats(name) and name not in chosen
+        )
+        artifact = self.work.store.put(form.path, form.format, "int8")
+        variant = Variant(**identity, artifact=artifact, benchmark=bool(chosen), left_out_of=left_out_of)
         return variant, variant_row(
             variant,
-            validation_top1=form.top1,
-            validation_macro_f1=form.macro_f1,
-            search_latency_ms=form.latency_ms,
-            parity=float(difference),
+            validation_top1=form.scores.top1,
+            validation_macro_f1=form.scores.macro_f1,
+            validation_agreement=form.scores.agreement,
+            validation_divergence=form.scores.divergence,
+            validation_drop=form.scores.drop,
+            search_latency_ms=min(form.latencies.values(), default=None),
+            search_latencies=json.dumps(form.latencies),
+            chosen_in=", ".join(chosen) or None,
+            parity=form.scores.parity,
         )
 
 
-def _time(forms: list[Form], image: np.ndarray) -> None:
-    """Set each form's latency: the median of a few measurements with a batch of one image.
-
-    The forms are measured by turns, so that a disturbance hits all alike.
-    """
-    medians: dict[str, list[float]] = {form.setting: [] for form in forms}
-    # `measure` collects garbage first, which takes half a second among PyTorch's objects unless they are frozen.
-    gc.freeze()
-    try:
-        for _ in range(ROUNDS):
-            for form in forms:
-                call = partial(form.session.run, image)
-                warm_up(call, 0.02)
-                medians[form.setting].append(float(np.median(measure(call, 0.03, 10))))
-    finally:
-        gc.unfreeze()
-    for form in forms:
-        form.latency_ms = float(np.median(medians[form.setting])) / 1e6
+def _modules(inputs: dict[str, Any]) -> tuple[str, ...]:
+    """Return the modules that the stage loads by name: quantizers and runtimes."""
+    return (
+        *(f"tasks.quantizers.{names_of_quantizers()[setting]}" for setting in settings_of(inputs["settings"])),
+        *(f"tasks.runtimes.{name}" for name in ("onnxruntime", "openvino", *timed_runtimes(inputs["runtimes"]))),
+    )
 
 
-def choose(forms: list[Form], reference: float, max_drop: float) -> tuple[Form, str]:
-    """Return the form that is benchmarked, and the reason: it is the fastest whose drop is allowed.
-
-    Of forms that are equally fast (within 5 % of the fastest), the most accurate is chosen. Where no form's drop is
-    allowed, it is the most accurate of all. `reference` is the top-1 of fp32.
-    """
-    # A drop of exactly max_drop is allowed, whatever the rounding of floats makes of it.
-    allowed = [form for form in forms if reference - form.top1 <= max_drop + 1e-9]
-    if not allowed:
-        best = max(forms, key=lambda form: (form.top1, -form.latency_ms))
-        return best, f"no setting is within {max_drop:g} of top-1; most accurate"
-    limit = min(form.latency_ms for form in allowed) * (1 + TIE)
-    tied = [form for form in allowed if form.latency_ms <= limit]
-    best = max(tied, key=lambda form: (form.top1, form.macro_f1, -form.latency_ms))
-    reason = f"fastest within {max_drop:g} of top-1"
-    if len(tied) > 1:
-        settings = ", ".join(form.setting for form in tied)
-        reason = f"{reason}; of {len(tied)} settings equally fast ({settings}) the most accurate"
-    return best, reason
+def _libraries(inputs: dict[str, Any]) -> tuple[str, ...]:
+    """Return the distributions that make the forms and execute them."""
+    loaded = [quantizers.load(names_of_quantizers()[setting]) for setting in settings_of(inputs["settings"])]
+    return tuple(
+        dict.fromkeys(("onnx", "onnxruntime", "openvino", "numpy", *(name for q in loaded for name in q.LIBRARIES)))
+    )
 
 
 quantize_task = stage(
     lambda inputs: f"quantize/{inputs['parent'].name}",
-    libraries=("onnx", "onnxruntime", "numpy"),
+    libraries=_libraries,
+    modules=_modules,
     # The machine decides the latencies, by which settings are chosen.
     extra=lambda inputs: {"machine": fingerprint()},
+    # Runtimes that execute no int8 form on the CPU do not change the result.
+    counted={"runtimes": timed_runtimes},
     devices=lambda inputs: ("cpu",),
 )(quantize)

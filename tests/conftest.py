@@ -1,4 +1,7 @@
-"""Shared fixtures: a real Prefect server for the session, the command in its own process, tiny studies."""
+"""Fixtures for all tests: a real Prefect server, the `burnish` command, and what keeps tests from changing one another.
+
+The environment, burnish's log and PyTorch's number of threads are restored after each test.
+"""
 
 from __future__ import annotations
 
@@ -14,39 +17,39 @@ import pytest
 from tests.support.command import Burnish, prefect_server
 from tests.support.disks import disk
 from tests.support.prefect_home import prefect_home
-from tests.support.reports import reported
+from tests.support.reports import artifacts_of_run
 
-__all__ = ["disk", "reported"]
+__all__ = ["artifacts_of_run", "disk"]
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that have the most slow tests: none of them is left to run alone at the end."""
-    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    """Begin with the files that have the most slow tests, so that no such file runs alone at the end."""
+    slow_tests = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow_tests[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _quiet_prefect(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing of a test touches the user's Prefect home."""
+def _private_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give the tests a Prefect home of their own, so that they never touch the user's."""
     os.environ["PREFECT_HOME"] = str(prefect_home(tmp_path_factory.mktemp("prefect")))
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _same_environment_after_a_module(_quiet_prefect: None) -> Iterator[None]:
-    """What burnish, called in this process, sets in the environment does not reach the tests that follow."""
-    yield from _restored()
+def _environment_restored_after_each_module(_private_prefect_home: None) -> Iterator[None]:
+    """Restore what a module's fixtures change when they call burnish in this process."""
+    yield from _restore_environment_and_log()
 
 
 @pytest.fixture(autouse=True)
-def _same_environment_after_a_test() -> Iterator[None]:
-    yield from _restored()
+def _environment_restored_after_each_test() -> Iterator[None]:
+    yield from _restore_environment_and_log()
 
 
-def _restored() -> Iterator[None]:
-    """Give back the environment, and the log of burnish: Prefect, where it runs in this process, adds its console."""
+def _restore_environment_and_log() -> Iterator[None]:
+    """Restore the environment variables, and burnish's log, to which Prefect adds its console handler."""
     before = dict(os.environ)
     log = logging.getLogger("burnish")
     handlers, level, propagates = list(log.handlers), log.level, log.propagate
@@ -60,22 +63,22 @@ def _restored() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _same_threads() -> Iterator[None]:
-    """Runtimes opened in this process set PyTorch's threads, and results depend on their number: give them back."""
-    # before, too: fixtures of a module have been there first
-    _default_threads()
+def _threads_restored() -> Iterator[None]:
+    """Restore PyTorch's number of threads, which runtimes opened in this process set and on which results depend."""
+    # A module's fixtures ran before the first test and may have set it too.
+    _restore_threads()
     yield
-    _default_threads()
+    _restore_threads()
 
 
-def _default_threads() -> None:
+def _restore_threads() -> None:
     torch = sys.modules.get("torch")
     if torch:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
 
 
 @pytest.fixture(scope="session")
-def server(_quiet_prefect: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server(_private_prefect_home: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of a real Prefect server, started for the session."""
     with prefect_server(tmp_path_factory.mktemp("server"), dict(os.environ)) as (url, _):
         yield url

@@ -1,4 +1,4 @@
-"""The house's import rules, read from the sources, and those of the tests."""
+"""Which modules may import which, and other rules for the sources and the tests, checked in their syntax trees."""
 
 import ast
 import re
@@ -16,9 +16,10 @@ from tests.support.paths import ROOT
 
 STAGES = set(get_args(StageName))
 PROJECT = {"flows", "tasks", "models"}
+PLUGINS = ("datasets", "profilers", "published", "quantizers", "runtimes")
 FILES = sorted(p for folder in PROJECT for p in (ROOT / folder).rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
-LOW = {
+FOUNDATIONS = {
     "tasks.measure": {"tasks.measure"},
     "tasks.caching.store": {"tasks.machine", "tasks.records"},
     "tasks.records": {"tasks.records"},
@@ -33,39 +34,37 @@ def module_of(path: Path) -> str:
 
 
 def imports(path: Path) -> set[str]:
-    found = set()
+    """Return the dotted names that a file imports anywhere: modules, and names imported from modules."""
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
 
 
 def uses(path: Path, package: str) -> bool:
+    """Return whether a file imports the package or something from it."""
     return any(name == package or name.startswith(package + ".") for name in imports(path))
 
 
-def names(paths: list[Path]) -> list[str]:
-    return [module_of(p) for p in paths]
-
-
-def test_there_are_all_ten_stages():
+def test_every_stage_has_its_file_in_tasks():
     assert {p.stem for p in (ROOT / "tasks").glob("*.py")} >= STAGES
 
 
 def test_every_stage_and_room_of_tasks_has_its_layer():
-    """What stands in no layer is bound by none: import-linter says nothing of it."""
+    """import-linter ignores a package that stands in no layer."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]
     (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers")
-    bound = {name for layer in layers for name in layer.split(" | ")}
+    packages = {name for layer in layers for name in layer.split(" | ")}
     rooms = {path.parent.name for path in (ROOT / "tasks").glob("*/__init__.py")}
-    assert bound == {"flows", "models", *(f"tasks.{name}" for name in STAGES | rooms)}
+    assert packages == {"flows", "models", *(f"tasks.{name}" for name in STAGES | rooms)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
-def test_imports_point_downward(path):
+def test_a_module_imports_only_what_its_layer_allows(path):
     module = module_of(path)
     if not module.startswith("flows"):
         assert not uses(path, "flows"), "only flows imports flows"
@@ -73,55 +72,58 @@ def test_imports_point_downward(path):
         allowed = {"torch", "torchvision", "timm", "models", "safetensors"} | sys.stdlib_module_names
         triton = {"triton"} if module == "models._triton" else set()
         assert {name.split(".")[0] for name in imports(path)} <= allowed | triton
-    if path.parent.name in ("datasets", "runtimes", "profilers", "published"):
-        reached = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
-        assert not reached & STAGES, "plug-ins do not import stages"
-    for low, below in LOW.items():
-        if module == low or module.startswith(f"{low}."):
-            assert {".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("tasks.")} <= below
+    if path.parent.name in PLUGINS:
+        imported_rooms = {name.split(".")[1] for name in imports(path) if name.startswith("tasks.")}
+        assert not imported_rooms & STAGES, "plug-ins do not import stages"
+    for foundation, allowed_packages in FOUNDATIONS.items():
+        if module == foundation or module.startswith(f"{foundation}."):
+            assert {
+                ".".join(name.split(".")[:2]) for name in imports(path) if name.startswith("tasks.")
+            } <= allowed_packages
 
 
-@pytest.mark.parametrize("folder", ["datasets", "runtimes", "profilers", "published"])
+@pytest.mark.parametrize("folder", PLUGINS)
 def test_plugins_never_import_each_other(folder):
     plugins = {p.stem for p in (ROOT / "tasks" / folder).glob("[!_]*.py")}
     for name in plugins:
-        reached = {
+        imported_modules = {
             i.split(".")[2]
             for i in imports(ROOT / "tasks" / folder / f"{name}.py")
             if i.count(".") >= 2 and i.startswith(f"tasks.{folder}.")
         }
-        assert not reached & (plugins - {name})
+        assert not imported_modules & (plugins - {name})
 
 
-def test_prefect_is_imported_in_flows_and_caching_alone():
+def test_only_flows_caching_and_stages_import_prefect():
     allowed = {f"tasks.caching.{name}" for name in ("stage", "limits", "logs")} | {f"tasks.{name}" for name in STAGES}
-    found = {module_of(p) for p in FILES if uses(p, "prefect")}
-    assert {name for name in found if not name.startswith("flows")} <= allowed
+    modules = {module_of(p) for p in FILES if uses(p, "prefect")}
+    assert {name for name in modules if not name.startswith("flows")} <= allowed
 
 
-def test_great_expectations_is_imported_beside_the_tables_alone():
-    found = {module_of(p) for p in FILES if uses(p, "great_expectations")}
-    assert found == {"tasks.tables.expectations"}
+def test_only_the_tables_expectations_import_great_expectations():
+    modules = {module_of(p) for p in FILES if uses(p, "great_expectations")}
+    assert modules == {"tasks.tables.expectations"}
 
 
-def test_each_runtimes_library_is_imported_in_its_adapter_alone():
+def test_only_a_runtimes_adapter_its_forms_and_the_deployed_server_import_its_library():
     for library in ("onnxruntime", "openvino", "tensorrt"):
-        found = {module_of(p) for p in FILES if uses(p, library)}
+        modules = {module_of(p) for p in FILES if uses(p, library)}
         adapters = {f"tasks.runtimes.{library}", f"tasks.runtimes._{library}", f"tasks.profilers.{library}"}
-        # the server that `burnish deploy` copies: it runs without burnish
+        # `burnish deploy` copies this server, which runs without burnish.
         adapters |= {"flows.commands.deployed.model"}
-        # Quantizing and building use the same library's tools, not its way to execute.
-        assert found <= {*adapters, "tasks.forms.int8", "tasks.build"}, library
+        # Quantizing and building use the library's tools and do not execute models with it.
+        quantizers = {f"tasks.quantizers.{path.stem}" for path in (ROOT / "tasks" / "quantizers").glob("*.py")}
+        assert modules <= {*adapters, *quantizers, "tasks.build"}, library
 
 
-def test_measuring_knows_no_runtime():
+def test_tasks_measure_imports_no_runtime():
     allowed = {"numpy", "scipy", "polars", "tasks"} | set(sys.stdlib_module_names)
     for path in (ROOT / "tasks" / "measure").glob("*.py"):
         assert {name.split(".")[0] for name in imports(path)} <= allowed, path
 
 
-def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
-    heavy = {
+def test_no_module_of_tasks_imports_a_heavy_library_when_it_is_imported():
+    heavy_libraries = {
         "torch",
         "torchvision",
         "torch_pruning",
@@ -129,28 +131,29 @@ def test_nothing_heavy_is_imported_at_the_top_of_a_stage():
         "onnx",
         "onnxruntime",
         "openvino",
+        "nncf",
         "great_expectations",
         "optuna",
         "sklearn",
         "timm",
     }
     for path in (ROOT / "tasks").rglob("*.py"):
-        top = set()
+        libraries = set()
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.Import):
-                top |= {alias.name.split(".")[0] for alias in node.names}
+                libraries |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
-                top.add(str(node.module).split(".")[0])
-        assert not top & heavy, path
+                libraries.add(str(node.module).split(".")[0])
+        assert not libraries & heavy_libraries, path
 
 
-def test_no_module_hides_one_of_the_standard_library_from_a_flow_that_is_run_by_its_path():
-    # Prefect puts the folder of a deployment's entry point first on sys.path: flows/profile.py broke `import cProfile`.
-    hidden = {p.stem for p in (ROOT / "flows").glob("*.py")} & set(sys.stdlib_module_names)
-    assert not hidden
+def test_no_module_of_flows_has_the_name_of_a_standard_module():
+    """Prefect puts a deployment's folder first on sys.path. There flows/profile.py broke `import cProfile`."""
+    hidden_modules = {p.stem for p in (ROOT / "flows").glob("*.py")} & set(sys.stdlib_module_names)
+    assert not hidden_modules
 
 
-def test_no_pickle():
+def test_nothing_loads_pickles():
     for path in FILES:
         assert not {"pickle", "joblib", "dill", "cloudpickle"} & {name.split(".")[0] for name in imports(path)}, path
         for node in ast.walk(ast.parse(path.read_text())):
@@ -159,9 +162,9 @@ def test_no_pickle():
 
 
 def texts(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield line and text of every string, with a name in place of what is filled in."""
-    joined = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
-    parts = {id(part) for node in joined for part in node.values}
+    """Yield line and text of every string, with `filled_in` in place of each value that is formatted into it."""
+    f_strings = [node for node in ast.walk(tree) if isinstance(node, ast.JoinedStr)]
+    parts = {id(part) for node in f_strings for part in node.values}
     for node in ast.walk(tree):
         if isinstance(node, ast.JoinedStr):
             values = (part.value if isinstance(part, ast.Constant) else "filled_in" for part in node.values)
@@ -182,38 +185,38 @@ def is_program(text: str) -> bool:
 
 
 def test_no_test_holds_a_program_in_a_string() -> None:
-    found = [
+    places = [
         f"{path.relative_to(ROOT)}:{line}"
         for path in TESTS
         for line, text in texts(ast.parse(path.read_text()))
         if is_program(text)
     ]
-    assert not found, "make each a module of tests/programs, and start it with tests.support.programs"
+    assert not places, "make each a module of tests/programs, and start it with tests.support.programs"
 
 
 @pytest.mark.parametrize(
-    ("source", "held"),
+    ("source", "holds_program"),
     [
         ("'import os\\nfor i in range(3):\\n    print(os.getpid())'", True),
         ("'    import os\\n    import sys\\n    print(sys)'", True),
         ("f'import sys\\nwith open({path!r}) as file:\\n    print(file.read())'", True),
         ("'import sys\\nsys.path.insert(0, {root!r})\\nprint(1)'.format(root=1)", True),
-        # one line, and two: what is put in place of a line
+        # A program of one or two lines may stand in a string.
         ("'import sys; print(sys.path); print(sys.argv)'", False),
         ("'import gc\\nimport math'", False),
         ("'name = 1\\nother = 2\\nthird = 3'", False),
         ("'Whole sentences.\\n\\nThey import nothing.\\nReally.'", False),
     ],
 )
-def test_a_program_in_a_string_is_known_from_other_text(source: str, held: bool) -> None:
-    assert any(is_program(text) for _, text in texts(ast.parse(source))) is held
+def test_a_program_in_a_string_is_told_from_other_text(source: str, holds_program: bool) -> None:
+    assert any(is_program(text) for _, text in texts(ast.parse(source))) is holds_program
 
 
-def test_no_test_changes_where_python_looks_for_modules() -> None:
+def test_no_test_changes_sys_path() -> None:
     for path in TESTS:
         calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
         assert not [call for call in calls if re.fullmatch(r"sys\.path\.\w+", call)], path
 
 
-def test_no_file_of_tests_is_long() -> None:
+def test_no_file_of_tests_has_more_than_400_lines() -> None:
     assert not [str(path) for path in TESTS if len(path.read_text().splitlines()) > 400]

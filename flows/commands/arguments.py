@@ -8,18 +8,18 @@ import sys
 from typing import TYPE_CHECKING
 
 from flows.commands import options
+from flows.commands.options import NAMED
 from flows.commands.trust import trust_argument
 from flows.settings import load, repeated
-from tasks.records import plugins
 
 if TYPE_CHECKING:
     from tasks.records import Study
 
-# The runtime null is left out: it serves only to test how burnish measures.
-RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")
+RUNTIMES = ", ".join(NAMED)
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
     "run": "run a study on this machine",
+    "optimize": "find the fastest form of a model that you have, within an accuracy budget",
     "presets": "list the presets",
     "show": "print a preset as TOML, ready to edit and run",
     "ui": "start Prefect's pages with all presets, ready to be run, until Ctrl-C",
@@ -34,6 +34,7 @@ COMMANDS = {
 }
 EXAMPLES = {
     "run": "burnish run quickstart --set data.path=photos/ --skip tune",
+    "optimize": "burnish optimize model.onnx --data photos/ --max-drop 0.5",
     "presets": "burnish presets",
     "show": "burnish show quickstart > my-study.toml && burnish run my-study.toml",
     "ui": "burnish ui --port 4201",
@@ -69,6 +70,7 @@ def parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
     _run(commands["run"])
+    _optimize(commands["optimize"])
     _study(commands["show"])
     _ui(commands["ui"])
     _bench(commands["bench"])
@@ -153,6 +155,56 @@ def _run(run: argparse.ArgumentParser) -> None:
     _out(run, "folder for what runs leave")
 
 
+def _optimize(optimize: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish optimize`."""
+    optimize.add_argument(
+        "models", nargs="+", metavar="MODEL", help="an ONNX file, or timm:NAME or torchvision:NAME with its --weights"
+    )
+    optimize.add_argument(
+        "--data", required=True, metavar="PATH", help="labelled images: a folder of classes, a Parquet file, a zip ..."
+    )
+    optimize.add_argument(
+        "--max-drop",
+        type=options.points,
+        default=0.5,
+        metavar="POINTS",
+        help="percentage points of top-1 that may be lost (default: %(default)g)",
+    )
+    optimize.add_argument(
+        "--batch", type=options.batch, default=1, metavar="N", help="images per query (default: %(default)d)"
+    )
+    optimize.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
+    optimize.add_argument("--weights", metavar="FILE", help="weights of a model that is given by its name")
+    optimize.add_argument(
+        "--image-size", type=options.count, metavar="N", help="height and width of the model's input, in pixels"
+    )
+    optimize.add_argument(
+        "--resize", type=options.count, metavar="N", help="length of the shorter side before the centre crop, in pixels"
+    )
+    for name in ("mean", "std"):
+        optimize.add_argument(
+            f"--{name}",
+            type=options.shares,
+            metavar="X,...",
+            help=f"{name} that the model was trained with, of pixels from 0 to 1; found out where it is not given",
+        )
+    optimize.add_argument("--order", choices=("rgb", "bgr", "grey"), help="order of the channels in the model's input")
+    optimize.add_argument("--layout", choices=("nchw", "nhwc"), help="order of the axes of the model's input")
+    optimize.add_argument(
+        "--labels", metavar="FILE", help="text file with a class name per line, in the order of the model's outputs"
+    )
+    optimize.add_argument("--output", metavar="NAME", help="the model's output that has a score per class")
+    optimize.add_argument(
+        "--set",
+        dest="settings",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change any setting of the study by its dotted key; may be repeated",
+    )
+    _out(optimize, "folder for what runs leave")
+
+
 def _ui(ui: argparse.ArgumentParser) -> None:
     """Add the arguments of `burnish ui`."""
     ui.add_argument(
@@ -162,7 +214,10 @@ def _ui(ui: argparse.ArgumentParser) -> None:
 
 
 def _machine(command: argparse.ArgumentParser) -> None:
-    """Add the options of a command that runs a model file: the device, the shape of an image, `--trust`."""
+    """Add the options of a command that runs a model file: threads, the device, the shape of an image, `--trust`."""
+    command.add_argument(
+        "--threads", type=options.threads, default=0, metavar="N", help="threads on a CPU (default: one per core)"
+    )
     command.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
     command.add_argument(
         "--input-shape",
@@ -195,13 +250,12 @@ def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--batch",
         action="extend",
-        type=options.numbers,
+        type=options.batches,
         default=[],
         metavar="N,...",
         help="batch sizes (default: the file's, or 1); may be repeated",
     )
     _effort(bench)
-    bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one per core)")
     bench.add_argument(
         "--throughput", action="store_true", help="measure throughput too, with several queries in flight"
     )
@@ -214,7 +268,7 @@ def _effort(command: argparse.ArgumentParser) -> None:
     """Add the options that say how long a file is measured."""
     command.add_argument(
         "--seconds",
-        type=options.positive,
+        type=options.seconds,
         default=10.0,
         help="least time for which each file is measured, all rounds together (default: %(default)g)",
     )
@@ -227,7 +281,7 @@ def _effort(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--minutes",
-        type=options.positive,
+        type=options.minutes,
         help="minutes that everything together may take; fewer queries are measured then",
     )
 
@@ -245,9 +299,8 @@ def _profile(profile: argparse.ArgumentParser) -> None:
         "--runtime", metavar="NAME", help=f"one of {RUNTIMES} (default: the plainest that takes the file)"
     )
     profile.add_argument(
-        "--batch", type=options.count, metavar="N", help="images per query (default: the file's, or 1)"
+        "--batch", type=options.batch, metavar="N", help="images per query (default: the file's, or 1)"
     )
-    profile.add_argument("--threads", type=options.count, metavar="N", help="threads on a CPU (default: one per core)")
     profile.add_argument(
         "--queries",
         type=options.count,

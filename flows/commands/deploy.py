@@ -13,11 +13,13 @@ from flows.settings import Mistake, load
 from tasks import tables
 from tasks.machine.files import replace
 from tasks.machine.space import watched
-from tasks.tables.figures import sig, words
-from tasks.tables.rule import EPS
+from tasks.tables.figures import exact_points, sig, words
+from tasks.tables.rule import EPS, accurate
 
 if TYPE_CHECKING:
     import argparse
+
+    from tasks.records import Study
 
 Row = dict[str, Any]
 
@@ -79,7 +81,7 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
         if named is None:
             raise Mistake(f"--variant {variant}: {_why_not_servable(out, run, rows, variant)}; {rule}")
         row, notes = _at_batch_size_1(rows, named)
-        return row, [*_doubts(row, winner, _allowed_drop(out, run)), *notes]
+        return row, [*_doubts(row, winner, _study(out, run)), *notes]
     if winner is None:
         raise Mistake(
             f"run {run} has no winner, so there is nothing to deploy by itself; its report says why, and "
@@ -108,22 +110,25 @@ def _why_not_servable(out: Path, run: str, rows: list[Row], variant: str) -> str
     return "was made, but not measured" if variant in variants else f"is no variant of {run}"
 
 
-def _allowed_drop(out: Path, run: str) -> float:
-    """Return how much accuracy a winner of the run may lose, as a share of the images."""
-    return load(str(out / "runs" / run / "study.toml"), []).select.max_drop
+def _study(out: Path, run: str) -> Study:
+    """Return the study that a run executed."""
+    return load(str(out / "runs" / run / "study.toml"), [])
 
 
-def _doubts(row: Row, winner: Row | None, allowed: float) -> list[str]:
+def _doubts(row: Row, winner: Row | None, study: Study) -> list[str]:
     """Return in one note why the row that the user named is not the winner; no note if it is the winner."""
     if row["role"] == "winner":
         return []
     reasons = []
     if row["conditions"]:
         reasons.append(f"it was measured under bad conditions ({row['conditions']}), so that its figures may be wrong")
+    allowed = study.select.max_drop
     if row["drop"] is None:
         reasons.append("how much accuracy it loses is not known")
     elif row["drop"] > allowed + EPS:
         reasons.append(f"it loses {row['drop']:.3f} of the reference's accuracy, where the study allows {allowed:g}")
+    elif not accurate(row, study):
+        reasons.append(f"it is not {study.select.confidence} to lose at most {exact_points(allowed)}")
     about_winner = "there is none"
     if winner is not None:
         about_winner = f"that is {words(winner)}, at {sig(winner['latency_median_ms'])} ms"

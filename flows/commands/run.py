@@ -12,29 +12,43 @@ from flows.settings import Mistake
 if TYPE_CHECKING:
     import argparse
 
-    from tasks.records import Study
+    from tasks.records import StageName, Study
 
 
 def main(arguments: argparse.Namespace) -> None:
     """Run the study that the command line names, then print its table and its winner."""
+    execute(study_of(arguments), arguments.out, tuple(arguments.again))
+
+
+def execute(study: Study, folder: str, again: tuple[StageName, ...] = ()) -> None:
+    """Run a study, then print its table and its winner.
+
+    Parameters
+    ----------
+    folder
+        The artifacts folder.
+    again
+        Stages that are computed although their results are stored.
+    """
     from flows.devices_here import refuse_missing
+    from flows.given_files import refuse_unreadable
     from flows.plan import planned
 
-    study = study_of(arguments)
+    refuse_unreadable(study)
     refuse_missing_images(study)
     # A missing device, or an `auto` that does not fit the other settings here, is refused before anything starts.
     refuse_missing(planned(study).study)
     from flows.orchestration.server import connected, outcome
     from flows.terminal.console import shown
 
-    out = Path(arguments.out)
+    out = Path(folder)
     with shown(), connected(out) as server:
         from flows import study as flow
         from flows.report import drawing
 
         # This takes seconds, in which the server starts.
         drawing.warm_up()
-        run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, arguments.out, tuple(arguments.again)))
+        run = outcome(server, flow.FINISHED, lambda: flow.run_study(study, folder, again))
     _print_results(study, out, run)
 
 
@@ -79,6 +93,7 @@ def _print_results(study: Study, out: Path, run: str) -> None:
         summary.filter(summary["batch_size"] == compared),
         compared,
         held_out(datasets, images_here({"datasets": datasets})),
+        study.select,
     )
     width = terminal.terminal_width() if sys.stdout.isatty() else None
     print(f"\n{conclusion(out / 'runs' / run, width, colour=sys.stdout.isatty())}")

@@ -37,6 +37,7 @@ COLUMNS = (
     "top1",
     "macro_f1",
     "drop",
+    "within",
     "status",
     "conditions",
     "latency_p90_ms",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flows.report.drawing import PALETTE, figure, inline
+from tasks.tables.rule import on_front
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,8 @@ def _points(rows: Sequence[dict[str, Any]], column: str) -> list[dict[str, Any]]
             "model": row["model"],
             "form": form(row),
             "role": row["role"] or "",
-            "pareto": row["pareto"],
+            # The front of these two alone; the summary's counts size and memory too.
+            "pareto": on_front(row, rows, column, besides=()),
             "drop": row["drop"],
         }
         for row in rows

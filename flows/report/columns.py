@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tasks.tables.figures import sig
+from tasks.tables.figures import points, sig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +29,11 @@ def share(value: float) -> str:
     return f"{value:.3f}"
 
 
+def drop(value: float) -> str:
+    """Return a drop in percentage points."""
+    return points(value, 0)
+
+
 def yes(value: bool) -> str:
     """Return "yes" or "no"."""
     return "yes" if value else "no"
@@ -40,6 +45,7 @@ SIZE: Spec = ("Size", "MB", "size_bytes", mb)
 F1: Spec = ("Validation macro F1", "share", "validation_macro_f1", share)
 HELD_OUT: Spec = ("Held-out macro F1", "share", "held_out", share)
 GOES_ON: Spec = ("Used further", "", "benchmark", yes)
+DROP: Spec = ("Drop", "points", "drop", drop)
 SUMMARY: list[Spec] = [
     ("Variant", "", "variant", str),
     ("Runtime", "", "runtime", str),
@@ -47,23 +53,48 @@ SUMMARY: list[Spec] = [
     ("Batch", "images", "batch_size", count),
     ("Median", "ms", "latency_median_ms", sig),
     ("Speed-up", "×", "speedup", sig),
+    # What makes a row's figures doubtful stands beside them, where a page of 1,200 pixels shows it.
+    STATUS,
     ("p90", "ms", "latency_p90_ms", sig),
     ("Rate", "images/s", "images_per_second", sig),
     ("Throughput", "images/s", "throughput", sig),
     ("Top-1", "share", "top1", share),
     ("Top-5", "share", "top5", share),
     ("Macro F1", "share", "macro_f1", share),
-    ("Drop", "share", "drop", share),
+    DROP,
+    ("Rule kept", "", "within", str),
     SIZE,
     ("RAM", "MB", "ram_usage_bytes", mb),
     ("VRAM", "MB", "vram_peak_bytes", mb),
-    STATUS,
 ]
 PLACE: list[Spec] = [
     ("Variant", "", "variant", str),
     ("Runtime", "", "runtime", str),
     ("Device", "", "device", str),
     ("Batch", "images", "batch_size", count),
+]
+OTHERS: list[Spec] = [
+    ("Variant", "", "variant", str),
+    ("Runtime", "", "runtime", str),
+    ("Device", "", "device", str),
+    ("Why it is not the winner", "", "why_not", str),
+    ("Pareto front", "", "pareto", yes),
+    ("Median", "ms", "latency_median_ms", sig),
+    DROP,
+    SIZE,
+    ("Memory", "MB", "memory_bytes", mb),
+]
+HOPS: list[Spec] = [
+    ("Variant", "", "variant", str),
+    ("Runtime", "", "runtime", str),
+    ("Device", "", "device", str),
+    ("Compared with", "", "before", str),
+    ("Agreement", "share of images", "agreement", "{:.4f}".format),
+    ("Largest difference", "of a logit, share of the largest", "logit_difference", "{:.2g}".format),
+    ("Top-1", "share", "top1", share),
+    ("Macro F1", "share", "macro_f1", share),
+    ("Drop in this hop", "points", "drop", drop),
+    ("Of the allowed drop", "", "cost", str),
 ]
 STATISTICS: list[Spec] = [
     *PLACE,
@@ -175,8 +206,12 @@ QUANTIZED: list[Spec] = [
     VARIANT,
     ("Setting", "", "setting", str),
     ("Validation top-1", "share", "validation_top1", share),
-    ("Search latency", "ms", "search_latency_ms", sig),
+    ("Agreement", "with fp32, share", "validation_agreement", share),
+    ("Divergence", "nats", "validation_divergence", sig),
+    ("Drop", "taken to lose", "validation_drop", share),
+    ("Search latency", "ms, in the fastest runtime", "search_latency_ms", sig),
     SIZE,
+    ("Chosen in", "", "chosen_in", str),
     GOES_ON,
     STATUS,
 ]

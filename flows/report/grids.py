@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flows.report.folding import fold
-from tasks.tables.figures import interval, resolved, sig
+from tasks.tables.figures import drop_words, interval, points, resolved, sig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,6 +37,12 @@ ABSENT_WHY = {
     "precision": "no image was given this class",
     "recall": "no image is of this class",
     "taken_for": "no image was given another class",
+    "within": "the predictions on the same images are not known",
+    "why_not": "it is the winner",
+    "before": "it is the original",
+    "agreement": "it is the original",
+    "logit_difference": "it is the original",
+    "cost": "this hop loses at most half of it",
     "macro_f1_std": "it was trained with one seed only",
     "epoch_seconds": "it was trained for one epoch only",
     "times": "it was trained for one epoch only",
@@ -148,6 +154,9 @@ def _figure(row: Mapping[str, Any], key: str, write: Callable[[Any], str]) -> Ce
     value = row[key]
     if key == "speedup" and row.get("speedup_low") is not None:
         return _speed_up(row, write)
+    if key == "drop" and row.get("drop_low") is not None:
+        between = " to ".join(points(row[end], row["drop_images"]) for end in ("drop_low", "drop_high"))
+        return Cell(points(value, row["drop_images"]), value, drop_words(row), below=between)
     if key == "throughput" and row.get("throughput_conditions"):
         return Cell(f"{write(value)}*", value, f"measured under bad conditions: {row['throughput_conditions']}")
     stem, unit = (key.removesuffix("_ms"), "_ms") if key.endswith("_ms") else (key, "")

@@ -12,7 +12,7 @@ from flows.report.columns import Spec, count, share
 from flows.report.grids import Grid, Row, grid
 from flows.report.pictures import most_confident
 from tasks.measure.metrics import class_scores, mcnemar
-from tasks.tables.rule import KEY, TRAINING
+from tasks.tables.rule import KEY, as_trained
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -53,10 +53,10 @@ CONFUSED: list[Spec] = [
 
 
 def _as_trained(rows: Sequence[Row]) -> dict[str, tuple[str, ...]]:
-    """Return model -> its unpruned fp32 candidate in PyTorch, on a GPU where it was measured on one."""
+    """Return model -> its candidate as it was trained or given, on a GPU where it was measured on one."""
     trained: dict[str, tuple[str, ...]] = {}
     for row in sorted(rows, key=lambda row: row["device"] == "cpu"):
-        if row["runtime"] == "eager" and row["precision"] == "fp32" and row["stage"] in TRAINING:
+        if as_trained(row):
             trained.setdefault(row["model"], _key(row))
     return trained
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flows.report import charts, curves, published
+from flows.report import charts, curves, published, verdicts
 from flows.report.columns import (
     ABLATIONS,
     CERTIFICATES,
@@ -136,7 +136,9 @@ def candidates(contents: Contents) -> Row:
     summary, study = contents.small["summary"], contents.study
     batch = compared_batch(summary, study)
     rows = in_order(summary, batch)
-    hidden = {key for key in ("vram_peak_bytes", "throughput") if all(row[key] is None for row in rows)}
+    # A summary of an older version of burnish has no column `within`.
+    seldom = ("vram_peak_bytes", "throughput", "within")
+    hidden = {key for key in seldom if all(row.get(key) is None for row in rows)}
     specs = [spec for spec in SUMMARY if spec[2] not in hidden]
     compared = [row for row in rows if row["batch_size"] == batch]
     return {
@@ -146,25 +148,31 @@ def candidates(contents: Contents) -> Row:
         "rate": rate_column(rows),
         "tradeoffs": _tradeoffs(compared, study, batch),
         "distributions": _distributions(contents, compared, batch),
+        **verdicts.rule(study.select),
+        **verdicts.others(compared),
     }
 
 
 def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Winner or provisional best, runner-up and reference with their figures."""
+    """Winner or provisional best, runner-up and reference with their figures, and what makes them doubtful."""
     cards = []
+    marked = any(row["role"] == "reference" and row["conditions"] for row in rows)
     for row in (row for row in rows if row["role"]):
         figures = [("median latency", f"{sig(row['latency_median_ms'])} ms")]
         if row["role"] != "reference" and row["speedup"] is not None:
             speed_up = cell(row, "speedup", sig)
             known = speed_up.sort is not None
             times = f"{speed_up.text} ×" if known else f"{speed_up.text} ({speed_up.below})"
-            figures.append(("times as fast as the reference", times))
+            figures.append((f"times as fast as the {'marked ' if marked else ''}reference", times))
         figures += [
             ("images per second", sig(row["images_per_second"])),
             (METRIC_NAMES[metric], share(row[metric])),
             ("size", f"{mb(row['size_bytes'])} MB"),
         ]
-        cards.append({"role": row["role"], "words": words(row), "figures": figures})
+        doubt = ""
+        if row["role"] == "reference" and row["conditions"]:
+            doubt = f"Marked: measured under bad conditions ({row['conditions']}), so speed-ups over it are doubtful."
+        cards.append({"role": row["role"], "words": words(row), "figures": figures, "doubt": doubt})
     return cards
 
 
@@ -197,6 +205,13 @@ def _distributions(contents: Contents, rows: Sequence[Row], batch: int) -> list[
         }
         drawn.append(charts.distributions(contents.tables["latencies"].lazy(), device, batch, roles))
     return [figure for figure in drawn if figure]
+
+
+def hops(contents: Contents) -> Row:
+    """What each hop from the original to a candidate costs in accuracy."""
+    if "evaluations" not in contents.small:
+        return {}
+    return {"hops": verdicts.every_hop(contents.tables, contents.study.select)}
 
 
 def wrong_predictions(contents: Contents) -> Row:
@@ -371,6 +386,7 @@ SECTIONS: tuple[Callable[[Contents], Row], ...] = (
     heading,
     candidates,
     outcome,
+    hops,
     wrong_predictions,
     published_study,
     training,

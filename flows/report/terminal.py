@@ -12,6 +12,8 @@ from flows.report.folding import fold
 from flows.report.grids import MARKS, cell, in_order
 from flows.terminal.blocks import LEAST_NAME, blocks
 from flows.terminal.names import broken
+from tasks.records import Select
+from tasks.tables.figures import METRIC_NAMES, exact_points
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +29,7 @@ NAMES = {
     "images_per_second": "images\n/s",
     "top1": "top-1",
     "macro_f1": "macro\nF1",
+    "drop": "drop\npoints",
     "size_bytes": "size\nMB",
     "speedup": "speed-\nup",
 }
@@ -34,13 +37,21 @@ NAMES = {
 FULL_WIDTH = 110
 """Terminals with fewer columns get the table without the figures of `LEFT_OUT`."""
 LEFT_OUT = ("latency_p90_ms", "images_per_second", "size_bytes")
+SURE = {"shown": "✓", "likely": "~"}
+"""How sure it is that a drop is within the allowed one -> its mark beside the drop."""
 STYLES = {"winner": "bold green", "provisional": "bold", "runner-up": "cyan", "reference": "yellow"}
 WRITE = {key: write for _, _, key, write in SUMMARY}
 """Column -> what writes its value."""
 
 
 def table_text(
-    summary: pl.DataFrame, batch: int | None = None, images: str = "", *, width: int = 120, terminal: bool = False
+    summary: pl.DataFrame,
+    batch: int | None = None,
+    images: str = "",
+    *,
+    select: Select | None = None,
+    width: int = 120,
+    terminal: bool = False,
 ) -> str:
     """Return the summary as text of at most `width` columns.
 
@@ -53,13 +64,17 @@ def table_text(
         The compared batch size, whose rows come first. None: the smallest.
     images
         The images that scores were measured on, in words.
+    select
+        The rule by which the winner was found. Only the metric that it compares is shown. None: the default rule.
     terminal
         Whether the text is for a terminal, and has colours.
     """
     from rich.console import Console
     from rich.text import Text
 
-    figures = [key for key in NAMES if width >= FULL_WIDTH or key not in LEFT_OUT]
+    select = select or Select()
+    other_metrics = {"top1", "macro_f1"} - {select.metric}
+    figures = [key for key in NAMES if key not in other_metrics and (width >= FULL_WIDTH or key not in LEFT_OUT)]
     rows, folded = fold(in_order(summary, batch or min(summary["batch_size"].to_list(), default=1)))
     longest = max((len(runtime) for runtime in summary["runtime"]), default=0)
     target = io.StringIO()
@@ -70,7 +85,7 @@ def table_text(
         # The other columns take this much: the figures with their headers, and the longest name of a runtime.
         others = (75 if width >= FULL_WIDTH else 52) + longest
         console.print(_table(rows, figures, room=max(width - others, 12)))
-    for line in _legend(summary, figures, images):
+    for line in _legend(summary, figures, images, select):
         console.print(Text(line))
     for reason, variants in (*_reasons(rows).items(), *folded):
         names = list(dict.fromkeys(variants))
@@ -100,7 +115,7 @@ def _table(rows: Sequence[Mapping[str, Any]], figures: Sequence[str], room: int)
             Text(broken(row["variant"], room)),
             row["runtime"],
             row["device"],
-            *(cell(row, key, WRITE[key]).text for key in figures),
+            *(_figure(row, key) for key in figures),
             status,
             style=STYLES.get(row["role"], "" if status == "ok" else "dim"),
         )
@@ -113,14 +128,32 @@ def _block(row: Mapping[str, Any], figures: Sequence[str]) -> tuple[str, list[tu
     cells = [("on", f"{row['runtime']} on {row['device']}")]
     for key in figures:
         header = NAMES[key].replace("-\n", "").replace("\n", " ")
-        cells.append((header, cell(row, key, WRITE[key]).text))
+        shown = cell(row, key, WRITE[key])
+        # A block has the room for the interval and for words.
+        between = f" (95 % {shown.below}) {row['within']}" if key == "drop" and shown.below else ""
+        cells.append((header, f"{shown.text}{between}"))
     return name, [*cells, ("", cell(row, "status", str).text)]
 
 
-def _legend(summary: pl.DataFrame, figures: Sequence[str], images: str) -> Iterator[str]:
+def _figure(row: Mapping[str, Any], key: str) -> str:
+    """Return the text of a figure; a drop has a mark where it is sure enough."""
+    text = cell(row, key, WRITE[key]).text
+    if key != "drop" or row["role"] == "reference":
+        return text
+    # A summary of an older version of burnish does not say how sure a drop is.
+    return f"{text} {SURE.get(row.get('within') or '', ' ')}"
+
+
+def _legend(summary: pl.DataFrame, figures: Sequence[str], images: str, select: Select) -> Iterator[str]:
     """Yield the lines that explain the table."""
+    name = METRIC_NAMES[select.metric]
     if images:
-        yield f"top-1 and macro F1: of {images}"
+        yield f"{name}: of {images}"
+    if "within" in summary.columns and summary["within"].null_count() < len(summary):
+        yield (
+            f"drop: percentage points of {name} below the reference's; within the allowed "
+            f"{exact_points(select.max_drop)}: ✓ shown (95 %), ~ likely (80 %)"
+        )
     provisional = "provisional" in summary["role"].to_list()
     best = "? provisional best, not confirmed" if provisional else "★ winner   2 runner-up"
     yield f"{best}   R reference   – not measured, or rounds differ too much   speed-up: times as fast as reference"
@@ -129,14 +162,14 @@ def _legend(summary: pl.DataFrame, figures: Sequence[str], images: str) -> Itera
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return status and reason of the rows that are not ok -> the variants that it is about."""
+    """Return status and reason of the rows that are not ok -> the candidates concerned, each with its runtime."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         status = cell(row, "status", str).text
         if status != "ok":
             # Conditions are many figures; the report has them.
-            why = row["error"] or "measured under bad conditions (the report says which); it cannot win"
-            reasons.setdefault(f"{status}: {why}", []).append(row["variant"])
+            why = row["error"] or "measured under bad conditions (the report says which), and cannot win"
+            reasons.setdefault(f"{status}: {why}", []).append(f"{row['variant']} in {row['runtime']}")
     return reasons
 
 
@@ -145,6 +178,9 @@ def terminal_width() -> int:
     return min(shutil.get_terminal_size((120, 24)).columns, 120) if sys.stdout.isatty() else 120
 
 
-def print_table(summary: pl.DataFrame, batch: int | None = None, images: str = "") -> None:
+def print_table(
+    summary: pl.DataFrame, batch: int | None = None, images: str = "", select: Select | None = None
+) -> None:
     """Print `table_text`, as wide as the terminal and at most 120 columns."""
-    print(table_text(summary, batch, images, width=terminal_width(), terminal=sys.stdout.isatty()), end="")
+    terminal = sys.stdout.isatty()
+    print(table_text(summary, batch, images, select=select, width=terminal_width(), terminal=terminal), end="")

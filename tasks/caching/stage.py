@@ -120,12 +120,14 @@ def compute(
             handler.handle(done)
         return result
     except BaseException as error:
-        # The traceback goes to the stage's own log. The caller reports the error to the user.
         if isinstance(error, Exception):
             # The disk may be what failed.
             with suppress(OSError, DiskFull):
                 why.ended(request.context, request.label, why.FAILED)
-        handlers[0].handle(_record(logging.ERROR, request.label, with_traceback=True))
+            # The traceback goes to the stage's own log. The caller reports the error to the user.
+            handlers[0].handle(_record(logging.ERROR, request.label, with_traceback=True))
+        else:
+            handlers[0].handle(_record(logging.WARNING, f"{request.label} was stopped; the same command continues it"))
         raise
     finally:
         for handler in handlers:

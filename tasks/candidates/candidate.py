@@ -29,6 +29,8 @@ SPREAD = 1.0
 BATCHES = 4
 # Queries in flight on a GPU, where throughput is measured: one computes while the other is copied.
 GPU_SLOTS = 2
+# What the log says of a candidate that fails: its label, and why.
+FAILED = "%s failed: %s"
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Candidate:
             self.error = str(error)
             self.killed = isinstance(error, Killed)
             self.stop()
-        log.warning("%s failed: %s", self.label, error)
+        log.warning(FAILED, self.label, error)
 
 
 def fresh_processes(settings: Benchmark) -> int:
@@ -213,8 +215,10 @@ def modules(settings: Benchmark, variants: tuple[Variant, ...]) -> tuple[str, ..
     """Return the modules that workers import by name: the worker itself, the runtimes and the model families."""
     import models
 
+    # A model that was given as a file is of no family here.
+    given = {variant.model for variant in variants if variant.stage == "adopt"}
     # A label is name[-w<width>][-pretrained].
-    names = [variant.model.partition("-")[0] for variant in variants]
+    names = [variant.model.partition("-")[0] for variant in variants if variant.model not in given]
     return (
         "tasks.candidates.worker",
         *(f"tasks.runtimes.{name}" for name in settings.runtimes),

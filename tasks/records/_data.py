@@ -58,7 +58,7 @@ class Data(Record):
     resize: Pixels | None = None
     """Length of the shorter side before the centre crop, in pixels (for ImageNet usually 256, with an image_size of
     224). none: image_size itself."""
-    mean: tuple[Fraction, ...] | None = None
+    mean: tuple[Annotated[float, Field(ge=0, le=1)], ...] | None = None
     """Mean used for normalisation, of pixels scaled to 0..1: one value per channel, or one for all. Pretrained weights
     state theirs. none: computed from the training images."""
     std: tuple[Annotated[float, Field(ge=1e-6, le=1)], ...] | None = None
@@ -167,6 +167,13 @@ class Model(Record):
     def _name(cls, value: str, info: ValidationInfo) -> str:
         if not info.data.get("file"):
             check(value)
+        return value
+
+    @field_validator("pretrained")
+    @classmethod
+    def _pretrained(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("an empty text names no weights; accepted: hub, a file or package:NAME")
         return value
 
     @model_validator(mode="after")

@@ -30,10 +30,12 @@ from tasks.records._base import (
     formats,
     known,
     plugins,
+    quantizers,
 )
 from tasks.records._train import device_name
 
-QUANTIZE_SETTINGS = ("u8s8", "u8s8-reduced", "u8s8-core", "u8s8-percentile", "s8s8")
+QUANTIZE_SETTINGS = tuple(quantizers())
+"""Names of the settings of all quantizers (tasks/quantizers)."""
 QAT_SETTINGS = ("u8s8", "u8s8-reduced", "s8s8")
 
 
@@ -69,14 +71,18 @@ class Quantize(Record):
 
     kind: Literal["quantize"] = "quantize"
     settings: tuple[Annotated[str, choices(*QUANTIZE_SETTINGS)], ...] = ("u8s8-reduced", "u8s8", "s8s8")
-    """Static int8 settings to try; tasks/quantize.py says what each one means. With an empty list and dynamic = false
-    the stage is left out."""
+    """Int8 settings to try; the files in tasks/quantizers say what each one means. Those of ONNX Runtime are u8s8,
+    u8s8-reduced, u8s8-core, u8s8-percentile and s8s8; those of NNCF are nncf-mixed and nncf-performance, also with
+    -sequential (biases corrected layer by layer), and the same with nncf-openvino- for OpenVINO alone. With an empty
+    list and dynamic = false the stage is left out."""
     dynamic: bool = True
-    """Whether to also make the dynamic int8 form, which computes the ranges of activations during each query."""
+    """Whether to also make ONNX Runtime's dynamic int8 forms, which compute the ranges of activations during each
+    query."""
     calibration_images: Images = 256
     """Number of training images from which the ranges of activations are taken."""
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """How much validation top-1 an int8 form may lose. The fastest form within this goes on to the benchmark."""
+    """How much validation top-1 an int8 form may lose. In each runtime the fastest form within this goes on to the
+    benchmark."""
 
     @field_validator("settings")
     @classmethod
@@ -154,7 +160,8 @@ class Benchmark(Record):
     @field_validator("runtimes")
     @classmethod
     def _runtimes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(known(v, (AUTO, *plugins("runtimes")), "runtime") for v in value)
+        # `burnish bench` takes all, and so does this record. What is said to be accepted is what a study takes.
+        return tuple(v if v in plugins("runtimes") else known(v, (AUTO, *OF_A_STUDY), "runtime") for v in value)
 
     @field_validator("devices")
     @classmethod
@@ -187,6 +194,10 @@ class Select(Record):
     kind: Literal["select"] = "select"
     max_drop: Annotated[float, Field(ge=0, le=1)] = 0.01
     """How much less accurate than the reference the winner may be (0.01: one percentage point)."""
+    confidence: Literal["point", "likely", "shown"] = "point"
+    """How sure it must be that the winner loses no more than max_drop, by the images that it and the reference both
+    classified. point: the drop on these images decides. likely: its one-sided 80 % limit is within max_drop. shown: its
+    95 % interval ends within max_drop (for top-1 the score interval of paired shares, Tango 1998)."""
     metric: Literal["top1", "macro_f1"] = "top1"
     """Which measure of accuracy the rule compares."""
     batch_size: Batch | None = None

@@ -20,7 +20,7 @@ class Artifact(Record):
     sha256: str
     size_bytes: int
     format: str
-    """One of parquet, npy, json, safetensors, onnx, torchscript, engine, html, csv, folder."""
+    """One of parquet, npy, json, safetensors, onnx, openvino, torchscript, engine, html, csv, folder."""
     precision: str = ""
 
 
@@ -43,6 +43,7 @@ class Output(Record):
 class Preparation(Record):
     """How an image becomes the input of a given model, and which of the model's outputs stands for which class."""
 
+    UNCOUNTED = frozenset({"told_by"})
     kind: Literal["preparation"] = "preparation"
     image_size: Pixels
     """Height and width, in pixels, of the model's input."""
@@ -128,6 +129,8 @@ class Variant(Record):
     """Why there is no model file. None exactly where `status` is "ok"."""
     benchmark: bool = False
     """Whether the benchmark measures this variant."""
+    left_out_of: tuple[str, ...] = ()
+    """Runtimes in which the benchmark does not measure it, because another form was chosen for them."""
 
     @model_validator(mode="after")
     def _whole(self) -> Variant:

@@ -92,13 +92,14 @@ class Study(Record):
         This is called on a study without the stages that `skip` names. A list of runtimes or precisions that says
         `auto` is checked again by flows/plan.py, once it is known which ones that means on this machine.
         """
-        if not {"eager", AUTO} & set(self.benchmark.runtimes):
-            raise ValueError(
-                "benchmark.runtimes: must contain 'eager', which the reference is measured with, or 'auto'"
-            )
+        for runtime in self._reference_runtimes():
+            if not {runtime, AUTO} & set(self.benchmark.runtimes):
+                raise ValueError(
+                    f"benchmark.runtimes: must contain {runtime!r}, which the reference is measured with, or 'auto'"
+                )
         self._refuse_runtimes_without_files()
         self._refuse_training_stages_without_training()
-        if "onnx" not in self.export.formats:
+        if "onnx" not in self.formats():
             self._refuse_stages_that_need_onnx()
         if self.select.batch_size is not None and self.select.batch_size not in self.benchmark.batch_sizes:
             raise ValueError(
@@ -106,9 +107,20 @@ class Study(Record):
                 f"{', '.join(map(str, self.benchmark.batch_sizes))}"
             )
 
+    def formats(self) -> set[str]:
+        """Return the formats of the files that the study has or makes, engines left out."""
+        given = {"onnx"} if any(model.file for model in self.models) else set()
+        named = {"safetensors", *self.export.formats} if any(not model.file for model in self.models) else set()
+        return given | named
+
+    def _reference_runtimes(self) -> list[str]:
+        """Return the runtimes in which models are measured as they were trained or given."""
+        kinds = {bool(model.file) for model in self.models}
+        return [runtime for is_file, runtime in ((False, "eager"), (True, "onnxruntime")) if is_file in kinds]
+
     def _refuse_runtimes_without_files(self) -> None:
         """Refuse runtimes that execute a format which no stage makes, and engines too small for the benchmark."""
-        available = {"safetensors", *self.export.formats, *(("engine",) if self.build.precisions else ())}
+        available = self.formats() | ({"engine"} if self.build.precisions else set())
         runtimes = [name for name in self.benchmark.runtimes if name != AUTO]
         for runtime in runtimes:
             if not available & set(formats(runtime)):
@@ -132,7 +144,7 @@ class Study(Record):
             try:
                 self.ablate.train(self.train, name)
                 of_model = ("model",)
-                for model in self.models:
+                for model in (model for model in self.models if not model.file):
                     self.ablate.model(model, name)
             except ValidationError as error:
                 first = error.errors()[0]
@@ -156,11 +168,14 @@ class Study(Record):
     def _refuse_training_stages_without_training(self) -> None:
         """Refuse stages that need training, where nothing is trained or no images are left to train with."""
         if self.train.epochs == 0:
-            scratch = [m.label for m in self.models if m.pretrained is None]
+            scratch = [m.label for m in self.models if m.pretrained is None and not m.file]
             if scratch:
                 raise ValueError(f"train.epochs: 0 is for pretrained models; {', '.join(scratch)} would stay untrained")
             if self.tune.trials or self.augment.policies:
-                raise ValueError("train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = []")
+                raise ValueError(
+                    "train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = [], or leave these "
+                    'stages out with skip = ["tune", "augment"]'
+                )
         if self.data.test_fraction == 1:
             if self.train.epochs or self.prune.ratios or self.qat.epochs:
                 raise ValueError(

@@ -4,7 +4,8 @@ A runtime's file never imports its library at the top, only inside its functions
 
 - `FORMATS`: the artifact formats that it executes;
 - `unavailable(device)`: return why it cannot run on a device (its library is not installed, there is no such GPU), or
-  None where it can. This is quick and imports no library;
+  None where it can. This is quick and imports no library. A runtime without GPUs says "... on cpu only, asked for
+  cuda:0";
 - `load_library(device)`: import the library. It is a step of its own so that the memory which this takes is not counted
   as the model's;
 - `open(path, device, batch_size, threads, slots)`: return a `Session`. It raises RuntimeError where another device or
@@ -45,7 +46,7 @@ class Session(Protocol):
 
     @property
     def provider(self) -> str:
-        """The execution provider or back end that really runs the model, as the library reports it."""
+        """The execution provider or back end that runs the model, as the library reports it, with cpu or cuda in it."""
 
     @property
     def split(self) -> Callable[[np.ndarray], tuple[float, float, float, float]] | None:

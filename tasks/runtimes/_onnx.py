@@ -1,4 +1,4 @@
-"""ONNX artifacts: an .onnx file, or a folder that holds one and its external data."""
+"""Artifacts that are files or folders: ONNX with or without external data, and OpenVINO's .xml file with its .bin."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 
 def model_file(path: Path) -> Path:
-    """Return the .onnx file of an artifact: `path` itself, or the one file in the folder `path`.
+    """Return the model file of an artifact: `path` itself, or the one .onnx or .xml file in the folder `path`.
 
     Raises
     ------
     ValueError
-        If the folder does not hold exactly one .onnx file.
+        If the folder does not hold exactly one such file.
     """
     if not path.is_dir():
         return path
-    files = sorted(path.glob("*.onnx"))
+    files = sorted(file for file in path.iterdir() if file.suffix in (".onnx", ".xml"))
     if len(files) != 1:
-        raise ValueError(f"{path} must hold one .onnx file, it has {len(files)}")
+        raise ValueError(f"{path} must hold one .onnx or .xml file, it has {len(files)}")
     return files[0]

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.measure.handful import handful
-from tasks.measure.metrics import FEW, images_needed, paired_drop, smallest_drop, wilson
+from tasks.measure.metrics import FEW, images_needed, smallest_drop, wilson
+from tasks.tables.figures import METRIC_NAMES, drop_words, exact_points, points, whole
+from tasks.tables.pairs import drop_columns
 from tasks.tables.rule import EPS, KEY
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
+    from tasks.measure.drops import Drop
     from tasks.records import Select, Study
     from tasks.tables.rule import Row
 
@@ -35,15 +38,17 @@ class Evidence:
     """Why the rule is met vacuously, a sentence or two per reason. They are shown before the winner."""
 
 
-def evidence(tables: Tables, study: Study, reference: Row | None, chosen: Row | None) -> Evidence:
+def evidence(tables: Tables, study: Study, reference: Row | None, chosen: Drop | None) -> Evidence:
     """Return what the images show of the rule `study.select`.
 
     Parameters
     ----------
     tables
-        The table `evaluations`, and `datasets`, `variants` and `predictions` where a run has them. They may be lazy.
-    reference, chosen
-        Rows of the summary. `chosen` is the winner or the provisional best.
+        The table `evaluations`, and `datasets` and `variants` where a run has them. They may be lazy.
+    reference
+        Row of the summary.
+    chosen
+        The drop of the winner or the provisional best. None where it is not known, or where that is the reference.
     """
     if reference is None:
         return Evidence()
@@ -53,13 +58,10 @@ def evidence(tables: Tables, study: Study, reference: Row | None, chosen: Row | 
     if too_few and images < FEW:
         cautions.append(_resolution(images, select.max_drop))
     cautions += _few_to_choose_by(tables)
-    changes = None
-    if chosen is not None and any(chosen[key] != reference[key] for key in KEY):
-        changes = _changes(tables, reference, chosen)
-    if changes is not None:
-        drop = _drop(*changes)
+    if chosen is not None:
+        drop = _drop(chosen, select)
         if not (too_few and images < FEW):
-            drop += f" {_verdict(*changes, select)}"
+            drop += f" {_verdict(chosen, select)}"
     elif too_few and images >= FEW:
         drop = _resolution(images, select.max_drop)
     else:
@@ -69,7 +71,7 @@ def evidence(tables: Tables, study: Study, reference: Row | None, chosen: Row | 
 
 def count(number: int, kind: str = "") -> str:
     """Return a number of images in words, e.g. "1 test image"."""
-    return f"{_whole(number)} {kind}{' ' if kind else ''}image{'' if number == 1 else 's'}"
+    return f"{whole(number)} {kind}{' ' if kind else ''}image{'' if number == 1 else 's'}"
 
 
 def commonest(tables: Tables) -> tuple[str, float] | None:
@@ -111,7 +113,8 @@ def _no_better_than_a_guess(tables: Tables, reference: Row, images: int, allowed
         )
         return [caution, *_notes(tables, reference)]
     if top1 - allowed <= share + EPS:
-        return [f"The allowed drop of {allowed:g} lets even {always} pass: the reference's top-1 is {top1:.3f}."]
+        lost = exact_points(allowed)
+        return [f"The allowed drop of {lost} lets even {always} pass: the reference's top-1 is {top1:.3f}."]
     return []
 
 
@@ -140,74 +143,34 @@ def _few_to_choose_by(tables: Tables) -> list[str]:
 def _resolution(images: int, allowed: float) -> str:
     """Return a sentence that a number of test images is too small to show a drop as small as the allowed one."""
     sentence = (
-        f"{count(images, 'test')} cannot judge a drop of {allowed:g}: the smallest that {_they(images)} can resolve is "
-        f"{_share(smallest_drop(images))} (95 % confidence)"
+        f"{count(images, 'test')} cannot judge a drop of {exact_points(allowed)}: the smallest that {_they(images)} "
+        f"can resolve is {points(smallest_drop(images), images)} points (95 % confidence)"
     )
     if allowed <= 0:
         return f"{sentence}, and no number of images resolves a drop of 0."
-    return f"{sentence}; at least {_whole(images_needed(allowed))} would be needed."
+    return f"{sentence}; at least {whole(images_needed(allowed))} would be needed."
 
 
 def _they(images: int) -> str:
     return "it" if images == 1 else "they"
 
 
-def _changes(tables: Tables, reference: Row, chosen: Row) -> tuple[int, int, int] | None:
-    """Return how many test images the chosen form has newly wrong, how many newly right, and how many there are.
-
-    None where the predictions of both on the same images are not known.
-    """
-    import polars as pl
-
-    if "predictions" not in tables:
-        return None
-
-    def right(row: Row, column: str) -> pl.LazyFrame:
-        predictions = tables["predictions"].lazy().filter(**{key: row[key] for key in KEY})
-        return predictions.select("image", **{column: pl.col("prediction") == pl.col("label")})
-
-    both = right(reference, "before").join(right(chosen, "after"), on="image").collect()
-    # An image that is there twice makes the table unfit to be published, which its expectations say.
-    if both.is_empty() or both["image"].n_unique() < len(both):
-        return None
-    lost = int((both["before"] & ~both["after"]).sum())
-    mended = int((both["after"] & ~both["before"]).sum())
-    return lost, mended, len(both)
-
-
-def _drop(lost: int, mended: int, images: int) -> str:
-    """Return a sentence on the drop in top-1, with its interval."""
-    low, high = paired_drop(lost, mended, images)
-    change = "gain" if mended > lost else "drop"
+def _drop(drop: Drop, select: Select) -> str:
+    """Return a sentence on the images that changed, and on the drop with its interval and what would settle it."""
     return (
-        f"Of {count(images, 'test')}, {lost} turned from right to wrong and {mended} from wrong to right: "
-        f"a {change} in top-1 of {abs(lost - mended) / images:.3f}; the drop is between {low:.3f} and {high:.3f} "
-        "with 95 % confidence."
+        f"Of {count(drop.images, 'test')}, {drop.lost} turned from right to wrong and {drop.mended} from wrong to "
+        f"right: {METRIC_NAMES[select.metric]} {drop_words(drop_columns(drop, select.max_drop))}."
     )
 
 
-def _verdict(lost: int, mended: int, images: int, select: Select) -> str:
-    """Return whether the images show that the drop is within the allowed one, and if not, how many images would."""
-    allowed, high = select.max_drop, paired_drop(lost, mended, images)[1]
-    likewise = " (macro F1 is resolved about as well as top-1)" if select.metric == "macro_f1" else ""
-    if high <= allowed + EPS:
-        return f"So they show that the allowed drop of {allowed:g} is kept{likewise}."
-    resolved = max(high - (lost - mended) / images, smallest_drop(images))
-    sentence = (
-        f"So they do not show that the allowed drop of {allowed:g} is kept{likewise}: the smallest that they can "
-        f"resolve is {_share(resolved)}"
-    )
-    if allowed <= 0:
-        return f"{sentence}, and no number of images resolves a drop of 0."
-    needed = int(float(f"{images_needed(allowed, (lost + mended) / images):.2g}"))
-    return f"{sentence}; about {_whole(needed)} would be needed if the two are equally good."
-
-
-def _share(value: float) -> str:
-    """Return a share of images to two significant digits."""
-    return f"{value:.2g}"
-
-
-def _whole(number: int) -> str:
-    """Return a whole number with a narrow space between its thousands."""
-    return f"{number:,}".replace(",", "\u202f")
+def _verdict(drop: Drop, select: Select) -> str:
+    """Return how sure it is that the drop is within the allowed one."""
+    kept = f"that the allowed drop of {exact_points(select.max_drop)} is kept"
+    certainty = drop.within(select.max_drop)
+    if certainty == "shown":
+        return f"So they show {kept}."
+    if certainty == "likely":
+        return f"So it is likely (80 % confidence), but not shown (95 %), {kept}."
+    if drop.exceeds(select.max_drop):
+        return f"So they show that the allowed drop of {exact_points(select.max_drop)} is not kept."
+    return f"So they do not show {kept}."

@@ -7,14 +7,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.machine.certificate import HURRIED
-from tasks.tables.figures import METRIC_NAMES, interval, resolved, sig, words
-from tasks.tables.rule import lost_references, passed_over
+from tasks.tables.figures import METRIC_NAMES, drop_words, exact_points, interval, resolved, sig, words
+from tasks.tables.rule import EPS, lost_references, passed_over
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tasks.records import Study
     from tasks.tables.rule import Row
+
+SURELY = {
+    "point": "",
+    "likely": " and must be likely to lose no more (select.confidence)",
+    "shown": " and must be shown to lose no more (select.confidence)",
+}
+"""Value of `select.confidence` -> how sure a winner's drop must be within the allowed one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,8 @@ class Outcome:
     interval, the verdict. None where there are not both, or where their rounds do not pair."""
     drop: str
     """What the test images show of the winner's drop (tasks/tables/evidence.py)."""
+    hop: str
+    """At which hop most of the allowed drop is lost (tasks/tables/hops.py); empty where at none."""
 
 
 def sentences(outcome: Outcome) -> tuple[str, ...]:
@@ -63,7 +72,7 @@ def _with_winner(outcome: Outcome, reference: Row, winner: Row) -> list[str]:
     else:
         first = f"{_beside_reference(winner, reference, study)}."
     marked = passed_over(outcome.rows, study, winner["batch_size"], below_ms=winner["latency_median_ms"])
-    return [first, outcome.drop, _about_runner_up(outcome), _marked_ahead(marked, study)]
+    return [first, outcome.drop, outcome.hop, _about_runner_up(outcome), _marked_ahead(marked, study)]
 
 
 def _without_winner(outcome: Outcome, reference: Row) -> list[str]:
@@ -73,23 +82,25 @@ def _without_winner(outcome: Outcome, reference: Row) -> list[str]:
             _no_winner(outcome, reference, "No winner yet"),
             _provisional(outcome, reference, outcome.provisional),
             outcome.drop,
+            outcome.hop,
         ]
     alone = _reference_alone(reference, study)
-    return [_no_winner(outcome, reference, "No winner yet" if alone else "No winner"), alone]
+    return [_no_winner(outcome, reference, "No winner yet" if alone else "No winner"), outcome.hop, alone]
 
 
 def _no_winner(outcome: Outcome, reference: Row, verdict: str) -> str:
     """Return how many rows may not win, counted by the reason."""
-    removed = Counter(_obstacle(row) for row in outcome.rows if row["batch_size"] == reference["batch_size"])
+    compared = [row for row in outcome.rows if row["batch_size"] == reference["batch_size"]]
+    removed = Counter(_obstacle(row, outcome.study.select.max_drop) for row in compared)
     counts = ", ".join(f"{number} {obstacle}" for obstacle, number in removed.most_common())
     return (
         f"{verdict}: none of the {removed.total()} rows at batch {reference['batch_size']} may win ({counts}). "
-        f"A winner may lose {outcome.study.select.max_drop:g} of the reference's {_score(reference, outcome.study)} "
-        f"({words(reference)})."
+        f"A winner may lose {exact_points(outcome.study.select.max_drop)} of the reference's "
+        f"{_score(reference, outcome.study)} ({words(reference)}){SURELY[outcome.study.select.confidence]}."
     )
 
 
-def _obstacle(row: Row) -> str:
+def _obstacle(row: Row, max_drop: float) -> str:
     """Return why a row may not win."""
     if row["status"] != "ok":
         return str(row["status"])
@@ -97,7 +108,7 @@ def _obstacle(row: Row) -> str:
         return "measured under bad conditions"
     if row["drop"] is None or row["latency_median_ms"] is None:
         return "without an accuracy or a latency"
-    return "lost more accuracy than allowed"
+    return "lost more accuracy than allowed" if row["drop"] > max_drop + EPS else "not sure enough to keep the rule"
 
 
 def _no_reference(lost: Sequence[Row]) -> str:
@@ -170,7 +181,9 @@ def _about_runner_up(outcome: Outcome) -> str:
     runner_up = outcome.runner_up
     if runner_up is None:
         return "No other row passed, so there is no runner-up."
-    text = f"Runner-up: {words(runner_up)}, {_ms(runner_up)}"
+    # The reference has no interval: it loses nothing against itself.
+    lost = f", {drop_words(runner_up)}" if runner_up["drop_low"] is not None else ""
+    text = f"Runner-up: {words(runner_up)}, {_ms(runner_up)}{lost}"
     if outcome.comparison is None:
         return f"{text}; their rounds do not pair, so the two were not compared."
     ratio, low, high, verdict = outcome.comparison
@@ -185,7 +198,7 @@ def _beside_reference(row: Row, reference: Row, study: Study) -> str:
     """Return a row's latency and score beside the reference's."""
     return (
         f"{words(row)}: {_ms(row)} median{_speed_up(row, reference)}, {_score(row, study)} against "
-        f"{reference[study.select.metric]:.3f}, within the allowed drop of {study.select.max_drop:g}"
+        f"{reference[study.select.metric]:.3f}, within the allowed drop of {exact_points(study.select.max_drop)}"
     )
 
 
@@ -193,10 +206,13 @@ def _speed_up(row: Row, reference: Row) -> str:
     """Return how many times as fast as the reference a row is, with its interval; empty where it was not compared."""
     if row["speedup"] is None:
         return ""
+    marked = ""
+    if reference["conditions"] is not None and row["device"] == reference["device"]:
+        marked = f", itself measured under bad conditions: {reference['conditions']}"
     if not resolved(row["speedup_low"], row["speedup_high"]):
         why = interval(row["speedup_low"], row["speedup_high"])
-        return f" (the reference's {_ms(reference)}; how many times as fast is not known: {why})"
-    base = f"eager, {_ms(reference)}" if row["device"] == reference["device"] else f"eager on {row['device']}"
+        return f" (the reference's {_ms(reference)}{marked}; how many times as fast is not known: {why})"
+    base = f"eager, {_ms(reference)}{marked}" if row["device"] == reference["device"] else f"eager on {row['device']}"
     times = _times(row["speedup"], row["speedup_low"], row["speedup_high"])
     doubt = ", not distinguishable from it" if row["verdict"] == "indistinguishable" else ""
     return f", {times} as fast as the reference ({base}){doubt}"

@@ -8,21 +8,28 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from tasks.measure.intervals import Rounds, compare_rounds, rounds_of
-from tasks.tables import frames, reasons
+from tasks.tables import frames, hops, reasons
 from tasks.tables.evidence import evidence
-from tasks.tables.rule import KEY, find_reference, may_win, on_front, passed_over
+from tasks.tables.losses import why_not
+from tasks.tables.pairs import drop_columns, drops, key_of
+from tasks.tables.rule import KEY, accurate, find_reference, may_win, on_front, passed_over
 from tasks.tables.schema import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tasks.records import Study
+    from tasks.tables.pairs import Key
     from tasks.tables.rule import Row
 
 PARTS = ("variants", "benchmarks", "throughputs", "evaluations", "memory")
 """Tables that are joined into the summary."""
 BESIDE = ("datasets", "predictions")
-"""Tables from which cautions are drawn. The rows of the summary are the same without them."""
+"""Tables that show how sure it is that a drop is within the rule, and why the rule may be met vacuously.
+
+Without them the rows of the summary have no interval of the drop, and under `select.confidence` = "point" all else is
+the same.
+"""
 Place = tuple[str, str, str, int]
 """Where a row was measured: variant, runtime, device, batch size."""
 
@@ -54,7 +61,7 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     The reference is the most accurate (study.select.metric) fp32 unpruned model in PyTorch eager, on the study's device
     at the compared batch size. Latencies are compared with the reference model's row of the same device and batch size.
     The winner is the row with the smallest median latency at the compared batch size among those that may win. Tables
-    of `BESIDE` may be lazy or missing: they say what the images can show of the rule.
+    of `BESIDE` may be lazy or missing.
     """
     rows = _joined(tables)
     rounds = {
@@ -64,7 +71,9 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     }
     batch_size = compared_batch(tables["benchmarks"], study)
     reference = find_reference(rows, study, batch_size)
-    _judge(rows, study, reference, rounds)
+    paired = drops(tables, key_of(reference), study.select.metric) if reference is not None else {}
+    lost = {key: drop_columns(drop, study.select.max_drop) for key, drop in paired.items()}
+    _judge(rows, study, reference, rounds=rounds, lost=lost)
     winner, runner_up = _best_two(rows, study, batch_size)
     provisional = None if winner is not None else _provisional(rows, study, batch_size, reference)
     # Where a row plays several parts, the last one of this list is shown.
@@ -72,7 +81,10 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
     for role, row in parts.items():
         if row is not None:
             row["role"] = role
-    shown = evidence(tables, study, reference, winner or provisional)
+    _say_why_not(rows, study, winner, batch_size=batch_size, rounds=rounds)
+    chosen = winner or provisional
+    lossy = _too_lossy(rows, study, winner, batch_size)
+    shown = evidence(tables, study, reference, paired.get(key_of(chosen)) if chosen else None)
     comparison = None
     if winner is not None and runner_up is not None:
         comparison = compare_rounds(rounds[_place(runner_up)], rounds[_place(winner)])
@@ -86,6 +98,7 @@ def summarise(tables: Mapping[str, Any], study: Study) -> Summary:
         provisional=provisional,
         comparison=comparison,
         drop=shown.drop,
+        hop=_costly_hop(tables, study, chosen) or _costly_hop(tables, study, lossy),
     )
     return Summary(
         frame=frames.frame("summary", rows),
@@ -105,18 +118,68 @@ def compared_batch(benchmarks: pl.DataFrame, study: Study) -> int:
     return min(benchmarks["batch_size"].to_list(), default=min(study.benchmark.batch_sizes))
 
 
-def _judge(rows: list[Row], study: Study, reference: Row | None, rounds: Mapping[Place, Rounds]) -> None:
-    """Fill in the columns of each row that compare it with the reference, with the rule and with the other rows."""
+def _judge(
+    rows: list[Row],
+    study: Study,
+    reference: Row | None,
+    *,
+    rounds: Mapping[Place, Rounds],
+    lost: Mapping[Key, Row],
+) -> None:
+    """Fill in the columns of each row that compare it with the reference, with the rule and with the other rows.
+
+    Parameters
+    ----------
+    lost
+        Candidate -> its columns on how much less accurate than the reference it is on the same images.
+    """
     metric = study.select.metric
     for row in rows:
         row["drop"] = None
         if reference is not None and row[metric] is not None:
+            row.update(lost.get(key_of(row), {}))
             row["drop"] = reference[metric] - row[metric]
+            if key_of(row) == key_of(reference):
+                row["within"] = "shown"
         row["eligible"] = may_win(row, study)
         row["pareto"] = on_front(row, rows, metric)
         if reference is not None:
             base = (reference["variant"], reference["runtime"], row["device"], row["batch_size"])
             row.update(_speedup(rounds.get(base), rounds.get(_place(row)), same=base == _place(row)))
+
+
+def _say_why_not(
+    rows: list[Row], study: Study, winner: Row | None, *, batch_size: int, rounds: Mapping[Place, Rounds]
+) -> None:
+    """Fill in why each row of the compared batch size is not the winner."""
+    best = rounds.get(_place(winner)) if winner is not None else None
+    for row in rows:
+        if row["batch_size"] == batch_size:
+            row["why_not"] = why_not(row, study, winner, own=rounds.get(_place(row)), best=best)
+
+
+def _too_lossy(rows: list[Row], study: Study, winner: Row | None, batch_size: int) -> Row | None:
+    """Return the fastest row of a batch size that loses too much accuracy, None where the winner is faster."""
+    lossy = [
+        row
+        for row in rows
+        if row["batch_size"] == batch_size
+        and row["status"] == "ok"
+        and row["drop"] is not None
+        and row["latency_median_ms"] is not None
+        and not accurate(row, study)
+        and (winner is None or row["latency_median_ms"] < winner["latency_median_ms"])
+    ]
+    return min(lossy, key=lambda row: float(row["latency_median_ms"]), default=None)
+
+
+def _costly_hop(tables: Mapping[str, Any], study: Study, row: Row | None) -> str:
+    """Return at which hop on the way to a row most of the allowed drop is lost, in words; empty where at none."""
+    if row is None:
+        return ""
+    key = key_of(row)
+    ways = hops.paths(tables, study.select.metric, [key])
+    return hops.sentence(ways[key], study.select.max_drop) if key in ways else ""
 
 
 def _best_two(rows: list[Row], study: Study, batch_size: int) -> tuple[Row | None, Row | None]:

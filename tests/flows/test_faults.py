@@ -114,13 +114,13 @@ def test_after_a_failed_operation_of_the_real_command_the_same_command_succeeds(
     out = tmp_path / "whole"
     code, _ = run_command(shim, state, out, Fault())
     assert code == 0
-    total = state.told()[0]
+    total = state.counts()[0]
     for sample in range(SAMPLES):
         out = tmp_path / str(sample)
         error, lasting = draw.choice([errno.EIO, errno.ENOSPC]), draw.random() < 0.5
         fault = Fault(draw.randint(1, total), error, lasting)
         code, errors = run_command(shim, state, out, fault)
-        _, fired, operation = state.told()
+        _, fired, operation = state.counts()
         print(f"{fault} of {total}, {operation}: exit {code}, {errors.splitlines()[-1][:200]}", flush=True)
         # The number of operations differs a little between runs, so a late fault may find no operation.
         assert fired or fault.nth > 0.9 * total

@@ -20,7 +20,7 @@ from tasks.caching.store import Store
 from tasks.records import Variant
 from tasks.tables.schema import OF_A_STUDY
 from tests.support import programs
-from tests.support.command import SHORT, TINY, Burnish, shared
+from tests.support.command import SHORT, TINY, Burnish, shared_data
 from tests.support.paths import ROOT
 from tests.support.prefect_home import prefect_home
 
@@ -244,7 +244,7 @@ def test_a_failed_variant_is_a_row_and_an_edited_helper_reruns_training_and_late
 
 @pytest.mark.slow
 def test_broken_images_are_refused_with_their_rows_or_dropped_and_counted(burnish):
-    path = shared() / "broken"
+    path = shared_data() / "broken"
     settings = (f"data.path={path}", "quantize.calibration_images=16")
     refused = burnish.run(*SHORT, *settings, code=2)
     assert "data.on_bad" in refused.stderr

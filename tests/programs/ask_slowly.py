@@ -1,4 +1,4 @@
-"""Asks for the stage of tests/support/one_stage.py, takes some seconds to compute it, and prints "computed" or "hit".
+"""Requests the stage of tests/support/one_stage.py, takes some seconds to compute it, and prints "computed" or "hit".
 
 Arguments: the artifacts folder, and the seconds. Each computation adds this process's id to the file `computed`.
 """
@@ -22,7 +22,7 @@ out = Path(sys.argv[1])
 seconds = float(sys.argv[2])
 
 
-def slowly(work: Work, name: str) -> Output:
+def compute_slowly(work: Work, name: str) -> Output:
     with (out / "computed").open("a") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
@@ -30,4 +30,4 @@ def slowly(work: Work, name: str) -> Output:
 
 
 logging.basicConfig(level="INFO", stream=sys.stderr, format="%(message)s")
-print(one_stage.ask(out, compute=slowly), flush=True)
+print(one_stage.ask(out, compute=compute_slowly), flush=True)

@@ -1,4 +1,4 @@
-"""Works for a minute in every kind of folder that a stage works in, and prints "ready" when all of them are there.
+"""Works for a minute in every kind of folder that a stage works in, and prints "ready" when all the folders exist.
 
 Argument: the artifacts folder.
 """

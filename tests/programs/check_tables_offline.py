@@ -1,4 +1,4 @@
-"""Checks a table of memory and builds its data docs where every connection to a network is refused.
+"""Checks a `memory` table and builds its data docs while every network connection is refused.
 
 Arguments: the table's file, and the folder for the data docs.
 """
@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 
 def refuse(*_: Any) -> NoReturn:
-    raise OSError("the network was asked for")
+    raise OSError("this program may not connect to a network")
 
 
 def main(table: Path, docs: Path) -> None:

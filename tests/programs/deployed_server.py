@@ -1,6 +1,6 @@
-"""Starts the deployed server of the working folder with other limits: each argument is a MODULE.NAME=NUMBER of its own.
+"""Starts the deployed server of the working folder with other limits. Each argument is MODULE.NAME=NUMBER.
 
-It is started by its path, and PYTHONPATH is the deployed folder: such a server must find nothing of the project.
+It is started by its path, and PYTHONPATH is the deployed folder, because a deployed server must not find this project.
 """
 
 import importlib
@@ -9,9 +9,9 @@ import sys
 
 
 def set_limit(setting: str) -> None:
-    """Give a number of a module another value; a function is replaced by one that returns the value."""
-    place, _, number = setting.partition("=")
-    module_name, _, name = place.partition(".")
+    """Set a number in a module. A function is replaced by one that returns the number."""
+    target, _, number = setting.partition("=")
+    module_name, _, name = target.partition(".")
     module = importlib.import_module(module_name)
     value = json.loads(number)
     setattr(module, name, (lambda: value) if callable(getattr(module, name)) else value)

@@ -1,6 +1,6 @@
-"""Deploys all studies twice, prints the state of a deployment's schedule and switches it on each time.
+"""Deploys all studies twice. Each time it prints whether a deployment's schedule is active, and switches it on.
 
-The arguments are the folder for artifacts and the deployment's name, as in `burnish/quickstart-nightly`.
+Arguments: the artifacts folder, and the deployment's name, such as `burnish/quickstart-nightly`.
 """
 
 import sys

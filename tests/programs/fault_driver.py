@@ -1,8 +1,8 @@
-"""Lets every operation of the small study fail in turn, or the power, and says what came of it.
+"""Makes operations of the small study fail one after another, or the power, and prints what each fault led to.
 
 tests/flows/test_faults.py starts it with tests/support/shim.cpp loaded. The arguments are FOLDER MODE:FIRST:STEP ... It
-prints a JSON line per fault, for every STEPth operation from FIRST on. "power" starts children, so it has a process of
-its own.
+prints a line of JSON per fault, for every STEPth operation from FIRST on. The mode "power" starts child processes, so a
+test gives it a driver of its own.
 """
 
 from __future__ import annotations
@@ -42,70 +42,78 @@ FIRST = "small-20260101-000001"
 
 
 class Synced:
-    """What a loss of power leaves of a folder: content of files, and names in folders, as they were last synced."""
+    """Copies of what survives a loss of power: the content of files and the names in folders as they were last synced.
 
-    def __init__(self, root: Path, kept: Path) -> None:
-        self.root, self.kept = root, kept
+    The copies lie in the folder `copies`, each under the inode of its file or folder.
+    """
+
+    def __init__(self, root: Path, copies: Path) -> None:
+        self.root = root
+        self.copies = copies
         for folder in ("files", "folders", "inodes"):
-            (kept / folder).mkdir(parents=True)
-        self._names(root, root.stat().st_ino)
+            (copies / folder).mkdir(parents=True)
+        self._copy_names(root, root.stat().st_ino)
 
-    def _names(self, folder: str | Path, inode: int) -> None:
+    def _copy_names(self, folder: str | Path, inode: int) -> None:
         with os.scandir(folder) as entries:
             names = {entry.name: (entry.inode(), entry.is_dir(follow_symlinks=False)) for entry in entries}
-        (self.kept / "folders" / str(inode)).write_text(json.dumps(names))
+        (self.copies / "folders" / str(inode)).write_text(json.dumps(names))
 
     def watch(self) -> None:
-        """From now on, note what is synced in this process."""
-        fsync, mkdir = os.fsync, os.mkdir
+        """Copy from now on what this process syncs."""
+        fsync = os.fsync
+        mkdir = os.mkdir
 
-        def noted(file: Any) -> None:
+        def fsync_and_copy(file: Any) -> None:
             handle = file if isinstance(file, int) else file.fileno()
             fsync(handle)
             path = str(Path(f"/proc/self/fd/{handle}").readlink())
             if Path(path).is_relative_to(self.root):
-                self._note(path, os.fstat(handle))
+                self._copy(path, os.fstat(handle))
 
-        def made(path: Any, *more: Any, **options: Any) -> None:
+        def mkdir_and_forget(path: Any, *more: Any, **options: Any) -> None:
             mkdir(path, *more, **options)
-            # its inode may be that of one which was removed
+            # The new folder may have the inode of a folder that was removed.
             if Path(path).absolute().is_relative_to(self.root):
-                (self.kept / "folders" / str(Path(path).stat().st_ino)).unlink(missing_ok=True)
+                (self.copies / "folders" / str(Path(path).stat().st_ino)).unlink(missing_ok=True)
 
-        os.fsync, os.mkdir = noted, made
+        os.fsync = fsync_and_copy
+        os.mkdir = mkdir_and_forget
 
-    def _note(self, path: str, found: os.stat_result) -> None:
-        if stat.S_ISDIR(found.st_mode):
-            self._names(path, found.st_ino)
+    def _copy(self, path: str, status: os.stat_result) -> None:
+        if stat.S_ISDIR(status.st_mode):
+            self._copy_names(path, status.st_ino)
             return
-        held = self.kept / "inodes" / str(found.st_ino)
-        if not held.exists():
-            # so that no other file gets the number
-            os.link(path, held)
-        shutil.copyfile(path, self.kept / "files" / str(found.st_ino))
+        link = self.copies / "inodes" / str(status.st_ino)
+        if not link.exists():
+            # While the link exists, no other file gets this inode.
+            os.link(path, link)
+        shutil.copyfile(path, self.copies / "files" / str(status.st_ino))
 
-    def rebuild(self, target: Path, names_last: bool) -> None:
-        """Make in `target` what is left. `names_last`: all names are, although the content of what was not synced is
-        lost."""
-        self._folder(self.root, self.root.stat().st_ino, target, names_last)
+    def rebuild(self, target: Path, keep_names: bool) -> None:
+        """Make in `target` the folder as it is after the loss of power.
 
-    def _folder(self, source: Path, inode: int, target: Path, names_last: bool) -> None:
+        With `keep_names`, all names in folders survive, although content that was not synced is lost.
+        """
+        self._rebuild_folder(self.root, self.root.stat().st_ino, target, keep_names)
+
+    def _rebuild_folder(self, source: Path, inode: int, target: Path, keep_names: bool) -> None:
         target.mkdir()
-        if names_last:
-            found = {p.name: (p.lstat().st_ino, p.is_dir()) for p in source.iterdir()}
+        if keep_names:
+            entries = {p.name: (p.lstat().st_ino, p.is_dir()) for p in source.iterdir()}
         else:
-            synced = self.kept / "folders" / str(inode)
-            found = json.loads(synced.read_text()) if synced.exists() else {}
-        for name, (inner, is_folder) in found.items():
+            synced = self.copies / "folders" / str(inode)
+            entries = json.loads(synced.read_text()) if synced.exists() else {}
+        for name, (entry_inode, is_folder) in entries.items():
             if is_folder:
-                self._folder(source / name, inner, target / name, names_last)
+                self._rebuild_folder(source / name, entry_inode, target / name, keep_names)
             else:
-                content = self.kept / "files" / str(inner)
+                content = self.copies / "files" / str(entry_inode)
                 (target / name).write_bytes(content.read_bytes() if content.exists() else b"")
 
 
 def state(out: Path, run: str) -> dict[str, Any]:
-    """Everything that a run publishes."""
+    """Return everything that a run publishes: its files as hexadecimal digits, and the rows of its tables."""
     folder = out / "runs" / run
     published = {
         p.relative_to(folder).as_posix(): p.read_bytes().hex()
@@ -117,121 +125,140 @@ def state(out: Path, run: str) -> dict[str, Any]:
 
 
 def leftovers(out: Path) -> list[str]:
-    """What should not be there after a run."""
-    wrong = (*out.glob("store/tmp/*"), *out.glob("scratch/*"), *out.rglob(".tmp-*"), *out.rglob("*.lock"))
-    return sorted({str(path.relative_to(out)) for path in wrong})
+    """Return the files that no run may leave behind: temporary files and locks."""
+    paths = (*out.glob("store/tmp/*"), *out.glob("scratch/*"), *out.rglob(".tmp-*"), *out.rglob("*.lock"))
+    return sorted({str(path.relative_to(out)) for path in paths})
 
 
-def called(do: Callable[[], Any], told: Path) -> dict[str, Any]:
-    """As `forked`, in this process: for faults that do not end it."""
+def call_here(function: Callable[[], Any], answer_file: Path) -> dict[str, Any]:
+    """Do as `call_in_child` in this process. This serves for faults that do not end the process."""
     try:
-        return {"code": 0, **json.loads(json.dumps(do()))}
+        return {"code": 0, **json.loads(json.dumps(function()))}
     except BaseException:
         return {"code": 1, "error": traceback.format_exc()}
 
 
-def forked(do: Callable[[], Any], told: Path) -> dict[str, Any]:
-    """What a child says, with its exit code: a process of its own, which has imported everything already."""
+def call_in_child(function: Callable[[], Any], answer_file: Path) -> dict[str, Any]:
+    """Call a function in a forked process, in which everything is imported, and return its result and exit code."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         code = 1
         try:
-            told.write_text(json.dumps(do()))
+            answer_file.write_text(json.dumps(function()))
             code = 0
         except BaseException:
-            told.write_text(json.dumps({"error": traceback.format_exc()}))
+            answer_file.write_text(json.dumps({"error": traceback.format_exc()}))
         finally:
             os._exit(code)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    return {"code": code, **(json.loads(told.read_text()) if code in (0, 1) else {})}
+    return {"code": code, **(json.loads(answer_file.read_text()) if code in (0, 1) else {})}
 
 
 class Trial:
-    """One fault in a study of its own."""
+    """One fault in a study of its own, and the same command twice afterwards."""
 
     def __init__(self, base: Path, shim: Shim, power: bool) -> None:
-        self.base, self.shim, self.power = base, shim, power
+        self.base = base
+        self.shim = shim
+        self.power = power
+        # What an undisturbed study publishes.
         self.reference: dict[str, Any] | None = None
-        self.start = forked if power else called
+        self._call = call_in_child if power else call_here
         self.out = base / "out"
-        self.ended = base / "ended"
+        # The names of the stages that were computed and stored before the fault.
+        self.finished_stages = base / "finished"
+        self.answer_file = base / "answer"
 
-    def _note(self, name: str) -> None:
-        with self.ended.open("a") as file:
+    def call(self, function: Callable[[], Any]) -> dict[str, Any]:
+        """Call a function, in a child process if the power is to fail, and return its result and exit code."""
+        return self._call(function, self.answer_file)
+
+    def _note_stage(self, name: str) -> None:
+        with self.finished_stages.open("a") as file:
             file.write(f"{name}\n")
 
-    def first(self, fault: Fault, synced: Synced | None) -> dict[str, Any]:
-        """The run in which something fails."""
+    def run_with_fault(self, fault: Fault, synced: Synced | None) -> dict[str, Any]:
+        """Run the study in which something fails. Return the error's message, or what the study published."""
         if synced:
             synced.watch()
-        run = Run(self.out, self._note)
+        run = Run(self.out, self._note_stage)
         self.shim.arm(self.out, fault)
         try:
             run()
         except DiskFull as error:
             return {"said": str(error)}
         finally:
-            count, fired, what = self.shim.told()
+            count, fired, first_failure = self.shim.counts()
             self.shim.arm(None, Fault())
-            (self.base / "count").write_text(json.dumps([count, fired, what]))
+            (self.base / "count").write_text(json.dumps([count, fired, first_failure]))
         return {"state": state(self.out, run.context.run)}
 
-    def again(self, out: Path) -> dict[str, Any]:
-        """The same command, twice: the first goes on, the second finds everything."""
-        ended = self.ended.read_text().split() if self.ended.exists() else []
-        run = Run(out, lambda name: None)
-        run()
-        twice = sorted(set(run.computed) & set(ended))
-        found = state(out, run.context.run)
-        last = Run(out, lambda name: None)
-        last()
-        return {"twice": twice, "computed": last.computed, "state": found, "left": leftovers(out)}
+    def run_twice_more(self, out: Path) -> dict[str, Any]:
+        """Run the same command twice: the first run goes on, the second must find every result stored."""
+        finished = self.finished_stages.read_text().split() if self.finished_stages.exists() else []
+        second_run = Run(out, lambda name: None)
+        second_run()
+        repeated = sorted(set(second_run.computed) & set(finished))
+        published = state(out, second_run.context.run)
+        third_run = Run(out, lambda name: None)
+        third_run()
+        return {
+            "repeated": repeated,
+            "computed": third_run.computed,
+            "state": published,
+            "leftovers": leftovers(out),
+        }
 
-    def wrong(self, *outs: Path) -> list[str]:
-        """What is not as it should be after the same command, in each of these folders."""
-        told = self.start(lambda: {str(out): self.again(out) for out in outs}, self.base / "told")
-        if told["code"]:
-            return [f"the same command fails: {told.get('error', told['code'])}"]
-        found = []
-        for name, one in ((out.name, told[str(out)]) for out in outs):
-            found += [f"{name}: computed again although it was finished: {one['twice']}"] if one["twice"] else []
-            found += [f"{name}: computed a third time: {one['computed']}"] if one["computed"] else []
-            found += [f"{name}: left: {one['left']}"] if one["left"] else []
-            found += [f"{name}: another result: {one['state']}"] if one["state"] != self.reference else []
-        return found
+    def problems_afterwards(self, *outs: Path) -> list[str]:
+        """Run the same command twice more in each of these folders, and return what is wrong afterwards."""
+        answer = self.call(lambda: {str(out): self.run_twice_more(out) for out in outs})
+        if answer["code"]:
+            return [f"the same command fails: {answer.get('error', answer['code'])}"]
+        problems = []
+        for name, after in ((out.name, answer[str(out)]) for out in outs):
+            if after["repeated"]:
+                problems.append(f"{name}: computed again although they were finished: {after['repeated']}")
+            if after["computed"]:
+                problems.append(f"{name}: computed by the third run: {after['computed']}")
+            if after["leftovers"]:
+                problems.append(f"{name}: left behind: {after['leftovers']}")
+            if after["state"] != self.reference:
+                problems.append(f"{name}: published something else than an undisturbed study: {after['state']}")
+        return problems
 
     def run(self, fault: Fault) -> dict[str, Any]:
-        """Let it fail, then look."""
+        """Let a fault happen in a new study, and return what is wrong afterwards."""
         shutil.rmtree(self.base, ignore_errors=True)
         self.out.mkdir(parents=True)
         synced = Synced(self.out, self.base / "synced") if self.power else None
-        told = self.start(lambda: self.first(fault, synced), self.base / "told")
-        _, fired, what = self.shim.told() if self.power else json.loads((self.base / "count").read_text())
+        answer = self.call(lambda: self.run_with_fault(fault, synced))
+        _, fired, first_failure = self.shim.counts() if self.power else json.loads((self.base / "count").read_text())
         self.shim.arm(None, Fault())
         outs = [self.out]
-        wrong: list[str] = []
+        problems: list[str] = []
         if synced:
             outs += [self.base / "names-lost", self.base / "names-kept"]
-            synced.rebuild(outs[1], names_last=False)
-            synced.rebuild(outs[2], names_last=True)
-            # the power fails after the end: everything that was published is there
-            if told["code"] == 0:
-                found = self.start(lambda: state(outs[1], FIRST), self.base / "told")
-                wrong += [] if found == {"code": 0, **(self.reference or {})} else [f"lost after its end: {found}"]
-            elif told["code"] != ENDED:
-                wrong.append(f"it did not end at operation {fault.nth}: {told}")
-        elif told["code"]:
-            wrong.append(f"not one sentence: {told['error']}")
-        elif "state" in told and told["state"] != self.reference:
-            wrong.append(f"ended well with another result: {told['state']}")
-        wrong += self.wrong(*outs)
-        return {"fired": bool(fired), "what": what, "said": told.get("said", ""), "wrong": wrong}
+            synced.rebuild(outs[1], keep_names=False)
+            synced.rebuild(outs[2], keep_names=True)
+            if answer["code"] == 0:
+                # The power failed after the study's end, so everything that it published must survive.
+                survived = self.call(lambda: state(outs[1], FIRST))
+                if survived != {"code": 0, **(self.reference or {})}:
+                    problems.append(f"something is lost after the study's end, this survived: {survived}")
+            elif answer["code"] != ENDED:
+                problems.append(f"the study did not end at operation {fault.nth}: {answer}")
+        elif answer["code"]:
+            problems.append(f"the study failed without a message for the user: {answer['error']}")
+        elif "state" in answer and answer["state"] != self.reference:
+            problems.append(f"the study ended well but published something else: {answer['state']}")
+        problems += self.problems_afterwards(*outs)
+        return {"fired": bool(fired), "what": first_failure, "said": answer.get("said", ""), "wrong": problems}
 
 
 def _warm_up() -> None:
-    """Import and read whatever a study needs, once: children have it. No thread may be started here."""
+    """Import and read whatever a study needs, once for all children. No thread may be started here."""
     import optuna
     import torch
 
@@ -241,7 +268,7 @@ def _warm_up() -> None:
     torch.save({"weights": [1.0]}, io.BytesIO())
     sources("tests.support.small_study")
     gc.collect()
-    # or collecting garbage copies the memory that children share
+    # Without this, the garbage collector writes to the memory that children share, so that it is copied.
     gc.freeze()
     gc.disable()
 
@@ -259,13 +286,13 @@ def main() -> None:
         trial = Trial(base, shim, mode == "power")
         shutil.rmtree(base, ignore_errors=True)
         trial.out.mkdir(parents=True)
-        whole = trial.start(lambda trial=trial: trial.first(Fault(), None), base / "told")  # type: ignore[misc]
-        assert whole["code"] == 0, whole["error"]
+        undisturbed = trial.call(lambda trial=trial: trial.run_with_fault(Fault(), None))  # type: ignore[misc]
+        assert undisturbed["code"] == 0, undisturbed["error"]
         total = json.loads((base / "count").read_text())[0]
-        trial.reference = whole["state"]
+        trial.reference = undisturbed["state"]
         for nth in range(int(first), total + 1 + trial.power, int(step)):
-            told = trial.run(Fault(nth, fault.error, fault.lasting))
-            print(json.dumps({"mode": mode, "nth": nth, "total": total, **told}), flush=True)
+            outcome = trial.run(Fault(nth, fault.error, fault.lasting))
+            print(json.dumps({"mode": mode, "nth": nth, "total": total, **outcome}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""A flow of one stage that reports forty epochs of 0.3 s each; after twenty it prints "now" and waits for a line.
+"""A flow of one stage that reports forty epochs of 0.3 s each. After twenty it prints "now" and waits for a line.
 
-The argument is the folder for artifacts. At the end it prints the seconds that the stage took.
+Argument: the artifacts folder. At the end it prints how many seconds the stage took.
 """
 
 import logging
@@ -30,10 +30,10 @@ train_stage = stage(lambda inputs: "train/x")(train)
 
 
 @flow
-def reports() -> None:
+def report_forty_epochs() -> None:
     call(train_stage, Context(out=sys.argv[1], run="x-1-1"))
 
 
 if __name__ == "__main__":
     logging.getLogger("burnish").setLevel(logging.INFO)
-    reports()
+    report_forty_epochs()

@@ -1,4 +1,8 @@
-"""A flow that calls one stage four times, twice with stages to be computed again: the argument is the folder."""
+"""A flow that calls one stage four times. The third call asks for another stage to be computed again, the fourth for
+this one.
+
+Argument: the artifacts folder.
+"""
 
 import sys
 
@@ -18,11 +22,11 @@ train_stage = stage(lambda inputs: "train/x")(train)
 
 
 @flow
-def four() -> None:
+def call_four_times() -> None:
     for again in ((), (), ("benchmark",), ("train",)):
         print(again, flush=True)
         call(train_stage, Context(out=sys.argv[1], run="x-1-1", again=again))
 
 
 if __name__ == "__main__":
-    four()
+    call_four_times()

@@ -1,4 +1,7 @@
-"""A flow of one stage that holds the CPU for 3 s and prints when: the arguments are the name of a run and a folder."""
+"""A flow of one stage that holds the CPU for 3 s, and prints when it began and ended.
+
+Arguments: the name of the run, and the artifacts folder.
+"""
 
 import sys
 import time

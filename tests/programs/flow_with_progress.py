@@ -1,4 +1,4 @@
-"""A flow of one stage that says once how far it is: the argument is the folder for artifacts."""
+"""A flow of one stage that reports its progress once. Argument: the artifacts folder."""
 
 import logging
 import sys
@@ -11,16 +11,16 @@ from tasks.records import Context, Data, Output
 
 
 @stage(lambda inputs: "prepare")
-def small(work: Work, settings: Data) -> Output:
+def prepare(work: Work, settings: Data) -> Output:
     work.progress(13, 14, "epoch 13/14")
     return Output(tables={"trials": work.rows("trials", [])})
 
 
 @flow
-def one() -> None:
-    call(small, Context(out=sys.argv[1], run="run"), settings=Data())
+def prepare_once() -> None:
+    call(prepare, Context(out=sys.argv[1], run="run"), settings=Data())
 
 
 if __name__ == "__main__":
     logging.getLogger("burnish").setLevel(logging.INFO)
-    one()
+    prepare_once()

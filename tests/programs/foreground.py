@@ -1,7 +1,7 @@
 """Becomes the command in its arguments, as the foreground process group of the terminal on its standard input.
 
-It is started by its path and with `python -I -S`, so that a terminal opens without waiting for imports. A test that
-runs in the background, or under nohup, ignores SIGINT and SIGHUP, and its children would inherit that.
+It is started by its path and with `python -I -S`, so that a terminal opens without waiting for imports. It resets
+SIGINT and SIGHUP, because tests that run in the background or under nohup ignore them, and children inherit that.
 """
 
 import fcntl

@@ -1,4 +1,4 @@
-"""Loads ONNX Runtime's CUDA provider as a library, and prints the loader's error where there is one."""
+"""Loads ONNX Runtime's CUDA provider as a shared library, and prints the loader's error if there is one."""
 
 import ctypes
 from pathlib import Path

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.machine import locks
 
-# In seconds; at the usual interval the test would last for minutes.
+# At the usual interval, also in seconds, the test would last for minutes.
 locks.POLL_SECONDS = 0.0005
 for _ in range(100):
     with locks.held(Path("lock")):

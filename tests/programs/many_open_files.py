@@ -1,4 +1,7 @@
-"""Runs `burnish presets`, which opens a hundred files in the folder that is the first argument."""
+"""Runs `burnish presets`, replaced by a function that opens a file a hundred times.
+
+Argument: the folder of the file.
+"""
 
 import sys
 from contextlib import ExitStack
@@ -11,9 +14,9 @@ from flows import cli
 
 def open_files(arguments: Any) -> None:
     """Open the same file a hundred times, and keep it open."""
-    with ExitStack() as kept:
+    with ExitStack() as files:
         for _ in range(100):
-            kept.enter_context(Path(sys.argv[1], "file").open("w"))
+            files.enter_context(Path(sys.argv[1], "file").open("w"))
 
 
 if __name__ == "__main__":

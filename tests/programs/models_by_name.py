@@ -1,4 +1,4 @@
-"""Makes records of models by their names, and fails if that has imported a library of models."""
+"""Makes settings of models by their names, and fails if that has imported PyTorch, torchvision or timm."""
 
 import sys
 

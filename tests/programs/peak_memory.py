@@ -1,6 +1,6 @@
-"""Prints the bytes by which a training step with 128 images raises this process's peak of memory.
+"""Prints by how many bytes a training step with 128 images raises this process's peak of memory.
 
-Argument: "True" where the blocks of the model are checkpointed.
+Argument: "True" if the model's blocks are to be checkpointed.
 """
 
 import sys

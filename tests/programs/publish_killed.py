@@ -1,7 +1,7 @@
-"""Publishes a table of 200,000 rows and kills itself before it is there.
+"""Publishes a table of 200,000 rows and kills itself before the table is published.
 
-Arguments: the artifacts folder, and the moment. "sync": everything is written and nothing renamed; "copy": in the
-middle of the bytes.
+Arguments: the artifacts folder, and the moment of its death. At "sync" everything is written and nothing is renamed. At
+"copy" only a part of the bytes is written.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ moment = sys.argv[2]
 source = out / "fragment.parquet"
 
 
-def killed(path: Path) -> None:
+def die(path: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def half(source: Path, target: Path, *more: Any, **options: Any) -> None:
+def copy_a_part_and_die(source: Path, target: Path, *more: Any, **options: Any) -> None:
     Path(target).write_bytes(Path(source).read_bytes()[:1000])
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-place = {"variant": "v", "runtime": "r", "device": "cpu", "batch_size": 1, "round": 1}
-frame("latencies", [{**place, "query": n, "latency_ms": 1.0} for n in range(200_000)]).write_parquet(source)
+columns = {"variant": "v", "runtime": "r", "device": "cpu", "batch_size": 1, "round": 1}
+frame("latencies", [{**columns, "query": n, "latency_ms": 1.0} for n in range(200_000)]).write_parquet(source)
 if moment == "sync":
-    files.sync = killed
+    files.sync = die
 else:
-    shutil.copyfile = shutil.copy = shutil.copy2 = half  # type: ignore[assignment]
+    shutil.copyfile = shutil.copy = shutil.copy2 = copy_a_part_and_die  # type: ignore[assignment]
 tables.publish({"latencies": source}, out, "run-1")

@@ -1,4 +1,7 @@
-"""Ends as a rank of a training does, with code 3, while a process that loads its data is at work for two minutes."""
+"""Ends as a rank of a distributed training does, with code 3, while its data loader's process still works.
+
+The data loader's process would work for two more minutes.
+"""
 
 import atexit
 import time
@@ -8,8 +11,8 @@ import torch
 from tasks.training import ddp
 
 
-class Slow:
-    """A data set of nine rows whose second one takes two minutes."""
+class SlowRows:
+    """A data set of nine rows. To load row `index` takes two minutes times `index`."""
 
     def __len__(self) -> int:
         return 9
@@ -20,6 +23,6 @@ class Slow:
 
 
 atexit.register(print, "Python's own end", flush=True)
-batches = iter(torch.utils.data.DataLoader(Slow(), num_workers=1))  # type: ignore[arg-type,var-annotated]
+batches = iter(torch.utils.data.DataLoader(SlowRows(), num_workers=1))  # type: ignore[arg-type,var-annotated]
 next(batches)
 ddp._end(3)

@@ -1,7 +1,7 @@
 """Runs several studies one after the other, and prints "== NAME CODE" after each.
 
-The arguments are the folder for artifacts and, in JSON, the settings of each study by its name. All run in one process,
-because importing PyTorch and Great Expectations for each would take half a minute.
+Arguments: the artifacts folder and, as JSON, the settings of each study by its name. All studies run in one process,
+because to import PyTorch and Great Expectations for each study would take half a minute.
 """
 
 import json

@@ -1,6 +1,7 @@
-"""Starts a candidate, prints its process id, and waits for its warm-up, in which its parent is killed.
+"""Starts a candidate's worker, prints the worker's process id, and waits for its warm-up.
 
-Arguments: the candidate's specification and its effort, both as JSON, and its log file.
+The test kills this process during the warm-up. Arguments: the candidate's specification and the effort of its
+measurement, both as JSON, and the worker's log file.
 """
 
 import json
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from tasks.candidates.process import Effort, Spec, Worker
 
-candidate = Worker(Spec(**json.loads(sys.argv[1])), Path(sys.argv[3]))
-candidate.receive()
-print(candidate.pid, flush=True)
-candidate.warm_up("latency", 1, Effort(**json.loads(sys.argv[2])), ())
+worker = Worker(Spec(**json.loads(sys.argv[1])), Path(sys.argv[3]))
+worker.receive()
+print(worker.pid, flush=True)
+worker.warm_up("latency", 1, Effort(**json.loads(sys.argv[2])), ())

@@ -1,6 +1,6 @@
-"""Summarises the samples in a file of latencies; prints, as JSON, the rows, the seconds and the bytes of memory added.
+"""Summarises the samples in a file of latencies, and prints the cost of doing so.
 
-Argument: the file.
+Argument: the file. It prints, as JSON, the number of rows, the seconds, and the bytes by which the peak of memory rose.
 """
 
 import json
@@ -13,10 +13,10 @@ from tasks.measure.intervals import summarise_file
 
 
 def peak_bytes() -> int:
-    """Return this process's peak of resident memory; getrusage's is one that a process takes over from its parent."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
+    """Return this process's peak of resident memory in bytes. The peak in getrusage is inherited from the parent."""
+    match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1]) * 1024
 
 
 before = peak_bytes()

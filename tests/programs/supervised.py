@@ -1,4 +1,4 @@
-"""Does one kind of work, supervised as a command of burnish is: the arguments are its name and what it needs."""
+"""Does one kind of work under burnish's supervisor. Arguments: the name of a function in `WORK`, and what it needs."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def sleep_and_print() -> None:
 
 
 def call_into_a_library() -> None:
-    """Hold the interpreter in a call into C, in which Python sees no signal."""
+    """Stay in a call into C, during which Python handles no signal."""
     re.match("(a+)+$", "a" * 40 + "b")
 
 
@@ -40,7 +40,7 @@ def wait_for_a_child_in_its_own_session() -> None:
 
 
 def kill_itself() -> None:
-    """End the process at work with the signal of this number."""
+    """End the working process with the signal whose number is the second argument."""
     os.kill(os.getpid(), int(sys.argv[2]))
 
 

@@ -1,6 +1,6 @@
-"""Runs a file in the OpenVINO runtime for some seconds, and prints the median of its queries as benchmark_app does.
+"""Executes a model in the OpenVINO runtime for some seconds, and prints its median latency as benchmark_app does.
 
-Arguments: the ONNX file, and the seconds. Prints "ready" before the first query that counts.
+Arguments: the ONNX file, and the seconds. It prints "ready" before the first query that counts.
 """
 
 import sys

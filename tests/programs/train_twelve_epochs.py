@@ -1,4 +1,4 @@
-"""Trains LeNet-5 on digits for twelve epochs; prints a line after each epoch, and the sha256 of the weights at the end.
+"""Trains a LeNet-5 on digits for twelve epochs. It prints a line per epoch and finally the SHA-256 of the weights.
 
 Argument: the artifacts folder. Started again, it goes on from its checkpoint.
 """
@@ -11,7 +11,7 @@ from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.training import loop
 from tests.support.digits import digits
-from tests.support.trainings import QUICK, fitted
+from tests.support.trainings import QUICK, fit_lenet
 
 out = Path(sys.argv[1])
 work = Work(Store(out / "store"), out / "scratch")
@@ -19,12 +19,12 @@ work.scratch.mkdir(parents=True, exist_ok=True)
 train_epoch = loop.TrainingLoop._train
 
 
-def train_epoch_and_say_so(run: loop.TrainingLoop) -> Any:
+def train_epoch_and_print(run: loop.TrainingLoop) -> Any:
     scores = train_epoch(run)
     print("epoch", run.state.epoch, flush=True)
     return scores
 
 
-loop.TrainingLoop._train = train_epoch_and_say_so  # type: ignore[method-assign]
-long = QUICK.model_copy(update={"epochs": 12, "patience": 12})
-print(fitted(work, digits(work), long).artifact.sha256, flush=True)
+loop.TrainingLoop._train = train_epoch_and_print  # type: ignore[method-assign]
+settings = QUICK.model_copy(update={"epochs": 12, "patience": 12})
+print(fit_lenet(work, digits(work), settings).artifact.sha256, flush=True)

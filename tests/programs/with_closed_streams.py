@@ -1,4 +1,4 @@
-"""Writes a file, and lets a library say something: for a process that is started without its standard streams."""
+"""Writes a file while a library prints something. A test starts it without standard streams."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from flows.terminal.standard import guarded
 
 
 def work() -> int:
-    """Open the file named in the first argument while something is written to the standard output."""
+    """Open the file named in the first argument while something else is written to standard output."""
     with Path(sys.argv[1]).open("w"):
         os.system("echo a library says something")
     return 0

@@ -1,4 +1,4 @@
-"""Starts a run whose Prefect server goes away, and notes when it says what."""
+"""Starts a run for tests in which Prefect's server goes away, and notes when the run writes which line."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.support.command import SHORT, last
+from tests.support.command import SHORT, last_values
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-SAID_SECONDS = 60.0
-"""Most seconds until a run says that its server has gone away."""
-STUDY = last(*SHORT, "train.epochs=60", "train.patience=60")
+NOTICE_SECONDS = 60.0
+"""A run must say within this many seconds that its server has gone away."""
+SETTINGS = last_values(*SHORT, "train.epochs=60", "train.patience=60")
+"""Settings with which a run is still training when its server goes away."""
 
 
 class Run:
-    """A run of the study without a terminal; lines that it writes, each with the time since the start."""
+    """A run of `SETTINGS` without a terminal.
+
+    `lines` holds what it has written to standard error, each line with the monotonic time at which it was read.
+    """
 
     def __init__(self, out: Path, environment: dict[str, str]) -> None:
         self.out = out
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in STUDY)],
+            [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in SETTINGS)],
             cwd=ROOT,
             env=environment,
             text=True,
@@ -53,11 +57,12 @@ class Run:
             assert time.monotonic() < deadline, self.text[-3000:]
             time.sleep(0.1)
 
-    def said(self, words: str) -> float | None:
-        """When it was said."""
-        return next((at for at, line in self.lines if words in line), None)
+    def time_of(self, words: str) -> float | None:
+        """Return the monotonic time of the first line with these words, or None where there is no such line."""
+        return next((seconds for seconds, line in self.lines if words in line), None)
 
     def end(self) -> int:
+        """Wait for the end of the run and return its exit code."""
         code = self.process.wait(400)
         self._reader.join(10)
         return code

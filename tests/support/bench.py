@@ -1,4 +1,4 @@
-"""Makes up rows of the tables that `burnish bench` measures and shows."""
+"""Makes up rows of the tables that `burnish bench` fills and shows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import polars as pl
 from tasks.tables import frames
 
 
-def latency(variant: str, runtime: str, batch_size: int, ms: float | None, **others: Any) -> dict[str, Any]:
+def latency_row(variant: str, runtime: str, batch_size: int, ms: float | None, **others: Any) -> dict[str, Any]:
+    """Return a row of `benchmarks` with this median latency in milliseconds, or a failed row where `ms` is None."""
     row: dict[str, Any] = {
         "variant": variant,
         "runtime": runtime,
@@ -39,5 +40,5 @@ def latency(variant: str, runtime: str, batch_size: int, ms: float | None, **oth
     )
 
 
-def measured(*rows: dict[str, Any]) -> dict[str, pl.DataFrame]:
+def measured_tables(*rows: dict[str, Any]) -> dict[str, pl.DataFrame]:
     return {"benchmarks": frames.frame("benchmarks", list(rows)), "throughputs": frames.frame("throughputs", [])}

@@ -1,4 +1,4 @@
-"""Quick benchmarks with the runtime in tests/programs/plugins/fake.py, and what they leave."""
+"""Settings of quick benchmarks with the fake runtime in tests/programs/plugins/fake.py; reads their tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tasks.records import Benchmark, Measured
 from tests.support.paths import ROOT
 
 PLUGINS = ROOT / "tests" / "programs" / "plugins"
-"""Folder of the fake runtime. In PYTHONPATH it makes the runtime known to the processes that are started."""
+"""Folder of the fake runtime. A process that has it in PYTHONPATH can load the runtime."""
 QUICK = Benchmark(
     runtimes=("eager", "torchscript", "onnxruntime", "openvino", "tensorrt"),
     rounds=2,
@@ -27,16 +27,16 @@ QUICK = Benchmark(
 
 
 def settings(**changes: Any) -> Benchmark:
-    """Quick settings with the fake runtime, which the record itself would refuse."""
+    """Return quick settings with the fake runtime, a name that validation of the record would refuse."""
     return QUICK.model_copy(update={"runtimes": ("fake",), "devices": ("cpu",)} | changes)
 
 
-def read(work: Work, measured: Measured, table: str) -> pl.DataFrame:
+def read_table(work: Work, measured: Measured, table: str) -> pl.DataFrame:
     return pl.read_parquet(work.store.get(measured.tables[table]))
 
 
-def living() -> set[int]:
-    """Candidates' processes that run below this one."""
+def living_worker_pids() -> set[int]:
+    """Return the process ids of all workers below this process."""
     return {
         p.pid for p in psutil.Process().children(recursive=True) if "tasks.candidates.worker" in " ".join(p.cmdline())
     }

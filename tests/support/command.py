@@ -22,7 +22,7 @@ from tests.support.prefect_home import prefect_home
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A study of minutes made one of seconds: one model, every stage.
+# Settings that shorten the quickstart study from minutes to seconds. It still has one model and every stage.
 TINY = (
     "models=['lenet5']",
     "train.epochs=3",
@@ -46,13 +46,13 @@ TINY = (
 )
 
 
-def last(*settings: str) -> tuple[str, ...]:
-    """Settings of which each key stands once, with its last value: burnish says it where one stands twice."""
+def last_values(*settings: str) -> tuple[str, ...]:
+    """Return the settings with only the last value of each key, because burnish warns of a key that is given twice."""
     return tuple({setting.partition("=")[0]: setting for setting in settings}.values())
 
 
-# The shortest study that has a winner.
-SHORT = last(
+# Settings of the shortest study that has a winner.
+SHORT = last_values(
     *TINY,
     "tune.trials=0",
     "augment.policies=[]",
@@ -68,37 +68,37 @@ SHORT = last(
 )
 
 
-def shared() -> Path:
+def shared_data() -> Path:
     """Return the folder of shared data, or skip the test with the reason."""
     if not SHARED.is_dir():
-        pytest.skip(f"no shared data: {SHARED} is not there (set BURNISH_SHARED)")
+        pytest.skip(f"no shared data: the folder {SHARED} is missing (set BURNISH_SHARED)")
     return SHARED
 
 
-def bare(folder: Path) -> dict[str, str]:
-    """Return an environment without a server, and with a Prefect home in this folder."""
+def environment_without_server(folder: Path) -> dict[str, str]:
+    """Return this process's environment without a Prefect server and with a Prefect home below `folder`."""
     environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     return environment | {"PREFECT_HOME": str(prefect_home(folder / "prefect"))}
 
 
 def skip_without_engines() -> None:
-    """Skip where the GPU is not one of those that TensorRT for RTX names, as Hopper, and it is all that builds
-    engines."""
+    """Skip the test where only TensorRT for RTX can build engines and does not support the GPU, such as a Hopper."""
     import torch
 
     from tasks.runtimes import _tensorrt
 
     if _tensorrt.backend()[0].__name__ == _tensorrt.RTX and torch.cuda.get_device_capability() == (9, 0):
-        pytest.skip(f"TensorRT for RTX names no {torch.cuda.get_device_name()} (compute capability 9.0)")
+        pytest.skip(f"TensorRT for RTX does not support {torch.cuda.get_device_name()} (compute capability 9.0)")
 
 
 @contextmanager
 def prefect_server(folder: Path, environment: dict[str, str]) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real Prefect server, as a person starts it, in a process group of its own: its address and its process."""
+    """Start a real Prefect server, as a person does, in its own process group. Yield its address and its process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    url, log = f"http://127.0.0.1:{port}/api", folder / "server.log"
+    url = f"http://127.0.0.1:{port}/api"
+    log = folder / "server.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)],
@@ -126,7 +126,10 @@ def prefect_server(folder: Path, environment: dict[str, str]) -> Iterator[tuple[
 
 
 def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any:
-    """Ask Prefect's server as its own client does: again where it answers 503, as while its database is locked."""
+    """Send a request to Prefect's server and return its answer, decoded from JSON.
+
+    Like Prefect's own client, it repeats a request that is answered with 503, as happens while the database is locked.
+    """
     request = urllib.request.Request(
         f"{url}/{path}",
         json.dumps(body).encode() if body is not None else None,
@@ -145,10 +148,11 @@ def api(url: str, path: str, body: Any = None, method: str | None = None) -> Any
 
 
 class Burnish:
-    """The `burnish` command in a process of its own."""
+    """Runs the `burnish` command in a process of its own. `out` is its artifacts folder."""
 
     def __init__(self, out: Path, url: str | None, cwd: Path = ROOT) -> None:
-        self.out, self.cwd = out, cwd
+        self.out = out
+        self.cwd = cwd
         self.environment = {**os.environ, "COLUMNS": "160"}
         if url:
             self.environment["PREFECT_API_URL"] = url
@@ -164,15 +168,16 @@ class Burnish:
         )
 
     def __call__(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end and check its exit code."""
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=600)
-        assert process.returncode == code, f"exit {process.returncode}\n{out[-3000:]}\n{err[-5000:]}"
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        output, errors = process.communicate(timeout=600)
+        assert process.returncode == code, f"exit {process.returncode}\n{output[-3000:]}\n{errors[-5000:]}"
+        return subprocess.CompletedProcess(arguments, process.returncode, output, errors)
 
     def run(self, *settings: str, study: str = "quickstart", code: int = 0) -> subprocess.CompletedProcess[str]:
-        return self("run", study, "--out", str(self.out), *(f"--set={s}" for s in last(*settings)), code=code)
+        return self("run", study, "--out", str(self.out), *(f"--set={s}" for s in last_values(*settings)), code=code)
 
     def why(self) -> dict[str, str]:
-        """Task -> hit or computed, of the newest run."""
+        """Return, by task, whether the newest run computed it or had a hit: the first words of `burnish why`."""
         lines = self("why", "--out", str(self.out)).stdout.splitlines()[1:]
         return {line.split()[1]: line.split()[0] for line in lines if not line.startswith(" ")}

@@ -1,4 +1,4 @@
-"""A few real digits as the prepare stage leaves them, and warmed models, for tests of later stages."""
+"""A few real digits as the prepare stage stores them, and untrained models, for tests of later stages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def digits(work: Work, rows: int = 300) -> Prepared:
-    """The first `rows` of scikit-learn's digits: a fifth for validation, a fifth for testing."""
+    """Store the first `rows` of scikit-learn's digits: a fifth for validation, a fifth for testing."""
     from sklearn.datasets import load_digits
 
     source = load_digits()
     images = (source.images[:rows, :, :, None] * 255 / 16).astype(numpy.uint8)
-    of_five = [SPLITS.index(split) for split in ("train", "train", "train", "validation", "test")]
-    splits = numpy.array(of_five, numpy.uint8)[numpy.arange(rows) % 5]
+    pattern = [SPLITS.index(split) for split in ("train", "train", "train", "validation", "test")]
+    splits = numpy.array(pattern, numpy.uint8)[numpy.arange(rows) % 5]
     arrays = Arrays(images, source.target[:rows].astype(numpy.int64), splits)
     train = images[arrays.rows_of("train")] / 255
 
@@ -46,8 +46,8 @@ def digits(work: Work, rows: int = 300) -> Prepared:
     )
 
 
-def warmed(**architecture: Any) -> torch.nn.Module:
-    """An untrained model whose normalization layers have seen a few batches of noise, in evaluation mode."""
+def warmed_model(**architecture: Any) -> torch.nn.Module:
+    """Return an untrained model in evaluation mode, whose normalization layers have seen four batches of noise."""
     torch.manual_seed(0)
     model = models.build(**architecture).train()
     shape = (32, architecture["in_channels"], architecture["image_size"], architecture["image_size"])
@@ -57,10 +57,10 @@ def warmed(**architecture: Any) -> torch.nn.Module:
     return model.eval()
 
 
-def stored(work: Work, label: str, **architecture: Any) -> Variant:
-    """A warmed model in the store, as if it had been trained."""
+def stored_model(work: Work, label: str, **architecture: Any) -> Variant:
+    """Store a warmed model and return its variant, as if the stage `train` had made it."""
     with work.store.temporary() as folder:
-        models.save(warmed(**architecture), folder / "weights.safetensors", architecture)
+        models.save(warmed_model(**architecture), folder / "weights.safetensors", architecture)
         artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
     return Variant(
         name=f"{label}/train",

@@ -1,4 +1,4 @@
-"""Mounts small disks and fills them, so that a test can run out of space."""
+"""Mounts small disks and fills them, so that code under test runs out of space."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Mount a small file system in memory, of a size such as "1m"; to mount again changes its size."""
+    """A function that mounts a small file system in memory, of a size such as "1m". A second call changes its size."""
     folder = tmp_path / "disk"
     folder.mkdir()
 
     def mount(size: str) -> Path:
         remount = "remount," if folder.is_mount() else ""
         command = ["mount", "-t", "tmpfs", "-o", f"{remount}size={size}", "tmpfs", str(folder)]
-        made = subprocess.run(command, capture_output=True, text=True, check=False)
-        if made.returncode:
-            pytest.skip(f"mounting a file system is for root: {made.stderr.strip()}")
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if completed.returncode:
+            pytest.skip(f"only root can mount a file system: {completed.stderr.strip()}")
         return folder
 
     yield mount
@@ -34,8 +34,8 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(folder: Path, left: int) -> None:
-    """Fill a disk up to so many bytes, in whole pages."""
+def fill(folder: Path, free_bytes: int) -> None:
+    """Fill the disk of a folder until only `free_bytes`, in whole pages, are free."""
     free = room.Place(folder, "").free
     with (folder / "filling").open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, free - left)
+        os.posix_fallocate(file.fileno(), 0, free - free_bytes)

@@ -1,4 +1,4 @@
-"""Reads, without a container engine, what the Dockerfile says and which files reach the builder."""
+"""Reads the Dockerfile's instructions, and which files reach the builder, without a container engine."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import pytest
 
 from tests.support.paths import ROOT
 
-# a lent GPU machine may lack it
+# A machine that is lent for its GPU may lack this package.
 dockerfile_parse = pytest.importorskip("dockerfile_parse")
 
 
 def steps(device: str) -> list[tuple[str, str]]:
-    """(instruction, value) of the image for a device and of what it is built on, flags of the builder left out."""
+    """Return the (instruction, value) pairs of the image for a device, those of its base stages first.
+
+    Flags of the builder, such as `--mount`, are left out of the values.
+    """
     stages: dict[str, list[tuple[str, str]]] = {}
     name = ""
     parser = dockerfile_parse.DockerfileParser(fileobj=io.BytesIO((ROOT / "Dockerfile").read_bytes()))
-    for one in parser.structure:
-        instruction, value = one["instruction"], re.sub(r"^(--\S+\s+)+", "", one["value"])
+    for parsed in parser.structure:
+        instruction, value = parsed["instruction"], re.sub(r"^(--\S+\s+)+", "", parsed["value"])
         if instruction == "FROM":
             image, _, name = value.replace("${DEVICE}", device).partition(" AS ")
             stages[name] = [*stages.get(image, [(instruction, image)])]
@@ -34,8 +37,8 @@ def tracked() -> list[str]:
 
 
 def context() -> list[str]:
-    """Tracked files that .dockerignore lets through."""
+    """Return the tracked files that .dockerignore lets through."""
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
-    assert lines[0] == "*", "everything is left out but what is named"
-    named = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    return [path for path in tracked() if path.partition("/")[0] in named]
+    assert lines[0] == "*", ".dockerignore must first ignore everything"
+    exceptions = {line.removeprefix("!") for line in lines if line.startswith("!")}
+    return [path for path in tracked() if path.partition("/")[0] in exceptions]

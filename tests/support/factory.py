@@ -1,6 +1,6 @@
-"""A small study's tables, made up but consistent: what the stages of two models on digits leave behind.
+"""Makes up consistent tables of a small study: those that the stages write for two models on digits.
 
-`tables()` gives frames with the columns of tasks/tables/schema.py; tests change single rows of them.
+`tables()` returns frames with the columns of tasks/tables/schema.py. Tests change single rows of them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-# Latency of a form relative to eager, its accuracy relative to the parent's, size relative to fp32 weights.
 FORMS: dict[str, tuple[str, str, str, str, float, float, float]] = {
     "torchscript": ("export", "torchscript", "fp32", "torchscript", 0.82, 0.0, 1.1),
     "onnx": ("export", "onnx", "fp32", "onnxruntime", 0.41, 0.0, 1.02),
@@ -38,10 +37,12 @@ FORMS: dict[str, tuple[str, str, str, str, float, float, float]] = {
     "onnx/int8-dynamic": ("quantize", "onnx", "int8", "onnxruntime", 0.66, -0.019, 0.27),
     "onnx/engine-fp16": ("build", "engine", "fp16", "tensorrt", 0.1, 0.0, 0.5),
 }
+"""Name of a form -> stage, format, precision, runtime, latency as a share of eager PyTorch's, top-1 minus the parent's,
+and size as a share of the fp32 weights'."""
 
 
 def study() -> Study:
-    """The settings that such tables would come from."""
+    """Return the study that would have such tables."""
     return Study(
         name="quickstart",
         models=(Model(name="lenet5"), Model(name="resnet34", width=16)),
@@ -54,13 +55,13 @@ def study() -> Study:
 
 
 def tables(seed: int = 0) -> dict[str, pl.DataFrame]:
-    """Every table but the summary."""
+    """Return every table except the summary."""
     rows = rows_of_tables(seed)
     return {name: frames.frame(name, rows[name]) for name in TABLES if name != "summary"}
 
 
 def rows_of_tables(seed: int = 0) -> dict[str, list[Row]]:
-    """Rows of every table but the summary."""
+    """Return the rows of every table except the summary."""
     dice = random.Random(seed)
     rows: dict[str, list[Row]] = {name: [] for name in TABLES if name != "summary"}
     rows["datasets"] = datasets()
@@ -70,17 +71,16 @@ def rows_of_tables(seed: int = 0) -> dict[str, list[Row]]:
         rows["seeds"] += seeds(model, facts)
         rows["ablations"] += ablations(model, facts)
         rows["trials"] += trials(dice, model, facts)
-        chosen = _trained(rows, model, facts)
-        for parent in chosen:
+        for parent in _trained_variants(rows, model, facts):
             measure(dice, rows, parent, "eager", 1.0 if "prune" not in parent["name"] else 0.78, 0.0, None)
             for form, (stage, fmt, precision, runtime, speed, drop, size) in FORMS.items():
                 name = f"{parent['name']}/{form}"
-                grand = f"{parent['name']}/onnx" if form.startswith("onnx/") else parent["name"]
+                parent_of_form = f"{parent['name']}/onnx" if form.startswith("onnx/") else parent["name"]
                 variant = _variant(
                     name,
                     model,
                     stage,
-                    grand,
+                    parent_of_form,
                     fmt,
                     precision,
                     parent["parameters"],
@@ -94,7 +94,9 @@ def rows_of_tables(seed: int = 0) -> dict[str, list[Row]]:
                     search_latency_ms=facts["eager"] * speed if stage == "quantize" else None,
                 )
                 rows["variants"].append(variant)
-                measure(dice, rows, variant, runtime, speed * (1 if "prune" not in name else 0.78), drop, grand)
+                measure(
+                    dice, rows, variant, runtime, speed * (1 if "prune" not in name else 0.78), drop, parent_of_form
+                )
             rows["variants"].append(
                 _variant(
                     f"{parent['name']}/onnx/int8-u8s8",
@@ -145,16 +147,20 @@ def _variant(
     }
 
 
-def _trained(rows: dict[str, list[Row]], model: str, facts: Row) -> list[Row]:
-    """Adds the trained, tuned, augmented and pruned forms; returns those that go on to the benchmark."""
-    f1, size = facts["f1"], (facts["parameters"], facts["macs"])
-    small = (int(size[0] * 0.58), int(size[1] * 0.6))
-    quality = lambda score: {"validation_macro_f1": score, "validation_top1": score + 0.001}  # noqa: E731
-    made = [
+def _trained_variants(rows: dict[str, list[Row]], model: str, facts: Row) -> list[Row]:
+    """Add the trained, tuned, augmented and pruned variants, and return those that the benchmark measures."""
+    f1 = facts["f1"]
+    size = (facts["parameters"], facts["macs"])
+    pruned_size = (int(size[0] * 0.58), int(size[1] * 0.6))
+
+    def quality(score: float) -> Row:
+        return {"validation_macro_f1": score, "validation_top1": score + 0.001}
+
+    unmeasured = [
         _variant(f"{model}/train", model, "train", None, "safetensors", "fp32", *size, **quality(f1 - 0.012)),
         _variant(f"{model}/tune", model, "tune", f"{model}/train", "safetensors", "fp32", *size, **quality(f1 - 0.003)),
     ]
-    made += [
+    unmeasured += [
         _variant(
             f"{model}/augment-{policy}",
             model,
@@ -164,9 +170,9 @@ def _trained(rows: dict[str, list[Row]], model: str, facts: Row) -> list[Row]:
             "fp32",
             *size,
             setting=policy,
-            **quality(f1 - less),
+            **quality(f1 - drop),
         )
-        for policy, less in (("crop_flip", 0.031), ("trivialaugment", 0.011))
+        for policy, drop in (("crop_flip", 0.031), ("trivialaugment", 0.011))
     ]
     best = _variant(
         f"{model}/augment-none",
@@ -187,7 +193,7 @@ def _trained(rows: dict[str, list[Row]], model: str, facts: Row) -> list[Row]:
         best["name"],
         "safetensors",
         "fp32",
-        *small,
+        *pruned_size,
         setting="0.25",
         **quality(f1 - 0.4),
     )
@@ -198,13 +204,13 @@ def _trained(rows: dict[str, list[Row]], model: str, facts: Row) -> list[Row]:
         best["name"],
         "safetensors",
         "fp32",
-        *small,
+        *pruned_size,
         setting="0.25",
         benchmark=True,
         **quality(f1 - 0.006),
     )
-    rows["variants"] += [*made, best, raw, pruned]
-    for variant in (*made, raw):
+    rows["variants"] += [*unmeasured, best, raw, pruned]
+    for variant in (*unmeasured, raw):
         score = variant["validation_macro_f1"] - 0.004
         rows["evaluations"].append(
             {
@@ -229,15 +235,15 @@ LATENCIES = (
     "images_per_second",
     "turn_medians_ms",
 )
-
-
+"""Columns of `benchmarks` that hold measured times."""
 REFERENCE = "resnet34-w16/augment-none"
+"""The reference variant of these tables."""
 
 
 def changed(
     tables: dict[str, pl.DataFrame], name: str, where: dict[str, object], **to: object
 ) -> dict[str, pl.DataFrame]:
-    """The tables with columns of some rows set anew."""
+    """Return the tables with the values `to` in those rows of table `name` that have the values `where`."""
     rows = [
         row | to if all(row[key] == value for key, value in where.items()) else row for row in tables[name].to_dicts()
     ]

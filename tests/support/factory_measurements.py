@@ -1,4 +1,4 @@
-"""Made-up rows of the tables that a benchmark leaves of one variant."""
+"""Makes up the rows of the tables that a benchmark writes for one variant."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ def measure(
     drop: float,
     parent: str | None,
 ) -> None:
+    """Add the rows of one candidate to `rows`.
+
+    `speed` is its latency as a share of eager PyTorch's, `drop` is its top-1 minus the parent's.
+    """
     facts = MODELS[variant["model"]]
-    which = {"variant": variant["name"], "runtime": runtime, "device": "cpu"}
+    candidate = {"variant": variant["name"], "runtime": runtime, "device": "cpu"}
     top1 = round((facts["f1"] + drop - (0.005 if "prune" in variant["name"] else 0)) * TEST_ROWS) / TEST_ROWS
     if runtime != "tensorrt":
         rows["evaluations"].append(
             {
-                **which,
+                **candidate,
                 "parent": parent,
                 "images": TEST_ROWS,
                 **measured_quality(top1),
@@ -32,7 +36,7 @@ def measure(
         )
         rows["predictions"] += [
             {
-                **which,
+                **candidate,
                 "image": i,
                 "file": f"digits/{i}.png",
                 "label": i % CLASSES,
@@ -42,11 +46,11 @@ def measure(
             for i in range(TEST_ROWS)
         ]
     for batch in (1, 8):
-        here = {**which, "batch_size": batch}
+        at_batch_size = {**candidate, "batch_size": batch}
         if runtime == "tensorrt":
             rows["benchmarks"].append(
                 {
-                    **here,
+                    **at_batch_size,
                     "rounds": 0,
                     "queries": 0,
                     "status": "skipped",
@@ -55,18 +59,18 @@ def measure(
             )
             rows["throughputs"].append(rows["benchmarks"][-1] | {"slots": 1})
             continue
-        middle = facts["eager"] * speed * batch**0.7
+        median_ms = facts["eager"] * speed * batch**0.7
         samples = [
-            [middle * math.exp(abs(dice.gauss(0, 0.04)) + (0.02 * r)) for _ in range(QUERIES)] for r in range(ROUNDS)
+            [median_ms * math.exp(abs(dice.gauss(0, 0.04)) + (0.02 * r)) for _ in range(QUERIES)] for r in range(ROUNDS)
         ]
         rows["latencies"] += [
-            {**here, "round": r + 1, "query": q, "latency_ms": ms}
+            {**at_batch_size, "round": r + 1, "query": q, "latency_ms": ms}
             for r, visit in enumerate(samples)
             for q, ms in enumerate(visit)
         ]
         rows["benchmarks"].append(
             {
-                **here,
+                **at_batch_size,
                 **statistics(samples, batch),
                 "provider": "CPU",
                 "threads": 2,
@@ -77,7 +81,7 @@ def measure(
         rate = 1.8 * rows["benchmarks"][-1]["images_per_second"]
         rows["throughputs"].append(
             {
-                **here,
+                **at_batch_size,
                 "slots": 2,
                 "rounds": ROUNDS,
                 "queries": 300,
@@ -94,7 +98,7 @@ def measure(
         )
         rows["certificates"] += [
             {
-                **here,
+                **at_batch_size,
                 "experiment": experiment,
                 "round": r + 1,
                 "process": r + 1,
@@ -112,7 +116,7 @@ def measure(
         ]
         rows["memory"].append(
             {
-                **here,
+                **at_batch_size,
                 "rss_baseline_bytes": 90_000_000,
                 "ram_usage_bytes": 20_000_000 * batch,
                 "rss_peak_bytes": 90_000_000 + 20_000_000 * batch,
@@ -121,19 +125,23 @@ def measure(
 
 
 def statistics(samples: list[list[float]], batch: int) -> Row:
-    flat = sorted(ms for visit in samples for ms in visit)
-    at = lambda share: flat[math.ceil(share * len(flat)) - 1]  # noqa: E731
-    mean = sum(flat) / len(flat)
+    """Return the statistics of latencies in milliseconds, one list per round."""
+    latencies_ms = sorted(ms for visit in samples for ms in visit)
+
+    def quantile(share: float) -> float:
+        return latencies_ms[math.ceil(share * len(latencies_ms)) - 1]
+
+    mean = sum(latencies_ms) / len(latencies_ms)
     return {
         "rounds": len(samples),
-        "queries": len(flat),
+        "queries": len(latencies_ms),
         "latency_mean_ms": mean,
-        "latency_std_ms": (sum((x - mean) ** 2 for x in flat) / (len(flat) - 1)) ** 0.5,
-        "latency_min_ms": flat[0],
-        "latency_median_ms": at(0.5),
-        "latency_p90_ms": at(0.9),
-        "latency_p95_ms": at(0.95),
-        "latency_max_ms": flat[-1],
+        "latency_std_ms": (sum((x - mean) ** 2 for x in latencies_ms) / (len(latencies_ms) - 1)) ** 0.5,
+        "latency_min_ms": latencies_ms[0],
+        "latency_median_ms": quantile(0.5),
+        "latency_p90_ms": quantile(0.9),
+        "latency_p95_ms": quantile(0.95),
+        "latency_max_ms": latencies_ms[-1],
         "images_per_second": 1000 * batch / mean,
         "processes": len(samples),
         "round_turns": [1] * len(samples),

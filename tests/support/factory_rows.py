@@ -1,4 +1,4 @@
-"""Made-up rows of the tables that describe data, training and the machine."""
+"""Makes up the rows of the tables that describe data, training and the machine."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import random
 from typing import Any
 
 Row = dict[str, Any]
-
-
-CLASSES, TEST_ROWS, ROUNDS, QUERIES = 10, 360, 3, 80
-
-
+CLASSES = 10
+TEST_ROWS = 360
+ROUNDS = 3
+QUERIES = 80
+"""Queries per visit."""
 MODELS = {
     "lenet5": {"parameters": 61_706, "macs": 281_640, "eager": 0.31, "f1": 0.978},
     "resnet34-w16": {"parameters": 1_338_058, "macs": 4_520_000, "eager": 3.9, "f1": 0.989},
 }
+"""Model -> its size, its latency in eager PyTorch in milliseconds, and its macro F1 before pruning."""
 
 
 def measured_quality(top1: float) -> Row:
+    """Return the measures of accuracy, with intervals, of a variant with this top-1."""
     return {
         "top1": top1,
         "top1_low": top1 - 0.015,
@@ -32,15 +34,15 @@ def measured_quality(top1: float) -> Row:
 
 
 def epochs(dice: random.Random, model: str, facts: Row) -> list[Row]:
-    made = [("train", "train", 12), ("tune", "tune", 12), ("prune-0.25", "prune", 4)]
-    made += [(f"augment-{p}", "augment", 10) for p in ("crop_flip", "trivialaugment")]
-    made += [(f"tune/trial-{n}", "tune", 3) for n in range(4)]
+    trainings = [("train", "train", 12), ("tune", "tune", 12), ("prune-0.25", "prune", 4)]
+    trainings += [(f"augment-{p}", "augment", 10) for p in ("crop_flip", "trivialaugment")]
+    trainings += [(f"tune/trial-{n}", "tune", 3) for n in range(4)]
     rows = []
-    for name, stage, count in made:
+    for name, stage, count in trainings:
         for epoch in range(1, count + 1):
-            gone = epoch / 12 if stage != "prune" else 0.8 + epoch / 20
-            for split, less in (("train", 0.0), ("validation", 0.008)):
-                score = min(1.0, facts["f1"] * (1 - 0.6 * math.exp(-6 * gone)) - less + dice.gauss(0, 0.003))
+            progress = epoch / 12 if stage != "prune" else 0.8 + epoch / 20
+            for split, drop in (("train", 0.0), ("validation", 0.008)):
+                score = min(1.0, facts["f1"] * (1 - 0.6 * math.exp(-6 * progress)) - drop + dice.gauss(0, 0.003))
                 rows.append(
                     {
                         "model": model,
@@ -49,11 +51,11 @@ def epochs(dice: random.Random, model: str, facts: Row) -> list[Row]:
                         "seed": 0,
                         "epoch": epoch,
                         "split": split,
-                        "loss": 0.05 + 2.2 * math.exp(-6 * gone) + 4 * less,
+                        "loss": 0.05 + 2.2 * math.exp(-6 * progress) + 4 * drop,
                         "top1": score,
                         "top5": 1.0,
                         "macro_f1": score - 0.0005,
-                        "learning_rate": 0.1 * (1 - min(gone, 1)),
+                        "learning_rate": 0.1 * (1 - min(progress, 1)),
                         "images_per_second": 2300.0,
                         "seconds": 0.6,
                         "memory_peak_bytes": 600_000_000,
@@ -67,10 +69,10 @@ def epochs(dice: random.Random, model: str, facts: Row) -> list[Row]:
 
 
 def ablations(model: str, facts: Row) -> list[Row]:
-    made: list[Row] = []
+    rows: list[Row] = []
     for technique, sets, seconds in (("none", {}, 2.0), ("AMP", {"precision": "bf16"}, 1.0)):
         quality = {key: value for key, value in measured_quality(facts["f1"]).items() if key != "top5"}
-        made.append(
+        rows.append(
             {
                 "model": model,
                 "technique": technique,
@@ -92,7 +94,7 @@ def ablations(model: str, facts: Row) -> list[Row]:
                 "status": "ok",
             }
         )
-    return [*made, {"model": model, "technique": "all", "sets": "{}", "status": "failed", "error": "it did not fit"}]
+    return [*rows, {"model": model, "technique": "all", "sets": "{}", "status": "failed", "error": "it did not fit"}]
 
 
 def seeds(model: str, facts: Row) -> list[Row]:
@@ -104,7 +106,8 @@ def seeds(model: str, facts: Row) -> list[Row]:
 
 
 def trials(dice: random.Random, model: str, facts: Row) -> list[Row]:
-    best, rows = 0.0, []
+    best = 0.0
+    rows = []
     for n in range(4):
         score = facts["f1"] - 0.05 + dice.random() * 0.045
         best = max(best, score)

@@ -1,4 +1,4 @@
-"""Makes writing fail: builds tests/support/shim.cpp, and holds the state by which a test tells it what is to fail."""
+"""Makes writing to files fail: builds tests/support/shim.cpp, and shares memory with it that says what is to fail."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LAYOUT = struct.Struct("=5q1024s1024s")
-"""As `State` in tests/support/shim.cpp: count, nth, error, lasting, fired, root, what."""
+"""Same layout as `State` in tests/support/shim.cpp: count, nth, error, lasting, fired, root, first_failure."""
 ENDED = 99
 """Exit code of a process that the shim ended."""
 
 
 def build(folder: Path) -> Path:
-    """Compile the shim."""
+    """Compile the shim into a shared library in `folder`, and return its path."""
     shim = folder / "shim.so"
     source = Path(__file__).with_name("shim.cpp")
     subprocess.run(["g++", "-O1", "-Wall", "-Werror", "-fPIC", "-shared", "-o", shim, source, "-ldl"], check=True)
@@ -25,19 +25,21 @@ def build(folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Fault:
-    """What fails: the `nth` operation below a folder (0: none, they are only counted), and all after it if it lasts."""
+    """Which operation below a folder fails, and how."""
 
     nth: int = 0
+    """The number of the operation that fails, counted from 1. With 0 none fails, and operations are only counted."""
     error: int = 0
-    """errno; 0: the process ends."""
+    """The errno that the operation sets. With 0 the process ends at the operation."""
     lasting: bool = False
+    """Whether all later operations fail too."""
 
 
 class Shim:
-    """The state that all processes share which were started with `environment`."""
+    """The state that is shared by all processes that are started with `environment`."""
 
     def __init__(self, path: Path) -> None:
-        """Map the file at `path`, which is made."""
+        """Create the file at `path` and map it into memory."""
         path.touch()
         os.truncate(path, LAYOUT.size)
         with path.open("r+b") as file:
@@ -48,11 +50,11 @@ class Shim:
         return {**os.environ, "LD_PRELOAD": str(shim), "SHIM_STATE": str(self.path)}
 
     def arm(self, root: Path | None, fault: Fault) -> None:
-        """From now on count what happens below `root`, from 1, and let it fail. No root: nothing is counted."""
+        """Count the operations below `root` anew, from 1, and let `fault` happen. Without a root nothing is counted."""
         name = b"" if root is None else os.fsencode(root)
         self.memory[:] = LAYOUT.pack(0, fault.nth, fault.error, fault.lasting, 0, name, b"")
 
-    def told(self) -> tuple[int, int, str]:
-        """(Operations so far, how many of them failed, the first that did)."""
-        count, _, _, _, fired, _, what = LAYOUT.unpack(self.memory)
-        return count, fired, what.rstrip(b"\0").decode()
+    def counts(self) -> tuple[int, int, str]:
+        """Return the number of operations so far, the number of failed ones, and the first failed one as text."""
+        count, _, _, _, fired, _, first_failure = LAYOUT.unpack(self.memory)
+        return count, fired, first_failure.rstrip(b"\0").decode()

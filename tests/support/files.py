@@ -1,4 +1,4 @@
-"""Files that hold images, as tests write and read them: Parquet tables, zip archives and image files."""
+"""Writes files that hold images (Parquet tables, zip archives and image files), and reads sources of images."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tasks.datasets._source import Part
 from tasks.records import Data
 from tests.support.paths import SHARED
 
-needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data is not here (BURNISH_SHARED)")
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no shared data: {SHARED} (set BURNISH_SHARED)")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def png(value: int = 0, size: tuple[int, int] = (4, 4), mode: str = "RGB", **options: Any) -> bytes:
-    """An image of one value everywhere."""
+    """Return a PNG all of whose pixels have one value."""
     file = io.BytesIO()
     colour = value if len(mode) == 1 else (value,) * len(mode)
     Image.new(mode, size, colour).save(file, "PNG", **options)
@@ -42,25 +42,25 @@ def write_parquet(
     label: str = "label",
     null: tuple[int, ...] = (),
 ) -> Path:
-    """A file in the hub's layout; rows in `null` have no image struct at all."""
+    """Write (image file, label) rows in the layout of Hugging Face's hub. Rows numbered in `null` have no image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     features = {image: {"_type": "Image"}, label: {"names": names, "_type": "ClassLabel"}}
-    meta = {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if names else None
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()} if names else None
     images = [None if i in null else {"bytes": row[0], "path": f"{i}.png"} for i, row in enumerate(rows)]
-    schema = pa.schema([(image, IMAGE), (label, pa.int64())], metadata=meta)
+    schema = pa.schema([(image, IMAGE), (label, pa.int64())], metadata=metadata)
     columns = [pa.array(images, IMAGE), pa.array([row[1] for row in rows], pa.int64())]
     pq.write_table(pa.Table.from_arrays(columns, schema=schema), path, row_group_size=3)
     return path
 
 
-def values(part: Part, rows: list[int] | None = None) -> list[int]:
-    """First value of each image."""
+def first_pixels(part: Part, rows: list[int] | None = None) -> list[int]:
+    """Return the value of the first pixel of each image, or of each image in `rows`."""
     images = part.read(range(part.rows) if rows is None else rows)
     return [int(decode(image, None).flat[0]) for image, _ in images]
 
 
-def write_tiny(root: Path) -> Path:
-    """Two classes as the published archive lays them out, one folder of a third that wnids.txt does not list."""
+def write_tiny_imagenet(root: Path) -> Path:
+    """Write two classes in the layout of the published archive, and a third folder that wnids.txt does not list."""
     base = root / "tiny-imagenet-200"
     wnids = ["n02", "n01"]
     write_images(base, {f"train/{w}/images/{w}_{i}.JPEG": 10 * k + i for k, w in enumerate(wnids) for i in range(3)})
@@ -87,12 +87,13 @@ def encoded(picture: Image.Image, form: str, **options: Any) -> bytes:
 
 
 def as_if_huge(content: bytes) -> bytes:
-    """A PNG whose header claims 60,000 x 60,000 pixels."""
+    """Return the PNG with a header that claims 60,000 x 60,000 pixels."""
     header = b"IHDR" + struct.pack(">II", 60_000, 60_000) + content[24:29]
     return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
 
 
 def write_images(root: Path, images: dict[str, int]) -> Path:
+    """Write a PNG per entry of `images`: relative path -> value of all its pixels."""
     for name, value in images.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(png(value))

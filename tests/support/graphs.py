@@ -1,4 +1,4 @@
-"""ONNX graphs that tests build node by node, and what is found in them when they are executed."""
+"""ONNX graphs that tests build node by node, and the findings of the diagnosis in their profiles."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-ROOMY: dict[str, Any] = {
+MACHINE: dict[str, Any] = {
     "runtime": "onnxruntime",
     "device": "cpu",
     "threads": 2,
@@ -31,19 +31,20 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
-        self.rng, self.last = np.random.default_rng(0), "input"
+        self.rng = np.random.default_rng(0)
+        self.last = "input"
 
     def weight(self, name: str, values: Any, dtype: Any = np.float32) -> str:
         self.weights.append(numpy_helper.from_array(np.asarray(values, dtype), name))
         return name
 
     def add(self, kind: str, name: str, *inputs: str, **attributes: Any) -> None:
-        """A node that takes the last one's output; its own is called as it is."""
+        """Add a node that takes the last node's output. The new node and its output have the same name."""
         self.nodes.append(helper.make_node(kind, [self.last, *inputs], [name], name=name, **attributes))
         self.last = name
 
     def quantized(self, name: str, dtype: Any = np.uint8) -> None:
-        """A pair of QuantizeLinear and DequantizeLinear."""
+        """Add a pair of QuantizeLinear and DequantizeLinear."""
         parts = self.weight(f"{name}_scale", 0.05), self.weight(f"{name}_zero", 128, dtype)
         self.add("QuantizeLinear", f"{name}_q", *parts)
         self.add("DequantizeLinear", f"{name}_dq", *parts)
@@ -72,26 +73,28 @@ class Graph:
         return path
 
 
-def found(
+def findings_of(
     graph: Graph, folder: Path, channels: int = 16, runtime: str = "onnxruntime", **others: Any
 ) -> dict[str, Finding]:
-    """What is found in a graph, executed, by its first words."""
+    """Profile a graph in a runtime, and return the findings of its diagnosis by their texts."""
     path = graph.save(folder / "model.onnx", channels)
     inputs = np.random.default_rng(1).standard_normal((1, channels, 32, 32), np.float32)
     request = profilers.Request(
         path=path, runtime=runtime, device="cpu", threads=1, inputs=inputs, queries=20, folder=folder
     )
     measured = profilers.load(runtime).measure(request)
-    return by_words(diagnose(Case(profile=measured, **(ROOMY | {"runtime": runtime} | others))))
+    return by_words(diagnose(Case(profile=measured, **(MACHINE | {"runtime": runtime} | others))))
 
 
 def by_words(findings: list[Finding]) -> dict[str, Finding]:
-    assert all(one.remedy and one.evidence for one in findings)
-    return {one.what: one for one in findings}
+    """Return the findings by their texts."""
+    assert all(finding.remedy and finding.evidence for finding in findings)
+    return {finding.what: finding for finding in findings}
 
 
-def said(findings: dict[str, Finding], words: str) -> Finding:
-    matching = [finding for what, finding in findings.items() if words in what]
+def finding_about(findings: dict[str, Finding], words: str) -> Finding:
+    """Return the only finding whose text contains these words."""
+    matching = [finding for text, finding in findings.items() if words in text]
     assert len(matching) == 1, (words, list(findings))
     return matching[0]
 
@@ -108,7 +111,10 @@ def operator(name: str, kind: str, ms: float, **others: Any) -> Operator:
 def case(
     *operators: Operator, quantized: bool = False, convolutions: tuple[Convolution, ...] = (), **others: Any
 ) -> Case:
-    of_file = {key: others.pop(key) for key in ("queries", "dynamic", "normalisations", "overridable") if key in others}
+    """Return a case for the diagnosis, with these operators in its profile. `others` are fields of either record."""
+    of_profile = {
+        key: others.pop(key) for key in ("queries", "dynamic", "normalisations", "overridable") if key in others
+    }
     measured = Measured(
         **(
             {
@@ -118,7 +124,7 @@ def case(
                 "convolutions": list(convolutions),
                 "quantized": quantized,
             }
-            | of_file
+            | of_profile
         )
     )
-    return Case(profile=measured, **(ROOMY | others))
+    return Case(profile=measured, **(MACHINE | others))

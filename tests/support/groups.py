@@ -1,4 +1,4 @@
-"""Makes control groups of the kernel, below this process's own, which limit what a test starts."""
+"""Creates control groups (cgroups), below this process's own, that limit the programs that a test starts."""
 
 from __future__ import annotations
 
@@ -19,39 +19,40 @@ LIMITS = {
     "memory": (("memory.max", "{}"), ("memory.limit_in_bytes", "{}")),
     "cpu": (("cpu.max", "{} 100000"), ("cpu.cfs_quota_us", "{}")),
 }
-"""What a limit is written to: cgroup v2, v1."""
+"""Controller -> file and format of its limit, for cgroup v2 and for v1."""
 
 
 @contextmanager
 def group(controller: str, limit: int) -> Iterator[Path]:
-    """A control group with a limit: bytes of memory, or microseconds of a processor's time in each 100,000.
+    """Create a control group with a limit: bytes of memory, or microseconds of CPU time in each 100,000.
 
-    The test is skipped where this process may not make one, as in most containers.
+    The test is skipped where this process may not create one, as in most containers.
     """
     folder = next(iter(quota._groups(controller, quota.Path("/"))), None)
     if folder is None:
-        pytest.skip(f"no control group of {controller} is mounted here")
-    made = folder / f"burnish-test-{os.getpid()}-{time.monotonic_ns()}"
+        pytest.skip(f"this machine mounts no control group of {controller}")
+    group_folder = folder / f"burnish-test-{os.getpid()}-{time.monotonic_ns()}"
     try:
-        made.mkdir()
+        group_folder.mkdir()
     except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
+        pytest.skip(f"this process may not create a control group: {error}")
     try:
-        file, form = next(((name, form) for name, form in LIMITS[controller] if (made / name).exists()), (None, ""))
-        if file is None:
-            pytest.skip(f"control groups made here have no limit of {controller}")
-        (made / file).write_text(form.format(limit))
-        yield made
+        limits = [(name, form) for name, form in LIMITS[controller] if (group_folder / name).exists()]
+        if not limits:
+            pytest.skip(f"a control group below this process's own has no limit of {controller}")
+        file, form = limits[0]
+        (group_folder / file).write_text(form.format(limit))
+        yield group_folder
     finally:
-        # its last process may still be ending
+        # The group's last process may still be ending.
         for _ in range(100):
             try:
-                made.rmdir()
+                group_folder.rmdir()
                 break
             except OSError:
                 time.sleep(0.1)
 
 
-def inside(made: Path) -> tuple[str, ...]:
-    """A command that puts itself into the group and becomes the one that follows it."""
-    return "sh", "-c", 'echo $$ > "$0" && exec "$@"', str(made / "cgroup.procs")
+def join_command(group_folder: Path) -> tuple[str, ...]:
+    """Return the first words of a command that joins the group and then becomes the command in its other words."""
+    return "sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group_folder / "cgroup.procs")

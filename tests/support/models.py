@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def onnx_file(path: Path) -> Path:
-    """A small model that is executed for as long as one likes."""
+    """Write a model of one matrix product, for tests that execute it again and again."""
     weights = numpy_helper.from_array(np.eye(256, dtype=np.float32), "weights")
     shape = ("images", 256)
     graph = helper.make_graph(
@@ -26,7 +26,7 @@ def onnx_file(path: Path) -> Path:
 
 
 def network(shape: Any = ("n", 3, 8, 8), dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
-    """A convolution, an activation and a matrix product, for images of three channels."""
+    """Return a model of a convolution, an activation and a matrix product, for images of three channels."""
     rng = np.random.default_rng(0)
     weights = [
         numpy_helper.from_array(rng.standard_normal(size).astype(np.float32), name)

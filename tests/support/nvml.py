@@ -1,4 +1,4 @@
-"""A made NVML with two GPUs."""
+"""A fake NVML library with two GPUs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ class NotSupported(Exception):
 
 
 class Nvml(SimpleNamespace):
-    """As much of NVML as is asked: two GPUs, the handle is the index."""
+    """Those functions of NVML that burnish calls, for two GPUs. A GPU's handle is its index."""
 
     NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
     NVMLError_NotSupported = NVMLError_FunctionNotFound = NVMLError_NoPermission = NotSupported
 
     def __init__(self) -> None:
-        super().__init__(pids=[], bytes=5_000, reasons=0, millijoules=1000, asked=[])
+        super().__init__(pids=[], bytes=5_000, reasons=0, millijoules=1000, queried_handles=[])
 
     def nvmlDeviceGetCount(self) -> int:
         return 2
@@ -40,7 +40,7 @@ class Nvml(SimpleNamespace):
         return SimpleNamespace(used=self.bytes if handle == 1 else 0, total=10**9, free=6_000_000_000)
 
     def nvmlDeviceGetCurrentClocksEventReasons(self, handle: int) -> int:
-        self.asked.append(handle)
+        self.queried_handles.append(handle)
         raise NotSupported
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: int) -> int:

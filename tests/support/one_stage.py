@@ -1,4 +1,4 @@
-"""A stage that stores one small file, asked for as a run asks for a stage, without Prefect."""
+"""A stage that stores one small file. Tests request it as a run does, but without Prefect."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def rows(work: Work, name: str) -> Output:
-    """Store one file whose content is the name."""
+    """Compute the stage: store one file whose content is `name`."""
     with work.store.temporary() as folder:
         (folder / "rows.bin").write_bytes(name.encode())
         return Output(tables={"trials": work.store.put(folder / "rows.bin", "bin")})
@@ -26,10 +26,10 @@ STAGE = Stage(rows, lambda inputs: f"rows/{inputs['name']}", (), None, None)
 
 
 def ask(out: Path, name: str = "a", again: tuple[str, ...] = (), compute: Callable[[Work, str], Output] = rows) -> str:
-    """Ask for the stage as a run does, and return "computed" or, where a stored result was taken, "hit"."""
+    """Request the stage's result as a run does. Return "hit" if a stored result was used, "computed" otherwise."""
     context = Context.model_construct(out=str(out), run="study-20260101-000000", again=again)
-    with open_request(STAGE, context, {"context": context, "name": name}) as mine:
-        if mine.stored is not None:
+    with open_request(STAGE, context, {"context": context, "name": name}) as request:
+        if request.stored is not None:
             return "hit"
-        mine.keep(compute(mine.work(None), name))
+        request.keep(compute(request.work(None), name))
         return "computed"

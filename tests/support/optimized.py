@@ -1,4 +1,4 @@
-"""What ONNX Runtime makes of a file."""
+"""Runs ONNX Runtime's graph optimizer on a file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def optimized(path: Path, folder: Path) -> list[str]:
-    """Operators of ONNX Runtime's optimized graph."""
+def optimized_operators(path: Path, folder: Path) -> list[str]:
+    """Return the types of the operators in ONNX Runtime's optimized graph."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.optimized_model_filepath, options.log_severity_level = str(folder / "optimized.onnx"), 3
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
     onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]

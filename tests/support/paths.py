@@ -1,4 +1,4 @@
-"""Says where the repository, the programs of the tests and the shared data are."""
+"""Paths of the repository, of the programs that tests start, and of the shared data."""
 
 import os
 from pathlib import Path
@@ -8,4 +8,4 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "tests" / "programs"
 """Programs that tests start in processes of their own."""
 SHARED = Path(os.environ.get("BURNISH_SHARED", ROOT.parent / "shared")) / "data"
-"""Real images; tests that need them skip where they are not there."""
+"""Folder of real images. Tests that need them are skipped where it is missing."""

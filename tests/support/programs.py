@@ -1,4 +1,4 @@
-"""How a test starts a module of tests/programs in a process of its own."""
+"""Command line and environment with which a test starts a module of tests/programs in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def command(name: str, *arguments: object) -> list[str]:
     return [sys.executable, "-m", f"tests.programs.{name}", *map(str, arguments)]
 
 
-def environment(**changed: str) -> dict[str, str]:
-    """Return this process's environment for a program: it imports the project from this repository alone."""
-    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", **changed}
+def environment(**changes: str) -> dict[str, str]:
+    """Return an environment in which a program imports the project from this repository alone."""
+    return {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1", **changes}

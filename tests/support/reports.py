@@ -1,4 +1,4 @@
-"""Makes up the tables of a run, so that a report can be written of it, and parses the page."""
+"""Makes up a run whose report can be written, and parses the report's page."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ RUN_1 = "quickstart-20260101-000000"
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An artifacts folder whose tables, study and environment a report is written from."""
-    out = tmp_path_factory.mktemp("reported")
-    made = factory.tables()
-    made["summary"] = summary.summarise(made, factory.study()).frame
+def artifacts_of_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifacts folder with the tables, study and environment of one made-up run."""
+    out = tmp_path_factory.mktemp("artifacts_of_run")
+    tables = factory.tables()
+    tables["summary"] = summary.summarise(tables, factory.study()).frame
     for name in ("variants", "evaluations", "benchmarks", "throughputs", "memory", "summary", "datasets"):
         (out / "tables" / name).mkdir(parents=True)
-        made[name].write_parquet(out / "tables" / name / f"{RUN_1}.parquet")
+        tables[name].write_parquet(out / "tables" / name / f"{RUN_1}.parquet")
     folder = out / "runs" / RUN_1
     (folder / "why").mkdir(parents=True)
     (folder / "study.toml").write_text(to_toml(factory.study()))
@@ -41,7 +41,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """Addresses, ids, headings and text of a page; fails on tags that are not closed in order."""
+    """Addresses, ids, tags and text of an HTML page. Parsing fails where tags are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -54,10 +54,10 @@ class Page(HTMLParser):
         assert self.open == []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = dict(attrs)
-        self.tags.append((tag, found))
-        self.addresses += [str(found[key]) for key in ("href", "src", "xlink:href") if key in found]
-        self.ids += [str(found["id"])] if "id" in found else []
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        self.addresses += [str(attributes[key]) for key in ("href", "src", "xlink:href") if key in attributes]
+        self.ids += [str(attributes["id"])] if "id" in attributes else []
         if tag not in ("meta", "wbr", "link", "br", "img"):
             self.open.append(tag)
 
@@ -73,5 +73,5 @@ class Page(HTMLParser):
 
 
 def page_of(tables: Mapping[str, Any], study: Study, run: str = "run-1", **others: Any) -> str:
-    """The report of a run that has these tables, as HTML; `others` are further `Contents`."""
+    """Return the report of a run with these tables, as HTML. `others` are further fields of `Contents`."""
     return page(Contents(tables=tables, study=study, environment=others.pop("environment", {}), run=run, **others))

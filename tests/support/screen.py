@@ -1,4 +1,4 @@
-"""Runs a command in a pseudo-terminal, and notes what a person sees there while it runs."""
+"""Runs `burnish` in a pseudo-terminal, and records what a person sees on the screen while it runs."""
 
 from __future__ import annotations
 
@@ -14,39 +14,42 @@ SEQUENCE = re.compile(r"\x1b\[([?\d;]*)([A-Za-z])")
 
 
 class Screen:
-    """A terminal that understands what Rich writes: lines, cursor up, erased lines; colours are ignored."""
+    """A terminal's screen that understands what Rich writes: lines, cursor up, erased lines. It ignores colours."""
 
     def __init__(self, width: int) -> None:
         self.width = width
         self.lines = [""]
-        self.row = self.column = 0
-        self.rest = ""
+        self.row = 0
+        self.column = 0
+        self.incomplete_sequence = ""
 
     def feed(self, text: str) -> None:
-        text, at = self.rest + text, 0
-        self.rest = ""
-        while at < len(text):
-            found = SEQUENCE.match(text, at)
-            if found:
-                self._control(found[1], found[2])
-                at = found.end()
-            elif text[at] == "\x1b" and not SEQUENCE.search(text, at):
-                # cut off in the middle of a sequence
-                self.rest = text[at:]
+        """Show more of the command's output."""
+        text = self.incomplete_sequence + text
+        self.incomplete_sequence = ""
+        position = 0
+        while position < len(text):
+            sequence = SEQUENCE.match(text, position)
+            if sequence:
+                self._control(sequence[1], sequence[2])
+                position = sequence.end()
+            elif text[position] == "\x1b" and not SEQUENCE.search(text, position):
+                # The text was cut off in the middle of a sequence.
+                self.incomplete_sequence = text[position:]
                 return
             else:
-                self._put(text[at])
-                at += 1
+                self._put(text[position])
+                position += 1
 
     def _control(self, argument: str, name: str) -> None:
         if name == "A":
             self.row = max(self.row - int(argument or 1), 0)
         elif name == "K":
-            assert argument == "2", f"erasing {argument!r} is not known here"
+            assert argument == "2", f"this screen cannot erase {argument!r}"
             self.lines[self.row] = ""
         else:
-            # colours; cursor shown or hidden
-            assert name in "mhl", f"{name!r} is not known here"
+            # Colours, and whether the cursor is shown, are ignored.
+            assert name in "mhl", f"this screen does not know the sequence {name!r}"
 
     def _put(self, character: str) -> None:
         if character == "\r":
@@ -55,7 +58,8 @@ class Screen:
             self.row += 1
         else:
             if self.column >= self.width:
-                self.row, self.column = self.row + 1, 0
+                self.row += 1
+                self.column = 0
             self._extend()
             line = self.lines[self.row].ljust(self.column)
             self.lines[self.row] = line[: self.column] + character + line[self.column + 1 :]
@@ -68,32 +72,37 @@ class Screen:
 
     @property
     def text(self) -> list[str]:
+        """The lines on the screen, without spaces at their ends."""
         return [line.rstrip() for line in self.lines]
 
 
 @dataclass
 class Watched:
-    """A command that has ended."""
+    """What a command showed until it ended."""
 
     code: int
+    """The command's exit code."""
     seen: list[list[str]]
-    """The last lines of the screen, whenever they had changed."""
+    """The last eight lines of the screen, each time that they had changed."""
     end: list[str]
-    """All lines at the end, scrolled ones too."""
+    """All lines at the end, including those that had scrolled away."""
 
 
 def watch(*arguments: str, width: int, environment: dict[str, str], seconds: float = 600) -> Watched:
     """Run `burnish` in a terminal of `width` columns and look at it until it ends."""
     environment = {k: v for k, v in environment.items() if k not in ("LINES", "NO_COLOR")}
     terminal = Terminal([sys.executable, "-m", "flows", *arguments], ROOT, environment, columns=width, rows=40)
-    screen, seen, read, deadline = Screen(width), [], 0, time.monotonic() + seconds
+    screen = Screen(width)
+    seen: list[list[str]] = []
+    shown_characters = 0
+    deadline = time.monotonic() + seconds
     try:
-        while terminal.process.poll() is None or read < len(terminal.text):
+        while terminal.process.poll() is None or shown_characters < len(terminal.text):
             assert time.monotonic() < deadline, screen.text[-20:]
-            new = terminal.text[read:]
-            screen.feed(new)
-            read += len(new)
-            if new and (not seen or seen[-1] != screen.text[-8:]):
+            new_text = terminal.text[shown_characters:]
+            screen.feed(new_text)
+            shown_characters += len(new_text)
+            if new_text and (not seen or seen[-1] != screen.text[-8:]):
                 seen.append(screen.text[-8:])
             time.sleep(0.02)
         return Watched(terminal.end(30), seen, screen.text)

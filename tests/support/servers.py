@@ -1,4 +1,4 @@
-"""Makes a run whose winner is a real file, deploys it as `burnish deploy` does, and starts the deployed server."""
+"""Makes a run whose winner is a real file, deploys it with `burnish deploy`, and starts the deployed server."""
 
 from __future__ import annotations
 
@@ -31,9 +31,10 @@ from tasks.export import export
 from tasks.machine.files import write_text
 from tasks.prepare import prepare
 from tasks.records import Data, Export, Model, Prepared, Study, Variant
+from tasks.runtimes._openvino import library
 from tasks.tables import frames
-from tests.support.command import shared
-from tests.support.digits import digits, stored
+from tests.support.command import shared_data
+from tests.support.digits import digits, stored_model
 from tests.support.paths import PROGRAMS
 
 if TYPE_CHECKING:
@@ -45,32 +46,40 @@ if TYPE_CHECKING:
 
 RUN = "small-20260101-000000"
 IMAGES = 12
+"""Number of test images that are sent to the server."""
 
 
-class Made:
-    """An artifacts folder with a run whose winner is a real file, and what the pipeline says of its test images."""
+class FinishedRun:
+    """An artifacts folder with a run whose winner is a real file, and that run's test images.
+
+    `pixels` are the last `IMAGES` images as stored, `inputs` the same images normalised.
+    """
 
     def __init__(self, out: Path, work: Work, data: Prepared, settings: Data) -> None:
-        self.out, self.data, self.settings = out, data, settings
+        self.out = out
+        self.data = data
+        self.settings = settings
         shape = {"num_classes": len(data.classes), "in_channels": data.channels, "image_size": data.image_size}
-        parent = stored(work, "lenet5", name="lenet5", **shape)
+        parent = stored_model(work, "lenet5", name="lenet5", **shape)
         forms = export(work, data, parent, Export(images=8)).variants
         onnx_form = next(form for form in forms if form.format == "onnx")
-        self.variants = (parent, *forms, self._bare(work, onnx_form))
+        self.variants = (parent, *forms, self._without_metadata(work, onnx_form), self._openvino(work, onnx_form))
         arrays = load_arrays(work.store, data)
         self.pixels = arrays.images[-IMAGES:]
         rows_of_images = range(len(arrays.images) - IMAGES, len(arrays.images))
         self._tested = [{"image": n, "label": int(arrays.labels[n])} for n in rows_of_images]
         stored_images = {f"images_{key}": getattr(data.images, key) for key in ("path", "sha256", "size_bytes")}
-        self._put("datasets", [stored_images | {"split": "test", "label": "a few images"}])
-        self._put("environments", [{"cpu_model": "a processor", "cpu_cores": 2, "libraries": '{"numpy": "2.0"}'}])
+        self.write_table("datasets", [stored_images | {"split": "test", "label": "a few images"}])
+        self.write_table(
+            "environments", [{"cpu_model": "a processor", "cpu_cores": 2, "libraries": '{"numpy": "2.0"}'}]
+        )
         self.inputs = normalise(self.pixels, data.mean, data.std)
         rows = [
-            one.model_dump(include={"name", "model", "stage", "parent", "format", "precision", "status"})
-            | one.artifact.model_dump(include={"path", "sha256", "size_bytes"})
-            for one in self.variants
+            variant.model_dump(include={"name", "model", "stage", "parent", "format", "precision", "status"})
+            | variant.artifact.model_dump(include={"path", "sha256", "size_bytes"})
+            for variant in self.variants
         ]
-        self._put("variants", rows)
+        self.write_table("variants", rows)
         self.summarise(
             {
                 ("lenet5/train", "eager"): 3.0,
@@ -88,8 +97,8 @@ class Made:
         write_text(folder / "result.json", "{}")
 
     @staticmethod
-    def _bare(work: Work, form: Variant) -> Variant:
-        """As ONNX Runtime's quantizer leaves a file: without what the export had written into it."""
+    def _without_metadata(work: Work, form: Variant) -> Variant:
+        """Store the form without the export's metadata, which ONNX Runtime's quantizer drops too."""
         assert form.artifact
         model = onnx.load(str(work.store.get(form.artifact)))
         del model.metadata_props[:]
@@ -106,7 +115,27 @@ class Made:
             artifact=artifact,
         )
 
-    def _put(self, table: str, rows: list[dict[str, Any]]) -> None:
+    @staticmethod
+    def _openvino(work: Work, form: Variant) -> Variant:
+        """The model as OpenVINO writes it: a folder with an .xml file and its .bin file, which say no classes."""
+        openvino = library()
+        assert form.artifact
+        with work.store.temporary() as folder:
+            (folder / "ir").mkdir()
+            model = openvino.Core().read_model(work.store.get(form.artifact))
+            openvino.save_model(model, folder / "ir" / "model.xml", compress_to_fp16=False)
+            artifact = work.store.put(folder / "ir", "openvino", "int8")
+        return Variant(
+            name=f"{form.name}/ir",
+            model=form.model,
+            stage="quantize",
+            parent=form.name,
+            format="openvino",
+            precision="int8",
+            artifact=artifact,
+        )
+
+    def write_table(self, table: str, rows: list[dict[str, Any]]) -> None:
         (self.out / "tables" / table).mkdir(parents=True, exist_ok=True)
         frames.frame(table, rows).write_parquet(self.out / "tables" / table / f"{RUN}.parquet")
 
@@ -119,7 +148,7 @@ class Made:
         batch: int = 1,
         winner: bool = True,
     ) -> None:
-        """The first is the winner."""
+        """Write the summary and the benchmarks: (variant, runtime) -> latency in ms. The fastest one is the winner."""
         rows: list[dict[str, Any]] = [
             {
                 "variant": variant,
@@ -134,19 +163,19 @@ class Made:
             }
             for number, ((variant, runtime), ms) in enumerate(sorted(latencies.items(), key=lambda item: item[1]))
         ]
-        self._put("summary", rows)
+        self.write_table("summary", rows)
         keys = ("variant", "runtime", "device", "batch_size", "status", "latency_median_ms")
-        self._put("benchmarks", [{key: row[key] for key in keys} | {"threads": threads} for row in rows])
+        self.write_table("benchmarks", [{key: row[key] for key in keys} | {"threads": threads} for row in rows])
         predictions = [
             {key: row[key] for key in keys[:3]} | image | {"prediction": image["label"]}
             for row in rows
             for image in self._tested
         ]
-        self._put("predictions", predictions)
+        self.write_table("predictions", predictions)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Put back afterwards what `summarise` changes meanwhile."""
+        """Restore afterwards the tables that `summarise` changes in the meantime."""
         before = {name: tables.read(self.out, name, RUN).collect() for name in ("summary", "benchmarks", "predictions")}
         try:
             yield
@@ -155,30 +184,31 @@ class Made:
                 rows.write_parquet(self.out / "tables" / name / f"{RUN}.parquet")
 
     def logits(self, runtime: str, variant: str) -> np.ndarray:
-        """What the pipeline's own runtime answers for the test images."""
-        found = next(one for one in self.variants if one.name == variant)
-        assert found.artifact
-        session = runtimes.load(runtime).open(self.out / "store" / found.artifact.path, "cpu", 1, 1)
+        """Return the logits that a variant has for the test images in the pipeline's own runtime."""
+        artifact = next(form.artifact for form in self.variants if form.name == variant)
+        assert artifact
+        session = runtimes.load(runtime).open(self.out / "store" / artifact.path, "cpu", 1, 1)
         try:
             return np.concatenate([session.run(self.inputs[i : i + 1]) for i in range(IMAGES)])
         finally:
             session.close()
 
     def deploy(self, to: Path, *arguments: str, code: int = 0) -> Path:
+        """Deploy the run into the folder `to` and return that folder."""
         assert main(["deploy", "--out", str(self.out), "--to", str(to), *arguments]) == code
         return to
 
 
-def grey_run(out: Path) -> Made:
+def grey_run(out: Path) -> FinishedRun:
     """Make a run on scikit-learn's digits: greyscale, normalised with statistics of the training images."""
     work = Work.at(out, "deploy")
-    return Made(out, work, digits(work, 60), Data(source="digits"))
+    return FinishedRun(out, work, digits(work, 60), Data(source="digits"))
 
 
-def colour_run(out: Path) -> Made:
+def colour_run(out: Path) -> FinishedRun:
     """Make a run on JPEG photographs of ImageNet, which are resized and cropped."""
     work = Work.at(out, "deploy")
-    with pq.ParquetFile(next((shared() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
+    with pq.ParquetFile(next((shared_data() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
         pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
     settings = Data(
         source="parquet",
@@ -189,29 +219,32 @@ def colour_run(out: Path) -> Made:
         std=(0.2, 0.25, 0.3),
         test_fraction=1,
     )
-    return Made(out, work, prepare(work, settings), settings)
+    return FinishedRun(out, work, prepare(work, settings), settings)
 
 
 def png(pixels: np.ndarray) -> bytes:
+    """Return an image, uint8 (height, width, channels), as a PNG."""
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(file, "PNG")
     return file.getvalue()
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Of a process that knows nothing of this project's folder."""
+    """Return this process's environment without PYTHONPATH, so that a program does not find this project."""
     return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | more
 
 
 class Server:
-    """A server that was started: its address, its process and, once it has ended, what it said."""
+    """A deployed server that was started: its process, its address and what it has printed so far."""
 
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-        self.process, self.port, self._log = process, port, log
+        self.process = process
+        self.port = port
+        self._log = log
         self.url = f"http://127.0.0.1:{port}"
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
     def connect(self) -> socket.socket:
@@ -225,7 +258,7 @@ def running(
     prefix: tuple[str, ...] = (),
     **variables: str,
 ) -> Iterator[Server]:
-    """app.py in a process of its own, on a free port; `prefix` is a command that becomes it."""
+    """Run app.py in a process of its own, on a free port. `prefix` is a command that becomes the one after it."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -240,13 +273,13 @@ def running(
         )
     server = Server(process, port, log)
     try:
-        url, deadline = server.url, time.monotonic() + 60
+        deadline = time.monotonic() + 60
         while True:
             try:
-                assert json.load(urllib.request.urlopen(f"{url}/healthz", timeout=5)) == {"status": "ok"}
+                assert json.load(urllib.request.urlopen(f"{server.url}/healthz", timeout=5)) == {"status": "ok"}
                 break
             except OSError:
-                assert process.poll() is None, server.said
+                assert process.poll() is None, server.output
                 assert time.monotonic() < deadline, "the server did not answer within 60 s"
                 time.sleep(0.1)
         yield server
@@ -256,20 +289,21 @@ def running(
     assert process.returncode in (0, -15)
 
 
-def limited(folder: Path, *limits: str) -> AbstractContextManager[Server]:
-    """app.py in a process of its own, with other limits, each as in connections.HEADER_SECONDS=1."""
+def running_with_limits(folder: Path, *limits: str) -> AbstractContextManager[Server]:
+    """Run app.py with other limits, each written as in `connections.HEADER_SECONDS=1`."""
     program = str(PROGRAMS / "deployed_server.py")
     return running(folder, ("-P", program, *limits), PYTHONPATH=str(folder))
 
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of app.py in a process of its own."""
+    """Run app.py in a process of its own and yield its address."""
     with running(folder) as server:
         yield server.url
 
 
 def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
+    """Post `body` and return the HTTP status and the answer, decoded from JSON."""
     try:
         answer = urllib.request.urlopen(urllib.request.Request(url, body), timeout=30)
     except urllib.error.HTTPError as error:
@@ -279,6 +313,7 @@ def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def load_app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Import app.py of the deployed folder into this process."""
     monkeypatch.syspath_prepend(str(folder))
     spec = importlib.util.spec_from_file_location("app", folder / "app.py")
     assert spec

@@ -1,6 +1,6 @@
-// Loaded before the C library (LD_PRELOAD): makes the Nth operation that changes what lies below one folder fail, or
-// ends the process there. What, where and how many there were stands in a file that the test maps too: LAYOUT in
-// tests/support/faults.py.
+// This library is loaded before the C library (LD_PRELOAD). It makes the Nth operation that changes something below one
+// folder fail, or ends the process at that operation. What is to fail, and how many operations there were, stands in a
+// file that the test maps into memory too: LAYOUT in tests/support/faults.py.
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
@@ -22,13 +22,20 @@
 namespace {
 
 struct State {
-  int64_t count;    // operations so far
-  int64_t nth;      // the one that fails, from 1; 0: none
-  int64_t error;    // errno; 0: the process ends there
-  int64_t lasting;  // whether all later ones fail, too
-  int64_t fired;    // how many failed
-  char root[1024];  // absolute, without a slash at its end
-  char what[1024];  // the first that failed
+  // Number of operations so far.
+  int64_t count;
+  // Number of the operation that fails, counted from 1. With 0 none fails.
+  int64_t nth;
+  // The errno that the operation sets. With 0 the process ends at the operation.
+  int64_t error;
+  // Whether all later operations fail too.
+  int64_t lasting;
+  // Number of operations that have failed.
+  int64_t fired;
+  // Absolute path of the folder, without a slash at its end. Nothing is counted while it is empty.
+  char root[1024];
+  // The first operation that failed and its path below the folder.
+  char first_failure[1024];
 };
 
 State* state = nullptr;
@@ -39,17 +46,19 @@ __attribute__((constructor)) void start() {
   using Open = int (*)(const char*, int, ...);
   int file = reinterpret_cast<Open>(dlsym(RTLD_NEXT, "open"))(name, O_RDWR | O_CLOEXEC);
   if (file < 0) return;
-  void* found = mmap(nullptr, sizeof(State), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  void* memory = mmap(nullptr, sizeof(State), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   close(file);
-  if (found != MAP_FAILED) state = static_cast<State*>(found);
+  if (memory != MAP_FAILED) state = static_cast<State*>(memory);
 }
 
+// Returns whether a path is the folder or lies below it.
 bool below(const char* path) {
   size_t length = strlen(state->root);
   return length && !strncmp(path, state->root, length) && (path[length] == '/' || !path[length]);
 }
 
-bool of_handle(int handle, char* path) {
+// Writes the path of an open file into `path`.
+bool path_of_handle(int handle, char* path) {
   char link[64];
   snprintf(link, sizeof link, "/proc/self/fd/%d", handle);
   ssize_t length = readlink(link, path, PATH_MAX - 1);
@@ -58,24 +67,24 @@ bool of_handle(int handle, char* path) {
   return true;
 }
 
-// Absolute path of a name that is relative to the folder `at`.
-bool of_name(int at, const char* name, char* path) {
+// Writes the absolute path of a name that is relative to the folder `at` into `path`.
+bool path_of_name(int at, const char* name, char* path) {
   if (name[0] == '/') {
     snprintf(path, PATH_MAX, "%s", name);
     return true;
   }
   char folder[PATH_MAX];
-  if (at == AT_FDCWD ? !getcwd(folder, sizeof folder) : !of_handle(at, folder)) return false;
+  if (at == AT_FDCWD ? !getcwd(folder, sizeof folder) : !path_of_handle(at, folder)) return false;
   return snprintf(path, PATH_MAX, "%s/%s", folder, name) < PATH_MAX;
 }
 
-// Whether this operation is to fail; errno is set then.
+// Counts an operation and returns whether it is to fail. If so, it sets errno.
 bool fails(const char* operation, const char* path) {
   int64_t number = __atomic_add_fetch(&state->count, 1, __ATOMIC_SEQ_CST);
   int64_t nth = state->nth;
   if (!nth || !(number == nth || (state->lasting && number > nth))) return false;
   if (__atomic_add_fetch(&state->fired, 1, __ATOMIC_SEQ_CST) == 1)
-    snprintf(state->what, sizeof state->what, "%s %s", operation, path + strlen(state->root));
+    snprintf(state->first_failure, sizeof state->first_failure, "%s %s", operation, path + strlen(state->root));
   if (!state->error) _exit(99);
   errno = static_cast<int>(state->error);
   return true;
@@ -85,26 +94,26 @@ bool handle_fails(const char* operation, int handle) {
   char path[PATH_MAX];
   if (!state || !state->root[0]) return false;
   int before = errno;
-  bool ours = of_handle(handle, path) && below(path);
+  bool is_below = path_of_handle(handle, path) && below(path);
   errno = before;
-  return ours && fails(operation, path);
+  return is_below && fails(operation, path);
 }
 
 bool name_fails(const char* operation, int at, const char* name) {
   char path[PATH_MAX];
   if (!state || !state->root[0]) return false;
   int before = errno;
-  bool ours = of_name(at, name, path) && below(path);
+  bool is_below = path_of_name(at, name, path) && below(path);
   errno = before;
-  return ours && fails(operation, path);
+  return is_below && fails(operation, path);
 }
 
 bool creation_fails(int at, const char* name, int flags) {
   if (!state || !state->root[0] || !(flags & O_CREAT)) return false;
   int before = errno;
-  bool there = faccessat(at, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
+  bool exists = faccessat(at, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0;
   errno = before;
-  return !there && name_fails("create", at, name);
+  return !exists && name_fails("create", at, name);
 }
 
 }  // namespace
@@ -121,7 +130,7 @@ bool creation_fails(int at, const char* name, int flags) {
 
 extern "C" {
 
-// A write that fails has written its first half, as on a disk that fills up, or breaks, meanwhile.
+// A write that fails has written its first half, as on a disk that becomes full or breaks in the meantime.
 ssize_t write(int handle, const void* data, size_t size) {
   static auto real = REAL(write);
   if (handle_fails("write", handle)) {
@@ -164,7 +173,7 @@ HANDLE("truncate", int, ftruncate64, (int h, off64_t n), (h, n), h)
 HANDLE("allocate", int, fallocate, (int h, int m, off_t o, off_t n), (h, m, o, n), h)
 HANDLE("allocate", int, fallocate64, (int h, int m, off64_t o, off64_t n), (h, m, o, n), h)
 
-// These return the error itself.
+// These two functions return the error instead of setting errno.
 int posix_fallocate(int handle, off_t from, off_t size) {
   static auto real = REAL(posix_fallocate);
   return handle_fails("allocate", handle) ? errno : real(handle, from, size);

@@ -1,6 +1,6 @@
-"""Runs a study that writes everything with the real machinery and computes next to nothing: for tests of faults.
+"""Runs a study that writes all its files with burnish's own code and computes next to nothing, for tests of faults.
 
-Its stages are called as `tasks.caching.stage.call` calls them, without Prefect's task runs.
+Its stages are called as `tasks.caching.stage.call` calls them, but without Prefect's task runs.
 """
 
 from __future__ import annotations
@@ -36,34 +36,38 @@ if TYPE_CHECKING:
     from tasks.caching.work import Work
 
 LOG = logging.getLogger("burnish")
-EPOCHS, TRIALS, ROUNDS = 3, 2, 2
+EPOCHS = 3
+TRIALS = 2
+ROUNDS = 2
 
 
 class Run:
-    """A run of the small study.
+    """A run of the small study. Calling it runs the study.
 
     Parameters
     ----------
     out
-        Its artifacts folder.
-    ended
-        Called with the name of each stage that was computed, when its result is stored.
+        The artifacts folder.
+    on_computed
+        Called with the name of each stage that was computed, after its result was stored.
     """
 
-    def __init__(self, out: Path, ended: Callable[[str], object]) -> None:
-        self.out, self.ended = out, ended
+    def __init__(self, out: Path, on_computed: Callable[[str], object]) -> None:
+        self.out = out
+        self.on_computed = on_computed
         self.number = len(list((out / "runs").glob("*"))) + 1
         self.context = Context(out=str(out), run=f"small-20260101-{self.number:06}")
         self.computed: list[str] = []
 
-    def do(self, function: Callable[..., Any], **inputs: Any) -> Any:
-        about = Stage(function, lambda inputs: function.__name__, (), None, None)
-        with watched(self.out), open_request(about, self.context, inputs) as mine:
-            if mine.stored is not None:
-                return mine.stored
+    def call(self, function: Callable[..., Any], **inputs: Any) -> Any:
+        """Return a stage's stored result, or compute and store it."""
+        description = Stage(function, lambda inputs: function.__name__, (), None, None)
+        with watched(self.out), open_request(description, self.context, inputs) as request:
+            if request.stored is not None:
+                return request.stored
             self.computed.append(function.__name__)
-            result = stage.compute(mine, function, inputs)
-            self.ended(function.__name__)
+            result = stage.compute(request, function, inputs)
+            self.on_computed(function.__name__)
             return result
 
     def __call__(self) -> Result:
@@ -74,14 +78,15 @@ class Run:
         sweep(self.out, LOG)
         folder = self.out / "runs" / self.context.run
         write_text(folder / "study.toml", "name = 'small'\n")
-        images = self.do(prepared)
-        trained: Trained = self.do(trains, images=images.tables["images"])
-        tuned = self.do(tunes, trained=trained)
-        exported = self.do(exports, trained=trained)
-        measured = self.do(measures, variant=exported)
-        result: Result = self.do(aggregates, fragments=tuned.tables | measured.tables)
+        images = self.call(prepare_images)
+        trained: Trained = self.call(train_model, images=images.tables["images"])
+        tuned = self.call(tune_model, trained=trained)
+        exported = self.call(export_model, trained=trained)
+        measured = self.call(measure_model, variant=exported)
+        result: Result = self.call(aggregate_tables, fragments=tuned.tables | measured.tables)
         store = Store(self.out / "store")
-        tables.publish({name: store.get(a) for name, a in result.tables.items()}, self.out, self.context.run)
+        files = {name: store.get(artifact) for name, artifact in result.tables.items()}
+        tables.publish(files, self.out, self.context.run)
         for name, artifact in result.files.items():
             copy(store.get(artifact), folder / name)
         _keep_models([exported], store, folder / "models")
@@ -89,8 +94,8 @@ class Run:
         return result
 
 
-def prepared(work: Work) -> Output:
-    """An array whose room is reserved before it is written, as images are, and one that is saved."""
+def prepare_images(work: Work) -> Output:
+    """Store an array whose space is reserved before it is written, as for images, and one written by `numpy.save`."""
     pixels = np.arange(64 * 1024, dtype=np.uint8)
     with work.store.temporary() as folder:
         path = folder / "images.npy"
@@ -102,8 +107,8 @@ def prepared(work: Work) -> Output:
         return Output(tables={"images": images, "labels": work.store.put(folder / "labels.npy", "npy")})
 
 
-def trains(work: Work, images: Artifact) -> Trained:
-    """Epochs with checkpoints, as a training has them."""
+def train_model(work: Work, images: Artifact) -> Trained:
+    """Save a checkpoint per epoch, as a training does, and store the weights."""
     checkpoints = Checkpoints(work.scratch, "small/train", 0)
     newest = checkpoints.newest(work.log)
     weights = load(newest, "cpu") if newest else {"epoch": 0, "weights": [0.0]}
@@ -118,10 +123,10 @@ def trains(work: Work, images: Artifact) -> Trained:
     return Trained(variant=variant, train=Train(), validation_macro_f1=0.5)
 
 
-def tunes(work: Work, trained: Trained) -> Output:
-    """The real search, with trials that take no time."""
+def tune_model(work: Work, trained: Trained) -> Output:
+    """Run the real search, with trials that take no time."""
     model: Any = SimpleNamespace(label="small")
-    # all that the search itself asks of it
+    # The search itself reads nothing else of the data.
     data: Any = SimpleNamespace(validation_rows=60)
     trials, _ = tune.search(work, model, data, trained.train, Tune(trials=TRIALS))
     return Output(tables={"trials": work.rows("trials", trials)})
@@ -136,12 +141,12 @@ def _run_trial(training: Training, network: Any, trial: Any) -> tuple[dict[str, 
 
 tune._run_trial = _run_trial
 tune.fresh = lambda model, data, seed: (None, {})
-# Progress goes to a server, not to a file.
+# Progress goes to Prefect's server and writes no file, so it has no part in these tests.
 stage.ProgressArtifact = logging.NullHandler  # type: ignore[assignment,misc]
 
 
-def exports(work: Work, trained: Trained) -> Variant:
-    """A folder of two files, as ONNX with external data is."""
+def export_model(work: Work, trained: Trained) -> Variant:
+    """Store a folder of two files, such as an ONNX model with external data."""
     work.store.get(trained.variant.artifact)  # type: ignore[arg-type]
     with work.store.temporary() as folder:
         (folder / "onnx" / "inner").mkdir(parents=True)
@@ -159,8 +164,8 @@ def exports(work: Work, trained: Trained) -> Variant:
     )
 
 
-def measures(work: Work, variant: Variant) -> Output:
-    """Rounds that are kept, and the tables of many rows and of few."""
+def measure_model(work: Work, variant: Variant) -> Output:
+    """Save rounds so that an interrupted benchmark can go on, and store the table of latencies."""
     settings = Benchmark(rounds=ROUNDS, batch_sizes=(1,))
     spec = Spec(
         runtime="onnxruntime", path=str(variant.name), device="cpu", threads=1, batch_sizes=(1,), pool="pool.npy"
@@ -182,14 +187,14 @@ def measures(work: Work, variant: Variant) -> Output:
     return Output(tables={"latencies": store_frames(work, "latencies", frames)})
 
 
-def aggregates(work: Work, fragments: dict[str, Artifact]) -> Result:
-    """Tables merged, and a page beside them."""
+def aggregate_tables(work: Work, fragments: dict[str, Artifact]) -> Result:
+    """Merge the tables, and store them and a page."""
     with work.store.temporary() as folder:
-        merged = {}
+        merged_tables = {}
         for name in ("trials", "latencies"):
             tables.merge(name, [work.store.get(fragments[name])], folder / f"{name}.parquet")
-            merged[name] = work.store.put(folder / f"{name}.parquet", "parquet")
+            merged_tables[name] = work.store.put(folder / f"{name}.parquet", "parquet")
         (folder / "site").mkdir()
         (folder / "site" / "index.html").write_text("<h1>tables</h1>")
         files = {"data-docs": work.store.put(folder / "site", "folder")}
-    return Result(tables=merged, files=files, winner="small/train/onnx", reason="the only one")
+    return Result(tables=merged_tables, files=files, winner="small/train/onnx", reason="the only one")

@@ -1,4 +1,4 @@
-"""Starts a command on a pseudo-terminal of its own, as its foreground process group, as a person does."""
+"""Starts a command as a person does: on a pseudo-terminal, whose foreground process group it is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def in_foreground(command: Sequence[str]) -> list[str]:
 
 
 class Terminal:
-    """A command as a person starts it; what it shows is in `text`."""
+    """A command on a pseudo-terminal of its own. `text` holds everything that it has shown."""
 
     def __init__(
         self, command: Sequence[str], cwd: Path, environment: Mapping[str, str], columns: int = 120, rows: int = 30
@@ -47,7 +47,7 @@ class Terminal:
             stderr=slave,
         )
         os.close(slave)
-        self.seen: dict[int, psutil.Process] = {}
+        self.known_processes: dict[int, psutil.Process] = {}
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -55,23 +55,26 @@ class Terminal:
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         while True:
             try:
-                read = os.read(self._master, 65536)
+                content = os.read(self._master, 65536)
             except OSError:
-                # the last process that had it open has ended
+                # The last process that had the terminal open has ended.
                 return
-            self.text += decoder.decode(read)
+            self.text += decoder.decode(content)
 
     def processes(self) -> list[psutil.Process]:
-        """All processes of the command that were seen and live; those in sessions of their own too."""
+        """Return the command's living processes, including those in sessions of their own.
+
+        A process that has lost its parent is returned if an earlier call saw it.
+        """
         try:
             top = psutil.Process(self.process.pid)
-            self.seen |= {process.pid: process for process in (top, *top.children(recursive=True))}
+            self.known_processes |= {process.pid: process for process in (top, *top.children(recursive=True))}
         except psutil.NoSuchProcess:
             pass
-        return [p for p in self.seen.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        return [p for p in self.known_processes.values() if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
 
     def wait_for(self, condition: Callable[[], object], seconds: float = 300) -> None:
-        """Wait for a condition; fails if the command ends before, or time runs out."""
+        """Wait until a condition holds. Fail if the command ends before that or the time runs out."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, f"ended with {self.process.returncode}\n{self.text[-3000:]}"
@@ -79,32 +82,34 @@ class Terminal:
             time.sleep(0.02)
 
     def ctrl_c(self) -> None:
-        """What the key does: the terminal sends SIGINT to the whole foreground process group."""
+        """Press Ctrl-C, at which the terminal sends SIGINT to the whole foreground process group."""
         os.write(self._master, b"\x03")
 
     def signal(self, number: int) -> None:
-        """To the process that was started."""
+        """Send a signal to the process that was started."""
         self.process.send_signal(number)
 
     def signal_group(self, number: int) -> None:
-        """To its process group."""
+        """Send a signal to the process group of the process that was started."""
         os.killpg(self.process.pid, number)
 
     def end(self, seconds: float = 60) -> int:
-        """Wait for the end; returns the exit code."""
+        """Wait for the command's end and return its exit code."""
         code = self.process.wait(seconds)
         self._reader.join(5)
         return code
 
-    def left(self, seconds: float = 0.0) -> list[psutil.Process]:
-        """Processes that still live after so many seconds."""
+    def alive_after(self, seconds: float = 0.0) -> list[psutil.Process]:
+        """Wait up to `seconds` for the end of all processes, and return those that are still alive."""
         deadline = time.monotonic() + seconds
-        while (alive := self.processes()) and time.monotonic() < deadline:
+        alive = self.processes()
+        while alive and time.monotonic() < deadline:
             time.sleep(0.05)
+            alive = self.processes()
         return alive
 
     def close(self) -> None:
-        """End what is left."""
+        """Kill all processes of the command that are alive, and close the terminal."""
         for process in self.processes():
             process.kill()
         self.process.wait()

@@ -1,4 +1,4 @@
-"""Trains LeNet-5 in seconds."""
+"""Trains a LeNet-5 in seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ QUICK = Train(epochs=4, patience=4, batch_size=32, learning_rate=0.05)
 def training_of(
     work: Work, architecture: dict[str, Any], data: Prepared, settings: Train, model: str = "m"
 ) -> Training:
-    """What a training of the stage `train` is about."""
+    """Return the record that describes a training by the stage `train`."""
     return Training(
         work=work,
         architecture=architecture,
@@ -31,7 +31,7 @@ def training_of(
     )
 
 
-def fitted(work: Work, data: Prepared, settings: Train, **how: Any) -> Fitted:
-    """Train a LeNet-5."""
+def fit_lenet(work: Work, data: Prepared, settings: Train, **options: Any) -> Fitted:
+    """Train a LeNet-5. `options` are further arguments of `fit`."""
     network, architecture = fresh(LENET, data, settings.seeds[0])
-    return fit(training_of(work, architecture, data, settings, "lenet5"), network, **how)
+    return fit(training_of(work, architecture, data, settings, "lenet5"), network, **options)

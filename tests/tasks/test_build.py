@@ -21,7 +21,7 @@ from tasks.quantize import quantize
 from tasks.records import Build, Export, Forms, Prepared, Quantize, Variant
 from tasks.runtimes import _tensorrt as tensorrt
 from tests.support.command import skip_without_engines
-from tests.support.digits import digits, stored
+from tests.support.digits import digits, stored_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -46,10 +46,10 @@ def data(work: Work) -> Prepared:
 @pytest.fixture(scope="module")
 def onnx_forms(work: Work, data: Prepared) -> tuple[Variant, Variant]:
     """The fp32 ONNX form of an eighth-width ResNet-34, and its symmetric int8 form."""
-    weights = stored(work, "r", name="resnet34", num_classes=10, in_channels=1, image_size=8, width=8)
+    weights = stored_model(work, "r", name="resnet34", num_classes=10, in_channels=1, image_size=8, width=8)
     parent = export(work, data, weights, Export(formats=("onnx",))).variants[0]
     symmetric = quantize(
-        work, data, parent, Quantize(settings=("s8s8",), dynamic=False, calibration_images=32)
+        work, data, parent, Quantize(settings=("s8s8",), dynamic=False, calibration_images=32), ("onnxruntime",)
     ).variants[0]
     assert (parent.status, symmetric.status) == ("ok", "ok"), (parent.error, symmetric.error)
     return parent, symmetric

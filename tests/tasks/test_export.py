@@ -21,7 +21,7 @@ from tasks.export import export
 from tasks.forms.parity import parity
 from tasks.records import Export, Forms, Prepared, Variant
 from tasks.runtimes import load
-from tests.support.digits import digits, stored
+from tests.support.digits import digits, stored_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def data(work: Work) -> Prepared:
 @pytest.fixture(scope="module", params=list(ARCHITECTURES))
 def parent_and_forms(request: pytest.FixtureRequest, work: Work, data: Prepared) -> tuple[Variant, Forms]:
     """A stored model, and its ONNX and TorchScript forms."""
-    parent = stored(work, request.param, **ARCHITECTURES[request.param])
+    parent = stored_model(work, request.param, **ARCHITECTURES[request.param])
     return parent, export(work, data, parent, SETTINGS)
 
 
@@ -132,7 +132,7 @@ def test_onnx_can_be_preprocessed_for_quantization(
 def test_a_difference_above_the_tolerance_is_a_failed_variant(
     work: Work, data: Prepared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parent = stored(work, "lenet5", **ARCHITECTURES["lenet5"])
+    parent = stored_model(work, "lenet5", **ARCHITECTURES["lenet5"])
     write = stage.FORMS["torchscript"][0]
 
     def write_with_offset(model: torch.nn.Module, *rest: object) -> Path:
@@ -157,7 +157,9 @@ def test_an_exporter_that_raises_gives_a_failed_variant_and_the_next_form_is_wri
         raise RuntimeError("\x1b[96mno such\noperator\x1b[0m")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    failed_form, next_form = export(work, data, stored(work, "lenet5", **ARCHITECTURES["lenet5"]), SETTINGS).variants
+    failed_form, next_form = export(
+        work, data, stored_model(work, "lenet5", **ARCHITECTURES["lenet5"]), SETTINGS
+    ).variants
     assert (failed_form.status, failed_form.error) == ("failed", "RuntimeError: no such operator")
     assert next_form.status == "ok"
     assert "Traceback" in caplog.text
@@ -182,7 +184,7 @@ def test_the_output_of_exporters_goes_to_the_log_and_not_to_the_terminal(
     handlers = [handler for handler in root.handlers if not type(handler).__module__.startswith("prefect")]
     monkeypatch.setattr(root, "handlers", handlers)
     with caplog.at_level(logging.DEBUG):
-        export(work, data, stored(work, "lenet5", **ARCHITECTURES["lenet5"]), Export(formats=("torchscript",)))
+        export(work, data, stored_model(work, "lenet5", **ARCHITECTURES["lenet5"]), Export(formats=("torchscript",)))
     assert capfd.readouterr() == ("", "")
     assert "step 1 of 3" in caplog.text
 
@@ -193,7 +195,7 @@ def test_weights_too_large_for_one_onnx_file_are_stored_as_a_folder_with_its_who
     from torch.onnx._internal.exporter import _onnx_program
 
     monkeypatch.setattr(_onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
-    parent = stored(work, "lenet5", **ARCHITECTURES["lenet5"])
+    parent = stored_model(work, "lenet5", **ARCHITECTURES["lenet5"])
     (variant,) = export(work, data, parent, Export(formats=("onnx",))).variants
     path = work.store.get(variant.artifact)
     assert path.is_dir()

@@ -17,7 +17,7 @@ from tasks.records import Model, Prune, Train, Trained
 from tasks.training.evaluation import evaluate
 from tasks.training.fit import fit
 from tasks.training.weights import cost
-from tests.support.digits import digits, stored, warmed
+from tests.support.digits import digits, stored_model, warmed_model
 from tests.support.trainings import training_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def test_cost_counts_lenet5_as_published() -> None:
 def test_a_pruned_model_has_fewer_weights_and_gives_equal_logits_after_saving_and_loading(
     architecture: dict, ratio: float, tmp_path: Path
 ) -> None:
-    model, images = warmed(**architecture), random_images(architecture, 3)
+    model, images = warmed_model(**architecture), random_images(architecture, 3)
     unpruned_logits, unpruned_cost = model(images), cost(model, images[:1])
     prune_channels(model, images[:1], ratio, 8)
     pruned_cost = cost(model, images[:1])
@@ -71,7 +71,7 @@ def test_a_pruned_model_has_fewer_weights_and_gives_equal_logits_after_saving_an
 
 
 def test_widths_are_rounded_to_the_nearest_multiple_and_narrow_layers_are_not_pruned() -> None:
-    quarter, half = warmed(**LENET), warmed(**LENET)
+    quarter, half = warmed_model(**LENET), warmed_model(**LENET)
     prune_channels(quarter, random_images(LENET), 0.25, 8)
     prune_channels(half, random_images(LENET), 0.5, 8)
     # Unpruned, the widths are 6, 16, 120, 84 and 10. The width 12 is as near to 16 as to 8, and is rounded to 16.
@@ -80,14 +80,14 @@ def test_widths_are_rounded_to_the_nearest_multiple_and_narrow_layers_are_not_pr
 
 
 def test_layers_joined_by_a_shortcut_lose_equally_many_channels() -> None:
-    model = warmed(**NARROW)
+    model = warmed_model(**NARROW)
     prune_channels(model, random_images(NARROW), 0.25, 8)
     assert sorted(set(widths(model)[:-1])) == [16, 24, 48, 96]
     assert all(n % 8 == 0 for n in widths(model)[:-1])
 
 
 def test_channels_with_zero_weights_are_pruned_first_which_leaves_the_logits_unchanged() -> None:
-    model, images = warmed(**LENET), random_images(LENET, 4)
+    model, images = warmed_model(**LENET), random_images(LENET, 4)
     with torch.no_grad():
         # Channels of conv2. Flattened, each of them is four inputs of fc1.
         dead = [0, 3, 4, 7, 8, 11, 12, 15]
@@ -106,12 +106,12 @@ def test_channels_with_zero_weights_are_pruned_first_which_leaves_the_logits_unc
 
 def test_a_ratio_that_is_too_small_for_the_rounding_is_refused() -> None:
     with pytest.raises(ValueError, match=r"ratio 0\.05 with round_to 128 takes no channel out .* larger ratio"):
-        prune_channels(warmed(**LENET), random_images(LENET), 0.05, 128)
+        prune_channels(warmed_model(**LENET), random_images(LENET), 0.05, 128)
 
 
 # A run that was cut off prunes again before it resumes the fine-tuning.
 def test_equal_weights_are_pruned_equally_whatever_the_example_images() -> None:
-    first, second = warmed(**NARROW), warmed(**NARROW)
+    first, second = warmed_model(**NARROW), warmed_model(**NARROW)
     prune_channels(first, torch.zeros(1, 3, 8, 8), 0.25, 8)
     prune_channels(second, torch.ones(1, 3, 8, 8), 0.25, 8)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
@@ -123,7 +123,7 @@ def test_prune_returns_the_fine_tuned_variant_and_records_the_one_before_fine_tu
     train_settings = Train(epochs=8, batch_size=16, learning_rate=0.05, channels_last=False, device="cpu")
     network = models.build(**LENET)
     fitted = fit(training_of(work, LENET, data, train_settings, "lenet5"), network)
-    parent = stored(work, "lenet5", **LENET).model_copy(update={"artifact": fitted.artifact})
+    parent = stored_model(work, "lenet5", **LENET).model_copy(update={"artifact": fitted.artifact})
     trained = Trained(variant=parent, train=train_settings, validation_macro_f1=fitted.validation_macro_f1)
 
     settings = Prune(ratios=(0.5,), epochs=3, learning_rate=0.02)
@@ -162,7 +162,7 @@ def test_prune_logs_parameters_and_multiply_accumulates_before_and_after(
     work = Work.at(tmp_path, "prune")
     data = digits(work)
     trained = Trained(
-        variant=stored(work, "lenet5", **LENET),
+        variant=stored_model(work, "lenet5", **LENET),
         validation_macro_f1=0.5,
         train=Train(batch_size=64, channels_last=False, device="cpu"),
     )

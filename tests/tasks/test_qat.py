@@ -29,7 +29,7 @@ from tasks.tables.schema import TABLES
 from tasks.train import train
 from tasks.training.loop import TrainingLoop
 from tests.support.digits import digits
-from tests.support.optimized import optimized
+from tests.support.optimized import optimized_operators
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,7 +155,7 @@ def test_onnx_runtime_executes_every_layer_in_integers(qat_forms: Forms, work: W
     for form in qat_forms.variants:
         if form.benchmark:
             assert form.artifact is not None
-            kinds = optimized(work.store.get(form.artifact), tmp_path)
+            kinds = optimized_operators(work.store.get(form.artifact), tmp_path)
             assert not {"Conv", "Gemm", "MatMul", "FusedConv"} & set(kinds), kinds
             assert kinds.count("QLinearConv") == 2 and kinds.count("QGemm") == 3
 

@@ -18,10 +18,11 @@ from tasks.caching.work import Work
 from tasks.datasets._arrays import Arrays, load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
-from tasks.forms import int8
-from tasks.forms.int8 import DYNAMIC, Form, sample, static_arguments
-from tasks.quantize import TIE, choose, quantize
-from tasks.records import QUANTIZE_SETTINGS, Export, Forms, Prepared, Quantize, Variant
+from tasks.forms.choice import TIE, Form, choose
+from tasks.forms.int8 import Rows, Scores, sample
+from tasks.quantize import quantize
+from tasks.quantizers import _onnxruntime, onnxruntime_dynamic, onnxruntime_static
+from tasks.records import Export, Forms, Prepared, Quantize, Variant
 from tasks.runtimes import onnxruntime as runtime
 from tasks.tables import frames
 from tasks.tables.schema import TABLES
@@ -30,7 +31,9 @@ from tests.support.digits import digits
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SETTING_NAMES = (*QUANTIZE_SETTINGS, *DYNAMIC)
+STATIC, DYNAMIC = onnxruntime_static.SETTINGS, onnxruntime_dynamic.SETTINGS
+SETTING_NAMES = (*STATIC, *DYNAMIC)
+RUNTIMES = ("onnxruntime",)
 MIN_ACCURACY = 0.94
 """Least share of the validation digits that the parent knows. Agreement with a poor parent would prove nothing."""
 ARCHITECTURE: dict[str, Any] = {"name": "resnet34", "num_classes": 10, "in_channels": 1, "image_size": 8, "width": 8}
@@ -107,7 +110,7 @@ def int8_forms(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(empty)
         handlers = logging.getLogger().handlers.copy()
-        yield quantize(work, data, parent, Quantize(settings=QUANTIZE_SETTINGS, calibration_images=100))
+        yield quantize(work, data, parent, Quantize(settings=STATIC, calibration_images=100), RUNTIMES)
         assert logging.getLogger().handlers == handlers
         assert Path.cwd() == empty and not list(empty.iterdir())
     assert Path.cwd() == original_folder
@@ -176,7 +179,7 @@ def test_static_forms_have_8_bit_weights_and_less_than_half_the_size_of_fp32(
     int8_forms: Forms, work: Work, parent: Variant
 ) -> None:
     assert parent.artifact is not None
-    for variant in int8_forms.variants[: len(QUANTIZE_SETTINGS)]:
+    for variant in int8_forms.variants[: len(STATIC)]:
         assert variant.artifact is not None
         assert variant.artifact.size_bytes < 0.5 * parent.artifact.size_bytes
         graph = onnx.load(work.store.get(variant.artifact)).graph
@@ -211,17 +214,23 @@ def test_every_form_keeps_the_metadata_of_the_fp32_file(int8_forms: Forms, work:
 
 def test_one_static_and_one_dynamic_form_are_benchmarked(int8_forms: Forms, work: Work) -> None:
     benchmarked_settings = [v.setting for v in int8_forms.variants if v.benchmark]
-    assert (
-        len(benchmarked_settings) == 2
-        and benchmarked_settings[0] in QUANTIZE_SETTINGS
-        and benchmarked_settings[1] in DYNAMIC
-    )
+    assert len(benchmarked_settings) == 2 and benchmarked_settings[0] in STATIC and benchmarked_settings[1] in DYNAMIC
     table = rows(work, int8_forms)
     assert [row["setting"] for row in table.values() if row["benchmark"]] == benchmarked_settings
 
 
-def measured_form(setting: str, top1: float, latency_ms: float) -> Form:
-    return Form(setting, None, np.zeros(0), top1, top1, latency_ms)  # type: ignore[arg-type]
+def measured_form(setting: str, top1: float, latency_ms: float, divergence: float = 0.0) -> Form:
+    """A form of an fp32 parent whose top-1 is 0.9."""
+    drop = max(0.90 - top1, 0.0)
+    scores = Scores(top1=top1, macro_f1=top1, agreement=1 - drop, divergence=divergence, drop=drop, parity=0.1)
+    return Form(
+        setting=setting,
+        format="onnx",
+        dynamic=False,
+        path=Path(),
+        scores=scores,
+        latencies={"onnxruntime": latency_ms},
+    )
 
 
 @pytest.mark.parametrize(
@@ -236,10 +245,12 @@ def measured_form(setting: str, top1: float, latency_ms: float) -> Form:
             "fastest within 0.01 of top-1; of 2 settings equally fast (a, b) the most accurate",
         ),
         ([("a", 0.95, 1.0), ("b", 0.97, 2.0)], "a", "fastest within 0.01"),
+        # Top-1 above the parent's is chance: the form that diverges less is the more accurate one.
+        ([("a", 0.92, 1.0, 0.2), ("b", 0.90, 1.0, 0.1)], "b", "fastest within 0.01 of top-1; of 2 settings"),
     ],
 )
 def test_the_fastest_setting_that_is_accurate_enough_is_chosen(forms: list[tuple], chosen: str, reason: str) -> None:
-    chosen_form, explanation = choose([measured_form(*each) for each in forms], 0.90, 0.01)
+    chosen_form, explanation = choose([measured_form(*each) for each in forms], "onnxruntime", 0.01)
     assert (chosen_form.setting, explanation.startswith(reason)) == (chosen, True), explanation
 
 
@@ -260,17 +271,17 @@ def test_calibration_reads_training_images_alone(
 
     batches: list[np.ndarray] = []
 
-    def read_and_fail(source: Path, path: Path, reader: int8.Batches, **arguments: Any) -> None:
+    def read_and_fail(source: Path, path: Path, reader: onnxruntime_static.Reader, **arguments: Any) -> None:
         assert arguments.pop("extra_options")["CalibStridedMinMax"] == 1
         while batch := reader.get_next():
             batches.append(batch["input"])
         raise RuntimeError("seen enough")
 
     monkeypatch.setattr(quantization, "quantize_static", read_and_fail)
-    quantize(work, data, parent, Quantize(settings=("u8s8",), dynamic=False, calibration_images=70))
+    quantize(work, data, parent, Quantize(settings=("u8s8",), dynamic=False, calibration_images=70), RUNTIMES)
     arrays = load_arrays(work.store, data)
     training = {image.tobytes() for image in normalise(arrays.images[arrays.rows_of("train")], data.mean, data.std)}
-    assert sum(map(len, batches)) == 70 and max(map(len, batches)) <= int8.BATCH
+    assert sum(map(len, batches)) == 70 and max(map(len, batches)) <= onnxruntime_static.BATCH
     assert all(image.tobytes() in training for batch in batches for image in batch)
 
 
@@ -281,7 +292,7 @@ def test_percentile_calibration_holds_the_activations_of_one_batch_at_a_time(
 
     arrays = load_arrays(work.store, data)
     assert parent.artifact is not None
-    batches = int8.Batches(data, arrays.images, sample(arrays, "train", 96))
+    images = Rows(data, arrays.images, sample(arrays, "train", 96))
     batch_counts: list[int] = []
     collect = calibrate.HistogramCollector.collect
     with pytest.MonkeyPatch.context() as patch, work.store.temporary() as folder:
@@ -291,21 +302,25 @@ def test_percentile_calibration_holds_the_activations_of_one_batch_at_a_time(
             return collect(self, outputs)
 
         patch.setattr(calibrate.HistogramCollector, "collect", count_and_collect)
-        int8.write_int8("u8s8-percentile", work.store.get(parent.artifact), folder, batches)
+        onnxruntime_static.quantize("u8s8-percentile", work.store.get(parent.artifact), folder, images)
     assert batch_counts == [1, 1, 1]
 
 
 def test_a_setting_that_fails_is_a_failed_variant_and_the_next_one_is_made(
     work: Work, data: Prepared, parent: Variant, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    static_arguments = onnxruntime_static.arguments
+
     def fail_for_u8s8(setting: str) -> dict[str, Any]:
         if setting == "u8s8":
             raise NotImplementedError("no such\nkernel")
         return static_arguments(setting)
 
-    monkeypatch.setattr(int8, "static_arguments", fail_for_u8s8)
+    monkeypatch.setattr(onnxruntime_static, "arguments", fail_for_u8s8)
     with caplog.at_level(logging.INFO, "burnish"):
-        forms = quantize(work, data, parent, Quantize(settings=("u8s8", "s8s8"), dynamic=False, calibration_images=32))
+        forms = quantize(
+            work, data, parent, Quantize(settings=("u8s8", "s8s8"), dynamic=False, calibration_images=32), RUNTIMES
+        )
     failed, good = forms.variants
     assert (failed.status, failed.error, failed.artifact) == ("failed", "NotImplementedError: no such kernel", None)
     assert not failed.benchmark and (good.status, good.benchmark) == ("ok", True)
@@ -326,7 +341,7 @@ def test_a_graph_without_anything_to_quantize_gives_failed_variants_with_the_rea
         (folder / "m.onnx").write_bytes((tmp_path / "m.onnx").read_bytes())
         artifact = work.store.put(folder / "m.onnx", "onnx", "fp32")
     plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
-    forms = quantize(work, data, plain, Quantize(settings=(), calibration_images=32))
+    forms = quantize(work, data, plain, Quantize(settings=(), calibration_images=32), RUNTIMES)
     assert [v.error for v in forms.variants] == [
         "ValueError: nothing was quantized: the graph has no operator that the setting quantizes"
     ] * 2
@@ -355,8 +370,8 @@ def test_a_batch_norm_that_is_not_folded_into_a_convolution_keeps_its_float_weig
     plain = Variant(name="plain/onnx", model="plain", stage="export", format="onnx", artifact=artifact)
     settings = Quantize(settings=("u8s8-reduced",), dynamic=False, calibration_images=32)
     # Otherwise the stage would hide the warnings that this test looks for.
-    monkeypatch.setattr("tasks.forms.int8._quiet", nullcontext)
-    forms = quantize(work, data, plain, settings)
+    monkeypatch.setattr(_onnxruntime, "quiet", nullcontext)
+    forms = quantize(work, data, plain, settings, RUNTIMES)
     assert forms.variants[0].artifact is not None, forms.variants[0].error
     graph = onnx.load(work.store.get(forms.variants[0].artifact)).graph
     (norm,) = (node for node in graph.node if node.op_type == "BatchNormalization")
@@ -365,10 +380,10 @@ def test_a_batch_norm_that_is_not_folded_into_a_convolution_keeps_its_float_weig
     )
     assert sum(node.op_type == "DequantizeLinear" for node in graph.node) >= 4, "the convolutions must be quantized"
     assert WARNING_TEXT not in caplog.text
-    arguments = int8.static_arguments("u8s8-reduced")
+    arguments = onnxruntime_static.arguments("u8s8-reduced")
     arguments_with_norms = arguments | {
         "op_types_to_quantize": [*arguments["op_types_to_quantize"], "BatchNormalization"]
     }
-    monkeypatch.setattr(int8, "static_arguments", lambda setting: arguments_with_norms)
-    quantize(work, data, plain, settings)
+    monkeypatch.setattr(onnxruntime_static, "arguments", lambda setting: arguments_with_norms)
+    quantize(work, data, plain, settings, RUNTIMES)
     assert WARNING_TEXT in caplog.text, "with BatchNormalization among the quantized operators, ONNX Runtime must warn"

@@ -12,7 +12,7 @@ from tasks.train import train
 from tasks.training.fit import Diverged, fit
 from tasks.training.weights import fresh
 from tests.support.digits import digits
-from tests.support.trainings import LENET, QUICK, fitted, training_of
+from tests.support.trainings import LENET, QUICK, fit_lenet, training_of
 
 
 def test_training_learns_and_records_one_row_per_epoch_and_split(tmp_path):
@@ -28,21 +28,23 @@ def test_training_learns_and_records_one_row_per_epoch_and_split(tmp_path):
 
 def test_training_ends_early_when_the_validation_score_does_not_rise(tmp_path):
     work = Work.at(tmp_path)
-    training = fitted(work, digits(work), QUICK.model_copy(update={"epochs": 50, "patience": 2, "learning_rate": 1e-7}))
+    training = fit_lenet(
+        work, digits(work), QUICK.model_copy(update={"epochs": 50, "patience": 2, "learning_rate": 1e-7})
+    )
     assert len(training.epochs) / 2 < 50
 
 
 def test_equal_seeds_give_equal_weights_and_another_seed_gives_other_weights(tmp_path):
     data = digits(Work.at(tmp_path))
-    first_sha256, second_sha256 = (fitted(Work.at(tmp_path), data, QUICK).artifact.sha256 for _ in range(2))
+    first_sha256, second_sha256 = (fit_lenet(Work.at(tmp_path), data, QUICK).artifact.sha256 for _ in range(2))
     assert first_sha256 == second_sha256
-    assert first_sha256 != fitted(Work.at(tmp_path), data, QUICK.model_copy(update={"seeds": (1,)})).artifact.sha256
+    assert first_sha256 != fit_lenet(Work.at(tmp_path), data, QUICK.model_copy(update={"seeds": (1,)})).artifact.sha256
 
 
 def test_a_loss_that_is_not_finite_stops_training_and_the_error_names_epoch_and_step(tmp_path):
     work = Work.at(tmp_path)
     with pytest.raises(Diverged, match=r"(nan|inf) at epoch \d+, step \d+"):
-        fitted(work, digits(work), QUICK.model_copy(update={"learning_rate": 1e3, "schedule": "constant"}))
+        fit_lenet(work, digits(work), QUICK.model_copy(update={"learning_rate": 1e3, "schedule": "constant"}))
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_loss_that_is_not_finite_stops_training_and_the_error_names_epoch_and_
 )
 def test_training_with_each_setting_lowers_the_loss(tmp_path, change):
     work = Work.at(tmp_path)
-    training = fitted(work, digits(work, 600), QUICK.model_copy(update={**change, "epochs": 6, "patience": 6}))
+    training = fit_lenet(work, digits(work, 600), QUICK.model_copy(update={**change, "epochs": 6, "patience": 6}))
     losses = [row["loss"] for row in training.epochs if row["split"] == "train"]
     assert losses[-1] < losses[0]
     assert {row["precision"] for row in training.epochs} == {change.get("precision", "fp32")}
@@ -70,7 +72,7 @@ def test_accumulated_batches_step_as_one_large_batch(tmp_path):
     # The 96 training images are three batches of 32, or one of 96.
     data = digits(Work.at(tmp_path), 160)
     rows = [
-        fitted(Work.at(tmp_path), data, QUICK.model_copy(update={"epochs": 2, **change})).epochs
+        fit_lenet(Work.at(tmp_path), data, QUICK.model_copy(update={"epochs": 2, **change})).epochs
         for change in ({"accumulate": 3}, {"batch_size": 96})
     ]
     small, large = ([r["loss"] for r in part if r["split"] == "validation"] for part in rows)
@@ -100,7 +102,7 @@ def test_each_seed_is_trained_and_recorded(tmp_path):
 def test_training_on_a_gpu_that_is_absent_fails_and_does_not_fall_back_to_the_cpu(tmp_path):
     work = Work.at(tmp_path)
     with pytest.raises(ValueError, match="CUDA devices"):
-        fitted(work, digits(work), QUICK.model_copy(update={"device": "cuda:7"}))
+        fit_lenet(work, digits(work), QUICK.model_copy(update={"device": "cuda:7"}))
 
 
 def test_test_images_are_never_read_while_training(tmp_path):
@@ -108,14 +110,14 @@ def test_test_images_are_never_read_while_training(tmp_path):
 
     work = Work.at(tmp_path)
     data = digits(work)
-    training = fitted(work, data, QUICK)
+    training = fit_lenet(work, data, QUICK)
     arrays = load_arrays(work.store, data)
     images = numpy.array(arrays.images)
     images[arrays.rows_of("test")] = 0
     with work.store.temporary() as folder:
         numpy.save(folder / "a.npy", images)
         blanked = data.model_copy(update={"images": work.store.put(folder / "a.npy", "npy")})
-    assert fitted(Work.at(tmp_path), blanked, QUICK).artifact.sha256 == training.artifact.sha256
+    assert fit_lenet(Work.at(tmp_path), blanked, QUICK).artifact.sha256 == training.artifact.sha256
 
 
 @pytest.mark.gpu
@@ -146,7 +148,7 @@ def test_training_with_each_setting_lowers_the_loss_on_a_gpu(tmp_path, change):
 
 def test_the_share_of_time_that_training_waits_for_images_is_recorded(tmp_path):
     work = Work.at(tmp_path)
-    rows = fitted(work, digits(work, 600), QUICK).epochs
+    rows = fit_lenet(work, digits(work, 600), QUICK).epochs
     waits = {split: [row["data_wait"] for row in rows if row["split"] == split] for split in ("train", "validation")}
     assert all(0 < share < 0.5 for share in waits["train"])
     assert waits["validation"] == [None] * len(waits["train"])

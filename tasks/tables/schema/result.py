@@ -39,6 +39,23 @@ TABLES: dict[str, Table] = {
             "drop": number(
                 "score of the reference less that of this row, in the study's metric", low=-1, high=1, null=True
             ),
+            "drop_low": number("lower end of the 95 % interval of drop, from the same images", -1, 1, null=True),
+            "drop_high": number("upper end of the 95 % interval of drop, from the same images", -1, 1, null=True),
+            "drop_images": count("images that both classified, from which the interval comes", null=True, low=1),
+            "within": text(
+                "how sure it is that the drop is within the study's rule: shown (the 95 % interval is), likely (the "
+                "one-sided 80 % limit is) or neither; the reference is within it by definition",
+                "shown",
+                "likely",
+                "not shown",
+                null=True,
+            ),
+            "images_to_settle": count(
+                "about how many images would show whether the drop is within the rule; null where these have shown it, "
+                "or none would",
+                null=True,
+                low=1,
+            ),
             "speedup": number(
                 "latency of the reference model over that of this row, on the same device at the same batch size",
                 null=True,
@@ -54,10 +71,14 @@ TABLES: dict[str, Table] = {
             ),
             "pareto": Column(
                 pl.Boolean,
-                "whether no row of the same device and batch size is as fast and as accurate, and better in one",
+                "whether no row of the same device and batch size is as fast, as accurate, as small and as sparing "
+                "of memory, and better in one of them",
             ),
             "eligible": Column(
-                pl.Boolean, "whether the row may win: it is ok, not marked, and its drop is within the study's rule"
+                pl.Boolean, "whether the row may win: it is ok, not marked, and its drop keeps the study's rule"
+            ),
+            "why_not": text(
+                "why it is not the winner; null for the winner and at batch sizes that are not compared", null=True
             ),
             "conditions": text("what was bad while it was measured; null where nothing was", null=True),
             "throughput_conditions": text(
@@ -69,6 +90,7 @@ TABLES: dict[str, Table] = {
         ordered=(
             ("top1", "top5"),
             ("latency_median_ms", "latency_p90_ms", "latency_p99_ms"),
+            ("drop_low", "drop_high"),
             ("speedup_low", "speedup_high"),
         ),
     ),

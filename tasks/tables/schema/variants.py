@@ -14,10 +14,10 @@ TABLES: dict[str, Table] = {
             "name": text("name of the variant"),
             "model": text("label of the model"),
             "stage": text(
-                "stage that made it", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build"
+                "stage that made it", "adopt", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build"
             ),
             "parent": text("name of the variant it was made from", null=True),
-            "format": text("file format", "safetensors", "torchscript", "onnx", "engine"),
+            "format": text("file format", "safetensors", "torchscript", "onnx", "openvino", "engine"),
             "precision": text("precision of weights and arithmetic", "fp32", "fp16", "bf16", "int8"),
             "setting": text(
                 "setting, policy or the like that distinguishes it from other forms of its parent", null=True
@@ -29,9 +29,27 @@ TABLES: dict[str, Table] = {
             "path": text("path of the file in the store", null=True),
             "validation_top1": share("top-1 on validation images, where the stage measured it", null=True),
             "validation_macro_f1": share("macro F1 on validation images, where the stage measured it", null=True),
-            "search_latency_ms": number(
-                "median latency at batch 1 in the stage's own search; the benchmark measures anew", null=True
+            "validation_agreement": share(
+                "share of validation images that its parent gives the same class, where the stage measured it",
+                null=True,
             ),
+            "validation_divergence": number(
+                "Kullback-Leibler divergence from its parent's class probabilities, in nats: the mean over validation "
+                "images",
+                null=True,
+            ),
+            "validation_drop": share(
+                "how much top-1 it is taken to lose against its parent: the larger of what the labels of validation "
+                "images say and what its parent's probabilities say of the classes that changed",
+                null=True,
+            ),
+            "search_latency_ms": number(
+                "median latency at batch 1 in the stage's own search, in its fastest runtime; the benchmark measures "
+                "anew",
+                null=True,
+            ),
+            "search_latencies": text("the same in each runtime, as JSON: runtime -> milliseconds", null=True),
+            "chosen_in": text("runtimes, joined by commas, in which it was the choice among forms like it", null=True),
             "parity": number(
                 "largest difference of a logit from the parent's, over the parent's largest logit", null=True
             ),
@@ -48,10 +66,18 @@ TABLES: dict[str, Table] = {
         "Prediction quality on the held-out images: one row per variant, runtime and device.",
         {
             **WHICH,
-            "parent": text("variant whose predictions agreement compares with", null=True),
+            "parent": text(
+                "variant that agreement compares with: the nearest measured ancestor, else the same variant in the "
+                "runtime that stands first; null for that one",
+                null=True,
+            ),
             "images": count("held-out images that were classified", low=1),
             **QUALITY,
             "agreement": share("share of images that the parent gives the same class", null=True),
+            "logit_difference": number(
+                "largest difference of a logit from the parent's on these images, over the parent's largest logit",
+                null=True,
+            ),
         },
         unique=("variant", "runtime", "device"),
         ordered=(("top1", "top5"), ("top1_low", "top1", "top1_high"), ("macro_f1_low", "macro_f1_high")),

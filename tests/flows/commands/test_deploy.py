@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from flows.commands.deploy import _doubts
 from tasks import runtimes, tables
 from tasks.datasets import open_source
-from tests.support.servers import RUN, Made, colour_run, environment, grey_run, load_app, png, post, served
+from tasks.records import Data, Select, Study
+from tests.support.servers import RUN, FinishedRun, colour_run, environment, grey_run, load_app, png, post, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,13 +41,13 @@ DEPLOYED_MODULES = (
 
 
 @pytest.fixture(scope="module")
-def grey(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def grey(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on scikit-learn's digits: greyscale, normalised with statistics of the training images."""
     return grey_run(tmp_path_factory.mktemp("grey"))
 
 
 @pytest.fixture(scope="module")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on JPEG photographs of ImageNet, which are resized and cropped."""
     return colour_run(tmp_path_factory.mktemp("colour"))
 
@@ -71,7 +73,7 @@ def fresh_modules() -> Iterator[None]:
         sys.modules.pop(name, None)
 
 
-def test_the_deployed_server_predicts_as_the_pipeline_does(grey: Made, tmp_path: Path) -> None:
+def test_the_deployed_server_predicts_as_the_pipeline_does(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
     expected_logits = grey.logits("onnxruntime", "lenet5/train/onnx")
     with served(folder) as url:
@@ -101,11 +103,17 @@ def test_the_deployed_server_predicts_as_the_pipeline_does(grey: Made, tmp_path:
     [
         ("onnxruntime", "lenet5/train/onnx/int8"),
         ("openvino", "lenet5/train/onnx"),
+        ("openvino", "lenet5/train/onnx/ir"),
         ("torchscript", "lenet5/train/torchscript"),
     ],
 )
 def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_runtime(
-    colour: Made, tmp_path: Path, runtime: str, variant: str, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    colour: FinishedRun,
+    tmp_path: Path,
+    runtime: str,
+    variant: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fresh_modules: None,
 ) -> None:
     colour.summarise({(variant, runtime): 1.0})
     app = load_app(colour.deploy(tmp_path / "served", "--variant", variant), monkeypatch)
@@ -118,7 +126,7 @@ def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_ru
 
 
 def test_the_handler_for_serverless_functions_predicts_as_the_pipeline_does(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
 ) -> None:
     app = load_app(grey.deploy(tmp_path / "served"), monkeypatch)
     body = base64.b64encode(png(grey.pixels[3])).decode()
@@ -135,7 +143,7 @@ def test_the_handler_for_serverless_functions_predicts_as_the_pipeline_does(
         assert reason in json.loads(answer["body"])["error"]
 
 
-def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: Made, tmp_path: Path) -> None:
+def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: FinishedRun, tmp_path: Path) -> None:
     folder = grey.deploy(tmp_path / "served")
     description = json.loads((folder / "model.json").read_text())
     variant = next(variant for variant in grey.variants if variant.name == "lenet5/train/onnx")
@@ -173,7 +181,7 @@ def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: M
 
 
 def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_form_that_can(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train", "torch_compile"): 0.5, ("lenet5/train/onnx", "openvino"): 1.0})
@@ -191,7 +199,7 @@ def test_a_winner_that_cannot_be_served_alone_is_replaced_by_the_fastest_form_th
 
 
 def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other, winner = "lenet5/train/torchscript", "lenet5/train/onnx"
     for number, (changes, reason) in enumerate(
@@ -210,7 +218,7 @@ def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
         with grey.restored():
             grey.summarise({(winner, "onnxruntime"): 1.0, (other, "torchscript"): 2.0})
             rows = tables.read(grey.out, "summary", RUN).collect().to_dicts()
-            grey._put("summary", [row | (changes if row["variant"] == other else {}) for row in rows])
+            grey.write_table("summary", [row | (changes if row["variant"] == other else {}) for row in rows])
             folder = grey.deploy(tmp_path / f"served-{number}", "--variant", other)
             (note,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
             assert f"{other} on torchscript, cpu, batch 1, is not the run's winner (that is {winner}" in note
@@ -220,8 +228,19 @@ def test_deploying_another_variant_than_the_winner_says_why_it_did_not_win(
             assert "note: " not in capsys.readouterr().out
 
 
+def test_a_variant_that_is_not_sure_enough_to_keep_the_rule_is_deployed_with_a_note() -> None:
+    row = {"variant": "net/train/onnx", "runtime": "onnxruntime", "device": "cpu", "batch_size": 1, "role": None}
+    study = Study(select=Select(confidence="shown"))
+    for within, drop, reason in (
+        ("likely", 0.004, "it is not shown to lose at most 1 point"),
+        ("not shown", 0.02, "it loses 0.020 of the reference's accuracy, where the study allows 0.01"),
+    ):
+        (note,) = _doubts({**row, "conditions": None, "drop": drop, "within": within}, None, study)
+        assert note.endswith(reason)
+
+
 def test_deploy_refuses_a_mistake_in_one_line_with_exit_code_2(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     foreign_folder = tmp_path / "foreign"
     foreign_folder.mkdir()
@@ -245,7 +264,7 @@ def test_deploy_refuses_a_mistake_in_one_line_with_exit_code_2(
 
 
 @pytest.mark.slow
-def test_the_pinned_requirements_of_a_deployed_folder_are_all_that_it_needs(grey: Made, tmp_path: Path) -> None:
+def test_the_pinned_requirements_of_a_deployed_folder_are_all_that_it_needs(grey: FinishedRun, tmp_path: Path) -> None:
     """The folder runs in a new virtual environment, in which nothing of this project is installed."""
     folder = grey.deploy(tmp_path / "served")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
@@ -289,7 +308,7 @@ def has_entry(options: Any, name: str) -> bool:
 
 
 def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_with(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
 ) -> None:
     import onnxruntime
 
@@ -311,7 +330,7 @@ def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_wi
 
 @pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
 def test_a_deployed_folder_compiles_for_openvino_with_the_settings_it_was_measured_with(
-    grey: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None, runtime: str
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None, runtime: str
 ) -> None:
     import openvino
 
@@ -344,7 +363,7 @@ def test_a_deployed_folder_compiles_for_openvino_with_the_settings_it_was_measur
 
 
 def test_deploy_remarks_on_a_winner_at_batch_8_and_refuses_a_run_without_winner(
-    grey: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    grey: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with grey.restored():
         grey.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, batch=8)
@@ -359,3 +378,14 @@ def test_deploy_remarks_on_a_winner_at_batch_8_and_refuses_a_run_without_winner(
         printed = capsys.readouterr().err
         assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in printed
         assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "words"),
+    [("--help", 0, "python app.py"), ("--port=1", 2, "takes no arguments, got '--port=1'")],
+)
+def test_the_server_program_prints_its_usage_and_refuses_arguments(argument: str, code: int, words: str) -> None:
+    program = ROOT / "flows" / "commands" / "deployed" / "app.py"
+    ended = subprocess.run([sys.executable, program, argument], text=True, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == code
+    assert words in (ended.stdout if code == 0 else ended.stderr)

@@ -22,8 +22,8 @@ from tasks.caching.work import Work
 from tasks.forms.modelfile import inspect
 from tasks.records import Artifact, Data
 from tasks.tables import frames
-from tests.support.digits import digits, warmed
-from tests.support.servers import RUN, Made
+from tests.support.digits import digits, warmed_model
+from tests.support.servers import RUN, FinishedRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,16 +85,18 @@ def test_a_torchscript_file_runs_with_trust(program: tuple[Path, Path], tmp_path
 
 
 @pytest.fixture(scope="module")
-def own_run(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def own_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run that the user made."""
     out = tmp_path_factory.mktemp("own_run")
     work = Work.at(out, "deploy")
-    run = Made(out, work, digits(work, 60), Data(source="digits"))
-    run._put("datasets", [])
+    run = FinishedRun(out, work, digits(work, 60), Data(source="digits"))
+    run.write_table("datasets", [])
     return run
 
 
-def test_torchscript_of_the_users_own_run_is_deployed_and_profiled_without_trust(own_run: Made, tmp_path: Path) -> None:
+def test_torchscript_of_the_users_own_run_is_deployed_and_profiled_without_trust(
+    own_run: FinishedRun, tmp_path: Path
+) -> None:
     folder = own_run.deploy(tmp_path / "served", "--variant", "lenet5/train/torchscript")
     assert json.loads((folder / "model.json").read_text())["runtime"] == "torchscript"
     # The exit code is not checked: it says that no report can be written of this made-up run.
@@ -142,7 +144,7 @@ def test_made_up_metadata_of_safetensors_is_refused_in_one_line(
 
 def test_the_metadata_that_burnish_writes_into_safetensors_is_accepted(tmp_path: Path) -> None:
     for more_settings in ({}, {"upsample": 32}):
-        models.save(warmed(**SHAPE | more_settings), tmp_path / "model.safetensors", SHAPE | more_settings)
+        models.save(warmed_model(**SHAPE | more_settings), tmp_path / "model.safetensors", SHAPE | more_settings)
         assert inspect(tmp_path / "model.safetensors").shape == (1, 8, 8)
 
 
@@ -162,7 +164,7 @@ def test_the_metadata_that_burnish_writes_into_safetensors_is_accepted(tmp_path:
     ],
 )
 def test_made_up_metadata_of_onnx_and_torchscript_is_refused_in_one_line(
-    own_run: Made, tmp_path: Path, key: str, value: str, reason: str, capsys: pytest.CaptureFixture[str]
+    own_run: FinishedRun, tmp_path: Path, key: str, value: str, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "forged"
     shutil.copytree(own_run.out, out)
@@ -226,7 +228,7 @@ def test_truncated_torchscript_and_safetensors_files_are_refused_in_one_line(
 ) -> None:
     whole = io.BytesIO()
     torch.jit.save(torch.jit.script(nn.Flatten()), whole)
-    models.save(warmed(**SHAPE), tmp_path / "w.safetensors", SHAPE)
+    models.save(warmed_model(**SHAPE), tmp_path / "w.safetensors", SHAPE)
     for name, content in (("a.pt", whole.getvalue()), ("b.safetensors", (tmp_path / "w.safetensors").read_bytes())):
         for length in (1, 9, 100, len(content) // 2):
             (tmp_path / name).write_bytes(content[:length])

@@ -18,7 +18,7 @@ import pytest
 from flows.orchestration.deployments import all_deployments
 from flows.settings import load
 from tests.support import programs
-from tests.support.command import SHORT, api, bare
+from tests.support.command import SHORT, api, environment_without_server
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
 
@@ -42,7 +42,7 @@ class Place:
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.home = folder / "prefect"
         self.out = folder / "artifacts"
-        self.environment = bare(folder) | {
+        self.environment = environment_without_server(folder) | {
             "PREFECT_SERVER_API_PORT": self.port,
             "PATH": f"{BIN}:{os.environ['PATH']}",
         }
@@ -138,7 +138,7 @@ def test_burnish_ui_serves_pages_runs_forms_and_schedules_and_ends_with_ctrl_c(
     assert len(terminal.processes()) >= 5, "two processes of the command, and one each of server, worker and run"
     terminal.ctrl_c()
     assert terminal.end() == 130
-    assert terminal.left(1) == []
+    assert terminal.alive_after(1) == []
     assert not (place.home / "profiles.toml").exists(), "no setting is left behind"
 
 

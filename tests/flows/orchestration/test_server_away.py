@@ -18,17 +18,17 @@ import pytest
 
 from tasks.caching.logs import EVERY_SECONDS
 from tests.support import programs
-from tests.support.away import SAID_SECONDS, Run
-from tests.support.command import SHORT, api, bare, prefect_server
+from tests.support.away import NOTICE_SECONDS, Run
+from tests.support.command import SHORT, api, environment_without_server, prefect_server
 from tests.support.paths import ROOT
 
 
 def without_server(kind: str, folder: Path) -> tuple[Run, float]:
     """Let the server of a run go away; return the run, which has ended, and the time at which its server went away."""
-    environment = bare(folder)
+    environment = environment_without_server(folder)
     if kind == "temporary":
         run = Run(folder / "artifacts", environment)
-        run.wait_for(lambda: run.said("train/lenet5: computing"))
+        run.wait_for(lambda: run.time_of("train/lenet5: computing"))
         (server,) = (
             child for child in psutil.Process(run.process.pid).children(recursive=True) if "uvicorn" in child.cmdline()
         )
@@ -42,7 +42,7 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
             api(url, "v2/concurrency_limits/", full_limit)
         run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
         last_line = "waiting for another flow run's measurements" if kind == "waiting" else "train/lenet5: computing"
-        run.wait_for(lambda: run.said(last_line))
+        run.wait_for(lambda: run.time_of(last_line))
         os.killpg(process.pid, getattr(signal, "SIGKILL" if kind == "waiting" else kind))
         killed = time.monotonic()
         run.end()
@@ -73,9 +73,9 @@ def test_a_run_whose_server_goes_away_says_so_and_finishes_without_it(
 ) -> None:
     run, killed_at = ended_runs[kind]
     assert run.process.returncode == 0, run.text[-3000:]
-    said_at = run.said("the run goes on without it") or run.said("Prefect's server is away")
-    assert said_at is not None and said_at - killed_at < SAID_SECONDS, run.text
-    assert (run.said("Prefect's temporary server has ended") is not None) == (kind == "temporary")
+    said_at = run.time_of("the run goes on without it") or run.time_of("Prefect's server is away")
+    assert said_at is not None and said_at - killed_at < NOTICE_SECONDS, run.text
+    assert (run.time_of("Prefect's temporary server has ended") is not None) == (kind == "temporary")
     assert list((run.out / "runs").glob("*/report.html"))
     other_lines = [line for _, line in run.lines if not re.match(r"\d\d:\d\d:\d\d (INFO|WARNING) ", line)]
     assert other_lines == [], "no line comes from Prefect"
@@ -83,13 +83,13 @@ def test_a_run_whose_server_goes_away_says_so_and_finishes_without_it(
 
 @pytest.mark.slow
 def test_progress_reports_do_not_wait_for_the_server(tmp_path: Path) -> None:
-    with prefect_server(tmp_path, bare(tmp_path)) as (url, server):
+    with prefect_server(tmp_path, environment_without_server(tmp_path)) as (url, server):
         check_forty_epochs_with_a_stopped_server(url, server, tmp_path)
 
 
 def check_forty_epochs_with_a_stopped_server(url: str, server: subprocess.Popen[bytes], tmp_path: Path) -> None:
     """Stop the server during a flow of 40 epochs, and check that these take no longer than without it."""
-    environment = bare(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
+    environment = environment_without_server(tmp_path) | {"PREFECT_API_URL": url, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
         programs.command("flow_of_forty_epochs", str(tmp_path / "out")),
         env=environment,
@@ -129,7 +129,7 @@ def run_quickstart(environment: dict[str, str], out: Path, *settings: str) -> su
 
 
 def test_an_address_without_a_server_is_refused_in_one_line_with_how_to_unset_it(tmp_path: Path) -> None:
-    environment = bare(tmp_path)
+    environment = environment_without_server(tmp_path)
     with socket.socket() as probe:
         # The port is taken, and nothing listens on it.
         probe.bind(("127.0.0.1", 0))
@@ -150,7 +150,7 @@ def test_an_address_without_a_server_is_refused_in_one_line_with_how_to_unset_it
 
 @pytest.mark.slow
 def test_prefects_files_go_below_out_where_the_home_folder_cannot_be_written(tmp_path: Path) -> None:
-    environment = bare(tmp_path)
+    environment = environment_without_server(tmp_path)
     home = tmp_path / "home"
     home.write_text("no folder, so that root cannot write into it either")
     del environment["PREFECT_HOME"]

@@ -9,13 +9,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.away import SAID_SECONDS, Run
-from tests.support.command import bare
+from tests.support.away import NOTICE_SECONDS, Run
+from tests.support.command import environment_without_server
 
 
 @pytest.mark.slow
 def test_a_run_fails_within_a_minute_if_its_temporary_server_is_stopped_while_it_starts(tmp_path: Path) -> None:
-    run = Run(tmp_path / "artifacts", bare(tmp_path))
+    run = Run(tmp_path / "artifacts", environment_without_server(tmp_path))
     servers: list[psutil.Process] = []
 
     def server_started() -> bool:
@@ -28,7 +28,7 @@ def test_a_run_fails_within_a_minute_if_its_temporary_server_is_stopped_while_it
     servers[0].send_signal(signal.SIGSTOP)
     stopped_at = time.monotonic()
     assert run.end() == 1
-    assert time.monotonic() - stopped_at < SAID_SECONDS, run.text
+    assert time.monotonic() - stopped_at < NOTICE_SECONDS, run.text
     (line,) = (line for _, line in run.lines)
     assert f"Prefect's temporary server (process {servers[0].pid}) has done nothing for 30 s" in line
     assert not servers[0].is_running() or servers[0].status() == psutil.STATUS_ZOMBIE

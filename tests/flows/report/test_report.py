@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 
 from flows.report import page as report
+from flows.report.columns import SUMMARY
 from flows.report.terminal import print_table, table_text
 from tasks import tables as contract
 from tasks.tables import csv_view, frames, summary
 from tasks.tables.schema import TABLES
 from tests.support import factory
+from tests.support.factory import changed
 from tests.support.reports import Page, page_of
 
 if TYPE_CHECKING:
@@ -78,9 +80,11 @@ def test_ids_are_unique_although_each_chart_is_drawn_by_itself(text: str) -> Non
 
 def test_the_page_gives_the_reason_for_the_winner_and_has_every_section(text: str) -> None:
     words = " ".join(Page(text).words.split())
-    assert summary.summarise(factory.tables(), factory.study()).reason in words
+    assert " ".join(summary.summarise(factory.tables(), factory.study()).reason.split()) in words
     for heading in (
         "Candidates",
+        "Why the others lost",
+        "Accuracy at every hop",
         "Accuracy against latency",
         "Latency distributions",
         "Training",
@@ -151,16 +155,9 @@ def test_a_row_skipped_for_a_reason_of_its_own_stays_in_its_table_with_the_reaso
     own_reasons = tables["summary"].with_columns(
         error=pl.when(pl.col("status") == "skipped").then(pl.concat_str(pl.lit("reason "), rows))
     )
-    assert (
-        len(
-            re.findall(
-                r'<tr class="skipped">.*?reason \d+.*?>–<',
-                page_of_few(tables | {"summary": own_reasons}, "summary"),
-                re.DOTALL,
-            )
-        )
-        == count
-    )
+    page = page_of_few(tables | {"summary": own_reasons}, "summary")
+    candidates = page[page.index('<h2 id="candidates">') : page.index('<h2 id="others">')]
+    assert len(re.findall(r'<tr class="skipped">.*?reason \d+.*?>–<', candidates, re.DOTALL)) == count
 
 
 def test_a_missing_table_is_named_and_its_section_is_left_out(tables: dict[str, pl.DataFrame]) -> None:
@@ -242,7 +239,7 @@ def test_on_a_narrow_page_figures_come_before_the_other_columns_and_the_contents
     """Runtime, device and batch stand below a row's name, so that no column of words comes before the figures."""
     narrow = text[text.index("@media (max-width: 640px)") : text.index("@media print")]
     assert ".place { display: none; }" in narrow and ".card dl { order: -1;" in narrow
-    table = text[text.index("Every candidate") : text.index('<h2 id="tradeoff">')]
+    table = text[text.index("Every candidate") : text.index('<h2 id="others">')]
     heads = re.findall(r'<th scope="col" class="([^"]*)"><button type="button">([^<]*)', table)
     assert [name for kind, name in heads if "place" not in kind][:2] == ["Variant", "Median"]
     assert [name for kind, name in heads if "place" in kind] == ["Runtime", "Device", "Batch"]
@@ -260,3 +257,21 @@ def test_validation_scores_say_on_how_many_images_they_were_measured(tables: dic
     words = " ".join(Page(page_of_few(tables, "variants", "evaluations", "datasets", "trials")).words.split())
     images = tables["datasets"].filter(split="validation")["rows"][0]
     assert f"Validation macro F1share of {images} images" in words and f"Scoremacro F1 of {images} images" in words
+
+
+def test_a_marked_reference_is_said_on_its_card_and_beside_the_speed_ups() -> None:
+    tables = dict(changed(factory.tables(), "benchmarks", {"variant": factory.REFERENCE}, conditions="throttled"))
+    tables["summary"] = summary.summarise(tables, factory.study()).frame
+    words = " ".join(Page(page_of(tables, factory.study())).words.split())
+    assert "Marked: measured under bad conditions (throttled), so speed-ups over it are doubtful." in words
+    assert "times as fast as the marked reference" in words
+    lines = " ".join(table_text(tables["summary"], width=400).split())
+    assert (
+        f"marked: measured under bad conditions (the report says which), and cannot win ({factory.REFERENCE} in "
+        in (lines)
+    )
+
+
+def test_the_status_stands_beside_the_figures_that_it_is_about() -> None:
+    names = [name for name, *_ in SUMMARY]
+    assert names.index("Status") == names.index("Speed-up") + 1

@@ -12,7 +12,7 @@ from tasks.machine import space
 from tasks.records import Data
 from tests.support.digits import digits
 from tests.support.models import onnx_file
-from tests.support.servers import Made
+from tests.support.servers import FinishedRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +47,7 @@ def test_deploy_on_a_full_disk_names_the_folder_and_leaves_no_file(
 ) -> None:
     out = tmp_path / "out"
     work = Work.at(out, "deploy")
-    Made(out, work, digits(work, 60), Data(source="digits"))
+    FinishedRun(out, work, digits(work, 60), Data(source="digits"))
     folder = disk("64k")
     assert_disk_full(["deploy", "--to", str(folder / "served"), "--out", str(out)], folder / "served", "--to", capsys)
     assert not list(folder.iterdir())

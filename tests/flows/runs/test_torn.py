@@ -17,7 +17,7 @@ from tasks.records import Data
 from tasks.tables import csv_view
 from tests.support.digits import digits
 from tests.support.reports import RUN_1
-from tests.support.servers import RUN, Made
+from tests.support.servers import RUN, FinishedRun
 
 Tear = Callable[[Path], object]
 
@@ -41,20 +41,20 @@ def deployable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifacts folder whose winner can be deployed."""
     out = tmp_path_factory.mktemp("deployable")
     work = Work.at(out, "deploy")
-    Made(out, work, digits(work, 60), Data(source="digits"))
+    FinishedRun(out, work, digits(work, 60), Data(source="digits"))
     (out / "runs" / RUN / "environment.json").write_text("{}")
     return out
 
 
 @pytest.fixture
 def copy_of(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Path]:
-    """A function that copies the folder `reported` or `deployable`, with or without checksums of its run's files."""
+    """A function that copies `artifacts_of_run` or `deployable`, with or without checksums of the run's files."""
 
     def copy(name: str, sums: bool = True) -> Path:
         out = tmp_path / "out"
         shutil.copytree(request.getfixturevalue(name), out)
         if sums:
-            damage.record(out, RUN_1 if name == "reported" else RUN)
+            damage.record(out, RUN_1 if name == "artifacts_of_run" else RUN)
         return out
 
     return copy
@@ -77,7 +77,7 @@ def refusal(command: list[str], path: Path, capsys: pytest.CaptureFixture[str]) 
 def test_report_names_a_damaged_file_of_its_run(
     copy_of: Callable[..., Path], file: str, tear: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = copy_of("reported")
+    out = copy_of("artifacts_of_run")
     path = out / file / f"{RUN_1}.parquet" if "/" in file else out / "runs" / RUN_1 / file
     TEARS[tear](path)
     line = refusal(["report", "--out", str(out)], path, capsys)
@@ -100,14 +100,14 @@ def test_report_names_a_damaged_file_of_its_run(
 def test_report_names_a_damaged_file_without_checksums_too(
     copy_of: Callable[..., Path], file: str, tear: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = copy_of("reported", sums=False)
+    out = copy_of("artifacts_of_run", sums=False)
     path = out / file / f"{RUN_1}.parquet" if "/" in file else out / "runs" / RUN_1 / file
     TEARS[tear](path)
     refusal(["report", "--out", str(out)], path, capsys)
 
 
 def test_report_names_a_table_that_is_gone(copy_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    out = copy_of("reported")
+    out = copy_of("artifacts_of_run")
     path = out / "tables" / "memory" / f"{RUN_1}.parquet"
     path.unlink()
     assert "is gone" in refusal(["report", "--out", str(out)], path, capsys)
@@ -116,7 +116,7 @@ def test_report_names_a_table_that_is_gone(copy_of: Callable[..., Path], capsys:
 def test_report_and_why_accept_whole_files_and_their_checksums_are_right(
     copy_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = copy_of("reported")
+    out = copy_of("artifacts_of_run")
     assert main(["report", "--out", str(out)]) == 0
     assert main(["why", "--out", str(out)]) == 0
     assert "hit       train" in capsys.readouterr().out
@@ -128,7 +128,7 @@ def test_report_and_why_accept_whole_files_and_their_checksums_are_right(
 def test_report_names_a_damaged_csv(
     copy_of: Callable[..., Path], tear: str, sums: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = copy_of("reported", sums=False)
+    out = copy_of("artifacts_of_run", sums=False)
     path = out / "runs" / RUN_1 / "benchmark_results.csv"
     path.write_text(csv_view.csv(tables.read(out, "summary", RUN_1).collect()))
     if sums:
@@ -143,7 +143,7 @@ def test_report_names_a_damaged_csv(
 def test_report_names_a_damaged_file_of_checksums(
     copy_of: Callable[..., Path], lines: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = copy_of("reported")
+    out = copy_of("artifacts_of_run")
     path = out / "runs" / RUN_1 / damage.SUMS
     path.write_text(lines)
     refusal(["report", "--out", str(out)], path, capsys)
@@ -155,14 +155,14 @@ def test_report_names_a_damaged_file_of_checksums(
 def test_why_names_a_damaged_file_that_it_reads(
     copy_of: Callable[..., Path], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = copy_of("reported")
+    out = copy_of("artifacts_of_run")
     path = out / "runs" / RUN_1 / "why" / "train.json"
     path.write_text(text)
     refusal(["why", "--out", str(out)], path, capsys)
 
 
 def test_report_names_a_damaged_profile(copy_of: Callable[..., Path], capsys: pytest.CaptureFixture[str]) -> None:
-    out = copy_of("reported")
+    out = copy_of("artifacts_of_run")
     folder = out / "runs" / RUN_1 / "profiles" / "lenet5-eager"
     folder.mkdir(parents=True)
     (folder / "profile.json").write_text("{")

@@ -20,7 +20,7 @@ from flows.terminal.supervisor import INTERRUPTED
 from tasks import tables
 from tasks.records import StageName
 from tests.support import programs
-from tests.support.command import SHORT, TINY, Burnish, bare, last
+from tests.support.command import SHORT, TINY, Burnish, environment_without_server, last_values
 from tests.support.models import onnx_file
 from tests.support.paths import ROOT
 from tests.support.terminal import Terminal
@@ -40,7 +40,7 @@ INTERRUPTIONS: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "SIGINT to the process": (130, lambda terminal: terminal.signal(signal.SIGINT)),
 }
 # The study has every stage once, and each takes long enough to be interrupted.
-STUDY = last(
+STUDY = last_values(
     *TINY,
     "tune.trials=1",
     "augment.policies=['none']",
@@ -82,7 +82,7 @@ def interrupt_and_check(terminal: Terminal, interruption: str) -> None:
     interrupt(terminal)
     assert terminal.end() == code, terminal.text[-2000:]
     seconds = time.monotonic() - started
-    assert terminal.left() == [], "no process is left"
+    assert terminal.alive_after() == [], "no process is left"
     assert plain(terminal.text)[-1] == INTERRUPTED
     assert INTERRUPTED not in terminal.text[:length_before]
     assert "Traceback" not in terminal.text
@@ -144,7 +144,7 @@ def test_an_interruption_while_prefect_starts_ends_the_command(
     tmp_path: Path, interruption: str, terminals: list[Terminal]
 ) -> None:
     command = [*COMMAND, "run", "quickstart", "--out", str(tmp_path / "artifacts")]
-    terminal = Terminal(command, ROOT, bare(tmp_path))
+    terminal = Terminal(command, ROOT, environment_without_server(tmp_path))
     terminals.append(terminal)
     terminal.wait_for(lambda: any("uvicorn" in process.cmdline() for process in terminal.processes()))
     interrupt_and_check(terminal, interruption)
@@ -240,7 +240,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_marks_it_as_crashed(
     group: bool, tmp_path: Path, terminals: list[Terminal]
 ) -> None:
     out = tmp_path / "artifacts"
-    environment = bare(tmp_path)
+    environment = environment_without_server(tmp_path)
     settings = (*SHORT, "train.epochs=1", "benchmark.min_seconds=60")
     command = [*COMMAND, "run", "quickstart", "--out", str(out), *(f"--set={setting}" for setting in settings)]
     terminal = Terminal(command, ROOT, environment)
@@ -253,7 +253,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_run_marks_it_as_crashed(
     else:
         terminal.signal(signal.SIGKILL)
     terminal.end()
-    assert terminal.left(LIMIT_SECONDS) == []
+    assert terminal.alive_after(LIMIT_SECONDS) == []
     if group:
         return
     burnish = Burnish(out, None)

@@ -1,8 +1,8 @@
-"""A runtime without a library, whose model says in JSON how long a query takes and what goes wrong.
+"""A fake runtime. The model's file says in JSON how long a query takes and what goes wrong.
 
-Keys of the model's file, all but `lock` optional: `lock` (a file that is locked while a query is in flight), `ms` (of a
+Keys of the file, of which only `lock` is needed: `lock` (a file that is locked during a query), `ms` (duration of a
 query), `classes`, `megabytes` (memory that the model takes), `fault` (open, segfault, hang, raise or nan) and
-`from_batch` (the smallest batch with the fault).
+`from_batch` (the smallest batch size with the fault).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Session:
             raise ValueError("cannot be opened\nsecond line")
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
-        # This fails where another candidate's query is in flight.
+        # The lock is not available during another candidate's query, which fails this query.
         kind = fcntl.LOCK_EX if self.slots == 1 else fcntl.LOCK_SH
         fcntl.flock(self.lock, kind | fcntl.LOCK_NB)
         fault = self.spec.get("fault") if len(inputs) >= self.spec.get("from_batch", 1) else None

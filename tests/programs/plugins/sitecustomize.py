@@ -1,4 +1,4 @@
-"""Makes the plug-ins beside this file known to a process that starts with their folder in PYTHONPATH."""
+"""Adds this folder to the runtimes' plug-ins. Python imports this file when it starts with the folder in PYTHONPATH."""
 
 from pathlib import Path
 

@@ -20,7 +20,7 @@ from tasks.benchmark import benchmark
 from tasks.caching.work import Work
 from tasks.candidates import process
 from tasks.records import Prepared, Variant
-from tests.support.benchmarks import PLUGINS, living, read, settings
+from tests.support.benchmarks import PLUGINS, living_worker_pids, read_table, settings
 from tests.support.paths import ROOT
 from tests.support.programs import command, environment
 
@@ -41,7 +41,7 @@ def test_candidates_that_crash_or_hang_are_failed_rows_and_healthy_ones_are_meas
     }
     variants = (fake_variant("good"), *(fake_variant(fault, fault=fault) for fault in faults), fake_variant("good too"))
     measured = benchmark(work, data, variants, settings())
-    rows = read(work, measured, "benchmarks")
+    rows = read_table(work, measured, "benchmarks")
     assert len(rows) == 2 * len(variants)
     for row in rows.iter_rows(named=True):
         if row["variant"] in faults:
@@ -51,15 +51,15 @@ def test_candidates_that_crash_or_hang_are_failed_rows_and_healthy_ones_are_meas
         else:
             assert (row["status"], row["error"], row["provider"]) == ("ok", None, "FakeProvider")
             assert (row["rounds"], len(row["round_turns"]), row["threads"]) == (2, 2, 1)
-    assert read(work, measured, "evaluations")["variant"].to_list() == ["good", "good too"]
-    assert not living()
+    assert read_table(work, measured, "evaluations")["variant"].to_list() == ["good", "good too"]
+    assert not living_worker_pids()
 
 
 def test_an_error_at_one_batch_size_fails_only_the_row_of_that_batch_size(
     work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
     variant = fake_variant("small", fault="raise", from_batch=4)
-    rows = read(work, benchmark(work, data, (variant,), settings(evaluation_batch=3)), "benchmarks")
+    rows = read_table(work, benchmark(work, data, (variant,), settings(evaluation_batch=3)), "benchmarks")
     assert dict(rows.select("batch_size", "status").iter_rows()) == {1: "ok", 4: "failed"}
 
 
@@ -70,7 +70,7 @@ def test_an_interrupted_benchmark_leaves_no_process_running(
 
     def interrupt(self: Work, done: float, total: float, text: str) -> None:
         if done == 2:
-            worker_pids.update(living())
+            worker_pids.update(living_worker_pids())
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Work, "progress", interrupt)
@@ -130,9 +130,11 @@ def test_an_interrupted_benchmark_resumes_after_its_last_finished_round(
         "the test images are classified last"
     )
     assert set(visits[3:-3]) == {"round 3", "round 4"}
-    rows = read(work, measured, "benchmarks")
+    rows = read_table(work, measured, "benchmarks")
     outcomes = rows.select("variant", "batch_size", "status", "rounds").rows()
     assert outcomes == [("a", 1, "ok", 4), ("a", 4, "ok", 4), ("b", 1, "ok", 4), ("b", 4, "failed", 0)]
-    processes = read(work, measured, "certificates").filter(pl.col("variant") == "a")["process"].to_list()
+    processes = read_table(work, measured, "certificates").filter(pl.col("variant") == "a")["process"].to_list()
     assert processes == [1, 1, 2, 2] * 2
-    assert len(read(work, measured, "latencies").filter(pl.col("variant") == "a")) == rows["queries"].head(2).sum()
+    assert (
+        len(read_table(work, measured, "latencies").filter(pl.col("variant") == "a")) == rows["queries"].head(2).sum()
+    )

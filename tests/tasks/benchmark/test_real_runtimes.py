@@ -13,8 +13,8 @@ from sklearn.metrics import f1_score
 from tasks.benchmark import benchmark
 from tasks.caching.work import Work
 from tasks.records import Export, Measured, Variant
-from tests.support.benchmarks import QUICK, read
-from tests.support.digits import digits, stored
+from tests.support.benchmarks import QUICK, read_table
+from tests.support.digits import digits, stored_model
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def real_benchmark(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Meas
 
     work = Work.at(tmp_path_factory.mktemp("real"))
     data = digits(work)
-    parent = stored(work, "lenet5", name="lenet5", num_classes=10, in_channels=1, image_size=8)
+    parent = stored_model(work, "lenet5", name="lenet5", num_classes=10, in_channels=1, image_size=8)
     parent = parent.model_copy(update={"benchmark": True})
     forms = export(work, data, parent, Export(images=16)).variants
     with work.store.temporary() as folder:
@@ -53,7 +53,7 @@ def real_benchmark(tmp_path_factory: pytest.TempPathFactory) -> tuple[Work, Meas
 
 @pytest.mark.slow
 def test_each_form_is_measured_in_every_runtime_that_executes_its_format(real_benchmark: tuple[Work, Measured]) -> None:
-    rows = read(*real_benchmark, "benchmarks").filter(pl.col("status") == "ok")
+    rows = read_table(*real_benchmark, "benchmarks").filter(pl.col("status") == "ok")
     assert set(rows.select("variant", "runtime", "provider").rows()) == {
         ("lenet5/train", "eager", "PyTorch eager (cpu)"),
         ("lenet5/train/onnx", "onnxruntime", "CPUExecutionProvider"),
@@ -65,7 +65,7 @@ def test_each_form_is_measured_in_every_runtime_that_executes_its_format(real_be
 
 @pytest.mark.slow
 def test_a_damaged_file_fails_and_an_engine_is_skipped_on_the_cpu(real_benchmark: tuple[Work, Measured]) -> None:
-    rows = read(*real_benchmark, "benchmarks").filter(pl.col("status") != "ok")
+    rows = read_table(*real_benchmark, "benchmarks").filter(pl.col("status") != "ok")
     errors = {(row["variant"], row["runtime"], row["status"]): row["error"] for row in rows.iter_rows(named=True)}
     expected = {
         ("damaged", "onnxruntime", "failed"): "Protobuf parsing failed",
@@ -80,8 +80,8 @@ def test_a_damaged_file_fails_and_an_engine_is_skipped_on_the_cpu(real_benchmark
 def test_scores_follow_from_the_predictions_and_forms_agree_with_their_parent(
     real_benchmark: tuple[Work, Measured],
 ) -> None:
-    predictions = read(*real_benchmark, "predictions")
-    for row in read(*real_benchmark, "evaluations").iter_rows(named=True):
+    predictions = read_table(*real_benchmark, "predictions")
+    for row in read_table(*real_benchmark, "evaluations").iter_rows(named=True):
         row_predictions = predictions.filter(
             (pl.col("variant") == row["variant"]) & (pl.col("runtime") == row["runtime"])
         )
@@ -94,11 +94,12 @@ def test_scores_follow_from_the_predictions_and_forms_agree_with_their_parent(
         assert row["macro_f1_low"] <= row["macro_f1"] <= row["macro_f1_high"]
         if row["variant"] != "lenet5/train":
             assert (row["parent"], row["agreement"]) == ("lenet5/train", 1.0)
+            assert 0 <= row["logit_difference"] < (0.02 if row["runtime"] == "openvino_bf16" else 1e-4)
 
 
 @pytest.mark.slow
 def test_the_environments_table_names_the_machine_and_its_libraries(real_benchmark: tuple[Work, Measured]) -> None:
-    (row,) = read(*real_benchmark, "environments").to_dicts()
+    (row,) = read_table(*real_benchmark, "environments").to_dicts()
     assert row["cpu_cores"] <= len(os.sched_getaffinity(0))
     assert row["memory_bytes"] == pytest.approx(psutil.virtual_memory().total, rel=0.01)
     assert {"torch", "numpy"} <= json.loads(row["libraries"]).keys()

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
 import pytest
 
 from tasks import machine
-from tasks.benchmark import benchmark, benchmark_task
+from tasks.benchmark import _ancestor, benchmark, benchmark_task
 from tasks.caching.work import Work
 from tasks.candidates.candidate import Visit, conditions
 from tasks.measure.intervals import queries_needed, turns
 from tasks.records import Prepared, Variant
 from tasks.tables import frames
-from tests.support.benchmarks import read, settings
+from tests.support.benchmarks import read_table, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,14 +32,20 @@ def test_variants_and_devices_that_cannot_run_are_rows_that_say_why(
     variants = (
         fake_variant("good"),
         fake_variant("not benchmarked", benchmark=False),
+        fake_variant("left out").model_copy(update={"left_out_of": ("fake",)}),
+        fake_variant("left out elsewhere").model_copy(update={"left_out_of": ("openvino",)}),
         Variant(name="broken", status="failed", error="exporter said no", **build_fields),
         Variant(name="absent", status="skipped", error="no library", **build_fields),
     )
-    rows = read(work, benchmark(work, data, variants, settings(devices=("cpu", "cuda:7"), rounds=1)), "benchmarks")
+    rows = read_table(
+        work, benchmark(work, data, variants, settings(devices=("cpu", "cuda:7"), rounds=1)), "benchmarks"
+    )
     outcomes = {(row["variant"], row["device"]): (row["status"], row["error"]) for row in rows.iter_rows(named=True)}
     assert outcomes == {
         ("good", "cpu"): ("ok", None),
         ("good", "cuda:7"): ("skipped", "cuda:7: not here"),
+        ("left out elsewhere", "cpu"): ("ok", None),
+        ("left out elsewhere", "cuda:7"): ("skipped", "cuda:7: not here"),
         ("broken", "cpu"): ("failed", "exporter said no"),
         ("absent", "cpu"): ("skipped", "no library"),
     }
@@ -49,8 +56,8 @@ def test_every_latency_sample_is_kept_and_the_rows_follow_from_the_samples(
     work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
     measured = benchmark(work, data, (fake_variant("a"), fake_variant("b", ms=1)), settings())
-    samples = read(work, measured, "latencies")
-    rows = read(work, measured, "benchmarks")
+    samples = read_table(work, measured, "latencies")
+    rows = read_table(work, measured, "benchmarks")
     candidate_key = ["variant", "runtime", "device", "batch_size"]
     assert samples.schema == frames.frame("latencies", []).schema
     assert not samples.select(*candidate_key, "round", "query").is_duplicated().any()
@@ -73,7 +80,7 @@ def test_ram_usage_is_what_the_model_adds_to_the_memory_of_its_library(
     work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
     measured = benchmark(work, data, (fake_variant("small"), fake_variant("large", megabytes=200)), settings(rounds=1))
-    rows = read(work, measured, "memory")
+    rows = read_table(work, measured, "memory")
     assert rows["vram_peak_bytes"].to_list() == [None] * 4
     for row in rows.iter_rows(named=True):
         assert row["ram_usage_bytes"] == row["rss_peak_bytes"] - row["rss_baseline_bytes"]
@@ -96,8 +103,8 @@ def test_agreement_compares_a_form_with_its_nearest_measured_ancestor(
     key_of = benchmark_task.about.extra  # type: ignore[attr-defined]
     assert key_of({"data": named}) != key_of({"data": data}), "the key covers the files' names"
     measured = benchmark(work, named, variants, settings(rounds=1))
-    rows = {row["variant"]: row for row in read(work, measured, "evaluations").iter_rows(named=True)}
-    predictions = read(work, measured, "predictions")
+    rows = {row["variant"]: row for row in read_table(work, measured, "evaluations").iter_rows(named=True)}
+    predictions = read_table(work, measured, "predictions")
     assert predictions["file"].to_list() == [f"{row}.png" for row in predictions["image"]]
     parent_predictions, int8_predictions = (
         predictions.filter(pl.col("variant") == name).sort("image")["prediction"] for name in rows
@@ -106,6 +113,20 @@ def test_agreement_compares_a_form_with_its_nearest_measured_ancestor(
     assert rows["weights/onnx/int8"]["parent"] == "weights"
     assert rows["weights/onnx/int8"]["agreement"] == pytest.approx((parent_predictions == int8_predictions).mean())
     assert 0 < (parent_predictions == int8_predictions).mean() < 1
+    assert rows["weights"]["logit_difference"] is None and rows["weights/onnx/int8"]["logit_difference"] > 0
+
+
+def test_an_original_in_a_second_runtime_is_compared_with_itself_in_the_first() -> None:
+    def candidate(name: str, runtime: str, device: str = "cpu") -> Any:
+        return SimpleNamespace(variant=SimpleNamespace(name=name), runtime=runtime, device=device)
+
+    given = candidate("net/given", "onnxruntime")
+    on_gpu = candidate("net/given", "onnxruntime", "cuda:0")
+    second = candidate("net/given", "openvino")
+    int8 = candidate("net/given/int8", "openvino")
+    evaluated = [given, on_gpu, second, int8]
+    parents = {"net/given/int8": "net/given", "net/given": None}
+    assert [_ancestor(one, evaluated, parents) for one in evaluated] == [None, given, given, second]
 
 
 def test_conditions_say_what_disturbed_a_measurement_and_are_null_when_calm() -> None:
@@ -130,7 +151,9 @@ def test_conditions_say_how_much_of_the_cores_other_processes_used(
 ) -> None:
     busy_processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in machine.affinity()]
     try:
-        rows = read(work, benchmark(work, data, (fake_variant("a", ms=5),), settings(batch_sizes=(1,))), "benchmarks")
+        rows = read_table(
+            work, benchmark(work, data, (fake_variant("a", ms=5),), settings(batch_sizes=(1,))), "benchmarks"
+        )
     finally:
         for process in busy_processes:
             process.kill()
@@ -146,10 +169,10 @@ def test_throughput_is_measured_separately_with_one_query_in_flight_per_slot(
     measured = benchmark(
         work, data, (fake_variant("a", ms=4), fake_variant("broken", fault="raise")), benchmark_settings
     )
-    rows = read(work, measured, "throughputs")
-    samples = read(work, measured, "completions")
+    rows = read_table(work, measured, "throughputs")
+    samples = read_table(work, measured, "completions")
     assert dict(rows.select("variant", "status").iter_rows()) == {"a": "ok", "broken": "failed"}
-    latency_rows = read(work, measured, "benchmarks").filter(pl.col("variant") == "a")
+    latency_rows = read_table(work, measured, "benchmarks").filter(pl.col("variant") == "a")
     for row, latency_row in zip(rows.head(2).iter_rows(named=True), latency_rows.iter_rows(named=True), strict=True):
         assert row["slots"] == 2
         assert row["images_per_second"] == pytest.approx(2 * latency_row["images_per_second"], rel=0.15)
@@ -160,7 +183,7 @@ def test_throughput_is_measured_separately_with_one_query_in_flight_per_slot(
 
 def test_every_visit_has_a_certificate(work: Work, data: Prepared, fake_variant: Callable[..., Variant]) -> None:
     measured = benchmark(work, data, (fake_variant("a"),), settings(throughput=True))
-    rows = read(work, measured, "certificates")
+    rows = read_table(work, measured, "certificates")
     assert rows.select("batch_size", "experiment", "round").rows() == [
         (size, experiment, number) for experiment in ("latency", "throughput") for size in (1, 4) for number in (1, 2)
     ]

@@ -19,7 +19,7 @@ from tasks.candidates.rounds import GPU_BYTES, PROCESS_BYTES, _groups
 from tasks.machine.locks import locked
 from tasks.measure.intervals import compare, turns
 from tasks.records import Prepared, Variant
-from tests.support.benchmarks import living, read, settings
+from tests.support.benchmarks import living_worker_pids, read_table, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ def test_candidates_take_turns_one_at_a_time_and_each_round_rotates_their_order(
     second, third = (first.translate(str.maketrans("abc", order)) for order in ("bca", "cab"))
     assert " ".join(calls) == " ".join([first, first, second, second, third, third])
     # The fake runtime fails where queries overlap.
-    assert set(read(work, measured, "benchmarks")["status"]) == {"ok"}
+    assert set(read_table(work, measured, "benchmarks")["status"]) == {"ok"}
 
 
 @pytest.mark.alone
@@ -56,7 +56,7 @@ def test_equal_programs_are_indistinguishable_and_a_slower_program_is_slower(
     work: Work, data: Prepared, fake_variant: Callable[..., Variant]
 ) -> None:
     variants = (fake_variant("a", ms=2), fake_variant("same as a", ms=2), fake_variant("slow", ms=10))
-    rows = read(work, benchmark(work, data, variants, settings(rounds=4, batch_sizes=(1,))), "benchmarks")
+    rows = read_table(work, benchmark(work, data, variants, settings(rounds=4, batch_sizes=(1,))), "benchmarks")
     a, same, slow = (turns(row) for row in rows.iter_rows(named=True))
     assert compare(a, same)[3] == "indistinguishable"
     assert compare(a, slow)[3] == "slower"
@@ -76,15 +76,15 @@ def test_where_memory_is_short_candidates_run_in_groups_started_anew_every_round
     progress = Work.progress
 
     def count_processes(self: Work, *arguments: Any) -> None:
-        process_counts.append(len(living()))
+        process_counts.append(len(living_worker_pids()))
         progress(self, *arguments)
 
     monkeypatch.setattr(Work, "progress", count_processes)
     measured = benchmark(work, data, tuple(fake_variant(name) for name in "abc"), settings())
     assert max(process_counts) == 2
     assert "2 groups, started anew in every round" in caplog.text
-    assert read(work, measured, "benchmarks")["rounds"].to_list() == [2] * 6
-    assert len(read(work, measured, "evaluations")) == 3
+    assert read_table(work, measured, "benchmarks")["rounds"].to_list() == [2] * 6
+    assert len(read_table(work, measured, "evaluations")) == 3
 
 
 def test_the_candidates_of_a_group_also_fit_into_the_memory_of_their_gpu(fake_variant: Callable[..., Variant]) -> None:
@@ -136,11 +136,11 @@ def test_the_rounds_of_a_candidate_are_spread_over_its_processes(
     for processes, expected in ((None, [1, 2, 3, 4]), (2, [1, 1, 2, 2]), (1, [1, 1, 1, 1])):
         benchmark_settings = settings(rounds=4, processes=processes, batch_sizes=(1,))
         measured = benchmark(work, data, (fake_variant("a"),), benchmark_settings)
-        assert read(work, measured, "certificates")["process"].to_list() == expected
-        (row,) = read(work, measured, "benchmarks").to_dicts()
+        assert read_table(work, measured, "certificates")["process"].to_list() == expected
+        (row,) = read_table(work, measured, "benchmarks").to_dicts()
         assert row["processes"] == len(set(expected))
         assert (row["process_std_ms"] is None) == (processes == 1)
-        assert len(read(work, measured, "evaluations")) == 1
+        assert len(read_table(work, measured, "evaluations")) == 1
 
 
 @pytest.mark.alone
@@ -154,7 +154,7 @@ def test_a_benchmark_keeps_to_its_minutes_by_fewer_queries_and_omits_no_row(
     measured = benchmark(work, data, (fake_variant("a", ms=20), fake_variant("b", ms=5)), benchmark_settings)
     assert 0.8 * 12 < time.monotonic() - started < 1.1 * 12
     for table in ("benchmarks", "throughputs"):
-        rows = read(work, measured, table)
+        rows = read_table(work, measured, table)
         assert rows["status"].to_list() == ["ok"] * 4
         assert rows["rounds"].to_list() == [2] * 4
         assert (rows["queries"] < 2 * 500).all()

@@ -212,7 +212,7 @@ def test_a_run_that_waits_for_another_can_be_interrupted(tmp_path):
 
 @pytest.mark.slow
 def test_two_flow_runs_at_once_compute_a_stage_once_and_prefect_shows_the_second_as_cached(server, tmp_path):
-    code = "import sys; from tests.programs.both import both; both(sys.argv[2])"
+    code = "import sys; from tests.programs.flow_of_five_seconds import train_once; train_once(sys.argv[2])"
     runs = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(tmp_path), run],
@@ -235,5 +235,5 @@ def test_two_flow_runs_at_once_compute_a_stage_once_and_prefect_shows_the_second
         states = [
             run["state"]["name"]
             for run in json.loads(urllib.request.urlopen(request, timeout=30).read())
-            if run["name"] == "train/both"
+            if run["name"] == "train/slow"
         ]

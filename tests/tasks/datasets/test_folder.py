@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.files import (
+    first_pixels,
     opened,
-    values,
     write_images,
 )
 
@@ -23,7 +23,7 @@ def test_each_sub_folder_is_one_class_and_classes_are_sorted_by_name(tmp_path: P
     assert list(source.parts) == ["train"]
     part = source.parts["train"]
     assert [(label, name) for _, label, name in part] == [(0, "cat/deep/er.png"), (1, "dog/1.png"), (1, "dog/2.PNG")]
-    assert values(part) == [3, 1, 2]
+    assert first_pixels(part) == [3, 1, 2]
     assert [unused.description for unused in source.images.unused] == [
         "1 file that is no image, by content: cat/notes.txt",
         "1 image hidden by a name that begins with a dot: cat/.hidden.png",
@@ -40,7 +40,7 @@ def test_split_folders_are_read_under_their_usual_names(tmp_path: Path, train: s
     root = write_images(tmp_path, images)
     source = opened("folder", root)
     assert source.classes == ("a", "b")
-    labels_and_values = {name: (list(part.labels), values(part)) for name, part in source.parts.items()}
+    labels_and_values = {name: (list(part.labels), first_pixels(part)) for name, part in source.parts.items()}
     assert labels_and_values == {"train": ([0, 1], [1, 2]), "validation": ([1], [3]), "test": ([0], [4])}
 
 

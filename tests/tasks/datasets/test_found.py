@@ -23,7 +23,7 @@ from tasks.datasets._find import ARCHIVES, CIFAR, resolve
 from tasks.prepare import prepare, prepare_task
 from tasks.records import Data
 from tests.support.command import Burnish
-from tests.support.files import write_tiny, zipped
+from tests.support.files import write_tiny_imagenet, zipped
 from tests.support.images import picture, tree
 from tests.support.paths import ROOT
 
@@ -57,12 +57,12 @@ def _table_of_labels(tmp: Path) -> Path:
 
 
 def _tiny_imagenet_folder(tmp: Path) -> Path:
-    return write_tiny(tmp)
+    return write_tiny_imagenet(tmp)
 
 
 def _tiny_imagenet_zip(tmp: Path) -> Path:
     (tmp / "kept").mkdir()
-    return zipped(write_tiny(tmp), tmp / "kept" / "tiny-imagenet-200.zip")
+    return zipped(write_tiny_imagenet(tmp), tmp / "kept" / "tiny-imagenet-200.zip")
 
 
 @pytest.mark.parametrize(

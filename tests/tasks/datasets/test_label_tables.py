@@ -10,7 +10,7 @@ import pytest
 from tasks.caching.work import Work
 from tasks.prepare import prepare
 from tasks.records import Data
-from tests.support.images import counts, left, opened, picture, tree
+from tests.support.images import counts, opened, picture, tree, unused_descriptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +36,7 @@ def test_labels_come_from_a_table_of_ids_and_not_from_a_sample_submission(tmp_pa
     source = opened(kaggle_set(tmp_path / "set"))
     assert counts(source) == {"train": {"husky": 3, "pug": 3}}
     assert "labels.csv (images in column id, labels in column breed); the splits are train" in source.images.layout
-    assert left(source) == [
+    assert unused_descriptions(source) == [
         "2 images in test have no label in any table",
         "1 file that is no image, by content: sample_submission.csv",
     ]

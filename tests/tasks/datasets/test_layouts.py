@@ -17,7 +17,7 @@ from tasks.datasets._decode import format_of
 from tasks.datasets._words import settle, shown, split_of
 from tasks.prepare import prepare
 from tasks.records import Data
-from tests.support.images import counts, left, opened, picture, tree
+from tests.support.images import counts, opened, picture, tree, unused_descriptions
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_folders_with_common_names_of_splits_are_splits(
     root = tree(tmp_path / "set", {f"{name}/{c}": n for name in names for c, n in TWO_CLASSES.items()})
     source = opened(root)
     assert counts(source) == dict.fromkeys(splits, TWO_CLASSES)
-    assert left(source) == []
+    assert unused_descriptions(source) == []
     for name, split in zip(names, splits, strict=True):
         assert (
             f"{name.removeprefix('x/').split('/')[0]}" in source.images.layout and f"({split})" in source.images.layout
@@ -129,7 +129,7 @@ def test_test_images_without_labels_are_logged_and_allowed(tmp_path: Path, work:
     assert prepare(work, Data(path=str(root))).test_rows == 4
     assert "not used: 9 images in test without class folders, and so without labels" in caplog.text
     unknown = tree(tmp_path / "unknown", {"train/cat": 3, "train/dog": 3, "test/unknown": 4})
-    assert left(opened(unknown)) == ["4 images in test without class folders, and so without labels"]
+    assert unused_descriptions(opened(unknown)) == ["4 images in test without class folders, and so without labels"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_images_are_recognised_by_content_and_not_by_suffix(tmp_path: Path, work
     assert counts(source) == {"train": dict.fromkeys(forms, 4)}
     assert "12 files are images by content, not by suffix" in source.images.layout
     assert prepare(work, Data(path=str(root))).train_rows == 14
-    assert left(source) == []
+    assert unused_descriptions(source) == []
 
 
 def test_images_of_a_format_that_is_not_read_are_refused_with_the_formats_name(tmp_path: Path, work: Work) -> None:
@@ -231,7 +231,7 @@ def test_a_folder_is_read_once_however_often_links_lead_to_it(tmp_path: Path) ->
     (elsewhere / "emu" / "round").symlink_to(elsewhere)
     source = opened(root)
     assert counts(source) == {"train": {"cat": 3, "dog": 3, "emu": 2}}
-    assert "links to folders that are read already: cat/again, dog/up, emu/round/emu" in left(source)[-1]
+    assert "links to folders that are read already: cat/again, dog/up, emu/round/emu" in unused_descriptions(source)[-1]
 
 
 def test_a_class_folder_that_links_to_another_class_is_refused_as_lost(tmp_path: Path, work: Work) -> None:
@@ -309,7 +309,7 @@ def test_a_zip_is_read_as_the_folder_that_it_unpacks_to(tmp_path: Path, work: Wo
         appended.writestr("set/train/cat/000.png", (root / "train" / "cat" / "000.png").read_bytes())
     folder, zipped = opened(root), opened(archive)
     assert counts(zipped) == counts(folder) and zipped.classes == folder.classes
-    assert "1 file or folder with the name of a later one in the zip" in left(zipped)
+    assert "1 file or folder with the name of a later one in the zip" in unused_descriptions(zipped)
     from_folder, from_zip = (prepare(work, Data(path=str(path))) for path in (root, archive))
     assert from_folder.images.sha256 == from_zip.images.sha256 and from_folder.labels.sha256 == from_zip.labels.sha256
     assert not list(tmp_path.glob("set.zip/*")) and sorted(p.name for p in tmp_path.iterdir()) == [

@@ -17,7 +17,7 @@ from tasks.caching.work import Work
 from tasks.datasets import _place, _tree
 from tasks.prepare import prepare
 from tasks.records import Data
-from tests.support.images import counts, left, opened, picture, tree
+from tests.support.images import counts, opened, picture, tree, unused_descriptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,9 +95,9 @@ def test_a_class_without_test_images_is_logged(tmp_path: Path, work: Work, caplo
 
 def test_an_empty_split_folder_or_an_empty_folder_beside_the_data_set_is_reported(tmp_path: Path) -> None:
     splits = tree(tmp_path / "splits", {"train/cat": 3, "train/dog": 3, "test/cat": 1, "test/dog": 1, "val": 0})
-    assert left(opened(splits)) == ["the split folder val, which holds no images"]
+    assert unused_descriptions(opened(splits)) == ["the split folder val, which holds no images"]
     around = tree(tmp_path / "around", {"photos/cat": 3, "photos/dog": 3, "more": 0})
-    assert left(opened(around)) == ["the folder more, which holds no images"]
+    assert unused_descriptions(opened(around)) == ["the folder more, which holds no images"]
 
 
 def test_a_class_with_images_in_several_folders_is_logged_with_the_count_per_folder(

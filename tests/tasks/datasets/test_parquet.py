@@ -14,10 +14,10 @@ from tasks.datasets import open_source
 from tasks.records import Data
 from tests.support.files import (
     IMAGE,
+    first_pixels,
     needs_shared,
     opened,
     png,
-    values,
     write_parquet,
 )
 from tests.support.paths import SHARED
@@ -31,8 +31,8 @@ def test_rows_are_numbered_across_the_files_of_a_part_and_read_by_number(tmp_pat
     part = source.parts["train"]
     assert source.classes == ("a", "b")
     assert part.rows == 21
-    assert values(part) == list(range(21))
-    assert values(part, [2, 3, 6, 7, 20]) == [2, 3, 6, 7, 20]
+    assert first_pixels(part) == list(range(21))
+    assert first_pixels(part, [2, 3, 6, 7, 20]) == [2, 3, 6, 7, 20]
     assert list(part.labels) == [value % 2 for value in range(21)]
 
 
@@ -48,13 +48,13 @@ def test_parts_are_named_after_files_or_folders(tmp_path: Path, names: tuple[str
     for value, name in enumerate(names):
         write_parquet(tmp_path / f"{name}.parquet", [(png(value), 0)], ["a", "b"])
     parts = opened("parquet", tmp_path).parts
-    assert {name: values(part) for name, part in parts.items()} == {"train": [0], "validation": [1], "test": [2]}
+    assert {name: first_pixels(part) for name, part in parts.items()} == {"train": [0], "validation": [1], "test": [2]}
 
 
 def test_a_file_not_named_after_a_split_is_the_training_part(tmp_path: Path) -> None:
     write_parquet(tmp_path / "broken-00000-of-00001.parquet", [(png(7), 0)], ["a", "b"])
     assert list(opened("parquet", tmp_path).parts) == ["train"]
-    assert values(opened("parquet", tmp_path / "broken-00000-of-00001.parquet").parts["train"]) == [7]
+    assert first_pixels(opened("parquet", tmp_path / "broken-00000-of-00001.parquet").parts["train"]) == [7]
 
 
 def test_image_and_label_columns_are_found_by_type_and_metadata(tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_image_and_label_columns_are_found_by_type_and_metadata(tmp_path: Path) 
     source = opened("parquet", path)
     assert source.classes == ("a", "b")
     assert list(source.parts["train"].labels) == [1, None]
-    assert values(source.parts["train"]) == [1, 2]
+    assert first_pixels(source.parts["train"]) == [1, 2]
 
 
 def test_classes_without_names_are_numbered(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_a_data_set_of_the_hub_is_fetched_by_name(hub: Hub) -> None:
     write_parquet(hub.root / "plain_text" / "train-00000-of-00001.parquet", [(png(1), 0), (png(2), 1)], ["a", "b"])
     write_parquet(hub.root / "plain_text" / "test-00000-of-00001.parquet", [(png(3), 1)], ["a", "b"])
     source = opened("parquet", "owner/name")
-    assert {name: values(part) for name, part in source.parts.items()} == {"train": [1, 2], "test": [3]}
+    assert {name: first_pixels(part) for name, part in source.parts.items()} == {"train": [1, 2], "test": [3]}
     assert len(source.fingerprint()) == 64
     assert len(hub.fetched) == 2
 
@@ -202,7 +202,7 @@ def test_a_data_set_of_the_hub_is_fetched_by_name(hub: Hub) -> None:
 def test_only_the_named_configuration_of_a_data_set_of_the_hub_is_fetched(hub: Hub) -> None:
     for value, config in enumerate(("small", "large")):
         write_parquet(hub.root / config / "train-00000-of-00001.parquet", [(png(value), 0)], ["a", "b"])
-    assert values(opened("parquet", "owner/name:large").parts["train"]) == [1]
+    assert first_pixels(opened("parquet", "owner/name:large").parts["train"]) == [1]
     assert hub.fetched == ["large/train-00000-of-00001.parquet"]
     with pytest.raises(ValueError, match=r"holds 2 data sets \(in large, small\)"):
         opened("parquet", "owner/name").parts  # noqa: B018
@@ -223,7 +223,7 @@ def test_only_the_named_part_of_a_data_set_of_the_hub_is_fetched(hub: Hub) -> No
 def test_a_hub_data_set_without_parquet_is_read_from_the_hubs_conversion(hub: Hub) -> None:
     write_parquet(hub.root / "default" / "train" / "0000.parquet", [(png(5), 0)], ["a", "b"])
     hub.converted = ("default/train/0000.parquet",)
-    assert values(opened("parquet", "owner/name").parts["train"]) == [5]
+    assert first_pixels(opened("parquet", "owner/name").parts["train"]) == [5]
 
 
 def test_a_hub_that_cannot_be_reached_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,3 +259,13 @@ def test_shared_data_is_read_with_its_known_rows_and_classes(
     assert source.classes[0] == first
     for part in source.parts.values():
         assert all(isinstance(image, bytes) for image, _ in part.read([0, part.rows - 1]))
+
+
+def test_the_log_says_which_file_is_which_split(tmp_path: Path) -> None:
+    for name in ("train", "holdout"):
+        write_parquet(tmp_path / f"{name}.parquet", [(png(1), 0), (png(2), 1)], ["a", "b"])
+    layout = open_source(Data(source="parquet", path=str(tmp_path))).images.layout
+    assert set(layout.removeprefix("the splits are the files ").split(", ")) == {
+        "holdout.parquet (test)",
+        "train.parquet (train)",
+    }

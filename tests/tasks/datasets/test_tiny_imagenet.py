@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 
 from tests.support.files import (
+    first_pixels,
     opened,
-    values,
-    write_tiny,
+    write_tiny_imagenet,
     zipped,
 )
 
 
 @pytest.mark.parametrize("form", ["zip", "folder of the zip", "unpacked", "folder of the unpacked"])
 def test_tiny_imagenet_is_read_alike_from_the_zip_and_from_the_folder(tmp_path: Path, form: str) -> None:
-    base = write_tiny(tmp_path / "made")
+    base = write_tiny_imagenet(tmp_path / "made")
     folder = tmp_path / "kept"
     folder.mkdir()
     archive = zipped(base, folder / "tiny-imagenet-200.zip")
@@ -25,8 +25,8 @@ def test_tiny_imagenet_is_read_alike_from_the_zip_and_from_the_folder(tmp_path: 
     source = opened("tiny_imagenet", path)
     assert source.classes == ("n01", "n02")
     train, validation = source.parts["train"], source.parts["validation"]
-    assert (list(train.labels), values(train)) == ([0, 0, 0, 1, 1, 1], [10, 11, 12, 0, 1, 2])
-    assert (list(validation.labels), values(validation)) == ([1, 0, None], [50, 51, 52])
+    assert (list(train.labels), first_pixels(train)) == ([0, 0, 0, 1, 1, 1], [10, 11, 12, 0, 1, 2])
+    assert (list(validation.labels), first_pixels(validation)) == ([1, 0, None], [50, 51, 52])
     assert [(unused.description, unused.lost_images) for unused in source.images.unused] == [
         ("1 training image of classes that wnids.txt does not list", 1),
         ("1 test image without labels", 0),
@@ -36,7 +36,7 @@ def test_tiny_imagenet_is_read_alike_from_the_zip_and_from_the_folder(tmp_path: 
 
 def _zip_with_damaged_images(folder: Path) -> Path:
     """Write a zip whose images do not match their checksums."""
-    archive = zipped(write_tiny(folder / "made"), folder / "damaged.zip")
+    archive = zipped(write_tiny_imagenet(folder / "made"), folder / "damaged.zip")
     archive.write_bytes(archive.read_bytes().replace(b"IHDR", b"XXXX"))
     return archive
 

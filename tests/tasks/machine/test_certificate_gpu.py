@@ -51,7 +51,7 @@ def test_a_gpus_certificate_holds_clocks_trouble_driver_and_energy(library: Nvml
         "energy_note": None,
     }
     assert row["power_w"] == pytest.approx(0.5 / watch.seconds)
-    assert set(library.asked) == {1}, "cuda:0 is the GPU that CUDA_VISIBLE_DEVICES names"
+    assert set(library.queried_handles) == {1}, "cuda:0 is the GPU that CUDA_VISIBLE_DEVICES names"
     assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == row["gpu_trouble"]
     library.pids = [(-5, 1)]
     assert gpu.gpu_state("cuda:0", {os.getpid()})["trouble"] == "thermal slowdown", (

@@ -15,9 +15,9 @@ from tasks.caching.work import Work
 from tasks.machine import quota
 from tasks.records import Data
 from tests.support.digits import digits
-from tests.support.groups import group, inside
+from tests.support.groups import group, join_command
 from tests.support.paths import ROOT
-from tests.support.servers import Made, running
+from tests.support.servers import FinishedRun, running
 
 # Lines of /proc/self/mountinfo with the hierarchies of cgroup v2 and v1, where `top` is the group at the mount's root.
 V2 = "31 24 0:27 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -154,7 +154,7 @@ def printed(group_folder: Path, code: str, **variables: str) -> str:
     # The deployed server, which other tests of this process import, sets the threads of all libraries.
     environment = {key: value for key, value in os.environ.items() if not key.endswith("_NUM_THREADS")} | variables
     return subprocess.run(
-        [*inside(group_folder), sys.executable, "-c", code],
+        [*join_command(group_folder), sys.executable, "-c", code],
         cwd=ROOT,
         env=environment,
         text=True,
@@ -181,17 +181,17 @@ def test_burnish_uses_as_many_threads_as_the_quota_of_its_group_allows() -> None
 @needs_two
 def test_a_deployed_server_uses_as_many_threads_as_the_quota_of_its_group_allows(tmp_path: Path) -> None:
     work = Work.at(tmp_path, "deploy")
-    run = Made(tmp_path, work, digits(work, 60), Data(source="digits"))
+    run = FinishedRun(tmp_path, work, digits(work, 60), Data(source="digits"))
     run.summarise({("lenet5/train/onnx", "onnxruntime"): 1.0}, threads=2)
     folder = run.deploy(tmp_path / "served")
     assert json.loads((folder / "model.json").read_text())["threads"] == 2
     with running(folder) as server:
         pass
-    assert "lenet5/train/onnx: threads per query 2," in server.said
-    with group("cpu", 100_000) as group_folder, running(folder, prefix=inside(group_folder)) as server:
+    assert "lenet5/train/onnx: threads per query 2," in server.output
+    with group("cpu", 100_000) as group_folder, running(folder, prefix=join_command(group_folder)) as server:
         pass
-    assert "the model was measured with 2 threads; this machine or container has 1 for it" in server.said
-    assert "lenet5/train/onnx: threads per query 1, decoders 1" in server.said
+    assert "the model was measured with 2 threads; this machine or container has 1 for it" in server.output
+    assert "lenet5/train/onnx: threads per query 1, decoders 1" in server.output
 
 
 def test_memory_left_in_a_real_group_is_within_its_limit() -> None:

@@ -27,7 +27,7 @@ from tasks.training.fit import fit
 from tasks.training.journal import Journal
 from tasks.training.weights import fresh
 from tests.support.command import SHORT, Burnish
-from tests.support.digits import digits, stored
+from tests.support.digits import digits, stored_model
 from tests.support.disks import fill
 from tests.support.trainings import training_of
 
@@ -118,7 +118,7 @@ def test_training_on_a_full_disk_resumes_when_there_is_room(disk, tmp_path, monk
 def test_a_form_that_does_not_fit_ends_the_stage_instead_of_failing_one_variant(disk, free_bytes):
     folder = disk("4m")
     work = Work(Store(folder / "out" / "store"), folder)
-    parent, data = stored(work, "lenet5", **LENET), digits(work)
+    parent, data = stored_model(work, "lenet5", **LENET), digits(work)
     fill(folder, free_bytes)
     with pytest.raises(DiskFull) as error:
         export(work, data, parent, Export(formats=("torchscript", "onnx")))

@@ -85,6 +85,13 @@ def test_confidence_is_the_softmax_of_the_predicted_class_even_for_large_logits(
     assert metrics.confidence(logits) == pytest.approx(softmax(logits.astype(np.float64), axis=1).max(axis=1))
 
 
+def test_the_difference_of_logits_is_relative_to_the_largest_one_expected() -> None:
+    expected = np.array([[1.0, -4.0], [2.0, 0.0]], np.float32)
+    assert metrics.logit_difference(expected, expected) == 0
+    assert metrics.logit_difference(expected, expected + np.float32(0.5)) == 0.125
+    assert metrics.logit_difference(np.zeros((1, 2)), expected[:1]) is None, "there is nothing to compare with"
+
+
 def test_agreement_is_the_share_of_equal_predictions() -> None:
     assert metrics.agreement(np.array([1, 2, 3, 4]), np.array([1, 2, 0, 4])) == 0.75
 

@@ -14,8 +14,8 @@ from tasks.export import export
 from tasks.profiling.profile import Profile
 from tasks.records import Export, Study
 from tasks.tables import frames
-from tests.support.digits import digits, stored
-from tests.support.profiles import RESNET, RUN, RUNTIMES, made
+from tests.support.digits import digits, stored_model
+from tests.support.profiles import RESNET, RUN, RUNTIMES, profile_of
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifacts folder of a run whose tables name the stored weights and forms of one small ResNet."""
     out = tmp_path_factory.mktemp("artifacts")
     work = Work.at(out, "profile")
-    parent = stored(work, "resnet34-w16", **RESNET)
+    parent = stored_model(work, "resnet34-w16", **RESNET)
     forms = export(work, digits(work), parent, Export(images=8)).variants
     rows = [
         {
@@ -74,4 +74,4 @@ def files(run: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="session", params=list(RUNTIMES))
 def result(request: pytest.FixtureRequest, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Profile:
-    return made(files, request.param, tmp_path_factory.mktemp("made"))
+    return profile_of(files, request.param, tmp_path_factory.mktemp("made"))

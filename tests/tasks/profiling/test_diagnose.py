@@ -10,7 +10,7 @@ import pytest
 from tasks import profilers
 from tasks.profilers import Convolution
 from tasks.profiling.diagnose import Case, diagnose
-from tests.support.graphs import ROOMY, Graph, by_words, case, found, operator, said
+from tests.support.graphs import MACHINE, Graph, by_words, case, finding_about, findings_of, operator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ def test_a_healthy_float_graph_has_no_finding(tmp_path: Path) -> None:
     for name in ("first", "second", "third"):
         graph.conv(name, 16, 16)
         graph.add("Relu", f"{name}_relu")
-    assert found(graph, tmp_path) == {}
+    assert findings_of(graph, tmp_path) == {}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -34,7 +34,7 @@ def test_a_healthy_int8_graph_has_no_finding(tmp_path: Path, runtime: str) -> No
         graph.quantized(name)
     graph.add("GlobalAveragePool", "pool")
     graph.quantized("pool")
-    assert found(graph, tmp_path, runtime=runtime) == {}
+    assert findings_of(graph, tmp_path, runtime=runtime) == {}
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -54,7 +54,7 @@ def test_conversions_at_the_input_and_the_output_of_an_int8_graph_are_no_finding
     assert edges and not any(op.edge for op in measured.operators if "Conv" in op.type)
     assert edges == {op.name for op in measured.operators if "Conv" not in op.type}
     assert runtime == "openvino" or edges >= {"input_q", "only_dq"}, "OpenVINO counts nothing below a microsecond"
-    assert "conversions and reorders" not in by_words(diagnose(Case(profile=measured, **ROOMY)))
+    assert "conversions and reorders" not in by_words(diagnose(Case(profile=measured, **MACHINE)))
 
 
 def test_a_qdq_pair_around_an_operator_without_an_int8_kernel_is_a_finding(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_qdq_pair_around_an_operator_without_an_int8_kernel_is_a_finding(tmp_p
     graph.quantized("odd_one")
     graph.conv("last", 16, 16, int8=True)
     graph.quantized("last")
-    finding = said(found(graph, tmp_path), "pairs that were not fused")
+    finding = finding_about(findings_of(graph, tmp_path), "pairs that were not fused")
     assert finding.nodes == ("odd_one",)
     assert "Erf" in finding.evidence
     assert "quantize" in finding.remedy
@@ -79,7 +79,7 @@ def test_a_float_convolution_in_an_int8_graph_is_a_finding_of_high_severity(tmp_
     graph.quantized("good")
     graph.conv("forgotten", 32, 16)
     graph.add("Relu", "relu")
-    finding = said(found(graph, tmp_path), "left in floating point")
+    finding = finding_about(findings_of(graph, tmp_path), "left in floating point")
     # The Relu is fused with its convolution.
     assert any("relu" in name or "forgotten" in name for name in finding.nodes)
     assert "Conv (fp32)" in finding.evidence
@@ -93,8 +93,8 @@ def test_a_graph_in_which_no_qdq_pair_is_fused_is_found_to_be_fake_quantization(
     for name in ("first", "second"):
         graph.conv(name, 16, 16, int8=True)
         graph.quantized(name, np.uint16)
-    findings = found(graph, tmp_path)
-    finding = said(findings, "fake quantization: no Q/DQ pair was fused")
+    findings = findings_of(graph, tmp_path)
+    finding = finding_about(findings, "fake quantization: no Q/DQ pair was fused")
     assert finding.severity == "high"
     assert {"first", "second"} <= set(finding.nodes)
     assert not any("were not fused" in title or "left in" in title for title in findings), "one cause makes one finding"
@@ -121,7 +121,7 @@ def test_a_fake_quantize_module_of_pytorch_is_found_to_be_fake_quantization(tmp_
         path=path, runtime="torchscript", device="cpu", threads=1, inputs=inputs, queries=20, folder=tmp_path
     )
     measured = profilers.load("torchscript").measure(request)
-    finding = said(by_words(diagnose(Case(profile=measured, **ROOMY))), "simulated in floating point")
+    finding = finding_about(by_words(diagnose(Case(profile=measured, **MACHINE))), "simulated in floating point")
     assert any("fake_quant" in node for node in finding.nodes)
     assert "never time it as int8" in finding.remedy
 
@@ -135,7 +135,7 @@ def test_layout_changes_inside_a_graph_are_a_finding_that_names_their_nodes(tmp_
         graph.add("Reshape", f"flat_{number}", flat)
         graph.add("Relu", f"relu_{number}")
         graph.add("Reshape", f"image_{number}", image)
-    finding = said(found(graph, tmp_path), "conversions and reorders")
+    finding = finding_about(findings_of(graph, tmp_path), "conversions and reorders")
     assert "layout changes" in finding.evidence
     assert "copies" not in finding.evidence
     assert {f"transpose_{number}" for number in range(6)} <= set(finding.nodes)
@@ -146,7 +146,7 @@ def test_convolutions_whose_channels_are_no_multiple_of_8_are_a_finding(tmp_path
     graph.conv("stem", 16, 3)
     graph.conv("narrow", 12, 16)
     graph.conv("wide", 16, 12)
-    finding = said(found(graph, tmp_path, channels=3), "no multiple of 8")
+    finding = finding_about(findings_of(graph, tmp_path, channels=3), "no multiple of 8")
     assert finding.nodes == ("narrow (16→12)", "wide (12→16)"), "the three channels of an image are no mistake"
     assert "2 of 3 convolutions" in finding.evidence
     assert "round_to=8" in finding.remedy
@@ -155,7 +155,7 @@ def test_convolutions_whose_channels_are_no_multiple_of_8_are_a_finding(tmp_path
 def test_int8_on_a_cpu_without_int8_instructions_is_a_finding() -> None:
     conv = operator("conv", "QLinearConv", 1, precision="int8")
     without_vnni = case(conv, quantized=True, cpu_features=("avx2",))
-    assert "avx2" in said(by_words(diagnose(without_vnni)), "without VNNI or AMX").evidence
+    assert "avx2" in finding_about(by_words(diagnose(without_vnni)), "without VNNI or AMX").evidence
     for changes in (
         {"cpu_features": ("avx2", "avx_vnni")},
         {"cpu_features": ("amx_int8",)},
@@ -167,7 +167,9 @@ def test_int8_on_a_cpu_without_int8_instructions_is_a_finding() -> None:
 
 def test_a_gpu_that_waits_for_the_host_is_a_finding() -> None:
     conv = operator("conv", "Conv", 1)
-    finding = said(by_words(diagnose(case(conv, device="cuda:0", split=(0.1, 2.5, 1.25, 0.1)))), "enqueue-bound")
+    finding = finding_about(
+        by_words(diagnose(case(conv, device="cuda:0", split=(0.1, 2.5, 1.25, 0.1)))), "enqueue-bound"
+    )
     assert "2.5 ms" in finding.evidence
     assert "1.25 ms" in finding.evidence
     assert "CUDA graph" in finding.remedy
@@ -176,7 +178,7 @@ def test_a_gpu_that_waits_for_the_host_is_a_finding() -> None:
 
 def test_idle_cores_are_a_finding() -> None:
     conv = operator("conv", "Conv", 1)
-    finding = said(by_words(diagnose(case(conv, threads=1, cores=4))), "fewer threads")
+    finding = finding_about(by_words(diagnose(case(conv, threads=1, cores=4))), "fewer threads")
     assert finding.evidence.startswith("1 of 4 cores")
     assert "--threads 4" in finding.remedy
     assert diagnose(case(conv, threads=4, cores=4)) == []
@@ -194,8 +196,10 @@ def test_a_few_reorders_are_a_finding_only_if_they_take_a_fifth_of_the_time() ->
     edges = [operator(f"reorder{n}", "Reorder", 5) for n in range(3)]
     assert diagnose(case(conv, *edges)) == []
     inner = [operator(f"inner{n}", "Reorder", 1) for n in range(2)]
-    assert said(by_words(diagnose(case(conv, *edges, *inner))), "reorders").severity == "medium"
-    assert said(by_words(diagnose(case(conv, operator("all", "Transpose", 30)))), "reorders").severity == "high"
+    assert finding_about(by_words(diagnose(case(conv, *edges, *inner))), "reorders").severity == "medium"
+    assert (
+        finding_about(by_words(diagnose(case(conv, operator("all", "Transpose", 30)))), "reorders").severity == "high"
+    )
 
 
 def test_findings_are_sorted_by_severity_with_the_highest_first() -> None:

@@ -13,7 +13,7 @@ from onnx import helper
 from tasks import profilers
 from tasks.profilers import LEAST_QUERIES, Measured, Operator
 from tasks.profiling.diagnose import Case, diagnose
-from tests.support.graphs import Graph, case, found, operator
+from tests.support.graphs import Graph, case, findings_of, operator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def test_dynamic_quantization_of_matrix_products_is_no_finding() -> None:
 
 
 def unfolded_finding(graph: Graph, folder: Path) -> Any:
-    return next(finding for title, finding in found(graph, folder).items() if "was not folded" in title)
+    return next(finding for title, finding in findings_of(graph, folder).items() if "was not folded" in title)
 
 
 def test_a_batch_norm_that_follows_no_convolution_is_a_finding(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_a_batch_norm_that_is_folded_is_no_finding(tmp_path: Path) -> None:
         batch_norm(graph, f"norm_{number}")
     path = graph.save(tmp_path / "model.onnx")
     assert profiled(path).normalisations == {}
-    assert found(graph, tmp_path) == {}
+    assert findings_of(graph, tmp_path) == {}
 
 
 def test_weights_that_are_graph_inputs_are_the_main_cause_of_unfolded_batch_norms(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from flows.terminal.profile_text import text
 from tasks.profiling.profile import Profile
 from tasks.tables import frames
 from tests.support.paths import ROOT
-from tests.support.profiles import RUN, made
+from tests.support.profiles import RUN, profile_of
 
 
 def test_the_flame_chart_has_every_module_with_its_time(result: Profile) -> None:
@@ -147,7 +147,7 @@ def test_a_file_is_profiled_without_any_run(
             ["resnet34-w16/train/onnx", "--runtime", "eager"],
             "is onnx, which eager does not execute; accepted: onnxruntime",
         ),
-        (["resnet34-w16/train/onnx", "--device", "gpu"], "unknown device 'gpu'; accepted: cpu, cuda:N"),
+        (["resnet34-w16/train/onnx", "--device", "gpu"], "--device: unknown device 'gpu'; accepted: auto, cpu, cuda:0"),
         (["resnet34-w16/train/onnx", "--device", "cuda:99"], "cuda:99: this machine has "),
         (["resnet34-w16/train/onnx", "--run", "other"], "no run 'other'"),
         (["resnet34-w16/train/onnx", "--input-shape", "3,8,8"], "an image of shape 3x8x8 does not fit its input"),
@@ -200,7 +200,7 @@ def test_netron_serves_the_graph_until_ctrl_c(files: dict[str, Path], tmp_path: 
 
 @pytest.mark.slow
 def test_tensorboard_lists_the_profile(files: dict[str, Path], tmp_path: Path) -> None:
-    made(files, "eager", tmp_path)
+    profile_of(files, "eager", tmp_path)
     log = (tmp_path / "log").open("w")
     command = [
         sys.executable,

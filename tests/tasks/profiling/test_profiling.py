@@ -15,11 +15,11 @@ from tasks.caching.work import Work
 from tasks.profiling.profile import Profile, profile, read
 from tasks.records import Build, Variant
 from tests.support.command import skip_without_engines
-from tests.support.profiles import CONVOLUTIONS, INPUTS, RUNTIMES, heavy, made
+from tests.support.profiles import CONVOLUTIONS, INPUTS, RUNTIMES, convolution_rows, profile_of
 
 
 def test_every_convolution_is_a_row_and_convolutions_take_most_of_the_time(result: Profile) -> None:
-    rows = heavy(result)
+    rows = convolution_rows(result)
     assert len(rows) == CONVOLUTIONS
     assert sum(row["share"] for row in rows) > 0.4
     # Older versions of PyTorch do not report the types of tensors.
@@ -40,7 +40,7 @@ def test_shares_and_times_add_up(result: Profile) -> None:
 def test_the_path_of_an_operator_is_that_of_its_module(result: Profile) -> None:
     if result.runtime == "torchscript":
         pytest.skip("a frozen TorchScript graph has no modules")
-    paths = {row["path"] for row in heavy(result)}
+    paths = {row["path"] for row in convolution_rows(result)}
     assert {"conv1", "layer1/0/conv1", "layer2/0/downsample/0", "layer4/2/conv2"} <= paths
     assert len(paths) == CONVOLUTIONS
     assert any(stack[:3] == ("layer1", "0", "conv1") for stack in result.stacks)
@@ -58,7 +58,7 @@ def test_a_float_resnet_has_no_finding_except_for_idle_cores(result: Profile) ->
 def test_a_profile_is_written_to_one_folder_and_read_back_from_it(
     files: dict[str, Path], tmp_path: Path, runtime: str
 ) -> None:
-    result = made(files, runtime, tmp_path)
+    result = profile_of(files, runtime, tmp_path)
     folder = tmp_path / "profile"
     assert read(folder).findings == result.findings
     assert read(folder).operators == result.operators
@@ -73,8 +73,8 @@ def test_a_profile_is_written_to_one_folder_and_read_back_from_it(
 def test_the_kernels_of_torch_compile_are_rows(files: dict[str, Path], tmp_path: Path) -> None:
     if (reason := runtimes.load("torch_compile").unavailable("cpu")) is not None:
         pytest.skip(reason)
-    result = made(files, "torch_compile", tmp_path)
-    assert len(heavy(result)) == CONVOLUTIONS
+    result = profile_of(files, "torch_compile", tmp_path)
+    assert len(convolution_rows(result)) == CONVOLUTIONS
     assert any(row["provider"] == "generated" for row in result.operators), "Inductor generates kernels"
 
 
@@ -83,14 +83,14 @@ def test_onnxruntimes_operators_take_about_as_long_as_its_queries(files: dict[st
     """The operators are those of the fastest quarter of the queries, so that their sum may be below the latency."""
     ratios = []
     for _ in range(5):
-        result = made(files, "onnxruntime", tmp_path, queries=40)
+        result = profile_of(files, "onnxruntime", tmp_path, queries=40)
         ratios.append(result.operators_ms / result.latency_ms)
     assert 0.3 < np.median(ratios) < 3
 
 
 @pytest.mark.alone
 def test_openvinos_operators_take_about_as_long_as_its_queries(files: dict[str, Path], tmp_path: Path) -> None:
-    result = made(files, "openvino", tmp_path, queries=40)
+    result = profile_of(files, "openvino", tmp_path, queries=40)
     assert 0.2 < result.operators_ms / result.latency_ms < 1.5
 
 
@@ -120,7 +120,7 @@ def test_a_runtime_format_or_shape_that_cannot_be_profiled_is_refused_in_one_lin
 def test_the_kernels_of_a_gpu_are_timed(files: dict[str, Path], tmp_path: Path, runtime: str) -> None:
     form = RUNTIMES[runtime]
     result = profile(files[form], form, runtime, "cuda:0", 1, INPUTS, tmp_path / "profile", queries=8)
-    assert len(heavy(result)) == CONVOLUTIONS
+    assert len(convolution_rows(result)) == CONVOLUTIONS
     assert result.split_ms is not None
     # Kernels as small as these wait for their launches.
     assert 0.05 < result.operators_ms / result.split_ms[2] < 1.5

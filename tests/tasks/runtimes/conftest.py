@@ -13,7 +13,7 @@ from models import families
 from tasks.caching.work import Work
 from tasks.datasets._pixels import normalise
 from tasks.records import Build, Export, Prepared, Variant
-from tests.support.digits import digits, warmed
+from tests.support.digits import digits, warmed_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ def _variant(form: Callable[[str, str], Variant], work: Work, data: Prepared, mo
         if "width" in inspect.signature(getattr(family, model)).parameters:
             architecture["width"] = 8
         with work.store.temporary() as folder:
-            models.save(warmed(**architecture), folder / "weights.safetensors", architecture)
+            models.save(warmed_model(**architecture), folder / "weights.safetensors", architecture)
             artifact = work.store.put(folder / "weights.safetensors", "safetensors", "fp32")
         return Variant(name=model, model=model, stage="train", format="safetensors", artifact=artifact)
     if format == "engine":

@@ -16,7 +16,7 @@ import pytest
 
 from tasks import runtimes
 from tasks.runtimes import _onnxruntime
-from tests.support.digits import warmed
+from tests.support.digits import warmed_model
 from tests.support.programs import command, environment
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An ONNX file whose query takes some milliseconds: ResNet-34 at half its width, 224×224 pixels."""
     import torch
 
-    model = warmed(name="resnet34", num_classes=10, in_channels=3, image_size=224, width=32)
+    model = warmed_model(name="resnet34", num_classes=10, in_channels=3, image_size=224, width=32)
     program = torch.onnx.export(
         model,
         (torch.zeros(2, 3, 224, 224),),

@@ -111,11 +111,16 @@ def test_the_summary_gives_the_interval_of_the_winners_drop_and_the_images_neede
     result = summary.summarise(tables, factory.study())
     assert result.cautions == ()
     (sentence,) = [part for part in result.sentences if part.startswith("Of 360 test images")]
-    assert "3 turned from right to wrong and 0 from wrong to right: a drop in top-1 of 0.008" in sentence
-    assert "between -0.002 and 0.024" in sentence and "do not show that the allowed drop of 0.01 is kept" in sentence
-    assert "can resolve is 0.016; about 570 would be needed" in sentence
+    assert sentence == (
+        "Of 360 test images, 3 turned from right to wrong and 0 from wrong to right: top-1 drop 0.8 points, 95 % "
+        "between −0.2 and 2.4, from 360 images; about 14\u202f000 would settle it. So they do not show that the "
+        "allowed drop of 1 point is kept."
+    )
     generous_study = factory.study().model_copy(update={"select": Select(max_drop=0.05)})
-    assert "So they show that the allowed drop of 0.05 is kept." in summary.summarise(tables, generous_study).reason
+    assert "So they show that the allowed drop of 5 points is kept." in summary.summarise(tables, generous_study).reason
+    close_study = factory.study().model_copy(update={"select": Select(max_drop=0.03)})
+    likely = "So it is likely (80 % confidence), but not shown (95 %), that the allowed drop of 3 points is kept."
+    assert likely in summary.summarise(tables, close_study).reason
 
 
 def test_the_summary_warns_before_the_winner_that_five_images_cannot_judge_a_drop(tables: Tables) -> None:
@@ -123,7 +128,7 @@ def test_the_summary_warns_before_the_winner_that_five_images_cannot_judge_a_dro
     assert result.winner is not None
     (caution,) = [part for part in result.cautions if "test images cannot judge" in part]
     assert caution == (
-        "5 test images cannot judge a drop of 0.01: the smallest that they can resolve is 0.43 (95 % "
+        "5 test images cannot judge a drop of 1 point: the smallest that they can resolve is 43.4 points (95 % "
         "confidence); at least "
         "381 would be needed."
     )
@@ -139,7 +144,7 @@ def test_the_summary_warns_before_the_winner_that_five_images_cannot_judge_a_dro
 
 def test_the_summary_warns_of_few_test_images_also_without_predictions(tables: Tables) -> None:
     without_predictions = {name: tables[name] for name in summary.PARTS}
-    caution = "360 test images cannot judge a drop of 0.01"
+    caution = "360 test images cannot judge a drop of 1 point"
     assert caution in summary.summarise(without_predictions, factory.study()).reason
     # A table of predictions in which rows are repeated is unfit, and is not counted.
     with_repeated_predictions = tables | {"predictions": pl.concat([tables["predictions"]] * 2)}
@@ -171,7 +176,7 @@ def test_the_summary_warns_of_a_reference_that_is_no_better_than_naming_one_clas
 def test_the_summary_warns_of_an_allowed_drop_that_lets_chance_pass(tables: Tables) -> None:
     study = factory.study().model_copy(update={"select": Select(max_drop=0.9)})
     (caution,) = summary.summarise(tables, study).cautions
-    assert caution.startswith("The allowed drop of 0.9 lets even always naming the commonest class")
+    assert caution.startswith("The allowed drop of 90 points lets even always naming the commonest class")
 
 
 def test_summary_and_report_warn_of_a_handful_of_validation_images(tables: Tables) -> None:

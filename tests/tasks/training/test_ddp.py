@@ -21,7 +21,7 @@ from tasks.training import ddp
 from tasks.training.fit import Diverged, fit
 from tasks.training.group import Processes
 from tasks.training.weights import fresh
-from tests.support.digits import digits, warmed
+from tests.support.digits import digits, warmed_model
 from tests.support.paths import ROOT
 from tests.support.programs import command, environment
 from tests.support.trainings import training_of
@@ -169,7 +169,7 @@ def test_a_message_of_a_rank_is_one_write_also_where_output_is_unbuffered():
 
 def test_on_gpus_batchnorm_is_synchronised_and_keeps_its_activation(monkeypatch):
     monkeypatch.setattr(torch.nn.parallel, "DistributedDataParallel", lambda model, device_ids: model)
-    model = warmed(name="tf_efficientnet_lite0", num_classes=10, in_channels=3, image_size=32)
+    model = warmed_model(name="tf_efficientnet_lite0", num_classes=10, in_channels=3, image_size=32)
     x = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
         expected = model(x)

@@ -13,7 +13,7 @@ from tasks.training import loop
 from tasks.training.weights import fresh
 from tests.support.digits import digits
 from tests.support.programs import command, environment
-from tests.support.trainings import LENET, QUICK, fitted, training_of
+from tests.support.trainings import LENET, QUICK, fit_lenet, training_of
 
 
 class Interruption(Exception):
@@ -29,7 +29,7 @@ def test_an_interrupted_training_resumes_from_its_checkpoint_to_the_same_weights
     monkeypatch.setattr(loop, "SAVE_SECONDS", seconds)
     settings = QUICK.model_copy(update={"augment": policy})
     data = digits(Work.at(tmp_path))
-    uninterrupted = fitted(Work.at(tmp_path), data, settings)
+    uninterrupted = fit_lenet(Work.at(tmp_path), data, settings)
 
     def interrupt(epoch, score):
         if epoch == 2:
@@ -37,7 +37,7 @@ def test_an_interrupted_training_resumes_from_its_checkpoint_to_the_same_weights
 
     work = Work.at(tmp_path)
     with pytest.raises(Interruption):
-        fitted(work, data, settings, on_epoch=interrupt)
+        fit_lenet(work, data, settings, on_epoch=interrupt)
     seen_epochs = []
     trained_epochs = []
     train_epoch = loop.TrainingLoop._train
@@ -47,7 +47,7 @@ def test_an_interrupted_training_resumes_from_its_checkpoint_to_the_same_weights
         return train_epoch(training_loop)
 
     monkeypatch.setattr(loop.TrainingLoop, "_train", spy)
-    resumed = fitted(work, data, settings, on_epoch=lambda epoch, score: seen_epochs.append(epoch))
+    resumed = fit_lenet(work, data, settings, on_epoch=lambda epoch, score: seen_epochs.append(epoch))
     assert trained_epochs == remaining_epochs
     assert seen_epochs == [1, 2, 3, 4], "a tuner must be told of the epochs before the interruption too"
     assert resumed.artifact.sha256 == uninterrupted.artifact.sha256
@@ -188,6 +188,6 @@ def test_a_training_that_waits_for_images_warns_once(tmp_path, monkeypatch, capl
 
     monkeypatch.setattr(Resident, "epoch", slow)
     work = Work.at(tmp_path)
-    fitted(work, digits(work), QUICK.model_copy(update={"epochs": 2}))
+    fit_lenet(work, digits(work), QUICK.model_copy(update={"epochs": 2}))
     (warning,) = [message for message in caplog.messages if "waited" in message]
     assert "of epoch 1; larger batches (train.batch_size) would shorten it" in warning

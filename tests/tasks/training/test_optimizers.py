@@ -19,7 +19,7 @@ from tasks.training.checkpointing import blocks, checkpoint_blocks
 from tasks.training.fit import fit
 from tasks.training.loop import TrainingLoop
 from tasks.training.optimizers import Average, Optimizer, schedule
-from tests.support.digits import digits, warmed
+from tests.support.digits import digits, warmed_model
 from tests.support.programs import command, environment
 from tests.support.trainings import training_of
 
@@ -57,7 +57,7 @@ def test_a_fused_optimizer_takes_the_steps_of_the_plain_optimizer():
     for name, tolerance in (("sgd", 1e-6), ("adamw", 1e-3)):
         weights = []
         for fused in (True, False):
-            model = warmed(**NARROW).train()
+            model = warmed_model(**NARROW).train()
             optimizer = Optimizer(model, Train(optimizer=name, fused=fused), disabled_scaler())
             assert {bool(part.defaults["fused"]) for part in optimizer.parts} == {fused}
             assert name != "sgd" or optimizer.parts[0].defaults["nesterov"]
@@ -89,7 +89,7 @@ def test_a_first_step_that_fp16_skips_leaves_no_momentum():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels-last"])
 def test_muon_orthogonalises_the_steps_of_filters_and_leaves_other_weights_to_adamw(layout):
-    model = warmed(**NARROW).train().to(memory_format=layout)
+    model = warmed_model(**NARROW).train().to(memory_format=layout)
     optimizer = Optimizer(model, Train(optimizer="muon", weight_decay=0.0), disabled_scaler())
     _, adamw = optimizer.parts
     convolutions = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
@@ -116,7 +116,7 @@ def test_muon_leaves_depthwise_filters_and_the_head_to_adamw():
 
 
 def test_the_moving_average_follows_weights_and_statistics_by_its_decay():
-    model = warmed(**NARROW).train()
+    model = warmed_model(**NARROW).train()
     average = Average(model, 0.5)
     before = {k: v.clone() for k, v in average.module.state_dict().items()}
     # The decay rises as (1 + t) / (10 + t) until it reaches the 0.5 of the settings.
@@ -262,7 +262,7 @@ def test_impossible_settings_are_refused_in_one_line(settings, reason):
 
 def test_an_upsampled_model_takes_small_images_and_keeps_its_weights_names(tmp_path):
     architecture = {**NARROW, "upsample": 32}
-    model = warmed(**architecture)
+    model = warmed_model(**architecture)
     assert model.state_dict().keys() == models.build(**NARROW).state_dict().keys()
     x = torch.randn(2, 1, 8, 8)
     large = nn.functional.interpolate(x, (32, 32), mode="bilinear")

@@ -11,7 +11,7 @@ from PIL import Image
 from tasks.caching.work import Work
 from tasks.records import Data
 from tests.support.digits import digits
-from tests.support.servers import Made, Server, limited
+from tests.support.servers import FinishedRun, Server, running_with_limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A deployed LeNet-5 of scikit-learn's digits."""
     out = tmp_path_factory.mktemp("out")
     work = Work.at(out, "deploy")
-    return Made(out, work, digits(work, 60), Data(source="digits")).deploy(tmp_path_factory.mktemp("to") / "served")
+    return FinishedRun(out, work, digits(work, 60), Data(source="digits")).deploy(
+        tmp_path_factory.mktemp("to") / "served"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +43,10 @@ def server(folder: Path) -> Iterator[Server]:
         "app.BODY_SECONDS=1.5",
         "app.WAIT_SECONDS=3",
     )
-    with limited(folder, *limits) as running_server:
+    with running_with_limits(folder, *limits) as running_server:
         yield running_server
-    assert "Traceback" not in running_server.said
-    assert "Exception" not in running_server.said
+    assert "Traceback" not in running_server.output
+    assert "Exception" not in running_server.output
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ import pytest
 from PIL import Image
 
 from tests.support import bombs
-from tests.support.groups import group, inside
-from tests.support.servers import Server, limited, post, running
+from tests.support.groups import group, join_command
+from tests.support.servers import Server, post, running, running_with_limits
 
 MEBIBYTE = 1 << 20
 
@@ -81,7 +81,7 @@ def test_a_webp_that_needs_too_much_memory_is_answered_with_413_a_damaged_one_wi
     server: Server,
 ) -> None:
     """The WebP library gives the same reason for both: could not create decoder object."""
-    pixel_limit = re.search(r"images of up to ([\d.]+) megapixels", server.said)
+    pixel_limit = re.search(r"images of up to ([\d.]+) megapixels", server.output)
     assert pixel_limit
     large = bombs.webp_whole(int(0.95 * (1e6 * float(pixel_limit[1])) ** 0.5))
     status, answer = post(f"{server.url}/predict", large)
@@ -138,7 +138,7 @@ def test_a_server_limited_to_512_mib_survives_200_bombs_at_once(folder: Path, di
     # It has nearly as many pixels as are accepted with 512 MiB, so that each copy is decoded.
     large_image = bombs.png(3000)
     with group("memory", 512 * MEBIBYTE) as cgroup:
-        with running(folder, prefix=inside(cgroup)) as server:
+        with running(folder, prefix=join_command(cgroup)) as server:
             server_process = server.process.pid
             for body in (bombs.PIXELS["png"](), large_image):
                 statuses = flood(server, body, 200)
@@ -148,7 +148,7 @@ def test_a_server_limited_to_512_mib_survives_200_bombs_at_once(folder: Path, di
             assert process_ids(server_process)[0] == server_process
         events = next(cgroup / name for name in ("memory.events", "memory.oom_control") if (cgroup / name).exists())
         assert re.search(r"^oom_kill 0$", events.read_text(), re.M), events.read_text()
-    assert "Traceback" not in server.said
+    assert "Traceback" not in server.output
 
 
 def test_200_large_images_at_once_stay_within_the_memory_that_the_server_sees_as_free(
@@ -181,7 +181,7 @@ def test_a_connection_whose_request_head_does_not_arrive_is_closed(server: Serve
 def test_health_checks_are_answered_despite_idle_connections_and_too_many_requests(folder: Path, digit: bytes) -> None:
     """A head may take a minute here, so that connections are not closed because their time for it is over."""
     limits = ("connections.HEADER_SECONDS=60", "app.REQUESTS=2")
-    with limited(folder, *limits) as server, ExitStack() as connections:
+    with running_with_limits(folder, *limits) as server, ExitStack() as connections:
         for number in range(600):
             connection = connections.enter_context(server.connect())
             connection.sendall(b"" if number % 2 else b"POST /predict HT")
@@ -190,24 +190,24 @@ def test_health_checks_are_answered_despite_idle_connections_and_too_many_reques
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
             assert answer.status == 200
         assert post(f"{server.url}/predict", digit)[0] == 200
-        assert server.said.count("too many connections wait without a request") >= 600 - 512
+        assert server.output.count("too many connections wait without a request") >= 600 - 512
         for _ in range(2):
             upload = connections.enter_context(server.connect())
             upload.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nabc")
         time.sleep(0.5)
-        lines_before = server.said.count("\n")
+        lines_before = server.output.count("\n")
         status, refusal = post(f"{server.url}/predict", digit)
         assert (status, refusal["error"]) == (503, "too many images at once; try again")
-        assert server.said.count("\n") - lines_before <= 2, (
+        assert server.output.count("\n") - lines_before <= 2, (
             "one line for the answer, and one for a connection that was closed to make room"
         )
-        assert '"POST /predict HTTP/1.1" 503' in server.said
+        assert '"POST /predict HTTP/1.1" 503' in server.output
         with urllib.request.urlopen(f"{server.url}/healthz", timeout=30) as answer:
             assert answer.status == 200
 
 
 def test_a_client_that_vanishes_while_it_sends_an_image_is_logged_in_one_line(server: Server, digit: bytes) -> None:
-    lines_before = server.said.count("\n")
+    lines_before = server.output.count("\n")
     for body in (b"", digit[:30]):
         with server.connect() as connection:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\n\r\n" + body)
@@ -215,11 +215,11 @@ def test_a_client_that_vanishes_while_it_sends_an_image_is_logged_in_one_line(se
             # The connection is reset (RST) and not closed (FIN), so that the client accepts no answer any more.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     deadline = time.monotonic() + 20
-    while server.said.count("went away") < 2 and time.monotonic() < deadline:
+    while server.output.count("went away") < 2 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert "went away after 30 bytes of its image file" in server.said
-    assert server.said.count("\n") == lines_before + 2
-    assert "Traceback" not in server.said
+    assert "went away after 30 bytes of its image file" in server.output
+    assert server.output.count("\n") == lines_before + 2
+    assert "Traceback" not in server.output
 
 
 def test_malformed_and_unusual_requests_are_answered_with_the_right_status(server: Server, digit: bytes) -> None:

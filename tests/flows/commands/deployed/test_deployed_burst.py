@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.servers import Server, limited, load_app
+from tests.support.servers import Server, load_app, running_with_limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,7 +59,7 @@ def test_a_request_head_of_3_mb_is_refused_as_too_large(server: Server) -> None:
 
 
 def test_a_client_that_keeps_sending_after_it_was_refused_is_disconnected(folder: Path) -> None:
-    with limited(folder, "connections.LINGER_SECONDS=1", f"connections.LINGER_BYTES={1 << 20}") as server:
+    with running_with_limits(folder, "connections.LINGER_SECONDS=1", f"connections.LINGER_BYTES={1 << 20}") as server:
         # Without a pause the client sends too much, and with a pause it sends for too long.
         for pause in (0.0, 0.4):
             started = time.monotonic()
@@ -68,7 +68,7 @@ def test_a_client_that_keeps_sending_after_it_was_refused_is_disconnected(folder
                 while time.monotonic() - started < 20:
                     connection.sendall(b"a" * (65536 if not pause else 1))
                     time.sleep(pause)
-        assert "it sent on and on what was refused" in server.said
+        assert "it sent on and on what was refused" in server.output
 
 
 def test_an_uploaded_form_is_refused_with_how_to_send_an_image(

@@ -1,7 +1,7 @@
-"""A flow of one stage that takes five seconds, for a test that starts two runs of it at once.
+"""A flow of one stage that takes five seconds, for a test that starts two runs of it at the same time.
 
-Arguments of the process that imports it: the artifacts folder, and the name of the run. Each computation adds a line
-to the file `computed`.
+The test's command imports this module. Its arguments are the artifacts folder and the name of the run. Each computation
+adds a line to the file `computed`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def train(work: Work) -> Output:
     return Output(tables={})
 
 
-train_task = stage(lambda inputs: "train/both")(train)
+train_stage = stage(lambda inputs: "train/slow")(train)
 
 
 @flow
-def both(run: str) -> None:
-    assert call(train_task, Context(out=sys.argv[1], run=run)) == Output(tables={})
+def train_once(run: str) -> None:
+    assert call(train_stage, Context(out=sys.argv[1], run=run)) == Output(tables={})
