@@ -210,12 +210,12 @@ def _paying_batch(benchmarks: list[Row], row: Row) -> int:
 
 
 def _copy_model(source: Path, file_format: str, folder: Path) -> str:
-    """Copy a variant's file, or its folder with ONNX and external data, and return the name of the model file."""
+    """Copy a variant's file, or its folder with an ONNX or OpenVINO model, and return the name of the model file."""
     files = [source] if source.is_file() else sorted(source.iterdir())
-    model = next(path for path in files if source.is_file() or path.suffix == ".onnx")
+    model = next(path for path in files if source.is_file() or path.suffix in (".onnx", ".xml"))
     for path in files:
         shutil.copyfile(path, folder / path.name)
-    name = {"onnx": "model.onnx", "torchscript": "model.pt"}[file_format]
+    name = {"onnx": "model.onnx", "openvino": "model.xml", "torchscript": "model.pt"}[file_format]
     (folder / model.name).rename(folder / name)
     return name
 
@@ -242,14 +242,15 @@ def _stored(out: Path, variant: Row) -> Path:
 def _described(out: Path, variants: dict[str, Row], variant: Row) -> Row:
     """Return classes, mean, standard deviation and shape of an image, as the export wrote them into the file.
 
-    An int8 file may lack them; then they come from its parent.
+    An int8 file may lack them, and an OpenVINO model has none; then they come from its parent.
     """
-    while variant["format"] in ("onnx", "torchscript"):
-        path = _stored(out, variant)
-        metadata = _torchscript_metadata(path) if variant["format"] == "torchscript" else _onnx_metadata(path)
-        exported = description.export(metadata, path)
-        if exported is not None:
-            return exported.model_dump(mode="json", exclude={"kind"})
+    while variant["format"] in ("onnx", "openvino", "torchscript"):
+        if variant["format"] != "openvino":
+            path = _stored(out, variant)
+            metadata = _torchscript_metadata(path) if variant["format"] == "torchscript" else _onnx_metadata(path)
+            exported = description.export(metadata, path)
+            if exported is not None:
+                return exported.model_dump(mode="json", exclude={"kind"})
         variant = variants[variant["parent"]]
     raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
 

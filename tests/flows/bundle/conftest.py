@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.servers import Made, colour_run
+from tests.support.servers import FinishedRun, colour_run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 @pytest.fixture(scope="session")
-def colour(tmp_path_factory: pytest.TempPathFactory) -> Made:
+def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on JPEG photographs of ImageNet, which are resized and cropped."""
     return colour_run(tmp_path_factory.mktemp("colour"))
 
@@ -26,7 +26,7 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="session")
-def bundles(colour: Made, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def bundles(colour: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A bundle per runtime; those of ONNX files have a folded model, too."""
     folder = tmp_path_factory.mktemp("bundles")
     made = {}

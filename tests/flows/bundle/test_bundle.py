@@ -23,7 +23,7 @@ from flows.cli import main
 from tasks.records import Model
 from tests.flows.bundle.conftest import VARIANTS
 from tests.support.bundles import own_verify
-from tests.support.servers import RUN, Made, environment
+from tests.support.servers import RUN, FinishedRun, environment
 
 if TYPE_CHECKING:
     import onnx
@@ -72,7 +72,7 @@ def test_the_folded_model_takes_uint8_images_in_batches_and_gives_probabilities(
 
 
 def test_an_int8_file_is_folded_too_and_torchscript_is_not(
-    colour: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    colour: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     colour.deploy(tmp_path / "int8", "--variant", "lenet5/train/onnx/int8", "--folded")
     assert json.loads((tmp_path / "int8" / "golden" / "golden.json").read_text())["tolerance"] == 0.05
@@ -83,7 +83,7 @@ def test_an_int8_file_is_folded_too_and_torchscript_is_not(
 
 
 def test_a_folded_model_that_does_not_agree_is_not_written(
-    colour: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    colour: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fold = write.fold
     monkeypatch.setattr(
@@ -94,7 +94,7 @@ def test_a_folded_model_that_does_not_agree_is_not_written(
     assert not (tmp_path / "served").exists()
 
 
-def test_the_lineage_names_every_parent_the_machine_and_the_licence(colour: Made, tmp_path: Path) -> None:
+def test_the_lineage_names_every_parent_the_machine_and_the_licence(colour: FinishedRun, tmp_path: Path) -> None:
     folder = colour.deploy(tmp_path / "served", "--variant", "lenet5/train/onnx/int8")
     lineage = json.loads((folder / "lineage.json").read_text())
     chain = ["lenet5/train", "lenet5/train/onnx", "lenet5/train/onnx/int8"]
@@ -113,7 +113,7 @@ def test_the_lineage_names_every_parent_the_machine_and_the_licence(colour: Made
 
 
 def test_a_run_without_its_images_is_deployed_without_golden_outputs(
-    colour: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    colour: FinishedRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     table = colour.out / "tables" / "predictions" / f"{RUN}.parquet"
     table.rename(tmp_path / "predictions.parquet")

@@ -19,7 +19,7 @@ from tests.support.bundles import own_verify, sum_anew
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.support.servers import Made
+    from tests.support.servers import FinishedRun
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_bundle_is_verified_by_burnish_and_by_its_own_program(
     assert ("folded.onnx: as model.onnx" in printed) == (runtime != "torchscript")
 
 
-def test_golden_outputs_are_those_of_the_pipeline(colour: Made, bundles: dict[str, Path]) -> None:
+def test_golden_outputs_are_those_of_the_pipeline(colour: FinishedRun, bundles: dict[str, Path]) -> None:
     """The golden images are prepared from test images, so that for a preparation without a resize they are these."""
     golden = bundles["onnxruntime"] / "golden"
     picture = np.asarray(Image.open(golden / "0.png"))

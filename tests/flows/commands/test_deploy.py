@@ -18,7 +18,8 @@ import pytest
 from flows.commands.deploy import _doubts
 from tasks import runtimes, tables
 from tasks.datasets import open_source
-from tasks.records import Data, Select, Study
+from tasks.records import Select, Study
+from tests.support.paths import ROOT
 from tests.support.servers import RUN, FinishedRun, colour_run, environment, grey_run, load_app, png, post, served
 
 if TYPE_CHECKING:

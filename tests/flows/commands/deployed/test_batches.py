@@ -113,7 +113,7 @@ def test_the_server_answers_several_images_in_one_query_where_it_is_told_to(fold
     with running(folder, BATCH="16") as server:
         together = answers(server.url)
         counted = metrics(server)
-    assert "up to 1 per query" not in server.said and "up to 16 per query" in server.said
+    assert "up to 1 per query" not in server.output and "up to 16 per query" in server.output
     assert counted["burnish_batch_images_sum"] == 60
     assert counted["burnish_batch_images_count"] < 60
     for (status, one), (other_status, other) in zip(single, together, strict=True):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.servers import Server, limited, post
+from tests.support.servers import Server, post, running_with_limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def metrics(server: Server) -> dict[str, float]:
 
 
 def test_metrics_count_requests_by_status_their_times_and_the_images_per_query(folder: Path, digit: bytes) -> None:
-    with limited(folder, "app.BODY_SECONDS=1.5") as server:
+    with running_with_limits(folder, "app.BODY_SECONDS=1.5") as server:
         fresh = metrics(server)
         assert fresh["burnish_requests_total:200"] == 0
         for body in (digit, digit, digit, b"no image"):
