@@ -191,9 +191,11 @@ def venv_with(folder: Path, *packages: str) -> Path:
     """Make a virtual environment with these packages, and return its Python. Offline, the test is skipped."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     uv = shutil.which("uv", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    pip = [uv, "pip", "install"] if uv else [sys.executable, "-m", "pip", "install"]
     python = folder / "bin" / "python"
-    done = subprocess.run([*pip, "--quiet", "--python", python, *packages], capture_output=True, text=True, check=False)
+    install = [uv, "pip", "install", "--python", python]
+    if not uv:
+        install = [sys.executable, "-m", "pip", "--python", python, "install"]
+    done = subprocess.run([*install, "--quiet", *packages], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"packages cannot be installed here: {done.stderr.strip().splitlines()[-1:]}")
     return python
