@@ -75,7 +75,8 @@ def write(out: Path, run: str, row: Row, folder: Path, *, folded: bool = False) 
         raise Mistake(f"--folded: {words(row)} is {variant['format']}; a preparation is folded into ONNX alone")
     study = load(str(out / "runs" / run / "study.toml"), [])
     name = _copy_model(_stored(out, variant), variant["format"], folder)
-    preparation = _preparation(_described(out, variants, variant), study)
+    described = _described(out, run, variants, variant, study)
+    preparation = _preparation(described, _resize(study, _found(out, run, study)))
     about = _about(out, run, row, variant, file=folder / name, preparation=preparation)
     notes = _write_golden(out, run, row, folder, about, preparation)
     if folded:
@@ -135,12 +136,12 @@ def _about(out: Path, run: str, row: Row, variant: Row, *, file: Path, preparati
     }
 
 
-def _preparation(described: Row, study: Study) -> Row:
+def _preparation(described: Row, resize: int | None) -> Row:
     """Return what preparation.json holds."""
     channels, side, _ = described["image_shape"]
     return {
         "image_size": side,
-        "resize": study.data.resize or side,
+        "resize": resize or side,
         "crop": "centre",
         "interpolation": "bicubic, antialiased (Pillow's)",
         "channels": channels,
@@ -239,20 +240,55 @@ def _stored(out: Path, variant: Row) -> Path:
     return Store(out / "store").get(Artifact(**fields))
 
 
-def _described(out: Path, variants: dict[str, Row], variant: Row) -> Row:
+def _found(out: Path, run: str, study: Study) -> Row | None:
+    """Return the preparation that was found for the first given model, by which all images were prepared.
+
+    None where the study has no given model.
+    """
+    chosen = {tried["model"]: tried for tried in rows(out, "preparations", run) if tried["chosen"]}
+    return next((chosen[model.label] for model in study.models if model.label in chosen), None)
+
+
+def _resize(study: Study, found: Row | None) -> int | None:
+    """Return the length of an image's shorter side before the crop; None: that of the crop."""
+    resize: int | None = found["resize"] if found and study.data.image_size is None else study.data.resize
+    return resize
+
+
+def _described(out: Path, run: str, variants: dict[str, Row], variant: Row, study: Study) -> Row:
     """Return classes, mean, standard deviation and shape of an image, as the export wrote them into the file.
 
-    An int8 file may lack them, and an OpenVINO model has none; then they come from its parent.
+    An int8 file may lack them, and an OpenVINO model has none; then they come from its parent. The form of a given
+    model says nothing, or what its file said before; its run's tables say how its images were prepared.
     """
-    while variant["format"] in ("onnx", "openvino", "torchscript"):
-        if variant["format"] != "openvino":
-            path = _stored(out, variant)
-            metadata = _torchscript_metadata(path) if variant["format"] == "torchscript" else _onnx_metadata(path)
+    chain = [variant]
+    while chain[-1]["parent"] in variants:
+        chain.append(variants[chain[-1]["parent"]])
+    if chain[-1]["stage"] == "adopt":
+        return _described_by_tables(out, run, study)
+    for form in chain:
+        if form["format"] in ("onnx", "torchscript"):
+            path = _stored(out, form)
+            metadata = _torchscript_metadata(path) if form["format"] == "torchscript" else _onnx_metadata(path)
             exported = description.export(metadata, path)
             if exported is not None:
                 return exported.model_dump(mode="json", exclude={"kind"})
-        variant = variants[variant["parent"]]
     raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
+
+
+def _described_by_tables(out: Path, run: str, study: Study) -> Row:
+    """Return what `_described` does, as the tables of a run of given models say it."""
+    data = next(iter(rows(out, "datasets", run)), None)
+    found = _found(out, run, study)
+    if data is None or found is None:
+        raise Mistake(f"the tables of {run} do not say how images are prepared; run the study again")
+    of_settings = study.data.mean is not None and study.data.std is not None
+    return {
+        "classes": data["class_names"],
+        "mean": list(study.data.mean or ()) if of_settings else found["mean"],
+        "std": list(study.data.std or ()) if of_settings else found["std"],
+        "image_shape": [data["channels"], data["image_size"], data["image_size"]],
+    }
 
 
 def _onnx_metadata(path: Path) -> dict[str, str]:

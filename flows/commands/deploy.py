@@ -30,7 +30,8 @@ def main(arguments: argparse.Namespace) -> None:
     run = chosen_run(out, arguments.run, "result.json")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
         raise Mistake(f"--to {target}: exists, and is no folder that `burnish deploy` wrote; name a new one")
-    check(out, run, ("summary", "variants", "benchmarks", "predictions", "datasets", "environments"))
+    tables_read = ("summary", "variants", "benchmarks", "predictions", "datasets", "preparations", "environments")
+    check(out, run, tables_read)
     row, notes = choose(out, run, arguments.variant)
     for note in notes:
         print(note)

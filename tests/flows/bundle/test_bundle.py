@@ -20,7 +20,8 @@ from flows.bundle import write
 from flows.bundle.golden import choose
 from flows.bundle.licence import OWN, UNKNOWN, licence_of
 from flows.cli import main
-from tasks.records import Model
+from flows.settings import Mistake
+from tasks.records import Model, Study
 from tests.flows.bundle.conftest import VARIANTS
 from tests.support.bundles import own_verify
 from tests.support.servers import RUN, FinishedRun, environment
@@ -187,6 +188,32 @@ def test_the_server_batches_by_itself_only_where_the_run_measured_that_it_pays()
     assert write._paying_batch([], where) == 1
 
 
+def test_a_given_model_is_described_by_the_tables_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a given model says nothing of burnish's, and its preparation was found rather than set."""
+    given = Study(models=(Model(file="mine.onnx"),), skip=("tune", "augment", "prune", "build", "serve"))
+    variants = {
+        "mine/given": {"name": "mine/given", "stage": "adopt", "format": "onnx", "parent": None},
+        "mine/given/ir": {"name": "mine/given/ir", "stage": "quantize", "format": "openvino", "parent": "mine/given"},
+    }
+    told = {
+        "datasets": [{"class_names": ["cat", "dog"], "channels": 3, "image_size": 48}],
+        "preparations": [
+            {"model": "mine", "chosen": False, "mean": [0.5], "std": [0.5], "resize": 48},
+            {"model": "mine", "chosen": True, "mean": [0.0], "std": [1 / 255], "resize": 56},
+        ],
+    }
+    monkeypatch.setattr(write, "rows", lambda out, table, run: told[table])
+    described = write._described(tmp_path, RUN, variants, variants["mine/given/ir"], given)
+    resize = write._resize(given, write._found(tmp_path, RUN, given))
+    preparation = write._preparation(described, resize)
+    assert preparation["classes"] == ["cat", "dog"]
+    assert (preparation["mean"], preparation["std"]) == ([0.0] * 3, [1 / 255] * 3)
+    assert [preparation[key] for key in ("image_size", "resize", "channels")] == [48, 56, 3]
+    told["preparations"] = []
+    with pytest.raises(Mistake, match="do not say how images are prepared"):
+        write._described(tmp_path, RUN, variants, variants["mine/given"], given)
+
+
 def venv_with(folder: Path, *packages: str) -> Path:
     """Make a virtual environment with these packages, and return its Python. Offline, the test is skipped."""
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
@@ -206,7 +233,7 @@ def test_a_bundle_is_verified_in_a_fresh_environment_without_burnish(bundles: di
     pins = (bundles["onnxruntime"] / "requirements.txt").read_text().splitlines()
     needed = [line for line in pins if line.partition("==")[0] in ("numpy", "pillow", "onnxruntime")]
     python = venv_with(tmp_path / "venv", *needed)
-    without = subprocess.run([python, "-c", "import flows"], capture_output=True, check=False, env=environment())
+    without = subprocess.run([python, "-I", "-c", "import flows"], capture_output=True, check=False, env=environment())
     assert without.returncode == 1
     done = own_verify(bundles["onnxruntime"], python)
     assert (done.returncode, done.stderr) == (0, "")
