@@ -101,7 +101,7 @@ def test_the_form_of_a_list_that_a_refusal_shows_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("arguments", "refusal"),
     [
-        (("runn", "quickstart"), "there is no 'runn'; did you mean run? accepted: run, presets"),
+        (("runn", "quickstart"), "there is no 'runn'; did you mean run? accepted: run, optimize, presets"),
         (("run", "quickstrt"), "unknown preset 'quickstrt'; did you mean quickstart? "),
         (("run", "quickstart", "--skip", "tune,bild"), "--skip bild: there is no stage 'bild'; did you mean build? "),
         (("run", "quickstart", "--again", "tune,benchmrk"), "there is no stage 'benchmrk'; did you mean benchmark? "),

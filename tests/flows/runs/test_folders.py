@@ -16,15 +16,17 @@ if TYPE_CHECKING:
 
 WITH_OUT = {
     "run": ["quickstart"],
+    "optimize": ["model.onnx", "--data", "photos"],
     "ui": [],
     "bench": ["model.onnx"],
     "profile": ["model.onnx"],
     "deploy": ["--to", "served"],
+    "rebench": ["served"],
     "report": [],
     "why": [],
 }
 """Commands that take --out, with the arguments that each needs beside it."""
-WITHOUT = {"presets", "show", "completion"}
+WITHOUT = {"presets", "show", "verify", "completion"}
 """Commands that do not take --out."""
 WRONG = {
     "file": "no folder can be there, as {0}/file is a file",
