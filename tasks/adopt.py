@@ -13,7 +13,7 @@ import numpy as np
 
 from tasks.caching.stage import stage
 from tasks.datasets._pixels import normalise
-from tasks.forms import onnxcost
+from tasks.forms import description, onnxcost
 from tasks.forms.canonical import SAME, Canonical, canonical
 from tasks.forms.given import content_of_file, read_graph
 from tasks.forms.original import Original
@@ -31,7 +31,7 @@ IMAGES = 64
 
 
 def adopt(work: Work, model: Model, data: Prepared, preparation: Preparation) -> Forms:
-    """Store the form of a given model as the variant `<label>/given`. A file that has that form stays as it is.
+    """Store the form of a given model as the variant `<label>/given`. The graph of a file that has that form stays.
 
     Raises
     ------
@@ -52,6 +52,7 @@ def _adopted(work: Work, model: Model, file: Path, data: Prepared, preparation: 
     graph = read_graph(file)
     with work.store.temporary() as folder:
         form = canonical(file, graph, preparation, data, folder)
+        _describe(onnxruntime.model_file(form.path), data)
         tolerance = SAME[form.precision]
         original = Original(file, graph, preparation, form.output, folder / "original")
         given = _ScoresOfFile(original, form.activation, preparation.outputs_of_classes)
@@ -79,6 +80,16 @@ def _adopted(work: Work, model: Model, file: Path, data: Prepared, preparation: 
     work.log.info("%s: %s; relative difference %.2g", variant.name, note or "kept as it is", difference)
     row = variant_row(variant, parity=difference, tolerance=tolerance, note=note)
     return Forms(variants=(variant,), tables={"variants": work.rows("variants", [row])})
+
+
+def _describe(path: Path, data: Prepared) -> None:
+    """Write into a form's metadata what exported files say of their classes and images; `burnish deploy` reads it."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    entries = {entry.key: entry.value for entry in model.metadata_props} | description.entries_of(data)
+    onnx.helper.set_model_props(model, entries)
+    onnx.save(model, path)
 
 
 class _ScoresOfFile:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tasks.caching.stage import stage
+from tasks.forms import description
 from tasks.forms.onnx import quiet, write_onnx
 from tasks.forms.parity import BATCH, compared_images, parity
 from tasks.records import Export, Forms, Prepared, Variant
@@ -36,18 +36,12 @@ def export(work: Work, data: Prepared, parent: Variant, settings: Export) -> For
 
     assert parent.artifact is not None
     path = work.store.get(parent.artifact)
-    about = {
-        "classes": data.classes,
-        "mean": data.mean,
-        "std": data.std,
-        "image_shape": (data.channels, data.image_size, data.image_size),
-    }
     source = _Source(
         variant=parent,
         path=path,
         session=eager.open(path, "cpu", BATCH, torch.get_num_threads()),
         images=compared_images(work, data, settings.images),
-        about={key: json.dumps(value) for key, value in about.items()},
+        about=description.entries_of(data),
     )
     variants: list[Variant] = []
     rows: list[dict[str, object]] = []

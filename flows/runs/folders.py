@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +60,12 @@ def _refuse(option: str, folder: str, *, written: bool) -> None:
     # An empty text would be taken for the current folder.
     if not folder.strip():
         raise Mistake(f"{option}: an empty text is no folder; name one")
+    try:
+        str(Path(folder).absolute()).encode()
+    except UnicodeEncodeError:
+        # Polars reads and writes no such path.
+        shown = os.fsencode(Path(folder).absolute()).decode("utf-8", "backslashreplace")
+        raise Mistake(f"{option}: the name of {shown} is no UTF-8; name another folder") from None
     try:
         existing = _nearest_existing(Path(folder))
         if existing.is_dir():

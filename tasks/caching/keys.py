@@ -15,13 +15,27 @@ from typing import TYPE_CHECKING, Any
 from tasks.records import Artifact, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 PACKAGES = ("flows", "tasks", "models")
+CODE = "code of "
+"""How the names of the parts of a key begin that are hashes of code."""
 UNCOUNTED = ("tasks.caching.stage",)
 """Keys leave out the module that decides what is cached, with what it alone imports: no result depends on it."""
 HANDED = "tasks.caching.work"
 """The module of `Work`, which every stage is handed and therefore executes without importing it."""
+
+
+def _files() -> dict[Path, str]:
+    """Return the source of every module of the project, by its path."""
+    root = Path(__file__).parents[2]
+    paths = (path for package in PACKAGES for path in (root / package).rglob("*.py"))
+    return {path: path.read_text(encoding="utf-8", errors="surrogateescape") for path in paths}
+
+
+AT_START = _files()
+"""The project's sources as they were when this process began. Keys are made of these: a module that was imported before
+somebody edited its file goes on with the old code, and its results must not stand under the new code's key."""
 
 
 def code(text: str) -> ast.Module:
@@ -61,10 +75,16 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
 @cache
 def _tree(module: str) -> ast.Module:
     """Return the syntax tree of a project module as `code` makes it."""
+    path = _path(module)
+    return code(AT_START[path] if path in AT_START else path.read_text(encoding="utf-8"))
+
+
+def _path(module: str) -> Path:
+    """Return the file of a project module."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no module {module}")
-    return code(Path(spec.origin).read_text(encoding="utf-8"))
+    return Path(spec.origin)
 
 
 def _assigned(tree: ast.Module) -> set[str]:
@@ -117,6 +137,23 @@ def sources(*modules: str) -> dict[str, str]:
             hashes[module], imports = _source(module)
             waiting.extend(imports)
     return hashes
+
+
+def edited(modules: Iterable[str]) -> list[str]:
+    """Return those of some project modules whose code is not what it was when this process began."""
+    return [module for module in modules if _is_edited(module)]
+
+
+def _is_edited(module: str) -> bool:
+    path = _path(module)
+    if path not in AT_START:
+        return False
+    try:
+        text = path.read_text(encoding="utf-8")
+        return text != AT_START[path] and ast.dump(code(text)) != ast.dump(_tree(module))
+    except (OSError, SyntaxError):
+        # It was removed, or is being written.
+        return True
 
 
 def flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -185,7 +222,7 @@ class Stage:
         return {
             "stage": self.function.__name__,
             **dict(flatten({key: _json(self.counted.get(key, _all)(value)) for key, value in inputs.items()})),
-            **{f"code of {name}": sha for name, sha in sorted(sources(*modules).items())},
+            **{CODE + name: sha for name, sha in sorted(sources(*modules).items())},
             **{f"version of {name}": _version(name) for name in libraries},
             **(self.extra(inputs) if self.extra else {}),
         }

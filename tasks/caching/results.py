@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from tasks import records
 from tasks.caching import why
-from tasks.caching.keys import artifacts, digest
+from tasks.caching.keys import CODE, artifacts, digest, edited
 from tasks.caching.leftovers import continues
 from tasks.caching.store import Store
 from tasks.caching.work import Work
@@ -112,6 +112,8 @@ class Request:
     key: str
     stored: Record | None
     """The stored result. None means that it must be computed."""
+    modules: tuple[str, ...] = ()
+    """The project's modules whose code is part of the key."""
 
     @property
     def results(self) -> Results:
@@ -140,6 +142,13 @@ class Request:
                 "; ".join(result.passing),
             )
             return
+        if changed := edited(self.modules):
+            LOG.warning(
+                "%s: its result is not kept, and the next run computes it again, because code was edited meanwhile: %s",
+                self.label,
+                ", ".join(changed),
+            )
+            return
         self.results.write(self.key, result)
         # What cannot be removed here, tasks/caching/sweep.py removes at the start of the next run.
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -157,6 +166,7 @@ def open_request(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iter
     The lock is taken before any device is held, so that no two runs wait for each other.
     """
     parts = stage.parts(inputs)
+    modules = tuple(name.removeprefix(CODE) for name in parts if name.startswith(CODE))
     key = digest(parts)
     label = stage.label_of(inputs)
     results = Results(context.out)
@@ -165,7 +175,7 @@ def open_request(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iter
     stored = None if again else _intact(results, key)
     if stored is not None:
         why.tell(context, label, key, parts, hit=True)
-        yield Request(stage, context, label, key, stored)
+        yield Request(stage, context, label, key, stored, modules)
         return
     lock = lock_of(scratch_of(context, key))
     make_folder(lock.parent)
@@ -179,7 +189,7 @@ def open_request(stage: Stage, context: Context, inputs: dict[str, Any]) -> Iter
             stored, reason = _read_or_remove(results, key, label)
         begins = "" if stored is not None else continues(scratch_of(context, key))
         why.tell(context, label, key, parts, hit=stored is not None, reason=reason, continues=begins)
-        yield Request(stage, context, label, key, stored)
+        yield Request(stage, context, label, key, stored, modules)
 
 
 def _say_waiting(label: str) -> None:

@@ -100,6 +100,7 @@ class Search:
         """
         alive = contenders
         for number, count in enumerate(self.counts):
+            self.log.info("trying %d ways to prepare images, on %d images", len(alive), count)
             alive = [tried for tried in alive if self.trials.accepts(tried, count)]
             if not alive:
                 return []

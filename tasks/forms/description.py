@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import zipfile
     from pathlib import Path
 
+    from tasks.records import Prepared
+
 EXTRA_BYTES = 16 << 20
 """Bytes at most of an extra file in a TorchScript archive. The names of a thousand classes take some 20 KB."""
 Classes = Annotated[int, Field(ge=1, le=10_000_000)]
@@ -94,6 +96,17 @@ def architecture(text: str, path: Path) -> Architecture:
     if not isinstance(values, dict):
         raise ValueError(f"{path}: what burnish wrote into it is damaged or made up: burnish is no JSON object")
     return read(Architecture, values, path)
+
+
+def entries_of(data: Prepared) -> dict[str, str]:
+    """Return what an exported file says of itself, for a model of these images."""
+    values = {
+        "classes": data.classes,
+        "mean": data.mean,
+        "std": data.std,
+        "image_shape": (data.channels, data.image_size, data.image_size),
+    }
+    return {key: json.dumps(value) for key, value in values.items()}
 
 
 def export(entries: dict[str, str], path: Path) -> Export | None:

@@ -212,7 +212,9 @@ def _speed_up(row: Row, reference: Row) -> str:
     if not resolved(row["speedup_low"], row["speedup_high"]):
         why = interval(row["speedup_low"], row["speedup_high"])
         return f" (the reference's {_ms(reference)}{marked}; how many times as fast is not known: {why})"
-    base = f"eager, {_ms(reference)}{marked}" if row["device"] == reference["device"] else f"eager on {row['device']}"
+    base = f"{reference['runtime']}, {_ms(reference)}{marked}"
+    if row["device"] != reference["device"]:
+        base = f"{reference['runtime']} on {row['device']}"
     times = _times(row["speedup"], row["speedup_low"], row["speedup_high"])
     doubt = ", not distinguishable from it" if row["verdict"] == "indistinguishable" else ""
     return f", {times} as fast as the reference ({base}){doubt}"

@@ -19,7 +19,7 @@ from flows.terminal import console
 from flows.terminal.console import Pace, in_words, view
 from tasks.caching import logs as stage_logs
 from tasks.caching.work import Work
-from tasks.records import Artifact, Context, Forms, Train, Trained, Variant
+from tasks.records import Artifact, Context, Forms, Inspected, Preparation, Train, Trained, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,8 @@ def result_of(step: Step) -> Any:
     if step.stage in ("train", "tune", "augment", "prune"):
         variant = Variant(**weights, format="safetensors")
         return Trained(variant=variant, train=Train(), validation_macro_f1=0.9)
+    if step.stage == "inspect":
+        return Inspected(preparation=Preparation(image_size=8))
     settings = ("", "s8s8", "qat-s8s8")
     forms = (Variant(**weights, format="onnx", setting=setting) for setting in settings)
     return Forms(variants=tuple(forms), tables={"ablations": FILE})
@@ -74,8 +76,10 @@ def test_every_stage_of_a_study_is_counted_once(name, tmp_path):
     assert words == [f"{n} of {len(words)} stages" for n in range(1, len(words) + 1)]
     plan = steps(study)
     assert len({step.name for step in plan}) == len(plan) == len(words)
-    assert len([step for step in plan if step.stage == "train"]) == len(study.models)
-    assert [step.stage for step in plan[:1] + plan[-1:]] == ["prepare", "aggregate"]
+    given = [model for model in study.models if model.file]
+    assert len([step for step in plan if step.stage == "train"]) == len(study.models) - len(given)
+    first = "inspect" if given else "prepare"
+    assert [step.stage for step in plan[:1] + plan[-1:]] == [first, "aggregate"]
 
 
 def test_stages_that_need_a_failed_stage_leave_the_count(tmp_path):

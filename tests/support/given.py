@@ -9,7 +9,11 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from tasks.forms.canonical import Canonical, canonical
+from tasks.forms.given import read_graph
+from tasks.records import Preparation, Prepared
 from tests.support.models import network
+from tests.support.photos import MEAN, STD
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 
 CLASSES = 5
 SIZE = 8
+PREPARATION = Preparation(image_size=SIZE, mean=MEAN, std=STD)
 
 
 def classifier(
@@ -66,3 +71,11 @@ def executed(path: Path, inputs: np.ndarray, output: str | None = None) -> np.nd
     file = next(path.glob("*.onnx")) if path.is_dir() else path
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     return np.asarray(session.run(output and [output], {session.get_inputs()[0].name: inputs})[0])
+
+
+def form_of(
+    model: onnx.ModelProto, data: Prepared, folder: Path, preparation: Preparation = PREPARATION, **how: Any
+) -> tuple[Path, Canonical]:
+    """Save a given model, and return its file and burnish's form of it."""
+    file = saved(model, folder / "given", **how)
+    return file, canonical(file, read_graph(file), preparation, data, folder)

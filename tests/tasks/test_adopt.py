@@ -17,7 +17,7 @@ from tasks.adopt import adopt, adopt_task
 from tasks.caching.work import Work
 from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
-from tasks.forms import canonical, graphends
+from tasks.forms import canonical, description, graphends
 from tasks.prepare import prepare
 from tasks.quantize import quantize
 from tasks.records import Data, Forms, Model, Preparation, Prepared, Quantize
@@ -182,7 +182,7 @@ def test_a_large_changed_model_with_external_weights_is_a_folder_that_is_quantiz
     inputs = normalise(images, data.mean, data.std)
     np.testing.assert_allclose(executed(path, inputs), expected, atol=1e-4 * abs(expected).max())
     settings = Quantize(settings=("u8s8",), dynamic=False, calibration_images=10)
-    (int8,) = quantize(work, data, variant, settings).variants
+    (int8,) = quantize(work, data, variant, settings, ("onnxruntime",)).variants
     assert (int8.status, int8.error, int8.name) == ("ok", None, "apart/given/int8-u8s8")
     logits = executed(work.store.get(int8.artifact), inputs)
     assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.9
@@ -224,3 +224,16 @@ def test_a_real_classifier_keeps_its_accuracy_on_real_images(work: Work, tmp_pat
     inputs = (normalise(arrays.images[rows], data.mean, data.std) for rows in batches)
     predicted = np.concatenate([executed(path_of_form, batch).argmax(1) for batch in inputs])
     assert (predicted == arrays.labels).mean() > 0.83
+
+
+def test_the_stored_file_says_its_classes_and_normalisation_as_an_export_does(
+    work: Work, data: Prepared, tmp_path: Path
+) -> None:
+    import onnx
+
+    forms = adopt(work, Model(file=str(saved(classifier(), tmp_path))), data, PREPARATION)
+    model = onnx.load(work.store.get(forms.variants[0].artifact))
+    entries = {entry.key: entry.value for entry in model.metadata_props}
+    exported = description.export(entries, tmp_path)
+    assert exported is not None
+    assert (exported.classes, exported.mean, exported.std) == (data.classes, data.mean, data.std)

@@ -18,7 +18,7 @@ from tasks.forms.int8 import Scores, score
 from tasks.quantize import quantize, quantize_task
 from tasks.quantizers import nncf_openvino, onnxruntime_static
 from tasks.records import Export, Forms, Prepared, Quantize, Variant
-from tests.support.digits import digits, stored
+from tests.support.digits import digits, stored_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,7 +41,7 @@ def data(work: Work) -> Prepared:
 
 @pytest.fixture(scope="module")
 def parent(work: Work, data: Prepared) -> Variant:
-    weights = stored(work, "l", name="lenet5", num_classes=10, in_channels=1, image_size=8)
+    weights = stored_model(work, "l", name="lenet5", num_classes=10, in_channels=1, image_size=8)
     return export(work, data, weights, Export(formats=("onnx",))).variants[0]
 
 

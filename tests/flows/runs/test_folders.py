@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 WITH_OUT = {
     "run": ["quickstart"],
-    "optimize": ["model.onnx", "--data", "photos"],
+    "optimize": ["a.onnx", "--data", "photos"],
     "ui": [],
     "bench": ["model.onnx"],
     "profile": ["model.onnx"],
@@ -100,3 +102,15 @@ def test_only_commands_that_write_refuse_a_read_only_folder(
     assert_refused(["deploy", "--to", "unwritable/below"], words, capsys)
     assert main(["why", "--out", "unwritable"]) == 2
     assert capsys.readouterr().err == "burnish: no runs in unwritable/runs; start one with: burnish run quickstart\n"
+
+
+def test_a_folder_below_one_whose_name_is_no_utf8_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/\xff\xe9"))
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    assert main(["run", "quickstart"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("burnish: --out: the name of ")
+    assert line.endswith("\\xff\\xe9/artifacts is no UTF-8; name another folder")

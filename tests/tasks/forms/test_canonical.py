@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import onnx
@@ -17,17 +17,14 @@ from onnx import TensorProto, helper
 from tasks.caching.work import Work
 from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
-from tasks.forms.canonical import Canonical, canonical
-from tasks.forms.given import read_graph
 from tasks.records import Preparation, Prepared
-from tests.support.given import classifier, executed, node, saved
+from tests.support.given import PREPARATION, classifier, executed, form_of, node
 from tests.support.photos import MEAN, STD, photos
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-PREPARATION = Preparation(image_size=8, mean=MEAN, std=STD)
 PIXELS = {"mean": (0.0,), "std": (1 / 255,)}
 """A model with this takes pixels from 0 to 255."""
 
@@ -45,13 +42,6 @@ def data(work: Work) -> Prepared:
 @pytest.fixture(scope="module")
 def images(work: Work, data: Prepared) -> np.ndarray:
     return np.array(load_arrays(work.store, data).images)
-
-
-def form_of(
-    model: onnx.ModelProto, data: Prepared, folder: Path, preparation: Preparation = PREPARATION, **how: Any
-) -> tuple[Path, Canonical]:
-    file = saved(model, folder / "given", **how)
-    return file, canonical(file, read_graph(file), preparation, data, folder)
 
 
 def operators(path: Path) -> Counter[str]:

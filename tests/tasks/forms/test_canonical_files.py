@@ -14,17 +14,16 @@ from onnx import TensorProto, helper, numpy_helper
 from tasks.caching.work import Work
 from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
-from tasks.forms.canonical import Canonical, canonical
+from tasks.forms.canonical import canonical
 from tasks.forms.given import read_graph
 from tasks.records import Preparation, Prepared
-from tests.support.given import classifier, executed, node, saved
+from tests.support.given import PREPARATION, classifier, executed, form_of, node, saved
 from tests.support.photos import MEAN, STD, photos
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FLOAT = TensorProto.FLOAT
-PREPARATION = Preparation(image_size=8, mean=MEAN, std=STD)
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +39,6 @@ def data(work: Work) -> Prepared:
 @pytest.fixture(scope="module")
 def images(work: Work, data: Prepared) -> np.ndarray:
     return np.array(load_arrays(work.store, data).images)
-
-
-def form_of(
-    model: onnx.ModelProto, data: Prepared, folder: Path, preparation: Preparation = PREPARATION, **how: Any
-) -> tuple[Path, Canonical]:
-    file = saved(model, folder / "given", **how)
-    return file, canonical(file, read_graph(file), preparation, data, folder)
 
 
 def imagenet(images: np.ndarray) -> np.ndarray:

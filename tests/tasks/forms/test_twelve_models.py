@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from tests.support.colours import wanting
 from tests.support.files import needs_shared
 from tests.support.paths import SHARED
 
-SIDE = 128
-"""The size of the model's input, for which it is a third of its usual work. It was trained at 224."""
+SIDE = 224
+"""The size of the model's input, which it was trained at. At 128 pixels, where its top-1 is 0.66, 200 images do not
+show that a description by -1 to 1 is wrong where ImageNet's mean and std are right: 0.57 against 0.66 is kept."""
 OWN = (0.498, 0.502)
 """Mean and std that the model was trained with."""
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -51,6 +53,12 @@ CASES: dict[str, tuple[dict[str, Any], Statement]] = {
     "NHWC, BGR": ({"layout": "nhwc", "order": "bgr"}, WRONG),
     "NHWC, 0 to 255, other classes": ({"layout": "nhwc", "normalisation": BYTES, "outputs": REVERSED}, WRONG),
 }
+
+SAMPLE = ("BGR, 0 to 255", "224 pixels, said to be 64", "NHWC, 0 to 255, other classes")
+"""Cases that are always tried. All take several minutes."""
+REST = pytest.mark.skipif(
+    os.environ.get("BURNISH_PREPARATIONS") != "all", reason="takes minutes: BURNISH_PREPARATIONS=all tries all twelve"
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,22 +117,21 @@ def is_right(result: Found, wanted: dict[str, Any]) -> bool:
 
 @pytest.mark.slow
 @needs_shared
-def test_twelve_wrong_descriptions_are_overruled(lite0: Path, images: TrialImages, tmp_path: Path) -> None:
-    right = []
-    for name, (wanted, told) in CASES.items():
-        statements = [told]
-        if "outputs" in wanted:
-            names = tuple(images.classes[index] for index in wanted["outputs"])
-            statements.append(Statement(source="a file of labels", labels=names))
-        result = found(form(lite0, tmp_path / "form.onnx", wanted), images, *statements)
-        (chosen,) = [row for row in result.rows if row["chosen"]]
-        right.append(is_right(result, wanted))
-        print(
-            f"{'right' if right[-1] else 'WRONG'}  {name:32}  top-1 {chosen['top1']:.3f}  {len(result.rows):2} tries  "
-            f"{chosen['order']} {chosen['layout']} {chosen['image_size']} of {chosen['resize']}, "
-            f"mean {chosen['mean']}, std {chosen['std']}, {chosen['class_order']}"
-        )
-    assert len(right) == 12 and all(right)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in SAMPLE else REST) for name in CASES])
+def test_a_wrong_description_is_overruled(name: str, lite0: Path, images: TrialImages, tmp_path: Path) -> None:
+    wanted, told = CASES[name]
+    statements = [told]
+    if "outputs" in wanted:
+        names = tuple(images.classes[index] for index in wanted["outputs"])
+        statements.append(Statement(source="a file of labels", labels=names))
+    result = found(form(lite0, tmp_path / "form.onnx", wanted), images, *statements)
+    (chosen,) = [row for row in result.rows if row["chosen"]]
+    print(
+        f"{name:32}  top-1 {chosen['top1']:.3f}  {len(result.rows):2} tries  {chosen['order']} {chosen['layout']} "
+        f"{chosen['image_size']} of {chosen['resize']}, mean {chosen['mean']}, std {chosen['std']}, "
+        f"{chosen['class_order']}"
+    )
+    assert is_right(result, wanted)
 
 
 @pytest.mark.slow

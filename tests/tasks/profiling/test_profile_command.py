@@ -97,7 +97,7 @@ def test_without_a_name_the_unpruned_eager_model_is_profiled_and_logged_for_tens
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     name = "resnet34-w16/train"
-    row = {"runtime": "eager", "status": "ok"}
+    row = {"runtime": "eager", "status": "ok", "precision": "fp32"}
     rows = [
         row | {"variant": f"{name}/prune-0.5", "stage": "prune", "top1": 0.9},
         row | {"variant": name, "stage": "train", "top1": 0.8},

@@ -81,7 +81,7 @@ def test_onnx_runtime_asked_for_tensorrt_fails_rather_than_run_on_the_cpu(
 
 def test_a_folder_with_external_data_is_opened_by_its_onnx_file(tmp_path: Path) -> None:
     (tmp_path / "model.onnx.data").touch()
-    with pytest.raises(ValueError, match=r"one \.onnx file, it has 0"):
+    with pytest.raises(ValueError, match=r"one \.onnx or \.xml file, it has 0"):
         model_file(tmp_path)
     (tmp_path / "model.onnx").touch()
     assert model_file(tmp_path) == tmp_path / "model.onnx"

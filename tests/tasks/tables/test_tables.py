@@ -228,7 +228,7 @@ def test_the_data_docs_show_which_expectations_failed(tmp_path):
 
 
 def test_an_unknown_table_is_refused_by_name(tmp_path):
-    with pytest.raises(ValueError, match="unknown table 'latency'; tables: datasets, epochs"):
+    with pytest.raises(ValueError, match="unknown table 'latency'; tables: datasets, preparations, epochs"):
         check({"latency": tmp_path / "latency.parquet"})
 
 
