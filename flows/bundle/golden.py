@@ -16,6 +16,8 @@ from tasks.machine import quota
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from flows.bundle.source import Source
+
 FOLDER = "golden"
 IMAGES = 8
 """Number of golden images."""
@@ -38,13 +40,11 @@ def precision_of(runtime: str, precision: str) -> str:
     return "bf16" if runtime == "openvino_bf16" and precision == "fp32" else precision
 
 
-def write(out: Path, run: str, row: Row, folder: Path, about: Row, preparation: Row) -> None:
+def write(source: Source, folder: Path, about: Row, preparation: Row) -> None:
     """Write the folder `golden` of a bundle.
 
     Parameters
     ----------
-    out, run, row
-        The folder of artifacts, the run's name, and the row of its summary that is deployed.
     folder
         The bundle, which holds the model.
     about, preparation
@@ -58,7 +58,7 @@ def write(out: Path, run: str, row: Row, folder: Path, about: Row, preparation: 
     reason = runtimes.load(about["runtime"]).unavailable("cpu")
     if reason:
         raise NoGolden(reason)
-    images = _images(out, run, row)
+    images = _images(source)
     golden = folder / FOLDER
     golden.mkdir()
     pixels = np.stack(
@@ -105,18 +105,12 @@ def _save_and_decode(image: np.ndarray, path: Path, preparation: Row) -> np.ndar
     return decode(path.read_bytes(), side, preparation["resize"]).reshape(side, side, channels)
 
 
-def _images(out: Path, run: str, row: Row) -> list[tuple[np.ndarray, int]]:
+def _images(source: Source) -> list[tuple[np.ndarray, int]]:
     """Return test images, uint8, (height, width, channels), each with the number of its class."""
-    try:
-        predictions = tables.read(out, "predictions", run).collect().to_dicts()
-        datasets = tables.read(out, "datasets", run).collect()
-    except ValueError:
-        raise NoGolden("the run does not say which images it was tested on") from None
-    keys = ("variant", "runtime", "device")
-    chosen = choose([told for told in predictions if all(told[key] == row[key] for key in keys)])
-    if not chosen:
+    chosen = choose(source.rows_of_candidate("predictions"))
+    if not chosen or not source.rows("datasets"):
         raise NoGolden("the run does not say which images it was tested on")
-    stored = load_images(out, datasets)
+    stored = load_images(source.out, tables.read(source.out, "datasets", source.run).collect())
     if isinstance(stored, str):
         raise NoGolden(stored)
     return [(np.array(stored[told["image"]]), told["label"]) for told in chosen]

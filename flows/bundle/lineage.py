@@ -6,12 +6,9 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from flows.bundle.licence import licence_of
-from tasks import tables
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from tasks.records import Study
+    from flows.bundle.source import Source
 
 Row = dict[str, Any]
 FIGURES = (
@@ -36,46 +33,24 @@ MACHINE = ("cpu_model", "cpu_cores", "cpu_features", "memory_bytes", "os", "pyth
 """Columns of the table `environments` that lineage.json has."""
 
 
-def lineage(out: Path, run: str, row: Row, study: Study, version: str | None) -> Row:
-    """Return what lineage.json holds.
-
-    Parameters
-    ----------
-    row
-        The row of the summary that is deployed.
-    version
-        The version of burnish.
-    """
-    variants = {variant["name"]: variant for variant in rows(out, "variants", run)}
-    variant = variants[row["variant"]]
-    chain = [variant]
-    while chain[0]["parent"] in variants:
-        chain.insert(0, variants[chain[0]["parent"]])
-    model = next((model for model in study.models if model.label == variant["model"]), None)
-    keys = ("variant", "runtime", "device", "batch_size")
-    measured = next((one for one in rows(out, "benchmarks", run) if all(one[key] == row[key] for key in keys)), {})
-    environment = next(iter(rows(out, "environments", run)), {})
+def lineage(source: Source, version: str | None) -> Row:
+    """Return what lineage.json holds; `version` is that of burnish."""
+    models = {model.label: model for model in source.study.models}
+    measured = source.measured()
+    environment = next(iter(source.rows("environments")), {})
     return {
-        "run": run,
-        "study": study.name,
-        "images": next((data["label"] for data in rows(out, "datasets", run)), None),
-        "licence": {"weights": licence_of(model)},
-        "variants": [{key: form[key] for key in FORM} for form in chain],
-        "measured": {key: row[key] for key in keys[1:]}
+        "run": source.run,
+        "study": source.study.name,
+        "images": next((data["label"] for data in source.rows("datasets")), None),
+        "licence": {"weights": licence_of(models.get(source.variant["model"]))},
+        "variants": [{key: form[key] for key in FORM} for form in source.variants],
+        "measured": {key: source.row[key] for key in ("runtime", "device", "batch_size")}
         | {key: measured.get(key) for key in FIGURES}
-        | {key: row.get(key) for key in QUALITY},
+        | {key: source.row.get(key) for key in QUALITY},
         "machine": {key: environment.get(key) for key in MACHINE},
         "libraries": json.loads(environment.get("libraries") or "{}"),
         "burnish": version,
     }
-
-
-def rows(out: Path, table: str, run: str) -> list[Row]:
-    """Return the rows of one of a run's tables; none where an older version of burnish did not write it."""
-    try:
-        return tables.read(out, table, run).collect().to_dicts()
-    except ValueError:
-        return []
 
 
 def machine_name(machine: Row) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import shutil
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,18 +12,16 @@ import numpy as np
 
 from flows.bundle import golden
 from flows.bundle.folded import fold, image_batch
-from flows.bundle.lineage import lineage, rows
+from flows.bundle.lineage import lineage
+from flows.bundle.preparation import preparation_of
 from flows.bundle.readme import readme
-from flows.settings import Mistake, load
+from flows.settings import Mistake
 from tasks import runtimes
-from tasks.caching.store import Store
-from tasks.forms import description
 from tasks.machine.files import file_sha256
-from tasks.records import Artifact
 from tasks.tables.figures import words
 
 if TYPE_CHECKING:
-    from tasks.records import Study
+    from flows.bundle.source import Source
 
 SERVED = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino_bf16": "openvino", "torchscript": "torch"}
 """Runtimes that can execute a file without burnish, each with the name of its package for CPUs."""
@@ -57,33 +54,23 @@ MOST_BATCH = 32
 Row = dict[str, Any]
 
 
-def write(out: Path, run: str, row: Row, folder: Path, *, folded: bool = False) -> list[str]:
+def write(source: Source, folder: Path, *, folded: bool = False) -> list[str]:
     """Write a bundle into an empty folder, and return notes for the user.
 
-    Parameters
-    ----------
-    out, run
-        The folder of artifacts, and the run's name.
-    row
-        The row of the run's summary that is deployed.
-    folded
-        Whether to write the model with its preparation in the graph, too.
+    `folded` says whether to write the model with its preparation in the graph, too.
     """
-    variants = {variant["name"]: variant for variant in rows(out, "variants", run)}
-    variant = variants[row["variant"]]
-    if folded and variant["format"] != "onnx":
-        raise Mistake(f"--folded: {words(row)} is {variant['format']}; a preparation is folded into ONNX alone")
-    study = load(str(out / "runs" / run / "study.toml"), [])
-    name = _copy_model(_stored(out, variant), variant["format"], folder)
-    described = _described(out, run, variants, variant, study)
-    preparation = _preparation(described, _resize(study, _found(out, run, study)))
-    about = _about(out, run, row, variant, file=folder / name, preparation=preparation)
-    notes = _write_golden(out, run, row, folder, about, preparation)
+    file_format = source.variant["format"]
+    if folded and file_format != "onnx":
+        raise Mistake(f"--folded: {words(source.row)} is {file_format}; a preparation is folded into ONNX alone")
+    name = _copy_model(source.stored(source.variant), file_format, folder)
+    preparation = preparation_of(source)
+    about = _about(source, folder / name, preparation)
+    notes = _write_golden(source, folder, about, preparation)
     if folded:
         about["folded"] = FOLDED
         fold(folder / name, folder / FOLDED, preparation)
         _compare_folded(folder, about)
-    history = lineage(out, run, row, study, _version("burnish"))
+    history = lineage(source, _version("burnish"))
     _write_json(folder / "preparation.json", preparation)
     _write_json(folder / "lineage.json", history)
     (folder / "labels.txt").write_text("".join(f"{' '.join(label.split())}\n" for label in preparation["classes"]))
@@ -93,9 +80,9 @@ def write(out: Path, run: str, row: Row, folder: Path, *, folded: bool = False) 
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / SUMS).write_text("".join(lines))
-    (folder / "README.md").write_text(readme(about, preparation, history, SERVED[row["runtime"]]))
+    (folder / "README.md").write_text(readme(about, preparation, history, SERVED[about["runtime"]]))
     copy_code(folder, VERIFYING | SERVING)
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements(row["runtime"])))
+    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements(about["runtime"])))
     return notes
 
 
@@ -109,9 +96,11 @@ def _write_json(path: Path, content: Row) -> None:
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def _about(out: Path, run: str, row: Row, variant: Row, *, file: Path, preparation: Row) -> Row:
-    """Return what model.json holds: what the server and verify.py need to run the model, and what it is."""
-    threads = _threads(out, run, row)
+def _about(source: Source, file: Path, preparation: Row) -> Row:
+    """Return what model.json holds: what the server and verify.py need to run the model `file`, and what it is."""
+    row = source.row
+    variant = source.variant
+    threads = _threads(source)
     any_batch = row["runtime"] in BATCHED and (variant["format"] != "onnx" or _takes_any_batch(file))
     return {
         "file": file.name,
@@ -124,42 +113,22 @@ def _about(out: Path, run: str, row: Row, variant: Row, *, file: Path, preparati
         "top1": row["top1"],
         "sha256": variant["sha256"],
         "size_bytes": variant["size_bytes"],
-        "run": run,
+        "run": source.run,
         "variant": variant["name"],
         "batch_size": row["batch_size"],
         "latency_median_ms": row["latency_median_ms"],
         "any_batch": any_batch,
-        "batch": _paying_batch(rows(out, "benchmarks", run), row) if any_batch else 1,
+        "batch": _paying_batch(source.rows_of_candidate("benchmarks")) if any_batch else 1,
         "burnish": _version("burnish"),
         "threads": threads,
         "settings": runtimes.load(row["runtime"]).settings(threads),  # type: ignore[attr-defined]  # those SERVED have it
     }
 
 
-def _preparation(described: Row, resize: int | None) -> Row:
-    """Return what preparation.json holds."""
-    channels, side, _ = described["image_shape"]
-    return {
-        "image_size": side,
-        "resize": resize or side,
-        "crop": "centre",
-        "interpolation": "bicubic, antialiased (Pillow's)",
-        "channels": channels,
-        "order": "rgb" if channels == 3 else "grey",
-        "divided_by": 255,
-        # A value for all channels is written once per channel.
-        "mean": [*described["mean"]] * (channels // len(described["mean"])),
-        "std": [*described["std"]] * (channels // len(described["std"])),
-        "layout": "nchw",
-        "type": "float32",
-        "classes": described["classes"],
-    }
-
-
-def _write_golden(out: Path, run: str, row: Row, folder: Path, about: Row, preparation: Row) -> list[str]:
+def _write_golden(source: Source, folder: Path, about: Row, preparation: Row) -> list[str]:
     """Write the golden images and outputs, or return a note that says why there are none."""
     try:
-        golden.write(out, run, row, folder, about, preparation)
+        golden.write(source, folder, about, preparation)
     except golden.NoGolden as reason:
         return [f"note: no golden outputs, so that the bundle cannot be verified: {reason}"]
     return []
@@ -195,13 +164,15 @@ def _takes_any_batch(file: Path) -> bool:
     return isinstance(image_batch(source), str) and not dynamic
 
 
-def _paying_batch(benchmarks: list[Row], row: Row) -> int:
-    """Return how many images a query of the server should have at most: 1, unless the run measured that more pay."""
+def _paying_batch(benchmarks: list[Row]) -> int:
+    """Return how many images a query of the server should have at most: 1, unless the run measured that more pay.
+
+    `benchmarks` are the candidate's rows of that table, one per batch size.
+    """
     rates = {
         measured["batch_size"]: measured["images_per_second"]
         for measured in benchmarks
-        if all(measured[key] == row[key] for key in ("variant", "runtime", "device"))
-        and measured["status"] == "ok"
+        if measured["status"] == "ok"
         and not measured["conditions"]
         and measured["batch_size"] <= MOST_BATCH
         and measured["images_per_second"]
@@ -221,87 +192,15 @@ def _copy_model(source: Path, file_format: str, folder: Path) -> str:
     return name
 
 
-def _threads(out: Path, run: str, row: Row) -> int:
-    """Return the number of threads with which a row was measured."""
-    keys = ("variant", "runtime", "device", "batch_size")
-    benchmarks = rows(out, "benchmarks", run)
-    threads = [measured["threads"] for measured in benchmarks if all(measured[key] == row[key] for key in keys)]
-    if not threads or threads[0] is None:
+def _threads(source: Source) -> int:
+    """Return the number of threads with which the deployed row was measured."""
+    threads = source.measured().get("threads")
+    if threads is None:
         raise Mistake(
-            f"table benchmarks of {run} does not say how many threads {words(row)} was measured with; run the "
-            "study again"
+            f"table benchmarks of {source.run} does not say how many threads {words(source.row)} was measured with; "
+            "run the study again"
         )
-    return int(threads[0])
-
-
-def _stored(out: Path, variant: Row) -> Path:
-    """Return the path of a variant's file in the store."""
-    fields = {key: variant[key] for key in ("path", "sha256", "size_bytes", "format")}
-    return Store(out / "store").get(Artifact(**fields))
-
-
-def _found(out: Path, run: str, study: Study) -> Row | None:
-    """Return the preparation that was found for the first given model, by which all images were prepared.
-
-    None where the study has no given model.
-    """
-    chosen = {tried["model"]: tried for tried in rows(out, "preparations", run) if tried["chosen"]}
-    return next((chosen[model.label] for model in study.models if model.label in chosen), None)
-
-
-def _resize(study: Study, found: Row | None) -> int | None:
-    """Return the length of an image's shorter side before the crop; None: that of the crop."""
-    resize: int | None = found["resize"] if found and study.data.image_size is None else study.data.resize
-    return resize
-
-
-def _described(out: Path, run: str, variants: dict[str, Row], variant: Row, study: Study) -> Row:
-    """Return classes, mean, standard deviation and shape of an image, as the export wrote them into the file.
-
-    An int8 file may lack them, and an OpenVINO model has none; then they come from its parent. The form of a given
-    model says nothing, or what its file said before; its run's tables say how its images were prepared.
-    """
-    chain = [variant]
-    while chain[-1]["parent"] in variants:
-        chain.append(variants[chain[-1]["parent"]])
-    if chain[-1]["stage"] == "adopt":
-        return _described_by_tables(out, run, study)
-    for form in chain:
-        if form["format"] in ("onnx", "torchscript"):
-            path = _stored(out, form)
-            metadata = _torchscript_metadata(path) if form["format"] == "torchscript" else _onnx_metadata(path)
-            exported = description.export(metadata, path)
-            if exported is not None:
-                return exported.model_dump(mode="json", exclude={"kind"})
-    raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
-
-
-def _described_by_tables(out: Path, run: str, study: Study) -> Row:
-    """Return what `_described` does, as the tables of a run of given models say it."""
-    data = next(iter(rows(out, "datasets", run)), None)
-    found = _found(out, run, study)
-    if data is None or found is None:
-        raise Mistake(f"the tables of {run} do not say how images are prepared; run the study again")
-    of_settings = study.data.mean is not None and study.data.std is not None
-    return {
-        "classes": data["class_names"],
-        "mean": list(study.data.mean or ()) if of_settings else found["mean"],
-        "std": list(study.data.std or ()) if of_settings else found["std"],
-        "image_shape": [data["channels"], data["image_size"], data["image_size"]],
-    }
-
-
-def _onnx_metadata(path: Path) -> dict[str, str]:
-    import onnx
-
-    file = path if path.is_file() else next(path.glob("*.onnx"))
-    entries = onnx.load(str(file), load_external_data=False).metadata_props
-    return {entry.key: entry.value for entry in entries}
-
-
-def _torchscript_metadata(path: Path) -> dict[str, str]:
-    with zipfile.ZipFile(path) as archive:
-        return description.extras(archive, path)
+    return int(threads)
 
 
 def _requirements(runtime: str) -> list[str]:

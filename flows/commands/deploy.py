@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.bundle.source import source_of
 from flows.bundle.write import SERVED, write
 from flows.runs.choice import chosen_run
 from flows.runs.damage import anew, check
@@ -40,7 +41,7 @@ def main(arguments: argparse.Namespace) -> None:
         folder = Path(scratch) / "new"
         folder.mkdir()
         with watched(target, option="--to"), anew(out, run):
-            notes = write(out, run, row, folder, folded=arguments.folded)
+            notes = write(source_of(out, run, row), folder, folded=arguments.folded)
             folder.chmod(0o755)
             replace(folder, target.absolute())
     for note in notes:

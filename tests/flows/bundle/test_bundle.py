@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ import pytest
 from flows.bundle import write
 from flows.bundle.golden import choose
 from flows.bundle.licence import OWN, UNKNOWN, licence_of
+from flows.bundle.preparation import preparation_of
+from flows.bundle.source import source_of
 from flows.cli import main
-from flows.settings import Mistake
-from tasks.records import Model, Study
+from tasks import tables
+from tasks.records import Data, Model, Study
 from tests.flows.bundle.conftest import VARIANTS
 from tests.support.bundles import own_verify
 from tests.support.servers import RUN, FinishedRun, environment
@@ -176,42 +179,35 @@ def test_only_a_model_whose_answers_do_not_depend_on_the_batch_may_be_batched(
 
 
 def test_the_server_batches_by_itself_only_where_the_run_measured_that_it_pays() -> None:
-    where = {"variant": "a", "runtime": "onnxruntime", "device": "cpu", "status": "ok", "conditions": None}
+    where = {"status": "ok", "conditions": None}
 
     def rows(**rates: float) -> list[dict[str, Any]]:
         return [where | {"batch_size": int(size[1:]), "images_per_second": rate} for size, rate in rates.items()]
 
-    assert write._paying_batch(rows(b1=100.0, b8=150.0, b32=140.0), where) == 8
-    assert write._paying_batch(rows(b1=100.0, b8=110.0), where) == 1
-    assert write._paying_batch(rows(b8=100.0), where) == 1
-    assert write._paying_batch([row | {"conditions": "hot"} for row in rows(b1=100.0, b8=150.0)], where) == 1
-    assert write._paying_batch([], where) == 1
+    assert write._paying_batch(rows(b1=100.0, b8=150.0, b32=140.0)) == 8
+    assert write._paying_batch(rows(b1=100.0, b8=110.0)) == 1
+    assert write._paying_batch(rows(b8=100.0)) == 1
+    assert write._paying_batch([row | {"conditions": "hot"} for row in rows(b1=100.0, b8=150.0)]) == 1
+    assert write._paying_batch([]) == 1
 
 
-def test_a_given_model_is_described_by_the_tables_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The file of a given model says nothing of burnish's, and its preparation was found rather than set."""
-    given = Study(models=(Model(file="mine.onnx"),), skip=("tune", "augment", "prune", "build", "serve"))
-    variants = {
-        "mine/given": {"name": "mine/given", "stage": "adopt", "format": "onnx", "parent": None},
-        "mine/given/ir": {"name": "mine/given/ir", "stage": "quantize", "format": "openvino", "parent": "mine/given"},
-    }
-    told = {
-        "datasets": [{"class_names": ["cat", "dog"], "channels": 3, "image_size": 48}],
-        "preparations": [
-            {"model": "mine", "chosen": False, "mean": [0.5], "std": [0.5], "resize": 48},
-            {"model": "mine", "chosen": True, "mean": [0.0], "std": [1 / 255], "resize": 56},
+def test_images_for_a_given_model_are_resized_as_was_found_for_it_unless_the_study_says_how(
+    colour: FinishedRun, tmp_path: Path
+) -> None:
+    colour.write_table(
+        "preparations",
+        [
+            {"model": "mine", "chosen": False, "resize": 48},
+            {"model": "mine", "chosen": True, "resize": 56},
+            {"model": "other", "chosen": True, "resize": 64},
         ],
-    }
-    monkeypatch.setattr(write, "rows", lambda out, table, run: told[table])
-    described = write._described(tmp_path, RUN, variants, variants["mine/given/ir"], given)
-    resize = write._resize(given, write._found(tmp_path, RUN, given))
-    preparation = write._preparation(described, resize)
-    assert preparation["classes"] == ["cat", "dog"]
-    assert (preparation["mean"], preparation["std"]) == ([0.0] * 3, [1 / 255] * 3)
-    assert [preparation[key] for key in ("image_size", "resize", "channels")] == [48, 56, 3]
-    told["preparations"] = []
-    with pytest.raises(Mistake, match="do not say how images are prepared"):
-        write._described(tmp_path, RUN, variants, variants["mine/given"], given)
+    )
+    (row,) = [row for row in tables.read(colour.out, "summary", RUN).collect().to_dicts() if row["role"] == "winner"]
+    source = source_of(colour.out, RUN, row)
+    given = Study(models=(Model(file="mine.onnx"), Model(file="other.onnx")), skip=("tune", "augment", "prune"))
+    assert preparation_of(replace(source, study=given))["resize"] == 56
+    told = given.model_copy(update={"data": Data(image_size=48, resize=50)})
+    assert preparation_of(replace(source, study=told))["resize"] == 50
 
 
 def venv_with(folder: Path, *packages: str) -> Path:
