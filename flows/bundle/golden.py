@@ -80,7 +80,7 @@ def write(source: Source, folder: Path, about: Row, preparation: Row) -> None:
             for n, ((_, label), answer) in enumerate(zip(images, logits.argmax(axis=1), strict=True))
         ],
     }
-    (golden / "golden.json").write_text(json.dumps(described, indent=1, ensure_ascii=False) + "\n")
+    (golden / "golden.json").write_text(json.dumps(described, indent=1) + "\n")
 
 
 def outputs(file: Path, about: Row, inputs: np.ndarray) -> np.ndarray:

@@ -73,14 +73,16 @@ def write(source: Source, folder: Path, *, folded: bool = False) -> list[str]:
     history = lineage(source, _version("burnish"))
     _write_json(folder / "preparation.json", preparation)
     _write_json(folder / "lineage.json", history)
-    (folder / "labels.txt").write_text("".join(f"{' '.join(label.split())}\n" for label in preparation["classes"]))
+    labels = [" ".join(label.split()) for label in preparation["classes"]]
+    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     about["sums"]["preparation.json"] = file_sha256(folder / "preparation.json")
     _write_json(folder / "model.json", about)
     # Up to here everything is data, which must stay as it is; what follows may be changed by whoever uses the bundle.
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{file_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     (folder / SUMS).write_text("".join(lines))
-    (folder / "README.md").write_text(readme(about, preparation, history, SERVED[about["runtime"]]))
+    text = readme(about, preparation, history, SERVED[about["runtime"]])
+    (folder / "README.md").write_text(text, encoding="utf-8")
     copy_code(folder, VERIFYING | SERVING)
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements(about["runtime"])))
     return notes
@@ -93,7 +95,8 @@ def copy_code(folder: Path, files: dict[Path, str]) -> None:
 
 
 def _write_json(path: Path, content: Row) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    """Write JSON in ASCII, which whoever uses the bundle reads alike in every encoding."""
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _about(source: Source, file: Path, preparation: Row) -> Row:

@@ -20,6 +20,7 @@ import html
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from pathlib import Path
@@ -43,7 +44,7 @@ try:
             if hashlib.file_digest(_file, "sha256").hexdigest() != _sum:
                 raise ValueError(f"{_name} is not the file that was deployed (its SHA-256 is another)")
     PREPARATION: dict[str, Any] = json.loads((HERE / "preparation.json").read_text())
-    PAGE = (HERE / "page.html").read_text().replace("$NAME", html.escape(ABOUT["variant"]))
+    PAGE = (HERE / "page.html").read_text(encoding="utf-8").replace("$NAME", html.escape(ABOUT["variant"]))
 except (OSError, ValueError) as error:
     sys.exit(f"{HERE} is damaged: {error}; burnish deploy writes it anew")
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -308,12 +309,23 @@ def application() -> Any:
     return Starlette(routes=[*_pages(), Route("/predict", counted, methods=["POST"])])
 
 
+def _refuse_what_is_in_use(host: str, port: int) -> None:
+    """End the process with exit code 2 and one line where nothing can listen on this address."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        print(f"cannot listen on {host}, port {port}: {error}; HOST and PORT choose another address", file=sys.stderr)
+        sys.exit(2)
+
+
 def main() -> None:
     """Listen until SIGTERM or Ctrl-C."""
     import uvicorn
     from connections import Patient, more_files
 
+    host = os.environ.get("HOST", "127.0.0.1")
     port = _number("PORT", 8080, "port", 65_535)
+    _refuse_what_is_in_use(host, port)
     more_files()
     allowed = DECODERS.allowed
     print(
@@ -323,7 +335,7 @@ def main() -> None:
     )
     uvicorn.run(
         application(),
-        host=os.environ.get("HOST", "127.0.0.1"),
+        host=host,
         port=port,
         http=Patient,
         ws="none",

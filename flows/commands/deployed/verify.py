@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 SUMS = "SHA256SUMS"
-NEEDED = ("model.json", "preparation.json")
+LABELS = "labels.txt"
+NEEDED = ("model.json", "preparation.json", LABELS)
+OWN = ("decode", "model", "pixels", "preparation", "quota")
+"""Modules that are files of the bundle."""
 GOLDEN = "golden/golden.json"
 PACKAGES = {"torchscript": "torch", "openvino_bf16": "openvino"}
 """The Python package of a runtime, where it has another name than the runtime."""
@@ -73,12 +76,16 @@ def verify(folder: Path) -> list[str]:
         If an image is prepared otherwise than the golden one, or an output differs by more than the tolerance.
     """
     check_files(folder)
-    about, preparation = (_json(folder / name) for name in NEEDED)
-    golden = read_golden(folder)
+    about = _json(folder / "model.json")
+    preparation = _json(folder / "preparation.json")
     try:
+        golden = read_golden(folder)
+        _check_classes(folder, golden, preparation)
         _check_preparation(folder, golden, preparation)
         outputs = _outputs(folder, about, golden, preparation)
     except ImportError as error:
+        if error.name in OWN:
+            raise Unusable(f"{folder / error.name}.py is missing; burnish deploy writes it anew") from None
         package = PACKAGES.get(str(about.get("runtime")), str(about.get("runtime")))
         raise Unusable(
             f"{error}; a bundle is verified with NumPy, Pillow and its runtime: pip install numpy pillow {package}"
@@ -155,6 +162,28 @@ def read_golden(folder: Path) -> Golden:
     if any(Path(name).name != name for name in names):
         raise Unusable(f"{path} names an image outside of its folder")
     return Golden(names, answers, pixels, logits, tolerance)
+
+
+def _check_classes(folder: Path, golden: Golden, preparation: dict[str, Any]) -> None:
+    """Refuse a bundle whose files do not name the same classes in the same order."""
+    classes = preparation.get("classes")
+    if not isinstance(classes, list) or len(classes) != golden.logits.shape[1]:
+        raise Unusable(
+            f"{folder / 'preparation.json'} is damaged: it does not name the {golden.logits.shape[1]} classes of the "
+            "golden outputs"
+        )
+    try:
+        labels = (folder / LABELS).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Unusable(f"{folder / LABELS} is damaged: {error}") from None
+    if labels != [" ".join(str(name).split()) for name in classes]:
+        raise Unusable(f"{folder / LABELS} and preparation.json do not name the same classes in the same order")
+    for name, answer, number in zip(golden.names, golden.answers, golden.logits.argmax(axis=1), strict=True):
+        if classes[number] != answer:
+            raise Unusable(
+                f"preparation.json calls class {number} {classes[number]!r}, and golden.json calls it {answer!r}, as "
+                f"the answer to {name}"
+            )
 
 
 def _check_preparation(folder: Path, golden: Golden, preparation: dict[str, Any]) -> None:

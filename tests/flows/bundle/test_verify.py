@@ -103,6 +103,37 @@ def test_a_picture_that_is_prepared_otherwise_is_told(copy: Path, capsys: pytest
         assert re.match(r"golden/0\.png: Pillow \S+ prepares it otherwise .* of 6912 values differ, by up to", line)
 
 
+def test_a_bundle_whose_files_name_other_classes_is_refused(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preparation = json.loads((copy / "preparation.json").read_text())
+    labels = (copy / "labels.txt").read_text()
+    classes = preparation["classes"]
+    swapped = [classes[1], classes[0], *classes[2:]]
+    (copy / "preparation.json").write_text(json.dumps(preparation | {"classes": swapped}))
+    sum_anew(copy)
+    for line in refusals(copy, 2, capsys):
+        assert "labels.txt and preparation.json do not name the same classes in the same order" in line
+    shifted = [classes[-1], *classes[:-1]]
+    (copy / "preparation.json").write_text(json.dumps(preparation | {"classes": shifted}))
+    (copy / "labels.txt").write_text("".join(f"{' '.join(name.split())}\n" for name in shifted))
+    sum_anew(copy)
+    answer = json.loads((copy / "golden" / "golden.json").read_text())["images"][0]["answer"]
+    for line in refusals(copy, 2, capsys):
+        assert f"and golden.json calls it {answer!r}, as the answer to 0.png" in line
+    (copy / "preparation.json").write_text(json.dumps(preparation | {"classes": classes[:-1]}))
+    (copy / "labels.txt").write_text(labels)
+    sum_anew(copy)
+    for line in refusals(copy, 2, capsys):
+        assert "does not name the 1000 classes of the golden outputs" in line
+
+
+def test_a_file_of_the_bundle_that_is_gone_is_told_from_a_package_that_is_not_installed(copy: Path) -> None:
+    (copy / "decode.py").unlink()
+    own = own_verify(copy)
+    assert own.returncode == 2
+    assert own.stderr.endswith("decode.py is missing; burnish deploy writes it anew\n")
+    assert own.stderr.count("\n") == 1
+
+
 def spoil_json(path: Path) -> None:
     path.write_text("{")
 
