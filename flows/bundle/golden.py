@@ -43,12 +43,8 @@ def precision_of(runtime: str, precision: str) -> str:
 def write(source: Source, folder: Path, about: Row, preparation: Row) -> None:
     """Write the folder `golden` of a bundle.
 
-    Parameters
-    ----------
-    folder
-        The bundle, which holds the model.
-    about, preparation
-        What its model.json and preparation.json hold.
+    `folder` is the bundle, which holds the model; `about` and `preparation` are what its model.json and
+    preparation.json hold.
 
     Raises
     ------

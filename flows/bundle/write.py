@@ -38,7 +38,16 @@ VERIFYING = {
 """Files of burnish by which a bundle is used and verified, each with its name in the bundle."""
 SERVING = {
     DEPLOYED / name: name
-    for name in ("app.py", "batches.py", "connections.py", "decoders.py", "metrics.py", "page.html", "Dockerfile")
+    for name in (
+        "app.py",
+        "batches.py",
+        "bodies.py",
+        "connections.py",
+        "decoders.py",
+        "metrics.py",
+        "page.html",
+        "Dockerfile",
+    )
 }
 """Files of burnish by which a bundle is served."""
 FOLDED = "folded.onnx"

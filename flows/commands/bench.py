@@ -62,15 +62,7 @@ def main(arguments: argparse.Namespace) -> None:
 def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) -> Measurement:
     """Measure the files that a command line names, and leave the tables in <out>/bench/<time>.
 
-    Parameters
-    ----------
-    images
-        Inputs to measure with, as the files take them. None: random ones.
-
-    Raises
-    ------
-    Mistake
-        If nothing could be measured, or the options do not fit the files.
+    `images` are inputs to measure with, as the files take them; without them, random ones are taken.
     """
     device = device_of_option(arguments.device)
     paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
@@ -82,10 +74,7 @@ def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) ->
         file.check_batches(settings.batch_sizes)
     notes = list(dict.fromkeys(f"{file.path}: {note}" for file in files for note in file.notes))
     count = BATCHES * max(settings.batch_sizes)
-    if images is None:
-        inputs = {file.path: file.inputs(count, arguments.input_shape) for file in files}
-    else:
-        inputs = {file.path: np.resize(images, (count, *images.shape[1:])) for file in files}
+    inputs = {file.path: _inputs(file, count, arguments.input_shape, images) for file in files}
 
     from flows.terminal.console import shown
 
@@ -109,6 +98,13 @@ def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) ->
                 variant, runtime, device, path=opened[file.path], settings=settings, pool=pool
             )
         return _measure(work, candidates, settings, out / "bench", notes)
+
+
+def _inputs(file: ModelFile, count: int, shape: tuple[int, ...] | None, images: np.ndarray | None) -> np.ndarray:
+    """Return `count` inputs for a file: the images, again and again, or random ones."""
+    if images is None:
+        return file.inputs(count, shape)
+    return np.resize(images, (count, *images.shape[1:]))
 
 
 @dataclass(frozen=True)

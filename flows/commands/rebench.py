@@ -100,12 +100,13 @@ def ratio_of(original: Row, here: Row) -> tuple[float, float | None, float | Non
     the longest there to the longest here over the shortest there, which is wider than it need be.
     """
     ratio = here["latency_median_ms"] / original["latency_median_ms"]
-    ends = [(here.get(f"latency_median_{a}_ms"), original.get(f"latency_median_{b}_ms")) for a, b in ENDS]
-    low, high = (mine / theirs if mine and theirs else None for mine, theirs in ends)
+    low = _quotient(here.get("latency_median_low_ms"), original.get("latency_median_high_ms"))
+    high = _quotient(here.get("latency_median_high_ms"), original.get("latency_median_low_ms"))
     return ratio, low, high
 
 
-ENDS = (("low", "high"), ("high", "low"))
+def _quotient(here: float | None, there: float | None) -> float | None:
+    return here / there if here and there else None
 
 
 def _sentence(ratio: tuple[float, float | None, float | None]) -> str:

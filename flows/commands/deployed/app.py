@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable
+    from collections.abc import Awaitable
 
 if __name__ == "__main__" and sys.argv[1:]:
     # Nothing is opened for this: --help answers at once, also in a damaged folder.
@@ -53,7 +53,8 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import numpy  # noqa: E402
 from batches import MOST, Batches  # noqa: E402
-from decoders import WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
+from bodies import BODIES_BYTES, Bodies  # noqa: E402
+from decoders import BUSY, WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
 from metrics import CONTENT_TYPE, Metrics  # noqa: E402
 from model import Model, probabilities  # noqa: E402
 
@@ -61,18 +62,11 @@ from model import Model, probabilities  # noqa: E402
 from pixels import normalise  # noqa: E402
 from preparation import with_channels  # noqa: E402
 
-# Greatest size of an image file; Cloud Run has the same limit for a request.
-BODY_BYTES = 32 << 20
-# Greatest size of all image files together that are arriving or waiting for a decoder.
-BODIES_BYTES = 48 << 20
-# The longest time that an image file may take to arrive.
-BODY_SECONDS = 30.0
 # Greatest number of requests for predictions at a time. Any more are answered 503, and /healthz answers as always.
 REQUESTS = 192
 # Memory that the server itself may need. Measured: 0.4 MiB per request, and 62 KiB per connection that waits with a
 # head of the greatest size (mean of 1,000); connections.WAITING, which is imported later, lets 512 connections wait.
 RESERVED_BYTES = BODIES_BYTES + REQUESTS * (512 << 10) + 512 * (64 << 10)
-BUSY = "too many images at once; try again"
 # Number of classes in an answer, unless the request says another.
 TOP = 5
 # The page may load nothing, and may send to this server alone.
@@ -164,57 +158,6 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
         except ValueError as error:
             status, answer = 400, {"error": f"the body is not base64: {error}"}
     return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": json.dumps(answer)}
-
-
-class Bodies:
-    """The image files of all requests that are in memory.
-
-    Attributes
-    ----------
-    held
-        Their size, in bytes.
-    """
-
-    def __init__(self) -> None:
-        self.held = 0
-
-    async def read(self, parts: AsyncIterator[bytes], length: str, body: bytearray) -> None:
-        """Read a request's body into `body`.
-
-        Parameters
-        ----------
-        parts
-            The parts of the body, as they arrive.
-        length
-            The request's Content-Length; empty where it has none.
-        body
-            The bytes that have been read, also where the rest is refused.
-
-        Raises
-        ------
-        Refused
-            If the body is too large or too slow, or all bodies together are too large.
-        """
-        large = Refused(413, f"an image file of up to {BODY_BYTES >> 20} MiB is accepted")
-        # The HTTP parser refuses a Content-Length that is no number.
-        if length and int(length) > BODY_BYTES:
-            raise large
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in parts:
-                    body += part
-                    self.held += len(part)
-                    if len(body) > BODY_BYTES:
-                        raise large
-                    if self.held > BODIES_BYTES:
-                        raise Refused(503, BUSY)
-        except TimeoutError:
-            raise Refused(408, f"the image file did not arrive within {BODY_SECONDS:g} s") from None
-
-    def release(self, body: bytearray) -> None:
-        """Forget a request's body."""
-        self.held -= len(body)
-        body.clear()
 
 
 def _pages() -> list[Any]:

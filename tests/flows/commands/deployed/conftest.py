@@ -41,7 +41,7 @@ def server(folder: Path) -> Iterator[Server]:
         "connections.HEADER_SECONDS=1",
         "connections.REQUEST_SECONDS=20",
         "decoders.SECONDS=5",
-        "app.BODY_SECONDS=1.5",
+        "bodies.BODY_SECONDS=1.5",
         "app.WAIT_SECONDS=3",
     )
     with _running_without_traceback(folder, *limits) as running_server:

@@ -311,7 +311,7 @@ def test_the_decoder_processes_end_when_the_server_is_killed(folder: Path) -> No
     assert not [pid for pid in decoders if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_damaged_folder_or_an_invalid_port_ends_the_server_with_one_line(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_folder_or_an_unusable_port_ends_the_server_with_one_line(folder: Path, tmp_path: Path) -> None:
     def error_line(code: int, **environment: str) -> str:
         done = subprocess.run(
             [sys.executable, "app.py"],
@@ -328,6 +328,9 @@ def test_a_damaged_folder_or_an_invalid_port_ends_the_server_with_one_line(folde
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     for port in ("abc", "", "-1", "99999"):
         assert error_line(2, PORT=port) == f"PORT={port!r} is no port; accepted is a whole number from 1 to 65535\n"
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
+        assert error_line(2, PORT=str(port)).startswith(f"cannot listen on 127.0.0.1, port {port}: ")
     model = copy / "model.onnx"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 0x55
