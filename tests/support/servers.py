@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,7 +41,6 @@ from tests.support.paths import PROGRAMS
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
-    from types import ModuleType
 
     import pytest
 
@@ -313,8 +313,12 @@ def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def load_app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import app.py of the deployed folder into this process."""
+    """Import app.py of the deployed folder into this process. After the test, its modules are forgotten."""
     monkeypatch.syspath_prepend(str(folder))
+    for program in folder.glob("*.py"):
+        # A module of this name that was imported before is of another deployed folder.
+        monkeypatch.setitem(sys.modules, program.stem, ModuleType(program.stem))
+        del sys.modules[program.stem]
     spec = importlib.util.spec_from_file_location("app", folder / "app.py")
     assert spec
     assert spec.loader

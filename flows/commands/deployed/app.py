@@ -257,7 +257,9 @@ def _refuse_what_is_in_use(host: str, port: int) -> None:
     try:
         socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
     except OSError as error:
-        print(f"cannot listen on {host}, port {port}: {error}; HOST and PORT choose another address", file=sys.stderr)
+        # Python adds to the system's words on which address it tried.
+        reason = str(error.strerror).partition(" (")[0]
+        print(f"cannot listen on {host}, port {port}: {reason}; HOST and PORT choose another address", file=sys.stderr)
         sys.exit(2)
 
 

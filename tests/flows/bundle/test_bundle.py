@@ -224,13 +224,17 @@ def venv_with(folder: Path, *packages: str) -> Path:
     return python
 
 
+# PyTorch for TorchScript is not among them, because it is a download of gigabytes.
 @pytest.mark.slow
-def test_a_bundle_is_verified_in_a_fresh_environment_without_burnish(bundles: dict[str, Path], tmp_path: Path) -> None:
-    pins = (bundles["onnxruntime"] / "requirements.txt").read_text().splitlines()
-    needed = [line for line in pins if line.partition("==")[0] in ("numpy", "pillow", "onnxruntime")]
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_bundle_is_verified_in_a_fresh_environment_without_burnish(
+    bundles: dict[str, Path], tmp_path: Path, runtime: str
+) -> None:
+    pins = (bundles[runtime] / "requirements.txt").read_text().splitlines()
+    needed = [line for line in pins if line.partition("==")[0] in ("numpy", "pillow", runtime)]
     python = venv_with(tmp_path / "venv", *needed)
     without = subprocess.run([python, "-I", "-c", "import flows"], capture_output=True, check=False, env=environment())
     assert without.returncode == 1
-    done = own_verify(bundles["onnxruntime"], python)
+    done = own_verify(bundles[runtime], python)
     assert (done.returncode, done.stderr) == (0, "")
     assert "verified: 8 of 8 outputs as golden" in done.stdout

@@ -23,12 +23,13 @@ from tests.support.paths import ROOT
 from tests.support.servers import RUN, FinishedRun, colour_run, environment, grey_run, load_app, png, post, served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
 
-DEPLOYED_MODULES = (
+PROGRAMS = (
     "app",
     "batches",
+    "bodies",
     "connections",
     "decode",
     "decoders",
@@ -39,6 +40,7 @@ DEPLOYED_MODULES = (
     "quota",
     "verify",
 )
+"""Names of the programs in a bundle."""
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +66,6 @@ def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
 def softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
-
-
-@pytest.fixture
-def fresh_modules() -> Iterator[None]:
-    """Modules of a deployed folder are forgotten after the test, so that the next test imports its own."""
-    yield
-    for name in DEPLOYED_MODULES:
-        sys.modules.pop(name, None)
 
 
 def test_the_deployed_server_predicts_as_the_pipeline_does(grey: FinishedRun, tmp_path: Path) -> None:
@@ -114,7 +108,6 @@ def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_ru
     runtime: str,
     variant: str,
     monkeypatch: pytest.MonkeyPatch,
-    fresh_modules: None,
 ) -> None:
     colour.summarise({(variant, runtime): 1.0})
     app = load_app(colour.deploy(tmp_path / "served", "--variant", variant), monkeypatch)
@@ -127,7 +120,7 @@ def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_ru
 
 
 def test_the_handler_for_serverless_functions_predicts_as_the_pipeline_does(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = load_app(grey.deploy(tmp_path / "served"), monkeypatch)
     body = base64.b64encode(png(grey.pixels[3])).decode()
@@ -167,7 +160,7 @@ def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: F
         "Dockerfile",
         "README.md",
         "SHA256SUMS",
-        *(f"{name}.py" for name in DEPLOYED_MODULES),
+        *(f"{name}.py" for name in PROGRAMS),
         "golden",
         "labels.txt",
         "lineage.json",
@@ -309,7 +302,7 @@ def has_entry(options: Any, name: str) -> bool:
 
 
 def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_with(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
@@ -331,7 +324,7 @@ def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_wi
 
 @pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
 def test_a_deployed_folder_compiles_for_openvino_with_the_settings_it_was_measured_with(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None, runtime: str
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
     import openvino
 

@@ -330,7 +330,10 @@ def test_a_damaged_folder_or_an_unusable_port_ends_the_server_with_one_line(fold
         assert error_line(2, PORT=port) == f"PORT={port!r} is no port; accepted is a whole number from 1 to 65535\n"
     with socket.create_server(("127.0.0.1", 0)) as occupied:
         port = occupied.getsockname()[1]
-        assert error_line(2, PORT=str(port)).startswith(f"cannot listen on 127.0.0.1, port {port}: ")
+        line = (
+            f"cannot listen on 127.0.0.1, port {port}: Address already in use; HOST and PORT choose another address\n"
+        )
+        assert error_line(2, PORT=str(port)) == line
     model = copy / "model.onnx"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 0x55
