@@ -9,6 +9,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, NoReturn
 
+from flows.bundle.outcome import Differs
 from flows.commands.arguments import parser
 from flows.orchestration.connection import Lost
 from flows.runs.damage import Damaged
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
         # A Mistake, or what a stage found wrong with the user's data or settings.
         print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 2
-    except (Damaged, DiskFull, Lost) as error:
+    except (Damaged, Differs, DiskFull, Lost) as error:
         print(f"burnish: {one_line(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

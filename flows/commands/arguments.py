@@ -25,7 +25,9 @@ COMMANDS = {
     "ui": "start Prefect's pages with all presets, ready to be run, until Ctrl-C",
     "bench": "measure and compare model files of your own",
     "profile": "show where the time of a model goes, and why it is not faster",
-    "deploy": "write the winner of a run as a folder that serves it over HTTP",
+    "deploy": "write the winner of a run as a bundle, to use, verify and serve without burnish",
+    "verify": "check that a bundle's model gives its golden outputs on this machine",
+    "rebench": "measure a bundle's model on this machine, beside the original's figures",
     "report": "write a run's report anew from its tables, and print its path",
     "why": "say of each stage of a run whether it was computed or a hit, and why",
     "completion": "print a script that completes burnish's commands and options in a shell",
@@ -39,6 +41,8 @@ EXAMPLES = {
     "bench": "burnish bench a.onnx a-int8.onnx --runtime onnxruntime,openvino --batch 1,8",
     "profile": "burnish profile model.onnx --runtime openvino --netron",
     "deploy": "burnish deploy --to served/ && cd served && python app.py",
+    "verify": "burnish verify served/",
+    "rebench": "burnish rebench served/ --seconds 30",
     "report": "burnish report --out /data/burnish",
     "why": "burnish why",
     "completion": "burnish completion bash > ~/.local/share/bash-completion/completions/burnish",
@@ -72,6 +76,8 @@ def parser() -> argparse.ArgumentParser:
     _bench(commands["bench"])
     _profile(commands["profile"])
     _deploy(commands["deploy"])
+    _bundle(commands["verify"])
+    _rebench(commands["rebench"])
     for name in ("report", "why"):
         _run_name(commands[name])
         _out(commands[name], "folder in which the run is")
@@ -288,30 +294,35 @@ def _bench(bench: argparse.ArgumentParser) -> None:
         metavar="N,...",
         help="batch sizes (default: the file's, or 1); may be repeated",
     )
-    bench.add_argument(
-        "--seconds",
-        type=options.seconds,
-        default=10.0,
-        help="least time for which each file is measured, all rounds together (default: %(default)g)",
-    )
-    bench.add_argument(
-        "--rounds",
-        type=options.rounds,
-        default=10,
-        metavar="N",
-        help="rounds, each in fresh processes, from 1 to 100 (default: %(default)d)",
-    )
-    bench.add_argument(
-        "--minutes",
-        type=options.minutes,
-        help="minutes that everything together may take; fewer queries are measured then",
-    )
+    _effort(bench)
     bench.add_argument(
         "--throughput", action="store_true", help="measure throughput too, with several queries in flight"
     )
     _machine(bench)
     bench.add_argument("--json", action="store_true", help="print JSON instead of the table")
     _out(bench, "folder for tables")
+
+
+def _effort(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how long a file is measured."""
+    command.add_argument(
+        "--seconds",
+        type=options.seconds,
+        default=10.0,
+        help="least time for which each file is measured, all rounds together (default: %(default)g)",
+    )
+    command.add_argument(
+        "--rounds",
+        type=options.rounds,
+        default=10,
+        metavar="N",
+        help="rounds, each in fresh processes, from 1 to 100 (default: %(default)d)",
+    )
+    command.add_argument(
+        "--minutes",
+        type=options.minutes,
+        help="minutes that everything together may take; fewer queries are measured then",
+    )
 
 
 def _profile(profile: argparse.ArgumentParser) -> None:
@@ -347,4 +358,23 @@ def _deploy(deploy: argparse.ArgumentParser) -> None:
     _run_name(deploy)
     deploy.add_argument("--to", required=True, metavar="DIR", help="folder to write")
     deploy.add_argument("--variant", metavar="NAME", help="deploy this variant of the run in place of its winner")
+    deploy.add_argument(
+        "--folded",
+        action="store_true",
+        help="write folded.onnx too, which takes uint8 images and gives probabilities",
+    )
     _out(deploy, "folder in which the run is")
+
+
+def _bundle(command: argparse.ArgumentParser) -> None:
+    """Add the bundle that a command is about, and `--trust`."""
+    command.add_argument("bundle", metavar="BUNDLE", help="folder that `burnish deploy` wrote")
+    trust_argument(command)
+
+
+def _rebench(rebench: argparse.ArgumentParser) -> None:
+    """Add the arguments of `burnish rebench`."""
+    _bundle(rebench)
+    _effort(rebench)
+    rebench.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    _out(rebench, "folder for tables")

@@ -52,6 +52,18 @@ LOG = logging.getLogger("burnish")
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure the files, print the comparison (or JSON) and leave the tables in <out>/bench/<time>."""
+    measurement = measured(arguments)
+    if arguments.json:
+        print(json.dumps(_json(measurement), indent=1))
+    else:
+        _print_text(measurement)
+
+
+def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) -> Measurement:
+    """Measure the files that a command line names, and leave the tables in <out>/bench/<time>.
+
+    `images` are inputs to measure with, as the files take them; without them, random ones are taken.
+    """
     device = device_of_option(arguments.device)
     paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
     files = [modelfile.inspect(path) for path in paths]
@@ -61,7 +73,8 @@ def main(arguments: argparse.Namespace) -> None:
     for file in files:
         file.check_batches(settings.batch_sizes)
     notes = list(dict.fromkeys(f"{file.path}: {note}" for file in files for note in file.notes))
-    inputs = {file.path: file.inputs(BATCHES * max(settings.batch_sizes), arguments.input_shape) for file in files}
+    count = BATCHES * max(settings.batch_sizes)
+    inputs = {file.path: _inputs(file, count, arguments.input_shape, images) for file in files}
 
     from flows.terminal.console import shown
 
@@ -84,11 +97,14 @@ def main(arguments: argparse.Namespace) -> None:
             candidates += make_candidates(
                 variant, runtime, device, path=opened[file.path], settings=settings, pool=pool
             )
-        measurement = _measure(work, candidates, settings, out / "bench")
-    if arguments.json:
-        print(json.dumps(_json(measurement) | {"notes": notes}, indent=1))
-    else:
-        _print_text(measurement, notes)
+        return _measure(work, candidates, settings, out / "bench", notes)
+
+
+def _inputs(file: ModelFile, count: int, shape: tuple[int, ...] | None, images: np.ndarray | None) -> np.ndarray:
+    """Return `count` inputs for a file: the images, again and again, or random ones."""
+    if images is None:
+        return file.inputs(count, shape)
+    return np.resize(images, (count, *images.shape[1:]))
 
 
 @dataclass(frozen=True)
@@ -103,9 +119,13 @@ class Measurement:
     """Rows of the table `comparisons`."""
     folder: Path
     """Folder in which all tables are stored."""
+    notes: list[str]
+    """Oddities of the files."""
 
 
-def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, target: Path) -> Measurement:
+def _measure(
+    work: Work, candidates: list[Candidate], settings: Benchmark, target: Path, notes: list[str]
+) -> Measurement:
     """Measure all candidates, compare them with the first, and store the tables in a folder below `target`."""
     environment = machine.environment()
     with _untold_failures():
@@ -117,7 +137,7 @@ def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, targe
     reference = f"{candidates[0].variant.name} · {candidates[0].runtime}"
     compared = comparisons(tables, reference, fresh_processes(settings))
     artifacts["comparisons"] = work.rows("comparisons", compared)
-    return Measurement(tables, reference, compared, _keep(work, artifacts, target))
+    return Measurement(tables, reference, compared, _keep(work, artifacts, target), notes)
 
 
 @contextmanager
@@ -158,11 +178,11 @@ def _refuse_unmeasured(candidates: list[Candidate]) -> None:
     raise Mistake(f"nothing could be measured: {message}")
 
 
-def _print_text(measurement: Measurement, notes: list[str]) -> None:
+def _print_text(measurement: Measurement) -> None:
     """Print the tables as text, then the notes on the files."""
     width = bench_table.width_here()
     print(bench_table.text(measurement.tables, measurement.compared, measurement.reference, width), end="")
-    for note in notes:
+    for note in measurement.notes:
         print(bench_table.wrapped(f"note: {note}", width))
     print(f"\ntables: {measurement.folder}")
 
@@ -361,4 +381,5 @@ def _json(measurement: Measurement) -> Row:
     return {name: table.to_dicts() for name, table in measurement.tables.items()} | {
         "comparisons": measurement.compared,
         "tables": str(measurement.folder),
+        "notes": measurement.notes,
     }

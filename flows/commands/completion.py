@@ -52,7 +52,7 @@ def completion(top: argparse.ArgumentParser, shell: str) -> str:
             completer = _completer("runs", _listing("runs"))
         elif metavar == "FILE":
             completer = shtab.FILE
-        elif metavar == "DIR":
+        elif metavar in ("DIR", "BUNDLE"):
             completer = shtab.DIRECTORY
         if completer is not None:
             action.complete = completer  # type: ignore[attr-defined]

@@ -1,24 +1,19 @@
-"""`burnish deploy`: write a run's winner as a folder that serves it without burnish, over HTTP or as a function."""
+"""`burnish deploy`: write a run's winner as a bundle, which is used, verified and served without burnish."""
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
-import shutil
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.bundle.source import source_of
+from flows.bundle.write import SERVED, write
 from flows.runs.choice import chosen_run
 from flows.runs.damage import anew, check
 from flows.settings import Mistake, load
-from tasks import runtimes, tables
-from tasks.caching.store import Store
-from tasks.forms import description
-from tasks.machine.files import file_sha256, replace
+from tasks import tables
+from tasks.machine.files import replace
 from tasks.machine.space import watched
-from tasks.records import Artifact
 from tasks.tables.figures import exact_points, sig, words
 from tasks.tables.goals import BEST, cost, over_limit, written
 from tasks.tables.rule import EPS, accurate
@@ -28,20 +23,6 @@ if TYPE_CHECKING:
 
     from tasks.records import Study
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-SERVED = {"onnxruntime": "onnxruntime", "openvino": "openvino", "openvino_bf16": "openvino", "torchscript": "torch"}
-"""Runtimes that can execute a file without burnish, each with the name of its package for CPUs."""
-LIBRARIES = ("numpy", "pillow", "starlette", "uvicorn")
-COPIED = {
-    **{
-        HERE / "deployed" / name: name for name in ("app.py", "connections.py", "decoders.py", "model.py", "Dockerfile")
-    },
-    ROOT / "tasks" / "datasets" / "_decode.py": "decode.py",
-    ROOT / "tasks" / "datasets" / "_pixels.py": "pixels.py",
-    ROOT / "tasks" / "machine" / "quota.py": "quota.py",
-}
-"""Files of burnish that are copied into the folder, each with its name there."""
 Row = dict[str, Any]
 
 
@@ -51,7 +32,8 @@ def main(arguments: argparse.Namespace) -> None:
     run = chosen_run(out, arguments.run, "result.json")
     if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
         raise Mistake(f"--to {target}: exists, and is no folder that `burnish deploy` wrote; name a new one")
-    check(out, run, ("summary", "variants", "benchmarks"))
+    tables_read = ("summary", "variants", "benchmarks", "predictions", "datasets", "preparations", "environments")
+    check(out, run, tables_read)
     row, notes = choose(out, run, arguments.variant)
     for note in notes:
         print(note)
@@ -60,11 +42,14 @@ def main(arguments: argparse.Namespace) -> None:
         folder = Path(scratch) / "new"
         folder.mkdir()
         with watched(target, option="--to"), anew(out, run):
-            write(out, run, row, folder)
+            notes = write(source_of(out, run, row), folder, folded=arguments.folded)
             folder.chmod(0o755)
             replace(folder, target.absolute())
+    for note in notes:
+        print(note)
     print(
         f"{words(row)} of {run}: {target}\n"
+        f"verify it on any machine with: python {target}/verify.py; use it as {target}/README.md says\n"
         f"start it with: cd {target} && pip install -r requirements.txt && python app.py; as an image: docker "
         f"build {target}; see {target}/app.py"
     )
@@ -167,113 +152,3 @@ def _at_batch_size_1(rows: list[Row], row: Row) -> tuple[Row, list[str]]:
         if same and single["batch_size"] == 1 and single["status"] == "ok":
             return single, [f"{note}: {sig(single['latency_median_ms'])} ms, measured"]
     return row, [f"{note}, which this run did not measure"]
-
-
-def write(out: Path, run: str, row: Row, folder: Path) -> None:
-    """Write the model, model.json, the server, its requirements and its Dockerfile into a folder."""
-    variants = {variant["name"]: variant for variant in tables.read(out, "variants", run).collect().to_dicts()}
-    variant = variants[row["variant"]]
-    name = _copy_model(_stored(out, variant), variant["format"], folder)
-    data = load(str(out / "runs" / run / "study.toml"), []).data
-    threads = _threads(out, run, row)
-    about = {
-        "file": name,
-        "sums": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
-        "runtime": row["runtime"],
-        "format": variant["format"],
-        "precision": variant["precision"],
-        **_described(out, variants, variant),
-        "resize": data.resize,
-        "top1": row["top1"],
-        "sha256": variant["sha256"],
-        "size_bytes": variant["size_bytes"],
-        "run": run,
-        "variant": variant["name"],
-        "batch_size": row["batch_size"],
-        "latency_median_ms": row["latency_median_ms"],
-        "burnish": _version("burnish"),
-        "threads": threads,
-        "settings": runtimes.load(row["runtime"]).settings(threads),  # type: ignore[attr-defined]  # those SERVED have it
-    }
-    (folder / "model.json").write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    for path, copy in COPIED.items():
-        shutil.copyfile(path, folder / copy)
-    (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in _requirements(row["runtime"])))
-
-
-def _copy_model(source: Path, file_format: str, folder: Path) -> str:
-    """Copy a variant's file, or its folder with an ONNX or OpenVINO model, and return the name of the model file."""
-    files = [source] if source.is_file() else sorted(source.iterdir())
-    model = next(path for path in files if source.is_file() or path.suffix in (".onnx", ".xml"))
-    for path in files:
-        shutil.copyfile(path, folder / path.name)
-    name = {"onnx": "model.onnx", "openvino": "model.xml", "torchscript": "model.pt"}[file_format]
-    (folder / model.name).rename(folder / name)
-    return name
-
-
-def _threads(out: Path, run: str, row: Row) -> int:
-    """Return the number of threads with which a row was measured."""
-    keys = ("variant", "runtime", "device", "batch_size")
-    benchmarks = tables.read(out, "benchmarks", run).collect().to_dicts()
-    threads = [measured["threads"] for measured in benchmarks if all(measured[key] == row[key] for key in keys)]
-    if not threads or threads[0] is None:
-        raise Mistake(
-            f"table benchmarks of {run} does not say how many threads {words(row)} was measured with; run the "
-            "study again"
-        )
-    return int(threads[0])
-
-
-def _stored(out: Path, variant: Row) -> Path:
-    """Return the path of a variant's file in the store."""
-    fields = {key: variant[key] for key in ("path", "sha256", "size_bytes", "format")}
-    return Store(out / "store").get(Artifact(**fields))
-
-
-def _described(out: Path, variants: dict[str, Row], variant: Row) -> Row:
-    """Return classes, mean, standard deviation and shape of an image, as the export wrote them into the file.
-
-    An int8 file may lack them, and an OpenVINO model has none; then they come from its parent.
-    """
-    while variant["format"] in ("onnx", "openvino", "torchscript"):
-        if variant["format"] != "openvino":
-            path = _stored(out, variant)
-            metadata = _torchscript_metadata(path) if variant["format"] == "torchscript" else _onnx_metadata(path)
-            exported = description.export(metadata, path)
-            if exported is not None:
-                return exported.model_dump(mode="json", exclude={"kind"})
-        variant = variants[variant["parent"]]
-    raise Mistake(f"{variant['name']}: its export does not say its classes and normalisation; run the study again")
-
-
-def _onnx_metadata(path: Path) -> dict[str, str]:
-    import onnx
-
-    file = path if path.is_file() else next(path.glob("*.onnx"))
-    entries = onnx.load(str(file), load_external_data=False).metadata_props
-    return {entry.key: entry.value for entry in entries}
-
-
-def _torchscript_metadata(path: Path) -> dict[str, str]:
-    with zipfile.ZipFile(path) as archive:
-        return description.extras(archive, path)
-
-
-def _requirements(runtime: str) -> list[str]:
-    """Return the lines of requirements.txt, pinned to the versions with which the model was measured.
-
-    Where ONNX Runtime's build for GPUs is installed, its build for CPUs of the same version is taken.
-    """
-    library = SERVED[runtime]
-    installed = "onnxruntime-gpu" if library == "onnxruntime" and _version("onnxruntime-gpu") else library
-    versions = {name: _version(name) for name in LIBRARIES} | {library: _version(installed)}
-    return [f"{name}=={(version or '').partition('+')[0]}" for name, version in sorted(versions.items())]
-
-
-def _version(name: str) -> str | None:
-    """Return the version of an installed package, or None where it is not installed."""
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None

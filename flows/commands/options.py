@@ -29,6 +29,7 @@ ROUNDS = 100
 """Greatest number of rounds of a benchmark."""
 NOUNS = {
     "DIR": "folder",
+    "BUNDLE": "folder",
     "FILE": "file",
     "RUN": "run",
     "KEY=VALUE": "setting",

@@ -14,10 +14,12 @@ import urllib.error
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import pyarrow.parquet as pq
 from PIL import Image
 
 from flows.cli import main
@@ -28,16 +30,17 @@ from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
 from tasks.export import export
 from tasks.machine.files import write_text
+from tasks.prepare import prepare
 from tasks.records import Data, Export, Model, Prepared, Study, Variant
 from tasks.runtimes._openvino import library
 from tasks.tables import frames
-from tests.support.digits import stored_model
+from tests.support.command import shared_data
+from tests.support.digits import digits, stored_model
 from tests.support.paths import PROGRAMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
-    from types import ModuleType
 
     import pytest
 
@@ -61,7 +64,15 @@ class FinishedRun:
         forms = export(work, data, parent, Export(images=8)).variants
         onnx_form = next(form for form in forms if form.format == "onnx")
         self.variants = (parent, *forms, self._without_metadata(work, onnx_form), self._openvino(work, onnx_form))
-        self.pixels = load_arrays(work.store, data)[0][-IMAGES:]
+        arrays = load_arrays(work.store, data)
+        self.pixels = arrays.images[-IMAGES:]
+        rows_of_images = range(len(arrays.images) - IMAGES, len(arrays.images))
+        self._tested = [{"image": n, "label": int(arrays.labels[n])} for n in rows_of_images]
+        stored_images = {f"images_{key}": getattr(data.images, key) for key in ("path", "sha256", "size_bytes")}
+        self.write_table("datasets", [stored_images | {"split": "test", "label": "a few images"}])
+        self.write_table(
+            "environments", [{"cpu_model": "a processor", "cpu_cores": 2, "libraries": '{"numpy": "2.0"}'}]
+        )
         self.inputs = normalise(self.pixels, data.mean, data.std)
         rows = [
             variant.model_dump(include={"name", "model", "stage", "parent", "format", "precision", "status"})
@@ -153,13 +164,19 @@ class FinishedRun:
             for number, ((variant, runtime), ms) in enumerate(sorted(latencies.items(), key=lambda item: item[1]))
         ]
         self.write_table("summary", rows)
-        keys = ("variant", "runtime", "device", "batch_size", "status")
+        keys = ("variant", "runtime", "device", "batch_size", "status", "latency_median_ms")
         self.write_table("benchmarks", [{key: row[key] for key in keys} | {"threads": threads} for row in rows])
+        predictions = [
+            {key: row[key] for key in keys[:3]} | image | {"prediction": image["label"]}
+            for row in rows
+            for image in self._tested
+        ]
+        self.write_table("predictions", predictions)
 
     @contextmanager
     def restored(self) -> Iterator[None]:
         """Restore afterwards the tables that `summarise` changes in the meantime."""
-        before = {name: tables.read(self.out, name, RUN).collect() for name in ("summary", "benchmarks")}
+        before = {name: tables.read(self.out, name, RUN).collect() for name in ("summary", "benchmarks", "predictions")}
         try:
             yield
         finally:
@@ -180,6 +197,29 @@ class FinishedRun:
         """Deploy the run into the folder `to` and return that folder."""
         assert main(["deploy", "--out", str(self.out), "--to", str(to), *arguments]) == code
         return to
+
+
+def grey_run(out: Path) -> FinishedRun:
+    """Make a run on scikit-learn's digits: greyscale, normalised with statistics of the training images."""
+    work = Work.at(out, "deploy")
+    return FinishedRun(out, work, digits(work, 60), Data(source="digits"))
+
+
+def colour_run(out: Path) -> FinishedRun:
+    """Make a run on JPEG photographs of ImageNet, which are resized and cropped."""
+    work = Work.at(out, "deploy")
+    with pq.ParquetFile(next((shared_data() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
+        pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
+    settings = Data(
+        source="parquet",
+        path=str(out / "few.parquet"),
+        image_size=48,
+        resize=56,
+        mean=(0.48, 0.45, 0.4),
+        std=(0.2, 0.25, 0.3),
+        test_fraction=1,
+    )
+    return FinishedRun(out, work, prepare(work, settings), settings)
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -273,8 +313,12 @@ def post(url: str, body: bytes) -> tuple[int, dict[str, Any]]:
 
 
 def load_app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Import app.py of the deployed folder into this process."""
+    """Import app.py of the deployed folder into this process. After the test, its modules are forgotten."""
     monkeypatch.syspath_prepend(str(folder))
+    for program in folder.glob("*.py"):
+        # A module of this name that was imported before is of another deployed folder.
+        monkeypatch.setitem(sys.modules, program.stem, ModuleType(program.stem))
+        del sys.modules[program.stem]
     spec = importlib.util.spec_from_file_location("app", folder / "app.py")
     assert spec
     assert spec.loader

@@ -3,10 +3,12 @@
     python app.py                                                  # listens on 127.0.0.1:8080 ($HOST, $PORT)
     curl --data-binary @photo.jpg 'localhost:8080/predict?top=3'   # -> {"predictions": [{"class": ..., ...}, ...]}
 
-`GET /healthz` answers 200 once the model has answered a first query. `POST /predict` answers 400 to a body that is no
-image, 413 to one that is too large, 415 to a form, and 503 where more images arrive at once than there is memory for.
-Accepted formats are JPEG, PNG, WebP, BMP and GIF. The environment of Cloud Run, Knative and Azure Container Apps sets
-PORT; the Dockerfile sets HOST to 0.0.0.0; AWS Lambda calls `handler`.
+`GET /` is a page to try the model with a photo. `GET /healthz` answers 200 once the model has answered a first query.
+`GET /metrics` has counts and times for Prometheus. `POST /predict` answers 400 to a body that is no image, 413 to one
+that is too large, 415 to a form, and 503 where more images arrive at once than there is memory for. Accepted formats
+are JPEG, PNG, WebP, BMP and GIF. The environment of Cloud Run, Knative and Azure Container Apps sets PORT; the
+Dockerfile sets HOST to 0.0.0.0; AWS Lambda calls `handler`. BATCH is the greatest number of images that requests which
+arrive at the same time may have in one query of the model; 1 gives each a query of its own.
 """
 
 from __future__ import annotations
@@ -14,15 +16,18 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import html
 import json
 import logging
 import os
+import socket
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Awaitable
 
 if __name__ == "__main__" and sys.argv[1:]:
     # Nothing is opened for this: --help answers at once, also in a damaged folder.
@@ -38,6 +43,8 @@ try:
         with (HERE / _name).open("rb") as _file:
             if hashlib.file_digest(_file, "sha256").hexdigest() != _sum:
                 raise ValueError(f"{_name} is not the file that was deployed (its SHA-256 is another)")
+    PREPARATION: dict[str, Any] = json.loads((HERE / "preparation.json").read_text())
+    PAGE = (HERE / "page.html").read_text(encoding="utf-8").replace("$NAME", html.escape(ABOUT["variant"]))
 except (OSError, ValueError) as error:
     sys.exit(f"{HERE} is damaged: {error}; burnish deploy writes it anew")
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -45,28 +52,48 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, str(ABOUT["threads"]))
 
 import numpy  # noqa: E402
-from decoders import WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
+from batches import MOST, Batches  # noqa: E402
+from bodies import BODIES_BYTES, Bodies  # noqa: E402
+from decoders import BUSY, WAIT_SECONDS, Decoders, Refused, share  # noqa: E402
+from metrics import CONTENT_TYPE, Metrics  # noqa: E402
 from model import Model, probabilities  # noqa: E402
-from pixels import normalise  # noqa: E402  # A copy of burnish's own code, so images are prepared as when it measured.
 
-# Greatest size of an image file; Cloud Run has the same limit for a request.
-BODY_BYTES = 32 << 20
-# Greatest size of all image files together that are arriving or waiting for a decoder.
-BODIES_BYTES = 48 << 20
-# The longest time that an image file may take to arrive.
-BODY_SECONDS = 30.0
+# Copies of burnish's own code, so that images are prepared as when it measured.
+from pixels import normalise  # noqa: E402
+from preparation import with_channels  # noqa: E402
+
 # Greatest number of requests for predictions at a time. Any more are answered 503, and /healthz answers as always.
 REQUESTS = 192
 # Memory that the server itself may need. Measured: 0.4 MiB per request, and 62 KiB per connection that waits with a
 # head of the greatest size (mean of 1,000); connections.WAITING, which is imported later, lets 512 connections wait.
 RESERVED_BYTES = BODIES_BYTES + REQUESTS * (512 << 10) + 512 * (64 << 10)
-BUSY = "too many images at once; try again"
 # Number of classes in an answer, unless the request says another.
 TOP = 5
+# The page may load nothing, and may send to this server alone.
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "img-src blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+}
 LOG = logging.getLogger("uvicorn.error")
 
+
+def _number(name: str, default: int, noun: str, most: int) -> int:
+    """Return a whole number that the environment gives; end the process with exit code 2 if it is none from 1 on."""
+    text = os.environ.get(name, str(default))
+    if not (text.isdecimal() and 1 <= int(text) <= most):
+        print(f"{name}={text!r} is no {noun}; accepted is a whole number from 1 to {most}", file=sys.stderr)
+        sys.exit(2)
+    return int(text)
+
+
+BATCH = _number("BATCH", ABOUT["batch"], "number of images per query of this model", MOST if ABOUT["any_batch"] else 1)
 MODEL = Model(HERE, ABOUT)
-DECODERS = Decoders(ABOUT["image_shape"][1], ABOUT["resize"], share(RESERVED_BYTES))
+if MODEL.note:
+    print(MODEL.note, file=sys.stderr)
+METRICS = Metrics()
+BATCHES = Batches(MODEL, BATCH, expected=lambda: METRICS.in_flight, observe=METRICS.batches.observe)
+DECODERS = Decoders(PREPARATION["image_size"], PREPARATION["resize"], share(RESERVED_BYTES))
 
 
 def prepare(image: bytes | bytearray) -> numpy.ndarray:
@@ -77,14 +104,8 @@ def prepare(image: bytes | bytearray) -> numpy.ndarray:
     Refused
         If the file is refused; it says why.
     """
-    channels = ABOUT["image_shape"][0]
-    pixels = DECODERS.decode(image)
-    if channels == 1 and pixels.ndim == 3:
-        from PIL import Image
-
-        pixels = numpy.asarray(Image.fromarray(pixels).convert("L"))
-    shaped = pixels if pixels.ndim == 3 else numpy.repeat(pixels[..., None], channels, axis=2)
-    return normalise(shaped[None], ABOUT["mean"], ABOUT["std"])
+    pixels = with_channels(DECODERS.decode(image), PREPARATION["channels"])
+    return normalise(pixels, PREPARATION["mean"], PREPARATION["std"])
 
 
 def predict(image: bytes | bytearray, top: str | None) -> tuple[int, dict[str, Any]]:
@@ -99,14 +120,16 @@ def predict(image: bytes | bytearray, top: str | None) -> tuple[int, dict[str, A
     except ValueError:
         return 400, {"error": f"top: a whole number from 1 was expected, got {(top or '')[:40]!r}"}
     try:
-        shares = probabilities(MODEL.logits(prepare(image))[0].astype("float64"))
+        shares = probabilities(BATCHES.logits(prepare(image))[0].astype("float64"))
     except Refused as error:
         return error.status, {"error": str(error)}
     except ArithmeticError as error:
         return 500, {"error": str(error)}
     best = numpy.argsort(-shares, kind="stable")[:count]
     return 200, {
-        "predictions": [{"class": ABOUT["classes"][i], "index": int(i), "probability": float(shares[i])} for i in best]
+        "predictions": [
+            {"class": PREPARATION["classes"][i], "index": int(i), "probability": float(shares[i])} for i in best
+        ]
     }
 
 
@@ -137,55 +160,34 @@ def handler(event: dict[str, Any], context: object) -> dict[str, Any]:
     return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": json.dumps(answer)}
 
 
-class Bodies:
-    """The image files of all requests that are in memory.
+def _pages() -> list[Any]:
+    """Return the routes whose answers need no model."""
+    from starlette.requests import Request
+    from starlette.responses import HTMLResponse, JSONResponse, Response
+    from starlette.routing import Route
 
-    Attributes
-    ----------
-    held
-        Their size, in bytes.
-    """
+    async def page(request: Request) -> Response:
+        return HTMLResponse(PAGE, headers=PAGE_HEADERS)
 
-    def __init__(self) -> None:
-        self.held = 0
+    async def healthz(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
 
-    async def read(self, parts: AsyncIterator[bytes], length: str, body: bytearray) -> None:
-        """Read a request's body into `body`.
+    async def metrics(request: Request) -> Response:
+        return Response(METRICS.text(), headers={"content-type": CONTENT_TYPE})
 
-        Parameters
-        ----------
-        parts
-            The parts of the body, as they arrive.
-        length
-            The request's Content-Length; empty where it has none.
-        body
-            The bytes that have been read, also where the rest is refused.
+    return [Route("/", page), Route("/healthz", healthz), Route("/metrics", metrics)]
 
-        Raises
-        ------
-        Refused
-            If the body is too large or too slow, or all bodies together are too large.
-        """
-        large = Refused(413, f"an image file of up to {BODY_BYTES >> 20} MiB is accepted")
-        # The HTTP parser refuses a Content-Length that is no number.
-        if length and int(length) > BODY_BYTES:
-            raise large
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in parts:
-                    body += part
-                    self.held += len(part)
-                    if len(body) > BODY_BYTES:
-                        raise large
-                    if self.held > BODIES_BYTES:
-                        raise Refused(503, BUSY)
-        except TimeoutError:
-            raise Refused(408, f"the image file did not arrive within {BODY_SECONDS:g} s") from None
 
-    def release(self, body: bytearray) -> None:
-        """Forget a request's body."""
-        self.held -= len(body)
-        body.clear()
+async def _counted(answer: Awaitable[Any]) -> Any:
+    """Wait for the answer to a request for a prediction, count it, and return it."""
+    started = time.monotonic()
+    status = 500
+    try:
+        response = await answer
+        status = response.status_code
+        return response
+    finally:
+        METRICS.answered(status, time.monotonic() - started)
 
 
 def application() -> Any:
@@ -197,12 +199,8 @@ def application() -> Any:
     from starlette.routing import Route
 
     bodies = Bodies()
-    requests = 0
-    # One more than there are decoders, so that no decoder is idle while the model computes.
-    turns = asyncio.Semaphore(DECODERS.allowed.decoders + 1)
-
-    async def healthz(request: Request) -> Response:
-        return JSONResponse({"status": "ok"})
+    # As many more than there are decoders as a query takes, so that no decoder is idle while the model computes.
+    turns = asyncio.Semaphore(DECODERS.allowed.decoders + BATCH)
 
     async def answered(request: Request, body: bytearray) -> Response:
         """Read a request's body, wait for a turn, and predict."""
@@ -227,14 +225,10 @@ def application() -> Any:
             turns.release()
         return JSONResponse(content, status, {"retry-after": "1"} if status == 503 else {})
 
-    async def answer(request: Request) -> Response:
-        """Answer a request for a prediction, or refuse it at once where there are too many."""
-        nonlocal requests
-        # The body is not read, because that would keep the connection open.
-        if requests >= REQUESTS:
-            return JSONResponse({"error": BUSY}, 503, {"connection": "close", "retry-after": "1"})
+    async def accepted(request: Request) -> Response:
+        """Answer a request for a prediction, and count it as being answered meanwhile."""
         body = bytearray()
-        requests += 1
+        METRICS.in_flight += 1
         try:
             return await answered(request, body)
         except ClientDisconnect:
@@ -242,19 +236,31 @@ def application() -> Any:
             # Nobody reads this answer.
             return Response(status_code=499)
         finally:
-            requests -= 1
+            METRICS.in_flight -= 1
             bodies.release(body)
 
-    return Starlette(routes=[Route("/healthz", healthz), Route("/predict", answer, methods=["POST"])])
+    async def answer(request: Request) -> Response:
+        """Answer a request for a prediction, or refuse it at once where there are too many."""
+        # The body is not read, because that would keep the connection open.
+        if METRICS.in_flight >= REQUESTS:
+            return JSONResponse({"error": BUSY}, 503, {"connection": "close", "retry-after": "1"})
+        return await accepted(request)
+
+    async def counted(request: Request) -> Response:
+        return await _counted(answer(request))
+
+    return Starlette(routes=[*_pages(), Route("/predict", counted, methods=["POST"])])
 
 
-def _port() -> int:
-    """Return the port that the environment names; end the process if it is none."""
-    port = os.environ.get("PORT", "8080")
-    if not (port.isdecimal() and 1 <= int(port) <= 65_535):
-        print(f"PORT={port!r} is no port; accepted is a whole number from 1 to 65535", file=sys.stderr)
+def _refuse_what_is_in_use(host: str, port: int) -> None:
+    """End the process with exit code 2 and one line where nothing can listen on this address."""
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        # Python adds to the system's words on which address it tried.
+        reason = str(error.strerror).partition(" (")[0]
+        print(f"cannot listen on {host}, port {port}: {reason}; HOST and PORT choose another address", file=sys.stderr)
         sys.exit(2)
-    return int(port)
 
 
 def main() -> None:
@@ -262,17 +268,19 @@ def main() -> None:
     import uvicorn
     from connections import Patient, more_files
 
-    port = _port()
+    host = os.environ.get("HOST", "127.0.0.1")
+    port = _number("PORT", 8080, "port", 65_535)
+    _refuse_what_is_in_use(host, port)
     more_files()
     allowed = DECODERS.allowed
     print(
         f"{ABOUT['variant']}: threads per query {MODEL.threads}, decoders {allowed.decoders}, images of up to "
-        f"{allowed.pixels / 1e6:.1f} megapixels",
+        f"{allowed.pixels / 1e6:.1f} megapixels, up to {BATCH} per query",
         flush=True,
     )
     uvicorn.run(
         application(),
-        host=os.environ.get("HOST", "127.0.0.1"),
+        host=host,
         port=port,
         http=Patient,
         ws="none",

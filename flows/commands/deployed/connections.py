@@ -66,7 +66,12 @@ class _Lingering:
         if self._transport.is_closing() or not unfinished:
             self._transport.close()
         elif not self._protocol.lingers:
-            self._transport.write_eof()
+            try:
+                self._transport.write_eof()
+            except OSError:
+                # The client has reset the connection, which the event loop does not know yet.
+                self._transport.close()
+                return
             self._transport.resume_reading()
             self._protocol.linger()
 

@@ -46,6 +46,7 @@ WEBP_PIXEL_BYTES = 40
 WEBP_FILE_BYTES = 3
 # Greatest size of the decoded pixels: 4,600 x 4,600 in colour.
 ANSWER_BYTES = 64 << 20
+BUSY = "too many images at once; try again"
 # Memory that is assumed to be free where the system does not say it.
 WITHOUT_LIMIT = 2 << 30
 
@@ -106,7 +107,7 @@ class Decoders:
         try:
             decoder = self._free.get(timeout=WAIT_SECONDS)
         except queue.Empty:
-            raise Refused(503, "too many images at once; try again") from None
+            raise Refused(503, BUSY) from None
         try:
             try:
                 status, answer = decoder.ask(image)

@@ -6,7 +6,9 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +21,38 @@ Query = Callable[[numpy.ndarray], numpy.ndarray]
 
 
 class Model:
-    """Answers queries of one image each.
+    """An opened model file.
 
-    Only so many queries run at a time that each has the number of cores with which the model was measured.
+    Attributes
+    ----------
+    query
+        Returns the logits, (batch, classes), of normalised images: float32, (batch, channels, height, width). The
+        caller has a turn.
+    threads
+        Number of threads of a query.
+    note
+        What a person should know about the number of threads; empty where it is as measured.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         usable = quota.usable_processors()
         self.threads = min(about["threads"], usable)
+        self.note = ""
         if self.threads < about["threads"]:
-            print(
-                f"the model was measured with {about['threads']} threads; this machine or container has {usable} "
-                "for it",
-                file=sys.stderr,
+            self.note = (
+                f"the model was measured with {about['threads']} threads; this machine or container has {usable} for it"
             )
         self._turns = threading.BoundedSemaphore(max(1, usable // self.threads))
-        self._shape = (1, *about["image_shape"])
-        self._query = OPEN[about["runtime"]](folder / about["file"], about["settings"], self.threads, self._shape)
+        shape = (1, *about["image_shape"])
+        self.query = OPEN[about["runtime"]](folder / about["file"], about["settings"], self.threads, shape)
         # The first query takes longer, so it is made before any user's.
-        self.logits(numpy.zeros(self._shape, "float32"))
+        self.query(numpy.zeros(shape, "float32"))
 
-    def logits(self, inputs: numpy.ndarray) -> numpy.ndarray:
-        """Return the logits, (1, classes), of a normalised image: float32, (1, channels, height, width)."""
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until a query may run: only so many run at a time that each has the cores that it was measured with."""
         with self._turns:
-            return self._query(inputs)
+            yield
 
 
 def _onnxruntime(path: Path, settings: dict[str, Any], threads: int, shape: tuple[int, ...]) -> Query:
@@ -94,7 +104,10 @@ def _torchscript(path: Path, settings: dict[str, Any], threads: int, shape: tupl
     import torch
 
     torch.set_num_threads(threads)
-    module = torch.jit.load(str(path), map_location="cpu").eval()
+    with warnings.catch_warnings():
+        # PyTorch calls TorchScript deprecated. The model was measured in it.
+        warnings.simplefilter("ignore")
+        module = torch.jit.load(str(path), map_location="cpu").eval()
 
     def query(inputs: numpy.ndarray) -> numpy.ndarray:
         with torch.inference_mode():

@@ -13,49 +13,46 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 
 from flows.commands.deploy import _doubts
 from tasks import runtimes, tables
-from tasks.caching.work import Work
 from tasks.datasets import open_source
-from tasks.prepare import prepare
-from tasks.records import Data, Select, Study
-from tests.support.command import shared_data
-from tests.support.digits import digits
+from tasks.records import Select, Study
 from tests.support.paths import ROOT
-from tests.support.servers import IMAGES, RUN, FinishedRun, environment, load_app, png, post, served
+from tests.support.servers import RUN, FinishedRun, colour_run, environment, grey_run, load_app, png, post, served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
+
+
+PROGRAMS = (
+    "app",
+    "batches",
+    "bodies",
+    "connections",
+    "decode",
+    "decoders",
+    "metrics",
+    "model",
+    "pixels",
+    "preparation",
+    "quota",
+    "verify",
+)
+"""Names of the programs in a bundle."""
 
 
 @pytest.fixture(scope="module")
 def grey(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on scikit-learn's digits: greyscale, normalised with statistics of the training images."""
-    out = tmp_path_factory.mktemp("grey")
-    work = Work.at(out, "deploy")
-    return FinishedRun(out, work, digits(work, 60), Data(source="digits"))
+    return grey_run(tmp_path_factory.mktemp("grey"))
 
 
 @pytest.fixture(scope="module")
 def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on JPEG photographs of ImageNet, which are resized and cropped."""
-    out = tmp_path_factory.mktemp("colour")
-    work = Work.at(out, "deploy")
-    with pq.ParquetFile(next((shared_data() / "imagenet-1k-sample").glob("*.parquet"))) as sample:
-        pq.write_table(sample.read_row_group(0).slice(0, IMAGES), out / "few.parquet")
-    settings = Data(
-        source="parquet",
-        path=str(out / "few.parquet"),
-        image_size=48,
-        resize=56,
-        mean=(0.48, 0.45, 0.4),
-        std=(0.2, 0.25, 0.3),
-        test_fraction=1,
-    )
-    return FinishedRun(out, work, prepare(work, settings), settings)
+    return colour_run(tmp_path_factory.mktemp("colour"))
 
 
 def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
@@ -69,14 +66,6 @@ def probabilities(answer: dict[str, Any], classes: int) -> np.ndarray:
 def softmax(logits: np.ndarray) -> np.ndarray:
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
-
-
-@pytest.fixture
-def fresh_modules() -> Iterator[None]:
-    """Modules of a deployed folder are forgotten after the test, so that the next test imports its own."""
-    yield
-    for name in ("app", "connections", "decode", "decoders", "model", "pixels", "quota"):
-        sys.modules.pop(name, None)
 
 
 def test_the_deployed_server_predicts_as_the_pipeline_does(grey: FinishedRun, tmp_path: Path) -> None:
@@ -119,7 +108,6 @@ def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_ru
     runtime: str,
     variant: str,
     monkeypatch: pytest.MonkeyPatch,
-    fresh_modules: None,
 ) -> None:
     colour.summarise({(variant, runtime): 1.0})
     app = load_app(colour.deploy(tmp_path / "served", "--variant", variant), monkeypatch)
@@ -132,7 +120,7 @@ def test_a_deployed_folder_prepares_photographs_as_the_pipeline_does_in_every_ru
 
 
 def test_the_handler_for_serverless_functions_predicts_as_the_pipeline_does(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = load_app(grey.deploy(tmp_path / "served"), monkeypatch)
     body = base64.b64encode(png(grey.pixels[3])).decode()
@@ -156,7 +144,8 @@ def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: F
     assert variant.artifact
     assert description["sha256"] == variant.artifact.sha256
     assert (folder / description["file"]).stat().st_size == variant.artifact.size_bytes
-    assert description["classes"] == list(grey.data.classes)
+    assert json.loads((folder / "preparation.json").read_text())["classes"] == list(grey.data.classes)
+    assert (folder / "labels.txt").read_text().splitlines() == list(grey.data.classes)
     assert (description["top1"], description["run"], description["variant"], description["precision"]) == (
         0.5,
         RUN,
@@ -169,15 +158,16 @@ def test_a_deployed_folder_describes_its_model_and_pins_its_requirements(grey: F
     files = {path.name for path in folder.iterdir()}
     assert files == {
         "Dockerfile",
-        "app.py",
-        "connections.py",
-        "decode.py",
-        "decoders.py",
+        "README.md",
+        "SHA256SUMS",
+        *(f"{name}.py" for name in PROGRAMS),
+        "golden",
+        "labels.txt",
+        "lineage.json",
         "model.json",
         "model.onnx",
-        "model.py",
-        "pixels.py",
-        "quota.py",
+        "page.html",
+        "preparation.json",
         "requirements.txt",
     }
     # Deploying into the folder again is accepted, because `burnish deploy` wrote it.
@@ -312,7 +302,7 @@ def has_entry(options: Any, name: str) -> bool:
 
 
 def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_with(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
@@ -326,15 +316,15 @@ def test_a_deployed_folder_opens_onnxruntime_with_the_options_it_was_measured_wi
     monkeypatch.setattr(onnxruntime, "InferenceSession", recording_session)
     grey.logits("onnxruntime", "lenet5/train/onnx")
     load_app(grey.deploy(tmp_path / "served"), monkeypatch)
-    measured, deployed = recorded_options
-    assert measured == deployed
+    measured, golden, deployed = recorded_options
+    assert measured == golden == deployed
     assert measured["execution_mode"] == onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     assert measured["session.force_spinning_stop"] == "1"
 
 
 @pytest.mark.parametrize("runtime", ["openvino", "openvino_bf16"])
 def test_a_deployed_folder_compiles_for_openvino_with_the_settings_it_was_measured_with(
-    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fresh_modules: None, runtime: str
+    grey: FinishedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
     import openvino
 

@@ -216,7 +216,7 @@ def test_an_empty_path_is_accepted_where_the_source_is_named() -> None:
     ("arguments", "message"),
     [
         (("run", "quickstart", "--stip", "tune"), "unrecognized arguments: --stip (did you mean --skip) tune"),
-        (("run", "quickstart", "--rounds=3"), "--rounds is an option of bench, not of run"),
+        (("run", "quickstart", "--rounds=3"), "--rounds is an option of bench, rebench, not of run"),
         (("report", "a", "b"), "unrecognized arguments: b"),
     ],
 )

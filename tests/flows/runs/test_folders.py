@@ -23,11 +23,12 @@ WITH_OUT = {
     "bench": ["model.onnx"],
     "profile": ["model.onnx"],
     "deploy": ["--to", "served"],
+    "rebench": ["served"],
     "report": [],
     "why": [],
 }
 """Commands that take --out, with the arguments that each needs beside it."""
-WITHOUT = {"presets", "show", "completion"}
+WITHOUT = {"presets", "show", "verify", "completion"}
 """Commands that do not take --out."""
 WRONG = {
     "file": "no folder can be there, as {0}/file is a file",

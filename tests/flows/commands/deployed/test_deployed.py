@@ -227,7 +227,7 @@ def test_malformed_and_unusual_requests_are_answered_with_the_right_status(serve
     close = b"Host: a\r\nConnection: close\r\n"
     for request, status in (
         (b"\0\xff\x16\x03\x01", b"400"),
-        (b"GET / HTTP/9.9\r\n\r\n", b"404"),
+        (b"GET /none HTTP/9.9\r\n\r\n", b"404"),
         (b"GET /healthz HTTP/1.1\r\n" + close + b"X: " + b"a" * 200_000 + b"\r\n\r\n", b"431"),
         (b"GET /" + b"a" * 200_000, b"431"),
         (b"POST /predict HTTP/1.1\r\n" + close + b"Content-Length: -1\r\n\r\n", b"400"),
@@ -311,7 +311,7 @@ def test_the_decoder_processes_end_when_the_server_is_killed(folder: Path) -> No
     assert not [pid for pid in decoders if Path(f"/proc/{pid}").exists()]
 
 
-def test_a_damaged_folder_or_an_invalid_port_ends_the_server_with_one_line(folder: Path, tmp_path: Path) -> None:
+def test_a_damaged_folder_or_an_unusable_port_ends_the_server_with_one_line(folder: Path, tmp_path: Path) -> None:
     def error_line(code: int, **environment: str) -> str:
         done = subprocess.run(
             [sys.executable, "app.py"],
@@ -328,6 +328,12 @@ def test_a_damaged_folder_or_an_invalid_port_ends_the_server_with_one_line(folde
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     for port in ("abc", "", "-1", "99999"):
         assert error_line(2, PORT=port) == f"PORT={port!r} is no port; accepted is a whole number from 1 to 65535\n"
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        port = occupied.getsockname()[1]
+        line = (
+            f"cannot listen on 127.0.0.1, port {port}: Address already in use; HOST and PORT choose another address\n"
+        )
+        assert error_line(2, PORT=str(port)) == line
     model = copy / "model.onnx"
     content = bytearray(model.read_bytes())
     content[len(content) // 2] ^= 0x55

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import socket
+import struct
 import time
 from collections import Counter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import h11
 import pytest
 
 from tests.support.servers import Server, load_app, running_with_limits
@@ -32,7 +37,7 @@ async def answer_to(port: int, request: bytes) -> bytes:
 
 @pytest.mark.parametrize("padding", [0, PADDING])
 def test_every_client_of_a_burst_gets_a_prediction_or_the_time_to_try_again(
-    server: Server,
+    patient_server: Server,
     digit: bytes,
     padding: int,
 ) -> None:
@@ -40,12 +45,11 @@ def test_every_client_of_a_burst_gets_a_prediction_or_the_time_to_try_again(
     head = b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
 
     async def all_at_once() -> list[bytes]:
-        return await asyncio.gather(*(answer_to(server.port, head + body) for _ in range(BURST)))
+        return await asyncio.gather(*(answer_to(patient_server.port, head + body) for _ in range(BURST)))
 
     answers = asyncio.run(all_at_once())
     statuses = Counter(answer.split(b" ", 2)[1] for answer in answers)
-    # 408 is possible because a busy machine may not read all bodies in time.
-    assert statuses.keys() <= {b"200", b"408", b"503"} and statuses[b"200"] > 0, statuses
+    assert statuses.keys() <= {b"200", b"503"} and statuses[b"200"] > 0, statuses
     refusals = [answer for answer in answers if answer.split(b" ", 2)[1] == b"503"]
     assert all(b"\r\nretry-after: " in answer.lower() for answer in refusals)
 
@@ -71,8 +75,32 @@ def test_a_client_that_keeps_sending_after_it_was_refused_is_disconnected(folder
         assert "it sent on and on what was refused" in server.output
 
 
+def test_a_connection_that_its_client_resets_while_it_is_refused_is_closed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(folder))
+    connections = importlib.import_module("connections")
+    # What _Lingering reads of a connection whose client still sends the body of its request.
+    protocol = SimpleNamespace(conn=SimpleNamespace(their_state=h11.SEND_BODY), lingers=False)
+
+    async def reset_then_close() -> bool:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            client = socket.create_connection(listener.getsockname())
+            transport, _ = await asyncio.get_running_loop().connect_accepted_socket(
+                asyncio.Protocol, listener.accept()[0]
+            )
+        # To close with a linger time of 0 s sends a reset.
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+        lingering = connections._Lingering(transport, protocol)
+        lingering.close()
+        return bool(transport.is_closing())
+
+    assert asyncio.run(reset_then_close())
+
+
 def test_an_uploaded_form_is_refused_with_how_to_send_an_image(
-    server: Server,
+    patient_server: Server,
     folder: Path,
     digit: bytes,
     monkeypatch: pytest.MonkeyPatch,
@@ -82,7 +110,7 @@ def test_an_uploaded_form_is_refused_with_how_to_send_an_image(
         b"POST /predict HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         b"Content-Length: %d\r\n\r\n" % len(form)
     )
-    answer = asyncio.run(answer_to(server.port, head + form))
+    answer = asyncio.run(answer_to(patient_server.port, head + form))
     assert answer.startswith(b"HTTP/1.1 415 ")
     assert b"accepted are the bytes of the image file alone, as sent by: curl --data-binary @photo.jpg" in answer
     app = load_app(folder, monkeypatch)
