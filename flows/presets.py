@@ -86,7 +86,15 @@ def cifar10_small() -> Study:
     )
 
 
-REPAIRED = ("u8s8-corrected", "u8s8-mse-corrected", "u8s8-percentile", "u8s8-corrected-reduced")
+REPAIRED = (
+    "u8s8-corrected",
+    "u8s8-mse-corrected",
+    "u8s8-percentile",
+    "u8s8-equalised-corrected",
+    "u8s8-smooth50",
+    "u8s8-smooth15",
+    "u8s8-corrected-reduced",
+)
 """Int8 settings that the search of `optimize` tries beside those of INT8."""
 
 

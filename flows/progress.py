@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from flows.steps import remaining
+from flows.step import remaining
 from tasks.caching.keys import digest
 from tasks.machine.files import write_text
 

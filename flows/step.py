@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,3 +106,25 @@ class Step:
     def needs(self) -> list[ResultOf]:
         """Results of other steps without which this one is left out."""
         return [value for value in self.inputs.values() if isinstance(value, ResultOf) and not value.optional]
+
+
+def remaining(plan: Sequence[Step], results: Mapping[str, Any]) -> list[Step]:
+    """Return the steps that have not ended and may still be called, in order.
+
+    Parameters
+    ----------
+    plan
+        All steps of the study.
+    results
+        Name of each step that has ended -> its result, None where it failed.
+    """
+    waiting: list[Step] = []
+    for step in plan:
+        names = {other.name for other in waiting}
+        if step.name not in results and all(_can_come(need, names, results) for need in step.needs):
+            waiting.append(step)
+    return waiting
+
+
+def _can_come(need: ResultOf, waiting: set[str], results: Mapping[str, Any]) -> bool:
+    return not waiting.isdisjoint(need.steps) or need.taken_from(results) is not None

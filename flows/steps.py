@@ -14,7 +14,7 @@ from flows.step import DATA, FailedVariant, Fragments, ResultOf, Step, Variants
 from tasks.records import Forms, Inspected, Output, Preparation, Trained, Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
     from tasks.records import Model, Study
 
@@ -45,28 +45,6 @@ def steps(study: Study) -> list[Step]:
     if study.search.trials and (searches := searched(study, plan)):
         plan += [*_measuring(study, first=True), *searches]
     return plan + _measuring(study)
-
-
-def remaining(plan: Sequence[Step], results: Mapping[str, Any]) -> list[Step]:
-    """Return the steps that have not ended and may still be called, in order.
-
-    Parameters
-    ----------
-    plan
-        All steps of the study.
-    results
-        Name of each step that has ended -> its result, None where it failed.
-    """
-    waiting: list[Step] = []
-    for step in plan:
-        names = {other.name for other in waiting}
-        if step.name not in results and all(_can_come(need, names, results) for need in step.needs):
-            waiting.append(step)
-    return waiting
-
-
-def _can_come(need: ResultOf, waiting: set[str], results: Mapping[str, Any]) -> bool:
-    return not waiting.isdisjoint(need.steps) or need.taken_from(results) is not None
 
 
 def _inspect(study: Study, model: Model) -> Step:

@@ -7,7 +7,8 @@ import pytest
 from flows.plan import planned
 from flows.presets import optimize
 from flows.settings import Mistake, load
-from flows.steps import remaining, steps
+from flows.step import remaining
+from flows.steps import steps
 from tasks.records import Model, Study
 from tasks.tables.rule import find_reference
 
