@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 LIMIT_SECONDS = 3.0
 COMMAND = (sys.executable, "-m", "flows")
 # Every stage but those that STUDY has not: ablate, and the three of models that are given as files.
-STAGES = tuple(stage for stage in get_args(StageName) if stage not in ("ablate", "inspect", "label", "adopt"))
+ABSENT = ("ablate", "inspect", "label", "adopt", "rank", "search", "choose")
+"""Stages of given models, of ablation and of the search, which the interrupted study has not."""
+STAGES = tuple(stage for stage in get_args(StageName) if stage not in ABSENT)
 # The exit code of each kind of interruption, and the function that sends it.
 INTERRUPTIONS: dict[str, tuple[int, Callable[[Terminal], None]]] = {
     "Ctrl-C": (130, lambda terminal: terminal.ctrl_c()),
