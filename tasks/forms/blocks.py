@@ -131,7 +131,7 @@ def _attentions(flow: Dataflow) -> Iterator[list[int]]:
             yield [number]
         if node.op_type != "Softmax":
             continue
-        users = [n for n in range(number, len(flow.nodes)) if node.output[0] in flow.nodes[n].input]
+        users = flow.users.get(node.output[0], [])
         products = [user for user in users if flow.nodes[user].op_type == "MatMul"]
         core = [number, *products]
         # Between the product of queries and keys and the Softmax there may be a scale and a mask.
@@ -157,7 +157,17 @@ def _layer_norms(flow: Dataflow) -> Iterator[list[int]]:
         difference, deviation = flow.sources(number)
         if (flow.nodes[difference].op_type, flow.nodes[deviation].op_type) == ("Sub", "Sqrt"):
             start = flow.nodes[difference].input[0]
-            yield [*_sum(flow, start), *flow.between(start, node.output[0])]
+            yield [*_sum(flow, start), *flow.between(start, node.output[0]), *_scale_and_shift(flow, node.output[0])]
+
+
+def _scale_and_shift(flow: Dataflow, tensor: str) -> Iterator[int]:
+    """Yield the nodes that multiply a tensor by a constant, and add one."""
+    for kind in ("Mul", "Add"):
+        users = flow.users.get(tensor, [])
+        if len(users) != 1 or flow.nodes[users[0]].op_type != kind or len(flow.sources(users[0])) != 1:
+            return
+        yield users[0]
+        tensor = flow.nodes[users[0]].output[0]
 
 
 def _sum(flow: Dataflow, tensor: str) -> list[int]:

@@ -58,6 +58,15 @@ class Dataflow:
         """Return the numbers of the nodes whose outputs a node takes."""
         return [self.makers[name] for name in self.nodes[number].input if name in self.makers]
 
+    @cached_property
+    def users(self) -> dict[str, list[int]]:
+        """Tensor -> numbers of the nodes that take it."""
+        users: dict[str, list[int]] = {}
+        for number, node in enumerate(self.nodes):
+            for name in self.tensors.intersection(node.input):
+                users.setdefault(name, []).append(number)
+        return users
+
     def is_layer(self, number: int) -> bool:
         """Return whether a node multiplies by weights, or multiplies matrices."""
         return self.nodes[number].op_type in LAYERS and self.nodes[number].domain in STANDARD
@@ -65,12 +74,9 @@ class Dataflow:
     @cached_property
     def crossing(self) -> list[int]:
         """The number of tensors that lead from the first n nodes to the later ones, for each n from 0."""
-        last: dict[str, int] = {}
-        for number, node in enumerate(self.nodes):
-            last |= dict.fromkeys(self.tensors.intersection(node.input), number)
         counts = [0] * (len(self.nodes) + 1)
-        for name, end in last.items():
-            for position in range(self.makers.get(name, -1) + 1, end + 1):
+        for name, users in self.users.items():
+            for position in range(self.makers.get(name, -1) + 1, users[-1] + 1):
                 counts[position] += 1
         return counts
 
