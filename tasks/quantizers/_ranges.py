@@ -28,6 +28,11 @@ METHODS = {
 """Word of a setting's name -> function that finds the threshold of a histogram."""
 HISTOGRAM_BATCH = 4
 """Images per query while histograms are made. All activations of one query are in memory together."""
+LARGE = 2**17
+"""Tensors with more values than this per image are large: some of their values are enough for a histogram."""
+STEP = 11
+"""Of a large tensor each eleventh value is counted. Heights and widths are rarely multiples of eleven, so that these
+values come from everywhere in an image."""
 Ranges = dict[str, tuple[np.float32, np.float32]]
 """Tensor -> its smallest and its largest value."""
 
@@ -68,6 +73,8 @@ def smallest_and_largest(graph: Path, operators: list[str], calibration: Calibra
     if not path.exists():
         model = onnx.load(graph)
         tensors = activations(model, operators)
+        if not tensors:
+            return {}
         reductions = [Reduction(operator, name) for name in tensors for operator in ("ReduceMin", "ReduceMax")]
         values = [[found[key] for key in reductions] for _, found in reduce(model, reductions, calibration)]
         lowest = np.fmin.reduce(np.array(values)[:, ::2])
@@ -128,11 +135,15 @@ def _count(model: ModelProto, limits: dict[str, float], calibration: Calibration
     session = open_session(model)
     counts = np.zeros((len(limits), bins), np.int64)
     for images in batches(calibration, HISTOGRAM_BATCH):
-        # A model's input cannot be fetched from the session.
+        # A model's input cannot be fetched from the session, and asking for nothing fetches all outputs.
         computed = [name for name in limits if name != "input"]
-        tensors = dict(zip(computed, session.run(computed, {"input": images}), strict=True), input=images)
+        tensors = {"input": images}
+        if computed:
+            tensors |= zip(computed, session.run(computed, {"input": images}), strict=True)
         for number, (name, limit) in enumerate(limits.items()):
-            places = tensors.pop(name).ravel() * np.float32(_thresholds.BINS / limit) + np.float32(_thresholds.BINS)
+            values = tensors.pop(name).ravel()
+            values = values[:: STEP if len(values) > LARGE * len(images) else 1]
+            places = values * np.float32(_thresholds.BINS / limit) + np.float32(_thresholds.BINS)
             counts[number] += np.bincount(np.clip(places, 0, bins - 1).astype(np.intp), minlength=bins)
     return counts
 

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from tasks.quantizers import _activations, _onnxruntime, _ranges, _thresholds, onnxruntime_static
+from tests.tasks.quantizers.graphs import Images, model_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,6 +93,33 @@ def test_histograms_count_each_value_once(original: Original, tmp_path: Path) ->
     assert counts["input"].sum() == images.size and abs(counts["input"] - expected).sum() <= images.size / 1000
     for name in counts:
         assert counts[name].sum() % len(original.training) == 0
+
+
+def test_a_graph_without_an_operator_that_has_an_int8_form_is_refused(tmp_path: Path) -> None:
+    fp32 = model_file(
+        "a = Exp (input) logits = ReduceMean <keepdims = 0> (a, axes)", {"axes": np.array([2, 3])}, tmp_path
+    )
+    with pytest.raises(ValueError, match="nothing was quantized"):
+        onnxruntime_static.quantize("u8s8-mse", fp32, tmp_path, Images(np.ones((2, 3, 8, 8), np.float32)))
+
+
+def test_a_part_of_a_large_tensors_values_gives_nearly_the_same_threshold(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fp32 = model_file("a = LeakyRelu (input) b = Relu (input) c = Add (a, b) logits = Flatten (c)", {}, tmp_path)
+    pixels = np.random.default_rng(0).laplace(size=(1000, 3, 8, 8)).astype(np.float32)
+    with _onnxruntime.quiet():
+        source = _onnxruntime.preprocessed(fp32, tmp_path)
+    calibration = Images(pixels)
+    ranges = _ranges.smallest_and_largest(source, ["Add", "Relu"], calibration)
+    whole = _ranges.histograms(source, ranges, calibration)
+    (tmp_path / "histograms.npz").unlink()
+    monkeypatch.setattr(_ranges, "LARGE", 1)
+    part = _ranges.histograms(source, ranges, calibration)
+    for name in ("input", "b", "c"):
+        assert part[name].sum() < whole[name].sum() / 10
+        shares = [_thresholds.squared_error(counts[name]) / _thresholds.BINS for counts in (part, whole)]
+        assert abs(shares[0] - shares[1]) < 0.1, f"{name}: {shares}"
 
 
 def test_ranges_by_percentile_differ_from_the_librarys_by_less_than_a_bin(original: Original, tmp_path: Path) -> None:
