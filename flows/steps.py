@@ -26,10 +26,11 @@ def steps(study: Study) -> list[Step]:
     """
     given = [model for model in study.models if model.file]
     named = [model for model in study.models if not model.file]
-    plan = [_inspect(study, model) for model in given]
+    # Where images have no labels, named models are inspected too: their weights say how many classes there are.
+    plan = [_inspect(study, model) for model in (study.models if study.data.unlabelled else given)]
     preparation = ResultOf(tuple(step.name for step in plan), _preparation, optional=True) if plan else None
     prepare = Step(stage="prepare", name="prepare", inputs={"settings": study.data, "preparation": preparation})
-    plan += _labelled(study, given[0], prepare) if study.data.unlabelled else [prepare]
+    plan += _labelled(study, study.models[0], prepare) if study.data.unlabelled else [prepare]
     for model in given:
         plan += _given(study, model)
     for model in named:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.caching.stage import stage
 from tasks.datasets import open_source
 from tasks.datasets._find import resolve
-from tasks.forms import given
+from tasks.forms import given, weights
 from tasks.forms._statements import read_beside
 from tasks.forms._trial_images import trial_images
 from tasks.forms.preparation import classes_of_outputs, find, stated
@@ -31,6 +31,8 @@ def inspect(work: Work, model: Model, settings: Data) -> Inspected:
         If the file is no classifier in ONNX, if the images do not show clearly which preparation is right, or if the
         model is near chance with any. The message is one line that names the file.
     """
+    if not model.file:
+        return _of_weights(model, settings)
     file = given.model_file(Path(model.file).expanduser())
     try:
         graph = given.read_graph(file)
@@ -50,9 +52,17 @@ def inspect(work: Work, model: Model, settings: Data) -> Inspected:
     )
 
 
+def _of_weights(model: Model, settings: Data) -> Inspected:
+    """Return what is known of an architecture with trained weights, for images without labels."""
+    preparation = weights.preparation(model, settings)
+    return Inspected(preparation=preparation, classes=weights.classes(model, preparation.image_size))
+
+
 def _content(inputs: dict[str, Any]) -> dict[str, str]:
     """Return the parts of the key that are contents of files: the model, what describes it, and the images."""
     model: Model = inputs["model"]
+    if not model.file:
+        return {**weights.content(inputs), "content of the source": open_source(inputs["settings"]).fingerprint()}
     file = given.model_file(Path(model.file).expanduser())
     read = [*read_beside(file), *([Path(model.labels).expanduser()] if model.labels else [])]
     return {
@@ -64,7 +74,7 @@ def _content(inputs: dict[str, Any]) -> dict[str, str]:
 
 inspect_task = stage(
     lambda inputs: f"inspect/{inputs['model'].label}",
-    libraries=("onnx", "onnxruntime", "numpy", "pillow", "pyarrow", "scikit-learn", "torchvision", "timm"),
-    modules=lambda inputs: (f"tasks.datasets.{resolve(inputs['settings']).source}",),
+    libraries=("torch", "onnx", "onnxruntime", "numpy", "pillow", "pyarrow", "scikit-learn", "torchvision", "timm"),
+    modules=lambda inputs: (f"tasks.datasets.{resolve(inputs['settings']).source}", *weights.modules(inputs)),
     extra=_content,
 )(inspect)

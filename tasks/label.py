@@ -15,6 +15,7 @@ from tasks.caching.stage import stage
 from tasks.datasets import open_source
 from tasks.datasets._decode import Bad, EncodedImage, decode_all
 from tasks.datasets._find import resolve
+from tasks.forms import weights
 from tasks.forms.given import content_of_file, read_graph, score_output
 from tasks.forms.original import Original
 from tasks.measure import metrics
@@ -33,7 +34,7 @@ BATCH = 32
 
 
 def label(work: Work, model: Model, settings: Data, inspected: Inspected) -> Labelled:
-    """Classify every image of the source with the given file, as it is, in ONNX Runtime.
+    """Classify every image of the source with the given file, as it is, in ONNX Runtime; or with trained weights.
 
     An image that cannot be decoded is given class 0; the stage prepare refuses it or leaves it out.
 
@@ -43,14 +44,11 @@ def label(work: Work, model: Model, settings: Data, inspected: Inspected) -> Lab
         If ONNX Runtime does not run the file, or its scores are no numbers. The message is one line.
     """
     (part,) = open_source(resolve(settings)).parts.values()
-    file = Path(model.file).expanduser()
     preparation = inspected.preparation
-    graph = read_graph(file)
-    output, _ = score_output(graph, preparation.output, len(inspected.classes))
     labels = np.zeros(part.rows, np.int64)
     decoded = decode_all(_encoded(part), preparation.image_size, preparation.resize)
     with work.store.temporary() as folder:
-        original = Original(file, graph, preparation, output.name, folder / "original")
+        original = _original(model, inspected, folder / "original")
         while batch := list(islice(decoded, BATCH)):
             usable = [image for image in batch if not isinstance(image.pixels, Bad)]
             if usable:
@@ -70,6 +68,17 @@ def label(work: Work, model: Model, settings: Data, inspected: Inspected) -> Lab
     return Labelled(labels=artifact, classes=inspected.classes, model=model.label)
 
 
+def _original(model: Model, inspected: Inspected, folder: Path) -> Original | weights.WeightsInPyTorch:
+    """Open the original: a given file in ONNX Runtime, or trained weights in PyTorch."""
+    preparation = inspected.preparation
+    if not model.file:
+        return weights.WeightsInPyTorch(model, preparation, len(inspected.classes))
+    file = Path(model.file).expanduser()
+    graph = read_graph(file)
+    output, _ = score_output(graph, preparation.output, len(inspected.classes))
+    return Original(file, graph, preparation, output.name, folder)
+
+
 def _encoded(part: Part) -> Iterator[EncodedImage]:
     rows = range(part.rows)
     for row, (image, name) in zip(rows, part.read(rows), strict=True):
@@ -84,12 +93,13 @@ def _in_colour(image: DecodedImage) -> np.ndarray:
 
 def _content(inputs: dict[str, Any]) -> dict[str, str]:
     """Return the parts of the key that are contents of files: the model and the images."""
-    return {**content_of_file(inputs), "content of the source": open_source(inputs["settings"]).fingerprint()}
+    content = content_of_file(inputs) if inputs["model"].file else weights.content(inputs)
+    return {**content, "content of the source": open_source(inputs["settings"]).fingerprint()}
 
 
 label_task = stage(
     lambda inputs: f"label/{inputs['model'].label}",
-    libraries=("onnx", "onnxruntime", "numpy", "pillow"),
-    modules=lambda inputs: (f"tasks.datasets.{resolve(inputs['settings']).source}",),
+    libraries=("torch", "torchvision", "timm", "onnx", "onnxruntime", "numpy", "pillow"),
+    modules=lambda inputs: (f"tasks.datasets.{resolve(inputs['settings']).source}", *weights.modules(inputs)),
     extra=_content,
 )(label)

@@ -119,10 +119,10 @@ class Study(Record):
                 "data.unlabelled: nothing can be trained without labels; set train.epochs = 0, prune.ratios = [], "
                 "qat.epochs = 0 and ablate.techniques = {}"
             )
-        if len(self.models) > 1 or not self.models[0].file:
+        if len(self.models) > 1:
             raise ValueError(
-                "data.unlabelled: forms are compared with one original, which must be an ONNX file or an ONNX variant "
-                f"of a run; got {', '.join(model.label for model in self.models)}"
+                "data.unlabelled: forms are compared with one original, so there can be one model; got "
+                f"{', '.join(model.label for model in self.models)}"
             )
         if self.select.metric != "top1":
             raise ValueError("data.unlabelled: agreement is that of top-1; set select.metric = 'top1'")

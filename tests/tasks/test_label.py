@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
+import models
+from flows.plan import planned
 from flows.settings import Mistake, load
+from flows.steps import steps
 from tasks.caching.work import Work
 from tasks.datasets import open_source
 from tasks.datasets._arrays import load_arrays
@@ -16,14 +20,16 @@ from tasks.datasets._find import resolve
 from tasks.inspect import inspect
 from tasks.label import label
 from tasks.prepare import prepare
-from tasks.records import Data, Model
+from tasks.records import Data, Model, Train
 from tasks.tables.expectations import Checks
+from tasks.train import train
 from tests.support.given import CLASSES, SIZE
 from tests.support.unlabelled import IMAGES, MEAN, STD, unlabelled
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+UNLABELLED = ["data.unlabelled=true", "data.path=photos"]
 STATED = {"unlabelled": True, "mean": (MEAN,), "std": (STD,), "image_size": SIZE}
 
 
@@ -77,20 +83,39 @@ def test_a_preparation_that_nothing_states_is_asked_for(work: Work, tmp_path: Pa
         open_source(resolve(Data(path=str(tmp_path / "empty"), **STATED))).parts.keys()
 
 
+def test_named_weights_are_an_original_too_and_say_how_many_classes_there_are(work: Work, tmp_path: Path) -> None:
+    _, photos, _ = unlabelled(tmp_path)
+    torch.manual_seed(0)
+    network = models.build("lenet5", num_classes=7, in_channels=3, image_size=SIZE)
+    torch.save(network.state_dict(), tmp_path / "seven.pth")
+    model = Model(name="lenet5", pretrained=str(tmp_path / "seven.pth"))
+    settings = Data(path=str(photos), **STATED)
+    inspected = inspect(work, model, settings)
+    assert inspected.classes == tuple(map(str, range(7)))
+    labelled = label(work, model, settings, inspected)
+    prepared = prepare(work, settings, inspected.preparation, labelled)
+    trained = train(work, model, prepared, Train(epochs=0), True)
+    evaluation = pl.read_parquet(work.store.get(trained.tables["evaluations"]))
+    assert evaluation["top1"].to_list() == [1.0], "it agrees with itself"
+    assert len(np.unique(load_arrays(work.store, prepared).labels)) > 1
+    with pytest.raises(ValueError, match=r"give data\.mean and data\.std \(--mean, --std\)$"):
+        inspect(work, model, Data(path=str(photos), unlabelled=True, image_size=SIZE))
+    plan = steps(planned(load("optimize", [*UNLABELLED, "models=[{name='lenet5', pretrained='a.pth'}]"])).study)
+    assert [step.stage for step in plan][:4] == ["inspect", "label", "prepare", "train"]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         (["train.epochs=1"], "data.unlabelled: nothing can be trained without labels; set train.epochs = 0"),
         (["prune.ratios=[0.5]"], "data.unlabelled: nothing can be trained without labels"),
-        (["models=['a.onnx', 'b.onnx']"], "compared with one original, which must be an ONNX file .*; got a, b"),
-        (["models=[{name='lenet5', pretrained='a.pth'}]"], "one original, which must be an ONNX file"),
+        (["models=['a.onnx', 'b.onnx']"], "compared with one original, so there can be one model; got a, b"),
         (["select.metric=macro_f1"], "data.unlabelled: agreement is that of top-1"),
         (["data.label=kind"], "data.label is for images with labels"),
         (["data.source=parquet"], "data.unlabelled needs data.path: a folder of images, or a zip of one"),
     ],
 )
 def test_what_needs_labels_is_refused(settings: list[str], message: str) -> None:
-    usual = ["data.unlabelled=true", "data.path=photos"]
-    assert load("optimize", usual).data.unlabelled
+    assert load("optimize", UNLABELLED).data.unlabelled
     with pytest.raises(Mistake, match=message):
-        load("optimize", [*usual, *settings])
+        load("optimize", [*UNLABELLED, *settings])
