@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -38,6 +39,16 @@ SETTINGS = {
     "PREFECT_API_REQUEST_TIMEOUT": "30",
     "DO_NOT_TRACK": "1",
 }
+# Variables that name a server, or the place where one is named.
+NAMING = (
+    "PREFECT_API_URL",
+    "PREFECT_PROFILE",
+    "PREFECT_PROFILES_PATH",
+    "PREFECT_TEST_MODE",
+    "PREFECT_UNIT_TEST_MODE",
+    "PREFECT_TESTING_TEST_MODE",
+    "PREFECT_TESTING_UNIT_TEST_MODE",
+)
 
 
 def start(port: int = 0, *, pages: bool = False) -> Server:
@@ -125,7 +136,8 @@ def connected(out: Path) -> Iterator[Server]:
         If PREFECT_API_URL names one that does not answer.
     """
     settle(out)
-    server = _named() or start()
+    # Importing Prefect to read its settings takes a second, in which a temporary server can start already.
+    server = (_named() if _may_be_named() else None) or start()
     if server.temporary:
         os.environ["PREFECT_API_URL"] = server.url
         os.environ["BURNISH_TEMPORARY_SERVER"] = "1"
@@ -175,6 +187,24 @@ def _unwritable(folder: Path) -> str | None:
         return error.strerror or type(error).__name__
     database = folder / "prefect.db"
     return "prefect.db is read-only" if database.exists() and not os.access(database, os.W_OK) else None
+
+
+def _may_be_named() -> bool:
+    """Return whether a setting of Prefect's may name a server. Prefect is not imported for this."""
+    if any(name.upper() in NAMING for name in os.environ):
+        return True
+    files = [Path(os.environ["PREFECT_HOME"]) / "profiles.toml", Path(".env"), Path("prefect.toml")]
+    return any(_tells_of_server(file) for file in [*files, Path("pyproject.toml")])
+
+
+def _tells_of_server(file: Path) -> bool:
+    """Return whether a file that Prefect reads its settings from may have a server's address, or names another file."""
+    try:
+        return re.search(rb"\bapi\b|prefect_api|profiles_path", file.read_bytes(), re.IGNORECASE) is not None
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def _named() -> Server | None:

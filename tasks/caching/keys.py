@@ -68,8 +68,17 @@ def _source(module: str) -> tuple[str, tuple[str, ...]]:
     if "COUNTED" in _assigned(tree):
         value = importlib.import_module(module).COUNTED
         return hashlib.sha256(repr(value).encode()).hexdigest(), ()
-    imported = {name for node in ast.walk(tree) for name in _imported(node)}
+    imported = {name for node in _statements(tree) for name in _imported(node)}
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), tuple(sorted(imported))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield every statement below a node. Most nodes stand in expressions, which hold no statement."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        nested = getattr(node, field, None)
+        for statement in nested if isinstance(nested, list) else ():
+            yield statement
+            yield from _statements(statement)
 
 
 @cache

@@ -84,11 +84,10 @@ def free_bytes(device: str) -> int | None:
 
 def release() -> None:
     """Give back to the GPUs what PyTorch's allocator keeps for this process, because other processes need it now."""
-    # Where PyTorch is not imported, its allocator keeps nothing.
+    # Where PyTorch is not imported, or has not used CUDA, its allocator keeps nothing.
     torch = sys.modules.get("torch")
-    if torch is not None:
+    if torch is not None and torch.cuda.is_initialized():
         gc.collect()
-        # This does nothing before the first use of CUDA.
         torch.cuda.empty_cache()
 
 
