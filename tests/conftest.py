@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.command import Burnish, prefect_server
+from tests.support.command import SHORT, Burnish, prefect_server
 from tests.support.disks import disk
 from tests.support.prefect_home import prefect_home
 from tests.support.reports import artifacts_of_run
+from tests.support.shared import made_once
 
 __all__ = ["artifacts_of_run", "disk"]
 
@@ -82,6 +83,15 @@ def server(_private_prefect_home: None, tmp_path_factory: pytest.TempPathFactory
     """Address of a real Prefect server, started for the session."""
     with prefect_server(tmp_path_factory.mktemp("server"), dict(os.environ)) as (url, _):
         yield url
+
+
+@pytest.fixture(scope="session")
+def short_study(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts folder of a finished run of `SHORT`, which all test processes share and no test changes.
+
+    A test that is not about computing a stage begins with a copy of its results (`copy_results`).
+    """
+    return made_once(tmp_path_factory, "short-study", lambda folder: Burnish(folder, server).run(*SHORT))
 
 
 @pytest.fixture

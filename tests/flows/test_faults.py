@@ -33,8 +33,8 @@ STEPS = {"once-EIO": 1, "lasting-ENOSPC": 6, "once-ENOSPC": 12, "lasting-EIO": 1
 TOLERATED = {"mkdir", "link", "copy"}
 """Operations that may fail once without ending the study: making a folder that exists already, and a hard link or a
 copy within the kernel, because the bytes are then copied another way."""
-HALVES = 2
-"""Number of processes that share the faults which do not end a process."""
+PARTS = 2 if ALL else 1
+"""Number of processes that share the faults which do not end a process. To start one takes five seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ def cases(shim: Path, memory: Path) -> list[dict[str, Any]]:
     errors = {mode: step for mode, step in steps.items() if mode != "power"}
     drivers = [start_driver(shim, memory / "power", f"power:1:{power}")] + [
         start_driver(
-            shim, memory / str(half), *(f"{mode}:{1 + half * step}:{HALVES * step}" for mode, step in errors.items())
+            shim, memory / str(part), *(f"{mode}:{1 + part * step}:{PARTS * step}" for mode, step in errors.items())
         )
-        for half in range(HALVES)
+        for part in range(PARTS)
     ]
     outputs = [driver.communicate()[0] for driver in drivers]
     assert [driver.returncode for driver in drivers] == [0] * len(drivers)

@@ -23,6 +23,7 @@ from tests.support import programs
 from tests.support.command import SHORT, TINY, Burnish, shared_data
 from tests.support.paths import ROOT
 from tests.support.prefect_home import prefect_home
+from tests.support.shared import copy_results
 
 
 @pytest.fixture(scope="module")
@@ -202,11 +203,12 @@ def test_a_run_without_a_server_that_was_killed_while_training_resumes_at_its_ch
 
 
 @pytest.mark.slow
-def test_a_failed_variant_is_a_row_and_an_edited_helper_reruns_training_and_later_stages(server, tmp_path):
+def test_a_failed_variant_is_a_row_and_an_edited_helper_reruns_training_and_later_stages(server, short_study, tmp_path):
     for folder in ("flows", "tasks", "models"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     burnish = Burnish(tmp_path / "artifacts", server, cwd=tmp_path)
+    copy_results(short_study, burnish.out)
     done = burnish.run(
         *SHORT,
         "models=['lenet5', {name='resnet34', width=8}]",

@@ -22,15 +22,15 @@ SETTINGS = last_values(*SHORT, "train.epochs=60", "train.patience=60")
 
 
 class Run:
-    """A run of `SETTINGS` without a terminal.
+    """A run without a terminal.
 
     `lines` holds what it has written to standard error, each line with the monotonic time at which it was read.
     """
 
-    def __init__(self, out: Path, environment: dict[str, str]) -> None:
+    def __init__(self, out: Path, environment: dict[str, str], settings: tuple[str, ...] = SETTINGS) -> None:
         self.out = out
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in SETTINGS)],
+            [sys.executable, "-m", "flows", "run", "quickstart", "--out", str(out), *(f"--set={s}" for s in settings)],
             cwd=ROOT,
             env=environment,
             text=True,

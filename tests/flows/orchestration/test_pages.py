@@ -20,6 +20,7 @@ from flows.settings import load
 from tests.support import programs
 from tests.support.command import SHORT, api, environment_without_server
 from tests.support.paths import ROOT
+from tests.support.shared import copy_results
 from tests.support.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ def terminals() -> Iterator[list[Terminal]]:
 
 @pytest.mark.slow
 def test_burnish_ui_serves_pages_runs_forms_and_schedules_and_ends_with_ctrl_c(
-    place: Place, terminals: list[Terminal]
+    place: Place, terminals: list[Terminal], short_study: Path
 ) -> None:
+    copy_results(short_study, place.out)
     (command,) = UI
     terminal = place.type(f"exec {command} --port {place.port} --out {shlex.quote(str(place.out))}")
     terminals.append(terminal)
@@ -144,8 +146,9 @@ def test_burnish_ui_serves_pages_runs_forms_and_schedules_and_ends_with_ctrl_c(
 
 @pytest.mark.slow
 def test_separate_commands_for_server_and_worker_work_in_the_order_of_the_docs(
-    place: Place, terminals: list[Terminal]
+    place: Place, terminals: list[Terminal], short_study: Path
 ) -> None:
+    copy_results(short_study, place.out)
     server = place.type(*SERVER)
     terminals.append(server)
     server.wait_for(place.answers)
@@ -156,7 +159,8 @@ def test_separate_commands_for_server_and_worker_work_in_the_order_of_the_docs(
     deployments = place.deployments()
     assert set(deployments) == {deployment["name"] for deployment in all_deployments()}
     quickstart = deployments["quickstart"]["id"]
-    api(place.url, f"deployments/{quickstart}/create_flow_run", {"parameters": place.parameters()})
+    form = {"parameters": place.parameters() | {"again": ["benchmark"]}}
+    api(place.url, f"deployments/{quickstart}/create_flow_run", form)
     run = place.first_ended(quickstart, worker)
     assert run["state_type"] == "COMPLETED", run["state"]["message"]
     assert {artifact["key"] for artifact in api(place.url, "artifacts/filter", {})} >= {"summary", "report", "winner"}

@@ -18,12 +18,13 @@ import pytest
 
 from tasks.caching.logs import EVERY_SECONDS
 from tests.support import programs
-from tests.support.away import NOTICE_SECONDS, Run
-from tests.support.command import SHORT, api, environment_without_server, prefect_server
+from tests.support.away import NOTICE_SECONDS, SETTINGS, Run
+from tests.support.command import SHORT, api, environment_without_server, last_values, prefect_server
 from tests.support.paths import ROOT
+from tests.support.shared import copy_results
 
 
-def without_server(kind: str, folder: Path) -> tuple[Run, float]:
+def without_server(kind: str, folder: Path, short_study: Path) -> tuple[Run, float]:
     """Let the server of a run go away; return the run, which has ended, and the time at which its server went away."""
     environment = environment_without_server(folder)
     if kind == "temporary":
@@ -36,11 +37,16 @@ def without_server(kind: str, folder: Path) -> tuple[Run, float]:
         killed = time.monotonic()
         run.end()
         return run, killed
+    settings = SETTINGS
+    if kind == "waiting":
+        # This run has nothing to compute before it waits for its turn to measure, for longer than is stored.
+        copy_results(short_study, folder / "artifacts")
+        settings = last_values(*SHORT, "benchmark.min_seconds=0.06")
     with prefect_server(folder, environment) as (url, process):
         if kind == "waiting":
             full_limit = {"name": f"burnish {platform.node()} cpu", "limit": 1, "active_slots": 1}
             api(url, "v2/concurrency_limits/", full_limit)
-        run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url})
+        run = Run(folder / "artifacts", environment | {"PREFECT_API_URL": url}, settings)
         last_line = "waiting for another flow run's measurements" if kind == "waiting" else "train/lenet5: computing"
         run.wait_for(lambda: run.time_of(last_line))
         os.killpg(process.pid, getattr(signal, "SIGKILL" if kind == "waiting" else kind))
@@ -53,7 +59,7 @@ KINDS = ("SIGKILL", "SIGSTOP", "temporary", "waiting")
 
 
 @pytest.fixture(scope="module")
-def ended_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, float]]:
+def ended_runs(short_study: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run, float]]:
     """Runs that have ended, and when their servers went away.
 
     The server was killed (SIGKILL), or stopped (SIGSTOP), so that it takes connections and answers none, or it was the
@@ -62,7 +68,7 @@ def ended_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Run,
     """
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in KINDS}
     with ThreadPoolExecutor(len(KINDS)) as pool:
-        futures = {kind: pool.submit(without_server, kind, folder) for kind, folder in folders.items()}
+        futures = {kind: pool.submit(without_server, kind, folder, short_study) for kind, folder in folders.items()}
         return {kind: future.result() for kind, future in futures.items()}
 
 
@@ -149,7 +155,8 @@ def test_an_address_without_a_server_is_refused_in_one_line_with_how_to_unset_it
 
 
 @pytest.mark.slow
-def test_prefects_files_go_below_out_where_the_home_folder_cannot_be_written(tmp_path: Path) -> None:
+def test_prefects_files_go_below_out_where_the_home_folder_cannot_be_written(short_study: Path, tmp_path: Path) -> None:
+    copy_results(short_study, tmp_path / "artifacts")
     environment = environment_without_server(tmp_path)
     home = tmp_path / "home"
     home.write_text("no folder, so that root cannot write into it either")

@@ -13,6 +13,7 @@ from tests.support import programs
 from tests.support.command import SHORT
 from tests.support.models import onnx_file
 from tests.support.paths import ROOT
+from tests.support.shared import copy_results
 
 FULL = "burnish: the standard output cannot be written (No space left on device), so that not all was shown;"
 CLOSED = FULL.replace("No space left on device", "Bad file descriptor")
@@ -80,10 +81,13 @@ def test_a_full_or_closed_standard_error_does_not_change_the_exit_code() -> None
 
 
 @pytest.mark.slow
-def test_a_run_with_an_unwritable_standard_output_still_writes_its_report(server: str, tmp_path: Path) -> None:
+def test_a_run_with_an_unwritable_standard_output_still_writes_its_report(
+    server: str, short_study: Path, tmp_path: Path
+) -> None:
+    copy_results(short_study, tmp_path / "out")
     settings = " ".join(f'--set="{setting}"' for setting in SHORT)
     command = f"burnish run quickstart --out {tmp_path / 'out'} {settings}"
-    errors = shell(f"{command} >/dev/full", code=1, PREFECT_API_URL=server).splitlines()
+    errors = shell(f"{command} --again benchmark >/dev/full", code=1, PREFECT_API_URL=server).splitlines()
     assert errors[-1].startswith(FULL)
     assert list((tmp_path / "out" / "runs").glob("*/report.html"))
     errors = shell(f"{command} | :; exit ${{PIPESTATUS[0]}}", code=141, PREFECT_API_URL=server).splitlines()
