@@ -195,9 +195,7 @@ def _study(
     """Return an Optuna study of the past: divergence and latency are to be small, under the limit of the drop."""
     import optuna
 
-    sampler = optuna.samplers.TPESampler(
-        seed=seed, n_startup_trials=STARTUP, multivariate=True, constraints_func=lambda trial: (0.0,)
-    )
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP, multivariate=True)
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     for attempt in past:
         if (
@@ -218,8 +216,8 @@ def _study(
                 },
                 distributions=distributions,
                 values=[attempt.scored.look, attempt.latency],
-                # Where the sampler keeps what its `constraints_func` returned; above 0 is over the limit.
-                system_attrs={"constraints": (excess,)},
+                # Above 0 is over the limit.
+                constraints={"drop": excess},
             )
         )
     return study
