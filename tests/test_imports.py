@@ -102,7 +102,7 @@ def test_only_flows_caching_and_stages_import_prefect():
 
 def test_only_the_tables_expectations_import_great_expectations():
     modules = {module_of(p) for p in FILES if uses(p, "great_expectations")}
-    assert modules == {"tasks.tables.expectations", "tasks.tables.gx"}
+    assert modules == {"tasks.tables.expectations"}
 
 
 def test_only_a_runtimes_adapter_its_forms_and_the_deployed_server_import_its_library():

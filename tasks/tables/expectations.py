@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from datetime import UTC, datetime
 from functools import partial
 from itertools import pairwise
@@ -14,7 +16,6 @@ import polars as pl
 from tasks.machine import files
 from tasks.tables import checks, data_docs
 from tasks.tables.checks import SHOWN, Failure
-from tasks.tables.gx import great_expectations
 from tasks.tables.schema import TABLES, declared
 
 if TYPE_CHECKING:
@@ -30,6 +31,16 @@ BATCH_ROWS = 250_000
 """Rows of a large table that are validated at a time, so that memory stays bounded."""
 
 
+def _great_expectations() -> Any:
+    # Telemetry is on by default in the versions that have it.
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"
+    # It logs every function that it registers.
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)
+    import great_expectations
+
+    return great_expectations
+
+
 def expectations(name: str, *, empty: bool = False) -> gx.ExpectationSuite:
     """Return the Great Expectations suite of a table, made from its declaration.
 
@@ -41,7 +52,7 @@ def expectations(name: str, *, empty: bool = False) -> gx.ExpectationSuite:
     empty
         Whether the table has no rows. Then only its columns are checked.
     """
-    gx = great_expectations()
+    gx = _great_expectations()
     table = TABLES[name]
     suite = _columns_expected(table)
     if not empty:
@@ -116,7 +127,7 @@ class Checks:
     """
 
     def __init__(self) -> None:
-        gx = great_expectations()
+        gx = _great_expectations()
         from great_expectations.data_context.types import base
 
         # By its own defaults the context would write a second site, in a temporary folder.
@@ -149,7 +160,7 @@ class Checks:
         for name, path in tables.items():
             suite = self._context.suites.add(expectations(name, empty=_rows(path) == 0))
             data = self._source.add_dataframe_asset(name).add_batch_definition_whole_dataframe("rows")
-            definition = great_expectations().ValidationDefinition(name=name, data=data, suite=suite)
+            definition = _great_expectations().ValidationDefinition(name=name, data=data, suite=suite)
             failures += _validate(name, path, self._context.validation_definitions.add(definition))
         self.tables |= tables
         self.failures += failures
@@ -212,7 +223,7 @@ def _bad_rows(name: str, path: Path, definition: gx.ValidationDefinition, *, mis
 
 def _run(definition: gx.ValidationDefinition, rows: pa.Table, start: int) -> Any:
     """Validate a batch whose first row is row `start` of the file."""
-    gx = great_expectations()
+    gx = _great_expectations()
     identity = gx.RunIdentifier(run_name=f"rows-from-{start}", run_time=datetime.now(UTC))
     run = partial(definition.run, batch_parameters={"dataframe": _pandas(rows)}, run_id=identity)
     result = run(result_format={"result_format": "BASIC"})
