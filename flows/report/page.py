@@ -7,10 +7,11 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.report.contents import LINKED, Contents
 from flows.report.graphs import graphs
 from flows.report.pictures import load_images
 from flows.report.profiles import profiles
-from flows.report.sections import LINKED, SECTIONS, Contents
+from flows.report.sections import SECTIONS
 from flows.runs.so_far import stages, tables_so_far
 from flows.runs.unfinished import unfinished
 from tasks.machine.files import write_text
@@ -23,14 +24,11 @@ if TYPE_CHECKING:
 
 WANTED = (
     "datasets",
-    "preparations",
     "ablations",
     "epochs",
     "seeds",
     "trials",
     "variants",
-    "layers",
-    "search",
     "evaluations",
     "predictions",
     "latencies",
@@ -44,6 +42,9 @@ WANTED = (
     "summary",
 )
 """Tables that the report reads. It says which of them are missing."""
+OF_GIVEN_MODELS = ("preparations", "layers", "search")
+"""Tables that have rows in studies of given models, or with a search, and that older versions of burnish did not write:
+it is not said where they are missing."""
 MANY_ROWS = ("predictions", "latencies")
 """Tables of so many rows that they are read lazily."""
 
@@ -65,7 +66,7 @@ def tables_of(out: Path, run: str) -> dict[str, pl.DataFrame | pl.LazyFrame]:
     from tasks import tables
 
     published: dict[str, pl.DataFrame | pl.LazyFrame] = {}
-    for name in WANTED:
+    for name in (*WANTED, *OF_GIVEN_MODELS):
         if (out / "tables" / name / f"{run}.parquet").is_file():
             table = tables.read(out, name, run)
             published[name] = table if name in MANY_ROWS else table.collect()

@@ -6,34 +6,25 @@ left out: it returns nothing.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flows.report import charts, curves, published, verdicts
+from flows.report import charts, published, verdicts
 from flows.report.columns import (
-    ABLATIONS,
     CERTIFICATES,
     DATASET,
-    FORMS,
     GPU_TIMES,
-    POLICIES,
-    PRUNED,
-    QUANTIZED,
     SCENARIOS,
     STATISTICS,
     SUMMARY,
     THROUGHPUT,
-    TRIALS,
     mb,
     of_agreement,
-    of_images,
     share,
 )
-from flows.report.grids import adjusted, cell, fact, grid, in_order
+from flows.report.grids import cell, fact, grid, in_order
+from flows.report.making import ablations, lineage, search, training, tuning
 from flows.report.mistakes import mistakes
-from flows.report.searches import preparations, searches
+from flows.report.searches import preparations
 from tasks.measure.handful import handful
 from tasks.measure.scenarios import capacity
 from tasks.published import images_here
@@ -43,17 +34,15 @@ from tasks.tables.goals import written
 from tasks.tables.summary import PARTS, compared_batch, summarise
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import polars as pl
 
     from flows.report.columns import Spec
-    from flows.report.grids import Grid, Row
-    from flows.report.pictures import Images
+    from flows.report.contents import Contents
+    from flows.report.grids import Row
     from tasks.records import Study
 
-LINKED = ("benchmark_results.csv", "data_docs/index.html")
-"""Files of the run that the report has links to."""
 MEASURED = (
     ("benchmarks", STATISTICS, "Latency, one query in flight: figures, their 99 % intervals (point at one), processes"),
     ("throughputs", THROUGHPUT, "Throughput, several queries in flight"),
@@ -61,46 +50,6 @@ MEASURED = (
     ("certificates", CERTIFICATES, "Certificates: the conditions of every visit"),
 )
 """Tables of measurements that the report shows as they are: name, columns, caption."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contents:
-    """All that the report of one run is made of."""
-
-    tables: Mapping[str, pl.DataFrame | pl.LazyFrame]
-    """The run's tables; those of many rows may be lazy, and any may be missing."""
-    study: Study
-    environment: Row
-    """The machine and the libraries, as environment.json has them."""
-    run: str
-    profiles: Sequence[Row] = ()
-    """As flows.report.profiles gives them."""
-    images: Images | str = "the report was made without the store"
-    """The prepared images, or why they are not there."""
-    exported: Sequence[Row] = ()
-    """As flows.report.graphs gives them."""
-    unfinished: str = ""
-    """Why the run has no results, as flows.runs.unfinished says it; empty: it has."""
-    begun: Sequence[Row] = ()
-    """The stages of a run without results, as flows.runs.so_far gives them."""
-    files: Collection[str] = field(default=LINKED)
-    """Those of `LINKED` that are there."""
-
-    @cached_property
-    def small(self) -> dict[str, pl.DataFrame]:
-        """The tables that are in memory."""
-        import polars as pl
-
-        return {name: table for name, table in self.tables.items() if isinstance(table, pl.DataFrame)}
-
-    def images_of(self, split: str) -> int | None:
-        """Return the number of images of a split, None where it is not known."""
-        rows = self.small["datasets"].iter_rows(named=True) if "datasets" in self.small else ()
-        return next((row["rows"] for row in rows if row["split"] == split), None)
-
-    @cached_property
-    def validation_images(self) -> int | None:
-        return self.images_of("validation")
 
 
 def heading(contents: Contents) -> Row:
@@ -244,96 +193,6 @@ def published_study(contents: Contents) -> Row:
         "star": published.STAR,
         "brackets": published.BRACKETS,
     }
-
-
-def training(contents: Contents) -> Row:
-    """Training curves, and whether augmentation helped."""
-    if "epochs" not in contents.small:
-        return {}
-    epochs, validation = contents.small["epochs"], contents.validation_images
-    shown: Row = {"curves": curves.training(epochs, validation)}
-    if "variants" in contents.small:
-        variants = contents.small["variants"].to_dicts()
-        shown["augmented"] = curves.augmentation(epochs, variants, _evaluations(contents), validation)
-    return shown
-
-
-def ablations(contents: Contents) -> Row:
-    """What each training technique brings, one table per model."""
-    if "ablations" not in contents.small:
-        return {}
-    shown: list[Grid | None] = []
-    for (model,), group in contents.small["ablations"].group_by("model", maintain_order=True):
-        rows = group.to_dicts()
-        plain = next((row["epoch_seconds"] for row in rows if row["technique"] == "none"), None)
-        for row in rows:
-            row["adjusted"] = adjusted(row["sets"]) if json.loads(row["sets"]) else "what is plain"
-            row["times"] = plain / row["epoch_seconds"] if plain and row["epoch_seconds"] else None
-        shown.append(grid(ABLATIONS, rows, f"Training techniques, {model}: each alone, all together, none"))
-    return {"ablations": shown}
-
-
-def tuning(contents: Contents) -> Row:
-    """The trials of tuning, one chart and one table per model."""
-    if "trials" not in contents.small:
-        return {}
-    specs = of_images(TRIALS, contents.validation_images)
-    shown = []
-    for (model,), group in contents.small["trials"].sort("trial").group_by("model", maintain_order=True):
-        rows = [row | {"adjusted": adjusted(row["adjusted"])} for row in group.to_dicts()]
-        shown.append((charts.tuning(group, str(model)), grid(specs, rows, f"Trials of {model}")))
-    return {"tuning": shown}
-
-
-def lineage(contents: Contents) -> Row:
-    """The variants by the stage that made them; policies and pruned forms stand below their parent's weights."""
-    if "variants" not in contents.small:
-        return {}
-    validation = contents.validation_images
-    rows = [dict(row) for row in contents.small["variants"].to_dicts()]
-    scores = _evaluations(contents)
-    for row in rows:
-        row["held_out"] = scores.get(row["name"], {}).get("macro_f1")
-    pruned = _below_parents(rows, "prune", "when", "before pruning")
-    for row in pruned:
-        after = "before fine-tuning" if row["name"].endswith("-raw") else "after fine-tuning"
-        row.setdefault("when", after if row["status"] == "ok" else None)
-    policies = _below_parents(rows, "augment", "setting", "before this stage")
-    quantized = [row for row in rows if row["stage"] in ("quantize", "qat")]
-    forms = [row for row in rows if row["stage"] in ("export", "build")]
-    notes = [row["note"] for row in rows if row.get("note")]
-    return {
-        "policies": grid(of_images(POLICIES, validation), policies, "Augmentation policies"),
-        "pruned": grid(of_images(PRUNED, validation), pruned, "Pruning"),
-        "quantized": grid(
-            of_images(of_agreement(QUANTIZED, contents.study), validation), quantized, "Quantization settings tried"
-        ),
-        "forms": grid(FORMS, forms, "Exported files and engines"),
-        "notes": list(dict.fromkeys(notes)),
-    }
-
-
-def _below_parents(rows: Sequence[Row], stage: str, column: str, text: str) -> list[Row]:
-    """Return the variants of a stage, those of one parent below that parent, which has `text` in the column."""
-    named = {row["name"]: row for row in rows}
-    of_stage = [row for row in rows if row["stage"] == stage]
-    shown: list[Row] = []
-    for parent in dict.fromkeys(row["parent"] for row in of_stage):
-        if parent in named:
-            shown.append({**named[parent], column: text})
-        shown += [row for row in of_stage if row["parent"] == parent]
-    return shown
-
-
-def _evaluations(contents: Contents) -> dict[str, Row]:
-    """Return a row of `evaluations` per variant; of several runtimes the last."""
-    rows = contents.small["evaluations"].iter_rows(named=True) if "evaluations" in contents.small else ()
-    return {row["variant"]: row for row in rows}
-
-
-def search(contents: Contents) -> Row:
-    """The trials of the search for forms, and which layers matter."""
-    return searches(contents.small)
 
 
 def data(contents: Contents) -> Row:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from flows.report.contents import Contents
 from flows.report.page import page
-from flows.report.sections import Contents
 from flows.settings import to_toml
 from tasks.tables import summary
 from tests.support import factory
