@@ -23,7 +23,6 @@ NNCF = pytest.mark.skipif(_nncf.unavailable() is not None, reason=str(_nncf.unav
 FORMS = [
     ("resnet18", "u8s8"),
     ("mobilenetv3_small_050", "u8s8-percentile"),
-    ("mobilenetv3_small_050", "s8s8"),
     ("convnext_atto", "u8s8-reduced"),
     ("densenet121", "u8s8-core"),
     ("deit_tiny_patch16_224", "s8s8"),
