@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.forms.dataflow import SIZES, Dataflow, names_of
-from tasks.forms.onnxgraph import STANDARD, makers_of, remove_unused, sort_nodes, unused_name
+from tasks.forms.onnxgraph import STANDARD, makers_of, remove_unused, sort_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -167,6 +167,8 @@ class _Mix:
         """Numbers of the float graph's nodes that are in floating point."""
         self.made: set[str] = set()
         """Names in the form of the tensors that these nodes make."""
+        self.taken = {*self.form.makers, *self.form.users, *self.form.constants, *self.form.inputs}
+        """Names of tensors that the form has or gets."""
         self.kept: set[str] = set()
         """Results of the Q/DQ pairs that stay."""
         self.in_int8: set[str] = set()
@@ -317,7 +319,7 @@ class _Mix:
         names = self._float_names()
         additions = [self._copy(number, names) for number in sorted(self.chosen)]
         for node in graph.node:
-            node.output[:] = [unused_name(graph, f"{o}_int8") if o in self.made else o for o in node.output]
+            node.output[:] = [self._unused(f"{name}_int8") if name in self.made else name for name in node.output]
             node.input[:] = [removed.get(name, name) for name in node.input]
         graph.node.extend(additions)
         for output in self.form.outputs & removed.keys():
@@ -342,7 +344,7 @@ class _Mix:
                 if self.form.has(name):
                     names[name] = self.form.original(name)
                 elif name:
-                    names[name] = unused_name(self.form.graph, name)
+                    names[name] = self._unused(name)
         for number in self.chosen:
             for name in self.nodes[number].input:
                 if name in names:
@@ -358,8 +360,15 @@ class _Mix:
             return name
         copy = graph.initializer.add()
         copy.CopyFrom(tensor)
-        copy.name = unused_name(graph, name)
+        copy.name = self._unused(name)
         return copy.name
+
+    def _unused(self, name: str) -> str:
+        """Return a name that no tensor of the form has, and take it: the wanted one, if need be with an ending."""
+        while name in self.taken:
+            name = f"{name}_float"
+        self.taken.add(name)
+        return name
 
     def _entry(self, name: str) -> str:
         """Return what a chosen node takes as the tensor `name`, which other nodes make.

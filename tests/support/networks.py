@@ -25,7 +25,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "resnet18": {},
     "mobilenetv3_small_050": {},
     "convnext_atto": {},
-    "densenet121": {"growth_rate": 4},
+    "densenet121": {"growth_rate": 4, "block_config": (6, 16)},
     "deit_tiny_patch16_224": {"img_size": SIZE, "embed_dim": 48},
 }
 DECOMPOSED = 16

@@ -23,7 +23,6 @@ NNCF = pytest.mark.skipif(_nncf.unavailable() is not None, reason=str(_nncf.unav
 FORMS = [
     ("resnet18", "u8s8"),
     ("mobilenetv3_small_050", "u8s8-percentile"),
-    ("mobilenetv3_small_050", "s8s8"),
     ("convnext_atto", "u8s8-reduced"),
     ("densenet121", "u8s8-core"),
     ("deit_tiny_patch16_224", "s8s8"),
@@ -70,10 +69,9 @@ def test_with_all_nodes_it_is_the_float_graph_and_with_none_the_int8_form(
     assert {entry.key: entry.value for entry in mixed.metadata_props}["classes"] == "ten"
     used = {name for node in mixed.graph.node for name in node.input}
     assert {tensor.name for tensor in mixed.graph.initializer} <= used
-    # Step by step it is the same as at once.
-    steps = int8
-    for part in half:
-        steps = in_float(steps, fp32, part.nodes)
+    # In two steps it is the same as at once.
+    steps = in_float(int8, fp32, half[0].nodes)
+    steps = in_float(steps, fp32, [node for part in half[1:] for node in part.nodes])
     assert np.array_equal(outputs(steps)[0], outputs(mixed)[0])
     assert kinds_of(steps) == kinds_of(mixed)
 
@@ -86,7 +84,7 @@ def test_all_other_layers_stay_in_int8(name: str, tmp_path: Path) -> None:
     kinds = dict(zip(names_of(fp32.graph), (node.op_type for node in fp32.graph.node), strict=True))
     onnx.save(int8, tmp_path / "int8.onnx")
     before = Counter(optimized_operators(tmp_path / "int8.onnx", tmp_path))
-    for block in blocks(fp32)[:-1:3]:
+    for block in blocks(fp32)[1:-1:4]:
         onnx.save(in_float(int8, fp32, block.nodes), tmp_path / "mixed.onnx")
         after = Counter(optimized_operators(tmp_path / "mixed.onnx", tmp_path))
         own = sum(kinds[node] == "Conv" for node in block.nodes)
