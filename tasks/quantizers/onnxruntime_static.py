@@ -6,6 +6,7 @@ latency of fp32: the u8s8 settings 0.2 to 0.4, s8s8 (signed activations) 1.2 to 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,39 +54,78 @@ FORMAT = "onnx"
 DYNAMIC = False
 LIBRARIES = ("onnx", "onnxruntime", "numpy")
 unavailable = _onnxruntime.unavailable
+REWRITES: dict[str, Callable[[ModelProto, ModelProto, Calibration], None]] = {
+    "equalised": _equalise.equalise,
+    **{word: partial(_smooth.smooth, alpha=alpha) for word, alpha in _smooth.ALPHAS.items()},
+}
+"""Word -> function that rewrites the fp32 graph, its first argument."""
+CORRECTIONS: dict[str, Callable[[ModelProto, ModelProto, Calibration], None]] = {
+    "corrected": _bias.correct,
+    "sequential": _sequential.correct,
+}
+"""Word -> function that corrects the int8 form, its second argument."""
 
 
-def arguments(setting: str) -> dict[str, Any]:
-    """Return the arguments of `quantize_static` for one of `SETTINGS`, whose name consists of words that - joins.
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a setting's name says."""
+
+    base: str
+    """u8s8 or s8s8."""
+    ranges: str | None
+    """How ranges are cut, one of `_ranges.METHODS`. None: they go from the smallest to the largest value."""
+    rewrites: tuple[str, ...]
+    """How the fp32 graph is rewritten before, of `REWRITES`."""
+    correction: str | None
+    """How biases are corrected, one of `CORRECTIONS`."""
+    core: bool
+    reduced: bool
+
+
+def parse(setting: str) -> Words:
+    """Return what a setting's name says: a base, and words behind it in any order, which - joins.
 
     All settings have int8 weights per channel.
 
-    - u8s8: uint8 activations, with ranges from their smallest to their largest value, in every operator that has an
-      int8 form. BatchNorm that could not be folded into a convolution (DenseNet's) has no such form, and stays fp32:
-      quantized weights would only make it less accurate.
+    - u8s8: uint8 activations, in every operator that has an int8 form. BatchNorm that could not be folded into a layer
+      (DenseNet's) has no such form, and stays fp32: quantized weights would only make it less accurate.
     - s8s8: symmetric int8 activations and no quantized bias, which is the form that TensorRT parses.
-    - reduced: 7-bit weights, because without VNNI the sums of 8-bit products saturate at 16 bits.
-    - core: only convolutions and matrix products.
-
-    How ranges are found (`ranges_of`) and what is repaired is no argument of `quantize_static`:
-
     - percentile, entropy, mse: ranges that cut values off (_thresholds.py).
+    - equalised: the channels between convolutions are scaled to equal ranges (_equalise.py).
     - smooth15, smooth50, smooth95: outliers of a transformer's activations are moved into weights, with this alpha in
-      percent (_smooth.py). equalised: the channels between convolutions are scaled to equal ranges (_equalise.py).
+      percent (_smooth.py).
     - corrected, sequential: biases are corrected, each layer by itself (_bias.py) or one after the other
       (_sequential.py).
+    - core: only convolutions and matrix products are quantized.
+    - reduced: 7-bit weights, because without VNNI the sums of 8-bit products saturate at 16 bits.
     """
+    base, *words = setting.split("-")
+    known = {*_ranges.METHODS, *REWRITES, *CORRECTIONS, "core", "reduced"}
+    if base not in ("u8s8", "s8s8") or not known.issuperset(words):
+        raise ValueError(f"no setting is called {setting}: behind u8s8 or s8s8 stand {', '.join(sorted(known))}")
+    return Words(
+        base=base,
+        ranges=next((word for word in words if word in _ranges.METHODS), None),
+        rewrites=tuple(word for word in REWRITES if word in words),
+        correction=next((word for word in words if word in CORRECTIONS), None),
+        core="core" in words,
+        reduced="reduced" in words,
+    )
+
+
+def arguments(setting: str) -> dict[str, Any]:
+    """Return the arguments of `quantize_static` for a setting, without its ranges."""
     from onnxruntime.quantization import QuantType
 
-    words = setting.split("-")
+    words = parse(setting)
     options: dict[str, Any] = {
         "activation_type": QuantType.QUInt8,
         "weight_type": QuantType.QInt8,
         "per_channel": True,
-        "op_types_to_quantize": _core() if "core" in words else _operators(),
-        "reduce_range": "reduced" in words,
+        "op_types_to_quantize": _core() if words.core else _operators(),
+        "reduce_range": words.reduced,
     }
-    if "s8s8" in words:
+    if words.base == "s8s8":
         options["activation_type"] = QuantType.QInt8
         options["extra_options"] = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
     return options
@@ -102,50 +142,35 @@ def _operators() -> list[str]:
     return sorted({*QDQRegistry, *QLinearOpsRegistry} - {"BatchNormalization"})
 
 
-def ranges_of(setting: str) -> str | None:
-    """Return how a setting's ranges are found: one of `_ranges.METHODS`, or None for the smallest and largest value."""
-    return next((word for word in setting.split("-") if word in _ranges.METHODS), None)
-
-
 def quantize(setting: str, fp32: Path, folder: Path, calibration: Calibration) -> Path:
     """Write the static int8 form of a file; see `tasks.quantizers.Quantizer.quantize`."""
+    import onnx
     from onnxruntime import quantization
 
+    words = parse(setting)
     path = folder / f"{setting}.onnx"
     with _onnxruntime.quiet():
-        source = _rewritten(setting, _onnxruntime.preprocessed(fp32, folder), calibration)
-        ranges = _ranges.write_ranges(source, _operators(), calibration, ranges_of(setting))
+        source = _onnxruntime.preprocessed(fp32, folder)
+        for word in words.rewrites:
+            source = _rewritten(word, source, calibration)
+        ranges = _ranges.write_ranges(source, _operators(), calibration, words.ranges)
         quantization.quantize_static(source, path, calibration_cache_path=ranges, **arguments(setting))
-        _correct(setting, source, path, calibration)
+    if words.correction is not None:
+        form = onnx.load(path)
+        CORRECTIONS[words.correction](onnx.load(source), form, calibration)
+        onnx.save(form, path)
     describe(path, fp32)
     return path
 
 
-def _rewritten(setting: str, source: Path, calibration: Calibration) -> Path:
-    """Return the fp32 graph as the setting rewrites it. It stands in a folder of its own, for all settings that do."""
+def _rewritten(word: str, source: Path, calibration: Calibration) -> Path:
+    """Return the fp32 graph as a word rewrites it. It stands in a folder of its own, for all settings with the word."""
     import onnx
 
-    rewrites: dict[str, Callable[[ModelProto, ModelProto, Calibration], None]] = {"equalised": _equalise.equalise}
-    for word, alpha in _smooth.ALPHAS.items():
-        rewrites[word] = partial(_smooth.smooth, alpha=alpha)
-    for word in (word for word in rewrites if word in setting.split("-")):
-        path = source.parent / word / source.name
-        if not path.exists():
-            model = onnx.load(source)
-            rewrites[word](model, onnx.load(source), calibration)
-            path.parent.mkdir(exist_ok=True)
-            onnx.save(model, path)
-        source = path
-    return source
-
-
-def _correct(setting: str, source: Path, form: Path, calibration: Calibration) -> None:
-    """Correct the biases of a form, where the setting says so."""
-    import onnx
-
-    words = setting.split("-")
-    corrections = {"corrected": _bias.correct, "sequential": _sequential.correct}
-    for word in corrections.keys() & set(words):
-        model = onnx.load(form)
-        corrections[word](onnx.load(source), model, calibration)
-        onnx.save(model, form)
+    path = source.parent / word / source.name
+    if not path.exists():
+        model = onnx.load(source)
+        REWRITES[word](model, onnx.load(source), calibration)
+        path.parent.mkdir(exist_ok=True)
+        onnx.save(model, path)
+    return path

@@ -16,7 +16,7 @@ from tasks.export import export
 from tasks.forms.choice import Timed, time_in, timed_runtimes
 from tasks.forms.int8 import score
 from tasks.quantize import quantize, quantize_task
-from tasks.quantizers import _activations, nncf_openvino
+from tasks.quantizers import _activations, _equalise, nncf_openvino
 from tasks.records import Export, Forms, Prepared, Quantize, Variant
 from tests.support.digits import digits, stored_model
 
@@ -111,6 +111,15 @@ def test_a_setting_whose_library_is_missing_is_a_skipped_variant(
     settings = Quantize(settings=("nncf-openvino-mixed",), dynamic=False, calibration_images=32)
     (variant,) = quantize(work, data, parent, settings, RUNTIMES).variants
     assert (variant.status, variant.error, variant.format) == ("skipped", "NNCF is not installed", "openvino")
+    assert not variant.benchmark
+
+
+def test_a_setting_that_would_change_nothing_in_the_graph_is_a_skipped_variant(
+    work: Work, data: Prepared, parent: Variant
+) -> None:
+    settings = Quantize(settings=("u8s8-equalised",), dynamic=False, calibration_images=32)
+    (variant,) = quantize(work, data, parent, settings, RUNTIMES).variants
+    assert (variant.status, variant.error) == ("skipped", _equalise.NOTHING)
     assert not variant.benchmark
 
 

@@ -95,6 +95,14 @@ def test_a_reduced_setting_is_another_one_with_7_bit_weights(setting: str) -> No
     assert reduced == onnxruntime_static.arguments(other) | {"reduce_range": True}
 
 
+def test_a_settings_name_is_read_word_by_word() -> None:
+    words = onnxruntime_static.parse("u8s8-smooth50-reduced-mse-corrected")
+    assert (words.base, words.ranges, words.rewrites, words.correction) == ("u8s8", "mse", ("smooth50",), "corrected")
+    assert words.reduced and not words.core
+    with pytest.raises(ValueError, match="no setting is called u8s8-smooth60: behind u8s8 or s8s8 stand core, "):
+        onnxruntime_static.parse("u8s8-smooth60")
+
+
 def test_every_setting_belongs_to_one_quantizer_and_is_accepted_by_a_study() -> None:
     owners = names_of_quantizers()
     assert set(owners.values()) == set(plugins("quantizers"))
