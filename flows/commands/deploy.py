@@ -133,7 +133,7 @@ def _doubts(row: Row, winner: Row | None, study: Study) -> list[str]:
         reasons.append(f"it loses {row['drop']:.3f} of the reference's accuracy, where the study allows {allowed:g}")
     elif not accurate(row, study):
         reasons.append(f"it is not {study.select.confidence} to lose at most {exact_points(allowed)}")
-    reasons += [f"it is {limit}" if limit.startswith("too") else limit for limit in over_limit(row, study.select)]
+    reasons += [f"it is over a limit: {limit}" for limit in over_limit(row, study.select)]
     about_winner = "there is none"
     if winner is not None:
         about_winner = f"that is {words(winner)}, at {written(winner, study.select.by)}"

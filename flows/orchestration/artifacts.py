@@ -16,6 +16,7 @@ from flows.report.grids import ABSENT, MARKS, cell, in_order
 from flows.report.page import tables_of
 from tasks.published import images_here
 from tasks.tables.figures import metric_name, sig
+from tasks.tables.goals import doubts
 from tasks.tables.summary import compared_batch
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def publish(study: Study, run: str, result: Result, page: Path) -> None:
     summary = tables["summary"].lazy().collect()
     rows = in_order(summary, compared_batch(summary, study))
     headers = _headers(study)
-    shown = [{headers[key]: text for key, text in _shown(row).items()} for row in rows]
+    shown = [{headers[key]: text for key, text in _shown(row, study).items()} for row in rows]
     create_table_artifact(table=shown, key="summary", description=f"Every candidate of {run}. {LEGEND}")
     winner = f"**Winner: {_escaped(result.winner)}**\n\n" if result.winner else ""
     # Where there is no winner, the reason begins with "No winner".
@@ -110,11 +111,13 @@ def _headers(study: Study) -> dict[str, str]:
     return headers
 
 
-def _shown(row: Row) -> dict[str, str]:
+def _shown(row: Row, study: Study) -> dict[str, str]:
     """Return the texts of a row of the summary, by column: rounded figures, speed-up with its interval, conditions."""
     shown = {"role": MARKS.get(row["role"], "")}
     shown |= {key: cell(row, key, SPECS[key][3]).text if key in SPECS else "" for key in COLUMNS}
-    status = MARKED if shown["status"] == "marked" else shown["status"]
+    status = shown["status"]
+    if status == "marked" and doubts(row, study.select) is not None:
+        status = MARKED
     return shown | {
         "speedup": _speedup(row),
         "status": status,
@@ -137,7 +140,7 @@ def _table(rows: Sequence[Row], study: Study) -> str:
     named = _headers(study)
     if len({row["device"] for row in rows}) > 1:
         wanted.add("device")
-    texts = [_shown(row) for row in rows]
+    texts = [_shown(row, study) for row in rows]
     columns = [key for key in ("role", *COLUMNS) if key in wanted]
     headers = ["" if key == "role" else named[key] for key in columns]
     lines = [f"| {' | '.join(headers)} |", f"|{'---|' * len(columns)}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flows.report.drawing import PALETTE, figure, inline
+from tasks.tables.figures import AGREEMENT
 from tasks.tables.rule import on_front
 
 if TYPE_CHECKING:
@@ -61,12 +62,12 @@ def tradeoff(
     words = "; ".join(
         f"{point['model']} {point['form']} {point['ms']:.3g} ms at {point['score']:.3f}" for point in best
     )
-    dashed = "Dashed: the Pareto front (no candidate is both faster and more accurate). " if len(best) > 1 else ""
+    dashed = f"Dashed: the Pareto front (no candidate is both faster and higher in {name}). " if len(best) > 1 else ""
     return figure(
         _tradeoff_layers(points, name, max_drop).properties(width=width - 80, height=340),
-        f"Accuracy against latency, {place}",
+        f"{'Agreement' if name == AGREEMENT else 'Accuracy'} against latency, {place}",
         f"On the Pareto front: {words or 'no row that was measured under good conditions'}.",
-        f"{dashed}Vertical bars: 95 % intervals of the accuracy. Pink line: the least {name} that the study's rule "
+        f"{dashed}Vertical bars: 95 % intervals. Pink line: the least {name} that the study's rule "
         "accepts. Up and left is better.",
     )
 

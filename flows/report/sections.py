@@ -30,7 +30,7 @@ from tasks.measure.scenarios import capacity
 from tasks.published import images_here
 from tasks.tables.csv_view import MARKED, marked_csv, rate_column
 from tasks.tables.figures import metric_name, sig, words
-from tasks.tables.goals import written
+from tasks.tables.goals import time_decides, written
 from tasks.tables.summary import PARTS, compared_batch, summarise
 
 if TYPE_CHECKING:
@@ -227,6 +227,7 @@ def measuring(contents: Contents) -> Row:
     if "benchmarks" in small:
         marked = [row for row in small["benchmarks"].to_dicts() if row["conditions"] is not None]
         shown["conditions"] = [(words(row), row["conditions"]) for row in marked]
+        shown["time_decides"] = time_decides(contents.study.select)
     grids = [
         grid(_present(specs, small[name]), small[name].to_dicts(), caption)
         for name, specs, caption in MEASURED

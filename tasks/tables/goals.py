@@ -102,6 +102,11 @@ def over_limit(row: Mapping[str, Any], select: Select) -> list[str]:
     return words
 
 
+def time_decides(select: Select) -> bool:
+    """Return whether the winner is chosen by its latency or throughput, or must keep a limit of latency."""
+    return select.by in ("latency", "throughput") or select.latency_ms is not None
+
+
 def doubts(row: Mapping[str, Any], select: Select) -> str | None:
     """Return the bad conditions under which those of a row's times were measured that decide; None: nothing was bad.
 

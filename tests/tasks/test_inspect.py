@@ -109,7 +109,10 @@ def test_a_fixed_batch_and_an_input_of_bytes_are_accepted(images: Data, work: Wo
 def test_images_without_labels_need_a_full_statement(work: Work, tmp_path: Path) -> None:
     path = write_parquet(tmp_path / "train.parquet", [(png(n), None) for n in range(20)], list(COLOURS))
     model = Model(file=str(colour_model(tmp_path / "net.onnx")))
-    message = "no image has a label, .*: give models.order, data.mean and data.std, data.image_size|nothing says"
+    message = (
+        r"no image has a label, .*: give models.order \(--order\), data.mean and data.std \(--mean, --std\), "
+        r"data.image_size|nothing says"
+    )
     with pytest.raises(ValueError, match=message):
         inspect(work, model, Data(path=str(path)))
     told = {"mean": [0.5] * 3, "std": [0.5] * 3, "input_size": [3, SIZE, SIZE], "crop_pct": 1.0}

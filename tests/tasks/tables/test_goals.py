@@ -154,6 +154,9 @@ def test_report_and_terminal_show_what_the_rule_is_about(tables: Tables) -> None
         lines = table_text(frame.filter(batch_size=1), select=chosen.select, width=width).splitlines()
         assert max(map(len, lines)) <= width
         assert "size" in lines[0] and "RAM" in lines[0]
+    busy = tables | {"benchmarks": changed(tables, "benchmarks", {"variant": SECOND}, conditions="busy")["benchmarks"]}
+    assert "Measured under bad conditions, which change no memory:" in page_of(busy | {"summary": frame}, chosen)
+    assert "so these rows cannot win:" in page_of(busy | {"summary": frame}, study())
     by_rate = study(by="throughput")
     text = table_text(summary.summarise(tables, by_rate).frame.filter(batch_size=1), select=by_rate.select, width=120)
     assert "through-" in text.splitlines()[0] and "images" not in text.splitlines()[0]
