@@ -91,7 +91,7 @@ def _trust_stored_suites() -> None:
     def is_fresh(self: ValidationDefinition) -> ValidationDefinitionFreshnessDiagnostics:
         return validation_definition.ValidationDefinitionFreshnessDiagnostics(errors=[])
 
-    validation_definition.ValidationDefinition.is_fresh = is_fresh
+    validation_definition.ValidationDefinition.is_fresh = is_fresh  # type: ignore[method-assign]
 
 
 def _hash_plain_values() -> None:
@@ -105,4 +105,4 @@ def _hash_plain_values() -> None:
             return convert(self, id_keys, id_ignore_keys)
         return hashlib.md5(json.dumps(self, sort_keys=True).encode(), usedforsecurity=False).hexdigest()
 
-    Arguments.to_id = to_id
+    Arguments.to_id = to_id  # type: ignore[method-assign]
