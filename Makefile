@@ -16,9 +16,12 @@ INSTALL := $(UV) install --python $(BIN)/python --quiet --no-deps --compile-byte
 demo: $(READY)
 	$(BIN)/burnish run quickstart $(DEMO)
 
+# On two cores a third process fills the pauses of the others; a fourth would only import all libraries once more. A test
+# that must be interrupted in time (pair) leaves one core free, a test that measures time (alone) needs both.
 test: $(TOOLS) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" --numprocesses 4 --dist loadfile --no-loadscope-reorder --durations=15
-	$(BIN)/python -m pytest -m alone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not alone" --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/flows/terminal -m pair --numprocesses 2 --dist worksteal --durations=5
+	$(BIN)/python -m pytest -m "alone and not pair" --durations=15
 
 lint: $(TOOLS)
 	$(BIN)/ruff check .

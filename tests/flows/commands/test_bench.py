@@ -18,7 +18,6 @@ from tasks.tables import frames
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.alone
 QUICK = ("--rounds", "3", "--seconds", "0.3")
 
 
@@ -41,6 +40,7 @@ def bench(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, A
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.alone
 def test_bench_recovers_a_programmed_latency_distribution_within_1_percent(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,6 +65,7 @@ def test_bench_recovers_a_programmed_latency_distribution_within_1_percent(
         assert row[f"latency_{name}_high_ms"] >= value * 0.995
 
 
+@pytest.mark.alone
 def test_a_file_given_twice_is_indistinguishable_and_a_slower_model_is_slower(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +177,7 @@ def test_an_interrupted_bench_continues_after_its_last_whole_round(
     assert not list((tmp_path / "out").glob(".bench-*"))
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 def test_verdicts_on_equal_and_10_percent_slower_models_are_right_in_95_of_100_trials(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

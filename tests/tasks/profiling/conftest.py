@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import polars as pl
@@ -16,12 +17,19 @@ from tasks.records import Export, Study
 from tasks.tables import frames
 from tests.support.digits import digits, stored_model
 from tests.support.profiles import RESNET, RUN, RUNTIMES, profile_of
+from tests.support.shared import made_once
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The artifacts folder of a run whose tables name the stored weights and forms of one small ResNet."""
-    out = tmp_path_factory.mktemp("artifacts")
+    shared = made_once(tmp_path_factory, "profiled-run", _write_run)
+    # Tests write profiles and tables into the folder, so that each process has a copy.
+    return shutil.copytree(shared, tmp_path_factory.mktemp("profiled") / "artifacts")
+
+
+def _write_run(out: Path) -> None:
+    """Write the stored files and the tables of the run."""
     work = Work.at(out, "profile")
     parent = stored_model(work, "resnet34-w16", **RESNET)
     forms = export(work, digits(work), parent, Export(images=8)).variants
@@ -62,7 +70,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         frames.frame(name, content).write_parquet(out / "tables" / name / f"{RUN}.parquet")
     (out / "runs" / RUN).mkdir(parents=True)
     (out / "runs" / RUN / "study.toml").write_text(to_toml(Study(name="small")))
-    return out
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from tasks.forms.int8 import Rows, classify, open_form
 from tasks.forms.onnx import write_onnx
 from tasks.records import Export
 from tests.support.digits import digits
+from tests.support.shared import made_once
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,20 +59,20 @@ NETWORKS = {"convolutional": convolutional, "transformer": transformer}
 @pytest.fixture(scope="session", params=NETWORKS)
 def original(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Original:
     """A classifier that knows most held-out digits: agreement with a poor one would prove nothing."""
-    folder = tmp_path_factory.mktemp("original")
-    work = Work.at(folder / "work", "quantizers")
+    work = Work.at(tmp_path_factory.mktemp("original"), "quantizers")
     data = digits(work, rows=1500)
     arrays = load_arrays(work.store, data)
     training = Rows(data, arrays.images, arrays.rows_of("train"))
     held_out = Rows(data, arrays.images, arrays.rows_of("validation"))
     labels = arrays.labels[held_out.rows]
-    torch.manual_seed(0)
-    model = NETWORKS[request.param]()
-    train(model, torch.from_numpy(training.read(0, len(training))), torch.from_numpy(arrays.labels[training.rows]))
-    (folder / "onnx").mkdir()
-    file = write_onnx(
-        model.eval(), torch.from_numpy(training.read(0, 2)), Export(), {"classes": "digits"}, folder / "onnx"
-    )
+
+    def write(folder: Path) -> None:
+        torch.manual_seed(0)
+        model = NETWORKS[request.param]()
+        train(model, torch.from_numpy(training.read(0, len(training))), torch.from_numpy(arrays.labels[training.rows]))
+        write_onnx(model.eval(), torch.from_numpy(training.read(0, 2)), Export(), {"classes": "digits"}, folder)
+
+    (file,) = made_once(tmp_path_factory, f"{request.param}-original", write).glob("*.onnx")
     session = open_form(file, "onnx")
     logits = classify(session, held_out)
     session.close()

@@ -14,9 +14,11 @@ from tasks.caching.work import Work
 from tasks.datasets._pixels import normalise
 from tasks.records import Build, Export, Prepared, Variant
 from tests.support.digits import digits, warmed_model
+from tests.support.shared import made_once
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 SIZE = 32
@@ -24,7 +26,8 @@ SIZE = 32
 
 @pytest.fixture(scope="session")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
-    return Work.at(tmp_path_factory.mktemp("runtimes"))
+    """The store of the models' forms, which all test processes share."""
+    return Work.at(made_once(tmp_path_factory, "runtimes", lambda folder: None))
 
 
 @pytest.fixture(scope="session")
@@ -52,14 +55,15 @@ def inputs(work: Work, data: Prepared) -> np.ndarray:
 
 
 @pytest.fixture(scope="session")
-def forms(work: Work, data: Prepared) -> Callable[[str, str], Variant]:
+def forms(work: Work, data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Variant]:
     """Return a function that gives the variant of a model in a format. Each variant is made once."""
-    variants: dict[tuple[str, str], Variant] = {}
 
     def form(model: str, format: str) -> Variant:
-        if (model, format) not in variants:
-            variants[model, format] = _variant(form, work, data, model, format)
-        return variants[model, format]
+        def make(folder: Path) -> None:
+            (folder / "variant.json").write_text(_variant(form, work, data, model, format).model_dump_json())
+
+        folder = made_once(tmp_path_factory, f"runtimes-{model}-{format}", make)
+        return Variant.model_validate_json((folder / "variant.json").read_text())
 
     return form
 

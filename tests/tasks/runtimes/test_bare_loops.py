@@ -94,7 +94,7 @@ def test_openvinos_latency_equals_that_of_a_bare_loop(resnet: Path) -> None:
     assert ratio == pytest.approx(1, abs=0.05)
 
 
-SECONDS = "8"
+SECONDS = "5"
 
 
 @pytest.mark.alone
