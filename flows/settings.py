@@ -303,7 +303,11 @@ def _read(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
             raise Mistake(f"{path}: it has more than {LARGEST} bytes, which no study needs; is it another file?")
-        return {"name": path.stem, **_toml(_text(content, path))}
+        values = _toml(_text(content, path))
+        if not values:
+            # `burnish show ... > FILE` on a full disk leaves such a file.
+            raise Mistake(f"{path}: it has no settings; `burnish show quickstart` prints a whole study")
+        return {"name": path.stem, **values}
     except Mistake:
         raise
     except FileNotFoundError:

@@ -18,7 +18,7 @@ from flows.orchestration.started import as_started, is_deployed, of_deployment
 from flows.plan import Plan, planned
 from flows.presets import quickstart
 from flows.run import LOG, Run, publish
-from flows.runs.folders import refuse_out
+from flows.runs.folders import refuse_out, refuse_within_images
 from flows.runs.unfinished import failure, under_way
 from flows.settings import to_toml
 from flows.terminal.conclusion import in_one_line
@@ -127,6 +127,7 @@ def _finished(study: Study, out: str, again: tuple[StageName, ...]) -> tuple[str
     """Run a study to its end and return the run's name and its result."""
     # A study from a form or a deployment was not checked by the command line.
     refuse_out("out", out)
+    refuse_within_images("out", out, study.data.path)
     machine.keep_to_quota()
     refuse_unreadable(study)
     for model in study.models:

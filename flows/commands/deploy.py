@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,11 +48,12 @@ def main(arguments: argparse.Namespace) -> None:
             replace(folder, target.absolute())
     for note in notes:
         print(note)
+    place = shlex.quote(str(target))
     print(
         f"{words(row)} of {run}: {target}\n"
-        f"verify it on any machine with: python {target}/verify.py; use it as {target}/README.md says\n"
-        f"start it with: cd {target} && pip install -r requirements.txt && python app.py; as an image: docker "
-        f"build {target}; see {target}/app.py"
+        f"verify it on any machine with: python {place}/verify.py; use it as {target}/README.md says\n"
+        f"start it with: cd {place} && pip install -r requirements.txt && python app.py; as an image: docker "
+        f"build {place}; see {target}/app.py"
     )
 
 

@@ -33,9 +33,11 @@ def execute(study: Study, folder: str, again: tuple[StageName, ...] = ()) -> Non
     from flows.devices_here import refuse_missing
     from flows.given_files import refuse_unreadable
     from flows.plan import planned
+    from flows.runs.folders import refuse_within_images
 
     refuse_unreadable(study)
     refuse_missing_images(study)
+    refuse_within_images("--out", folder, study.data.path)
     # A missing device, or an `auto` that does not fit the other settings here, is refused before anything starts.
     refuse_missing(planned(study).study)
     from flows.orchestration.server import connected, outcome

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from flows.report.grids import Row
     from tasks.records import Study
 
+RUNTIME_NAMES = {"eager": "PyTorch eager", "onnxruntime": "ONNX Runtime"}
+"""Runtime that a reference is measured in -> what sentences call it."""
 MEASURED = (
     ("benchmarks", STATISTICS, "Latency, one query in flight: figures, their 99 % intervals (point at one), processes"),
     ("throughputs", THROUGHPUT, "Throughput, several queries in flight"),
@@ -95,8 +97,10 @@ def candidates(contents: Contents) -> Row:
     hidden = {key for key in seldom if all(row.get(key) is None for row in rows)}
     specs = [spec for spec in of_agreement(SUMMARY, study) if spec[2] not in hidden]
     compared = [row for row in rows if row["batch_size"] == batch]
+    reference = next((row["runtime"] for row in rows if row["role"] == "reference"), "eager")
     return {
         "batch": batch,
+        "reference_runtime": RUNTIME_NAMES.get(reference, reference),
         "cards": _cards(rows, study),
         "summary": grid(specs, rows, "Every candidate; press a header to sort"),
         "rate": rate_column(rows),

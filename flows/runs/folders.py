@@ -55,6 +55,29 @@ def refuse_out(option: str, folder: str, *, written: bool = True) -> None:
         _refuse(option, str(Path(folder) / name), written=False)
 
 
+def refuse_within_images(option: str, folder: str, images: str | None) -> None:
+    """Check that a folder of artifacts does not lie among the images, where the next run would take it for images.
+
+    Parameters
+    ----------
+    images
+        `data.path` of a study: a folder, a file, an address or nothing.
+
+    Raises
+    ------
+    Mistake
+        If it lies there.
+    """
+    if not images or not Path(images).expanduser().is_dir():
+        return
+    data = Path(images).expanduser().resolve()
+    if Path(folder).absolute().resolve().is_relative_to(data):
+        raise Mistake(
+            f"{option} {folder} lies in {data}, which has the images: the next run would take what burnish writes "
+            f"there for images; name a folder elsewhere, such as {option} {data.parent / 'artifacts'}"
+        )
+
+
 def _refuse(option: str, folder: str, *, written: bool) -> None:
     """Check one folder as `refuse_out` does."""
     # An empty text would be taken for the current folder.

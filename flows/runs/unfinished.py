@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shlex
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def unfinished(out: Path, run: str) -> str:
         return ""
     if is_going(folder):
         return f"run {run} is still going, so it has no results yet"
-    command = f"burnish run {folder / 'study.toml'} --out {out}"
+    command = shlex.join(["burnish", "run", str(folder / "study.toml"), "--out", str(out)])
     with suppress(OSError, UnicodeDecodeError):
         reason = (folder / FAILED).read_text(encoding="utf-8").strip()
         return (

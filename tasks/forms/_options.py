@@ -243,7 +243,8 @@ def _add_classes(found: Aspects, asked: Asked, accepted: Accepted) -> None:
     if not found.classes:
         raise ValueError(
             f"the model has {count} outputs and the data {len(classes)} classes, and nothing says which stands for "
-            "which: give models.labels, a text file with the name of a class per line, in the order of the outputs"
+            "which: give models.labels (--labels), a text file with the name of a class per line, in the order of the "
+            "outputs"
         )
 
 

@@ -192,7 +192,7 @@ class Search:
                 f"the model is near chance however images are prepared: {right} of {len(labels)} are right in the best "
                 f"of {len(self.trials.seen)} tries ({chosen}), {chance:.1%} would be by chance, and "
                 f"{never_right.sum()} of {frequent.sum()} frequent classes are never right; check that the data's "
-                "classes are the model's (models.labels names them in the order of the outputs), that the labels are "
+                "classes are the model's (models.labels, --labels, names them in the order of the outputs), that the labels are "
                 "right, and that the file's weights are trained"
             )
 
@@ -225,18 +225,18 @@ class Search:
         return (
             f"the outputs do not stand for the classes in any order that was tried: {int(now.sum())} of {self.images} "
             f"images are right in the best ({chosen}), and {int(right.sum())} in this one: {named[:300]}; give "
-            "models.labels, a text file with the class of each output per line, or check that the weights are trained"
+            "models.labels (--labels), a text file with the class of each output per line, or check that the weights are trained"
         )
 
     def _ambiguous(self, candidates: list[Try]) -> str:
         """Return the message that names preparations of which none is clearly the best, and what tells them apart."""
         told = "; or ".join(f"{tried} (top-1 {self.top1(tried):.3f})" for tried in candidates)
         settings = {
-            "order": "models.order",
-            "layout": "models.layout",
-            "geometry": "data.image_size and data.resize",
-            "normalisation": "data.mean and data.std",
-            "classes": "models.labels",
+            "order": "models.order (--order)",
+            "layout": "models.layout (--layout)",
+            "geometry": "data.image_size and data.resize (--image-size, --resize)",
+            "normalisation": "data.mean and data.std (--mean, --std)",
+            "classes": "models.labels (--labels)",
         }
         needed = [
             words

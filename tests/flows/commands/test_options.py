@@ -226,6 +226,29 @@ def test_an_unknown_option_is_a_mistake_of_its_own_command(
     assert refusal_of(capsys, *arguments) == f"burnish: {message}; see burnish {arguments[0]} --help"
 
 
+def test_a_study_without_settings_is_refused_and_does_not_run_the_usual_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.toml").write_text("# nothing\n")
+    assert "empty.toml: it has no settings" in refusal_of(capsys, "run", str(tmp_path / "empty.toml"))
+
+
+@pytest.mark.parametrize("setting", [".=3", "train.=3", "=3", "train..epochs=3"])
+def test_a_key_with_an_empty_part_is_refused(setting: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal_of(capsys, "run", "quickstart", "--set", setting)
+    assert said.startswith(f"burnish: --set {setting}: expected key=value, e.g. train.epochs=3")
+
+
+def test_a_folder_is_no_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal_of(capsys, "optimize", str(tmp_path), "--data", str(tmp_path))
+    assert said.startswith(f"burnish: {tmp_path} is a folder; a model is an ONNX file")
+
+
+def test_a_list_of_numbers_says_what_is_accepted(capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal_of(capsys, "optimize", "a.onnx", "--data", "p", "--mean", "a,b")
+    assert said.startswith("burnish: --mean 'a,b': accepted is a list of one or three numbers from 0 to 1")
+
+
 def test_what_is_no_file_is_said_with_the_folder_that_was_looked_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

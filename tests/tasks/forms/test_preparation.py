@@ -147,7 +147,7 @@ def test_where_two_ways_are_equally_good_the_user_is_asked(tmp_path: Path) -> No
         found(tmp_path, Data(path=str(path)), **UNIT)
     message = str(error.value)
     assert "RGB NCHW, 16 pixels, mean 0, std 1" in message and "BGR NCHW, 16 pixels, mean 0, std 1" in message
-    assert message.endswith("; give models.order, or more images")
+    assert message.endswith("; give models.order (--order), or more images")
 
 
 def test_ways_that_give_the_same_answers_count_as_the_same_and_the_more_usual_is_taken(
