@@ -84,11 +84,12 @@ def test_all_other_layers_stay_in_int8(name: str, tmp_path: Path) -> None:
     kinds = dict(zip(names_of(fp32.graph), (node.op_type for node in fp32.graph.node), strict=True))
     onnx.save(int8, tmp_path / "int8.onnx")
     before = Counter(optimized_operators(tmp_path / "int8.onnx", tmp_path))
-    for block in blocks(fp32)[1:-1:4]:
+    convolutional = [block for block in blocks(fp32) if "Conv" in map(kinds.__getitem__, block.nodes)]
+    for block in convolutional[1::4]:
         onnx.save(in_float(int8, fp32, block.nodes), tmp_path / "mixed.onnx")
         after = Counter(optimized_operators(tmp_path / "mixed.onnx", tmp_path))
         own = sum(kinds[node] == "Conv" for node in block.nodes)
-        assert own and before["QLinearConv"] - after["QLinearConv"] == own
+        assert before["QLinearConv"] - after["QLinearConv"] == own
 
 
 def test_openvino_computes_the_same(tmp_path: Path) -> None:
