@@ -85,10 +85,11 @@ def space_of(quantized: Quantized, ranked: tuple[Ranked, ...], quantize: Quantiz
     made = [variant.setting for variant in quantized.variants if variant.status == "ok"]
     names = dict.fromkeys((*made, *settings.settings))
     usable = [
-        name for name in names if quantizers.is_mixable(name) and quantizers.of_setting(name).unavailable() is None
+        name for name in names if quantizers.is_static(name) and quantizers.of_setting(name).unavailable() is None
     ]
     return Space(
         settings=tuple(usable),
+        mixable=frozenset(name for name in usable if quantizers.is_mixable(name)),
         blocks={ranking.runtime: len(ranking.blocks) for ranking in ranked if ranking.blocks},
         max_drop=quantize.max_drop,
     )

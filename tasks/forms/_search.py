@@ -192,8 +192,8 @@ class Search:
                 f"the model is near chance however images are prepared: {right} of {len(labels)} are right in the best "
                 f"of {len(self.trials.seen)} tries ({chosen}), {chance:.1%} would be by chance, and "
                 f"{never_right.sum()} of {frequent.sum()} frequent classes are never right; check that the data's "
-                "classes are the model's (models.labels, --labels, names them in the order of the outputs), that the labels are "
-                "right, and that the file's weights are trained"
+                "classes are the model's (models.labels, --labels, names them in the order of the outputs), that the "
+                "labels are right, and that the file's weights are trained"
             )
 
     def _other_order(self, tried: list[Try], chosen: Try) -> str:
@@ -225,7 +225,8 @@ class Search:
         return (
             f"the outputs do not stand for the classes in any order that was tried: {int(now.sum())} of {self.images} "
             f"images are right in the best ({chosen}), and {int(right.sum())} in this one: {named[:300]}; give "
-            "models.labels (--labels), a text file with the class of each output per line, or check that the weights are trained"
+            "models.labels (--labels), a text file with the class of each output per line, or check that the weights "
+            "are trained"
         )
 
     def _ambiguous(self, candidates: list[Try]) -> str:

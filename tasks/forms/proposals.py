@@ -43,7 +43,9 @@ class Space:
     """What can be tried."""
 
     settings: tuple[str, ...]
-    """Int8 settings. The first ones have a form without blocks in floating point already (`base`)."""
+    """Int8 settings."""
+    mixable: frozenset[str]
+    """Those of whose forms blocks can be put into floating point."""
     blocks: dict[str, int]
     """Runtime -> number of its ranked blocks."""
     max_drop: float
@@ -115,7 +117,10 @@ def _bisected(space: Space, past: Sequence[Attempt], runtime: str) -> Proposal |
     plain = [
         attempt
         for attempt in past
-        if attempt.proposal.runtime == runtime and attempt.proposal.kept == 0 and attempt.latency is not None
+        if attempt.proposal.runtime == runtime
+        and attempt.proposal.kept == 0
+        and attempt.latency is not None
+        and attempt.proposal.setting in space.mixable
     ]
     if not plain:
         return None
@@ -173,6 +178,8 @@ def _may_help(space: Space, past: Sequence[Attempt], proposal: Proposal) -> bool
 
     More blocks in floating point than are needed make a form slower, and fewer make its drop larger.
     """
+    if proposal.kept and proposal.setting not in space.mixable:
+        return False
     own = [
         attempt
         for attempt in past

@@ -38,6 +38,8 @@ SECONDS = 40.0
 """
 SURE = 1.64
 """A mean is more than noise from this many standard errors on: of 20 blocks that change nothing, one seems to."""
+FREE = 0.005
+"""A cost of less than this share of the int8 form's latency counts as this much: less cannot be told from nothing."""
 MOST = 0.5
 """The blocks that are blamed have at least this share of the divergence together, if they are found at all."""
 
@@ -77,8 +79,8 @@ def rank(
 ) -> tuple[Gain, ...]:
     """Return what each block brings in floating point, best first, measured in one runtime on the CPU.
 
-    First come blocks without a measurable cost, by what they save. Then the others by what they save per millisecond
-    that they cost. Last are those that save no more than noise, whose latency is not measured. A block that the runtime
+    The best saves most per millisecond that it costs; a cost that cannot be told from nothing counts as half a percent
+    of the latency, so that a block which is free and saves next to nothing does not come first. Last are those that save no more than noise, whose latency is not measured. A block that the runtime
     does not execute in floating point, or whose nodes cannot be found in the int8 form, is left out.
 
     Whether something is noise is decided by the standard error of a mean: over the images, of how much the square root
@@ -117,9 +119,8 @@ def _order(cost: tuple[_Saving, float, bool]) -> tuple[int, float]:
     saving, latency, is_slower = cost
     if not saving.is_sure or math.isnan(latency):
         return 2, -saving.saved
-    if not is_slower:
-        return 0, -saving.saved
-    return 1, -saving.saved / (latency - 1)
+    cost = latency - 1 if is_slower else 0.0
+    return 1, -saving.saved / max(cost, FREE)
 
 
 def blame(int8: Path, fp32: Path, images: Rows, folder: Path) -> tuple[tuple[Block, float], ...]:

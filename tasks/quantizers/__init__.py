@@ -85,10 +85,19 @@ def of_setting(setting: str) -> Quantizer:
     return load(quantizers()[setting])
 
 
-def is_mixable(setting: str) -> bool:
-    """Return whether layers of a setting's forms can be put back into floating point: they are static ONNX files."""
+REWRITING = ("equalised", "smooth")
+"""How the words of a setting begin that rewrite the fp32 graph before it is quantized: its weights are then others."""
+
+
+def is_static(setting: str) -> bool:
+    """Return whether a setting's forms are ONNX files with ranges that are taken from images."""
     quantizer = of_setting(setting)
     return quantizer.FORMAT == "onnx" and not quantizer.DYNAMIC
+
+
+def is_mixable(setting: str) -> bool:
+    """Return whether layers of a setting's forms can be put back into floating point, with the fp32 file's weights."""
+    return is_static(setting) and not any(word.startswith(REWRITING) for word in setting.split("-"))
 
 
 TEXTS = ("SETTINGS", "LIBRARIES")

@@ -8,7 +8,10 @@ from tasks.records import Scored, Tried
 LATENCIES = {"onnxruntime": {"fast": 2.0, "exact": 6.0}, "openvino": {"fast": 1.5, "exact": 1.6}}
 DROPS = {"fast": 0.02, "exact": 0.004}
 MAX_DROP = 0.005
-SPACE = Space(settings=("fast", "exact", "new"), blocks={"onnxruntime": 12, "openvino": 9}, max_drop=MAX_DROP)
+SETTINGS = ("fast", "exact", "new")
+SPACE = Space(
+    settings=SETTINGS, mixable=frozenset(SETTINGS), blocks={"onnxruntime": 12, "openvino": 9}, max_drop=MAX_DROP
+)
 
 
 def scored(setting: str, kept: int = 0) -> Scored:
@@ -62,12 +65,16 @@ def test_the_runtimes_take_turns_and_a_new_setting_is_tried_early() -> None:
 
 
 def test_a_form_that_is_slower_than_fp32_ends_its_bisection() -> None:
-    tried = searched(Space(settings=("fast",), blocks={"onnxruntime": 12}, max_drop=MAX_DROP), 4, {2: "slower"})
+    tried = searched(
+        Space(settings=("fast",), mixable=frozenset(["fast"]), blocks={"onnxruntime": 12}, max_drop=MAX_DROP),
+        4,
+        {2: "slower"},
+    )
     assert kept_in(tried, "onnxruntime")[:3] == [2, 4, 3]
 
 
 def test_nothing_is_tried_twice_and_the_search_ends_where_nothing_is_left() -> None:
-    small = Space(settings=("fast",), blocks={"onnxruntime": 3}, max_drop=MAX_DROP)
+    small = Space(settings=("fast",), mixable=frozenset(["fast"]), blocks={"onnxruntime": 3}, max_drop=MAX_DROP)
     tried = searched(small, 50)
     # One block less than two, which were too few, is not tried.
     assert [trial.kept for trial in tried] == [2, 3]
@@ -96,3 +103,10 @@ def test_a_failed_trial_is_not_tried_again() -> None:
     tried = searched(SPACE, 6, {1: "failed"})
     proposals = [Proposal(trial.setting, trial.runtime, trial.kept) for trial in tried]
     assert len(set(proposals)) == len(proposals)
+
+
+def test_layers_of_a_form_of_a_rewritten_graph_never_stay_in_floating_point() -> None:
+    space = Space(settings=SETTINGS, mixable=frozenset(["exact"]), blocks={"onnxruntime": 4}, max_drop=0.001)
+    tried = searched(space, 20)
+    assert {trial.setting for trial in tried if trial.kept} == {"exact"}
+    assert [(trial.setting, trial.kept) for trial in tried if not trial.kept] == [("new", 0)]
