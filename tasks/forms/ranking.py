@@ -80,8 +80,9 @@ def rank(
     """Return what each block brings in floating point, best first, measured in one runtime on the CPU.
 
     The best saves most per millisecond that it costs; a cost that cannot be told from nothing counts as half a percent
-    of the latency, so that a block which is free and saves next to nothing does not come first. Last are those that save no more than noise, whose latency is not measured. A block that the runtime
-    does not execute in floating point, or whose nodes cannot be found in the int8 form, is left out.
+    of the latency, so that a block which is free and saves next to nothing does not come first. Last are those that
+    save no more than noise, whose latency is not measured. A block that the runtime does not execute in floating point,
+    or whose nodes cannot be found in the int8 form, is left out.
 
     Whether something is noise is decided by the standard error of a mean: over the images, of how much the square root
     of the divergence shrinks (it is about proportional to the error of the logits, and unlike the divergence itself not
@@ -119,8 +120,8 @@ def _order(cost: tuple[_Saving, float, bool]) -> tuple[int, float]:
     saving, latency, is_slower = cost
     if not saving.is_sure or math.isnan(latency):
         return 2, -saving.saved
-    cost = latency - 1 if is_slower else 0.0
-    return 1, -saving.saved / max(cost, FREE)
+    price = latency - 1 if is_slower else 0.0
+    return 1, -saving.saved / max(price, FREE)
 
 
 def blame(int8: Path, fp32: Path, images: Rows, folder: Path) -> tuple[tuple[Block, float], ...]:
