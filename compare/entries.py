@@ -48,7 +48,6 @@ class Entry:
 
 def as_given(work: Work, given: Given) -> Entry:
     """Return the given file, measured in bf16 too where this machine has it."""
-    assert given.variant.artifact is not None
     names = tuple(
         name for name in ("onnxruntime", "openvino", "openvino_bf16") if runtimes.load(name).unavailable("cpu") is None
     )
@@ -56,6 +55,7 @@ def as_given(work: Work, given: Given) -> Entry:
 
 
 def _file(work: Work, given: Given) -> Path:
+    """Return the path of the given file."""
     assert given.variant.artifact is not None
     return work.store.get(given.variant.artifact)
 

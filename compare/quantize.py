@@ -26,7 +26,8 @@ def main(peer: str, model: Path, images: np.ndarray, folder: Path) -> None:
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     forms = importlib.import_module(f"compare.peers.{peer}").FORMS
     made = [_make(name, quantize, model, images, folder / name) for name, quantize in forms.items()]
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    installed = {distribution.name for distribution in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in LIBRARIES if name in installed}
     (folder / "forms.json").write_text(json.dumps({"forms": made, "versions": versions}), encoding="utf-8")
 
 

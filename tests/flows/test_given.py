@@ -19,7 +19,9 @@ def test_a_given_model_is_inspected_before_its_images_are_prepared_and_is_never_
 
 
 def test_a_given_model_and_a_named_one_share_a_study() -> None:
-    study = Study(models=(Model(name="lenet5"), Model(file="a.onnx")), skip=("tune", "augment", "prune", "build", "serve"))
+    study = Study(
+        models=(Model(name="lenet5"), Model(file="a.onnx")), skip=("tune", "augment", "prune", "build", "serve")
+    )
     plan = steps(planned(study).study)
     assert [(step.stage, step.model) for step in plan if step.model] == [
         ("inspect", "a"),
