@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 import signal
 import sys
 from importlib import import_module
@@ -12,13 +13,16 @@ from flows.commands.arguments import parser
 from flows.orchestration.connection import Lost
 from flows.runs.damage import Damaged
 from flows.runs.folders import refuse_unusable
-from flows.terminal.standard import too_many_files
+from flows.terminal.standard import refuse_few_files, too_many_files
 from flows.terminal.supervisor import farewell
 from flows.validation import one_line
 from tasks.machine.space import DiskFull, watched
 
 if TYPE_CHECKING:
     from types import FrameType
+
+LIGHT = ("presets", "show", "completion")
+"""Commands that print what they know, and start nothing."""
 
 
 def _terminated(number: int, frame: FrameType | None) -> NoReturn:
@@ -41,6 +45,8 @@ def main(argv: list[str] | None = None) -> int:
     # Prefect handles the signal first, and sends it again when it is done.
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        if arguments.command not in LIGHT:
+            refuse_few_files()
         refuse_unusable(arguments)
         with watched(getattr(arguments, "out", ".")):
             # Each command is a module with the command's name.
@@ -65,3 +71,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"burnish: failed: {reason}", file=sys.stderr)
         return 1
     return 0
+
+
+if __name__ == "__main__":
+    # `python -m flows.cli` is the same as `python -m flows`.
+    runpy.run_module("flows", run_name="__main__")

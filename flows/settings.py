@@ -232,17 +232,65 @@ def load(name: str, settings: list[str], scale: str | None = None, skip: Sequenc
         raise Mistake(f"{name!r} is no preset; {kind}")
     else:
         raise Mistake(
-            f"unknown preset {name!r}; {suggestion(name, known)}accepted: {', '.join(known)}, or a file ending in .toml"
+            f"unknown preset {name!r}; {suggestion(name, known)}accepted: {', '.join(known)}, or a file ending in "
+            f".toml (in {Path.cwd()} there is none of this name)"
         )
-    study_from(values, name)
-    values = apply(values, settings)
-    study_from(values, "--set" if settings else name)
+    return _changed(values, name, settings, skip)
+
+
+def _changed(values: dict[str, Any], name: str, settings: list[str], skip: Sequence[str]) -> Study:
+    """Return the study with these values, changed by `--set` and then by `--skip`.
+
+    Only the result has to be a study, because one change may take away what another would contradict. The message of a
+    mistake begins with where it was made: the preset or file `name`, `--set` or `--skip`.
+    """
+    of_name = _refusal(values, name)
+    try:
+        values = apply(values, settings)
+    except Mistake as mistake:
+        # A setting may find no place because the file is wrong.
+        raise Mistake(of_name or str(mistake)) from None
+    _refuse_empty_path(values, settings)
+    of_settings = _refusal(values, "--set")
     for stage in skip:
         try:
-            values["skip"] = list(dict.fromkeys([*values.get("skip", []), skippable(stage)]))
+            skippable(stage)
         except ValueError as error:
             raise Mistake(f"--skip {stage}: {error}") from None
-    return study_from(values, "--skip")
+    # What is no list is refused below.
+    if isinstance(values.setdefault("skip", []), list):
+        values["skip"] = list(dict.fromkeys([*map(str, values["skip"]), *skip]))
+    reason = _refusal(values, "--skip").removeprefix("--skip")
+    if not reason:
+        return study_from(values, name)
+    known = [(name, of_name), ("--set", of_settings)]
+    first = next((where for where, refusal in known if refusal.removeprefix(where) == reason), "--skip")
+    raise Mistake(first + reason)
+
+
+def _refuse_empty_path(values: dict[str, Any], settings: list[str]) -> None:
+    """Refuse a `--set` that leaves `data.path` empty, such as that of a variable that is not set.
+
+    The study would train on the built-in digits, unsaid. A study that names its source means it.
+    """
+    data = values.get("data")
+    is_set = any(setting.partition("=")[0].strip() in ("data", "data.path") for setting in settings)
+    if not is_set or not isinstance(data, dict) or data.get("source", "auto") != "auto" or "path" not in data:
+        return
+    if isinstance(data["path"], str) and not data["path"].strip():
+        raise Mistake(
+            "--set data.path: an empty text names no images (is a variable empty?); the built-in digits are "
+            "data.source=digits"
+        )
+
+
+def _refusal(values: dict[str, Any], where: str) -> str:
+    """Return the message of why these values are no study; empty where they are one."""
+    try:
+        study_from(values, where)
+    except Mistake as mistake:
+        return str(mistake)
+    return ""
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -258,6 +306,8 @@ def _read(path: Path) -> dict[str, Any]:
         return {"name": path.stem, **_toml(_text(content, path))}
     except Mistake:
         raise
+    except FileNotFoundError:
+        raise Mistake(_no_such_study(path)) from None
     except OSError as error:
         raise Mistake(f"{path}: {error.strerror}") from None
     except RecursionError:
@@ -265,6 +315,23 @@ def _read(path: Path) -> dict[str, Any]:
     except ValueError as error:
         # The file is no TOML, or has a whole number of more than 4,300 digits.
         raise Mistake(f"{path}: not TOML: {error}") from None
+
+
+def _no_such_study(path: Path) -> str:
+    """Return the message that a study's file does not exist: the folder that was looked in, and what exists."""
+    from flows.presets import presets
+
+    folder = path.absolute().parent
+    files = sorted(file.name for file in folder.glob("*.toml") if file.name != "pyproject.toml")
+    if not folder.is_dir():
+        reason = f"No such file, as there is no folder {folder}"
+    elif files:
+        reason = f"No such file in {folder}; {suggestion(path.name, files)}there is {', '.join(files[:5])}"
+    else:
+        reason = f"No such file in {folder}, which has no study"
+    known = presets()
+    hint = f"did you mean the preset {path.stem}? " if path.stem in known else ""
+    return f"{path}: {reason}; {hint}presets: {', '.join(known)}"
 
 
 def _text(content: bytes, path: Path) -> str:

@@ -39,6 +39,12 @@ def describe(error: Any) -> str:
         message = f"{message}; {hints.nearest_choice(error['input'], error['ctx']['expected'])}".rstrip("; ")
     if error["type"] == "tuple_type":
         message = hints.as_list(key, error["input"])
+    if error["type"] == "too_short":
+        message = f"expected at least 1 entry, e.g. {hints.example_of(key)}"
+    if error["type"] in ("model_type", "dict_type", "model_attributes_type"):
+        message = "expected a table, which TOML writes {key = value}"
+    if error["type"] == "string_too_short":
+        message = "expected a text that is not empty"
     if error["type"] == "string_pattern_mismatch":
         message = f"expected {PATTERNS[error['ctx']['pattern']]}"
     value = f" (got {one_line(repr(error['input']), 60)})"

@@ -53,9 +53,12 @@ def check(name: str, width: int | None = None) -> None:
     if ":" in name:
         _library.check(name)
     elif name not in families():
+        same = next(
+            (f"{library}:{name}" for library in ("torchvision", "timm") if name in _library.names(library)), None
+        )
+        hint = f"did you mean {same}? " if same else suggestion(name, families())
         raise ValueError(
-            f"unknown model {name!r}; {suggestion(name, families())}accepted: {', '.join(sorted(families()))}, "
-            "timm:NAME, torchvision:NAME"
+            f"unknown model {name!r}; {hint}accepted: {', '.join(sorted(families()))}, timm:NAME, torchvision:NAME"
         )
     if width is not None and (":" in name or "width" not in _functions()[name][1]):
         raise ValueError(f"{name} has one width; leave out models.width")

@@ -8,15 +8,14 @@ import sys
 from typing import TYPE_CHECKING
 
 from flows.commands import options
+from flows.commands.options import NAMED
 from flows.commands.trust import trust_argument
 from flows.settings import load, repeated
-from tasks.records import plugins
 
 if TYPE_CHECKING:
     from tasks.records import Study
 
-# The runtime null is left out: it serves only to test how burnish measures.
-RUNTIMES = ", ".join(name for name in plugins("runtimes") if name != "null")
+RUNTIMES = ", ".join(NAMED)
 SHELLS = ("bash", "zsh", "tcsh")
 COMMANDS = {
     "run": "run a study on this machine",
@@ -166,7 +165,7 @@ def _optimize(optimize: argparse.ArgumentParser) -> None:
         help="percentage points of top-1 that may be lost (default: %(default)g)",
     )
     optimize.add_argument(
-        "--batch", type=options.count, default=1, metavar="N", help="images per query (default: %(default)d)"
+        "--batch", type=options.batch, default=1, metavar="N", help="images per query (default: %(default)d)"
     )
     optimize.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
     optimize.add_argument("--weights", metavar="FILE", help="weights of a model that is given by its name")
@@ -209,7 +208,10 @@ def _ui(ui: argparse.ArgumentParser) -> None:
 
 
 def _machine(command: argparse.ArgumentParser) -> None:
-    """Add the options of a command that runs a model file: the device, the shape of an image, `--trust`."""
+    """Add the options of a command that runs a model file: threads, the device, the shape of an image, `--trust`."""
+    command.add_argument(
+        "--threads", type=options.threads, default=0, metavar="N", help="threads on a CPU (default: one per core)"
+    )
     command.add_argument("--device", default="cpu", help="cpu, cuda:N or auto (default: %(default)s)")
     command.add_argument(
         "--input-shape",
@@ -242,14 +244,14 @@ def _bench(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--batch",
         action="extend",
-        type=options.numbers,
+        type=options.batches,
         default=[],
         metavar="N,...",
         help="batch sizes (default: the file's, or 1); may be repeated",
     )
     bench.add_argument(
         "--seconds",
-        type=options.positive,
+        type=options.seconds,
         default=10.0,
         help="least time for which each file is measured, all rounds together (default: %(default)g)",
     )
@@ -262,10 +264,9 @@ def _bench(bench: argparse.ArgumentParser) -> None:
     )
     bench.add_argument(
         "--minutes",
-        type=options.positive,
+        type=options.minutes,
         help="minutes that everything together may take; fewer queries are measured then",
     )
-    bench.add_argument("--threads", type=int, default=0, metavar="N", help="threads on a CPU (default: one per core)")
     bench.add_argument(
         "--throughput", action="store_true", help="measure throughput too, with several queries in flight"
     )
@@ -287,9 +288,8 @@ def _profile(profile: argparse.ArgumentParser) -> None:
         "--runtime", metavar="NAME", help=f"one of {RUNTIMES} (default: the plainest that takes the file)"
     )
     profile.add_argument(
-        "--batch", type=options.count, metavar="N", help="images per query (default: the file's, or 1)"
+        "--batch", type=options.batch, metavar="N", help="images per query (default: the file's, or 1)"
     )
-    profile.add_argument("--threads", type=options.count, metavar="N", help="threads on a CPU (default: one per core)")
     profile.add_argument(
         "--queries",
         type=options.count,

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
+from flows.commands.options import NAMED
 from flows.commands.trust import refuse_programs
+from flows.devices_here import device_of_option
 from flows.settings import Mistake
 from flows.terminal import bench_table
 from flows.terminal.bench_table import label
@@ -25,9 +27,10 @@ from tasks.caching.keys import digest
 from tasks.caching.store import Store
 from tasks.caching.work import Work
 from tasks.candidates import rows
-from tasks.candidates.candidate import BATCHES, fresh_processes, make_candidates
+from tasks.candidates.candidate import BATCHES, FAILED, fresh_processes, make_candidates
 from tasks.candidates.rounds import run
 from tasks.forms import modelfile
+from tasks.machine.causes import without_class
 from tasks.machine.files import replace
 from tasks.machine.locks import locked
 from tasks.machine.space import DiskFull, watched
@@ -49,12 +52,11 @@ LOG = logging.getLogger("burnish")
 
 def main(arguments: argparse.Namespace) -> None:
     """Measure the files, print the comparison (or JSON) and leave the tables in <out>/bench/<time>."""
+    device = device_of_option(arguments.device)
     paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
     files = [modelfile.inspect(path) for path in paths]
     refuse_programs(files, arguments.trust)
-    settings = _settings(arguments, files)
-    # With `auto`, the last device is the GPU, if there is one.
-    device = machine.resolve_devices(settings.devices)[-1]
+    settings = _settings(arguments, files, device)
     pairs = [(file, runtime) for file in files for runtime in _runtimes(file, tuple(arguments.runtime), device)]
     for file in files:
         file.check_batches(settings.batch_sizes)
@@ -87,10 +89,6 @@ def main(arguments: argparse.Namespace) -> None:
         print(json.dumps(_json(measurement) | {"notes": notes}, indent=1))
     else:
         _print_text(measurement, notes)
-    benchmarks = measurement.tables["benchmarks"]
-    failed = benchmarks.filter(benchmarks["status"] == "failed")
-    if len(failed) == len(benchmarks):
-        raise RuntimeError(f"nothing could be measured: {failed['error'][0]}")
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,9 @@ class Measurement:
 def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, target: Path) -> Measurement:
     """Measure all candidates, compare them with the first, and store the tables in a folder below `target`."""
     environment = machine.environment()
-    run(work, candidates, settings, work.scratch)
+    with _untold_failures():
+        run(work, candidates, settings, work.scratch)
+    _refuse_unmeasured(candidates)
     artifacts = rows.tables(work, candidates, settings, [])
     artifacts["environments"] = work.rows("environments", [environment])
     tables = {name: _read(work, artifacts[name]) for name in ("benchmarks", "throughputs")}
@@ -118,6 +118,44 @@ def _measure(work: Work, candidates: list[Candidate], settings: Benchmark, targe
     compared = comparisons(tables, reference, fresh_processes(settings))
     artifacts["comparisons"] = work.rows("comparisons", compared)
     return Measurement(tables, reference, compared, _keep(work, artifacts, target))
+
+
+@contextmanager
+def _untold_failures() -> Iterator[None]:
+    """Keep the log from telling that candidates fail: the table below it, or the message in its place, says why."""
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return record.msg != FAILED
+
+    LOG.addFilter(is_told)
+    try:
+        yield
+    finally:
+        LOG.removeFilter(is_told)
+
+
+def _refuse_unmeasured(candidates: list[Candidate]) -> None:
+    """Check that some latency could be measured.
+
+    Raises
+    ------
+    Mistake
+        If the runtimes could not execute any of the files.
+    RuntimeError
+        If none was measured because processes were ended from outside.
+    """
+    reasons: dict[str, list[str]] = {}
+    for candidate in candidates:
+        if candidate.experiment != "latency":
+            continue
+        if candidate.visits and not candidate.error:
+            return
+        reason = candidate.error or next(iter(candidate.errors.values()), "no time was left")
+        reasons.setdefault(without_class(reason), []).append(f"{candidate.variant.name} in {candidate.runtime}")
+    message = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in reasons.items())
+    if any(candidate.killed for candidate in candidates):
+        raise RuntimeError(f"nothing could be measured: {message}")
+    raise Mistake(f"nothing could be measured: {message}")
 
 
 def _print_text(measurement: Measurement, notes: list[str]) -> None:
@@ -186,7 +224,7 @@ def _executing(file_format: str) -> list[str]:
     return executing
 
 
-def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmark:
+def _settings(arguments: argparse.Namespace, files: list[ModelFile], device: str) -> Benchmark:
     """Return the settings of the benchmark that the command line asks for.
 
     Raises
@@ -199,13 +237,12 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmar
     # This also refuses `auto`, which is a runtime only in a study.
     if unknown:
         raise Mistake(
-            f"--runtime: unknown runtime {unknown[0]!r}; {suggestion(unknown[0], plugins('runtimes'))}accepted: "
-            f"{', '.join(plugins('runtimes'))}"
+            f"--runtime: unknown runtime {unknown[0]!r}; {suggestion(unknown[0], NAMED)}accepted: {', '.join(NAMED)}"
         )
     try:
         return Benchmark(
             runtimes=tuple(arguments.runtime) or plugins("runtimes"),
-            devices=(arguments.device,),
+            devices=(device,),
             batch_sizes=tuple(arguments.batch) or tuple(fixed[:1]) or (1,),
             throughput=arguments.throughput,
             rounds=arguments.rounds,
@@ -217,7 +254,7 @@ def _settings(arguments: argparse.Namespace, files: list[ModelFile]) -> Benchmar
         )
     except ValidationError as error:
         first = error.errors()[0]
-        option = {"runtimes": "runtime", "devices": "device", "batch_sizes": "batch", "min_seconds": "seconds"}.get(
+        option = {"runtimes": "runtime", "batch_sizes": "batch", "min_seconds": "seconds"}.get(
             str(first["loc"][0]), first["loc"][0]
         )
         raise Mistake(f"--{option}: {first['msg'].removeprefix('Value error, ').removeprefix('Input ')}") from None

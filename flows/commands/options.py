@@ -7,13 +7,15 @@ import re
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 from models._suggestion import suggestion
-from tasks.records import StageName
+from tasks.records import MOST_IMAGES_PER_BATCH, MOST_MINUTES, MOST_SECONDS, MOST_THREADS, StageName, plugins
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+NAMED = tuple(name for name in plugins("runtimes") if name != "null")
+"""Runtimes that help and messages name. The runtime null is left out: it serves only to test how burnish measures."""
 MOST = 1_000_000
-"""Greatest value of an option that counts pixels, images, queries, threads or seconds. Nobody waits for a million."""
+"""Greatest value of an option that counts pixels or queries. Nobody waits for a million."""
 ROUNDS = 100
 """Greatest number of rounds of a benchmark."""
 NOUNS = {
@@ -39,6 +41,19 @@ class Parser(argparse.ArgumentParser):
             about["type"] = _text(NOUNS.get(str(about.get("metavar")), "value"))
         return super().add_argument(*names, **about)
 
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse a command line. An argument that is unknown is a mistake of the command that it was given to."""
+        arguments, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            commands = _commands(self)
+            option = unknown[0].partition("=")[0]
+            owners = [name for name, parser in commands.items() if option in parser._option_string_actions]
+            message = f"unrecognized arguments: {' '.join(unknown)}"
+            if owners:
+                message = f"{option} is an option of {', '.join(owners)}, not of {arguments.command}"
+            commands.get(getattr(arguments, "command", ""), self).error(message)
+        return arguments
+
     def error(self, message: str) -> NoReturn:
         """Print the mistake in one line, and end with exit code 2.
 
@@ -56,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
     def _unknown_option(self, match: re.Match[str]) -> str:
         """Return argparse's message about an unknown option, with the nearest option that exists."""
-        options = [option for action in actions(self) for option in action.option_strings]
+        options = [option for action in self._actions for option in action.option_strings]
         hint = suggestion(match[1], options).rstrip("? ")
         return f"{match[0]} ({hint})" if hint else match[0]
 
@@ -69,12 +84,16 @@ def _unknown_choice(match: re.Match[str]) -> str:
 
 def actions(top: argparse.ArgumentParser) -> list[argparse.Action]:
     """Return all arguments of a parser and of its commands."""
-    arguments = list(top._actions)
+    return [*top._actions, *(action for command in _commands(top).values() for action in command._actions)]
+
+
+def _commands(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """Return the parsers of a parser's commands by their names; none where it has no commands."""
+    commands: dict[str, argparse.ArgumentParser] = {}
     for action in top._actions:
         if isinstance(action, argparse._SubParsersAction):
-            for command in action.choices.values():
-                arguments += command._actions
-    return arguments
+            commands |= action.choices
+    return commands
 
 
 def _text(noun: str) -> Callable[[str], str]:
@@ -119,18 +138,22 @@ def numbers(text: str) -> tuple[int, ...]:
     return tuple(count(part) for part in text.replace("x", ",").split(","))
 
 
-def positive(text: str) -> float:
-    """Parse a number above 0."""
-    if not 0 < float(text) <= MOST:
-        raise ValueError
-    return float(text)
+def batches(text: str) -> tuple[int, ...]:
+    """Parse batch sizes with commas between them."""
+    return tuple(batch(part) for part in text.split(","))
 
 
-def count(text: str) -> int:
-    """Parse a whole number from 1 on."""
-    if not 1 <= int(text) <= MOST:
-        raise ValueError
-    return int(text)
+def _positive(most: int) -> Callable[[str], float]:
+    """Return the type of a number above 0 and up to `most`."""
+
+    def checked(text: str) -> float:
+        if not 0 < float(text) <= most:
+            raise ValueError
+        return float(text)
+
+    # argparse's message about a wrong value has the name of its type.
+    checked.__name__ = f"positive number up to {most}"
+    return checked
 
 
 def points(text: str) -> float:
@@ -142,31 +165,33 @@ def points(text: str) -> float:
 
 def shares(text: str) -> tuple[float, ...]:
     """Parse one number from 0 to 1, or one per channel with commas between them."""
-    numbers = tuple(float(part) for part in text.split(","))
-    if len(numbers) not in (1, 3) or not all(0 <= number <= 1 for number in numbers):
+    values = tuple(float(part) for part in text.split(","))
+    if len(values) not in (1, 3) or not all(0 <= value <= 1 for value in values):
         raise ValueError
-    return numbers
+    return values
 
 
-def rounds(text: str) -> int:
-    """Parse the number of rounds of a benchmark."""
-    if not 1 <= int(text) <= ROUNDS:
-        raise ValueError
-    return int(text)
+def _whole(most: int, noun: str = "whole number") -> Callable[[str], int]:
+    """Return the type of a whole number from 1 to `most`. `noun` says in the message what the number is."""
+
+    def checked(text: str) -> int:
+        if not 1 <= int(text) <= most:
+            raise ValueError
+        return int(text)
+
+    checked.__name__ = f"{noun} from 1 to {most}"
+    return checked
 
 
-def port(text: str) -> int:
-    """Parse the number of a TCP port."""
-    if not 1 <= int(text) <= 65_535:
-        raise ValueError
-    return int(text)
-
-
-# argparse's message about a wrong value has the name of its type.
-numbers.__name__ = "list of whole numbers from 1 to a million"
-positive.__name__ = "positive number up to a million"
-count.__name__ = "whole number from 1 to a million"
+# What a study accepts of threads, batches, seconds and minutes, the options accept too.
+count = _whole(MOST)
+threads = _whole(MOST_THREADS)
+batch = _whole(MOST_IMAGES_PER_BATCH)
+rounds = _whole(ROUNDS)
+port = _whole(65_535, "port")
+seconds = _positive(MOST_SECONDS)
+minutes = _positive(MOST_MINUTES)
+numbers.__name__ = f"list of whole numbers from 1 to {MOST}"
+batches.__name__ = f"list of whole numbers from 1 to {MOST_IMAGES_PER_BATCH}"
 points.__name__ = "number from 0 to 100"
 shares.__name__ = "list of one or three numbers from 0 to 1"
-rounds.__name__ = f"whole number from 1 to {ROUNDS}"
-port.__name__ = "port from 1 to 65535"

@@ -6,7 +6,6 @@ import difflib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 import tempfile
@@ -14,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from flows.commands.options import NAMED
 from flows.commands.trust import refuse_programs
+from flows.devices_here import device_of_option
 from flows.report import profiling_charts
 from flows.runs.choice import chosen_run
 from flows.runs.damage import anew, check
@@ -60,10 +61,7 @@ def main(arguments: argparse.Namespace) -> None:
     # Otherwise PyTorch's profiler warns on standard error where there is no GPU.
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     out = Path(arguments.out)
-    if not re.fullmatch(r"auto|cpu|cuda:\d+", arguments.device):
-        raise Mistake(f"--device: unknown device {arguments.device!r}; accepted: cpu, cuda:N, auto")
-    # With `auto`, the last device is the GPU, if there is one.
-    device = machine.resolve_devices((arguments.device,))[-1]
+    device = device_of_option(arguments.device)
     target = _target(arguments, out)
     runtime = _runtime(arguments, device, target)
     folder, result = _profile(arguments, device, target, runtime)
@@ -92,14 +90,30 @@ def _target(arguments: argparse.Namespace, out: Path) -> Target:
         return Target(file, None, path.name)
     if path is not None and path.suffix.lower() in modelfile.SUFFIXES:
         raise Mistake(f"{arguments.target}: no such file")
+    try:
+        run = _run_with_variants(out, arguments)
+    except Mistake as mistake:
+        if path is not None and not any((out / "runs").glob("*/study.toml")):
+            raise Mistake(f"{arguments.target} is no file in {Path.cwd()}, and {mistake}") from None
+        # The name of a variant is a path, so this is none, whatever runs there are.
+        if path is not None and "/" not in arguments.target:
+            raise Mistake(
+                f"{arguments.target} is no file in {Path.cwd()}, and no variant, whose names are such as lenet5/train"
+            ) from None
+        raise
+    check(out, run, ("summary", "variants", "datasets"))
+    with anew(out, run):
+        return _variant(out, run, arguments.target or _reference(out, run))
+
+
+def _run_with_variants(out: Path, arguments: argparse.Namespace) -> str:
+    """Return the name of the run that the command line means. Raise `Mistake` where it has no variants yet."""
     run = chosen_run(out, arguments.run, "study.toml" if arguments.target else "result.json")
     if not (out / "tables" / "variants" / f"{run}.parquet").is_file():
         reason = unfinished(out, run)
         if reason:
             raise Mistake(reason)
-    check(out, run, ("summary", "variants", "datasets"))
-    with anew(out, run):
-        return _variant(out, run, arguments.target or _reference(out, run))
+    return run
 
 
 def _profile(arguments: argparse.Namespace, device: str, target: Target, runtime: str) -> tuple[Path, Profile]:
@@ -140,8 +154,7 @@ def _runtime(arguments: argparse.Namespace, device: str, target: Target) -> str:
     runtime = arguments.runtime or runtimes.USUAL.get(file.format, file.format)
     if runtime not in plugins("runtimes"):
         raise Mistake(
-            f"--runtime: unknown runtime {runtime!r}; {suggestion(runtime, plugins('runtimes'))}accepted: "
-            f"{', '.join(plugins('runtimes'))}"
+            f"--runtime: unknown runtime {runtime!r}; {suggestion(runtime, NAMED)}accepted: {', '.join(NAMED)}"
         )
     if file.format not in formats(runtime):
         accepted = [plugin for plugin in plugins("runtimes") if file.format in formats(plugin)]

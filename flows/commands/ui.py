@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,31 @@ def main(arguments: argparse.Namespace) -> None:
         f"Ctrl-C ends the pages, and what was started from them",
         flush=True,
     )
-    _until_one_ends({"server": (server.process, server.log), "worker": (worker, log)})
+    try:
+        _until_one_ends({"server": (server.process, server.log), "worker": (worker, log)})
+    except KeyboardInterrupt:
+        _end_runs(worker)
+        raise
+
+
+def _end_runs(worker: subprocess.Popen[bytes]) -> None:
+    """End the worker and the runs that it has started, and mark these in Prefect while its server still answers.
+
+    The supervisor gives this a moment (`GRACE_SECONDS`). What is not marked by then is marked at the next start.
+    """
+    import psutil
+
+    from flows.orchestration import liveness
+
+    with suppress(psutil.NoSuchProcess):
+        processes = [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(processes, timeout=0.5)
+    # The server may have ended too.
+    with suppress(Exception):
+        liveness.mark_crashed(everything=True)
 
 
 def _start_worker(log: Path) -> subprocess.Popen[bytes]:

@@ -150,21 +150,25 @@ def candidates(contents: Contents) -> Row:
 
 
 def _cards(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Winner or provisional best, runner-up and reference with their figures."""
+    """Winner or provisional best, runner-up and reference with their figures, and what makes them doubtful."""
     cards = []
+    marked = any(row["role"] == "reference" and row["conditions"] for row in rows)
     for row in (row for row in rows if row["role"]):
         figures = [("median latency", f"{sig(row['latency_median_ms'])} ms")]
         if row["role"] != "reference" and row["speedup"] is not None:
             speed_up = cell(row, "speedup", sig)
             known = speed_up.sort is not None
             times = f"{speed_up.text} ×" if known else f"{speed_up.text} ({speed_up.below})"
-            figures.append(("times as fast as the reference", times))
+            figures.append((f"times as fast as the {'marked ' if marked else ''}reference", times))
         figures += [
             ("images per second", sig(row["images_per_second"])),
             (METRIC_NAMES[metric], share(row[metric])),
             ("size", f"{mb(row['size_bytes'])} MB"),
         ]
-        cards.append({"role": row["role"], "words": words(row), "figures": figures})
+        doubt = ""
+        if row["role"] == "reference" and row["conditions"]:
+            doubt = f"Marked: measured under bad conditions ({row['conditions']}), so speed-ups over it are doubtful."
+        cards.append({"role": row["role"], "words": words(row), "figures": figures, "doubt": doubt})
     return cards
 
 

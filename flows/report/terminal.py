@@ -129,14 +129,14 @@ def _legend(summary: pl.DataFrame, figures: Sequence[str], images: str) -> Itera
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return status and reason of the rows that are not ok -> the variants that it is about."""
+    """Return status and reason of the rows that are not ok -> the candidates concerned, each with its runtime."""
     reasons: dict[str, list[str]] = {}
     for row in rows:
         status = cell(row, "status", str).text
         if status != "ok":
             # Conditions are many figures; the report has them.
-            why = row["error"] or "measured under bad conditions (the report says which); it cannot win"
-            reasons.setdefault(f"{status}: {why}", []).append(row["variant"])
+            why = row["error"] or "measured under bad conditions (the report says which), and cannot win"
+            reasons.setdefault(f"{status}: {why}", []).append(f"{row['variant']} in {row['runtime']}")
     return reasons
 
 

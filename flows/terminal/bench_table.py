@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.terminal.blocks import LEAST_NAME, blocks
 from flows.terminal.names import broken
+from tasks.machine.causes import without_class
 from tasks.tables.figures import interval, sig
 
 if TYPE_CHECKING:
@@ -29,6 +30,11 @@ SHORTEST = 18
 """Figures are left out until this many characters are free for models' names. Longer names take several lines."""
 FOLDED = 2
 """More notes of one kind than this are joined to a single line."""
+STAR = (
+    "*: measured under the bad conditions named above, or compared with a reference that was; such figures and "
+    "verdicts are doubtful: measure again while nothing else runs."
+)
+RATE = "images/s: over the whole time, slow queries included; median: half of the queries are faster."
 UNCLEAR = "unclear"
 """Short word for the verdict "indistinguishable". The line below the table says what it means."""
 
@@ -113,7 +119,7 @@ def text(measured: dict[str, pl.DataFrame], compared: list[Row], reference: str,
         for row in rows:
             place = f"{label(row)}, batch {row['batch_size']}, {experiment}"
             if row["error"]:
-                notes.append((place, row["error"]))
+                notes.append((place, without_class(row["error"])))
             elif row["conditions"]:
                 notes.append((place, f"* {row['conditions']}"))
     below = folded(notes)
@@ -123,6 +129,10 @@ def text(measured: dict[str, pl.DataFrame], compared: list[Row], reference: str,
             "where that holds 1. Everything measured is in the tables below."
         )
         below = [explanation, *below]
+    if "images/s" in target.getvalue():
+        below.insert(0, RATE)
+    if any(line.startswith("* ") for line in below):
+        below.append(STAR)
     lines = [line.rstrip() for line in target.getvalue().splitlines()]
     return "\n".join([*lines, "", *(wrapped(line, width) for line in below)]) + "\n"
 
@@ -223,15 +233,17 @@ def _comparison(rows: list[Row], verdicts: dict[tuple[str, int], Row], reference
         comparison = verdicts.get((label(row), row["batch_size"]))
         ratio = ""
         word = ""
+        is_doubtful = bool(row["conditions"])
         if comparison is not None:
             ratio = f"{sig(comparison['ratio'])} ({_ends(comparison)})"
+            is_doubtful = is_doubtful or bool(comparison["conditions"])
             word = UNCLEAR if comparison["verdict"] == "indistinguishable" else comparison["verdict"]
         elif row["status"] != "ok":
             word = row["status"]
         elif label(row) == reference and verdicts:
             word = "reference"
         ratios.append(ratio)
-        words.append(word + ("*" if row["conditions"] else ""))
+        words.append(word + ("*" if is_doubtful else ""))
     columns = {"× reference": ratios, "": words}
     return {title: cells for title, cells in columns.items() if any(cells)}
 

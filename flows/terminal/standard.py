@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 BROKEN_PIPE = 141
 """Exit code of a command whose output nobody reads any more: what a shell shows for a program that SIGPIPE ended."""
+LEAST_FILES = 64
+"""Open files that a short study needs: it ends with a limit of 64, and fails with one of 40."""
 
 
 class Unwritable(BaseException):
@@ -98,6 +100,28 @@ def too_many_files(error: Exception) -> str:
     """Return what the user can do where a process may not open enough files; empty for any other error."""
     if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
         return ""
+    return _few_files()
+
+
+def refuse_few_files() -> None:
+    """Raise this process's limit of open files to `LEAST_FILES`, as far as the system allows.
+
+    Raises
+    ------
+    OSError
+        If it does not allow as many. Below that, libraries fail in the midst of their work, some with a stack trace.
+    """
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= LEAST_FILES:
+        return
+    if hard != resource.RLIM_INFINITY and hard < LEAST_FILES:
+        raise OSError(errno.EMFILE, _few_files())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (LEAST_FILES, hard))
+
+
+def _few_files() -> str:
     import resource
 
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]

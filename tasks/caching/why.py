@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ MOST_REASONS = 2
 """A log line names at most this many reasons. The file that `burnish why` reads has all of them."""
 MOST_LETTERS = 300
 """The reasons in a log line are cut to this many characters."""
+HASH = re.compile("[0-9a-f]{64}")
+"""Matches what stands for a content or a piece of code in a key."""
 BEGUN = "begun"
 """Outcome of a stage whose computation has begun. It remains if the stage is cut off."""
 COMPUTED = "computed"
@@ -118,12 +121,17 @@ def _differences(before: dict[str, Any] | None, parts: dict[str, Any], explained
     differing = [name for name in sorted(before.keys() | parts.keys()) if before.get(name) != parts.get(name)]
     if not differing:
         return [] if explained else ["the last attempt left no result to keep"]
-    return [f"{name}: {_short(before.get(name))} -> {_short(parts.get(name))}" for name in differing]
+    return [_difference(name, before.get(name), parts.get(name)) for name in differing]
 
 
-def _short(value: Any) -> str:
-    """Return a part of a key as text; of a hash its first 10 digits."""
+def _difference(name: str, before: Any, now: Any) -> str:
+    """Return in words how a part of a key differs. A hash tells a person nothing but that the content is another."""
+    if HASH.fullmatch(str(before)) and HASH.fullmatch(str(now)):
+        return f"{name} has another content"
+    return f"{name}: {_in_words(before)} -> {_in_words(now)}"
+
+
+def _in_words(value: Any) -> str:
     if value is None:
         return "absent"
-    text = str(value)
-    return text[:10] if len(text) == 64 else text
+    return "present" if HASH.fullmatch(str(value)) else str(value)

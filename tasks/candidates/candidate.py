@@ -29,6 +29,8 @@ SPREAD = 1.0
 BATCHES = 4
 # Queries in flight on a GPU, where throughput is measured: one computes while the other is copied.
 GPU_SLOTS = 2
+# What the log says of a candidate that fails: its label, and why.
+FAILED = "%s failed: %s"
 
 
 @dataclass
@@ -125,7 +127,7 @@ class Candidate:
             self.error = str(error)
             self.killed = isinstance(error, Killed)
             self.stop()
-        log.warning("%s failed: %s", self.label, error)
+        log.warning(FAILED, self.label, error)
 
 
 def fresh_processes(settings: Benchmark) -> int:

@@ -57,11 +57,20 @@ def open(data: Data) -> Source:
         return fingerprint([path for paths in files.values() for path in paths], root)
 
     def load() -> Images:
-        files, _ = find()
+        files, root = find()
         images = _load(files, data)
-        return replace(images, unused=images.unused + _unused_files(location(data)))
+        layout = _layout(files, root) or images.layout
+        return replace(images, layout=layout, unused=images.unused + _unused_files(location(data)))
 
     return Source(load, content)
+
+
+def _layout(files: Files, root: Path) -> str:
+    """Return which files are which split, in words; empty where there is one part alone."""
+    if len(files) < 2:
+        return ""
+    names = {part: few([path.relative_to(root).as_posix() for path in paths], 2) for part, paths in files.items()}
+    return f"the splits are the files {', '.join(f'{name} ({part})' for part, name in names.items())}"
 
 
 def _find(data: Data) -> tuple[Files, Path]:

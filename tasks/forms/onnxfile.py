@@ -49,8 +49,40 @@ def describe(file: Path) -> Described:
     NotOnnx
         If it is no ONNX, or has no operators.
     ValueError
-        If it has more or fewer inputs than one, no batch axis, an input type that is no number, or external data that
-        is missing, cut off or elsewhere. The message does not name the file.
+        If it has no outputs, more or fewer inputs than one, no batch axis, an input type that is no number, or external
+        data that is missing, cut off or elsewhere. The message does not name the file.
+    """
+    import onnx
+
+    model = load(file)
+    tensor = image_input(model).type.tensor_type
+    sizes = sizes_of(tensor)
+    if sizes == []:
+        raise ValueError(f"its input {image_input(model).name} has no batch axis")
+    data = tuple(_external(model, file))
+    notes = [note for note in (_complaint(model, file), _odd_sizes_note(model)) if note is not None]
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+    if dtype.kind not in "fiub":
+        name = onnx.TensorProto.DataType.Name(tensor.elem_type)
+        raise ValueError(f"its input {image_input(model).name} is of type {name}, of which burnish makes no images")
+    return Described(
+        batch=sizes[0] if sizes else None,
+        shape=tuple(sizes[1:]) if sizes else None,
+        dtype=str(dtype),
+        data=data,
+        notes=tuple(notes),
+    )
+
+
+def load(file: Path) -> onnx.ModelProto:
+    """Read a file's graph, without weights that are in other files.
+
+    Raises
+    ------
+    NotOnnx
+        If it is no ONNX, or has no operators.
+    ValueError
+        If it has no outputs.
     """
     import onnx
     from google.protobuf.message import DecodeError
@@ -63,46 +95,43 @@ def describe(file: Path) -> Described:
         raise NotOnnx("no graph that can be read") from None
     if not model.graph.node:
         raise NotOnnx("no operators")
-    tensor = _input(model).type.tensor_type
-    sizes = _sizes(tensor) if tensor.HasField("shape") else None
-    if sizes == []:
-        raise ValueError(f"its input {_input(model).name} has no batch axis")
-    data = tuple(_external(model, file))
-    notes = [note for note in (_complaint(model, file), _odd_sizes_note(model)) if note is not None]
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-    if dtype.kind not in "fiub":
-        name = onnx.TensorProto.DataType.Name(tensor.elem_type)
-        raise ValueError(f"its input {_input(model).name} is of type {name}, of which burnish makes no images")
-    return Described(
-        batch=sizes[0] if sizes else None,
-        shape=tuple(sizes[1:]) if sizes else None,
-        dtype=str(dtype),
-        data=data,
-        notes=tuple(notes),
-    )
+    if not model.graph.output:
+        raise ValueError("its graph has no outputs, so it answers nothing; export it again")
+    return model
 
 
-def _input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    """Return the only input that is no weight."""
+def image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
+    """Return the only input that is no weight.
+
+    Raises
+    ------
+    ValueError
+        If there are more or fewer, or it is no tensor.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
         names = ", ".join(value.name for value in inputs)
         raise ValueError(f"it has {len(inputs)} inputs ({names}); models of one are measured")
+    if not inputs[0].type.HasField("tensor_type"):
+        kind = (inputs[0].type.WhichOneof("value") or "nothing").removesuffix("_type")
+        raise ValueError(f"its input {inputs[0].name} is of type {kind}; models of one tensor are measured")
     return inputs[0]
 
 
-def _sizes(tensor: Any) -> list[int | None]:
-    """Return the sizes of a shape, None where one is open.
+def sizes_of(tensor: Any) -> list[int | None] | None:
+    """Return the sizes of a tensor type's shape, None for one that is open. None altogether where it has no shape.
 
-    That is a size without a value, with a name, or below 1 (Paddle writes -1, others 0).
+    Open is a size without a value, with a name, or below 1 (Paddle writes -1, others 0).
     """
+    if not tensor.HasField("shape"):
+        return None
     return [size.dim_value if size.HasField("dim_value") and size.dim_value >= 1 else None for size in tensor.shape.dim]
 
 
 def _odd_sizes_note(model: onnx.ModelProto) -> str | None:
     """Return a note on sizes below 1 in the input's shape, or None where there are none."""
-    sizes = _input(model).type.tensor_type.shape.dim
+    sizes = image_input(model).type.tensor_type.shape.dim
     below = sorted({size.dim_value for size in sizes if size.HasField("dim_value") and size.dim_value < 1})
     if not below:
         return None
@@ -116,7 +145,7 @@ def _misread_sizes(model: onnx.ModelProto) -> list[Any]:
     Every runtime takes -1 as open, but ONNX Runtime takes 0 as nothing but 0, and OpenVINO takes -5 as 0. Where the
     input has no such size, the list is empty.
     """
-    misread_input = _misread(_input(model))
+    misread_input = _misread(image_input(model))
     if not misread_input:
         return []
     for value in (*model.graph.output, *model.graph.value_info):
@@ -139,7 +168,7 @@ def _external(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, Path]]:
     """
     ends: dict[str, int] = {}
     """File -> number of the last byte that the graph uses."""
-    for tensor in _stored_apart(model):
+    for tensor in stored_apart(model):
         entries = {entry.key: entry.value for entry in tensor.external_data}
         place = entries.get("location", "")
         ends[place] = max(ends.get(place, 0), int(entries.get("offset", 0)) + int(entries.get("length", 0)))
@@ -157,11 +186,30 @@ def _external(model: onnx.ModelProto, file: Path) -> Iterator[tuple[str, Path]]:
         yield place, real
 
 
-def _stored_apart(model: onnx.ModelProto) -> list[Any]:
+def stored_apart(model: onnx.ModelProto) -> list[Any]:
     """Return the tensors whose values are in another file, those within attributes included."""
     from onnx import external_data_helper as helper
 
     return [tensor for tensor in helper._get_all_tensors(model) if helper.uses_external_data(tensor)]
+
+
+def load_whole(file: Path, data: tuple[tuple[str, Path], ...]) -> onnx.ModelProto:
+    """Read a file with all its weights, those in the files `data` (as `describe` found them) included.
+
+    onnx's own function refuses links, which is how caches keep large files.
+    """
+    import onnx
+
+    model = load(file)
+    places = dict(data)
+    for tensor in stored_apart(model):
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        with places[entries["location"]].open("rb") as weights:
+            weights.seek(int(entries.get("offset", 0)))
+            tensor.raw_data = weights.read(int(entries["length"]) if "length" in entries else -1)
+        del tensor.external_data[:]
+        tensor.data_location = onnx.TensorProto.DEFAULT
+    return model
 
 
 def _folders(file: Path) -> list[Path]:
@@ -193,13 +241,13 @@ def _complaint(model: onnx.ModelProto, file: Path) -> str | None:
             "library knows, and so it is measured unchecked, with each runtime that loads it"
         )
     try:
-        if not _stored_apart(model):
+        if not stored_apart(model):
             # It gets the path, because it takes no more than 2 GB from memory.
             onnx.checker.check_model(str(file))
             return None
         without_data = onnx.ModelProto()
         without_data.CopyFrom(model)
-        for tensor in _stored_apart(without_data):
+        for tensor in stored_apart(without_data):
             del tensor.external_data[:]
             tensor.ClearField("data_location")
             tensor.dims[:] = [0]
@@ -229,7 +277,7 @@ def executable(file: Path, data: tuple[tuple[str, Path], ...], folder: Path) -> 
         size.ClearField("dim_value")
     folder.mkdir(parents=True, exist_ok=True)
     names = {place: f"weights-{number}" for number, (place, _) in enumerate(data)}
-    for tensor in _stored_apart(model):
+    for tensor in stored_apart(model):
         for entry in tensor.external_data:
             entry.value = names[entry.value] if entry.key == "location" else entry.value
     for place, real in data:

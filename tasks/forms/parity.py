@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy
 
@@ -12,7 +12,6 @@ from tasks.records import Prepared
 
 if TYPE_CHECKING:
     from tasks.caching.work import Work
-    from tasks.runtimes import Session
 
 
 BATCH = 8
@@ -20,18 +19,30 @@ BATCH = 8
 
 
 def compared_images(work: Work, data: Prepared, count: int) -> numpy.ndarray:
-    """Return normalised validation images, evenly spread over their rows because a source may be sorted by class.
+    """Return the images of `compared_pixels`, normalised: float32, (images, channels, height, width)."""
+    return normalise(compared_pixels(work, data, count), data.mean, data.std)
 
-    They are float32, (images, channels, height, width), and at least `BATCH`. Where all images are for testing, they
-    are test images: a form is compared with its parent on them, and nothing is chosen by the result.
+
+def compared_pixels(work: Work, data: Prepared, count: int) -> numpy.ndarray:
+    """Return validation images, evenly spread over their rows because a source may be sorted by class.
+
+    They are uint8, (images, height, width, channels), and at least `BATCH`. Where all images are for testing, they are
+    test images: a form is compared with its parent on them, and nothing is chosen by the result.
     """
     arrays = load_arrays(work.store, data)
     rows = arrays.rows_of("validation" if data.validation_rows else "test")
     chosen = numpy.linspace(0, len(rows) - 1, max(BATCH, min(count, len(rows)))).astype(int)
-    return normalise(arrays.images[rows[chosen]], data.mean, data.std)
+    return arrays.images[rows[chosen]]
 
 
-def parity(parent: Session, form: Session, images: numpy.ndarray) -> float:
+class Classifier(Protocol):
+    """Whatever classifies images: a session of a runtime, or more than that."""
+
+    def run(self, inputs: numpy.ndarray) -> numpy.ndarray:
+        """Return the logits of a batch of images."""
+
+
+def parity(parent: Classifier, form: Classifier, images: numpy.ndarray) -> float:
     """Return the largest difference between a form's logits and its parent's, divided by the parent's largest logit.
 
     The images are run one by one and in batches of 8, and the larger result is returned.

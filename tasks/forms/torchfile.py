@@ -76,8 +76,11 @@ def pickled(path: Path) -> str:
             'was made: torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
         )
     kind = "a state dict or checkpoint" if isinstance(content, dict) else f"a {type(content).__name__}"
+    weights = json.dumps(str(path), ensure_ascii=False)
+    models = shlex.quote(f'models=[{{name="MODEL", pretrained={weights}}}]')
     return (
-        f"without TorchScript code: {kind}, which has weights and no architecture; measure it by a study (burnish run "
-        f'STUDY --set \'models=[{{name="…", pretrained="{path}"}}]\' --set train.epochs=0), or export the model: '
+        f"without TorchScript code: {kind}, which has weights and no architecture; measure it by a study, with the "
+        f"name of its architecture for MODEL: burnish run quickstart --set {models} --set data.path=IMAGES "
+        "--set train.epochs=0 --skip tune,augment,prune; or export the model: "
         'torch.onnx.export(model.eval(), (torch.zeros(1, 3, 224, 224),), "model.onnx")'
     )

@@ -10,6 +10,10 @@ PLACE = re.compile(r"/\S+\.(?:cc|cpp|h):\d+ [\w:~<>]+\([^()]*\)\s*(?:const )?")
 STATUS = re.compile(r"^\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 WRAPPERS = ("Exception from ", "Check '", "FrontEnd API failed", "While validating ", "Model wasn't fully converted")
 """Beginnings of the lines in which OpenVINO says where it was, not what was wrong."""
+CLASSES = re.compile(
+    r"^(RuntimeError|ValueError|Fail|InvalidArgument|InvalidGraph|InvalidProtobuf|NotImplemented|RuntimeException): "
+)
+"""Names of exceptions that say no more than that something failed; but for the first two they are ONNX Runtime's."""
 LONGEST = 400
 """Characters of a cause, at most."""
 
@@ -28,6 +32,11 @@ def cause(error: BaseException) -> str:
     else:
         words = lines[0]
     return words if len(words) <= LONGEST else f"{words[: LONGEST - 3]}..."
+
+
+def without_class(text: str) -> str:
+    """Return a failure's text without the name of an exception at its beginning, where that name says nothing."""
+    return CLASSES.sub("", text)
 
 
 def _openvino(lines: list[str]) -> str:

@@ -209,7 +209,7 @@ def capacity(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return f"Server: {best:.3g} queries per second is the highest rate tried that kept the limit, {limit}."
     lowest = min((row["target_rate"] for row in tried if row["target_rate"]), default=None)
     if lowest is None:
-        return f"Server: none kept the limit, {limit}: one query alone exceeds it."
+        return f"Server: no rate of queries can keep the limit, {limit}, because one query alone takes longer."
     return (
         f"Server: none of the {len(tried)} rates tried, from {lowest:.3g} queries per second on, kept the limit, "
         f"{limit}."

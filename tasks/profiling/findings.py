@@ -52,6 +52,8 @@ class Case:
     split: tuple[float, float, float, float] | None = None
     """Milliseconds per query of host-to-device copy (H2D), enqueue, compute and device-to-host copy (D2H). None on a
     CPU."""
+    recorded: int = 0
+    """How many queries were recorded. The operators may be summed over fewer: see `Measured.queries`."""
 
     def share(self, operators: Iterable[Operator]) -> float:
         """Return which share of the time of all operators these operators take."""

@@ -102,14 +102,19 @@ def too_few_queries(case: Case) -> list[Finding]:
     """Find too few queries: a stall of the machine in one of them would be taken for the time of an operator."""
     if case.profile.queries >= LEAST_QUERIES:
         return []
-    count = f"{case.profile.queries} quer{'y' if case.profile.queries == 1 else 'ies'}"
+    if case.recorded > case.profile.queries:
+        evidence = (
+            f"{case.recorded} queries were recorded, of which the calmest quarter counts, here "
+            f"{case.profile.queries}; the operators' shares need {LEAST_QUERIES} that count"
+        )
+    else:
+        evidence = f"queries recorded: {case.profile.queries}; the operators' shares need {LEAST_QUERIES}"
     return [
         Finding(
             severity="high",
             what="too few queries to say where the time goes",
             nodes=(),
-            evidence=f"operators could be summed over {count}, and their shares need {LEAST_QUERIES}; where a runtime "
-            "tells queries apart, the calmest quarter of the recorded ones counts",
-            remedy=f"--queries {4 * LEAST_QUERIES} or more",
+            evidence=evidence,
+            remedy=f"--queries {4 * LEAST_QUERIES} or more, a quarter of which is {LEAST_QUERIES}",
         )
     ]

@@ -143,6 +143,7 @@ def profile(
                     cores=machine.cores(),
                     cpu_features=machine.cpu()[1],
                     split=split_ms,
+                    recorded=queries,
                 )
             ),
             certificate=certificate,

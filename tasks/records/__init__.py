@@ -8,7 +8,19 @@ alike.
 
 from __future__ import annotations
 
-from tasks.records._base import AUTO, PATTERNS, Record, StageName, formats, plugins, skippable
+from tasks.records._base import (
+    AUTO,
+    MOST_IMAGES_PER_BATCH,
+    MOST_MINUTES,
+    MOST_SECONDS,
+    MOST_THREADS,
+    PATTERNS,
+    Record,
+    StageName,
+    formats,
+    plugins,
+    skippable,
+)
 from tasks.records._data import Data, Model
 from tasks.records._forms import QAT_SETTINGS, QUANTIZE_SETTINGS, Benchmark, Build, Export, Qat, Quantize, Select, Serve
 from tasks.records._results import (
@@ -26,10 +38,14 @@ from tasks.records._results import (
 )
 from tasks.records._search import OF_MODEL, Ablate, Augment, Choice, Prune, Range, Tune
 from tasks.records._study import Study
-from tasks.records._train import POLICIES, Train
+from tasks.records._train import POLICIES, Train, device_name
 
 __all__ = [
     "AUTO",
+    "MOST_IMAGES_PER_BATCH",
+    "MOST_MINUTES",
+    "MOST_SECONDS",
+    "MOST_THREADS",
     "OF_MODEL",
     "PATTERNS",
     "POLICIES",
@@ -65,6 +81,7 @@ __all__ = [
     "Trained",
     "Tune",
     "Variant",
+    "device_name",
     "formats",
     "plugins",
     "skippable",

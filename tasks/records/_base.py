@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
+MOST_IMAGES_PER_BATCH = 65_536
+"""Twice the 32,768 of the largest batches that ImageNet was trained with."""
+MOST_THREADS = 8_192
+"""Linux on x86-64 is built for at most 8,192 processors."""
+MOST_SECONDS = 604_800
+"""A week."""
+MOST_MINUTES = 10_080
+"""A week."""
 # Every number of a study has a least and a greatest value, so that a slip (epochs = 10^23) is refused before anything
 # is computed. The greatest is about ten times what anybody has had a use for; it does not say what a machine can do.
 Epochs = Annotated[int, Field(ge=0, le=10_000)]
@@ -25,22 +33,19 @@ Images = Annotated[int, Field(ge=1, le=10_000_000_000)]
 """LAION-5B, the largest public set of images, has 5.85 billion."""
 Pixels = Annotated[int, Field(ge=1, le=16_384)]
 """Height or width. A colour image of 16,384 pixels each way takes 805 MB as uint8."""
-Batch = Annotated[int, Field(ge=1, le=65_536)]
-"""Images per batch: at most twice the 32,768 of the largest batches that ImageNet was trained with."""
+Batch = Annotated[int, Field(ge=1, le=MOST_IMAGES_PER_BATCH)]
+"""Images per batch."""
 Batches = Annotated[tuple[Batch, ...], Field(min_length=1, max_length=100)]
 Times = Annotated[int, Field(ge=1, le=10_000)]
 """A number of rounds, trials, steps or processes, each of which takes seconds at least."""
 Queries = Annotated[int, Field(ge=1, le=1_000_000_000)]
-Threads = Annotated[int, Field(ge=0, le=8_192)]
-"""Linux on x86-64 is built for at most 8,192 processors."""
+Threads = Annotated[int, Field(ge=0, le=MOST_THREADS)]
 Channels = Annotated[int, Field(ge=1, le=65_536)]
 Mebibytes = Annotated[int, Field(ge=1, le=16_777_216)]
 """At most 16 TiB."""
-Seconds = Annotated[float, Field(ge=0, le=604_800)]
-"""At most a week."""
-SomeSeconds = Annotated[float, Field(gt=0, le=604_800)]
-Minutes = Annotated[float, Field(gt=0, le=10_080)]
-"""At most a week."""
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS)]
+SomeSeconds = Annotated[float, Field(gt=0, le=MOST_SECONDS)]
+Minutes = Annotated[float, Field(gt=0, le=MOST_MINUTES)]
 Milliseconds = Annotated[float, Field(gt=0, le=3_600_000)]
 """At most an hour."""
 Rate = Annotated[float, Field(gt=0, le=1_000)]
@@ -182,7 +187,8 @@ def skippable(stage: str) -> str:
 def known(value: str, accepted: tuple[str, ...], noun: str) -> str:
     """Return `value`, if it is one of those accepted. Else raise a ValueError that calls it an unknown `noun`."""
     if value not in accepted:
-        raise ValueError(f"unknown {noun} {value!r}; {suggestion(value, accepted)}accepted: {', '.join(accepted)}")
+        listed = ", ".join(name for name in accepted if name)
+        raise ValueError(f"unknown {noun} {value!r}; {suggestion(value, accepted)}accepted: {listed}")
     return value
 
 

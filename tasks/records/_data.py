@@ -169,6 +169,13 @@ class Model(Record):
             check(value)
         return value
 
+    @field_validator("pretrained")
+    @classmethod
+    def _pretrained(cls, value: str | None) -> str | None:
+        if value is not None and not value.strip():
+            raise ValueError("an empty text names no weights; accepted: hub, a file or package:NAME")
+        return value
+
     @model_validator(mode="after")
     def _fitting(self) -> Model:
         """Refuse settings of a model by name where a file is given, and the other way round."""

@@ -172,7 +172,10 @@ class Study(Record):
             if scratch:
                 raise ValueError(f"train.epochs: 0 is for pretrained models; {', '.join(scratch)} would stay untrained")
             if self.tune.trials or self.augment.policies:
-                raise ValueError("train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = []")
+                raise ValueError(
+                    "train.epochs: 0 trains nothing; set tune.trials = 0 and augment.policies = [], or leave these "
+                    'stages out with skip = ["tune", "augment"]'
+                )
         if self.data.test_fraction == 1:
             if self.train.epochs or self.prune.ratios or self.qat.epochs:
                 raise ValueError(

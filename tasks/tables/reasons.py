@@ -193,10 +193,13 @@ def _speed_up(row: Row, reference: Row) -> str:
     """Return how many times as fast as the reference a row is, with its interval; empty where it was not compared."""
     if row["speedup"] is None:
         return ""
+    marked = ""
+    if reference["conditions"] is not None and row["device"] == reference["device"]:
+        marked = f", itself measured under bad conditions: {reference['conditions']}"
     if not resolved(row["speedup_low"], row["speedup_high"]):
         why = interval(row["speedup_low"], row["speedup_high"])
-        return f" (the reference's {_ms(reference)}; how many times as fast is not known: {why})"
-    base = f"eager, {_ms(reference)}" if row["device"] == reference["device"] else f"eager on {row['device']}"
+        return f" (the reference's {_ms(reference)}{marked}; how many times as fast is not known: {why})"
+    base = f"eager, {_ms(reference)}{marked}" if row["device"] == reference["device"] else f"eager on {row['device']}"
     times = _times(row["speedup"], row["speedup_low"], row["speedup_high"])
     doubt = ", not distinguishable from it" if row["verdict"] == "indistinguishable" else ""
     return f", {times} as fast as the reference ({base}){doubt}"

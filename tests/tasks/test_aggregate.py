@@ -340,3 +340,10 @@ def test_aggregate_publishes_valid_tables_names_invalid_ones_and_builds_the_data
     assert result.winner is None and "evaluations" in result.reason
     assert not {"summary", "evaluations", "trials"} & set(result.tables)
     assert "benchmark_results.csv" not in result.files
+
+
+def test_a_marked_reference_is_said_beside_the_winners_speed_up(tables: dict[str, pl.DataFrame]) -> None:
+    bad = changed(tables, "benchmarks", {"variant": REFERENCE, "runtime": "eager"}, conditions="throttled")
+    outcome = subject.summarise(bad, factory.study())
+    assert outcome.winner is not None and outcome.winner["variant"] == FAST
+    assert " ms, itself measured under bad conditions: throttled)" in outcome.sentences[0]

@@ -24,6 +24,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+if __name__ == "__main__" and sys.argv[1:]:
+    # Nothing is opened for this: --help answers at once, also in a damaged folder.
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit(0)
+    print(f"app.py takes no arguments, got {sys.argv[1]!r}; HOST and PORT say where it listens", file=sys.stderr)
+    sys.exit(2)
 HERE = Path(__file__).parent
 try:
     ABOUT: dict[str, Any] = json.loads((HERE / "model.json").read_text())

@@ -1,10 +1,10 @@
-"""The table of the prepared data."""
+"""The tables of the prepared data, and of how a given model wants it."""
 
 from __future__ import annotations
 
 import polars as pl
 
-from tasks.tables.schema.column import Column, Table, count, text
+from tasks.tables.schema.column import Column, Table, count, share, text
 
 TABLES: dict[str, Table] = {
     "datasets": Table(
@@ -53,5 +53,27 @@ TABLES: dict[str, Table] = {
             ("dropped_rows", "dropped"),
             ("dropped_reasons", "dropped"),
         ),
+    ),
+    "preparations": Table(
+        "Ways to prepare images that were tried on a given model: one row per try.",
+        {
+            "model": text("label of the model"),
+            "number": count("number of the try, from 0"),
+            "order": text("order of the channels in the model's input", "rgb", "bgr", "grey"),
+            "layout": text("order of the axes of the model's input", "nchw", "nhwc"),
+            "image_size": count("height and width of the model's input, pixels", low=1),
+            "resize": count("shorter side of the image before it is cropped, pixels", low=1),
+            "mean": Column(
+                pl.List(pl.Float64), "mean, of pixels scaled to 0..1: one for all channels, or in RGB order"
+            ),
+            "std": Column(pl.List(pl.Float64), "standard deviation in the same form as mean", low=0),
+            "class_order": text("which output stands for which class, in words"),
+            "images": count("labelled images that it was tried on", low=1),
+            "top1": share("share of these images whose predicted class is right"),
+            "chosen": Column(pl.Boolean, "whether it is how the images are prepared"),
+            "told_by": text("what states or sets parts of it; null where all of it is a guess", null=True),
+        },
+        unique=("model", "number"),
+        ordered=(("image_size", "resize"),),
     ),
 }

@@ -63,3 +63,19 @@ def test_a_bad_value_of_an_option_is_refused_in_a_short_line_with_what_is_accept
 def test_help_of_bench_and_profile_names_all_runtimes(command: str) -> None:
     words = burnish(command, "--help").split()
     assert set(RUNTIMES.split(", ")) <= {word.strip(",") for word in words}
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "words"),
+    [
+        ("flows.cli", 0, "burnish 0."),
+        ("flows.commands.bench", 2, "flows.commands.bench is no program; the command is: burnish"),
+        ("tasks.benchmark", 2, "tasks.benchmark is no program; the command is: burnish"),
+    ],
+)
+def test_a_module_run_as_a_program_works_or_says_that_it_is_none(module: str, code: int, words: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", module, "--version"], cwd=ROOT, text=True, capture_output=True, check=False
+    )
+    assert ended.returncode == code
+    assert words in (ended.stderr or ended.stdout)

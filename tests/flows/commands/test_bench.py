@@ -144,8 +144,8 @@ def test_a_file_that_cannot_be_executed_is_a_failed_row_beside_the_measured_file
     good, bad = null_model(tmp_path / "good", [1.0]), null_model(tmp_path / "bad", [])
     results = bench(capsys, good, bad, *QUICK, "--out", tmp_path)
     assert {row["variant"]: row["status"] for row in results["benchmarks"]} == {"good": "ok", "bad": "failed"}
-    assert main(["bench", str(bad), *QUICK, "--out", str(tmp_path)]) == 1
-    assert "nothing could be measured" in capsys.readouterr().err
+    assert main(["bench", str(bad), *QUICK, "--out", str(tmp_path)]) == 2
+    assert "nothing could be measured: bad in null: " in capsys.readouterr().err
 
 
 def test_an_interrupted_bench_continues_after_its_last_whole_round(

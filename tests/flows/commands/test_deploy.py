@@ -23,6 +23,7 @@ from tasks.prepare import prepare
 from tasks.records import Data
 from tests.support.command import shared_data
 from tests.support.digits import digits
+from tests.support.paths import ROOT
 from tests.support.servers import IMAGES, RUN, FinishedRun, environment, load_app, png, post, served
 
 if TYPE_CHECKING:
@@ -368,3 +369,14 @@ def test_deploy_remarks_on_a_winner_at_batch_8_and_refuses_a_run_without_winner(
         printed = capsys.readouterr().err
         assert f"run {RUN} has no winner, so there is nothing to deploy by itself" in printed
         assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("argument", "code", "words"),
+    [("--help", 0, "python app.py"), ("--port=1", 2, "takes no arguments, got '--port=1'")],
+)
+def test_the_server_program_prints_its_usage_and_refuses_arguments(argument: str, code: int, words: str) -> None:
+    program = ROOT / "flows" / "commands" / "deployed" / "app.py"
+    ended = subprocess.run([sys.executable, program, argument], text=True, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == code
+    assert words in (ended.stdout if code == 0 else ended.stderr)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import pytest
 
 from flows import cli
@@ -120,3 +123,121 @@ def test_a_word_that_resembles_no_accepted_value_gets_no_suggestion(word: str) -
     with pytest.raises(Mistake) as raised:
         load("quickstart", [f"data.source={word}"])
     assert "did you mean" not in str(raised.value)
+
+
+@pytest.mark.parametrize("command", ["bench", "profile"])
+@pytest.mark.parametrize(
+    ("option", "value", "accepted"),
+    [
+        ("--threads", "99999", "whole number from 1 to 8192"),
+        ("--threads", "0", "whole number from 1 to 8192"),
+        ("--batch", "65537", "whole number"),
+        ("--device", "gpu", "unknown device 'gpu'; accepted: auto, cpu, cuda:0"),
+    ],
+)
+def test_bench_and_profile_accept_the_same_values(
+    capsys: pytest.CaptureFixture[str], command: str, option: str, value: str, accepted: str
+) -> None:
+    message = refusal_of(capsys, command, __file__, option, value)
+    assert message.startswith(f"burnish: {option}")
+    assert accepted in message
+
+
+def test_bench_and_profile_refuse_a_missing_device_in_the_same_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("tasks.machine.gpu.gpus", list)
+    messages = {refusal_of(capsys, command, __file__, "--device", "cuda:0") for command in ("bench", "profile")}
+    (message,) = messages
+    assert "cuda:0: this machine has no NVIDIA GPU" in message
+    assert message.endswith("accepted here: auto, cpu")
+
+
+def test_what_skip_leaves_out_contradicts_no_setting(tmp_path: Path) -> None:
+    settings = ["models=[{name='lenet5', pretrained='state.pt'}]", "train.epochs=0"]
+    assert load("quickstart", settings, skip=("tune", "augment")).train.epochs == 0
+    with pytest.raises(Mistake, match=r"^--set: train.epochs: 0 trains nothing; .* skip = \[\"tune\", \"augment\"\]$"):
+        load("quickstart", settings)
+    file = tmp_path / "own.toml"
+    file.write_text("train.epochs = 0\nmodels = [{name = 'lenet5', pretrained = 'state.pt'}]\n")
+    assert load(str(file), [], skip=("tune", "augment")).skip == ("tune", "augment")
+    assert load(str(file), ["tune.trials=0", "augment.policies=[]"]).train.epochs == 0
+    with pytest.raises(Mistake, match=r"own\.toml: train.epochs: 0 trains nothing"):
+        load(str(file), ["data.seed=3"], skip=("prune",))
+    file.write_text("data = 3\n")
+    with pytest.raises(Mistake, match=r"own\.toml: data: "):
+        load(str(file), ["data.seed=3"])
+
+
+def test_the_advice_for_weights_without_an_architecture_is_a_study(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    weights = tmp_path / "it's.pt"
+    torch.save({"fc.weight": torch.zeros(2, 3)}, weights)
+    message = refusal_of(capsys, "bench", str(weights))
+    command = message[message.index("burnish run ") : message.index("; or export")]
+    words = command.replace("MODEL", "lenet5").replace("IMAGES", str(tmp_path))
+    arguments = parser().parse_args(shlex.split(words)[1:])
+    study = load(arguments.study, arguments.settings, skip=arguments.skip)
+    assert study.models[0].pretrained == str(weights)
+    assert (study.train.epochs, study.without_skipped().tune.trials) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("models=[]", 'models: expected at least 1 entry, e.g. models=["lenet5"] (got [])'),
+        ("models=nope", 'models: expected a list, e.g. models=["lenet5"] '),
+        ("models=null", 'models: expected a list, e.g. models=["lenet5"] '),
+        ("models=[3]", "models.0: expected a table, which TOML writes {key = value} (got 3)"),
+        ('models=["resnet18"]', "unknown model 'resnet18'; did you mean torchvision:resnet18? "),
+        ("models.0.pretrained=", "models.0.pretrained: an empty text names no weights; accepted: hub"),
+        ('benchmark.runtimes=["x"]', "unknown runtime 'x'; accepted: auto, eager, eager_fused, onnxruntime,"),
+        ("published=x", "unknown published study 'x'; accepted: cifar100_architectures,"),
+        ("train.lr=0.1", "unknown key train.lr; did you mean learning_rate? "),
+        ("wd=0.1", "unknown key wd; did you mean train.weight_decay? "),
+        ("data.path=", "--set data.path: an empty text names no images (is a variable empty?)"),
+        ("data.path=  ", "--set data.path: an empty text names no images (is a variable empty?)"),
+    ],
+)
+def test_a_refused_setting_says_in_the_users_words_what_is_accepted(setting: str, words: str) -> None:
+    with pytest.raises(Mistake) as raised:
+        load("quickstart", [setting])
+    assert words in str(raised.value)
+
+
+def test_an_empty_path_is_accepted_where_the_source_is_named() -> None:
+    assert load("cifar10-small", ["data.path=", "data.source=digits"]).data.source == "digits"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "quickstart", "--stip", "tune"), "unrecognized arguments: --stip (did you mean --skip) tune"),
+        (("run", "quickstart", "--rounds=3"), "--rounds is an option of bench, not of run"),
+        (("report", "a", "b"), "unrecognized arguments: b"),
+    ],
+)
+def test_an_unknown_option_is_a_mistake_of_its_own_command(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    assert refusal_of(capsys, *arguments) == f"burnish: {message}; see burnish {arguments[0]} --help"
+
+
+def test_what_is_no_file_is_said_with_the_folder_that_was_looked_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert refusal_of(capsys, "run", "nope.toml").startswith(
+        f"burnish: nope.toml: No such file in {tmp_path}, which has no study; presets: quickstart, "
+    )
+    (tmp_path / "note.toml").touch()
+    assert f"No such file in {tmp_path}; did you mean note.toml? " in refusal_of(capsys, "show", "nope.toml")
+    message = f"burnish: nope is no file in {tmp_path}, and no variant, whose names are such as lenet5/train"
+    assert refusal_of(capsys, "profile", "nope").startswith(f"burnish: nope is no file in {tmp_path}, and no runs in ")
+    study = tmp_path / "artifacts" / "runs" / "quickstart-20260101-000000" / "study.toml"
+    study.parent.mkdir(parents=True)
+    study.touch()
+    assert refusal_of(capsys, "profile", "nope") == message

@@ -6,17 +6,17 @@ import signal
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from flows.commands import ui
+from flows.orchestration import liveness
 from flows.orchestration.started import of_deployment
 from tests.support import programs
 from tests.support.command import api, environment_without_server
 from tests.support.paths import ROOT
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 AGAIN = "run the deployment again with the same parameters"
 
@@ -78,3 +78,17 @@ def test_only_the_first_start_of_burnish_ui_says_that_it_makes_a_database(tmp_pa
         "starting Prefect's server, which makes its database this first time, for up to a minute ...\n",
         "starting Prefect's server ...\n",
     ]
+
+
+def test_ctrl_c_in_the_pages_ends_their_runs_and_marks_them_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    marked: list[bool] = []
+    monkeypatch.setattr(liveness, "mark_crashed", lambda *, everything: marked.append(everything))
+    worker = subprocess.Popen(["sh", "-c", "sleep 100 & echo $!; wait"], stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    run = int(worker.stdout.readline())
+    ui._end_runs(worker)
+    assert worker.poll() is not None
+    # The process may still wait for whoever adopted it to take note of its end.
+    state = Path(f"/proc/{run}/status")
+    assert not state.exists() or "State:\tZ" in state.read_text()
+    assert marked == [True]

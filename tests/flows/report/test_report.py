@@ -11,11 +11,13 @@ import polars as pl
 import pytest
 
 from flows.report import page as report
+from flows.report.columns import SUMMARY
 from flows.report.terminal import print_table, table_text
 from tasks import tables as contract
 from tasks.tables import csv_view, frames, summary
 from tasks.tables.schema import TABLES
 from tests.support import factory
+from tests.support.factory import changed
 from tests.support.reports import Page, page_of
 
 if TYPE_CHECKING:
@@ -260,3 +262,21 @@ def test_validation_scores_say_on_how_many_images_they_were_measured(tables: dic
     words = " ".join(Page(page_of_few(tables, "variants", "evaluations", "datasets", "trials")).words.split())
     images = tables["datasets"].filter(split="validation")["rows"][0]
     assert f"Validation macro F1share of {images} images" in words and f"Scoremacro F1 of {images} images" in words
+
+
+def test_a_marked_reference_is_said_on_its_card_and_beside_the_speed_ups() -> None:
+    tables = dict(changed(factory.tables(), "benchmarks", {"variant": factory.REFERENCE}, conditions="throttled"))
+    tables["summary"] = summary.summarise(tables, factory.study()).frame
+    words = " ".join(Page(page_of(tables, factory.study())).words.split())
+    assert "Marked: measured under bad conditions (throttled), so speed-ups over it are doubtful." in words
+    assert "times as fast as the marked reference" in words
+    lines = " ".join(table_text(tables["summary"], width=400).split())
+    assert (
+        f"marked: measured under bad conditions (the report says which), and cannot win ({factory.REFERENCE} in "
+        in (lines)
+    )
+
+
+def test_the_status_stands_beside_the_figures_that_it_is_about() -> None:
+    names = [name for name, *_ in SUMMARY]
+    assert names.index("Status") == names.index("Speed-up") + 1

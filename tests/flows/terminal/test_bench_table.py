@@ -83,7 +83,7 @@ def test_notes_on_conditions_and_errors_are_printed_once() -> None:
     lines = bench_table.text(ROWS, [], REFERENCE, 200).splitlines()
     candidate = "model-with-a-rather-long-name-int8.onnx · onnxruntime"
     assert f"* {candidate}, batch 1, latency: other processes used 40% of the cores" in lines
-    assert "broken.onnx · onnxruntime, batch 1, latency, and 1 more: Fail: no such operator" in lines
+    assert "broken.onnx · onnxruntime, batch 1, latency, and 1 more: no such operator" in lines
     notes = [
         (f"row {percent}", f"* rounds differ by {percent}%; other processes used {30 + percent}% of the cores")
         for percent in (1, 9, 5)
@@ -176,3 +176,15 @@ def test_bench_prints_a_table_of_80_columns_and_nothing_of_prefect(tmp_path: Pat
     assert max(map(len, table.splitlines())) <= 80
     assert table.startswith("Latency, on cpu")
     assert re.search(r"\nfast .* reference\*?\n\s*slow .*(slower|unclear)\*?\n", table), table
+
+
+def test_a_star_is_explained_and_stands_beside_what_is_compared_with_a_marked_reference() -> None:
+    rows = measured_tables(
+        latency_row("a.onnx", "onnxruntime", 1, 2.0, conditions="other processes used 40% of the cores"),
+        latency_row("b.onnx", "onnxruntime", 1, 1.0),
+    )
+    reference = "a.onnx · onnxruntime"
+    lines = bench_table.text(rows, comparisons(rows, reference, 4), reference, 400).splitlines()
+    assert [line.split()[-1] for line in lines[3:5]] == ["faster*", "reference*"]
+    assert lines[-1].startswith("*: measured under the bad conditions named above, or compared with a reference that")
+    assert any(line.startswith("images/s: over the whole time, slow queries included; median: half") for line in lines)

@@ -47,3 +47,12 @@ def test_too_few_open_files_are_reported_with_the_limit_and_how_to_raise_it(tmp_
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("burnish: failed: a process may have 64 open files here (ulimit -n), which are too few;")
+
+
+def test_a_limit_of_so_few_files_that_libraries_would_fail_is_refused_at_once() -> None:
+    ended = run_limited("--nofile=20:20", "run", "quickstart")
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("burnish: failed: a process may have 20 open files here (ulimit -n), which are too few;")
+    raised = run_limited("--nofile=20:200", "why", "--out", "/nowhere")
+    assert raised.stderr.startswith("burnish: no runs in /nowhere/runs")

@@ -45,7 +45,8 @@ def test_the_width_that_a_narrow_column_leaves_goes_to_the_wider_columns() -> No
 @pytest.mark.parametrize("width", [80, 100])
 def test_the_bench_table_shows_long_file_names_that_are_alike_in_full(width: int) -> None:
     rows = measured_tables(*(latency_row(name, "onnxruntime", 1, 2.0 + number) for number, name in enumerate(FILES)))
-    lines = bench_table.text(rows, [], "", width).splitlines()
+    table = bench_table.text(rows, [], "", width).partition("\n\nimages/s")[0]
+    lines = table.splitlines()
     assert max(map(len, lines)) <= width
     names = "".join(line[:40].split("  ")[0].strip() for line in lines[3:])
     assert names == "".join(FILES)

@@ -80,3 +80,15 @@ def test_the_reason_is_the_checkpoint_and_not_a_difference_from_the_last_run(tmp
 def test_the_reason_names_the_round_or_the_search_that_a_stage_continues(tmp_path, write_leftovers, reason):
     interrupted_attempt(tmp_path, 14, write_leftovers)
     assert interrupted_attempt(tmp_path, 14) == [reason]
+
+
+def test_why_has_words_in_place_of_hashes() -> None:
+    from tasks.caching.why import _differences
+
+    before = {"code": "a" * 64, "data.images": "b" * 64, "settings.epochs": 3}
+    now = {"code": "c" * 64, "settings.epochs": 4}
+    assert _differences(before, now, False) == [
+        "code has another content",
+        "data.images: present -> absent",
+        "settings.epochs: 3 -> 4",
+    ]

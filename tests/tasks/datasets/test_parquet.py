@@ -259,3 +259,13 @@ def test_shared_data_is_read_with_its_known_rows_and_classes(
     assert source.classes[0] == first
     for part in source.parts.values():
         assert all(isinstance(image, bytes) for image, _ in part.read([0, part.rows - 1]))
+
+
+def test_the_log_says_which_file_is_which_split(tmp_path: Path) -> None:
+    for name in ("train", "holdout"):
+        write_parquet(tmp_path / f"{name}.parquet", [(png(1), 0), (png(2), 1)], ["a", "b"])
+    layout = open_source(Data(source="parquet", path=str(tmp_path))).images.layout
+    assert set(layout.removeprefix("the splits are the files ").split(", ")) == {
+        "holdout.parquet (test)",
+        "train.parquet (train)",
+    }

@@ -194,7 +194,9 @@ def test_a_limit_below_the_service_time_gives_capacity_0_and_the_reason(clock: C
     assert [(row["target_rate"], row["achieved_rate"], row["kept"], row.keys()) for row in rows] == [
         (None, None, False, COLUMNS)
     ]
-    assert capacity_sentence(rows) == "Server: none kept the limit, a p99 of 9 ms: one query alone exceeds it."
+    assert capacity_sentence(rows) == (
+        "Server: no rate of queries can keep the limit, a p99 of 9 ms, because one query alone takes longer."
+    )
     assert rows[0]["note"] == "no rate keeps the limit: p99 of a query without any other is 10 ms"
 
 

@@ -147,7 +147,7 @@ def test_a_file_is_profiled_without_any_run(
             ["resnet34-w16/train/onnx", "--runtime", "eager"],
             "is onnx, which eager does not execute; accepted: onnxruntime",
         ),
-        (["resnet34-w16/train/onnx", "--device", "gpu"], "unknown device 'gpu'; accepted: cpu, cuda:N"),
+        (["resnet34-w16/train/onnx", "--device", "gpu"], "--device: unknown device 'gpu'; accepted: auto, cpu, cuda:0"),
         (["resnet34-w16/train/onnx", "--device", "cuda:99"], "cuda:99: this machine has "),
         (["resnet34-w16/train/onnx", "--run", "other"], "no run 'other'"),
         (["resnet34-w16/train/onnx", "--input-shape", "3,8,8"], "an image of shape 3x8x8 does not fit its input"),
