@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from compare import models, table
-from compare.comparison import FULL, SMOKE, compare
+from compare.comparison import FULL, SMOKE, SMOKE_OPTIONS, compare
 from compare.entries import PYTHON, ROOT
 from flows.terminal.console import shown
 from tasks.caching.work import Work
@@ -31,9 +31,11 @@ def main() -> None:
     # The files of an earlier comparison are of no use; those of this one stay for a look.
     shutil.rmtree(folder, ignore_errors=True)
     work = Work.at(folder, "compare")
-    make_model, settings = (models.small_resnet, SMOKE) if arguments.smoke else (models.efficientnet_lite0, FULL)
     with shown():
-        rows, answer = compare(work, make_model(work, arguments.data), settings, folder / "peers")
+        if arguments.smoke:
+            rows, answer = compare(work, models.small_resnet(work, arguments.data), SMOKE, folder, SMOKE_OPTIONS)
+        else:
+            rows, answer = compare(work, models.efficientnet_lite0(work, arguments.data), FULL, folder)
     shutil.rmtree(work.scratch)
     page, parquet = PAGE, PARQUET
     if arguments.smoke:

@@ -34,17 +34,23 @@ measurements take about ten minutes; on a busy one they are cut short."""
 QUICK = {"rounds": 2, "processes": 1, "min_seconds": 0.05, "min_queries": 8, "warmup_seconds": 0.1}
 SMOKE = FULL.model_copy(update=QUICK)
 """As `FULL`, in about a second per form: the figures are not to be trusted."""
+SMOKE_OPTIONS = tuple(f"--set=benchmark.{name}={value}" for name, value in QUICK.items())
+"""Options with which `burnish optimize` measures as briefly."""
 
 
-def compare(work: Work, given: Given, settings: Benchmark, folder: Path) -> tuple[list[Row], Row | None]:
+def compare(
+    work: Work, given: Given, settings: Benchmark, folder: Path, options: tuple[str, ...] = ()
+) -> tuple[list[Row], Row | None]:
     """Return one row per form and runtime, each compared with fp32 and with burnish's answer, and the answer's row.
 
-    `folder` gets the peers' files and what they printed.
+    `folder` gets the files that were made and what their makers printed. `options` are further ones of `burnish
+    optimize`.
     """
-    folder.mkdir(parents=True)
+    (folder / "peers").mkdir(parents=True)
     fp32 = as_given(work, given)
-    own = burnish(work, given)
-    peers, peer_libraries = of_peers(work, given, folder)
+    work.log.info("burnish optimizes")
+    own = burnish(work, given, options, folder / "burnish")
+    peers, peer_libraries = of_peers(work, given, folder / "peers")
     about = environment() | {
         "model": given.title,
         "date": time.strftime("%Y-%m-%d"),
@@ -53,7 +59,7 @@ def compare(work: Work, given: Given, settings: Benchmark, folder: Path) -> tupl
         "test_images": given.data.test_rows,
         "peer_libraries": json.dumps(peer_libraries),
     }
-    rows = [row | about for row in measure(work, given, [fp32, *own, *peers], settings)]
+    rows = [row | about for row in measure(work, given, [fp32, own, *peers], settings)]
     return rows, _compare(rows, settings)
 
 

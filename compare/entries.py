@@ -51,10 +51,10 @@ def as_given(work: Work, given: Given) -> Entry:
     names = tuple(
         name for name in ("onnxruntime", "openvino", "openvino_bf16") if runtimes.load(name).unavailable("cpu") is None
     )
-    return Entry(name="given", settings="the file as it is, fp32", runtimes=names, path=_file(work, given))
+    return Entry(name="given", settings="the file as it is, fp32", runtimes=names, path=given_file(work, given))
 
 
-def _file(work: Work, given: Given) -> Path:
+def given_file(work: Work, given: Given) -> Path:
     """Return the path of the given file."""
     assert given.variant.artifact is not None
     return work.store.get(given.variant.artifact)
@@ -73,7 +73,7 @@ def of_peers(work: Work, given: Given, folder: Path) -> tuple[list[Entry], dict[
     versions: dict[str, str] = {}
     for peer in PEERS:
         work.log.info("%s quantizes, with %d calibration images", peer, len(rows))
-        answer = _answer(peer, _file(work, given), images, folder / peer)
+        answer = _answer(peer, given_file(work, given), images, folder / peer)
         versions |= answer["versions"]
         for form in answer["forms"]:
             path = None if form["path"] is None else Path(form["path"])
@@ -81,7 +81,7 @@ def of_peers(work: Work, given: Given, folder: Path) -> tuple[list[Entry], dict[
                 Entry(
                     name=f"{peer}/{form['name']}",
                     settings=form["settings"],
-                    runtimes=_runtimes(path),
+                    runtimes=_runtimes(form["name"], path),
                     path=path,
                     error=form["error"],
                     seconds=form["seconds"],
@@ -109,8 +109,13 @@ def _answer(peer: str, model: Path, images: Path, folder: Path) -> dict:
     return answer
 
 
-def _runtimes(path: Path | None) -> tuple[str, ...]:
-    """Return the runtimes in which a peer's file is measured: every one that it can be deployed in as int8."""
+def _runtimes(name: str, path: Path | None) -> tuple[str, ...]:
+    """Return the runtimes in which a peer's form is measured: those that execute it in int8.
+
+    Dynamically quantized ONNX files are left out in OpenVINO (2026.4), where they are many times as slow as fp32.
+    """
     if path is None:
         return ()
-    return ("openvino",) if path.suffix == ".xml" else ("onnxruntime", "openvino")
+    if path.suffix == ".xml":
+        return ("openvino",)
+    return ("onnxruntime",) if name.startswith("dynamic") else ("onnxruntime", "openvino")

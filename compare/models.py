@@ -27,6 +27,8 @@ class Given:
     """What it is and which images it is measured on, in words."""
     variant: Variant
     """The fp32 ONNX file. It takes `input`, normalised float32, (batch, 3, height, width), and returns `logits`."""
+    images: Data
+    """Where its images are, how they are prepared, and how they are split."""
     data: Prepared
     """The images. Forms are calibrated on the train split, chosen on the validation split, and measured on the test
     split."""
@@ -43,23 +45,25 @@ def efficientnet_lite0(work: Work, shared: Path) -> Given:
         resize=256,
         mean=(0.498,),
         std=(0.502,),
-        # As the preset `optimize` splits them: 125 for calibration, 125 for validation, 750 for test.
+        # 125 for calibration, 125 for validation, 750 for test, as `burnish optimize` splits by default.
         test_fraction=0.75,
         validation_fraction=0.5,
     )
     model = Model(name="tf_efficientnet_lite0", pretrained=LITE0_WEIGHTS)
     data, variant = _exported(work, images, model, Train(epochs=0))
     title = "EfficientNet-Lite0 (ImageNet sample, 224×224)"
-    return Given(title=title, variant=variant, data=data, calibration_images=data.train_rows)
+    return Given(title=title, variant=variant, images=images, data=data, calibration_images=data.train_rows)
 
 
 def small_resnet(work: Work, shared: Path) -> Given:
     """Return a quarter-width ResNet-34 that has learnt little of CIFAR-10 in half a minute, to see that all works."""
-    images = Data(source="parquet", path=str(shared / "cifar10"), train_limit=2_000, test_limit=1_000)
+    images = Data(
+        source="parquet", path=str(shared / "cifar10"), train_limit=6_000, test_limit=1_000, validation_fraction=0.5
+    )
     model = Model(name="resnet34", width=16)
     data, variant = _exported(work, images, model, Train(epochs=2, patience=2, learning_rate=0.1))
     title = "ResNet-34 of a quarter of its width (CIFAR-10, JPEG-recompressed copy)"
-    return Given(title=title, variant=variant, data=data, calibration_images=32)
+    return Given(title=title, variant=variant, images=images, data=data, calibration_images=32)
 
 
 def _exported(work: Work, images: Data, model: Model, training: Train) -> tuple[Prepared, Variant]:

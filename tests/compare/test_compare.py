@@ -26,6 +26,21 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
+CIRCUMSTANCES: Row = {
+    "model": "made up",
+    "date": "2026-11-26",
+    "cpu_model": "Some CPU",
+    "cpu_cores": 2,
+    "cpu_features": "avx2",
+    "load_average": 0.1,
+    "rounds_asked": 5,
+    "calibration_images": 100,
+    "test_images": 1000,
+    "libraries": "{}",
+    "peer_libraries": "{}",
+}
+
+
 def measured_row(form: str, ms: float, right: int, runtime: str = "onnxruntime", noise: float = 0.001) -> Row:
     """Return a row of a form that was measured in five rounds, and has so many of 1,000 images right.
 
@@ -53,23 +68,13 @@ def compared(*rows: Row) -> tuple[list[Row], Row | None]:
     return all_rows, comparison._compare(all_rows, comparison.FULL)
 
 
-def test_the_answer_is_the_fastest_of_burnishs_forms_that_lose_no_more_than_half_a_point() -> None:
-    _, answer = compared(
-        measured_row("burnish/fast", 1.0, 864),
-        measured_row("burnish/good", 2.0, 865),
-        measured_row("burnish/slow", 3.0, 870),
-        measured_row("nncf/openvino", 0.5, 870, "openvino"),
-    )
-    assert answer is not None
-    assert answer["form"] == "burnish/good"
-    assert answer["fp32_drop"] == pytest.approx(0.005)
-    assert answer["fp32_ratio"] == pytest.approx(2.0)
-
-
-def test_where_every_form_of_burnish_loses_too_much_its_answer_is_the_most_accurate() -> None:
-    _, answer = compared(measured_row("burnish/fast", 1.0, 700), measured_row("burnish/slow", 2.0, 800))
-    assert answer is not None
-    assert answer["form"] == "burnish/slow"
+def test_where_burnish_failed_there_is_no_answer_and_the_reason_is_told() -> None:
+    failed = {**measured_row("burnish", 1.0, 0), "status": "failed", "error": "exit code 1", "runtime": None}
+    rows, answer = compared(failed, measured_row("nncf/openvino", 2.0, 870, "openvino"))
+    assert answer is None
+    assert table.conclusions(rows, answer) == ["- burnish has no answer.", "- Failed: burnish (exit code 1)."]
+    text = table.section([row | CIRCUMSTANCES for row in rows], answer)
+    assert "| nncf/openvino | openvino | 2.00 (2.00–2.00) | – | 0.870 | 0.0 (-0.4 to 0.4) | 1.0 |" in text
 
 
 def test_the_conclusions_name_the_forms_that_beat_burnish_and_no_others() -> None:
@@ -137,20 +142,26 @@ def test_the_comparison_is_in_no_wheel() -> None:
 
 
 @pytest.mark.slow
-def test_burnish_and_a_peer_are_compared_on_digits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_burnish_and_a_peer_are_compared_on_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime is the peer that burnish's own environment has."""
     monkeypatch.setattr(entries, "PYTHON", sys.executable)
     monkeypatch.setattr(entries, "PEERS", ("onnxruntime",))
     work = Work.at(tmp_path)
-    images = Data(source="digits")
-    data, variant = models._exported(work, images, Model(name="lenet5"), Train(epochs=10))
-    given = models.Given(title="LeNet-5", variant=variant, data=data, calibration_images=32)
-    rows, answer = comparison.compare(work, given, comparison.SMOKE, tmp_path / "peers")
+    images = Data(
+        source="parquet",
+        path=str(shared_data() / "cifar10"),
+        train_limit=10_000,
+        test_limit=300,
+        validation_fraction=0.5,
+    )
+    data, variant = models._exported(work, images, Model(name="lenet5"), Train(epochs=8))
+    given = models.Given(title="LeNet-5", variant=variant, images=images, data=data, calibration_images=32)
+    rows, answer = comparison.compare(work, given, comparison.SMOKE, tmp_path / "files", comparison.SMOKE_OPTIONS)
     by_form = {(row["form"], row["runtime"]): row for row in rows}
     fp32, static = by_form["given", "onnxruntime"], by_form["onnxruntime/static-per-channel", "onnxruntime"]
     assert answer is not None
     assert answer["form"].startswith("burnish/")
-    assert fp32["top1"] > 0.5
+    assert fp32["top1"] > 0.25
     assert static["size_bytes"] < fp32["size_bytes"]
     assert static["fp32_drop"] == pytest.approx(fp32["top1"] - static["top1"])
     text = table.section(rows, answer)
