@@ -1,0 +1,78 @@
+"""Let burnish and its peers quantize the same file, and measure all that they made in one run."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from compare import table
+from compare.answer import burnish
+from compare.entries import as_given, of_peers
+from compare.measure import against, environment, measure
+from tasks.records import Benchmark
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compare.models import Given
+    from tasks.caching.work import Work
+
+Row = dict[str, Any]
+FULL = Benchmark(
+    runtimes=("onnxruntime", "openvino", "openvino_bf16"),
+    devices=("cpu",),
+    batch_sizes=(1,),
+    throughput=False,
+    rounds=5,
+    min_seconds=0.5,
+    min_queries=64,
+    minutes=20,
+)
+"""How each form is measured: with a fresh process in each round, as in the preset `optimize`. On a quiet machine the
+measurements take about ten minutes; on a busy one they are cut short."""
+QUICK = {"rounds": 2, "processes": 1, "min_seconds": 0.05, "min_queries": 8, "warmup_seconds": 0.1}
+SMOKE = FULL.model_copy(update=QUICK)
+"""As `FULL`, in about a second per form: the figures are not to be trusted."""
+SMOKE_OPTIONS = tuple(f"--set=benchmark.{name}={value}" for name, value in QUICK.items())
+"""Options with which `burnish optimize` measures as briefly."""
+
+
+def compare(
+    work: Work, given: Given, settings: Benchmark, folder: Path, options: tuple[str, ...] = ()
+) -> tuple[list[Row], Row | None]:
+    """Return one row per form and runtime, each compared with fp32 and with burnish's answer, and the answer's row.
+
+    `folder` gets the files that were made and what their makers printed. `options` are further ones of `burnish
+    optimize`.
+    """
+    (folder / "peers").mkdir(parents=True)
+    fp32 = as_given(work, given)
+    work.log.info("burnish optimizes")
+    own = burnish(work, given, options, folder / "burnish")
+    peers, peer_libraries = of_peers(work, given, folder / "peers")
+    about = environment() | {
+        "model": given.title,
+        "date": time.strftime("%Y-%m-%d"),
+        "rounds_asked": settings.rounds,
+        "calibration_images": given.calibration_images,
+        "test_images": given.data.test_rows,
+        "peer_libraries": json.dumps(peer_libraries),
+    }
+    rows = [row | about for row in measure(work, given, [fp32, own, *peers], settings)]
+    return rows, _compare(rows, settings)
+
+
+def _compare(rows: list[Row], settings: Benchmark) -> Row | None:
+    """Compare every row with fp32 in ONNX Runtime and with burnish's answer, in place; return the answer's row."""
+    fp32 = rows[0]
+    assert (fp32["form"], fp32["runtime"]) == ("given", "onnxruntime")
+    if fp32["status"] != "ok":
+        raise RuntimeError(f"the given file could not be measured: {fp32['error']}")
+    for row in rows[1:]:
+        row.update(against(row, fp32, settings, "fp32"))
+    answer = table.answer_of(rows)
+    if answer is not None:
+        for row in rows:
+            row.update(against(row, answer, settings, "burnish"))
+    return answer
