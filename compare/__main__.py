@@ -1,7 +1,8 @@
 """`make compare-peers`: what burnish and its peers make of the same model and images, measured in one run.
 
-The page docs/PEERS.md says what is compared and gets the table; docs/peers.parquet gets all columns. With --smoke a
-small network is compared in a few rounds, which shows in minutes that all works, and the docs stay as they are.
+The page docs/PEERS.md says what is compared and gets the table; tests/reference/peers.parquet gets all columns. What an
+earlier comparison has quantized is not quantized again; everything is measured anew. With --smoke a small network is
+compared in a few rounds, which shows in minutes that all works, and page and reference stay as they are.
 """
 
 from __future__ import annotations
@@ -12,14 +13,16 @@ import shutil
 import sys
 from pathlib import Path
 
+import polars as pl
+
 from compare import models, table
-from compare.comparison import FULL, SMOKE, SMOKE_OPTIONS, compare
-from compare.entries import PYTHON, ROOT
+from compare.comparison import FULL, OPTIONS, SMOKE, SMOKE_OPTIONS, compare
+from compare.entries import PYTHON
+from compare.kept import ROOT
 from flows.terminal.console import shown
-from tasks.caching.work import Work
 
 PAGE = ROOT / "docs" / "PEERS.md"
-PARQUET = ROOT / "docs" / "peers.parquet"
+PARQUET = ROOT / "tests" / "reference" / "peers.parquet"
 
 
 def main() -> None:
@@ -28,22 +31,21 @@ def main() -> None:
     if not PYTHON.exists():
         sys.exit("the peers' environment, .venv-peers, is missing; `make compare-peers` makes it and calls this")
     folder = arguments.out / ("smoke" if arguments.smoke else "lite0")
-    # The files of an earlier comparison are of no use; those of this one stay for a look.
-    shutil.rmtree(folder, ignore_errors=True)
-    work = Work.at(folder, "compare")
-    with shown():
-        if arguments.smoke:
-            rows, answer = compare(work, models.small_resnet(work, arguments.data), SMOKE, folder, SMOKE_OPTIONS)
-        else:
-            rows, answer = compare(work, models.efficientnet_lite0(work, arguments.data), FULL, folder)
-    shutil.rmtree(work.scratch)
+    make, settings, usual = models.efficientnet_lite0, FULL, OPTIONS
     page, parquet = PAGE, PARQUET
     if arguments.smoke:
+        make, settings, usual = models.small_lenet, SMOKE, SMOKE_OPTIONS
         page, parquet = folder / PAGE.name, folder / PARQUET.name
+    with shown():
+        work, given = models.kept(make, folder / "given", arguments.data)
+        rows = compare(work, given, settings, folder, tuple(arguments.options) or usual)
+    if arguments.smoke:
         shutil.copyfile(PAGE, page)
-    text = table.section(rows, answer)
-    table.write_section(page, text)
+    parquet.parent.mkdir(exist_ok=True)
     table.frame(rows).write_parquet(parquet)
+    # The page shows what is stored, and nothing else.
+    text = table.section(pl.read_parquet(parquet).to_dicts())
+    table.write_section(page, text)
     print(f"{text}\nwritten: {page} and {parquet}; the files that were measured are in {folder}")
 
 
@@ -53,6 +55,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="a small network and few rounds")
     parser.add_argument("--data", type=Path, default=shared / "data", help="folder of images (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=ROOT / "artifacts" / "compare", help="folder for model files")
+    parser.add_argument(
+        "options", nargs="*", help=f"after --: options of burnish optimize (default: {' '.join(OPTIONS)})"
+    )
     return parser.parse_args()
 
 

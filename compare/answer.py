@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from compare.entries import ROOT, Entry, given_file
+from compare.entries import Entry, given_file
+from compare.kept import BURNISH, ROOT, code, folder_of
+from flows.runs.choice import chosen_run, stored_variant
 from tasks import tables
-from tasks.caching.store import Store
-from tasks.records import Artifact
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,44 +24,60 @@ MAX_DROP = 0.005
 """How much less accurate than the given file burnish's answer may be: half a point, as by default."""
 
 
-def burnish(work: Work, given: Given, options: tuple[str, ...], folder: Path) -> Entry:
-    """Run `burnish optimize` with all defaults, on the images as the peers get them, and return its winner.
+def burnish(work: Work, given: Given, options: tuple[str, ...], place: Path) -> Entry:
+    """Run `burnish optimize` on the images as the peers get them, and return its winner.
 
-    Where every candidate was measured under bad conditions, it is the provisional best. `options` are further options
-    of the command; `folder` gets its artifacts and what it printed.
+    A folder below `place` gets its artifacts and its output. Where the same command of the same code has ended before,
+    its answer is taken from there, because another call would go on searching for as long again.
+
+    Parameters
+    ----------
+    options
+        Further options of the command.
     """
-    log = folder.with_suffix(".log")
-    command: list[str | Path] = [sys.executable, "-m", "flows", "optimize", given_file(work, given)]
-    started = time.perf_counter()
-    with log.open("wb") as output:
-        code = subprocess.run(
-            [*command, *_images(given), *options, "--out", folder], cwd=ROOT, stdout=output, stderr=output, check=False
-        ).returncode
-    seconds = time.perf_counter() - started
-    if code:
-        return Entry(
-            name="burnish", settings="burnish optimize", error=f"exit code {code}; see {log.name}", seconds=seconds
-        )
-    (run,) = (path.name for path in (folder / "runs").iterdir())
-    summary = tables.read(folder, "summary", run).collect().to_dicts()
-    best = {row["role"]: row for row in summary if row["role"] in ("winner", "provisional")}
-    row = best.get("winner") or best["provisional"]
-    variants = tables.read(folder, "variants", run).collect().to_dicts()
-    (variant,) = (variant for variant in variants if variant["name"] == row["variant"])
-    artifact = Artifact(**{key: variant[key] for key in ("path", "sha256", "size_bytes", "format")})
+    file = given_file(work, given)
+    arguments = (*_images(given), f"--max-drop={100 * MAX_DROP:g}", *options)
+    folder = folder_of(place, code(*BURNISH), str(file), *arguments)
+    ended = folder / "seconds.json"
+    if not ended.exists():
+        started = time.perf_counter()
+        command = [sys.executable, "-m", "flows", "optimize", str(file), *arguments, "--out", str(folder)]
+        with (folder / "log.txt").open("wb") as output:
+            status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, check=False).returncode
+        if status:
+            return _failed(f"exit code {status}; see {output.name}")
+        ended.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
+    return answer(folder, options, json.loads(ended.read_text(encoding="utf-8")))
+
+
+def answer(folder: Path, options: tuple[str, ...], seconds: float) -> Entry:
+    """Return the winner of the newest run in a folder of artifacts.
+
+    Where every candidate was measured under bad conditions there is no winner, and the provisional best is returned.
+    """
+    run = chosen_run(folder, None, "result.json")
+    rows = tables.read(folder, "summary", run).collect().to_dicts()
+    by_role = {row["role"]: row for row in rows}
+    row = by_role.get("winner") or by_role.get("provisional")
+    if row is None:
+        return _failed(f"no form is accurate enough, or all are slower than the given file; see {folder / 'log.txt'}")
     form = row["variant"].removeprefix(f"{row['model']}/").replace("/", "-")
     return Entry(
         name=f"burnish/{form}",
-        settings=f"the {row['role']} of burnish optimize, all defaults",
+        settings=f"the {row['role']} of `{shlex.join(('burnish', 'optimize', *options))}`",
         runtimes=(row["runtime"],),
-        path=Store(folder / "store").get(artifact),
+        path=stored_variant(folder, run, row["variant"]).path,
         seconds=seconds,
     )
 
 
+def _failed(error: str) -> Entry:
+    return Entry(name="burnish", settings="`burnish optimize`", error=error)
+
+
 def _images(given: Given) -> list[str]:
     """Return the options that make burnish split the images, and calibrate with them, as the comparison does."""
-    settings = given.images.model_dump(mode="json", exclude_defaults=True, exclude={"kind", "path"})
+    settings = given.images.model_dump(mode="json", exclude_none=True, exclude={"kind", "path"})
     return [
         f"--data={given.images.path}",
         *(f"--set=data.{name}={json.dumps(value)}" for name, value in settings.items()),

@@ -27,26 +27,26 @@ FULL = Benchmark(
     rounds=5,
     min_seconds=0.5,
     min_queries=64,
-    minutes=20,
+    minutes=6,
 )
-"""How each form is measured: with a fresh process in each round, as in the preset `optimize`. On a quiet machine the
-measurements take about ten minutes; on a busy one they are cut short."""
+"""How each form is measured: with a fresh process in each round, as in the preset `optimize`. Where six minutes are too
+short for it, each measurement has fewer queries."""
+OPTIONS: tuple[str, ...] = ("--minutes", "5")
+"""Options of `burnish optimize`, unless the user has others. With the peers and the measurements, the comparison then
+takes about a quarter of an hour."""
 QUICK = {"rounds": 2, "processes": 1, "min_seconds": 0.05, "min_queries": 8, "warmup_seconds": 0.1}
 SMOKE = FULL.model_copy(update=QUICK)
 """As `FULL`, in about a second per form: the figures are not to be trusted."""
-SMOKE_OPTIONS = tuple(f"--set=benchmark.{name}={value}" for name, value in QUICK.items())
+SMOKE_OPTIONS = ("--set=search.trials=1", *(f"--set=benchmark.{name}={value}" for name, value in QUICK.items()))
 """Options with which `burnish optimize` measures as briefly."""
 
 
-def compare(
-    work: Work, given: Given, settings: Benchmark, folder: Path, options: tuple[str, ...] = ()
-) -> tuple[list[Row], Row | None]:
-    """Return one row per form and runtime, each compared with fp32 and with burnish's answer, and the answer's row.
+def compare(work: Work, given: Given, settings: Benchmark, folder: Path, options: tuple[str, ...]) -> list[Row]:
+    """Return one row per form and runtime, each compared with fp32 and with burnish's answer.
 
-    `folder` gets the files that were made and what their makers printed. `options` are further ones of `burnish
-    optimize`.
+    `folder` gets the files that are made and what their makers print; it keeps them for the next comparison. `options`
+    are further ones of `burnish optimize`.
     """
-    (folder / "peers").mkdir(parents=True)
     fp32 = as_given(work, given)
     work.log.info("burnish optimizes")
     own = burnish(work, given, options, folder / "burnish")
@@ -60,11 +60,12 @@ def compare(
         "peer_libraries": json.dumps(peer_libraries),
     }
     rows = [row | about for row in measure(work, given, [fp32, own, *peers], settings)]
-    return rows, _compare(rows, settings)
+    relate(rows, settings)
+    return rows
 
 
-def _compare(rows: list[Row], settings: Benchmark) -> Row | None:
-    """Compare every row with fp32 in ONNX Runtime and with burnish's answer, in place; return the answer's row."""
+def relate(rows: list[Row], settings: Benchmark) -> None:
+    """Compare every row with fp32 in ONNX Runtime, the first row, and with burnish's answer, in place."""
     fp32 = rows[0]
     assert (fp32["form"], fp32["runtime"]) == ("given", "onnxruntime")
     if fp32["status"] != "ok":
@@ -75,4 +76,3 @@ def _compare(rows: list[Row], settings: Benchmark) -> Row | None:
     if answer is not None:
         for row in rows:
             row.update(against(row, answer, settings, "burnish"))
-    return answer

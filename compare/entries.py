@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from compare.kept import ROOT, code, folder_of
 from tasks import runtimes
 from tasks.datasets._arrays import load_arrays
 from tasks.datasets._pixels import normalise
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
     from compare.models import Given
     from tasks.caching.work import Work
 
-ROOT = Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 """Python of the peers' environment, which `make compare-peers` makes."""
 PEERS = ("onnxruntime", "nncf", "olive")
 """Files of compare/peers."""
+CODE = ("compare/peers", "compare/quantize.py", "requirements-peers.txt")
+"""What the peers' results depend on, beside the given file and the images."""
 WITHOUT_TELEMETRY = {"CI": "true", "OLIVE_DISABLE_TELEMETRY": "1", "NNCF_CI": "1", "HF_HUB_OFFLINE": "1"}
 """Olive (0.13) sends its first message before it reads the variable that is meant to stop it, unless CI is set."""
 
@@ -60,11 +62,14 @@ def given_file(work: Work, given: Given) -> Path:
     return work.store.get(given.variant.artifact)
 
 
-def of_peers(work: Work, given: Given, folder: Path) -> tuple[list[Entry], dict[str, str]]:
+def of_peers(work: Work, given: Given, place: Path) -> tuple[list[Entry], dict[str, str]]:
     """Let every peer quantize the given file; return the entries, and the versions of the peers' libraries.
 
-    All peers get the same calibration images, which are those that burnish's own quantizer takes.
+    All peers get the same calibration images, which are those that burnish's own quantizer takes. Forms that an earlier
+    comparison has made of the same file and images, in a folder below `place`, are not made again.
     """
+    model = given_file(work, given)
+    folder = folder_of(place, code(*CODE), str(model), given.data.model_dump_json(), str(given.calibration_images))
     arrays = load_arrays(work.store, given.data)
     rows = sample(arrays, "train", given.calibration_images)
     images = folder / "calibration.npy"
@@ -73,7 +78,7 @@ def of_peers(work: Work, given: Given, folder: Path) -> tuple[list[Entry], dict[
     versions: dict[str, str] = {}
     for peer in PEERS:
         work.log.info("%s quantizes, with %d calibration images", peer, len(rows))
-        answer = _answer(peer, given_file(work, given), images, folder / peer)
+        answer = _answer(peer, model, images, folder / peer)
         versions |= answer["versions"]
         for form in answer["forms"]:
             path = None if form["path"] is None else Path(form["path"])
@@ -92,7 +97,7 @@ def of_peers(work: Work, given: Given, folder: Path) -> tuple[list[Entry], dict[
 
 def _answer(peer: str, model: Path, images: Path, folder: Path) -> dict:
     """Execute a peer in its environment; return what its forms.json says (see compare/quantize.py)."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     log = folder / "log.txt"
     with log.open("wb") as output:
         code = subprocess.run(

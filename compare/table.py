@@ -41,8 +41,9 @@ def answer_of(rows: list[Row]) -> Row | None:
     return next((row for row in rows if row["form"].startswith("burnish/") and row["status"] == "ok"), None)
 
 
-def section(rows: list[Row], answer: Row | None) -> str:
+def section(rows: list[Row]) -> str:
     """Return the Markdown of one comparison, whose rows all are of one model."""
+    answer = answer_of(rows)
     lines = [
         f"## {rows[0]['model']}",
         "",
@@ -85,12 +86,12 @@ def _table(rows: list[Row], answer: Row | None) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     measured = [row for row in rows if row["status"] == "ok"]
-    for row in sorted(measured, key=lambda row: -row.get("fp32_ratio", 1.0)):
+    for row in sorted(measured, key=lambda row: -(row.get("fp32_ratio") or 1.0)):
         cells = (
             f"**{row['form']}**" if row is answer else row["form"],
             row["runtime"],
             _ratio(row),
-            "the answer" if row is answer else WORDS.get(row.get("burnish_verdict", ""), "–"),
+            "the answer" if row is answer else WORDS.get(row.get("burnish_verdict") or "", "–"),
             "–" if row["top1"] is None else f"{row['top1']:.3f}",
             _points(row),
             f"{row['size_bytes'] / 1e6:.1f}",
@@ -102,14 +103,14 @@ def _table(rows: list[Row], answer: Row | None) -> list[str]:
 def _ratio(row: Row) -> str:
     """Return how many times as fast as fp32 a row is, with its interval, and a mark where conditions were bad."""
     mark = "\\*" if row["conditions"] else ""
-    if "fp32_ratio" not in row:
+    if row.get("fp32_ratio") is None:
         return f"1{mark}"
     return f"{sig(row['fp32_ratio'])} ({interval(row['fp32_low'], row['fp32_high'])}){mark}"
 
 
 def _points(row: Row) -> str:
     """Return by how many percentage points a row is less accurate than fp32, with its interval."""
-    if "fp32_drop" not in row:
+    if row.get("fp32_drop") is None:
         return "–"
     return f"{100 * row['fp32_drop']:.1f} ({100 * row['fp32_drop_low']:.1f} to {100 * row['fp32_drop_high']:.1f})"
 
@@ -149,7 +150,7 @@ def _faster(others: list[Row]) -> str:
     found = [
         f"{_place(row)}, {sig(row['burnish_ratio'])} times as fast"
         for row in others
-        if row.get("burnish_verdict") == "faster" and row.get("fp32_drop", 0.0) <= MAX_DROP + 1e-9
+        if row.get("burnish_verdict") == "faster" and (row.get("fp32_drop") or 0.0) <= MAX_DROP + 1e-9
     ]
     return "; ".join(found) or "none"
 
@@ -160,7 +161,7 @@ def _more_accurate(others: list[Row]) -> str:
         f"{_place(row)}, {-100 * row['burnish_drop']:.1f} points (p = {row['burnish_mcnemar']:.2g}, "
         f"latency: {WORDS[row['burnish_verdict']]})"
         for row in others
-        if row.get("burnish_drop", 0.0) <= -MORE_ACCURATE + 1e-9
+        if (row.get("burnish_drop") or 0.0) <= -MORE_ACCURATE + 1e-9
     ]
     return "; ".join(found) or "none"
 
