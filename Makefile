@@ -58,14 +58,15 @@ deployments: $(READY)
 pictures: $(READY)
 	$(BIN)/python docs/pictures.py quickstart --again benchmark --set 'models=["lenet5"]' --set benchmark.batch_sizes=[1]
 
-# What other quantizers make of the same file and images (docs/PEERS.md); SMOKE=1: a small network, in minutes.
-compare-peers: $(TOOLS) $(PEERS)
-	$(BIN)/python -m compare $(if $(SMOKE),--smoke)
+# What other quantizers make of the same file and images (docs/PEERS.md), in a quarter of an hour. SMOKE=1: a small network.
+# OPTIMIZE="--minutes 15": options of `burnish optimize`.
+compare-peers: $(READY) $(PEERS)
+	$(BIN)/python -m compare $(if $(SMOKE),--smoke) -- $(OPTIMIZE)
 
 # --clear: what an older list installed is gone.
 $(PEERS): .venv/bin/uv requirements-peers.txt
 	$(PYTHON) -m venv --clear --without-pip .venv-peers
-	$(UV) install --python .venv-peers/bin/python --quiet --no-deps --compile-bytecode -r requirements-peers.txt
+	$(UV) install --python .venv-peers/bin/python --quiet --no-deps -r requirements-peers.txt
 	@touch $@
 
 COMPILE = $(UV) compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet

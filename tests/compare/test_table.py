@@ -1,10 +1,8 @@
-"""`make compare-peers`: forms that burnish and its peers make of one file are measured together and told in a table."""
+"""The table of `make compare-peers`: which forms it says are faster or more accurate, and where it is written."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +11,14 @@ import polars as pl
 import pytest
 from setuptools import find_packages
 
-from compare import comparison, entries, measure, models, table
-from compare.__main__ import PAGE
-from tasks.caching.work import Work
-from tasks.records import Data, Model, Train
-from tests.support.command import shared_data
+from compare import comparison, measure, table
+from compare.__main__ import PAGE, PARQUET
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 Row = dict[str, Any]
-
-
 CIRCUMSTANCES: Row = {
     "model": "made up",
     "date": "2026-11-26",
@@ -65,7 +58,8 @@ def measured_row(form: str, ms: float, right: int, runtime: str = "onnxruntime",
 def compared(*rows: Row) -> tuple[list[Row], Row | None]:
     """Return the rows after the given file's, compared with it and with burnish's answer."""
     all_rows = [measured_row("given", 4.0, 870), *rows]
-    return all_rows, comparison._compare(all_rows, comparison.FULL)
+    comparison.relate(all_rows, comparison.FULL)
+    return all_rows, table.answer_of(all_rows)
 
 
 def test_where_burnish_failed_there_is_no_answer_and_the_reason_is_told() -> None:
@@ -73,7 +67,7 @@ def test_where_burnish_failed_there_is_no_answer_and_the_reason_is_told() -> Non
     rows, answer = compared(failed, measured_row("nncf/openvino", 2.0, 870, "openvino"))
     assert answer is None
     assert table.conclusions(rows, answer) == ["- burnish has no answer.", "- Failed: burnish (exit code 1)."]
-    text = table.section([row | CIRCUMSTANCES for row in rows], answer)
+    text = table.section([row | CIRCUMSTANCES for row in rows])
     assert "| nncf/openvino | openvino | 2.00 (2.00–2.00) | – | 0.870 | 0.0 (-0.4 to 0.4) | 1.0 |" in text
 
 
@@ -119,9 +113,19 @@ def test_the_table_replaces_what_stands_between_the_marks_of_the_page_alone(tmp_
         table.write_section(page, "text")
 
 
-def test_the_page_has_its_marks() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert text.index(table.BEGIN) < text.index(table.END)
+def test_the_page_shows_the_stored_comparison_and_nothing_else() -> None:
+    _, _, rest = PAGE.read_text(encoding="utf-8").partition(table.BEGIN)
+    shown, end, _ = rest.partition(table.END)
+    assert end
+    stored = table.section(pl.read_parquet(PARQUET).to_dicts()) if PARQUET.exists() else "Not measured yet.\n"
+    assert shown.strip() == stored.strip()
+
+
+def test_a_table_is_the_same_after_its_rows_were_stored(tmp_path: Path) -> None:
+    rows, _ = compared(measured_row("burnish/u8s8", 2.0, 866), measured_row("nncf/faster", 1.5, 866, "openvino"))
+    rows = [row | CIRCUMSTANCES for row in rows]
+    table.frame(rows).write_parquet(tmp_path / "rows.parquet")
+    assert table.section(pl.read_parquet(tmp_path / "rows.parquet").to_dicts()) == table.section(rows)
 
 
 def test_the_peers_have_the_same_versions_as_burnish_of_what_executes_the_models() -> None:
@@ -139,47 +143,3 @@ def test_the_comparison_is_in_no_wheel() -> None:
     packages = find_packages(str(ROOT), **settings["tool"]["setuptools"]["packages"]["find"])
     assert "tasks.forms" in packages
     assert not [name for name in packages if name.startswith("compare")]
-
-
-@pytest.mark.slow
-def test_burnish_and_a_peer_are_compared_on_real_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """ONNX Runtime is the peer that burnish's own environment has."""
-    monkeypatch.setattr(entries, "PYTHON", sys.executable)
-    monkeypatch.setattr(entries, "PEERS", ("onnxruntime",))
-    work = Work.at(tmp_path)
-    images = Data(
-        source="parquet",
-        path=str(shared_data() / "cifar10"),
-        train_limit=10_000,
-        test_limit=300,
-        validation_fraction=0.5,
-    )
-    data, variant = models._exported(work, images, Model(name="lenet5"), Train(epochs=8))
-    given = models.Given(title="LeNet-5", variant=variant, images=images, data=data, calibration_images=32)
-    rows, answer = comparison.compare(work, given, comparison.SMOKE, tmp_path / "files", comparison.SMOKE_OPTIONS)
-    by_form = {(row["form"], row["runtime"]): row for row in rows}
-    fp32, static = by_form["given", "onnxruntime"], by_form["onnxruntime/static-per-channel", "onnxruntime"]
-    assert answer is not None
-    assert answer["form"].startswith("burnish/")
-    assert fp32["top1"] > 0.25
-    assert static["size_bytes"] < fp32["size_bytes"]
-    assert static["fp32_drop"] == pytest.approx(fp32["top1"] - static["top1"])
-    text = table.section(rows, answer)
-    assert all(row["form"] in text for row in rows)
-    stored = table.frame(rows)
-    assert stored["date"].null_count() == stored["cpu_model"].null_count() == 0
-
-
-@pytest.mark.slow
-def test_the_command_compares_all_peers(tmp_path: Path) -> None:
-    if not entries.PYTHON.exists():
-        pytest.skip("no environment of the peers: `make compare-peers SMOKE=1` makes .venv-peers (5 GB)")
-    page = PAGE.read_bytes()
-    command = [sys.executable, "-m", "compare", "--smoke", "--data", str(shared_data()), "--out", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    rows = pl.read_parquet(tmp_path / "smoke" / "peers.parquet").to_dicts()
-    peers = {row["form"].partition("/")[0] for row in rows if row["status"] == "ok"}
-    assert peers == {"given", "burnish", *entries.PEERS}
-    assert [row["form"] for row in rows if row["status"] != "ok"] == ["onnxruntime/dynamic"]
-    assert "nncf 3" in (tmp_path / "smoke" / "PEERS.md").read_text(encoding="utf-8")
-    assert PAGE.read_bytes() == page
