@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -35,11 +36,13 @@ def burnish(work: Work, given: Given, options: tuple[str, ...], place: Path) -> 
     options
         Further options of the command.
     """
-    file = given_file(work, given)
+    stored = given_file(work, given)
     arguments = (*_images(given), f"--max-drop={100 * MAX_DROP:g}", *options)
-    folder = folder_of(place, code(*BURNISH), str(file), *arguments)
+    folder = folder_of(place, code(*BURNISH), str(stored), *arguments)
     ended = folder / "seconds.json"
     if not ended.exists():
+        # burnish calls a given model by its file's name, which in the store is a hash.
+        file = shutil.copyfile(stored, folder / f"{given.variant.model}.onnx")
         started = time.perf_counter()
         command = [sys.executable, "-m", "flows", "optimize", str(file), *arguments, "--out", str(folder)]
         with (folder / "log.txt").open("wb") as output:

@@ -104,6 +104,7 @@ def test_burnish_splits_the_images_as_the_comparison_and_searches_once(
     assert commands[0][1:3] == ["-m", "flows"]
     study = study_of(parser().parse_args(commands[0][3:]))
     assert study.data == IMAGES
+    assert [model.label for model in study.models] == [given.variant.model]
     assert (study.search.minutes, study.select.max_drop) == (5, answer.MAX_DROP)
     assert study.quantize.calibration_images == given.calibration_images
     answer.burnish(work, given, ("--minutes", "6"), tmp_path / "burnish")
