@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -39,6 +40,7 @@ def main() -> None:
     with shown():
         work, given = models.kept(make, folder / "given", arguments.data)
         rows = compare(work, given, settings, folder, tuple(arguments.options) or usual)
+    rows = [row | {"command": _command(arguments)} for row in rows]
     if arguments.smoke:
         shutil.copyfile(PAGE, page)
     parquet.parent.mkdir(exist_ok=True)
@@ -47,6 +49,12 @@ def main() -> None:
     text = table.section(pl.read_parquet(parquet).to_dicts())
     table.write_section(page, text)
     print(f"{text}\nwritten: {page} and {parquet}; the files that were measured are in {folder}")
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command that makes the same comparison."""
+    smoke = " SMOKE=1" if arguments.smoke else ""
+    return f"make compare-peers{smoke}" + (f' OPTIMIZE="{shlex.join(arguments.options)}"' if arguments.options else "")
 
 
 def _arguments() -> argparse.Namespace:

@@ -48,7 +48,7 @@ def burnish(work: Work, given: Given, options: tuple[str, ...], place: Path) -> 
         with (folder / "log.txt").open("wb") as output:
             status = subprocess.run(command, cwd=ROOT, stdout=output, stderr=output, check=False).returncode
         if status:
-            return _failed(f"exit code {status}; see {output.name}")
+            return _failed(f"exit code {status}; see {_log(folder)}")
         ended.write_text(json.dumps(time.perf_counter() - started), encoding="utf-8")
     return answer(folder, options, json.loads(ended.read_text(encoding="utf-8")))
 
@@ -63,7 +63,7 @@ def answer(folder: Path, options: tuple[str, ...], seconds: float) -> Entry:
     by_role = {row["role"]: row for row in rows}
     row = by_role.get("winner") or by_role.get("provisional")
     if row is None:
-        return _failed(f"no form is accurate enough, or all are slower than the given file; see {folder / 'log.txt'}")
+        return _failed(f"no form is accurate enough, or all are slower than the given file; see {_log(folder)}")
     form = row["variant"].removeprefix(f"{row['model']}/").replace("/", "-")
     return Entry(
         name=f"burnish/{form}",
@@ -72,6 +72,11 @@ def answer(folder: Path, options: tuple[str, ...], seconds: float) -> Entry:
         path=stored_variant(folder, run, row["variant"]).path,
         seconds=seconds,
     )
+
+
+def _log(folder: Path) -> str:
+    """Return where the command's output is, below the folder of the comparison."""
+    return f"{folder.parent.name}/{folder.name}/log.txt"
 
 
 def _failed(error: str) -> Entry:

@@ -53,11 +53,13 @@ def compare(work: Work, given: Given, settings: Benchmark, folder: Path, options
     `folder` gets the files that are made and what their makers print; it keeps them for the next comparison. `options`
     are further ones of `burnish optimize`.
     """
+    # The load is that of other programs now, and that of quantizers when they have ended.
+    about = environment()
     fp32 = as_given(work, given)
     work.log.info("burnish optimizes")
     own = burnish(work, given, options, folder / "burnish")
     peers, peer_libraries = of_peers(work, given, folder / "peers")
-    about = environment() | {
+    about |= {
         "model": given.title,
         "date": time.strftime("%Y-%m-%d"),
         "rounds_asked": settings.rounds,

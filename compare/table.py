@@ -65,9 +65,10 @@ def _circumstances(row: Row) -> str:
     features = (row["cpu_features"] or "").split()
     instructions = ", ".join(name for name in INSTRUCTIONS if name in features) or "no int8 instructions"
     return (
-        f"{row['date']}, {row['cpu_cores']} cores of {row['cpu_model']} ({instructions}), load "
+        f"`{row['command']}` on {row['date']}, {row['cpu_cores']} cores of {row['cpu_model']} ({instructions}), load "
         f"{row['load_average']:.1f} at the beginning; batch 1, {row['rounds_asked']} rounds. "
         f"{row['calibration_images']} images for calibration, {row['test_images']} others for top-1. "
+        f"The given file takes {sig(row['latency_median_ms'])} ms in ONNX Runtime. "
         f"Measured with {_libraries(row['libraries'])}. Peers: {_libraries(row['peer_libraries'])}."
     )
 
