@@ -8,10 +8,11 @@ KIND := $(if $(filter-out 0,$(GPU)),gpu,cpu)
 RUN := requirements$(if $(filter gpu,$(KIND)),-gpu).txt
 READY := .venv/.ready-$(KIND)
 TOOLS := .venv/.ready-dev
+PEERS := .venv-peers/.ready
 # The lists name every package, so nothing is resolved again (which would bring what the CPU's list leaves out).
 INSTALL := $(UV) install --python $(BIN)/python --quiet --no-deps --compile-bytecode
 
-.PHONY: demo test lint lock deployments pictures setup clean
+.PHONY: demo test lint lock deployments pictures compare-peers setup clean
 
 demo: $(READY)
 	$(BIN)/burnish run quickstart $(DEMO)
@@ -60,12 +61,26 @@ deployments: $(READY)
 pictures: $(READY)
 	$(BIN)/python docs/pictures.py quickstart --again benchmark --set 'models=["lenet5"]' --set benchmark.batch_sizes=[1]
 
+# What other quantizers make of the same file and images (docs/PEERS.md), in a quarter of an hour. SMOKE=1: a small network.
+# OPTIMIZE="--minutes 15": options of `burnish optimize`.
+compare-peers: $(READY) $(PEERS)
+	$(BIN)/python -m compare $(if $(SMOKE),--smoke) -- $(OPTIMIZE)
+
+# --clear: what an older list installed is gone.
+$(PEERS): .venv/bin/uv requirements-peers.txt
+	$(PYTHON) -m venv --clear --without-pip .venv-peers
+	$(UV) install --python .venv-peers/bin/python --quiet --no-deps -r requirements-peers.txt
+	@touch $@
+
 COMPILE = $(UV) compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --quiet
 lock: .venv/bin/uv
 	$(COMPILE) requirements.in --excludes cpu-excludes.txt --output-file requirements.txt
 	$(COMPILE) requirements.in requirements-gpu.in --constraints requirements.txt --no-emit-package onnxruntime \
 	  --output-file requirements-gpu.txt
 	$(COMPILE) requirements-dev.in --constraints requirements.txt --constraints requirements-gpu.txt --output-file requirements-dev.txt
+	sed -nE 's/^((onnx|onnxruntime|openvino|torch)==[^ ]+).*/\1/p' requirements.txt > .venv/same-as-burnish.txt
+	$(COMPILE) requirements-peers.in --constraints .venv/same-as-burnish.txt --excludes cpu-excludes.txt \
+	  --output-file requirements-peers.txt
 
 clean:
-	rm -rf .venv artifacts/store artifacts/tables artifacts/runs artifacts/scratch
+	rm -rf .venv .venv-peers artifacts/store artifacts/tables artifacts/runs artifacts/scratch artifacts/compare

@@ -60,7 +60,7 @@ def test_every_stage_and_room_of_tasks_has_its_layer():
     (layers,) = (contract["layers"] for contract in settings["contracts"] if contract["type"] == "layers")
     packages = {name for layer in layers for name in layer.split(" | ")}
     rooms = {path.parent.name for path in (ROOT / "tasks").glob("*/__init__.py")}
-    assert packages == {"flows", "models", *(f"tasks.{name}" for name in STAGES | rooms)}
+    assert packages == {"compare", "flows", "models", *(f"tasks.{name}" for name in STAGES | rooms)}
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)
