@@ -40,8 +40,6 @@ SURE = 1.64
 """A mean is more than noise from this many standard errors on: of 20 blocks that change nothing, one seems to."""
 FREE = 0.005
 """A cost of less than this share of the int8 form's latency counts as this much: less cannot be told from nothing."""
-MOST = 0.5
-"""The blocks that are blamed have at least this share of the divergence together, if they are found at all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,28 +120,6 @@ def _order(cost: tuple[_Saving, float, bool]) -> tuple[int, float]:
         return 2, -saving.saved
     price = latency - 1 if is_slower else 0.0
     return 1, -saving.saved / max(price, FREE)
-
-
-def blame(int8: Path, fp32: Path, images: Rows, folder: Path) -> tuple[tuple[Block, float], ...]:
-    """Return the blocks from which most of an int8 form's divergence comes, and the share of each, the largest first.
-
-    The share is what the divergence loses with this block alone in floating point: 0 to 1. Shares need not add up to
-    one, because errors of several blocks may cancel or strengthen each other. No two blocks overlap; blocks whose share
-    may be noise are not blamed, and none any more once the blocks have half of it together.
-
-    Parameters
-    ----------
-    images, folder
-        As in `rank`.
-    """
-    measured = _Measured(int8, fp32, runtimes.USUAL["onnx"], images, folder)
-    savings = [saving for block in measured.blocks if (saving := measured.saving(block)) is not None]
-    blamed: list[tuple[Block, float]] = []
-    for saving in sorted(savings, key=lambda saving: -saving.saved):
-        taken = {name for block, _ in blamed for name in block.nodes}
-        if saving.is_sure and taken.isdisjoint(saving.block.nodes) and sum(share for _, share in blamed) < MOST:
-            blamed.append((saving.block, min(1.0, saving.saved / measured.divergence)))
-    return tuple(blamed)
 
 
 class _Measured:

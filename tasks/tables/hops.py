@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     Tables = Mapping[str, pl.DataFrame | pl.LazyFrame]
 
+MOST_LAYERS = 3
+"""Layers that are named as responsible for a loss."""
 TRAINING = "training"
 """In the table `evaluations`, the runtime of weights that were scored when their training ended, and not timed."""
 
@@ -113,12 +115,29 @@ def place(key: Key) -> str:
     return "{} on {}, {}".format(*key)
 
 
-def sentence(way: Sequence[Hop], allowed: float) -> str:
-    """Return which hop loses more than its share; empty where none does."""
+def sentence(way: Sequence[Hop], allowed: float, layers: pl.DataFrame | pl.LazyFrame | None = None) -> str:
+    """Return which hop loses more than its share, and the layers responsible where the table `layers` has them.
+
+    It is empty where no hop does.
+    """
     hop = costly(way, allowed)
     if hop is None or hop.drop is None:
         return ""
     return (
         f"More than half of the allowed drop of {exact_points(allowed)} is lost in one hop, from {place(hop.before)} "
-        f"to {place(hop.after)}: {drop_words(drop_columns(hop.drop))}."
+        f"to {place(hop.after)}: {drop_words(drop_columns(hop.drop))}.{_responsible(hop.after, layers)}"
     )
+
+
+def _responsible(key: Key, layers: pl.DataFrame | pl.LazyFrame | None) -> str:
+    """Return a sentence on the layers that an int8 form loses most by; empty where they were not ranked."""
+    import polars as pl
+
+    if layers is None:
+        return ""
+    variant, runtime, _ = key
+    ranked = layers.lazy().filter(pl.col("form") == variant, pl.col("saved") > 0, pl.col("latency").is_not_null())
+    # Layers were ranked in several runtimes: in the one of the row, if in that one.
+    own = ranked.with_columns(other=pl.col("runtime") != runtime).sort("other", "saved", descending=[False, True])
+    blocks = list(dict.fromkeys(own.select("block").collect()["block"].to_list()))[:MOST_LAYERS]
+    return f" The layers that lose most there are {', '.join(blocks)} (table layers)." if blocks else ""

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 PARTS = ("variants", "benchmarks", "throughputs", "evaluations", "memory")
 """Tables that are joined into the summary."""
-BESIDE = ("datasets", "predictions")
-"""Tables that show how sure it is that a drop is within the rule, and why the rule may be met vacuously.
+BESIDE = ("datasets", "predictions", "layers")
+"""Tables that show how sure it is that a drop is within the rule, why the rule may be met vacuously, and which layers
+lose accuracy.
 
 Without them the rows of the summary have no interval of the drop, and under `select.confidence` = "point" all else is
 the same.
@@ -208,7 +209,7 @@ def _costly_hop(tables: Mapping[str, Any], study: Study, row: Row | None) -> str
         return ""
     key = key_of(row)
     ways = hops.paths(tables, study.select.metric, [key])
-    return hops.sentence(ways[key], study.select.max_drop) if key in ways else ""
+    return hops.sentence(ways[key], study.select.max_drop, tables.get("layers")) if key in ways else ""
 
 
 def _best_two(rows: list[Row], study: Study, batch_size: int) -> tuple[Row | None, Row | None]:

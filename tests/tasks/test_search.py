@@ -34,6 +34,7 @@ from tasks.search import search, search_task
 from tests.support.digits import digits, stored_model
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import numpy as np
@@ -90,17 +91,16 @@ def ratios(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     return latencies
 
 
+@pytest.fixture
 def tried(
-    work: Work,
-    data: Prepared,
-    parent: Variant,
-    quantized: Quantized,
-    ranked: tuple[Ranked, ...],
-    *earlier: Tried,
-    **changed: Any,
-) -> Tried:
-    settings = SETTINGS.model_copy(update=changed)
-    return search(work, data, parent, quantized, ranked, earlier, STRICT, settings, len(earlier) + 1)
+    work: Work, data: Prepared, parent: Variant, quantized: Quantized, ranked: tuple[Ranked, ...]
+) -> Callable[..., Tried]:
+    """Return a function that does the trial after some earlier ones."""
+
+    def trial(*earlier: Tried, ranking: tuple[Ranked, ...] = ranked) -> Tried:
+        return search(work, data, parent, quantized, ranking, earlier, STRICT, SETTINGS, len(earlier) + 1)
+
+    return trial
 
 
 def row(work: Work, trial: Tried) -> dict[str, Any]:
@@ -108,14 +108,9 @@ def row(work: Work, trial: Tried) -> dict[str, Any]:
 
 
 def test_a_trial_puts_the_first_blocks_into_floating_point_and_scores_the_form(
-    work: Work,
-    data: Prepared,
-    parent: Variant,
-    quantized: Quantized,
-    ranked: tuple[Ranked, ...],
-    ratios: dict[str, float],
+    work: Work, parent: Variant, quantized: Quantized, tried: Callable[..., Tried], ratios: dict[str, float]
 ) -> None:
-    trial = tried(work, data, parent, quantized, ranked)
+    trial = tried()
     assert (trial.setting, trial.runtime, trial.kept, trial.ended) == ("u8s8", "onnxruntime", 2, "done")
     assert trial.scored is not None and trial.variant is not None and trial.variant.artifact is not None
     assert trial.scored.latencies == {"onnxruntime": pytest.approx(1.2), "openvino": pytest.approx(1.4)}
@@ -136,56 +131,39 @@ def test_a_trial_puts_the_first_blocks_into_floating_point_and_scores_the_form(
 
 
 def test_a_form_that_is_slower_than_fp32_is_left_after_the_first_look(
-    work: Work,
-    data: Prepared,
-    parent: Variant,
-    quantized: Quantized,
-    ranked: tuple[Ranked, ...],
-    ratios: dict[str, float],
+    work: Work, tried: Callable[..., Tried], ratios: dict[str, float]
 ) -> None:
     ratios["onnxruntime"] = 1.1
-    trial = tried(work, data, parent, quantized, ranked)
+    trial = tried()
     assert (trial.ended, trial.variant) == ("slower", None)
     assert trial.scored is not None and (trial.scored.drop, trial.scored.divergence) == (None, None)
     assert row(work, trial)["drop"] is None
 
 
 def test_a_form_is_left_after_the_first_look_where_another_is_more_faithful_and_faster(
-    work: Work,
-    data: Prepared,
-    parent: Variant,
-    quantized: Quantized,
-    ranked: tuple[Ranked, ...],
-    ratios: dict[str, float],
+    tried: Callable[..., Tried], ratios: dict[str, float]
 ) -> None:
     better = Scored(setting="u8s8", look=0.0, divergence=0.0, drop=0.01, latencies={"onnxruntime": 1.1})
     before = Tried(number=1, setting="u8s8", runtime="onnxruntime", kept=1, ended="done", scored=better)
-    trial = tried(work, data, parent, quantized, ranked, before)
+    trial = tried(before)
     assert (trial.ended, trial.variant) == ("worse", None)
 
 
 def test_a_trial_that_fails_is_a_row_with_the_reason_and_is_not_repeated(
-    work: Work,
-    data: Prepared,
-    parent: Variant,
-    quantized: Quantized,
-    ranked: tuple[Ranked, ...],
-    monkeypatch: pytest.MonkeyPatch,
+    work: Work, tried: Callable[..., Tried], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any) -> Timed:
         return Timed(None, {}, {"u8s8": "no such operator"})
 
     monkeypatch.setattr(tasks.search, "time_in", refuse)
-    trial = tried(work, data, parent, quantized, ranked)
+    trial = tried()
     assert (trial.ended, trial.scored) == ("failed", None)
     assert "onnxruntime does not execute it: no such operator" in row(work, trial)["error"]
-    assert tried(work, data, parent, quantized, ranked, trial).kept != trial.kept
+    assert tried(trial).kept != trial.kept
 
 
-def test_where_no_layer_is_ranked_nothing_is_left_to_try(
-    work: Work, data: Prepared, parent: Variant, quantized: Quantized
-) -> None:
-    trial = tried(work, data, parent, quantized, (Ranked(runtime="onnxruntime", blocks=()),))
+def test_where_no_layer_is_ranked_nothing_is_left_to_try(tried: Callable[..., Tried]) -> None:
+    trial = tried(ranking=(Ranked(runtime="onnxruntime", blocks=()),))
     assert (trial.ended, trial.tables) == ("nothing left", {})
 
 
@@ -235,14 +213,9 @@ def survivor(number: int, drop: float, **latencies: float) -> Tried:
 
 
 def test_the_fastest_allowed_forms_go_on_each_in_the_runtimes_in_which_it_is_faster(
-    work: Work,
-    data: Prepared,
-    parent: Variant,
-    quantized: Quantized,
-    ranked: tuple[Ranked, ...],
-    ratios: dict[str, float],
+    work: Work, parent: Variant, quantized: Quantized, tried: Callable[..., Tried], ratios: dict[str, float]
 ) -> None:
-    form = tried(work, data, parent, quantized, ranked).variant
+    form = tried().variant
     assert form is not None
     trials = tuple(
         trial.model_copy(update={"variant": form.model_copy(update={"name": f"form-{trial.number}"})})

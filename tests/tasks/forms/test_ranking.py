@@ -1,4 +1,4 @@
-"""The ranking of blocks: a block that int8 harms comes first, and is blamed."""
+"""The ranking of blocks: a block that int8 harms comes first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks import runtimes
 from tasks.forms import ranking
 from tasks.forms.blocks import Block, blocks
 from tasks.forms.dataflow import names_of
-from tasks.forms.ranking import Gain, _order, _Saving, blame, rank
+from tasks.forms.ranking import Gain, _order, _Saving, rank
 from tests.support.networks import graph, images, quantized
 
 NETWORK = "mobilenetv3_small_050"
@@ -80,13 +80,6 @@ def test_the_block_that_int8_harms_most_is_found(
     assert all(gain.divergence + gain.saved == pytest.approx(whole, abs=1e-6) for gain in gains)
     assert all(math.isnan(gain.latency) or gain.saved > 0 for gain in gains)
     assert math.isnan(min(gains, key=lambda gain: gain.saved).latency)
-
-
-def test_the_block_is_blamed_and_none_besides(files: tuple[Path, Path], tmp_path: Path) -> None:
-    (block, share), *others = blame(*files, images(32), tmp_path)
-    assert block.name == CULPRIT
-    assert 0.5 < share <= 1
-    assert not others
 
 
 def test_images_are_spread_and_fill_batches() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tasks.records import Select, Study
 from tasks.tables import hops, rule, summary
+from tasks.tables.frames import frame
 from tests.support import factory
 from tests.support.factory import REFERENCE, changed
 
@@ -167,6 +168,27 @@ def test_the_first_hop_that_loses_more_than_half_of_the_allowed_drop_is_named(ta
         f"More than half of the allowed drop of 1 point is lost in one hop, from {REFERENCE}/onnx on onnxruntime, cpu "
         f"to {end[0]} on onnxruntime, cpu: drop 1.9 points, 95 % between 0.9 and 4.0, from 360 images."
     )
+
+
+def test_the_layers_that_lose_most_are_named_with_the_costly_hop(tables: Tables) -> None:
+    end = ("resnet34-w16/augment-none/onnx/int8-dynamic", "onnxruntime", "cpu")
+    (way,) = hops.paths(tables, "top1", [end]).values()
+
+    def ranked(block: str, runtime: str, saved: float, latency: float | None = 1.1) -> dict[str, object]:
+        return {"form": end[0], "runtime": runtime, "rank": 1, "block": block, "saved": saved, "latency": latency}
+
+    rows = [
+        ranked("stem", "openvino", 0.9),
+        ranked("layer1", "onnxruntime", 0.1),
+        ranked("layer2", "onnxruntime", 0.3),
+        ranked("layer3", "onnxruntime", 0.8, None),
+        ranked("layer4", "onnxruntime", -0.1),
+    ]
+    layers = frame("layers", rows)
+    assert hops.sentence(way, 0.01, layers).endswith(
+        " The layers that lose most there are layer2, layer1, stem (table layers)."
+    )
+    assert hops.sentence(way, 0.01, frame("layers", [])) == hops.sentence(way, 0.01)
 
 
 def test_the_reason_names_the_costly_hop_of_the_winner_or_else_of_a_faster_candidate(tables: Tables) -> None:
