@@ -6,16 +6,18 @@ operators (Q/DQ pairs). So the operators that make a tensor can be replaced by t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tasks.forms.dataflow import SIZES, Dataflow, names_of
-from tasks.forms.onnxgraph import STANDARD, makers_of, remove_unused, sort_nodes
+from tasks.forms.onnxgraph import STANDARD, remove_unused, sort_nodes
+from tasks.forms.qdq import PairedGraph
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     import onnx
+
+    from tasks.forms.qdq import Pair
 
 PASSING = (
     "Concat",
@@ -99,62 +101,13 @@ def _numbers(graph: onnx.GraphProto, nodes: Collection[str]) -> set[int]:
     return {numbers[name] for name in nodes}
 
 
-@dataclass(frozen=True)
-class _Pair:
-    """A QuantizeLinear with one DequantizeLinear that takes its output."""
-
-    original: str
-    """Name of the tensor that is quantized."""
-    result: str
-    """Name of the tensor that comes out."""
-
-
-class _Form:
-    """What an int8 form's graph has: tensors, their makers and users, and its Q/DQ pairs."""
-
-    def __init__(self, graph: onnx.GraphProto) -> None:
-        self.graph = graph
-        self.makers = makers_of(graph)
-        self.constants = {tensor.name for tensor in graph.initializer}
-        self.inputs = {value.name for value in graph.input} - self.constants
-        self.outputs = {value.name for value in graph.output}
-        self.users: dict[str, list[onnx.NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.users.setdefault(name, []).append(node)
-        self.pairs: dict[str, _Pair] = {}
-        """By name of the result."""
-        for node in graph.node:
-            quantizer = self.makers.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
-            if quantizer is not None and quantizer.op_type == "QuantizeLinear":
-                self.pairs[node.output[0]] = _Pair(quantizer.input[0], node.output[0])
-        self.pairs_of: dict[str, list[_Pair]] = {}
-        """By name of the original."""
-        for pair in self.pairs.values():
-            self.pairs_of.setdefault(pair.original, []).append(pair)
-
-    def has(self, tensor: str) -> bool:
-        """Return whether a tensor of the float graph is one of the form's, and no constant."""
-        return tensor in self.makers or tensor in self.inputs
-
-    def original(self, tensor: str) -> str:
-        """Return the tensor before any Q/DQ pair."""
-        while tensor in self.pairs:
-            tensor = self.pairs[tensor].original
-        return tensor
-
-    def is_quantized(self, node: onnx.NodeProto) -> bool:
-        """Return whether a node takes what was dequantized."""
-        return any((maker := self.makers.get(name)) and maker.op_type == "DequantizeLinear" for name in node.input)
-
-
 class _Mix:
     """Replaces operators of an int8 form by those of its float graph."""
 
     def __init__(self, model: onnx.ModelProto, source: onnx.ModelProto) -> None:
         self.model = model
         self.source = source
-        self.form = _Form(model.graph)
+        self.form = PairedGraph(model.graph)
         self.nodes = source.graph.node
         self.makers = {name: number for number, node in enumerate(self.nodes) for name in node.output}
         self.users: dict[str, list[int]] = {}
@@ -273,7 +226,7 @@ class _Mix:
                 neighbours += self.form.users.get(tensor, [])
                 waiting += [passing[near.output[0]] for near in neighbours if near.output[0] in passing]
 
-    def _pairs_around(self, node: onnx.NodeProto) -> Iterator[_Pair]:
+    def _pairs_around(self, node: onnx.NodeProto) -> Iterator[Pair]:
         """Yield the Q/DQ pairs directly before and behind a node."""
         for name in node.input:
             tensor = name
