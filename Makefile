@@ -62,8 +62,8 @@ pictures: $(READY)
 	$(BIN)/python docs/pictures.py quickstart --again benchmark --set 'models=["lenet5"]' --set benchmark.batch_sizes=[1]
 
 # What other quantizers make of the same file and images (docs/PEERS.md), in a quarter of an hour. SMOKE=1: a small network.
-# OPTIMIZE="--minutes 15": options of `burnish optimize`.
-compare-peers: $(READY) $(PEERS)
+# OPTIMIZE="--minutes 15": options of `burnish optimize`. The weights of the compared network are among the tools.
+compare-peers: $(TOOLS) $(PEERS)
 	$(BIN)/python -m compare $(if $(SMOKE),--smoke) -- $(OPTIMIZE)
 
 # --clear: what an older list installed is gone.

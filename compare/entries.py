@@ -49,11 +49,9 @@ class Entry:
 
 
 def as_given(work: Work, given: Given) -> Entry:
-    """Return the given file, measured in bf16 too where this machine has it."""
-    names = tuple(
-        name for name in ("onnxruntime", "openvino", "openvino_bf16") if runtimes.load(name).unavailable("cpu") is None
-    )
-    return Entry(name="given", settings="the file as it is, fp32", runtimes=names, path=given_file(work, given))
+    """Return the given file."""
+    path = given_file(work, given)
+    return Entry(name="given", settings="the file as it is, fp32", runtimes=_runtimes("given", path), path=path)
 
 
 def given_file(work: Work, given: Given) -> Path:
@@ -115,12 +113,14 @@ def _answer(peer: str, model: Path, images: Path, folder: Path) -> dict:
 
 
 def _runtimes(name: str, path: Path | None) -> tuple[str, ...]:
-    """Return the runtimes in which a peer's form is measured: those that execute it in int8.
+    """Return the runtimes in which a file is measured: those that execute its format on this machine's CPU.
 
-    Dynamically quantized ONNX files are left out in OpenVINO (2026.4), where they are many times as slow as fp32.
+    OpenVINO computes what is not int8 in bf16 too, where the machine can. Dynamically quantized ONNX files are left out
+    in OpenVINO (2026.4), where they are many times as slow as fp32.
     """
     if path is None:
         return ()
-    if path.suffix == ".xml":
-        return ("openvino",)
-    return ("onnxruntime",) if name.startswith("dynamic") else ("onnxruntime", "openvino")
+    names = ["onnxruntime"] if path.suffix != ".xml" else []
+    if not name.startswith("dynamic"):
+        names += ["openvino", "openvino_bf16"]
+    return tuple(name for name in names if runtimes.load(name).unavailable("cpu") is None)
