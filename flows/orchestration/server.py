@@ -219,20 +219,20 @@ def _named() -> Server | None:
     while not server.answers():
         if time.monotonic() > deadline:
             raise Mistake(
-                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or {_how_to_unset()} and "
+                f"PREFECT_API_URL is {url}, where no Prefect server answers; start it, or {_how_to_unset(url)} and "
                 "burnish starts one of its own"
             )
         time.sleep(0.5)
     return server
 
 
-def _how_to_unset() -> str:
+def _how_to_unset(url: str) -> str:
     """Return what takes PREFECT_API_URL back, by where it is set: Prefect also reads files of the current folder."""
     if os.environ.get("PREFECT_API_URL"):
         return "run `unset PREFECT_API_URL`"
-    for name, key in ((".env", "PREFECT_API_URL"), ("prefect.toml", "url"), ("pyproject.toml", "tool.prefect")):
+    for name in (".env", "prefect.toml", "pyproject.toml"):
         with suppress(OSError, UnicodeDecodeError):
-            if key in Path(name).read_text(encoding="utf-8"):
+            if url in Path(name).read_text(encoding="utf-8"):
                 return f"take it out of the file {name} in this folder"
     return "run `prefect config unset PREFECT_API_URL`"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from flows.orchestration.server import _how_to_unset
 from tasks.caching.logs import EVERY_SECONDS
 from tests.support import programs
 from tests.support.away import NOTICE_SECONDS, SETTINGS, Run
@@ -152,6 +153,19 @@ def test_an_address_without_a_server_is_refused_in_one_line_with_how_to_unset_it
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2
     assert "prefect config unset PREFECT_API_URL" in line
+
+
+def test_an_address_in_a_file_of_the_current_folder_is_taken_back_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    url = "http://127.0.0.1:1/api"
+    assert _how_to_unset(url) == "run `prefect config unset PREFECT_API_URL`"
+    (tmp_path / ".env").write_text(f"PREFECT_API_URL={url}\n")
+    assert _how_to_unset(url) == "take it out of the file .env in this folder"
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    assert _how_to_unset(url) == "run `unset PREFECT_API_URL`"
 
 
 @pytest.mark.slow
