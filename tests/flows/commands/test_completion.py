@@ -94,4 +94,4 @@ def test_zsh_and_tcsh_offer_presets_and_stages(shell: str) -> None:
         [sys.executable, "-m", "flows", "completion", shell], cwd=ROOT, text=True, capture_output=True, check=True
     )
     assert "quickstart cifar10-small" in done.stdout
-    assert "ablate tune augment prune quantize qat build serve" in done.stdout
+    assert "ablate tune augment prune quantize qat build search serve" in done.stdout

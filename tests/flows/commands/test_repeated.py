@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ENTRY = {"skip": "tune", "alone": "a", "values": 0.1, "mean": 0.5, "std": 0.5}
+ENTRY = {"skip": "tune", "alone": "a", "values": 0.1, "mean": 0.5, "std": 0.5, "settings": "u8s8"}
 """An entry for each list that is empty or unset by default."""
 DEFAULTS = Study().model_dump(mode="json")
 
