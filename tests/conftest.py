@@ -5,7 +5,6 @@ The environment, burnish's log and PyTorch's number of threads are restored afte
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections import Counter
@@ -18,6 +17,7 @@ from tests.support.command import SHORT, Burnish, prefect_server
 from tests.support.disks import disk
 from tests.support.prefect_home import prefect_home
 from tests.support.reports import artifacts_of_run
+from tests.support.restored import environment_and_log_restored
 from tests.support.shared import made_once
 
 __all__ = ["artifacts_of_run", "disk"]
@@ -41,26 +41,14 @@ def _private_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _environment_restored_after_each_module(_private_prefect_home: None) -> Iterator[None]:
     """Restore what a module's fixtures change when they call burnish in this process."""
-    yield from _restore_environment_and_log()
+    with environment_and_log_restored():
+        yield
 
 
 @pytest.fixture(autouse=True)
 def _environment_restored_after_each_test() -> Iterator[None]:
-    yield from _restore_environment_and_log()
-
-
-def _restore_environment_and_log() -> Iterator[None]:
-    """Restore the environment variables, and burnish's log, to which Prefect adds its console handler."""
-    before = dict(os.environ)
-    log = logging.getLogger("burnish")
-    handlers, level, propagates = list(log.handlers), log.level, log.propagate
-    yield
-    for name in os.environ.keys() - before.keys():
-        del os.environ[name]
-    os.environ.update(before)
-    log.handlers[:] = handlers
-    log.setLevel(level)
-    log.propagate = propagates
+    with environment_and_log_restored():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.restored import environment_and_log_restored
 from tests.support.servers import FinishedRun, colour_run
 
 if TYPE_CHECKING:
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def colour(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """A run on JPEG photographs of ImageNet, which are resized and cropped."""
-    return colour_run(tmp_path_factory.mktemp("colour"))
+    with environment_and_log_restored():
+        return colour_run(tmp_path_factory.mktemp("colour"))
 
 
 VARIANTS = {
@@ -31,7 +33,7 @@ def bundles(colour: FinishedRun, tmp_path_factory: pytest.TempPathFactory) -> di
     folder = tmp_path_factory.mktemp("bundles")
     made = {}
     for runtime, variant in VARIANTS.items():
-        with colour.restored():
+        with environment_and_log_restored(), colour.restored():
             colour.summarise({(variant, runtime): 1.0})
             folded = () if runtime == "torchscript" else ("--folded",)
             made[runtime] = colour.deploy(folder / runtime, *folded)
