@@ -72,7 +72,7 @@ def search(
         try:
             with watched(folder):
                 outcome = trial.run(proposal)
-        except quantizers.NothingToDoError as error:
+        except (quantizers.NothingToDoError, Refused) as error:
             outcome = Outcome("failed", error=str(error))
         except Exception as error:
             # The quantizer and the runtime raise whatever they like. The search goes on.
@@ -93,6 +93,10 @@ def space_of(quantized: Quantized, ranked: tuple[Ranked, ...], quantize: Quantiz
         blocks={ranking.runtime: len(ranking.blocks) for ranking in ranked if ranking.blocks},
         max_drop=quantize.max_drop,
     )
+
+
+class Refused(Exception):
+    """A runtime does not execute a form."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,12 @@ class _Trial:
             scores=score(fp32_logits, logits, arrays.labels[rows]),
         )
         for runtime in self.quantized.fp32_latencies:
-            form.latencies[runtime] = timed.in_runtime(runtime)
+            try:
+                form.latencies[runtime] = timed.in_runtime(runtime)
+            except Refused as refused:
+                if runtime == proposal.runtime:
+                    raise
+                self.work.log.info("%s: %s", label(self.parent, proposal), refused)
         return Outcome("done", scored(form), self._variant(proposal, path))
 
     def _made(self, proposal: Proposal, fp32: Path) -> Path:
@@ -226,13 +235,13 @@ class _Timed:
 
         Raises
         ------
-        ValueError
+        Refused
             If the runtime does not execute the form.
         """
         with locked({"cpu"}, self.work.log):
             timed = time_in(runtime, self.fp32, {self.setting: self.path}, self.image, rounds)
         if timed.refused:
-            raise ValueError(f"{runtime} does not execute it: {timed.refused[self.setting]}")
+            raise Refused(f"{runtime} does not execute it: {timed.refused[self.setting]}")
         return timed.ratios[self.setting] * self.fp32_latencies[runtime]
 
 

@@ -43,6 +43,7 @@ ABSENT_WHY = {
     "agreement": "it is the original",
     "logit_difference": "it is the original",
     "cost": "this hop loses at most half of it",
+    "latency": "it saves no more than noise",
     "macro_f1_std": "it was trained with one seed only",
     "epoch_seconds": "it was trained for one epoch only",
     "times": "it was trained for one epoch only",

@@ -71,7 +71,8 @@ def searches(tables: Mapping[str, pl.DataFrame]) -> Row:
 
 def _ended(row: Row) -> Row:
     words = ENDS[row["ended"]]
-    return row | {"ended": f"{words}: {row['error']}" if row["error"] else words}
+    status = "failed" if row["ended"] == "failed" else "ok"
+    return row | {"ended": f"{words}: {row['error']}" if row["error"] else words, "status": status}
 
 
 def preparations(tables: Mapping[str, pl.DataFrame]) -> list[Grid | None]:
@@ -90,7 +91,11 @@ def _rounded(row: Row) -> Row:
 
 
 def _groups(table: pl.DataFrame | None, *by: str) -> Sequence[tuple[tuple[Any, ...], list[Row]]]:
-    """Return the rows of a table by the values of some columns; none where there is no table."""
+    """Return the rows of a table by the values of some columns; none where there is no table.
+
+    The rows get a status, which the tables of the report are drawn by.
+    """
     if table is None:
         return []
-    return [(key, group.to_dicts()) for key, group in table.group_by(by, maintain_order=True)]
+    groups = table.group_by(by, maintain_order=True)
+    return [(key, [{**row, "status": "ok"} for row in group.to_dicts()]) for key, group in groups]

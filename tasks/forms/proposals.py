@@ -8,6 +8,7 @@ estimator).
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -77,19 +78,36 @@ class Attempt:
 
 
 def attempts(space: Space, base: Sequence[Scored], earlier: Sequence[Tried]) -> list[Attempt]:
-    """Return everything that was tried: the forms of the stage quantize in every runtime, then the trials."""
+    """Return everything that was tried: the forms of the stage quantize in every runtime, then the trials.
+
+    A form that a runtime does not execute counts as failed there. A form without blocks in floating point is the same
+    whatever the runtime, so that it counts in every runtime in which it was measured.
+    """
     before = [
-        Attempt(Proposal(scored.setting, runtime, 0), scored, "done")
+        Attempt(Proposal(scored.setting, runtime, 0), scored, "done" if runtime in scored.latencies else "failed")
         for scored in base
-        for runtime in scored.latencies
-        if runtime in space.blocks and scored.setting in space.settings
+        for runtime in space.blocks
+        if scored.setting in space.settings
     ]
-    trials = [
-        Attempt(Proposal(tried.setting, tried.runtime, tried.kept), tried.scored, tried.ended)
-        for tried in earlier
-        if tried.ended != "nothing left"
+    return before + [attempt for tried in earlier for attempt in _attempts_of(space, tried)]
+
+
+def _attempts_of(space: Space, tried: Tried) -> list[Attempt]:
+    """Return what one trial says of each runtime."""
+    if tried.ended == "nothing left":
+        return []
+    runtimes = [tried.runtime]
+    if tried.ended == "done" and not tried.kept:
+        runtimes += [name for name in space.blocks if name != tried.runtime]
+    scored = tried.scored
+    return [
+        Attempt(
+            Proposal(tried.setting, runtime, tried.kept),
+            scored,
+            "failed" if tried.ended == "done" and scored and runtime not in scored.latencies else tried.ended,
+        )
+        for runtime in runtimes
     ]
-    return before + trials
 
 
 def propose(space: Space, past: Sequence[Attempt], seed: int) -> Proposal | None:
@@ -142,7 +160,8 @@ def _bisected(space: Space, past: Sequence[Attempt], runtime: str) -> Proposal |
     )
     above = min(allowed + ends, default=None)
     kept = min(max(FIRST_KEPT, 2 * below), space.most_kept(runtime)) if above is None else (below + above) // 2
-    return Proposal(setting, runtime, kept) if kept > below and kept != above else None
+    proposal = Proposal(setting, runtime, kept)
+    return proposal if kept > below and kept != above and _may_help(space, past, proposal) else None
 
 
 def _sampled(space: Space, past: Sequence[Attempt], tried: set[Proposal], seed: int) -> Proposal | None:
@@ -176,19 +195,28 @@ def _sampled(space: Space, past: Sequence[Attempt], tried: set[Proposal], seed: 
 def _may_help(space: Space, past: Sequence[Attempt], proposal: Proposal) -> bool:
     """Return whether a proposal may be faster than what was tried, and within the allowed drop.
 
-    More blocks in floating point than are needed make a form slower, and fewer make its drop larger.
+    More blocks in floating point than are needed make a form slower, and fewer make its drop larger. A form that is
+    slower with fewer blocks than the fastest allowed one is slower with more blocks, too.
     """
     if proposal.kept and proposal.setting not in space.mixable:
         return False
+    allowed = [
+        attempt.latency
+        for attempt in past
+        if attempt.proposal.runtime == proposal.runtime and attempt.latency and attempt.is_allowed(space.max_drop)
+    ]
+    best = min(allowed, default=math.inf)
     own = [
         attempt
         for attempt in past
         if (attempt.proposal.setting, attempt.proposal.runtime) == (proposal.setting, proposal.runtime)
     ]
-    if any(attempt.is_allowed(space.max_drop) and attempt.proposal.kept < proposal.kept for attempt in own):
+    if any(attempt.ended == "failed" and not attempt.proposal.kept for attempt in own):
         return False
-    if any(attempt.ended == "slower" and attempt.proposal.kept < proposal.kept for attempt in own):
-        return False
+    for attempt in own:
+        too_slow = attempt.ended == "slower" or (attempt.latency or 0.0) > best
+        if attempt.proposal.kept < proposal.kept and (too_slow or attempt.is_allowed(space.max_drop)):
+            return False
     lossy = (attempt for attempt in own if attempt.ended == "done" and not attempt.is_allowed(space.max_drop))
     return all(attempt.proposal.kept < proposal.kept for attempt in lossy)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tasks.forms.proposals import Proposal, Space, attempts, propose
+from tasks.forms.proposals import Attempt, Proposal, Space, attempts, propose
 from tasks.records import Scored, Tried
 
-LATENCIES = {"onnxruntime": {"fast": 2.0, "exact": 6.0}, "openvino": {"fast": 1.5, "exact": 1.6}}
+LATENCIES = {"onnxruntime": {"fast": 2.0, "exact": 6.0}, "openvino": {"fast": 1.5, "exact": 4.0}}
 DROPS = {"fast": 0.02, "exact": 0.004}
 MAX_DROP = 0.005
 SETTINGS = ("fast", "exact", "new")
@@ -110,3 +110,35 @@ def test_layers_of_a_form_of_a_rewritten_graph_never_stay_in_floating_point() ->
     tried = searched(space, 20)
     assert {trial.setting for trial in tried if trial.kept} == {"exact"}
     assert [(trial.setting, trial.kept) for trial in tried if not trial.kept] == [("new", 0)]
+
+
+def test_blocks_are_not_added_to_a_form_that_is_slower_than_an_allowed_one_already() -> None:
+    quick = scored("exact").model_copy(update={"latencies": {"onnxruntime": 2.1, "openvino": 4.0}})
+    space = Space(
+        settings=("fast", "exact"), mixable=frozenset(SETTINGS), blocks={"onnxruntime": 12}, max_drop=MAX_DROP
+    )
+    two = Tried(number=1, setting="fast", runtime="onnxruntime", kept=2, ended="done", scored=scored("fast", 2))
+    # With two blocks, the fast form takes 2.16 ms, and the exact one is allowed at 2.1 ms.
+    assert propose(space, attempts(space, (BASE[0], quick), [two]), 2) is None
+
+
+def test_a_form_that_a_runtime_does_not_execute_is_not_tried_there() -> None:
+    refused = scored("fast").model_copy(update={"latencies": {"onnxruntime": 2.0}})
+    past = attempts(SPACE, (refused, BASE[1]), [])
+    assert [attempt.ended for attempt in past] == ["done", "failed", "done", "done"]
+    tried: list[Proposal] = []
+    for seed in range(20):
+        proposal = propose(SPACE, [*past, *(Attempt(each, None, "failed") for each in tried)], seed)
+        if proposal is None:
+            break
+        tried.append(proposal)
+    assert tried and not [each for each in tried if (each.setting, each.runtime) == ("fast", "openvino")]
+
+
+def test_a_form_without_blocks_in_floating_point_is_tried_once_for_all_runtimes() -> None:
+    new = Tried(number=1, setting="new", runtime="onnxruntime", kept=0, ended="done", scored=scored("new"))
+    past = attempts(SPACE, BASE, [new])
+    assert [attempt.proposal for attempt in past[-2:]] == [
+        Proposal("new", "onnxruntime", 0),
+        Proposal("new", "openvino", 0),
+    ]
