@@ -97,7 +97,8 @@ def _attempts_of(space: Space, tried: Tried) -> list[Attempt]:
     if tried.ended == "nothing left":
         return []
     runtimes = [tried.runtime]
-    if tried.ended == "done" and not tried.kept:
+    # Where a form could not even be made, it can be made for no other runtime.
+    if tried.ended in ("done", "failed") and not tried.kept:
         runtimes += [name for name in space.blocks if name != tried.runtime]
     scored = tried.scored
     return [
