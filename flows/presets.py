@@ -91,6 +91,7 @@ REPAIRED = (
     "u8s8-equalised-corrected",
     "u8s8-smooth50",
     "u8s8-smooth15",
+    "nncf-performance",
 )
 """Int8 settings that the search of `optimize` tries beside those of INT8."""
 
