@@ -37,7 +37,11 @@ def library() -> Any:
 
     # NNCF (3.4) makes its own class that of all later loggers.
     logging.setLoggerClass(logger_class)
+    # NNCF (3.4) gives the level to the handlers of its logger, which are those of the root logger, too.
+    levels = {handler: handler.level for handler in logging.getLogger().handlers}
     nncf.set_log_level(logging.ERROR)
+    for handler, handler_level in levels.items():
+        handler.setLevel(handler_level)
     for name in ("Progress", "WeightedProgress"):
         setattr(track_progress, name, _invisible(getattr(track_progress, name)))
     return nncf
