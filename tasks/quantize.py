@@ -16,7 +16,7 @@ from tasks import quantizers
 from tasks.caching.stage import stage
 from tasks.datasets._arrays import load_arrays
 from tasks.forms.choice import Form, choose, scored, time_in, timed_runtimes
-from tasks.forms.int8 import VALIDATION_IMAGES, Rows, classify, open_form, sample, score
+from tasks.forms.int8 import VALIDATION_IMAGES, Rows, logits_of, sample, score
 from tasks.machine import fingerprint
 from tasks.machine.locks import locked
 from tasks.machine.space import watched
@@ -111,7 +111,7 @@ class _Search:
 
     def make(self, calibration: Rows) -> None:
         """Write and score a form in every setting."""
-        self.logits = self._classify(self.fp32, "onnx")
+        self.logits = logits_of(self.fp32, "onnx", self.validation)
         self.work.log.info(
             "%s: %s %.4f of %d validation images",
             self.parent.name,
@@ -141,18 +141,10 @@ class _Search:
             return
         with watched(self.folder):
             path = quantizer.quantize(setting, self.fp32, self.folder, calibration)
-        scores = score(self.logits, self._classify(path, quantizer.FORMAT), self.labels)
+        scores = score(self.logits, logits_of(path, quantizer.FORMAT, self.validation), self.labels)
         self.forms[setting] = Form(
             setting=setting, format=quantizer.FORMAT, dynamic=quantizer.DYNAMIC, path=path, scores=scores
         )
-
-    def _classify(self, path: Path, file_format: str) -> np.ndarray:
-        """Return a model's logits of the validation images."""
-        session = open_form(path, file_format)
-        try:
-            return classify(session, self.validation)
-        finally:
-            session.close()
 
     def time(self) -> None:
         """Measure the latency of all forms in each runtime, while nothing else is measured on the CPU."""

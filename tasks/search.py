@@ -13,7 +13,7 @@ from tasks import quantizers
 from tasks.caching.stage import stage
 from tasks.datasets._arrays import load_arrays
 from tasks.forms.choice import ROUNDS, Form, scored, time_in
-from tasks.forms.int8 import VALIDATION_IMAGES, Rows, classify, looked_at, open_form, sample, score
+from tasks.forms.int8 import VALIDATION_IMAGES, Rows, logits_of, looked_at, sample, score
 from tasks.forms.mixed import in_float
 from tasks.forms.proposals import Proposal, Space, attempts, propose
 from tasks.machine import fingerprint
@@ -139,11 +139,7 @@ class _Trial:
         images = Rows(self.data, arrays.images, rows)
         fp32_logits = np.load(self.work.store.get(self.quantized.fp32_logits))
         few = looked_at(len(rows))
-        session = open_form(path, "onnx")
-        try:
-            look = fidelity.divergence(fp32_logits[few], classify(session, Rows(self.data, arrays.images, rows[few])))
-        finally:
-            session.close()
+        look = fidelity.divergence(fp32_logits[few], logits_of(path, "onnx", Rows(self.data, arrays.images, rows[few])))
         timed = _Timed(self.work, fp32, path, proposal.setting, images.read(0, 1), self.quantized.fp32_latencies)
         latency = timed.in_runtime(proposal.runtime, LOOK_ROUNDS)
         seen = Scored(setting=proposal.setting, look=look, latencies={proposal.runtime: latency})
@@ -151,17 +147,12 @@ class _Trial:
             return Outcome("slower", seen)
         if self._is_dominated(look, latency, proposal.runtime):
             return Outcome("worse", seen)
-        session = open_form(path, "onnx")
-        try:
-            logits = classify(session, images)
-        finally:
-            session.close()
         form = Form(
             setting=proposal.setting,
             format="onnx",
             dynamic=False,
             path=path,
-            scores=score(fp32_logits, logits, arrays.labels[rows]),
+            scores=score(fp32_logits, logits_of(path, "onnx", images), arrays.labels[rows]),
         )
         for runtime in self.quantized.fp32_latencies:
             try:

@@ -88,6 +88,15 @@ def classify(session: Session, images: Rows) -> np.ndarray:
     return np.concatenate([session.run(batch) for batch in images.batches()])
 
 
+def logits_of(path: Path, file_format: str, images: Rows) -> np.ndarray:
+    """Return the logits that the model of a file gives images: float32, (images, classes)."""
+    session = open_form(path, file_format)
+    try:
+        return classify(session, images)
+    finally:
+        session.close()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Scores:
     """How well a form classifies the validation images, by itself and beside its fp32 parent."""
