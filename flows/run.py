@@ -89,7 +89,7 @@ class Run:
         """Leave out a step of the search. It is said once for the trials of one model."""
         self.progress.leave_out(step)
         about = f"{step.stage} of {step.model}"
-        if step.stage == "rank":
+        if step.stage != "search":
             LOG.debug("%s: left out: %s", step.name, reason)
         elif self.left_out.get(about) != reason:
             self.left_out[about] = reason

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from flows.step import DATA, ResultOf, ResultsOf, Step
+from tasks import runtimes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -13,12 +14,14 @@ if TYPE_CHECKING:
     from flows.progress import Progress
     from tasks.records import Quantized, Study, Tried
 
-STAGES = ("rank", "search", "choose")
-"""The stages of the search. `choose` is quick, and is called whatever the time."""
+LEFT_OUT = ("rank", "search", "configure")
+"""The stages of the search that are left out where they bring nothing or time is short. `choose` is quick."""
 BETTER = 1.01
 """A trial brings a better form where it is faster than all before it by more than this multiple."""
 FIRST_TRIAL_SECONDS = 60.0
 """What a trial is taken to last before one has ended."""
+CONFIGURING_SECONDS = 15.0
+"""What is taken for trying the configurations of one runtime before it was done once."""
 MEASURING = 1.4
 """The last measurement has some forms more than the first: it is taken to last this multiple of it."""
 
@@ -69,18 +72,44 @@ def _search_of(study: Study, quantize: Step) -> list[Step]:
         failed={},
         inputs={**common, "tried": ResultsOf(tuple(names)), "quantize": study.quantize, "settings": study.search},
     )
-    return [*ranks, *trials, choose]
+    configurations = _configurations(study, quantize, common, names) if study.search.configure else []
+    return [*ranks, *trials, choose, *configurations]
+
+
+def _configurations(study: Study, quantize: Step, common: dict[str, Any], trials: Sequence[str]) -> list[Step]:
+    """Return one step per runtime, which opens its fastest form in several ways."""
+    where = quantize.name.removeprefix("quantize ")
+    return [
+        Step(
+            stage="configure",
+            name=f"configure {where} {runtime}",
+            model=quantize.model,
+            failed={},
+            inputs={
+                **common,
+                "data": DATA,
+                "tried": ResultsOf(tuple(trials)),
+                "chosen": ResultOf((f"choose {where}",)),
+                "runtime": runtime,
+                "others": tuple(name for name in study.benchmark.runtimes if name != runtime),
+                "threads": study.benchmark.threads,
+                "max_drop": study.quantize.max_drop,
+            },
+        )
+        for runtime in study.benchmark.runtimes
+        if runtimes.options_of(runtime)
+    ]
 
 
 def needless(step: Step, study: Study, progress: Progress) -> str:
     """Return why a step of the search need not be called, in words; empty where it should be."""
-    if step.stage not in ("rank", "search"):
+    if step.stage not in LEFT_OUT:
         return ""
-    if step.stage == "rank" and step.inputs["runtime"] not in _quantized(step, progress).fp32_latencies:
+    if step.stage != "search" and step.inputs["runtime"] not in _quantized(step, progress).fp32_latencies:
         return "no int8 form is timed in it"
     if step.stage == "search" and (reason := _is_exhausted(step, study, progress.results)):
         return reason
-    return "its time is over" if _is_late(study, progress) else ""
+    return "its time is over" if _is_late(step, study, progress) else ""
 
 
 def _quantized(step: Step, progress: Progress) -> Quantized:
@@ -114,11 +143,17 @@ def since_better(quantized: Quantized, tried: Sequence[Tried], max_drop: float) 
     return min(count, len(tried))
 
 
-def _is_late(study: Study, progress: Progress) -> bool:
-    """Return whether a trial and the last measurement would not end within the study's minutes."""
+def _is_late(step: Step, study: Study, progress: Progress) -> bool:
+    """Return whether a step of the search, and what must come after it, would not end within the study's minutes."""
     if study.search.minutes is None:
         return False
     ended = progress.seconds
     trial = max((ended[name] for name in ended if name.startswith(("search ", "rank "))), default=FIRST_TRIAL_SECONDS)
+    configuring = {
+        other.name: progress.seconds_of(other.name) or CONFIGURING_SECONDS
+        for other in progress.waiting
+        if other.stage == "configure"
+    }
+    needed = configuring[step.name] if step.stage == "configure" else trial + sum(configuring.values())
     measuring = MEASURING * sum(progress.seconds_of(name) for name in ("benchmark first", "aggregate first"))
-    return time.monotonic() - progress.started + trial + measuring > 60 * study.search.minutes
+    return time.monotonic() - progress.started + needed + measuring > 60 * study.search.minutes

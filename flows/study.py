@@ -32,6 +32,7 @@ from tasks.benchmark import benchmark_task
 from tasks.build import build_task
 from tasks.caching.sweep import sweep
 from tasks.choose import choose_task
+from tasks.configure import configure_task
 from tasks.export import export_task
 from tasks.inspect import inspect_task
 from tasks.label import label_task
@@ -69,6 +70,7 @@ TASKS = {
         rank_task,
         search_task,
         choose_task,
+        configure_task,
         benchmark_task,
         serve_task,
         aggregate_task,

@@ -9,7 +9,7 @@ import os
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -30,6 +30,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have the most slow tests, so that no such file runs alone at the end."""
     slow_tests = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow_tests[item.path])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object | None) -> None:
+    """Say what ended a process of pytest-xdist that crashed: a signal, or an exit code, and whether memory was short."""
+    if error is None:
+        return
+    process = node.gateway._io.popen
+    counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    print(
+        f"\n{node.gateway.id} ended with {process.wait(60)} (below 0: a signal); processes that the kernel has ended for "
+        f"want of memory since it started: {counts.get('oom_kill', 'unknown')}",
+        file=sys.stderr,
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

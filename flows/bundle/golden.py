@@ -85,7 +85,7 @@ def outputs(file: Path, about: Row, inputs: np.ndarray) -> np.ndarray:
     `inputs` are as the file takes them.
     """
     threads = min(about["threads"], quota.usable_processors())
-    session = runtimes.load(about["runtime"]).open(file, "cpu", 1, threads)
+    session = runtimes.open_model(about["runtime"], file, "cpu", 1, threads, options=about["options"])
     try:
         return np.concatenate([session.run(inputs[n : n + 1]) for n in range(len(inputs))]).astype(np.float32)
     finally:

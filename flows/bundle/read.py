@@ -114,7 +114,15 @@ def _check_settings(folder: Path, about: Row) -> None:
     runtime, threads = about.get("runtime"), about.get("threads")
     if runtime not in SERVED or not isinstance(threads, int) or threads < 1:
         raise Mistake(f"{folder / 'model.json'}: runtime {runtime!r} with {threads!r} threads is not known here")
-    known = runtimes.load(runtime).settings(threads)  # type: ignore[attr-defined]  # those SERVED have it
+    # A bundle of an older burnish names no options.
+    options = about.setdefault("options", [])
+    accepted = runtimes.options_of(runtime)
+    if not isinstance(options, list) or not all(isinstance(name, str) and name in accepted for name in options):
+        raise Mistake(
+            f"{folder / 'model.json'}: options {options!r} are not known here for {runtime}; accepted: "
+            f"{', '.join(accepted) or 'none'}"
+        )
+    known = runtimes.settings_of(runtime, threads, options)
     settings = about.get("settings")
     if not isinstance(settings, dict) or _keys(settings) != _keys(known):
         raise Mistake(f"{folder / 'model.json'}: settings {settings!r} are not those that burnish knows for {runtime}")

@@ -113,6 +113,8 @@ def _about(source: Source, file: Path, preparation: Row) -> Row:
     row = source.row
     variant = source.variant
     threads = _threads(source)
+    # A run of an older burnish has no such column.
+    options = [name for name in (variant.get("options") or "").split(", ") if name]
     any_batch = row["runtime"] in BATCHED and (variant["format"] != "onnx" or _takes_any_batch(file))
     return {
         "file": file.name,
@@ -133,7 +135,8 @@ def _about(source: Source, file: Path, preparation: Row) -> Row:
         "batch": _paying_batch(source.rows_of_candidate("benchmarks")) if any_batch else 1,
         "burnish": _version("burnish"),
         "threads": threads,
-        "settings": runtimes.load(row["runtime"]).settings(threads),  # type: ignore[attr-defined]  # those SERVED have it
+        "options": options,
+        "settings": runtimes.settings_of(row["runtime"], threads, options),
     }
 
 

@@ -59,10 +59,13 @@ def main(arguments: argparse.Namespace) -> None:
         _print_text(measurement)
 
 
-def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) -> Measurement:
+def measured(
+    arguments: argparse.Namespace, images: np.ndarray | None = None, options: tuple[str, ...] = ()
+) -> Measurement:
     """Measure the files that a command line names, and leave the tables in <out>/bench/<time>.
 
-    `images` are inputs to measure with, as the files take them; without them, random ones are taken.
+    `images` are inputs to measure with, as the files take them; without them, random ones are taken. `options` are
+    those of the runtimes with which the files are opened.
     """
     device = device_of_option(arguments.device)
     paths = _reference_first([Path(name) for name in arguments.files], arguments.reference)
@@ -83,6 +86,7 @@ def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) ->
     parts = {
         "settings": settings,
         "pairs": [(artifacts[file.path], runtime) for file, runtime in pairs],
+        "options": options,
         "shape": arguments.input_shape,
         "machine": machine.fingerprint(),
     }
@@ -93,7 +97,14 @@ def measured(arguments: argparse.Namespace, images: np.ndarray | None = None) ->
         for number, ((file, runtime), name) in enumerate(zip(pairs, _names(pairs), strict=True)):
             pool = work.scratch / f"pool-{number}.npy"
             np.save(pool, inputs[file.path])
-            variant = Variant(name=name, model=name, stage="file", format=file.format, artifact=artifacts[file.path])
+            variant = Variant(
+                name=name,
+                model=name,
+                stage="file",
+                format=file.format,
+                artifact=artifacts[file.path],
+                options=options,
+            )
             candidates += make_candidates(
                 variant, runtime, device, path=opened[file.path], settings=settings, pool=pool
             )

@@ -27,7 +27,8 @@ def main(arguments: argparse.Namespace) -> None:
     """Measure the model, and print the comparison (or JSON)."""
     bundle = read(Path(arguments.bundle))
     original = _original(bundle)
-    measurement = bench.measured(_command_line(bundle, original, arguments), _images(bundle))
+    options = tuple(bundle.about["options"])
+    measurement = bench.measured(_command_line(bundle, original, arguments), _images(bundle), options)
     (here,) = measurement.tables["benchmarks"].to_dicts()
     if here["status"] != "ok":
         raise RuntimeError(f"the model could not be measured: {here['error']}")

@@ -42,7 +42,7 @@ WANTED = (
     "summary",
 )
 """Tables that the report reads. It says which of them are missing."""
-OF_GIVEN_MODELS = ("preparations", "layers", "search")
+OF_GIVEN_MODELS = ("preparations", "layers", "search", "configurations")
 """Tables that have rows in studies of given models, or with a search, and that older versions of burnish did not write:
 it is not said where they are missing."""
 MANY_ROWS = ("predictions", "latencies")

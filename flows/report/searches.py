@@ -34,6 +34,13 @@ LAYERS: list[Spec] = [
     ("Divergence saved", "nats", "saved", sig),
     ("Latency", "× the int8 form", "latency", sig),
 ]
+CONFIGURATIONS: list[Spec] = [
+    ("Configuration", "", "configuration", str),
+    ("Measured beside", "", "against", str),
+    ("Latency", "× the other's", "ratio", sig),
+    ("Faster", "rounds", "rounds_faster", str),
+    ("Taken", "", "taken", str),
+]
 PREPARATIONS: list[Spec] = [
     ("Size", "pixels", "image_size", str),
     ("Shorter side", "pixels", "resize", str),
@@ -57,7 +64,7 @@ MOST_LAYERS = 12
 
 
 def searches(tables: Mapping[str, pl.DataFrame]) -> Row:
-    """Return the tables of the search: its trials per model, and the ranking of layers per form and runtime."""
+    """Return the tables of the search: trials per model, rankings of layers and configurations per form and runtime."""
     tried = [
         grid(TRIED, [_ended(row) for row in rows], f"Trials of {parent}")
         for (parent,), rows in _groups(tables.get("search"), "parent")
@@ -66,7 +73,16 @@ def searches(tables: Mapping[str, pl.DataFrame]) -> Row:
         grid(LAYERS, rows[:MOST_LAYERS], f"{form} in {runtime}: what its layers gain from floating point")
         for (form, runtime), rows in _groups(tables.get("layers"), "form", "runtime")
     ]
-    return {"tried": tried, "layers": layers}
+    configurations = [
+        grid(CONFIGURATIONS, [_taken(row) for row in rows], f"{form} in {runtime}: threads and options")
+        for (form, runtime), rows in _groups(tables.get("configurations"), "form", "runtime")
+    ]
+    return {"tried": tried, "layers": layers, "configurations": configurations}
+
+
+def _taken(row: Row) -> Row:
+    words = {"taken": "yes" if row["taken"] else "no"}
+    return row | (words if row["error"] is None else {"taken": f"failed: {row['error']}", "status": "failed"})
 
 
 def _ended(row: Row) -> Row:

@@ -186,20 +186,22 @@ def make_candidates(
     pool : npy file with the inputs that timing rotates through
     images : the images to evaluate the candidate on; None: it is timed only
     """
-    threads = settings.threads or machine.cores()
+    all_threads = settings.threads or machine.cores()
+    threads = variant.threads or all_threads
     spec = Spec(
         runtime=runtime,
         path=str(path),
         device=device,
         threads=threads,
+        options=variant.options,
         batch_sizes=settings.batch_sizes,
         pool=str(pool),
         images=images,
     )
     candidates = [Candidate(variant, runtime, device, spec)]
     if settings.throughput:
-        slots = threads if device == "cpu" else GPU_SLOTS
-        throughput_spec = replace(spec, slots=slots, images=None)
+        slots = all_threads if device == "cpu" else GPU_SLOTS
+        throughput_spec = replace(spec, threads=all_threads, slots=slots, images=None)
         candidates.append(Candidate(variant, runtime, device, throughput_spec, "throughput"))
     return candidates
 

@@ -65,6 +65,8 @@ class Spec:
     device: str
     threads: int
     """Threads on a CPU, over all queries in flight."""
+    options: tuple[str, ...] = ()
+    """Options of the runtime, by the names in its file."""
     slots: int = 1
     """Queries in flight: 1 for latency, more for throughput."""
     batch_sizes: tuple[int, ...]

@@ -73,7 +73,15 @@ class Opened:
         self.baseline = memory.resident_bytes()
         _reset_peak()
         started = time.perf_counter()
-        session = runtime.open(Path(self.spec.path), self.spec.device, largest, self.spec.threads, self.spec.slots)
+        session = runtimes.open_model(
+            self.spec.runtime,
+            Path(self.spec.path),
+            self.spec.device,
+            largest,
+            self.spec.threads,
+            self.spec.slots,
+            self.spec.options,
+        )
         self.sessions = [session, *(session.fork() for _ in range(self.spec.slots - 1))]
         self.open_seconds = time.perf_counter() - started
         gc.collect()

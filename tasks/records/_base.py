@@ -101,6 +101,7 @@ StageName = Literal[
     "rank",
     "search",
     "choose",
+    "configure",
     "benchmark",
     "serve",
     "aggregate",

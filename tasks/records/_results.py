@@ -146,6 +146,10 @@ class Variant(Record):
     """Whether the benchmark measures this variant."""
     left_out_of: tuple[str, ...] = ()
     """Runtimes in which the benchmark does not measure it, because another form was chosen for them."""
+    threads: int | None = None
+    """Threads with which it is opened on a CPU. None: as many as the study has for each model."""
+    options: tuple[str, ...] = ()
+    """Options of its runtime with which it is opened, by the names in the runtime's file."""
 
     @model_validator(mode="after")
     def _whole(self) -> Variant:

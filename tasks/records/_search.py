@@ -70,6 +70,8 @@ class Search(Record):
     """Int8 settings that are tried beside those of quantize.settings."""
     survivors: Times = 2
     """Number of the search's forms that go on to the benchmark in each runtime, at most."""
+    configure: bool = True
+    """Whether the fastest form in each runtime is also tried with fewer threads and with options of the runtime."""
     seed: Seed = 0
     """Seed of the sampler that proposes trials (Optuna's TPE)."""
 

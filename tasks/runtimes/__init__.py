@@ -13,7 +13,9 @@ A runtime's file never imports its library at the top, only inside its functions
 - where it executes with other libraries than PyTorch, ONNX Runtime, OpenVINO and TensorRT, `LIBRARIES`: the names of
   their distributions, so that another version is measured anew;
 - where `burnish deploy` can serve it, `settings(threads)`: return the library's other settings for one query in flight
-  on a CPU, as JSON, so that the server sets the same.
+  on a CPU, as JSON, so that the server sets the same;
+- where it has settings that are faster on some machines and slower on others, `OPTIONS`: a short name -> the library's
+  settings that it stands for. `open` and `settings` then take the names of `options`, which replace usual settings.
 
 fp32 means fp32. On a GPU, TF32 is switched off wherever it is a runtime's default. On a CPU, OpenVINO is kept from
 bf16. Files whose names begin with "_" have what several runtimes share.
@@ -22,10 +24,10 @@ bf16. Files whose names begin with "_" have what several runtimes share.
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import numpy as np
@@ -94,3 +96,37 @@ class Runtime(Protocol):
 def load(name: str) -> Runtime:
     """Return the runtime with this name."""
     return cast("Runtime", importlib.import_module(f"{__name__}.{name}"))
+
+
+def options_of(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the `OPTIONS` of a runtime; empty where it has none."""
+    options: Mapping[str, Mapping[str, Any]] = getattr(load(name), "OPTIONS", {})
+    return options
+
+
+def open_model(
+    name: str, path: Path, device: str, batch_size: int, threads: int, slots: int = 1, options: Iterable[str] = ()
+) -> Session:
+    """Open a model in the runtime with this name, as its `open` does, with options of it."""
+    return load(name).open(path, device, batch_size, threads, slots, **_named(options))
+
+
+def settings_of(name: str, threads: int, options: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the `settings` of a runtime that has them, with options of it."""
+    settings: dict[str, Any] = load(name).settings(threads, **_named(options))  # type: ignore[attr-defined]
+    return settings
+
+
+def _named(options: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return the argument `options`, which only runtimes with options take."""
+    names = tuple(options)
+    return {"options": names} if names else {}
+
+
+def merged(settings: Mapping[str, Any], *others: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with the values of others in place of their own, also within mappings that are values."""
+    result = dict(settings)
+    for other in others:
+        for key, value in other.items():
+            result[key] = merged(result.get(key, {}), value) if isinstance(value, dict) else value
+    return result

@@ -12,9 +12,10 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from tasks.machine.gpu import missing_gpu
-from tasks.runtimes import _cuda
+from tasks.runtimes import _cuda, merged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     import numpy as np
@@ -51,27 +52,48 @@ SETTINGS: dict[str, Any] = {
     "entries": {"session.force_spinning_stop": "1"},
 }
 """Session options that all runtimes on ONNX Runtime have. `burnish deploy` writes them into the server's settings."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "no-spinning": {"entries": {"session.intra_op.allow_spinning": "0"}},
+    "no-arena": {"enable_cpu_mem_arena": False},
+    "extended-graph": {"graph_optimization_level": "ORT_ENABLE_EXTENDED"},
+}
+"""Name of an option of a session on the CPU -> the settings that it stands for. Threads that go on to spin between
+queries are none of them: they would slow down whatever else the machine does, the next candidate among it."""
 
 
-def options(threads: int, entries: dict[str, str]) -> Any:
-    """Return session options with `SETTINGS` and further configuration entries."""
+def with_options(names: Iterable[str]) -> dict[str, Any]:
+    """Return `SETTINGS` with those of some options in their place."""
+    return merged(SETTINGS, *(OPTIONS[name] for name in names))
+
+
+def options(threads: int, entries: dict[str, str], chosen: Iterable[str] = ()) -> Any:
+    """Return session options with `SETTINGS`, some of `OPTIONS`, and further configuration entries."""
     import onnxruntime
 
+    settings = with_options(chosen)
     session_options = onnxruntime.SessionOptions()
     session_options.intra_op_num_threads = threads
-    session_options.inter_op_num_threads = SETTINGS["inter_op_num_threads"]
-    session_options.execution_mode = getattr(onnxruntime.ExecutionMode, SETTINGS["execution_mode"])
+    session_options.inter_op_num_threads = settings["inter_op_num_threads"]
+    session_options.execution_mode = getattr(onnxruntime.ExecutionMode, settings["execution_mode"])
     session_options.graph_optimization_level = getattr(
-        onnxruntime.GraphOptimizationLevel, SETTINGS["graph_optimization_level"]
+        onnxruntime.GraphOptimizationLevel, settings["graph_optimization_level"]
     )
+    session_options.enable_cpu_mem_arena = settings.get("enable_cpu_mem_arena", True)
     session_options.log_severity_level = ERROR
-    for key, value in (SETTINGS["entries"] | entries).items():
+    for key, value in (settings["entries"] | entries).items():
         session_options.add_session_config_entry(key, value)
     return session_options
 
 
-def create(path: Path, provider: str, settings: dict[str, str], threads: int, entries: dict[str, str]) -> Any:
-    """Return an InferenceSession on `provider`. `settings` are the provider's, `entries` those of the session.
+def create(
+    path: Path,
+    provider: str,
+    settings: dict[str, str],
+    threads: int,
+    entries: dict[str, str],
+    chosen: Iterable[str] = (),
+) -> Any:
+    """Return an InferenceSession on `provider`. `settings` are the provider's, the others as in `options`.
 
     Raises
     ------
@@ -82,7 +104,7 @@ def create(path: Path, provider: str, settings: dict[str, str], threads: int, en
 
     # Without `enable_fallback=0` ONNX Runtime takes the next provider where one fails, even in the middle of its work.
     session = onnxruntime.InferenceSession(
-        str(path), options(threads, entries), providers=[(provider, settings)], enable_fallback=0
+        str(path), options(threads, entries, chosen), providers=[(provider, settings)], enable_fallback=0
     )
     used = session.get_providers()[0]
     if used != provider:
@@ -98,8 +120,8 @@ class Session:
 
     split = None
 
-    def __init__(self, path: Path, threads: int, slots: int) -> None:
-        self._session = create(path, CPU, {}, max(1, threads - slots + 1), {})
+    def __init__(self, path: Path, threads: int, slots: int, options: Iterable[str] = ()) -> None:
+        self._session = create(path, CPU, {}, max(1, threads - slots + 1), {}, options)
         self.provider = CPU
         self._input = self._session.get_inputs()[0].name
         self._outputs = [self._session.get_outputs()[0].name]

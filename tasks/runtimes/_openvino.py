@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tasks.machine.causes import cause
+from tasks.runtimes import merged
 from tasks.runtimes._onnx import model_file
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
 
@@ -46,12 +48,22 @@ def load_library(device: str) -> None:
     library().Core().get_property("CPU", "FULL_DEVICE_NAME")
 
 
-def configuration(precision: str, threads: int, slots: int) -> dict[str, Any]:
+OPTIONS = {
+    "no-pinning": {"ENABLE_CPU_PINNING": "NO"},
+    "no-hyper-threading": {"ENABLE_HYPER_THREADING": "NO"},
+    "performance-cores": {"SCHEDULING_CORE_TYPE": "PCORE_ONLY"},
+    "throughput-hint": {"PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": "1"},
+}
+"""Name of an option -> the properties that it stands for."""
+
+
+def configuration(precision: str, threads: int, slots: int, options: Iterable[str] = ()) -> dict[str, Any]:
     """Return OpenVINO's properties for `slots` queries in flight on `threads` threads, in f32 or bf16."""
     hint = {"PERFORMANCE_HINT": "LATENCY"}
     if slots > 1:
         hint = {"PERFORMANCE_HINT": "THROUGHPUT", "PERFORMANCE_HINT_NUM_REQUESTS": str(slots)}
-    return hint | {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": str(threads)}
+    usual = hint | {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": str(threads)}
+    return merged(usual, *(OPTIONS[name] for name in options))
 
 
 class Model:
@@ -65,10 +77,10 @@ class Model:
         If the compiled model has another precision than `precision`.
     """
 
-    def __init__(self, path: Path, batch_size: int, precision: str, threads: int, slots: int) -> None:
+    def __init__(self, path: Path, batch_size: int, precision: str, configuration: dict[str, Any]) -> None:
         openvino = library()
         self._lock = threading.Lock()
-        self._configuration = configuration(precision, threads, slots)
+        self._configuration = configuration
         self._openvino = openvino
         self._core = openvino.Core()
         try:
@@ -171,7 +183,9 @@ class Session:
         del self._inputs, self._request, self._model
 
 
-def open(path: Path, device: str, batch_size: int, precision: str, threads: int, slots: int) -> Session:
+def open(
+    path: Path, device: str, batch_size: int, precision: str, threads: int, slots: int, options: Iterable[str] = ()
+) -> Session:
     """Open an .onnx file, a folder that holds one and its external data, or an OpenVINO .xml file with its .bin file.
 
     Raises
@@ -182,4 +196,4 @@ def open(path: Path, device: str, batch_size: int, precision: str, threads: int,
     reason = unavailable(device)
     if reason:
         raise RuntimeError(reason)
-    return Session(Model(path, batch_size, precision, threads, slots))
+    return Session(Model(path, batch_size, precision, configuration(precision, threads, slots, options)))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tasks.runtimes import _openvino
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tasks.runtimes import Session
@@ -17,14 +18,17 @@ if TYPE_CHECKING:
 FORMATS = ("onnx", "openvino")
 PRECISION = "f32"
 unavailable = _openvino.unavailable
+OPTIONS = _openvino.OPTIONS
 load_library = _openvino.load_library
 
 
-def settings(threads: int) -> dict[str, Any]:
+def settings(threads: int, options: Iterable[str] = ()) -> dict[str, Any]:
     """Return OpenVINO's properties for one query in flight."""
-    return _openvino.configuration(PRECISION, threads, 1)
+    return _openvino.configuration(PRECISION, threads, 1, options)
 
 
-def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
+def open(
+    path: Path, device: str, batch_size: int, threads: int, slots: int = 1, options: Iterable[str] = ()
+) -> Session:
     """Open an .onnx file, a folder that holds one and its external data, or an OpenVINO .xml file."""
-    return _openvino.open(path, device, batch_size, PRECISION, threads, slots)
+    return _openvino.open(path, device, batch_size, PRECISION, threads, slots, options)

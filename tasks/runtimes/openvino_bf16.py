@@ -9,6 +9,7 @@ from tasks import machine
 from tasks.runtimes import _openvino
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from tasks.runtimes import Session
@@ -21,12 +22,13 @@ LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 WITHOUT = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI"}
 """Values of `LIMITS` with which OpenVINO (2026.4) compiles nothing in bf16, though it lists bf16 as a capability."""
 PRECISION = "bf16"
+OPTIONS = _openvino.OPTIONS
 load_library = _openvino.load_library
 
 
-def settings(threads: int) -> dict[str, Any]:
+def settings(threads: int, options: Iterable[str] = ()) -> dict[str, Any]:
     """Return OpenVINO's properties for one query in flight."""
-    return _openvino.configuration(PRECISION, threads, 1)
+    return _openvino.configuration(PRECISION, threads, 1, options)
 
 
 def unavailable(device: str) -> str | None:
@@ -40,6 +42,8 @@ def unavailable(device: str) -> str | None:
     return reason
 
 
-def open(path: Path, device: str, batch_size: int, threads: int, slots: int = 1) -> Session:
+def open(
+    path: Path, device: str, batch_size: int, threads: int, slots: int = 1, options: Iterable[str] = ()
+) -> Session:
     """Open an .onnx file, a folder that holds one and its external data, or an OpenVINO .xml file."""
-    return _openvino.open(path, device, batch_size, PRECISION, threads, slots)
+    return _openvino.open(path, device, batch_size, PRECISION, threads, slots, options)

@@ -20,6 +20,7 @@ def variant_row(variant: Variant, **measured: object) -> dict[str, object]:
     """Return the row of the table `variants` for a variant. `measured` adds columns such as parity."""
     row: dict[str, object] = variant.model_dump(exclude={"kind", "artifact", "left_out_of"})
     row["setting"] = variant.setting or None
+    row["options"] = ", ".join(variant.options) or None
     if variant.artifact is not None:
         row |= variant.artifact.model_dump(include={"size_bytes", "sha256", "path"})
     return row | measured

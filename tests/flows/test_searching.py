@@ -20,6 +20,7 @@ FP32 = {"onnxruntime": 4.0, "openvino": 3.0}
 BASE = Scored(setting="u8s8", look=0.1, divergence=0.1, drop=0.02, latencies={"onnxruntime": 2.0, "openvino": 1.5})
 QUANTIZED = Quantized(variants=(), scored=(BASE,), fp32_latencies=FP32)
 MAX_DROP = 0.005
+SEARCHING = ("rank", "search", "choose", "configure")
 
 
 def trial(number: int, drop: float | None = None, latency: float = 2.0, ended: str = "done") -> Tried:
@@ -44,12 +45,14 @@ def test_a_first_answer_is_given_before_the_search_and_a_last_one_after_it() -> 
     first, last = plan.index("aggregate first"), plan.index("aggregate")
     assert plan[first - 1] == "benchmark first"
     search = plan[first + 1 : last - 1]
-    assert search[-3:] == ["search model 1", "search model 2", "choose model"]
-    assert {name.split()[0] for name in search[:-3]} == {"rank"}
+    chosen = search.index("choose model")
+    assert search[chosen - 2 : chosen] == ["search model 1", "search model 2"]
+    assert {name.split()[0] for name in search[: chosen - 2]} == {"rank"}
+    assert {name.split()[0] for name in search[chosen + 1 :]} == {"configure"}
 
 
 def test_without_trials_there_is_one_answer_and_no_search() -> None:
-    assert not [step for step in steps(study(trials=0)) if step.first or step.stage in ("rank", "search", "choose")]
+    assert not [step for step in steps(study(trials=0)) if step.first or step.stage in SEARCHING]
 
 
 def test_a_study_that_quantizes_nothing_has_nothing_to_search() -> None:
@@ -83,12 +86,34 @@ def test_the_search_ends_when_nothing_is_left_to_try(tmp_path: Path) -> None:
 def test_no_trial_begins_that_would_not_leave_time_for_the_last_measurement(
     tmp_path: Path, elapsed: float, reason: str
 ) -> None:
-    hurried = study(minutes=5)
+    hurried = study(minutes=5, configure=False)
     progress, step = progress_at_trials(tmp_path, hurried, [trial(1, 0.02)])
     # A trial takes 20 s, and measuring is expected to take 1.4 times the 100 s of the first answer.
     progress.seconds = {"search model 1": 20.0, "benchmark first": 90.0, "aggregate first": 10.0}
     progress.started = time.monotonic() - elapsed
     assert needless(step, hurried, progress) == reason
+
+
+def test_trials_leave_time_for_the_configurations_of_each_runtime(tmp_path: Path) -> None:
+    hurried = study(minutes=5)
+    progress, step = progress_at_trials(tmp_path, hurried, [trial(1, 0.02)])
+    progress.seconds = {"search model 1": 20.0, "benchmark first": 90.0, "aggregate first": 10.0}
+    configuring = [other for other in progress.plan if other.stage == "configure"]
+    assert {other.inputs["runtime"] for other in configuring} >= {"onnxruntime", "openvino"}
+    progress.started = time.monotonic() - (300 - 140 - 20 - 15 * len(configuring)) + 5
+    assert needless(step, hurried, progress) == ""
+    progress.started -= 10
+    assert needless(step, hurried, progress) == "its time is over"
+    # What is left is enough for a runtime's configurations.
+    assert needless(configuring[0], hurried, progress) == ""
+    progress.started -= 20 + 15 * len(configuring)
+    assert needless(configuring[0], hurried, progress) == "its time is over"
+
+
+def test_configurations_are_tried_of_runtimes_with_options_unless_the_study_says_otherwise() -> None:
+    with_options = [step.inputs["runtime"] for step in steps(study()) if step.stage == "configure"]
+    assert "eager" not in with_options and "onnxruntime" in with_options
+    assert not [step for step in steps(study(configure=False)) if step.stage == "configure"]
 
 
 def test_layers_are_ranked_only_in_runtimes_in_which_int8_forms_are_timed(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def _onnxruntime(path: Path, settings: dict[str, Any], threads: int, shape: tupl
     options.inter_op_num_threads = settings["inter_op_num_threads"]
     options.execution_mode = getattr(onnxruntime.ExecutionMode, settings["execution_mode"])
     options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, settings["graph_optimization_level"])
+    options.enable_cpu_mem_arena = settings.get("enable_cpu_mem_arena", True)
     for key, value in settings["entries"].items():
         options.add_session_config_entry(key, value)
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -1,8 +1,10 @@
-"""Tables of the search for forms: which layers gain from floating point, and what was tried."""
+"""Tables of the search for forms: which layers gain from floating point, what was tried, and how it was opened."""
 
 from __future__ import annotations
 
-from tasks.tables.schema.column import Table, count, number, share, text
+import polars as pl
+
+from tasks.tables.schema.column import Column, Table, count, number, share, text
 
 TABLES: dict[str, Table] = {
     "layers": Table(
@@ -58,5 +60,23 @@ TABLES: dict[str, Table] = {
             "error": text("why it failed", null=True),
         },
         unique=("parent", "trial"),
+    ),
+    "configurations": Table(
+        "Ways to open the fastest form in a runtime: one row per form, runtime and configuration.",
+        {
+            "form": text("name of the form"),
+            "runtime": text("runtime in which it was measured"),
+            "configuration": text(
+                "number of threads and options of the runtime, as far as they are not the usual ones"
+            ),
+            "threads": count("number of threads", low=1),
+            "against": text("the configuration that it was measured by turns with: the fastest before it"),
+            "ratio": number("its latency as a multiple of that one's", null=True),
+            "rounds_faster": count("in how many rounds of the measurement it was the faster one"),
+            "taken": Column(pl.Boolean, "whether it is clearly faster: in every round, and by 3 % or more"),
+            "seconds": number("time that the comparison took"),
+            "error": text("why it failed", null=True),
+        },
+        unique=("form", "runtime", "configuration"),
     ),
 }

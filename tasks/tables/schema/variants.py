@@ -7,7 +7,7 @@ import polars as pl
 from tasks.tables.schema.column import Column, Table, count, number, share, text
 from tasks.tables.schema.shared import OUTCOME, QUALITY, WHICH
 
-MAKERS = ("adopt", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "search")
+MAKERS = ("adopt", "train", "tune", "augment", "prune", "export", "quantize", "qat", "build", "search", "configure")
 """Stages that make variants."""
 TABLES: dict[str, Table] = {
     "variants": Table(
@@ -27,6 +27,7 @@ TABLES: dict[str, Table] = {
                 "qat",
                 "build",
                 "search",
+                "configure",
             ),
             "parent": text("name of the variant it was made from", null=True),
             "format": text("file format", "safetensors", "torchscript", "onnx", "openvino", "engine"),
@@ -34,6 +35,8 @@ TABLES: dict[str, Table] = {
             "setting": text(
                 "setting, policy or the like that distinguishes it from other forms of its parent", null=True
             ),
+            "threads": count("threads with which it is opened on a CPU; null: as the study says", null=True, low=1),
+            "options": text("options of its runtime with which it is opened, joined by commas", null=True),
             "parameters": count("number of weights", null=True),
             "macs": count("multiply-accumulate operations per image", null=True),
             "size_bytes": count("size of the file, external data included", null=True, low=1),

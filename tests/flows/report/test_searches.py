@@ -43,6 +43,18 @@ LAYER = {
     "saved": 0.002,
     "latency": None,
 }
+CONFIGURATION = {
+    "form": "net/given/int8-u8s8",
+    "runtime": "openvino",
+    "configuration": "1-thread",
+    "threads": 1,
+    "against": "usual",
+    "ratio": 0.9,
+    "rounds_faster": 7,
+    "taken": True,
+    "seconds": 1.2,
+    "error": None,
+}
 TRY = {
     "model": "net",
     "number": 0,
@@ -69,8 +81,15 @@ def test_trials_are_shown_with_what_they_were_and_how_they_ended() -> None:
     assert [cell.text for cell in layers.rows[0][2]][:3] == ["1", "blocks.0", "3"]
 
 
+def test_configurations_are_shown_with_what_was_taken() -> None:
+    failed = CONFIGURATION | {"configuration": "no-arena", "ratio": None, "taken": False, "error": "no memory"}
+    (shown,) = searches({"configurations": frame("configurations", [CONFIGURATION, failed])})["configurations"]
+    texts = [[cell.text for cell in cells] for _, _, cells in shown.rows]
+    assert texts == [["1-thread", "usual", "0.900", "7", "yes"], ["no-arena", "usual", "–", "7", "failed: no memory"]]
+
+
 def test_a_run_without_a_search_shows_none() -> None:
-    assert searches({}) == {"tried": [], "layers": []}
+    assert searches({}) == {"tried": [], "layers": [], "configurations": []}
     assert searches({"search": frame("search", [])})["tried"] == []
 
 

@@ -33,7 +33,7 @@ LIMIT_SECONDS = 3.0
 # So long a stage is at work before it is interrupted.
 WAIT_SECONDS = 0.1
 COMMAND = (sys.executable, "-m", "flows")
-ABSENT = ("ablate", "inspect", "label", "adopt", "rank", "search", "choose")
+ABSENT = ("ablate", "inspect", "label", "adopt", "rank", "search", "choose", "configure")
 """Stages of given models, of ablation and of the search, which the interrupted study has not."""
 STAGES = tuple(stage for stage in get_args(StageName) if stage not in ABSENT)
 # The exit code of each kind of interruption, and the function that sends it.

@@ -123,6 +123,32 @@ def test_a_gpu_number_that_is_too_high_is_refused_with_the_number_of_gpus(monkey
     assert gpu.missing_gpu("cuda:1") == "cuda:1: this machine has only 1 NVIDIA GPU"
 
 
+OPTIONS = [(name, option) for name in plugins("runtimes") for option in runtimes.options_of(name)]
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_a_runtime_opened_with_an_option_gives_the_same_outputs(
+    name: str, option: str, work: Work, inputs: np.ndarray, forms: Callable[[str, str], Variant]
+) -> None:
+    runtime = runtimes.load(name)
+    if reason := runtime.unavailable("cpu"):
+        pytest.skip(reason)
+    artifact = forms("lenet5", "onnx").artifact
+    assert artifact is not None
+    runtime.load_library("cpu")
+    path = work.store.get(artifact)
+    expected, seen = (
+        runtimes.open_model(name, path, "cpu", 1, 2, options=options).run(inputs[:1]) for options in ((), (option,))
+    )
+    np.testing.assert_allclose(seen, expected, atol=TOLERANCE * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("name", "option"), OPTIONS)
+def test_the_settings_of_an_option_take_the_place_of_the_usual_ones(name: str, option: str) -> None:
+    usual, changed = (runtimes.settings_of(name, 2, options) for options in ((), (option,)))
+    assert changed == runtimes.merged(usual, runtimes.options_of(name)[option]) != usual
+
+
 @pytest.mark.parametrize("path", sorted(Path(runtimes.__file__).parent.glob("*.py")), ids=lambda path: path.stem)
 def test_importing_an_adapter_imports_no_runtime_library(path: Path) -> None:
     heavy = {"torch", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx_bindings", "models", "onnx"}
