@@ -34,14 +34,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any, error: object | None) -> None:
-    """Say what ended a process of pytest-xdist that crashed: a signal, or an exit code, and whether memory was short."""
+    """Say what ended a process of pytest-xdist that crashed: a signal, an exit code, or perhaps want of memory."""
     if error is None:
         return
     process = node.gateway._io.popen
     counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
     print(
-        f"\n{node.gateway.id} ended with {process.wait(60)} (below 0: a signal); processes that the kernel has ended for "
-        f"want of memory since it started: {counts.get('oom_kill', 'unknown')}",
+        f"\n{node.gateway.id} ended with {process.wait(60)} (below 0: a signal); the kernel has ended "
+        f"{counts.get('oom_kill', '?')} processes for want of memory since it started",
         file=sys.stderr,
     )
 
