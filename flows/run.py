@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import Progress
 from flows.runs.unfinished import Unfinished
-from flows.searching import needless
+from flows.searching import TIME_IS_OVER, best_so_far, needless
 from flows.step import FailedVariant, Fragments, ResultOf, ResultsOf, Variants
 from flows.steps import steps
+from flows.terminal.supervisor import note
 from tasks import tables
+from tasks.caching.keys import digest
 from tasks.caching.limits import without_server
+from tasks.caching.results import Results
 from tasks.caching.stage import call
 from tasks.caching.store import Store
 from tasks.caching.work import Work
@@ -74,16 +77,24 @@ class Run:
         result = None
         while self.progress.waiting:
             step = self.progress.waiting[0]
-            if reason := needless(step, self.study, self.progress):
+            reason = needless(step, self.study, self.progress)
+            inputs = {name: self._input(value, step) for name, value in step.inputs.items()}
+            if reason and not (reason == TIME_IS_OVER and self._is_stored(tasks[step.stage], inputs)):
                 self._leave_out(step, reason)
                 continue
-            inputs = {name: self._input(value, step) for name, value in step.inputs.items()}
             if step.measures:
                 self.variants.append(inputs[step.measures])
             result = self._attempt(step, tasks[step.stage], inputs)
             if step.first and isinstance(result, Result):
                 answered(result)
+            if step.stage in ("search", "rank"):
+                note(best_so_far(self.study, self.progress.results))
         return result
+
+    def _is_stored(self, task: Task[..., Any], inputs: dict[str, Any]) -> bool:
+        """Return whether an earlier run has computed a step, so that it takes no time."""
+        about = task.about  # type: ignore[attr-defined]
+        return Results(self.context.out).version(digest(about.parts(inputs))) is not None
 
     def _leave_out(self, step: Step, reason: str) -> None:
         """Leave out a step of the search. It is said once for the trials of one model."""

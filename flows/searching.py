@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from flows.step import DATA, ResultOf, ResultsOf, Step
 from tasks import runtimes
+from tasks.records import Quantized, Tried
+from tasks.tables.figures import sig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from flows.progress import Progress
-    from tasks.records import Quantized, Study, Tried
+    from tasks.records import Study
 
 LEFT_OUT = ("rank", "search", "configure")
 """The stages of the search that are left out where they bring nothing or time is short. `choose` is quick."""
+TIME_IS_OVER = "its time is over"
+"""A step that would not end in time is left out for this reason, unless its result is stored already."""
 BETTER = 1.01
 """A trial brings a better form where it is faster than all before it by more than this multiple."""
 FIRST_TRIAL_SECONDS = 60.0
@@ -109,7 +113,36 @@ def needless(step: Step, study: Study, progress: Progress) -> str:
         return "no int8 form is timed in it"
     if step.stage == "search" and (reason := _is_exhausted(step, study, progress.results)):
         return reason
-    return "its time is over" if _is_late(step, study, progress) else ""
+    return TIME_IS_OVER if _is_late(step, study, progress) else ""
+
+
+def best_so_far(study: Study, results: Mapping[str, Any]) -> str:
+    """Return in words what the search has found, for a person who interrupts it.
+
+    Parameters
+    ----------
+    results
+        Name of each step that has ended -> its result, None where it failed.
+    """
+    trials = [result for result in results.values() if isinstance(result, Tried) and result.scored is not None]
+    best: tuple[float, str] | None = None
+    for quantized in (result for result in results.values() if isinstance(result, Quantized)):
+        names = {variant.setting: variant.name for variant in quantized.variants}
+        forms = [(names.get(scored.setting, scored.setting), scored) for scored in quantized.scored]
+        forms += [(trial.variant.name, trial.scored) for trial in trials if trial.variant and trial.scored]
+        for name, scored in forms:
+            if scored.drop is None or scored.drop > study.quantize.max_drop:
+                continue
+            for runtime, latency in scored.latencies.items():
+                fp32 = sig(quantized.fp32_latencies[runtime])
+                words = f"{name}, {sig(latency)} ms in {runtime}, where fp32 takes {fp32} ms"
+                best = min(best or (latency, words), (latency, words))
+    count = f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
+    found = f"the fastest form so far is {best[1]}" if best else "no form so far is accurate enough"
+    return (
+        f"{found} ({count}); the first answer stands in the run's report. With --minutes 1 the same command tries "
+        "nothing more, and measures what was found"
+    )
 
 
 def _quantized(step: Step, progress: Progress) -> Quantized:

@@ -22,6 +22,7 @@ from flows.runs.folders import refuse_out, refuse_within_images
 from flows.runs.unfinished import failure, under_way
 from flows.settings import to_toml
 from flows.terminal.conclusion import in_one_line
+from flows.terminal.supervisor import note
 from models import check_gelu, check_weights
 from tasks import machine
 from tasks.ablate import ablate_task
@@ -164,6 +165,7 @@ def _results(run: Run, study: Study, plan: Plan) -> Result:
     result: Result = run.walk(TASKS, publish_first)
     result = as_started(result)
     publish(run, result)
+    note("")
     LOG.info("report: %s", run.folder / "report.html")
     liveness.finish_current()
     FINISHED.append(run.context.run)

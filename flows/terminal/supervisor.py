@@ -10,6 +10,7 @@ Only the standard library is imported here, so that Ctrl-C never shows a traceba
 from __future__ import annotations
 
 import atexit
+import mmap
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ GRACE_SECONDS = 1.5
 SWEEP_SECONDS = 1.0
 hurried = False
 """Whether this process ends without waiting for anything once its work is done (see `hurry`)."""
+_noted = mmap.mmap(-1, 4096)
+"""Memory that the work shares with its parent: what `note` was told last, as UTF-8 up to the first zero."""
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that end a command. SIGHUP means that its terminal was closed."""
 CAUSES = {
@@ -85,9 +88,18 @@ def _say(text: str) -> None:
         os.write(2, f"{text}\n".encode())
 
 
+def note(text: str) -> None:
+    """Have a command say what there is so far, in one line, if a signal ends it from now on. Empty: nothing."""
+    content = text.encode()[: len(_noted) - 1].decode(errors="ignore").encode()
+    _noted[: len(content) + 1] = content + b"\0"
+
+
 def farewell() -> str:
     """Return what a command says when a signal ends it. Only `burnish ui` has no work that could go on."""
-    return "burnish: ended" if sys.argv[1:2] == ["ui"] else INTERRUPTED
+    if sys.argv[1:2] == ["ui"]:
+        return "burnish: ended"
+    noted = _noted[:].partition(b"\0")[0].decode()
+    return f"burnish: {noted}\n{INTERRUPTED}" if noted else INTERRUPTED
 
 
 def hurry(yes: bool = True) -> None:

@@ -11,14 +11,15 @@ import pytest
 from flows.plan import planned
 from flows.presets import optimize
 from flows.progress import Progress
-from flows.searching import needless, since_better
+from flows.searching import best_so_far, needless, since_better
 from flows.step import Step
 from flows.steps import steps
-from tasks.records import Quantized, Scored, Study, Tried
+from tasks.records import Artifact, Quantized, Scored, Study, Tried, Variant
 
 FP32 = {"onnxruntime": 4.0, "openvino": 3.0}
 BASE = Scored(setting="u8s8", look=0.1, divergence=0.1, drop=0.02, latencies={"onnxruntime": 2.0, "openvino": 1.5})
 QUANTIZED = Quantized(variants=(), scored=(BASE,), fp32_latencies=FP32)
+ARTIFACT = Artifact(path="objects/x", format="onnx", size_bytes=1, sha256="0" * 64)
 MAX_DROP = 0.005
 SEARCHING = ("rank", "search", "choose", "configure")
 
@@ -114,6 +115,24 @@ def test_configurations_are_tried_of_runtimes_with_options_unless_the_study_says
     with_options = [step.inputs["runtime"] for step in steps(study()) if step.stage == "configure"]
     assert "eager" not in with_options and "onnxruntime" in with_options
     assert not [step for step in steps(study(configure=False)) if step.stage == "configure"]
+
+
+def test_an_interrupted_search_says_the_fastest_form_that_is_accurate_enough_so_far() -> None:
+    results = {
+        "quantize model": QUANTIZED,
+        "search model 1": trial(1, 0.02, 1.0),
+        "search model 2": trial(2, 0.004, 1.8),
+    }
+    form = Variant(name="m/mixed", model="m", stage="search", format="onnx", artifact=ARTIFACT)
+    results = {name: result.model_copy(update={"variant": form}) for name, result in results.items()}
+    said = best_so_far(study(), {**results, "quantize model": QUANTIZED, "rank model": None})
+    assert said.startswith(
+        "the fastest form so far is m/mixed, 1.80 ms in onnxruntime, where fp32 takes 4.00 ms (2 trials);"
+    )
+    lossy = {"quantize model": QUANTIZED, "search model 1": trial(1, 0.02)}
+    assert best_so_far(study(), lossy).startswith(
+        "no form so far is accurate enough (1 trial); the first answer stands"
+    )
 
 
 def test_layers_are_ranked_only_in_runtimes_in_which_int8_forms_are_timed(tmp_path: Path) -> None:

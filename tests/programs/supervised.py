@@ -9,10 +9,18 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from flows.terminal.supervisor import supervise
+from flows.terminal.supervisor import note, supervise
 
 
 def sleep() -> None:
+    time.sleep(600)
+
+
+def note_and_sleep() -> None:
+    """Note something, then what replaces it: the arguments after the first."""
+    for text in sys.argv[2:]:
+        note(text)
+    print("noted", flush=True)
     time.sleep(600)
 
 
@@ -53,6 +61,7 @@ WORK = {
     function.__name__: function
     for function in (
         sleep,
+        note_and_sleep,
         sleep_and_print,
         call_into_a_library,
         swallow_exceptions,
