@@ -63,9 +63,10 @@ pictures: $(READY)
 	$(BIN)/python docs/pictures.py quickstart --again benchmark --set 'models=["lenet5"]' --set benchmark.batch_sizes=[1]
 
 # What other quantizers make of the same file and images (docs/PEERS.md), in a quarter of an hour. SMOKE=1: a small network.
-# OPTIMIZE="--minutes 15": options of `burnish optimize`. The weights of the compared network are among the tools.
+# MODEL=mobilenetv3-small: another network than EfficientNet-Lite0, whose weights are among the tools; it is trained first, in
+# up to an hour. OPTIMIZE="--minutes 15": options of `burnish optimize`.
 compare-peers: $(TOOLS) $(PEERS)
-	$(BIN)/python -m compare $(if $(SMOKE),--smoke) -- $(OPTIMIZE)
+	$(BIN)/python -m compare $(if $(MODEL),--model $(MODEL)) $(if $(SMOKE),--smoke) -- $(OPTIMIZE)
 
 # --clear: what an older list installed is gone.
 $(PEERS): .venv/bin/uv requirements-peers.txt

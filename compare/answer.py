@@ -64,12 +64,16 @@ def answer(folder: Path, options: tuple[str, ...], seconds: float) -> Entry:
     row = by_role.get("winner") or by_role.get("provisional")
     if row is None:
         return _failed(f"no form is accurate enough, or all are slower than the given file; see {_log(folder)}")
+    variant = stored_variant(folder, run, row["variant"])
+    chosen = variant.row["options"]
     form = row["variant"].removeprefix(f"{row['model']}/").replace("/", "-")
     return Entry(
         name=f"burnish/{form}",
         settings=f"the {row['role']} of `{shlex.join(('burnish', 'optimize', *options))}`",
         runtimes=(row["runtime"],),
-        path=stored_variant(folder, run, row["variant"]).path,
+        path=variant.path,
+        threads=variant.row["threads"],
+        options=tuple(chosen.split(", ")) if chosen else (),
         seconds=seconds,
     )
 

@@ -42,6 +42,10 @@ class Entry:
     runtimes: tuple[str, ...] = ()
     """The runtimes in which it is measured."""
     path: Path | None = None
+    threads: int | None = None
+    """Threads with which it is opened. None: every core."""
+    options: tuple[str, ...] = ()
+    """Options of the runtime with which it is opened, by the names in burnish's file of the runtime."""
     error: str | None = None
     """Why there is no file. None exactly where there is one."""
     seconds: float | None = None

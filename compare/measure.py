@@ -72,7 +72,13 @@ def _candidates(work: Work, given: Given, entry: Entry, settings: Benchmark, fol
     assert entry.path is not None
     file = modelfile.inspect(entry.path)
     variant = Variant(
-        name=entry.name, model=given.variant.model, stage="compare", format=file.format, artifact=file.artifact()
+        name=entry.name,
+        model=given.variant.model,
+        stage="compare",
+        format=file.format,
+        artifact=file.artifact(),
+        threads=entry.threads,
+        options=entry.options,
     )
     images = Images(
         images=str(work.store.get(given.data.images)),

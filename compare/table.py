@@ -36,6 +36,22 @@ def frame(rows: list[Row]) -> pl.DataFrame:
     )
 
 
+def joined(earlier: pl.DataFrame | None, rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of earlier comparisons of other models, followed by new rows."""
+    import polars as pl
+
+    if earlier is None:
+        return rows
+    others = earlier.filter(~pl.col("model").is_in(rows["model"].to_list()))
+    return pl.concat([others, rows], how="diagonal_relaxed")
+
+
+def sections(rows: list[Row]) -> str:
+    """Return the Markdown of the comparisons of all models in the rows."""
+    titles = dict.fromkeys(row["model"] for row in rows)
+    return "\n".join(section([row for row in rows if row["model"] == title]) for title in titles)
+
+
 def answer_of(rows: list[Row]) -> Row | None:
     """Return the row of burnish's answer, or None where it failed."""
     return next((row for row in rows if row["form"].startswith("burnish/") and row["status"] == "ok"), None)

@@ -145,3 +145,14 @@ def test_the_comparison_is_in_no_wheel() -> None:
     packages = find_packages(str(ROOT), **settings["tool"]["setuptools"]["packages"]["find"])
     assert "tasks.forms" in packages
     assert not [name for name in packages if name.startswith("compare")]
+
+
+def test_a_comparison_takes_the_place_of_an_earlier_one_of_the_same_model_and_leaves_others() -> None:
+    def rows(model: str, form: str) -> pl.DataFrame:
+        return table.frame([CIRCUMSTANCES | measured_row(form, 1.0, 900) | {"model": model}])
+
+    both = table.joined(table.joined(None, rows("one", "old")), rows("two", "given"))
+    again = table.joined(both, rows("one", "new"))
+    assert again.select("model", "form").rows() == [("two", "given"), ("one", "new")]
+    text = table.sections([row | {"command": "make"} for row in again.to_dicts()])
+    assert [line for line in text.splitlines() if line.startswith("## ")] == ["## two", "## one"]
