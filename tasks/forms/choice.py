@@ -11,6 +11,7 @@ import numpy as np
 
 from tasks import runtimes
 from tasks.machine import cores
+from tasks.machine.causes import cause
 from tasks.measure.clock import measure, warm_up
 from tasks.records import Scored
 
@@ -97,7 +98,7 @@ def time_in(runtime_name: str, fp32: Path, forms: dict[str, Path], image: np.nda
             medians = by_turns((parent, session), image, rounds)
             session.close()
         except (ValueError, RuntimeError) as error:
-            refused[name] = str(error)
+            refused[name] = cause(error)
             continue
         parent_times += medians[0]
         ratios[name] = float(np.median(medians[1]) / np.median(medians[0]))
