@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.step import DATA, ResultOf, ResultsOf, Step
 from tasks import runtimes
-from tasks.records import Quantized, Tried
+from tasks.records import AUTO, Quantized, Tried
 from tasks.tables.figures import sig
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _configurations(study: Study, quantize: Step, common: dict[str, Any], trials
             },
         )
         for runtime in study.benchmark.runtimes
-        if runtimes.options_of(runtime)
+        if runtime != AUTO and runtimes.options_of(runtime)
     ]
 
 

@@ -110,8 +110,8 @@ def test_an_edit_of_the_batches_changes_the_keys_of_stages_that_train(project: P
 
 def test_an_edit_of_the_clock_changes_the_keys_of_stages_that_measure(project: Project) -> None:
     stages = project.stages_with_a_new_key("tasks/measure/clock.py", "import gc", "import math\nimport gc")
-    # Those that make int8 forms, rank layers and search are among them, because they time forms.
-    assert stages == {"quantize", "rank", "search", "benchmark", "serve"}
+    # Those that make int8 forms, rank layers, search and configure are among them, because they time forms.
+    assert stages == {"quantize", "rank", "search", "configure", "benchmark", "serve"}
 
 
 def test_an_edit_of_a_columns_type_changes_the_key_of_every_stage(project: Project) -> None:
