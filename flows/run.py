@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.progress import Progress
 from flows.runs.unfinished import Unfinished
-from flows.searching import TIME_IS_OVER, best_so_far, needless
+from flows.searching import TIME_IS_OVER, best_so_far, needless, without_trials
 from flows.step import FailedVariant, Fragments, ResultOf, ResultsOf, Variants
 from flows.steps import steps
 from flows.terminal.supervisor import note
@@ -57,8 +57,8 @@ class Run:
         self.variants: list[Variant] = []
         """Variants that go on to the benchmark, failed ones included."""
         self.progress = Progress(study, steps(study), Path(self.context.out))
-        self.left_out: dict[str, str] = {}
-        """Of what no more steps are called -> why, in words."""
+        self.searches_ended: dict[str, str] = {}
+        """Label of a model -> why its search ended before its last trial, in words."""
         self.ended = ""
         """How many of all steps have ended, in words."""
         self.error: Exception | None = None
@@ -88,8 +88,14 @@ class Run:
             if step.first and isinstance(result, Result):
                 answered(result)
             if step.stage in ("search", "rank"):
-                note(best_so_far(self.study, self.progress.results))
+                note(best_so_far(self.study, self.progress.results, self.folder / "report.html"))
         return result
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """What is to be said of this run beside its result."""
+        said = without_trials(self.progress.plan, self.progress.results, self.searches_ended)
+        return (said,) if said else ()
 
     def _is_stored(self, task: Task[..., Any], inputs: dict[str, Any]) -> bool:
         """Return whether an earlier run has computed a step, so that it takes no time."""
@@ -99,11 +105,10 @@ class Run:
     def _leave_out(self, step: Step, reason: str) -> None:
         """Leave out a step of the search. It is said once for the trials of one model."""
         self.progress.leave_out(step)
-        about = f"{step.stage} of {step.model}"
         if step.stage != "search":
             LOG.debug("%s: left out: %s", step.name, reason)
-        elif self.left_out.get(about) != reason:
-            self.left_out[about] = reason
+        elif step.model not in self.searches_ended:
+            self.searches_ended[step.model] = reason
             LOG.info("%s: the search ends: %s", step.model, reason)
 
     def _input(self, value: Any, step: Step) -> Any:

@@ -12,6 +12,7 @@ from tasks.tables.figures import sig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from flows.progress import Progress
     from tasks.records import Study
@@ -116,13 +117,35 @@ def needless(step: Step, study: Study, progress: Progress) -> str:
     return TIME_IS_OVER if _is_late(step, study, progress) else ""
 
 
-def best_so_far(study: Study, results: Mapping[str, Any]) -> str:
+def without_trials(plan: Sequence[Step], results: Mapping[str, Any], left_out: Mapping[str, str]) -> str:
+    """Return a sentence on the models for which no time was left to search; empty where there is none.
+
+    Parameters
+    ----------
+    plan
+        The steps that were not left out.
+    left_out
+        Label of a model -> why its search ended before its last trial.
+    """
+    tried = {step.model for step in plan if step.stage == "search" and results.get(step.name) is not None}
+    models = [model for model, reason in left_out.items() if reason == TIME_IS_OVER and model not in tried]
+    if not models:
+        return ""
+    return (
+        f"No time was left to search for a faster form of {', '.join(models)}: give the same command more minutes "
+        "(search.minutes, --minutes)."
+    )
+
+
+def best_so_far(study: Study, results: Mapping[str, Any], report: Path) -> str:
     """Return in words what the search has found, for a person who interrupts it.
 
     Parameters
     ----------
     results
         Name of each step that has ended -> its result, None where it failed.
+    report
+        The report of the first answer.
     """
     trials = [result for result in results.values() if isinstance(result, Tried) and result.scored is not None]
     best: tuple[float, str] | None = None
@@ -140,8 +163,8 @@ def best_so_far(study: Study, results: Mapping[str, Any]) -> str:
     count = f"{len(trials)} trial{'' if len(trials) == 1 else 's'}"
     found = f"the fastest form so far is {best[1]}" if best else "no form so far is accurate enough"
     return (
-        f"{found} ({count}); the first answer stands in the run's report. With --minutes 1 the same command tries "
-        "nothing more, and measures what was found"
+        f"{found} ({count}); the first answer stands in {report}. With --minutes 1 the same command tries nothing "
+        "more, and measures what was found"
     )
 
 

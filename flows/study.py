@@ -159,11 +159,13 @@ def _results(run: Run, study: Study, plan: Plan) -> Result:
     def publish_first(result: Result) -> None:
         """Publish the first answer. It is what a person has who interrupts the search."""
         publish(run, as_started(result))
+        page = run.folder / "report.html"
         LOG.info("first answer: %s", in_one_line(result))
-        LOG.info("report: %s; the search for something faster goes on", run.folder / "report.html")
+        LOG.info("report: %s; the search for something faster goes on", page)
+        note(f"the first answer stands in {page}: {in_one_line(result)}")
 
     result: Result = run.walk(TASKS, publish_first)
-    result = as_started(result)
+    result = as_started(result).model_copy(update={"sentences": (*result.sentences, *run.sentences)})
     publish(run, result)
     note("")
     LOG.info("report: %s", run.folder / "report.html")

@@ -37,7 +37,8 @@ def choose(
         for name in survivors:
             runtimes.setdefault(name, []).append(runtime)
         said = ", ".join(survivors) or "no form of the search is faster than what there was"
-        work.log.info("%s in %s: %s", parent.name, runtime, said)
+        if tried:
+            work.log.info("%s in %s: %s", parent.name, runtime, said)
     variants, rows = [], []
     for trial in tried:
         if trial.variant is None or trial.variant.name not in runtimes or trial.scored is None:

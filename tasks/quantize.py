@@ -150,7 +150,8 @@ class _Search:
         """Measure the latency of all forms in each runtime, while nothing else is measured on the CPU."""
         image = self.validation.read(0, 1)
         with locked({"cpu"}, self.work.log):
-            for name in self.runtimes:
+            for number, name in enumerate(self.runtimes):
+                self.work.progress(number, len(self.runtimes), f"{self.parent.name}: timing its int8 forms in {name}")
                 timed = time_in(name, self.fp32, {form.setting: form.path for form in self._executed(name)}, image)
                 if timed.parent_ms is not None:
                     self.fp32_latencies[name] = timed.parent_ms
@@ -190,7 +191,9 @@ class _Search:
                 )
 
     def _say_slower(self, forms: list[Form], runtime: str) -> None:
-        slower = [f"{form.setting} ({form.ratios[runtime]:.2f} ×)" for form in forms if form.ratios[runtime] >= 1]
+        slower = [
+            f"{form.setting} ({form.ratios[runtime]:.2f} times as long)" for form in forms if form.ratios[runtime] >= 1
+        ]
         if slower:
             self.work.log.info(
                 "%s: not faster than fp32 in %s, so not measured there: %s",

@@ -70,7 +70,7 @@ def readme(about: Row, preparation: Row, lineage: Row, package: str) -> str:
         f"# {about['variant']}",
         f"An image classifier of {len(preparation['classes'])} classes in {about['runtime']}, {about['precision']}, "
         f"which `burnish deploy` wrote. It took {sig(about['latency_median_ms'])} ms per query of "
-        f"{measured['batch_size']} on {machine_name(lineage['machine'])}{top1}.",
+        f"{measured['batch_size']} on {machine_name(lineage['machine'])}{top1}.{_conditions(measured)}",
         f"## Use it\n\nIn this folder, with Python 3.11 or newer, after `pip install numpy pillow {package}`:",
         f"```python\n{code(package, about['file'], about['settings'])}\n```",
         f"The model takes {_input(preparation)}. {_preparation(preparation)} `preparation.json` has the figures, and "
@@ -92,6 +92,12 @@ def readme(about: Row, preparation: Row, lineage: Row, package: str) -> str:
         f"## Licence\n\nThe weights: {lineage['licence']['weights']}. The code in this folder: Apache-2.0.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _conditions(measured: Row) -> str:
+    """Return a sentence on what was bad while the latency was measured; empty where nothing was."""
+    conditions = measured.get("conditions")
+    return f" That was measured under bad conditions ({conditions}), so it may be wrong." if conditions else ""
 
 
 def _input(preparation: Row) -> str:

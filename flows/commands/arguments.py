@@ -136,14 +136,7 @@ def _study(command: argparse.ArgumentParser) -> None:
 def _run(run: argparse.ArgumentParser) -> None:
     """Add the arguments of `burnish run`."""
     _study(run)
-    run.add_argument(
-        "--again",
-        action="extend",
-        type=options.stages,
-        default=[],
-        metavar="STAGE,...",
-        help="compute stages anew although their results are stored; may be repeated",
-    )
+    _again(run)
     run.add_argument(
         "--skip",
         action="extend",
@@ -153,6 +146,18 @@ def _run(run: argparse.ArgumentParser) -> None:
         help="leave stages out, e.g. build,tune; may be repeated",
     )
     _out(run, "folder for what runs leave")
+
+
+def _again(command: argparse.ArgumentParser) -> None:
+    """Add the option that computes stages anew."""
+    command.add_argument(
+        "--again",
+        action="extend",
+        type=options.stages,
+        default=[],
+        metavar="STAGE,...",
+        help="compute stages anew although their results are stored; may be repeated",
+    )
 
 
 def _optimize(optimize: argparse.ArgumentParser) -> None:
@@ -186,6 +191,7 @@ def _optimize(optimize: argparse.ArgumentParser) -> None:
         metavar="M",
         help="minutes that the whole run may take; the search for faster forms ends in time (default: 15)",
     )
+    _again(optimize)
     optimize.add_argument(
         "--for",
         dest="goal",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import tempfile
 from pathlib import Path
@@ -36,7 +37,7 @@ def main(arguments: argparse.Namespace) -> None:
     tables_read = ("summary", "variants", "benchmarks", "predictions", "datasets", "preparations", "environments")
     check(out, run, tables_read)
     row, notes = choose(out, run, arguments.variant)
-    for note in notes:
+    for note in (*notes, *_replaced(target, row)):
         print(note)
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.absolute().parent, prefix=".deploy-") as scratch:
@@ -55,6 +56,16 @@ def main(arguments: argparse.Namespace) -> None:
         f"start it with: cd {place} && pip install -r requirements.txt && python app.py; as an image: docker "
         f"build {place}; see {target}/app.py"
     )
+
+
+def _replaced(target: Path, row: Row) -> list[str]:
+    """Return a note where the target is the bundle of another variant."""
+    try:
+        before = json.loads((target / "model.json").read_text())["variant"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # It does not exist, or is too damaged to say what it was.
+        return []
+    return [] if before == row["variant"] else [f"note: {target} was the bundle of {before}, which this one replaces"]
 
 
 def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
@@ -89,8 +100,10 @@ def choose(out: Path, run: str, variant: str | None) -> tuple[Row, list[str]]:
         row, notes = _at_batch_size_1(rows, named)
         return row, [*_doubts(row, winner, _study(out, run)), *notes]
     if winner is None:
+        provisional = next((row for row in rows if row["role"] == "provisional"), None)
+        best = f"its provisional best is {words(provisional)}; " if provisional else ""
         raise Mistake(
-            f"run {run} has no winner, so there is nothing to deploy by itself; its report says why, and "
+            f"run {run} has no winner, so there is nothing to deploy by itself; {best}its report says why, and "
             f"--variant NAME deploys a form of your choice; {rule}"
         )
     if winner in servable:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def main(arguments: argparse.Namespace) -> None:
     """Run the study that the command line describes, then print its table and its winner."""
-    execute(study_of(arguments), arguments.out)
+    execute(study_of(arguments), arguments.out, tuple(arguments.again))
 
 
 def study_of(arguments: argparse.Namespace) -> Study:

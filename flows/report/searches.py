@@ -49,13 +49,13 @@ PREPARATIONS: list[Spec] = [
     ("Standard deviation", "", "std", str),
     ("Order of classes", "", "class_order", str),
     ("Top-1", "share", "top1", share),
-    ("Stated by", "", "told_by", str),
+    ("Stated, not tried", "by", "told_by", str),
     ("Taken", "", "chosen", str),
 ]
 ENDS = {
     "done": "scored on all validation images",
     "worse": "another is more faithful and faster",
-    "slower": "slower than fp32",
+    "slower": "slower than the file it is made of",
     "failed": "failed",
 }
 """Value of the column `ended` of the table `search` -> what the report says."""

@@ -117,7 +117,7 @@ class _Rounds:
                     if len(self.groups) > 1:
                         candidate.stop()
             resume.save(self.folder, number, self.candidates, self.settings)
-        self.work.progress(self.steps, self.steps, f"{len(self.candidates)} candidates measured")
+        self.work.progress(self.steps, self.steps, f"all {len(self.candidates)} measured")
 
     def _report(self, text: str) -> None:
         self.work.progress(self.steps_done, self.steps, text)

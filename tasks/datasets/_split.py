@@ -70,7 +70,8 @@ def holdout(labels: np.ndarray, fraction: float, seed: tuple[int, int]) -> tuple
         If there are fewer than two rows.
     """
     if len(labels) < 2:
-        raise ValueError(f"{len(labels)} usable images are too few to hold some of them out")
+        images = "image is" if len(labels) == 1 else "images are"
+        raise ValueError(f"{len(labels)} usable {images} too few to hold some of them out")
     count = min(max(1, round(fraction * len(labels))), len(labels) - 1)
     stratified = bool(count <= len(labels) - len(np.unique(labels)))
     return sample(labels if stratified else np.zeros_like(labels), count, seed, leave=1), stratified

@@ -188,10 +188,11 @@ class Search:
         if order:
             raise ValueError(order)
         if is_near_chance:
+            never = f", and {never_right.sum()} of {frequent.sum()} frequent classes are never right"
             raise ValueError(
                 f"the model is near chance however images are prepared: {right} of {len(labels)} are right in the best "
-                f"of {len(self.trials.seen)} tries ({chosen}), {chance:.1%} would be by chance, and "
-                f"{never_right.sum()} of {frequent.sum()} frequent classes are never right; check that the data's "
+                f"of {len(self.trials.seen)} tries ({chosen}), {chance:.1%} would be by chance"
+                f"{never if frequent.any() else ''}; check that the data's "
                 "classes are the model's (models.labels, --labels, names them in the order of the outputs), that the "
                 "labels are right, and that the file's weights are trained"
             )

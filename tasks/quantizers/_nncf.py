@@ -32,6 +32,8 @@ def library() -> Any:
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     os.environ.setdefault("NNCF_CI", "1")
     logger_class = logging.getLoggerClass()
+    # NNCF imports it with PyTorch, where it warns of a CUDA toolkit without a GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     import nncf
     from nncf.common.logging import track_progress
 

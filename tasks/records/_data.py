@@ -113,8 +113,12 @@ class Data(Record):
 
     def _refuse_labels(self, named: list[str]) -> None:
         """Refuse what makes no sense for images without labels. `named` are the settings that are set."""
-        if self.source not in ("auto", "folder") or not self.path:
+        if not self.path:
             raise ValueError("data.unlabelled needs data.path: a folder of images, or a zip of one")
+        if self.source not in ("auto", "folder"):
+            raise ValueError(
+                f"data.unlabelled takes a folder of images, or a zip of one; {self.path} is of the source {self.source}"
+            )
         for name in named:
             if name != "path":
                 raise ValueError(f"data.{name} is for images with labels, and data.unlabelled says that there are none")

@@ -11,7 +11,7 @@ import pytest
 from flows.plan import planned
 from flows.presets import optimize
 from flows.progress import Progress
-from flows.searching import best_so_far, needless, since_better
+from flows.searching import best_so_far, needless, since_better, without_trials
 from flows.step import Step
 from flows.steps import steps
 from tasks.records import Artifact, Quantized, Scored, Study, Tried, Variant
@@ -20,6 +20,7 @@ FP32 = {"onnxruntime": 4.0, "openvino": 3.0}
 BASE = Scored(setting="u8s8", look=0.1, divergence=0.1, drop=0.02, latencies={"onnxruntime": 2.0, "openvino": 1.5})
 QUANTIZED = Quantized(variants=(), scored=(BASE,), fp32_latencies=FP32)
 ARTIFACT = Artifact(path="objects/x", format="onnx", size_bytes=1, sha256="0" * 64)
+REPORT = Path("report.html")
 MAX_DROP = 0.005
 SEARCHING = ("rank", "search", "choose", "configure")
 
@@ -125,12 +126,12 @@ def test_an_interrupted_search_says_the_fastest_form_that_is_accurate_enough_so_
     }
     form = Variant(name="m/mixed", model="m", stage="search", format="onnx", artifact=ARTIFACT)
     results = {name: result.model_copy(update={"variant": form}) for name, result in results.items()}
-    said = best_so_far(study(), {**results, "quantize model": QUANTIZED, "rank model": None})
+    said = best_so_far(study(), {**results, "quantize model": QUANTIZED, "rank model": None}, REPORT)
     assert said.startswith(
         "the fastest form so far is m/mixed, 1.80 ms in onnxruntime, where fp32 takes 4.00 ms (2 trials);"
     )
     lossy = {"quantize model": QUANTIZED, "search model 1": trial(1, 0.02)}
-    assert best_so_far(study(), lossy).startswith(
+    assert best_so_far(study(), lossy, REPORT).startswith(
         "no form so far is accurate enough (1 trial); the first answer stands"
     )
 
@@ -142,3 +143,11 @@ def test_layers_are_ranked_only_in_runtimes_in_which_int8_forms_are_timed(tmp_pa
     assert needless(ranks["onnxruntime"], a_study, progress) == ""
     progress.results["quantize model"] = QUANTIZED.model_copy(update={"fp32_latencies": {"openvino": 3.0}})
     assert needless(ranks["onnxruntime"], a_study, progress) == "no int8 form is timed in it"
+
+
+def test_a_search_for_which_no_time_was_left_is_said(tmp_path: Path) -> None:
+    progress, step = progress_at_trials(tmp_path, study(), [])
+    ended = {"model": "its time is over"}
+    assert "search for a faster form of model: give" in without_trials(progress.plan, progress.results, ended)
+    assert without_trials(progress.plan, progress.results, {"model": "nothing is left to try"}) == ""
+    assert without_trials(progress.plan, {**progress.results, step.name: trial(1, 0.02)}, ended) == ""
