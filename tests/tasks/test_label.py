@@ -112,7 +112,6 @@ def test_named_weights_are_an_original_too_and_say_how_many_classes_there_are(wo
         (["models=['a.onnx', 'b.onnx']"], "compared with one original, so there can be one model; got a, b"),
         (["select.metric=macro_f1"], "data.unlabelled: agreement is that of top-1"),
         (["data.label=kind"], "data.label is for images with labels"),
-        (["data.path="], "data.unlabelled needs data.path: a folder of images, or a zip of one"),
         (["data.source=parquet"], "a folder of images, or a zip of one; photos is of the source parquet"),
     ],
 )
