@@ -5,6 +5,7 @@ The environment, burnish's log and PyTorch's number of threads are restored afte
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections import Counter
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 from tests.support.command import SHORT, Burnish, prefect_server
 from tests.support.disks import disk
@@ -50,6 +52,12 @@ def pytest_testnodedown(node: Any, error: object | None) -> None:
 def _private_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Give the tests a Prefect home of their own, so that they never touch the user's."""
     os.environ["PREFECT_HOME"] = str(prefect_home(tmp_path_factory.mktemp("prefect")))
+
+
+@pytest.fixture(autouse=True)
+def _crashes_reported(pytestconfig: pytest.Config) -> None:
+    """Have a crash write its stack where pytest shows it; a library may have made it go to the captured output."""
+    faulthandler.enable(pytestconfig.stash[fault_handler_stderr_fd_key])
 
 
 @pytest.fixture(scope="module", autouse=True)
