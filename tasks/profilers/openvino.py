@@ -31,7 +31,7 @@ TYPES = {"f32": "fp32", "f16": "fp16", "bf16": "bf16", "I8": "int8", "i8": "int8
 def measure(request: Request) -> Measured:
     """Profile an ONNX file, or a file in OpenVINO's own format, in OpenVINO on the CPU."""
     file = model_file(request.path)
-    core = _openvino.library().Core()
+    core = _openvino.core()
     model = core.read_model(file)
     source = _as_onnx(model) if file.suffix == ".xml" else _onnx.read(file)
     model.reshape({model.inputs[0]: list(request.inputs.shape)})

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import threading
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,9 +44,20 @@ def library() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """Return the process's one `openvino.Core`, which lives as long as the process.
+
+    The first model that a Core compiles gives the calling thread another stack for its signal handlers, and the Core's
+    end takes that away (2026.4, where the CPU has AMX). Of two Cores, the end of the older one leaves the thread with a
+    stack that is gone: then the next signal that Python handles ends the process with SIGSEGV.
+    """
+    return library().Core()
+
+
 def load_library(device: str) -> None:
     """Import OpenVINO and load its CPU plug-in."""
-    library().Core().get_property("CPU", "FULL_DEVICE_NAME")
+    core().get_property("CPU", "FULL_DEVICE_NAME")
 
 
 OPTIONS = {
@@ -82,7 +94,7 @@ class Model:
         self._lock = threading.Lock()
         self._configuration = configuration
         self._openvino = openvino
-        self._core = openvino.Core()
+        self._core = core()
         try:
             self._model = self._core.read_model(model_file(path))
         except RuntimeError as error:

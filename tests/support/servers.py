@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 RUN = "small-20260101-000000"
 IMAGES = 12
 """Number of test images that are sent to the server."""
+LOADED: list[ModuleType] = []
+"""Every app.py that this process has imported. None is taken apart, because OpenVINO's Core must outlive all later ones
+(`tasks.runtimes._openvino.core`)."""
 
 
 class FinishedRun:
@@ -324,4 +327,5 @@ def load_app(folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    LOADED.append(module)
     return module

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from flows.cli import main
+from tasks import runtimes
 from tests.flows.bundle.conftest import VARIANTS
 from tests.support.bundles import own_verify, sum_anew
 
@@ -191,3 +192,42 @@ def test_a_bundle_from_a_stranger_runs_nothing_of_its_own(
         assert reason in capsys.readouterr().err
     assert main(["verify", str(bundles["torchscript"])]) == 2
     assert "a TorchScript file is a program" in capsys.readouterr().err
+
+
+def with_options(bundle: Path, folder: Path, options: list[str] | None, settings: dict[str, Any]) -> Path:
+    """Copy a bundle, with other options and settings of its runtime in model.json; None: without the key `options`."""
+    shutil.copytree(bundle, folder)
+    about = json.loads((folder / "model.json").read_text())
+    about |= {"options": options, "settings": settings}
+    if options is None:
+        del about["options"]
+    (folder / "model.json").write_text(json.dumps(about))
+    sum_anew(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("runtime", "options"),
+    [
+        ("onnxruntime", ["no-spinning", "no-arena"]),
+        ("openvino", ["no-pinning"]),
+        # As an older burnish wrote it.
+        ("onnxruntime", None),
+    ],
+)
+def test_a_bundle_is_verified_with_the_options_that_its_model_was_measured_with(
+    runtime: str, options: list[str] | None, bundles: dict[str, Path], tmp_path: Path
+) -> None:
+    settings = runtimes.settings_of(runtime, 1, options or ())
+    copy = with_options(bundles[runtime], tmp_path / "copy", options, settings)
+    assert main(["verify", str(copy)]) == 0
+    assert own_verify(copy).returncode == 0
+
+
+def test_an_option_that_burnish_does_not_know_is_refused(
+    bundles: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = runtimes.settings_of("onnxruntime", 1) | {"optimized_model_filepath": "/tmp/written"}
+    copy = with_options(bundles["onnxruntime"], tmp_path / "copy", ["write-a-file"], settings)
+    assert main(["verify", str(copy)]) == 2
+    assert "options ['write-a-file'] are not known here for onnxruntime; accepted: no-sp" in capsys.readouterr().err

@@ -126,9 +126,7 @@ def test_an_interrupted_benchmark_resumes_after_its_last_finished_round(
     visits = []
     measured = benchmark(work, data, variants, benchmark_settings)
     assert visits[:3] == ["opening 2 candidates", "opened 1", "opened 2"]
-    assert visits[-3:] == ["a · fake · cpu", "b · fake · cpu", "all 2 measured"], (
-        "the test images are classified last"
-    )
+    assert visits[-3:] == ["a · fake · cpu", "b · fake · cpu", "all 2 measured"], "the test images are classified last"
     assert set(visits[3:-3]) == {"round 3", "round 4"}
     rows = read_table(work, measured, "benchmarks")
     outcomes = rows.select("variant", "batch_size", "status", "rounds").rows()

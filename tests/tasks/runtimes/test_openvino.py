@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tasks import machine, runtimes
 from tasks.runtimes import openvino_bf16
+from tests.support import programs
 from tests.support.paths import ROOT
 
 if TYPE_CHECKING:
@@ -133,3 +134,15 @@ def test_openvino_is_imported_without_its_telemetry() -> None:
         "assert not [name for name in sys.modules if name.startswith('openvino_telemetry.')]"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_signals_are_handled_after_models_are_closed_in_the_order_in_which_they_were_opened(model_path: Path) -> None:
+    done = subprocess.run(
+        programs.command("openvino_closed", model_path),
+        env=programs.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
