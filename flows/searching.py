@@ -24,8 +24,9 @@ TIME_IS_OVER = "its time is over"
 BETTER = 1.01
 """A trial brings a better form where it is faster than all before it by more than this multiple."""
 FIRST_TRIAL_SECONDS = 60.0
-"""What a trial is taken to last before one has ended."""
-CONFIGURING_SECONDS = 15.0
+"""What a ranking or a trial is taken to last at most before one has ended. It is less where all int8 forms of the stage
+quantize took less."""
+CONFIGURING_SECONDS = 10.0
 """What is taken for trying the configurations of one runtime before it was done once."""
 MEASURING = 1.4
 """The last measurement has some forms more than the first: it is taken to last this multiple of it."""
@@ -204,7 +205,9 @@ def _is_late(step: Step, study: Study, progress: Progress) -> bool:
     if study.search.minutes is None:
         return False
     ended = progress.seconds
-    trial = max((ended[name] for name in ended if name.startswith(("search ", "rank "))), default=FIRST_TRIAL_SECONDS)
+    (quantize,) = step.inputs["quantized"].steps
+    first = min(FIRST_TRIAL_SECONDS, progress.seconds_of(quantize) or FIRST_TRIAL_SECONDS)
+    trial = max((ended[name] for name in ended if name.startswith(("search ", "rank "))), default=first)
     configuring = {
         other.name: progress.seconds_of(other.name) or CONFIGURING_SECONDS
         for other in progress.waiting

@@ -70,7 +70,8 @@ def configure(
     words = best.difference(usual)
     variant = form.model_copy(
         update={
-            "name": f"{form.name}@{'+'.join(words)}",
+            # The same form may have the same configuration in another runtime.
+            "name": f"{form.name}@{'+'.join((runtime, *words))}",
             "stage": "configure",
             "parent": form.name,
             "setting": ", ".join(words),

@@ -102,13 +102,13 @@ def test_trials_leave_time_for_the_configurations_of_each_runtime(tmp_path: Path
     progress.seconds = {"search model 1": 20.0, "benchmark first": 90.0, "aggregate first": 10.0}
     configuring = [other for other in progress.plan if other.stage == "configure"]
     assert {other.inputs["runtime"] for other in configuring} >= {"onnxruntime", "openvino"}
-    progress.started = time.monotonic() - (300 - 140 - 20 - 15 * len(configuring)) + 5
+    progress.started = time.monotonic() - (300 - 140 - 20 - 10 * len(configuring)) + 5
     assert needless(step, hurried, progress) == ""
     progress.started -= 10
     assert needless(step, hurried, progress) == "its time is over"
     # What is left is enough for a runtime's configurations.
     assert needless(configuring[0], hurried, progress) == ""
-    progress.started -= 20 + 15 * len(configuring)
+    progress.started -= 20 + 10 * len(configuring)
     assert needless(configuring[0], hurried, progress) == "its time is over"
 
 
@@ -151,3 +151,13 @@ def test_a_search_for_which_no_time_was_left_is_said(tmp_path: Path) -> None:
     assert "search for a faster form of model: give" in without_trials(progress.plan, progress.results, ended)
     assert without_trials(progress.plan, progress.results, {"model": "nothing is left to try"}) == ""
     assert without_trials(progress.plan, {**progress.results, step.name: trial(1, 0.02)}, ended) == ""
+
+
+def test_the_first_trial_is_taken_to_last_no_longer_than_all_forms_that_were_quantized(tmp_path: Path) -> None:
+    hurried = study(minutes=5, configure=False)
+    progress, step = progress_at_trials(tmp_path, hurried, [])
+    progress.seconds = {"benchmark first": 90.0, "aggregate first": 10.0}
+    progress.started = time.monotonic() - 120
+    assert needless(step, hurried, progress) == "its time is over"
+    progress.seconds["quantize model"] = 30.0
+    assert needless(step, hurried, progress) == ""

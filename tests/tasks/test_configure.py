@@ -96,7 +96,7 @@ def test_the_fastest_configuration_is_a_variant_of_its_own_for_its_runtime_alone
     times[Configuration(2, ("no-arena",))] = 0.7
     forms = configured(work, data, parent, quantized)
     (form,) = forms.variants
-    assert (form.name, form.parent, form.stage) == ("m/u8s8@2-threads+no-arena", "m/u8s8", "configure")
+    assert (form.name, form.parent, form.stage) == ("m/u8s8@onnxruntime+2-threads+no-arena", "m/u8s8", "configure")
     assert (form.threads, form.options, form.left_out_of) == (2, ("no-arena",), ("openvino", "eager"))
     assert form.benchmark and form.artifact == quantized.variants[0].artifact
     written = polars.read_parquet(work.store.get(forms.tables["variants"])).row(0, named=True)
