@@ -119,7 +119,7 @@ def test_the_page_shows_the_stored_comparison_and_nothing_else() -> None:
     _, _, rest = PAGE.read_text(encoding="utf-8").partition(table.BEGIN)
     shown, end, _ = rest.partition(table.END)
     assert end
-    stored = table.section(pl.read_parquet(PARQUET).to_dicts()) if PARQUET.exists() else "Not measured yet.\n"
+    stored = table.sections(pl.read_parquet(PARQUET).to_dicts()) if PARQUET.exists() else "Not measured yet.\n"
     assert shown.strip() == stored.strip()
 
 
