@@ -12,7 +12,7 @@ OPENED = {
     "onnxruntime": ("import onnxruntime", 'model = onnxruntime.InferenceSession("{file}")'),
     "openvino": (
         "import openvino",
-        'model = openvino.compile_model("{file}", "CPU", {{"INFERENCE_PRECISION_HINT": "{precision}"}})',
+        'model = openvino.compile_model("{file}", "CPU", json.load(open("model.json"))["settings"])',
     ),
     "torch": ("import torch", 'model = torch.jit.load("{file}").eval()'),
 }
@@ -25,15 +25,15 @@ ASKED = {
 """Package of a runtime -> the lines that get the outputs for some inputs."""
 
 
-def code(package: str, file: str, settings: Row, *, folded: bool = False) -> str:
+def code(package: str, file: str, *, folded: bool = False) -> str:
     """Return lines of Python that classify the first golden image with a model file of the bundle.
 
     Parameters
     ----------
     package
         The Python package of the runtime.
-    file, settings
-        The model file's name, and the runtime's settings.
+    file
+        The model file's name.
     folded
         Whether the file takes decoded images, and gives probabilities.
     """
@@ -45,7 +45,7 @@ def code(package: str, file: str, settings: Row, *, folded: bool = False) -> str
         f"from preparation import {function}",
         "",
         'about = json.load(open("preparation.json"))',
-        opened.format(file=file, precision=settings.get("INFERENCE_PRECISION_HINT")),
+        opened.format(file=file),
         f'inputs = {function}(open("golden/0.png", "rb").read(), about)',
         *ASKED[package],
         "for number in outputs[0].argsort()[::-1][:3]:",
@@ -72,7 +72,7 @@ def readme(about: Row, preparation: Row, lineage: Row, package: str) -> str:
         f"which `burnish deploy` wrote. It took {sig(about['latency_median_ms'])} ms per query of "
         f"{measured['batch_size']} on {machine_name(lineage['machine'])}{top1}.{_conditions(measured)}",
         f"## Use it\n\nIn this folder, with Python 3.11 or newer, after `pip install numpy pillow {package}`:",
-        f"```python\n{code(package, about['file'], about['settings'])}\n```",
+        f"```python\n{code(package, about['file'])}\n```",
         f"The model takes {_input(preparation)}. {_preparation(preparation)} `preparation.json` has the figures, and "
         "`preparation.py` the code. It gives logits: their softmax are probabilities, in the order of `labels.txt`.",
     ]
@@ -81,7 +81,7 @@ def readme(about: Row, preparation: Row, lineage: Row, package: str) -> str:
             f"## With the preparation in the graph\n\n`{about['folded']}` takes decoded images (uint8, batch × "
             f"{preparation['image_size']} × {preparation['image_size']} × {preparation['channels']}), and gives "
             "probabilities:",
-            f"```python\n{code(package, about['folded'], about['settings'], folded=True)}\n```",
+            f"```python\n{code(package, about['folded'], folded=True)}\n```",
         ]
     parts += [
         "## Check it\n\n`python verify.py` prepares the golden images, runs the model, and compares its outputs with "
