@@ -14,6 +14,7 @@ from compare.entries import Entry, given_file
 from compare.kept import BURNISH, ROOT, code, folder_of
 from flows.runs.choice import chosen_run, stored_variant
 from tasks import tables
+from tasks.tables.variants import options_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,7 +66,6 @@ def answer(folder: Path, options: tuple[str, ...], seconds: float) -> Entry:
     if row is None:
         return _failed(f"no form is accurate enough, or all are slower than the given file; see {_log(folder)}")
     variant = stored_variant(folder, run, row["variant"])
-    chosen = variant.row["options"]
     form = row["variant"].removeprefix(f"{row['model']}/").replace("/", "-")
     return Entry(
         name=f"burnish/{form}",
@@ -73,7 +73,7 @@ def answer(folder: Path, options: tuple[str, ...], seconds: float) -> Entry:
         runtimes=(row["runtime"],),
         path=variant.path,
         threads=variant.row["threads"],
-        options=tuple(chosen.split(", ")) if chosen else (),
+        options=options_in(variant.row),
         seconds=seconds,
     )
 

@@ -100,6 +100,8 @@ class Run:
     def _is_stored(self, task: Task[..., Any], inputs: dict[str, Any]) -> bool:
         """Return whether an earlier run has computed a step, so that it takes no time."""
         about = task.about  # type: ignore[attr-defined]
+        if task.name in self.context.again:
+            return False
         return Results(self.context.out).version(digest(about.parts(inputs))) is not None
 
     def _leave_out(self, step: Step, reason: str) -> None:

@@ -78,7 +78,8 @@ def _search_of(study: Study, quantize: Step) -> list[Step]:
         failed={},
         inputs={**common, "tried": ResultsOf(tuple(names)), "quantize": study.quantize, "settings": study.search},
     )
-    configurations = _configurations(study, quantize, common, names) if study.search.configure else []
+    on_cpu = not {"cpu", AUTO}.isdisjoint(study.benchmark.devices)
+    configurations = _configurations(study, quantize, common, names) if study.search.configure and on_cpu else []
     return [*ranks, *trials, choose, *configurations]
 
 

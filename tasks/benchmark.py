@@ -110,7 +110,9 @@ def _plan(
             continue
         if not takers:
             work.log.warning("%s: no runtime of the study takes the format %s", variant.name, variant.format)
-        for runtime, device in product(takers, devices):
+        # A configuration is one of a CPU.
+        of_variant = devices if variant.threads is None else tuple(device for device in devices if device == "cpu")
+        for runtime, device in product(takers, of_variant):
             reason = runtimes.load(runtime).unavailable(device)
             if reason:
                 add_rows(variant, runtime, device, status="skipped", error=reason)

@@ -19,6 +19,7 @@ from flows.settings import Mistake
 from tasks import runtimes
 from tasks.machine.files import file_sha256
 from tasks.tables.figures import words
+from tasks.tables.variants import options_in
 
 if TYPE_CHECKING:
     from flows.bundle.source import Source
@@ -113,8 +114,7 @@ def _about(source: Source, file: Path, preparation: Row) -> Row:
     row = source.row
     variant = source.variant
     threads = _threads(source)
-    # A run of an older burnish has no such column.
-    options = [name for name in (variant.get("options") or "").split(", ") if name]
+    options = list(options_in(variant))
     any_batch = row["runtime"] in BATCHED and (variant["format"] != "onnx" or _takes_any_batch(file))
     return {
         "file": file.name,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tasks.machine import space
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tasks.records import Variant
 
 TRY = "-try"
@@ -24,6 +26,12 @@ def variant_row(variant: Variant, **measured: object) -> dict[str, object]:
     if variant.artifact is not None:
         row |= variant.artifact.model_dump(include={"size_bytes", "sha256", "path"})
     return row | measured
+
+
+def options_in(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the options of its runtime in a row of the table, also of a run of an older burnish, which had none."""
+    text = row.get("options")
+    return tuple(text.split(", ")) if text else ()
 
 
 def failure(error: BaseException) -> str:

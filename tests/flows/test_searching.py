@@ -116,6 +116,9 @@ def test_configurations_are_tried_of_runtimes_with_options_unless_the_study_says
     with_options = [step.inputs["runtime"] for step in steps(study()) if step.stage == "configure"]
     assert "eager" not in with_options and "onnxruntime" in with_options
     assert not [step for step in steps(study(configure=False)) if step.stage == "configure"]
+    on_gpu = study().benchmark.model_copy(update={"devices": ("cuda:0",)})
+    plan = steps(study().model_copy(update={"benchmark": on_gpu}))
+    assert "choose" in {step.stage for step in plan} and "configure" not in {step.stage for step in plan}
 
 
 def test_an_interrupted_search_says_the_fastest_form_that_is_accurate_enough_so_far() -> None:
