@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.bundle.source import source_of
-from flows.bundle.write import SERVED, write
+from flows.bundle.write import SERVED, SUMS, write
 from flows.runs.choice import chosen_run
 from flows.runs.damage import anew, check
 from flows.settings import Mistake, load
@@ -32,7 +32,7 @@ def main(arguments: argparse.Namespace) -> None:
     """Write the folder `arguments.to`, as a whole or not at all, and print what it serves and how it is started."""
     out, target = Path(arguments.out), Path(arguments.to)
     run = chosen_run(out, arguments.run, "result.json")
-    if target.exists() and (not target.is_dir() or (any(target.iterdir()) and not (target / "model.json").is_file())):
+    if target.exists() and not (target.is_dir() and (not any(target.iterdir()) or _is_bundle(target))):
         raise Mistake(f"--to {target}: exists, and is no folder that `burnish deploy` wrote; name a new one")
     tables_read = ("summary", "variants", "benchmarks", "predictions", "datasets", "preparations", "environments")
     check(out, run, tables_read)
@@ -56,6 +56,15 @@ def main(arguments: argparse.Namespace) -> None:
         f"start it with: cd {place} && pip install -r requirements.txt && python app.py; as an image: docker "
         f"build {place}; see {target}/app.py"
     )
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Return whether `burnish deploy` wrote a folder, which may be damaged since."""
+    try:
+        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+    except OSError:
+        return False
+    return (folder / "model.json").is_file() and any(line.endswith("  model.json") for line in lines)
 
 
 def _replaced(target: Path, row: Row) -> list[str]:

@@ -239,6 +239,8 @@ def test_deploy_refuses_a_mistake_in_one_line_with_exit_code_2(
     foreign_folder = tmp_path / "foreign"
     foreign_folder.mkdir()
     (foreign_folder / "mine.txt").write_text("mine")
+    # Others call their files so, too.
+    (foreign_folder / "model.json").write_text('{"mine": 1}')
     for target, arguments, reason in (
         (foreign_folder, (), "is no folder that `burnish deploy` wrote"),
         (tmp_path / "a", ("--variant", "lenet5/train"), "cannot be served; only files measured on cpu in onnxruntime"),
